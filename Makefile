@@ -1,0 +1,67 @@
+# Every target works in .venv beside this file, which is made and kept up to date on the way.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+DEMO_OUTPUT ?= runs/demo
+TESTS ?=
+JOBS ?= 2
+BIN := .venv/bin
+STAMP := .venv/.up-to-date
+IS_NEW_ENOUGH := -c 'import sys; sys.exit(sys.version_info < (3, 11))'
+
+# Tests run side by side: one thread each, and no network.
+test: export OMP_NUM_THREADS = 1
+test: export HF_HUB_OFFLINE = 1
+docs: export NO_MKDOCS_2_WARNING = 1
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(BIN)/python $(IS_NEW_ENOUGH) 2>/dev/null || { \
+	  $(PYTHON) $(IS_NEW_ENOUGH) 2>/dev/null || { \
+	    echo "Python 3.11 or newer is needed, and '$(PYTHON)' is $$($(PYTHON) --version 2>&1 || true)." \
+	      "Install one and name it: make PYTHON=python3.12 ..." >&2; exit 1; }; \
+	  $(PYTHON) -m venv --clear .venv || { rm -rf .venv; \
+	    echo "'$(PYTHON) -m venv' failed. On Debian and Ubuntu it needs the package python3-venv." >&2; exit 1; }; }
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+.PHONY: help install demo test lint format types imports docs benchmark build clean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
+
+install: $(STAMP) ## create or update .venv with everything that development needs
+
+demo: $(STAMP) ## train a tiny model on the CPU and write its report to runs/demo (DEMO_OUTPUT=...)
+	$(BIN)/llamavae demo --output $(DEMO_OUTPUT)
+
+test: $(STAMP) ## run the tests and the examples in docstrings, offline (TESTS=tests/corpora JOBS=2)
+	$(BIN)/python -m pytest -n $(JOBS) $(TESTS)
+
+lint: $(STAMP) ## check style and formatting
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(STAMP) ## repair what lint can repair
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: $(STAMP) ## check types
+	$(BIN)/pyright --warnings
+
+imports: $(STAMP) ## check that lower packages never import upper ones
+	$(BIN)/lint-imports
+
+docs: $(STAMP) ## build the documentation into site/
+	$(BIN)/mkdocs build --strict
+
+benchmark: $(STAMP) ## run every benchmark; each prints a ratio to its floor
+	for script in benchmarks/bench_*.py; do echo "== $$script"; $(BIN)/python "$$script"; done
+
+build: $(STAMP) ## build the wheel and the source archive into dist/
+	$(BIN)/python -m build
+
+clean: ## remove what the other targets wrote, except .venv and runs/
+	rm -rf build dist site .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +

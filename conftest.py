@@ -1,0 +1,42 @@
+"""What every test and every docstring example starts from: no network, one thread, a fixed seed, empty caches."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.update(
+    HF_HUB_OFFLINE="1",
+    HF_DATASETS_OFFLINE="1",
+    OMP_NUM_THREADS="1",
+    TOKENIZERS_PARALLELISM="false",
+)
+
+from pathlib import Path
+
+import pytest
+import torch
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--device", default="cpu", help="device of the tests that can use one (cuda)")
+
+
+@pytest.fixture
+def device(request: pytest.FixtureRequest) -> torch.device:
+    """The device named on the command line."""
+    return torch.device(request.config.getoption("--device"))
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def cache_dir(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache folder of the test's own, so that nothing reads or writes the user's."""
+    folder = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("LLAMAVAE_CACHE", str(folder / "llamavae"))
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(folder / "datasets"))
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", folder / "datasets")
+    return folder

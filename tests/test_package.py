@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import ast
+import importlib
+import pkgutil
+import re
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+import llamavae
+
+SOURCES = sorted(Path(llamavae.__file__).parent.rglob("*.py"))
+MODULES = [
+    "llamavae",
+    *(m.name for m in pkgutil.walk_packages(llamavae.__path__, prefix="llamavae.")),
+]
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_module_imports(name: str) -> None:
+    importlib.import_module(name)
+
+
+def test_version_is_that_of_the_installed_package() -> None:
+    assert llamavae.__version__ == metadata.version("llamavae")
+
+
+@pytest.mark.parametrize("name", llamavae.__all__)
+def test_exported_name_exists(name: str) -> None:
+    assert getattr(llamavae, name) is not None
+    assert name in dir(llamavae)
+
+
+def test_missing_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="LlamaVAE"):
+        llamavae.LlamaVAE  # noqa: B018
+
+
+def test_import_is_quick() -> None:
+    heavy = {"torch", "transformers", "datasets"}
+    code = f"import sys, llamavae; print({heavy} & set(sys.modules))"
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert loaded.stdout.strip() == "set()"
+
+
+def imported_packages(source: Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(source.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module)
+    return {name.partition(".")[0] for name in names}
+
+
+def test_every_imported_package_is_declared() -> None:
+    declared = {
+        re.split(r"[\s\[<>=!~;]", line, maxsplit=1)[0].lower().replace("_", "-")
+        for line in metadata.requires("llamavae") or []
+        if 'extra == "dev"' not in line.replace("'", '"')
+    }
+    owners = metadata.packages_distributions()
+    undeclared = {
+        f"{source.name}: {package}"
+        for source in SOURCES
+        for package in imported_packages(source) - sys.stdlib_module_names - {"llamavae"}
+        if declared.isdisjoint(o.lower().replace("_", "-") for o in owners.get(package, [package]))
+    }
+    assert undeclared == set()
+
+
+def test_nothing_unpickles() -> None:
+    """Loading a checkpoint or a corpus must never run code that came with it."""
+    banned = re.compile(
+        r"\b(c?[pP]ickle|cloudpickle|dill|joblib|shelve)\b|torch\.(load|save)\(|allow_pickle|"
+        r"trust_remote_code=True|yaml\.(unsafe_|full_)?load\(|(?<![.\w])(eval|exec)\("
+    )
+    hits = [
+        f"{source.name}:{number}: {line.strip()}"
+        for source in SOURCES
+        for number, line in enumerate(source.read_text(encoding="utf-8").splitlines(), 1)
+        if banned.search(line)
+    ]
+    assert hits == []
