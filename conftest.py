@@ -1,4 +1,4 @@
-"""What every test and every docstring example starts from: no network, one thread, a fixed seed, empty caches."""
+"""What every test and docstring example starts from: no network, one thread, a seed, empty caches."""
 
 from __future__ import annotations
 
