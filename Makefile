@@ -19,7 +19,7 @@ docs: export NO_MKDOCS_2_WARNING = 1
 $(STAMP): pyproject.toml constraints.txt
 	@$(BIN)/python $(IS_NEW_ENOUGH) 2>/dev/null || { \
 	  $(PYTHON) $(IS_NEW_ENOUGH) 2>/dev/null || { \
-	    echo "Python 3.11 or newer is needed, and '$(PYTHON)' is $$($(PYTHON) --version 2>&1 || true)." \
+	    echo "Python 3.11 or newer is needed, and '$(PYTHON)' is $$($(PYTHON) --version 2>/dev/null || echo missing)." \
 	      "Install one and name it: make PYTHON=python3.12 ..." >&2; exit 1; }; \
 	  $(PYTHON) -m venv --clear .venv || { rm -rf .venv; \
 	    echo "'$(PYTHON) -m venv' failed. On Debian and Ubuntu it needs the package python3-venv." >&2; exit 1; }; }

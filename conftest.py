@@ -1,4 +1,4 @@
-"""What every test and docstring example starts from: no network, one thread, a seed, empty caches."""
+"""What every test and docstring example starts from: no network, a seed and empty caches."""
 
 from __future__ import annotations
 
