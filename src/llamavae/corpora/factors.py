@@ -21,6 +21,7 @@ from functools import lru_cache
 
 from datasets import Dataset
 
+from llamavae.corpora.corpus import Corpus, Request
 from llamavae.errors import UserError, unknown
 
 Labels = dict[str, str]
@@ -77,6 +78,7 @@ _VERBS: dict[str, tuple[str, str, tuple[str, ...], tuple[str, ...]]] = {
         ("drop", "drops", "dropped", "egg knife coin cake", "kitchen school library"),
     )
 }
+_DEFAULT_SIZE = 20_000
 _OBJECTS_PER_VERB = 4
 _PLACES_PER_VERB = 3
 
@@ -194,7 +196,7 @@ def parse(text: str) -> Labels | None:
         return None
 
 
-def load(size: int = 20_000, seed: int = 0) -> Dataset:
+def load(size: int = _DEFAULT_SIZE, seed: int = 0) -> Dataset:
     """A corpus of `size` different sentences: column `text` and one string column per factor."""
     if not 0 < size <= SIZE:
         raise UserError(f"size must be between 1 and {SIZE} (all sentences), not {size}.")
@@ -260,3 +262,15 @@ def _forms(nouns: Mapping[str, str]) -> dict[str, tuple[str, str]]:
 
 _SUBJECT_FORMS = _forms(_SUBJECTS)
 _OBJECT_FORMS = _forms(_OBJECTS)
+
+
+def _load(request: Request) -> Dataset:
+    return load(min(max(_DEFAULT_SIZE, request.rows or 0), SIZE), request.seed)
+
+
+CORPUS = Corpus(
+    "factors",
+    f"generated sentences with {len(FACTORS)} labelled factors, {_DEFAULT_SIZE} by default",
+    "Apache-2.0 (made by this package)",
+    _load,
+)

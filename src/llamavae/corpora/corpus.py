@@ -1,0 +1,57 @@
+"""What a corpus is: a name, a line about it, a licence, and a function that loads it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from datasets import Dataset, IterableDataset
+
+Sentences = Dataset | IterableDataset
+"""Rows with a column `text`, in memory (or memory-mapped) or as a stream."""
+
+Source = Sentences | Mapping[str, Sentences]
+"""What a loader returns: all sentences, or the splits that the publisher made."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What the caller asked of a loader.
+
+    Attributes:
+        path: Local file or folder to read instead of the corpus's usual place.
+        column: Column that holds the sentences.
+        config: Configuration ("subset") of a hub data set.
+        revision: Commit, tag or branch of a hub data set.
+        streaming: The rows are to be a stream.
+        rows: About how many rows are needed before splitting; None for all.
+        seed: For corpora that are drawn at random.
+    """
+
+    path: Path | None = None
+    column: str | None = None
+    config: str | None = None
+    revision: str | None = None
+    streaming: bool = False
+    rows: int | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A named corpus.
+
+    Attributes:
+        name: The name for `load_corpus`.
+        description: One line for the listing.
+        licence: Terms of the text.
+        load: The loader.
+        options: Which of path, column, config and revision it understands; others are refused.
+    """
+
+    name: str
+    description: str
+    licence: str
+    load: Callable[[Request], Source]
+    options: frozenset[str] = frozenset()

@@ -1,0 +1,201 @@
+"""Sentences from a user's own file: text, JSON lines, CSV, TSV or Parquet."""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet
+from datasets import IterableDataset
+
+from llamavae.corpora.corpus import Sentences
+from llamavae.corpora.text import choose_column, from_rows
+from llamavae.errors import UserError, nearest, unknown
+
+logger = logging.getLogger(__name__)
+
+Record = tuple[int, dict[str, Any] | None]  # line number and fields; None for a blank line
+
+_DELIMITERS = {".csv": ",", ".tsv": "\t"}
+_SAMPLE = 100  # records that are looked at to find the column with the sentences
+
+SUFFIXES = (".txt", ".jsonl", ".json", ".csv", ".tsv", ".parquet")
+"""File formats, by the end of the name."""
+
+
+def load(path: Path, column: str | None = None, streaming: bool = False) -> Sentences:
+    """The sentences of a file, in a column `text`, with its other columns beside it.
+
+    A line of a .txt file is a sentence. Blank lines, and rows whose text is blank, are skipped,
+    and their number is logged. White space around a sentence is removed.
+
+    Args:
+        path: A .txt, .jsonl, .json (an array, or lines), .csv, .tsv or .parquet file in UTF-8.
+        column: Column that holds the sentences; default: `text`, else the only one with text.
+            It is called `text` in the result, in place of any other column of this name.
+        streaming: Read while iterating, for files larger than memory.
+
+    Raises:
+        UserError: No such file, or one that cannot be read; the message names the line.
+    """
+    check_file(path)
+    if path.suffix.lower() not in SUFFIXES:
+        raise UserError(
+            f"{path}: cannot tell the format from the name. Expected one of {', '.join(SUFFIXES)}."
+        )
+    sample = [fields for _, fields in islice(_records(path), _SAMPLE) if fields]
+    name = str(path)
+    if sample:
+        column = choose_column(sample, column, name)
+    first = next(_rows(name, column or "text", quiet=True), None)
+    if first is None:
+        what = "is empty" if path.stat().st_size == 0 else "has no line with text"
+        raise UserError(f"{path} {what}; expected one sentence a line or row.")
+    arguments = {"name": name, "column": column}
+    if streaming:
+        return IterableDataset.from_generator(_rows, gen_kwargs=arguments)
+    return from_rows(_rows(**arguments), name)  # type: ignore[arg-type]
+
+
+def check_file(path: Path) -> None:
+    """Refuse a path that is no file, with the names in its folder that are spelt most like it."""
+    if path.is_file():
+        return
+    if path.is_dir():
+        raise UserError(f"{path} is a folder; expected a file.")
+    if not path.parent.is_dir():
+        raise UserError(f"no such file: {path} (there is no folder {path.parent} either).")
+    close = nearest(path.name, [entry.name for entry in path.parent.iterdir()])
+    hint = f" Did you mean {' or '.join(close)}?" if close else ""
+    raise UserError(f"no such file: {path}.{hint}")
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Numbered lines of a UTF-8 file, with their line ends; a byte order mark is removed.
+
+    Raises:
+        UserError: The file is binary or in another encoding.
+    """
+    with path.open("rb") as file:
+        for number, raw in enumerate(file, 1):
+            if number == 1 and raw.startswith((b"\xff\xfe", b"\xfe\xff")):
+                raise UserError(f"{path} is in UTF-16; save it as UTF-8.")
+            if b"\0" in raw:
+                raise UserError(
+                    f"{path}:{number}: a NUL byte, so this is not text; expected a text file in UTF-8."
+                )
+            try:
+                yield number, raw.decode("utf-8-sig" if number == 1 else "utf-8")
+            except UnicodeDecodeError as error:
+                raise UserError(
+                    f"{path}:{number}: byte 0x{raw[error.start]:02x} at position {error.start + 1} "
+                    "of this line is not UTF-8; save the file as UTF-8."
+                ) from error
+
+
+def _rows(name: str, column: str, quiet: bool = False) -> Iterator[dict[str, Any]]:
+    path, blank = Path(name), 0
+    for number, fields in _records(path):
+        if fields is None:
+            blank += 1
+            continue
+        if column not in fields:
+            raise unknown("column", column, fields, hint=f"({path}:{number} lacks it)")
+        text = fields[column]
+        if text is not None and not isinstance(text, str):
+            raise UserError(
+                f"{path}:{number}: column {column!r} holds {text!r} "
+                f"({type(text).__name__}); expected text."
+            )
+        if not text or not text.strip():
+            blank += 1
+            continue
+        others = {key: value for key, value in fields.items() if key not in (column, "text")}
+        yield {"text": text.strip(), **others}
+    if blank and not quiet:
+        logger.warning("%s: skipped %d blank line(s)", path, blank)
+
+
+def _records(path: Path) -> Iterator[Record]:
+    suffix = path.suffix.lower()
+    if suffix == ".txt":
+        return ((n, {"text": line} if line.strip() else None) for n, line in read_lines(path))
+    if suffix in _DELIMITERS:
+        return _table(path, _DELIMITERS[suffix])
+    return _parquet(path) if suffix == ".parquet" else _json(path)
+
+
+def _table(path: Path, delimiter: str) -> Iterator[Record]:
+    reader = csv.reader((line for _, line in read_lines(path)), delimiter=delimiter, strict=True)
+    header: list[str] = []
+    try:
+        for cells in reader:
+            if not cells:
+                yield reader.line_num, None
+            elif not header:
+                header = [cell.strip() for cell in cells]
+                if len(set(header)) < len(header):
+                    raise UserError(f"{path}: the header repeats a name: {', '.join(header)}.")
+            elif len(cells) != len(header):
+                raise UserError(
+                    f"{path}:{reader.line_num}: {len(cells)} field(s), but the header has "
+                    f"{len(header)}. Put double quotes around a field that contains "
+                    f"{'a tab' if delimiter == chr(9) else 'a comma'}."
+                )
+            else:
+                yield reader.line_num, dict(zip(header, cells, strict=True))
+    except csv.Error as error:
+        raise UserError(f"{path}:{reader.line_num}: {error}.") from error
+
+
+def _json(path: Path) -> Iterator[Record]:
+    lines = read_lines(path)
+    head = next(((n, line) for n, line in lines if line.strip()), None)
+    if head is None:
+        return
+    if head[1].lstrip().startswith("["):
+        yield from enumerate(_array(path), 1)
+        return
+    for number, line in read_lines(path):
+        yield number, _object(_loads(path, line, number), path, number) if line.strip() else None
+
+
+def _array(path: Path) -> list[dict[str, Any]]:
+    whole = _loads(path, "".join(line for _, line in read_lines(path)), 1)
+    return [_object(entry, path, number) for number, entry in enumerate(whole, 1)]
+
+
+def _loads(path: Path, text: str, number: int) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(
+            f"{path}:{number + error.lineno - 1}: not valid JSON ({error.msg} at column "
+            f"{error.colno}); expected one object a line."
+        ) from error
+
+
+def _object(value: Any, path: Path, number: int) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise UserError(
+            f"{path}:{number}: expected a JSON object such as "
+            f'{{"text": "a sentence"}}, not {json.dumps(value)[:40]}.'
+        )
+    return value
+
+
+def _parquet(path: Path) -> Iterator[Record]:
+    try:
+        number = 0
+        for batch in pyarrow.parquet.ParquetFile(path).iter_batches():
+            for fields in batch.to_pylist():
+                number += 1
+                yield number, fields
+    except pa.ArrowInvalid as error:
+        raise UserError(f"{path} is not a Parquet file: {error}") from error

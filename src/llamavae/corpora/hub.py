@@ -1,0 +1,109 @@
+"""Data sets of the Hugging Face hub, and local folders in any layout that `datasets` reads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import datasets
+from datasets import Dataset, IterableDataset
+from datasets.exceptions import DatasetNotFoundError, DatasetsError
+
+from llamavae.corpora.corpus import Sentences
+from llamavae.corpora.text import choose_column
+from llamavae.errors import UserError
+
+_SAMPLE = 100  # rows that are looked at to find the column with the sentences
+
+
+def load(
+    name: str,
+    column: str | None = None,
+    config: str | None = None,
+    revision: str | None = None,
+    streaming: bool = False,
+) -> dict[str, Sentences]:
+    """The splits of a data set, each with its sentences in a column `text`.
+
+    Args:
+        name: Id on the hub, or a local folder: data files, or the output of `save_to_disk`.
+        column: Column that holds the sentences; default: `text`, else the only one with text.
+            It is called `text` in the result, in place of any other column of this name.
+        config: Configuration ("subset").
+        revision: Commit, tag or branch.
+        streaming: Read while iterating instead of downloading first.
+
+    Raises:
+        UserError: The hub cannot be reached, or there is no such data set, configuration or column.
+    """
+    splits = open_splits(name, config=config, revision=revision, streaming=streaming)
+    return {split: _with_text(data, column, name) for split, data in splits.items()}
+
+
+def open_splits(
+    name: str,
+    *,
+    config: str | None = None,
+    revision: str | None = None,
+    streaming: bool = False,
+    data_files: str | Sequence[str] | None = None,
+) -> Mapping[str, Sentences]:
+    """`datasets.load_dataset` with errors that say what to do; columns as they are."""
+    folder = Path(name)
+    try:
+        if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
+            saved = datasets.load_from_disk(name)
+            splits = {"train": saved} if isinstance(saved, Dataset) else saved
+            if streaming:
+                return {str(s): data.to_iterable_dataset() for s, data in splits.items()}
+        else:
+            splits = datasets.load_dataset(
+                name, config, revision=revision, streaming=streaming, data_files=data_files
+            )
+    except DatasetNotFoundError as error:
+        raise UserError(
+            f"no data set {name!r} on the hub, or it is private or gated "
+            f"(then log in with `hf auth login`). {_LOCAL}"
+        ) from error
+    except (OSError, ValueError, RuntimeError, DatasetsError) as error:
+        raise _cannot_load(data_files or name, error) from error
+    return {str(split): data for split, data in splits.items()}  # type: ignore[union-attr]
+
+
+_LOCAL = (
+    "Or give a local copy: a file (.txt, .jsonl, .csv, .tsv, .parquet) or a folder of such files, "
+    "in place of the name."
+)
+
+
+def _cannot_load(name: object, error: Exception) -> UserError:
+    reason = str(error.__cause__ or error).strip().split("\n")[0]
+    if isinstance(error, ConnectionError):
+        return UserError(
+            f"cannot load {name!r}: the Hugging Face hub cannot be reached ({reason}). Check the "
+            f"network, and that HF_HUB_OFFLINE is not set. {_LOCAL}"
+        )
+    return UserError(f"cannot load {name!r}: {reason.rstrip('.')}.")
+
+
+def _with_text(data: Sentences, column: str | None, where: str) -> Sentences:
+    rows = _first_rows(data, where)
+    names = {name for row in rows for name in row}
+    column = choose_column(rows, column, where)
+    if column == "text":
+        return data
+    if "text" in names:
+        data = data.remove_columns("text")
+    return data.rename_column(column, "text")
+
+
+def _first_rows(data: Dataset | IterableDataset, where: str) -> list[Mapping[str, Any]]:
+    try:
+        rows: list[Any] = list(islice(iter(data), _SAMPLE))
+    except (OSError, DatasetsError) as error:
+        raise _cannot_load(where, error) from error
+    if not rows:
+        raise UserError(f"{where} has no rows.")
+    return rows

@@ -1,0 +1,183 @@
+"""Find a corpus by name and load it. A new corpus is one file and one line of `CORPORA`."""
+
+from __future__ import annotations
+
+import math
+import os
+import random
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset, IterableDataset
+
+from llamavae.corpora import factors, files, hub, wikipedia, wiktionary, wordnet, worldtree
+from llamavae.corpora.corpus import Corpus, Request, Sentences, Source
+from llamavae.corpora.splits import SHARES, check_split, select_rows, take_split, texts
+from llamavae.corpora.text import from_rows
+from llamavae.errors import UserError, unknown
+
+CORPORA: dict[str, Corpus] = {
+    corpus.name: corpus
+    for corpus in (
+        factors.CORPUS,
+        *wordnet.CORPORA,
+        worldtree.CORPUS,
+        wiktionary.CORPUS,
+        wikipedia.CORPUS,
+    )
+}
+
+
+def corpus_names() -> list[str]:
+    """Names of the corpora that `load_corpus` knows, beside files, folders and hub ids."""
+    return list(CORPORA)
+
+
+def describe_corpora() -> list[dict[str, str]]:
+    """Name, description and licence of each named corpus."""
+    return [
+        {"name": c.name, "description": c.description, "licence": c.licence}
+        for c in CORPORA.values()
+    ]
+
+
+def load_corpus(
+    name: str | os.PathLike[str],
+    split: str | None = None,
+    *,
+    path: str | os.PathLike[str] | None = None,
+    column: str | None = None,
+    config: str | None = None,
+    revision: str | None = None,
+    streaming: bool = False,
+    limit: int | None = None,
+    seed: int = 0,
+    min_words: int | None = None,
+    max_words: int | None = None,
+) -> Dataset | IterableDataset:
+    """Sentences in a column `text`, with labels in further columns.
+
+    Args:
+        name: A named corpus (see `corpus_names`), a file (.txt, .jsonl, .json, .csv, .tsv,
+            .parquet), a folder of such files, or the id of a data set on the hub.
+        split: train, validation or test; None for all. A data set's own splits are kept; others
+            are cut by a hash of the text, 90 / 5 / 5, the same everywhere (see `take_split`).
+        path: Where a named corpus lies on this machine, if not in its usual place.
+        column: Column with the sentences; default: `text`, else the only one that holds text.
+        config: Configuration ("subset") of a hub data set; for wikipedia, date and language.
+        revision: Commit, tag or branch of a hub data set.
+        streaming: Return an `IterableDataset` that reads while it is iterated over, for corpora
+            larger than memory.
+        limit: At most this many rows of the split: a random choice with `seed`, in the corpus's
+            order; the first ones of a stream.
+        seed: For `limit`, and for the drawing of `factors`.
+        min_words: Leave out shorter sentences (words are what white space divides).
+        max_words: Leave out longer ones.
+
+    Raises:
+        UserError: Unknown name or option, unreadable file, unreachable hub, or no sentence left.
+
+    Example:
+        >>> load_corpus("factors", "validation", limit=3).column_names[:3]
+        ['text', 'adjective', 'subject']
+    """
+    check_split(split)
+    _check_numbers(limit, min_words, max_words)
+    options = {"path": path, "column": column, "config": config, "revision": revision}
+    request = Request(
+        path=None if path is None else Path(path).expanduser(),
+        column=column,
+        config=config,
+        revision=revision,
+        streaming=streaming,
+        rows=None if limit is None else math.ceil(1.5 * limit / SHARES.get(split or "", 1)),
+        seed=seed,
+    )
+    where = os.fspath(name)
+    source = _open(where, request, {key for key, value in options.items() if value is not None})
+    data = take_split(_by_length(source, min_words, max_words), split, where)
+    return _finish(data, where, streaming, limit, seed)
+
+
+def _open(name: str, request: Request, options: set[str]) -> Source:
+    if name in CORPORA:
+        corpus = CORPORA[name]
+        _check_options(f"corpus {name!r}", options, corpus.options)
+        return corpus.load(request)
+    place = Path(name).expanduser()
+    if place.is_dir():
+        _check_options("a folder", options, {"column", "config"})
+        return hub.load(str(place), request.column, request.config, streaming=request.streaming)
+    if place.is_file() or _looks_like_file(name):
+        _check_options("a file", options, {"column"})
+        return files.load(place, request.column, request.streaming)
+    if name.count("/") == 1:
+        _check_options("a hub data set", options, {"column", "config", "revision"})
+        return hub.load(name, request.column, request.config, request.revision, request.streaming)
+    raise unknown(
+        "corpus", name, CORPORA, hint="A file, a folder or a hub id (owner/name) serves as well."
+    )
+
+
+def _looks_like_file(name: str) -> bool:
+    return (
+        Path(name).suffix.lower() in files.SUFFIXES
+        or name.startswith((".", "~", "/", "\\"))
+        or name.count("/") > 1
+    )
+
+
+def _check_options(what: str, given: set[str], known: set[str] | frozenset[str]) -> None:
+    for option in sorted(given - known):
+        takes = ", ".join(f"{name}=" for name in sorted(known)) or "none of path, column, config"
+        raise UserError(f"{what} does not take {option}=; it takes {takes}.")
+
+
+def _check_numbers(limit: int | None, min_words: int | None, max_words: int | None) -> None:
+    for name, value in (("limit", limit), ("min_words", min_words), ("max_words", max_words)):
+        if value is not None and value < 1:
+            raise UserError(f"{name} must be at least 1, not {value}.")
+    if min_words and max_words and min_words > max_words:
+        raise UserError(f"min_words ({min_words}) is more than max_words ({max_words}).")
+
+
+def _by_length(source: Source, low: int | None, high: int | None) -> Source:
+    if low is None and high is None:
+        return source
+    fits = partial(_fits, low=low or 0, high=math.inf if high is None else high)
+    if isinstance(source, IterableDataset):
+        return source.filter(fits)
+    if isinstance(source, Dataset):
+        return select_rows(source, [i for i, t in enumerate(texts(source)) if fits({"text": t})])
+    return {name: _by_length(data, low, high) for name, data in source.items()}  # type: ignore
+
+
+def _fits(row: Mapping[str, Any], low: float, high: float) -> bool:
+    return low <= len(row["text"].split()) <= high
+
+
+def _finish(
+    data: Sentences, where: str, streaming: bool, limit: int | None, seed: int
+) -> Dataset | IterableDataset:
+    if isinstance(data, IterableDataset):
+        if limit is not None:
+            data = data.take(limit)
+        if streaming:
+            return data
+        if limit is None:
+            raise UserError(
+                f"{where} may be larger than memory: pass limit= for its first sentences, "
+                "or streaming=True to read while training."
+            )
+        data = from_rows(data, where)
+    if len(data) == 0:
+        raise UserError(f"no sentence of {where} is left: min_words or max_words leave out all.")
+    if limit is not None and limit < len(data):
+        data = data.select(_choice(len(data), limit, seed))
+    return data.to_iterable_dataset() if streaming else data
+
+
+def _choice(size: int, count: int, seed: int) -> list[int]:
+    return sorted(random.Random(seed).sample(range(size), count))

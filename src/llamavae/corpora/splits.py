@@ -1,0 +1,136 @@
+"""Train, validation and test sets that depend on nothing but the text.
+
+A text's split is a function of its hash: the same on each machine, in each run and in each corpus
+that contains it, so that a definition held out here is not trained on there, and copies of one
+sentence never face one another across a split.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import partial
+from hashlib import blake2b
+from typing import Any
+
+from datasets import Dataset, IterableDataset, concatenate_datasets
+
+from llamavae.corpora.corpus import Sentences, Source
+from llamavae.errors import UserError, unknown
+
+SHARES = {"test": 0.05, "validation": 0.05, "train": 0.90}
+"""Split -> its share of the texts; in the order in which they divide the range of the hash."""
+
+_ALIASES = {"valid": "validation", "val": "validation", "dev": "validation"}
+_SMALL = 1000  # distinct texts, below which chance could leave a split of 5 % empty
+_BATCH = 10_000
+
+
+def position(text: str) -> float:
+    """Where a text falls in [0, 1): uniform, and blind to case and white space.
+
+    Example:
+        >>> position("a dog barks") == position(" A dog  barks")
+        True
+    """
+    key = " ".join(text.split()).casefold().encode("utf-8", "surrogatepass")
+    return int.from_bytes(blake2b(key, digest_size=6).digest()) / 2**48
+
+
+def split_of(text: str, shares: Mapping[str, float] = SHARES) -> str:
+    """The split in which a text lies.
+
+    Example:
+        >>> split_of("a dog barks")
+        'train'
+    """
+    return _band(position(text), _edges(shares))
+
+
+def check_split(split: str | None) -> None:
+    """Refuse a split that does not exist."""
+    if split is not None and split not in SHARES:
+        raise unknown("split", str(split), SHARES, hint="None is the whole corpus.")
+
+
+def take_split(source: Source, split: str | None, where: str = "the corpus") -> Sentences:
+    """One split of a corpus, or all of it for None.
+
+    The publisher's own splits are kept where they exist; those that it lacks are cut from its
+    training set by hash. A corpus of fewer than 1000 distinct texts is cut by rank of the hash
+    instead, so that no split is empty; a stream, whose size is not known, never is.
+
+    Raises:
+        UserError: Unknown split, or fewer than three distinct sentences to divide.
+    """
+    check_split(split)
+    if isinstance(source, Dataset | IterableDataset):
+        return source if split is None else _by_hash(source, split, SHARES, where)
+    own = {_ALIASES.get(name, name): data for name, data in source.items()}
+    if "train" not in own:
+        whole = _concatenate(list(own.values()))
+        return whole if split is None else _by_hash(whole, split, SHARES, where)
+    if split is None:
+        return _concatenate([own[name] for name in ("train", "validation", "test") if name in own])
+    if split != "train" and split in own:
+        return own[split]
+    lacking = {name: share for name, share in SHARES.items() if name == "train" or name not in own}
+    return own["train"] if len(lacking) == 1 else _by_hash(own["train"], split, lacking, where)
+
+
+def select_rows(data: Dataset, keep: list[int]) -> Dataset:
+    """The rows `keep`, or the same object when that is all of them."""
+    return data if len(keep) == len(data) else data.select(keep)
+
+
+def texts(data: Dataset) -> Iterator[str]:
+    """The texts of a data set, read in batches, so that a large one is never in memory whole."""
+    for batch in data.select_columns("text").iter(_BATCH):
+        yield from batch["text"]  # type: ignore[index]
+
+
+def _by_hash(data: Sentences, split: str, shares: Mapping[str, float], where: str) -> Sentences:
+    if isinstance(data, IterableDataset):
+        return data.filter(partial(_in_split, split=split, edges=_edges(shares)))
+    positions = [position(text) for text in texts(data)]
+    distinct = sorted(set(positions))
+    edges = _edges(shares)
+    if len(distinct) < _SMALL:
+        if len(distinct) < len(shares):
+            raise UserError(
+                f"{where} has {len(distinct)} distinct sentence(s), too few to divide into "
+                f"{', '.join(shares)}. Load it whole (split=None), or give it at least "
+                f"{len(shares)}."
+            )
+        edges = _ranked_edges(distinct, shares)
+    return select_rows(data, [i for i, p in enumerate(positions) if _band(p, edges) == split])
+
+
+def _edges(shares: Mapping[str, float]) -> dict[str, float]:
+    """Split -> upper edge of its band."""
+    edges, upper = {}, 0.0
+    for name, share in shares.items():
+        upper += share / sum(shares.values())
+        edges[name] = upper
+    return edges
+
+
+def _ranked_edges(distinct: list[float], shares: Mapping[str, float]) -> dict[str, float]:
+    """Bands with at least one of the sorted positions in each."""
+    edges, taken = {}, 0
+    for name, share in list(shares.items())[:-1]:
+        taken += max(1, round(share / sum(shares.values()) * len(distinct)))
+        edges[name] = distinct[taken]
+    return edges | {list(shares)[-1]: 1.0}
+
+
+def _band(p: float, edges: Mapping[str, float]) -> str:
+    *first, last = edges
+    return next((name for name in first if p < edges[name]), last)
+
+
+def _in_split(row: Mapping[str, Any], split: str, edges: Mapping[str, float]) -> bool:
+    return _band(position(row["text"]), edges) == split
+
+
+def _concatenate(parts: list[Sentences]) -> Sentences:
+    return parts[0] if len(parts) == 1 else concatenate_datasets(parts)  # type: ignore[type-var]

@@ -1,0 +1,95 @@
+"""Science facts of WorldTree (Jansen et al. 2018; V2: Xie et al. 2020), from its tablestore.
+
+Each row of a table reads as a sentence: its cells in order, without the columns whose name starts
+with [SKIP], which hold the row's id, comments and a mark on rows that were withdrawn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from datasets import Dataset
+
+from llamavae.corpora import files
+from llamavae.corpora.corpus import Corpus, Request, Sentences
+from llamavae.corpora.text import from_rows
+from llamavae.errors import UserError
+
+_SKIP, _UID, _WITHDRAWN = "[SKIP]", "[SKIP] UID", "[SKIP] DEP"
+
+_GET = (
+    "Download WorldTree from http://cognitiveai.org/explanationbank, unpack it, and pass path= "
+    "to its folder of tables (tablestore/.../tables), or to a file of sentences."
+)
+
+
+def load(path: Path, column: str | None = None) -> Sentences:
+    """The facts of a tablestore.
+
+    Args:
+        path: Folder with the tables (.tsv, at any depth), one such table, or any other file of
+            sentences that `files.load` reads.
+        column: Only for the latter.
+
+    Returns:
+        Columns text, table (name of the file) and uid.
+
+    Raises:
+        UserError: No tables there.
+    """
+    if path.is_dir():
+        tables = [table for table in sorted(path.rglob("*.tsv")) if _header(table)]
+        if not tables:
+            raise UserError(f"no WorldTree table (.tsv with a column {_UID!r}) in {path}. {_GET}")
+        return _read(tables, path)
+    files.check_file(path)
+    return _read([path], path) if _header(path) else files.load(path, column)
+
+
+def _read(tables: list[Path], where: Path) -> Dataset:
+    return from_rows((row for table in tables for row in _rows(table)), str(where))
+
+
+def _rows(table: Path) -> Iterator[dict[str, str]]:
+    header = _header(table)
+    for number, line in files.read_lines(table):
+        if number == 1 or not line.strip():
+            continue
+        cells = dict(zip(header, _cells(line), strict=False))  # empty cells at the end are left out
+        text = " ".join(
+            " ".join(cell.split()) for name, cell in cells.items() if not name.startswith(_SKIP)
+        )
+        text = " ".join(text.split())
+        if text and not cells.get(_WITHDRAWN):
+            yield {"text": text, "table": table.stem, "uid": cells.get(_UID, "")}
+
+
+def _header(table: Path) -> list[str]:
+    """Names of the columns, each made unique, or nothing when this is no table of WorldTree."""
+    if table.suffix.lower() != ".tsv":
+        return []
+    first = next(files.read_lines(table), None)
+    names = _cells(first[1]) if first else []
+    if _UID not in names:
+        return []
+    return [name if names.index(name) == i else f"{name} {i}" for i, name in enumerate(names)]
+
+
+def _cells(line: str) -> list[str]:
+    return [cell.strip() for cell in line.rstrip("\r\n").split("\t")]
+
+
+def _load(request: Request) -> Sentences:
+    if request.path is None:
+        raise UserError(f"worldtree needs path=. {_GET}")
+    return load(request.path, request.column)
+
+
+CORPUS = Corpus(
+    "worldtree",
+    "science facts of WorldTree's tables (needs path=)",
+    "CC BY-SA 4.0 (tables and explanations; the questions have terms of their own)",
+    _load,
+    frozenset({"path", "column"}),
+)

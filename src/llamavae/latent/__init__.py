@@ -1,0 +1,5 @@
+"""Geometry of the latent space: pure functions on points z, usable with any model."""
+
+from llamavae.latent.paths import arithmetic, lerp, nearest_neighbours, slerp, traversal
+
+__all__ = ["arithmetic", "lerp", "nearest_neighbours", "slerp", "traversal"]

@@ -1,0 +1,100 @@
+"""Loading pretrained encoders and decoders, with errors that say what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+from peft import LoraConfig, inject_adapter_in_model
+from torch import nn
+
+from llamavae.errors import UserError, nearest
+
+
+@contextmanager
+def hub_errors(kind: str, source: str) -> Iterator[None]:
+    """Turn failures to reach or find a model into a `UserError` about `source`."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (OSError, HfHubHTTPError, ValueError) as error:
+        folder = Path(source)
+        if folder.is_dir():
+            found = ", ".join(sorted(p.name for p in folder.iterdir())[:12]) or "nothing"
+            raise UserError(
+                f"the folder {source} does not hold a usable {kind} (found there: {found}): {error}"
+            ) from error
+        if _missing_folder(source):
+            parent = folder.parent
+            near = (
+                nearest(folder.name, [p.name for p in parent.iterdir()]) if parent.is_dir() else []
+            )
+            hint = f" Did you mean {parent / near[0]}?" if near else ""
+            raise UserError(
+                f"there is no folder {source} to load the {kind} from.{hint}"
+            ) from error
+        if isinstance(_root(error), RepositoryNotFoundError):
+            raise UserError(
+                f"the hub has no {kind} {source!r} that you can read. Check its spelling; for a "
+                "private or gated model log in with `hf auth login`"
+            ) from error
+        raise UserError(
+            f"could not load the {kind} {source!r}: {_root(error)}\n"
+            "If the hub cannot be reached from here, download the model on another machine "
+            f"(`hf download {source} --local-dir FOLDER`) and give the folder instead of the id"
+        ) from error
+
+
+def _missing_folder(source: str) -> bool:
+    return source.startswith((".", "/", "~")) or source.count("/") > 1 or "\\" in source
+
+
+def _root(error: BaseException) -> BaseException:
+    seen = error
+    while seen.__cause__ is not None and not isinstance(seen, LocalEntryNotFoundError):
+        seen = seen.__cause__
+    return seen
+
+
+def freeze_or_adapt(module: nn.Module, training: str, rank: int, alpha: int) -> None:
+    """Freeze `module` (`frozen`), leave it trainable (`full`), or freeze it and add LoRA (`lora`).
+
+    LoRA (Hu et al., arXiv 2106.09685) goes into every linear layer except the LM head.
+    """
+    module.requires_grad_(training == "full")
+    if training == "lora":
+        head = getattr(module, "get_output_embeddings", lambda: None)()
+        names = [
+            name
+            for name, part in module.named_modules()
+            if isinstance(part, nn.Linear) or type(part).__name__ == "Conv1D"
+            if part is not head
+        ]
+        config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=names)
+        inject_adapter_in_model(config, module)
+
+
+def quiet_dropout(module: nn.Module) -> None:
+    """Put frozen layers into eval mode, but keep checkpointed blocks checkpointing.
+
+    transformers recomputes a block's activations only while the block is in training mode.
+    """
+    module.eval()
+    for part in module.modules():
+        if getattr(part, "gradient_checkpointing", False):
+            part.training = True
+
+
+def fingerprint(module: nn.Module) -> str:
+    """A hash over names, shapes and values of all weights (hex, 32 digits)."""
+    import hashlib
+
+    digest = hashlib.blake2b(digest_size=16)
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()

@@ -1,0 +1,271 @@
+"""Checkpoints: `config.json`, `model.safetensors`, and where asked `encoder/` and `decoder/`.
+
+`model.safetensors` holds what trained. A backbone is named by id and revision in `config.json`,
+or saved beside in its own library's format when `embed_backbones` is set.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from huggingface_hub import save_torch_state_dict, snapshot_download
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from sentence_transformers import SentenceTransformer
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from llamavae.errors import UserError, unknown
+from llamavae.modeling.backbones import hub_errors
+from llamavae.modeling.configuration import LlaMaVAEConfig
+from llamavae.modeling.decoder import TextDecoder
+from llamavae.modeling.encoder import SentenceEncoder
+
+if TYPE_CHECKING:
+    from llamavae.modeling.llamavae import LlaMaVAE
+
+Source = str | os.PathLike[str]
+
+
+def build_config(settings: dict[str, Any]) -> LlaMaVAEConfig:
+    """A config from keyword settings; an unknown name is refused with the nearest known one."""
+    known = set(inspect.signature(LlaMaVAEConfig.__init__).parameters) - {"self", "kwargs"}
+    for name in settings:
+        if name not in known:
+            raise unknown("setting", name, known)
+    return LlaMaVAEConfig(**settings)
+
+
+# ------------------------------------------------------------------------------- reading
+
+
+def fetch(
+    source: Source,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    cache_dir: Source | None = None,
+    local_files_only: bool = False,
+) -> Path:
+    """The checkpoint's folder: `source` itself, or a download of that hub repository."""
+    folder = Path(source)
+    if folder.is_dir():
+        return folder
+    with hub_errors("checkpoint", os.fspath(source)):
+        return Path(
+            snapshot_download(
+                os.fspath(source),
+                revision=revision,
+                token=token,
+                cache_dir=cache_dir,
+                local_files_only=local_files_only,
+                allow_patterns=["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"],
+            )
+        )
+
+
+def read_config(folder: Path) -> LlaMaVAEConfig:
+    """The settings of the checkpoint in `folder`.
+
+    Raises:
+        UserError: There is no `config.json`, or it is not one of a LlaMaVAE.
+    """
+    path = folder / "config.json"
+    if not path.is_file():
+        inside = ", ".join(sorted(p.name for p in folder.iterdir())[:12]) or "nothing"
+        raise UserError(f"{folder} is not a checkpoint: it has no config.json (found: {inside})")
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path} is damaged and cannot be read as JSON: {error}") from error
+    kind = values.get("model_type")
+    if kind != LlaMaVAEConfig.model_type:
+        raise UserError(
+            f"{folder} holds a model of type {kind!r}, not a LlaMaVAE. To build a VAE on it use "
+            "LlaMaVAE.from_backbones(encoder, decoder)"
+        )
+    return LlaMaVAEConfig.from_dict(values)
+
+
+def backbone(folder: Path, config: LlaMaVAEConfig, which: str) -> str | None:
+    """Where the encoder or decoder of the checkpoint in `folder` is loaded from.
+
+    Raises:
+        UserError: It should be in the checkpoint, or in a folder it names, and is not.
+    """
+    inside = folder / which
+    if config.embed_backbones and (which == "decoder" or inside.exists()):
+        if not inside.is_dir():
+            raise UserError(
+                f"the checkpoint {folder} is not complete: its folder {which}/ is missing"
+            )
+        return str(inside)
+    name: str | None = getattr(config, f"{which}_name_or_path")
+    if name is not None and Path(name).is_absolute() and not Path(name).is_dir():
+        raise UserError(
+            f"the checkpoint {folder} uses the {which} in {name}, which is not there any more. "
+            f"Give its new place: from_pretrained(..., {which}=FOLDER)"
+        )
+    return name
+
+
+def load_encoder(
+    config: LlaMaVAEConfig, source: Source | SentenceTransformer | None
+) -> SentenceEncoder | None:
+    """The sentence encoder that `config` describes, from `source`."""
+    if source is None:
+        return None
+    options: dict[str, Any] = {
+        "training": config.encoder_training,
+        "lora_rank": config.lora_rank,
+        "lora_alpha": config.lora_alpha,
+    }
+    if isinstance(source, SentenceTransformer):
+        return SentenceEncoder(source, **options)
+    return SentenceEncoder.load(
+        os.fspath(source),
+        revision=_revision(config, "encoder", source),
+        pooling=config.encoder_pooling,
+        max_tokens=config.encoder_max_tokens,
+        **options,
+    )
+
+
+def load_decoder(
+    config: LlaMaVAEConfig,
+    source: Source | PreTrainedModel | None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    **options: Any,
+) -> TextDecoder:
+    """The decoder that `config` describes, from `source`."""
+    settings: dict[str, Any] = {
+        "max_tokens": config.max_tokens,
+        "training": config.decoder_training,
+        "lora_rank": config.lora_rank,
+        "lora_alpha": config.lora_alpha,
+    }
+    if isinstance(source, PreTrainedModel):
+        if tokenizer is None:
+            raise UserError("a decoder given as an object needs its tokenizer: tokenizer=...")
+        decoder = TextDecoder(source, tokenizer, **settings)
+    elif source is None:
+        raise UserError(
+            "this checkpoint names no decoder; give one: from_pretrained(..., decoder=...)"
+        )
+    else:
+        decoder = TextDecoder.load(
+            os.fspath(source),
+            revision=_revision(config, "decoder", source),
+            **settings,
+            **options,
+        )
+        commit = getattr(decoder.lm.config, "_commit_hash", None)
+        config.decoder_revision = config.decoder_revision or commit
+    config.bos_token_id = decoder.tokens.bos
+    config.eos_token_id = decoder.tokens.eos
+    config.pad_token_id = decoder.tokens.pad
+    return decoder
+
+
+def _revision(config: LlaMaVAEConfig, which: str, source: Source) -> str | None:
+    """The recorded commit, for the source it was recorded of."""
+    named = getattr(config, f"{which}_name_or_path") == os.fspath(source)
+    return getattr(config, f"{which}_revision") if named else None
+
+
+def load_trained(model: torch.nn.Module, names: list[str], folder: Path) -> None:
+    """Copy the trained weights in `folder` into `model`.
+
+    Raises:
+        UserError: A weight is missing, left over or of another shape.
+    """
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        files = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    else:
+        files = {"model.safetensors"}
+    weights: dict[str, Tensor] = {}
+    for name in sorted(files):
+        path = folder / name
+        if not path.is_file():
+            raise UserError(f"the checkpoint {folder} is not complete: {name} is missing")
+        try:
+            weights.update(load_file(path))
+        except SafetensorError as error:
+            raise UserError(
+                f"{path} is damaged: {error}. Save or copy the checkpoint again"
+            ) from error
+    parameters = dict(model.named_parameters())
+    missing = sorted(set(names) - set(weights))
+    extra = sorted(set(weights) - set(names))
+    if missing or extra:
+        raise UserError(
+            f"the weights in {folder} do not fit its config.json: {len(missing)} missing"
+            f" {missing[:3]}, {len(extra)} left over {extra[:3]}"
+        )
+    with torch.no_grad():
+        for name in names:
+            if parameters[name].shape != weights[name].shape:
+                raise UserError(
+                    f"weight {name} in {folder} has shape {tuple(weights[name].shape)}; this model "
+                    f"needs {tuple(parameters[name].shape)}. Is it the encoder and decoder that the "
+                    "checkpoint was trained with?"
+                )
+            parameters[name].copy_(weights[name])
+
+
+# ------------------------------------------------------------------------------- writing
+
+
+def save(
+    model: LlaMaVAE,
+    folder: Path,
+    state: dict[str, Tensor] | None = None,
+    max_shard_size: int | str = "50GB",
+) -> None:
+    """Write the checkpoint beside `folder` first and move it in when it is complete."""
+    parameters = dict(model.named_parameters())
+    source = state or parameters
+    trained = {name: source[name].detach() for name in model.trained_names}
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".saving-", dir=folder) as temporary:
+        new = Path(temporary)
+        try:
+            config = model.config
+            config.architectures = [type(model).__name__]
+            config.dtype = next(iter(model.posterior.parameters())).dtype
+            config.save_pretrained(new)
+            save_torch_state_dict(trained, new, max_shard_size=max_shard_size)
+            if config.embed_backbones:
+                _save_decoder(model.decoder, new / "decoder")
+                if model.encoder is not None:
+                    model.encoder.model.save_pretrained(str(new / "encoder"))
+        except (OSError, SafetensorError) as error:
+            raise UserError(
+                f"could not save the checkpoint to {folder}: {error}. What was there before is "
+                "unchanged. Make room, then save again"
+            ) from error
+        for old in folder.glob("model*.safetensors*"):
+            old.unlink()
+        for item in new.iterdir():
+            target = folder / item.name
+            if target.is_dir():
+                shutil.rmtree(target)
+            os.replace(item, target)
+
+
+def _save_decoder(decoder: TextDecoder, folder: Path) -> None:
+    """The decoder in transformers' own format, with LoRA left out."""
+    state = {
+        name.replace(".base_layer", ""): value
+        for name, value in decoder.lm.state_dict().items()
+        if "lora_" not in name
+    }
+    decoder.lm.save_pretrained(folder, state_dict=state)
+    decoder.tokenizer.save_pretrained(folder)

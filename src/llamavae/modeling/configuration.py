@@ -1,0 +1,119 @@
+"""Settings of a LlaMaVAE: everything that a checkpoint needs to be rebuilt."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, get_args
+
+from transformers import PreTrainedConfig
+
+from llamavae.errors import UserError, unknown
+
+InjectionName = Literal["memory", "soft_prompt", "add", "memory+add"]
+EncoderTraining = Literal["frozen", "lora", "full"]
+DecoderTraining = Literal["heads", "lora", "full"]
+Pooling = Literal["cls", "mean", "last"]
+
+FORMAT_VERSION = 1
+
+
+class LlaMaVAEConfig(PreTrainedConfig):
+    """Configuration of a `LlaMaVAE`.
+
+    Args:
+        latent_dim: Size D of z.
+        injection: How z steers the decoder: `memory`, `soft_prompt`, `add` or `memory+add`.
+        slots: Number M of memory slots or prompt embeddings.
+        injection_hidden: Width of the hidden layer of the map from z; 0 makes it linear.
+        tied_kv: Use one vector as both key and value of a memory slot, as Optimus does.
+        max_tokens: Most decoder tokens of a sentence, its end-of-sentence token included.
+        encoder_name_or_path: Hub id or folder of the sentence encoder; None when the model reads
+            precomputed sentence vectors or carries its encoder.
+        encoder_revision: Commit of the hub repository.
+        encoder_dim: Size H_enc of the sentence vector.
+        encoder_pooling: Pooling rule for a plain transformers encoder (`cls`, `mean`, `last`);
+            None takes the sentence-transformers model as it is.
+        encoder_max_tokens: Most encoder tokens of a sentence; None keeps the encoder's own limit.
+        encoder_training: What of the encoder trains: nothing (`frozen`), LoRA, or all of it.
+        decoder_name_or_path: Hub id or folder of the decoder; None when the model carries it.
+        decoder_revision: Commit of the hub repository.
+        decoder_training: Whether the decoder's hidden layers stay frozen (`heads`), take LoRA, or
+            train in full. Token embeddings and LM head train in all three cases.
+        lora_rank: Rank of the LoRA matrices.
+        lora_alpha: Scale of the LoRA matrices.
+        embed_backbones: Whether a saved checkpoint carries encoder and decoder, instead of
+            naming them.
+        attention_shapes: (G, C, C_v) of each decoder layer; read from the decoder.
+        bos_token_id: Token in front of each sentence; read from the decoder's tokenizer.
+        eos_token_id: Token behind each sentence; read from the decoder's tokenizer.
+        pad_token_id: Token that fills a batch up; never attended to and never in the loss.
+    """
+
+    model_type = "llamavae"
+
+    def __init__(
+        self,
+        latent_dim: int = 128,
+        injection: InjectionName = "memory",
+        slots: int = 1,
+        injection_hidden: int = 256,
+        tied_kv: bool = False,
+        max_tokens: int = 64,
+        encoder_name_or_path: str | None = None,
+        encoder_revision: str | None = None,
+        encoder_dim: int = 0,
+        encoder_pooling: Pooling | None = None,
+        encoder_max_tokens: int | None = None,
+        encoder_training: EncoderTraining = "frozen",
+        decoder_name_or_path: str | None = None,
+        decoder_revision: str | None = None,
+        decoder_training: DecoderTraining = "heads",
+        lora_rank: int = 16,
+        lora_alpha: int = 32,
+        embed_backbones: bool = False,
+        attention_shapes: list[list[int]] | None = None,
+        format_version: int = FORMAT_VERSION,
+        **kwargs: Any,
+    ) -> None:
+        if format_version > FORMAT_VERSION:
+            raise UserError(
+                f"this checkpoint has format {format_version}; this version of llamavae reads up "
+                f"to {FORMAT_VERSION}. Upgrade llamavae"
+            )
+        for what, value, kind in (
+            ("injection", injection, InjectionName),
+            ("encoder_training", encoder_training, EncoderTraining),
+            ("decoder_training", decoder_training, DecoderTraining),
+        ):
+            if value not in get_args(kind):
+                raise unknown(what, value, get_args(kind))
+        if encoder_pooling is not None and encoder_pooling not in get_args(Pooling):
+            raise unknown("pooling", encoder_pooling, get_args(Pooling))
+        for what, size, least in (
+            ("latent_dim", latent_dim, 1),
+            ("slots", slots, 1),
+            ("injection_hidden", injection_hidden, 0),
+            ("max_tokens", max_tokens, 2),
+        ):
+            if size < least:
+                raise UserError(f"{what} must be at least {least}; got {size}")
+        self.latent_dim = latent_dim
+        self.injection = injection
+        self.slots = slots
+        self.injection_hidden = injection_hidden
+        self.tied_kv = tied_kv
+        self.max_tokens = max_tokens
+        self.encoder_name_or_path = encoder_name_or_path
+        self.encoder_revision = encoder_revision
+        self.encoder_dim = encoder_dim
+        self.encoder_pooling = encoder_pooling
+        self.encoder_max_tokens = encoder_max_tokens
+        self.encoder_training = encoder_training
+        self.decoder_name_or_path = decoder_name_or_path
+        self.decoder_revision = decoder_revision
+        self.decoder_training = decoder_training
+        self.lora_rank = lora_rank
+        self.lora_alpha = lora_alpha
+        self.embed_backbones = embed_backbones
+        self.attention_shapes = attention_shapes or []
+        self.format_version = format_version
+        super().__init__(**kwargs)

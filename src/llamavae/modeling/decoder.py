@@ -1,0 +1,310 @@
+"""The decoder p(x|z): a causal language model, its token policy, its loss and its generation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from llamavae.errors import UserError
+from llamavae.modeling.backbones import freeze_or_adapt, hub_errors, quiet_dropout
+from llamavae.modeling.configuration import DecoderTraining
+from llamavae.modeling.injection import MEMORY_ARGUMENT, Steering, steered
+
+IGNORE = -100
+_CHUNK = 256  # rows of logits that exist at one time in the chunked loss
+_SMALL = 2**23  # logits below this number of elements are built at once, which is faster
+
+
+@dataclass(frozen=True)
+class TokenPolicy:
+    """Special tokens of a sentence: `bos x_1 ... x_n eos`, filled up with `pad`."""
+
+    bos: int
+    eos: int
+    pad: int
+
+    @classmethod
+    def of(cls, tokenizer: PreTrainedTokenizerBase) -> TokenPolicy:
+        """The tokenizer's own tokens; eos stands in for a missing bos, and eos for a missing pad.
+
+        Raises:
+            UserError: The tokenizer has no end-of-sentence token.
+        """
+        eos = tokenizer.eos_token_id
+        if eos is None:
+            raise UserError(
+                "the decoder's tokenizer has no end-of-sentence token, so generation could not "
+                "stop. Set `tokenizer.eos_token` and save the tokenizer, then load it again"
+            )
+        bos = tokenizer.bos_token_id
+        pad = tokenizer.pad_token_id
+        return cls(eos if bos is None else bos, eos, eos if pad is None else pad)
+
+
+class TextDecoder(nn.Module):
+    """A causal language model that is steered by z.
+
+    Token embeddings and LM head always train; the hidden layers stay frozen (`heads`), take LoRA
+    (`lora`) or train too (`full`). Tied embedding and head are one parameter.
+
+    Args:
+        lm: Any transformers causal language model.
+        tokenizer: Its tokenizer.
+        max_tokens: Most tokens of a sentence, the end-of-sentence token included.
+        training: `heads`, `lora` or `full`.
+        lora_rank: Rank of the LoRA matrices.
+        lora_alpha: Scale of the LoRA matrices.
+    """
+
+    def __init__(
+        self,
+        lm: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        max_tokens: int = 64,
+        training: DecoderTraining = "heads",
+        lora_rank: int = 16,
+        lora_alpha: int = 32,
+    ) -> None:
+        super().__init__()
+        self.lm = lm
+        self.tokenizer = tokenizer
+        self.tokens = TokenPolicy.of(tokenizer)
+        self.max_tokens = max_tokens
+        self.training_mode = training
+        hidden = {"heads": "frozen"}.get(training, training)
+        freeze_or_adapt(lm, hidden, lora_rank, lora_alpha)
+        for part in (lm.get_input_embeddings(), lm.get_output_embeddings()):
+            part.requires_grad_(True)
+        # a checkpoint's own sampling settings would leak into greedy decoding
+        lm.generation_config = GenerationConfig(
+            bos_token_id=self.tokens.bos,
+            eos_token_id=self.tokens.eos,
+            pad_token_id=self.tokens.pad,
+        )
+        self._plain_head: bool | None = None
+
+    @classmethod
+    def load(
+        cls,
+        source: str | Path,
+        *,
+        revision: str | None = None,
+        max_tokens: int = 64,
+        training: DecoderTraining = "heads",
+        lora_rank: int = 16,
+        lora_alpha: int = 32,
+        **options: Any,
+    ) -> TextDecoder:
+        """Load from a hub id or a folder; `options` go to `AutoModelForCausalLM.from_pretrained`
+        (`dtype`, `device_map`, `quantization_config`, `attn_implementation`, ...).
+
+        Raises:
+            UserError: The model cannot be found, read or reached.
+        """
+        with hub_errors("decoder", str(source)):
+            lm = AutoModelForCausalLM.from_pretrained(source, revision=revision, **options)
+            tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
+        return cls(lm, tokenizer, max_tokens, training, lora_rank, lora_alpha)
+
+    @property
+    def device(self) -> torch.device:
+        """Where token ids go: the device of the input embeddings."""
+        return self.lm.get_input_embeddings().weight.device
+
+    @property
+    def hidden_size(self) -> int:
+        """Size H of the input embeddings."""
+        return self.lm.get_input_embeddings().weight.shape[1]
+
+    def train(self, mode: bool = True) -> TextDecoder:
+        super().train(mode)
+        if self.training_mode == "heads":
+            quiet_dropout(self.lm)
+        return self
+
+    # ------------------------------------------------------------------ text and token ids
+
+    def tokenize(self, texts: Sequence[str]) -> tuple[list[list[int]], int]:
+        """Token ids `bos x_1 ... x_n eos` of each text, and how many texts were cut.
+
+        A text of more than `max_tokens` tokens loses its end, and its eos with it, so that the
+        decoder never learns a false ending.
+        """
+        if not texts:
+            return [], 0
+        ids = self.tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+        cut = 0
+        rows = []
+        for row in ids:
+            whole = [*row, self.tokens.eos]
+            cut += len(whole) > self.max_tokens
+            rows.append([self.tokens.bos, *whole[: self.max_tokens]])
+        return rows, cut
+
+    def pad(self, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+        """Ids and mask (B, T), filled up on the right to the longest row."""
+        width = max(len(row) for row in rows)
+        ids = torch.full((len(rows), width), self.tokens.pad)
+        mask = torch.zeros(len(rows), width, dtype=torch.long)
+        for i, row in enumerate(rows):
+            ids[i, : len(row)] = torch.as_tensor(row)
+            mask[i, : len(row)] = 1
+        return ids, mask
+
+    def texts(self, ids: Tensor) -> list[str]:
+        """Texts of generated ids (B, T), each up to its first eos."""
+        rows = []
+        for row in ids.tolist():
+            end = row.index(self.tokens.eos) if self.tokens.eos in row else len(row)
+            rows.append(row[:end])
+        return [
+            text.strip()
+            for text in self.tokenizer.batch_decode(
+                rows, skip_special_tokens=True, clean_up_tokenization_spaces=False
+            )
+        ]
+
+    # ------------------------------------------------------------------ -log p(x|z)
+
+    def nll(
+        self,
+        ids: Tensor,
+        mask: Tensor,
+        steering: Steering | None = None,
+        keep: Tensor | None = None,
+        per_sentence: bool = False,
+    ) -> Tensor:
+        """-log p(x|z) in nats, summed over tokens (eos counted, bos given).
+
+        The (B, T, V) logits are never built: the head and the cross entropy run in chunks, over
+        the positions that count.
+
+        Args:
+            ids: `bos x_1 ... x_n eos pad ...`, shape (B, T).
+            mask: 1 for tokens, 0 for padding on the right, shape (B, T).
+            steering: What z does to the decoder; None is the plain language model.
+            keep: Word dropout (Bowman et al., arXiv 1511.06349): False blanks the embedding of
+                that input token, shape (B, T - 1). Targets are never changed.
+            per_sentence: Return one value per sentence instead of their sum.
+
+        Returns:
+            The sum over sentences, a scalar, or the values of the sentences, shape (B,).
+
+        Raises:
+            ValueError: The mask has another shape than the ids, or pads on the left.
+        """
+        if mask.shape != ids.shape:
+            raise ValueError(
+                f"ids and attention mask must have one shape (B, T); got {tuple(ids.shape)} and "
+                f"{tuple(mask.shape)}. The mask is over the text alone, without memory slots"
+            )
+        if bool((mask[:, 1:] > mask[:, :-1]).any()):
+            raise ValueError("padding must be on the right: the attention mask turns from 0 to 1")
+        counted = mask[:, 1:].bool()
+        targets = ids[:, 1:][counted]  # (N,)
+        reduction = "none" if per_sentence else "sum"
+        inputs, slots = self._inputs(ids[:, :-1], steering or Steering(), keep)
+        if self._head_is_linear():
+            hidden = self.lm.base_model(**inputs).last_hidden_state[:, slots:]
+            losses = self._cross_entropy(hidden[counted], targets, reduction)
+        else:
+            logits = self.lm(**inputs).logits[:, slots:][counted]
+            losses = F.cross_entropy(logits.float(), targets, reduction=reduction)
+        if not per_sentence:
+            return losses
+        sentence = counted.nonzero()[:, 0]
+        return losses.new_zeros(len(ids)).index_add(0, sentence, losses)
+
+    def _inputs(
+        self, ids: Tensor, steering: Steering, keep: Tensor | None
+    ) -> tuple[dict[str, Any], int]:
+        """Inputs of the teacher-forced pass, and the number of prompt slots in front of the text.
+
+        There is no mask: the padding is behind the text, where causal attention never looks.
+        """
+        embeds = self.lm.get_input_embeddings()(ids)
+        if keep is not None:
+            embeds = embeds * keep[..., None]
+        if steering.offset is not None:
+            embeds = embeds + steering.offset[:, None].to(embeds)
+        slots = 0
+        if steering.prompt is not None:
+            slots = steering.prompt.shape[1]
+            embeds = torch.cat([steering.prompt.to(embeds), embeds], dim=1)
+        inputs: dict[str, Any] = {"inputs_embeds": embeds, "use_cache": False}
+        if steering.memory is not None:
+            inputs[MEMORY_ARGUMENT] = steering.memory
+        return inputs, slots
+
+    def _cross_entropy(self, rows: Tensor, targets: Tensor, reduction: str) -> Tensor:
+        """Cross entropy in nats of head(rows) (N, V), built in chunks, against targets (N,)."""
+        head = self.lm.get_output_embeddings()
+        if len(rows) * len(head.weight) < _SMALL:
+            return F.cross_entropy(head(rows).float(), targets, reduction=reduction)
+        bias = getattr(head, "bias", None)
+        return F.linear_cross_entropy(
+            rows,
+            head.weight.to(rows),
+            targets,
+            linear_bias=None if bias is None else bias.to(rows),
+            reduction=reduction,
+            options=nn.LinearCrossEntropyOptions(batch_chunk_size=_CHUNK),
+        ).float()
+
+    @torch.no_grad()
+    def _head_is_linear(self) -> bool:
+        """Whether logits are head(hidden) and nothing else; a soft cap or a scale says no."""
+        if self._plain_head is None:
+            ids = torch.tensor([[self.tokens.bos, self.tokens.eos]], device=self.device)
+            logits = self.lm(input_ids=ids, use_cache=False).logits
+            hidden = self.lm.base_model(input_ids=ids, use_cache=False).last_hidden_state
+            plain = self.lm.get_output_embeddings()(hidden)
+            self._plain_head = torch.allclose(logits, plain.to(logits), rtol=1e-3, atol=1e-3)
+        return self._plain_head
+
+    # ------------------------------------------------------------------ x ~ p(x|z)
+
+    @torch.no_grad()
+    def generate(self, steering: Steering, batch: int, prompt: str = "", **options: Any) -> Tensor:
+        """Token ids written under `steering`, by transformers' `generate`.
+
+        Args:
+            steering: What the points z do to the decoder, for `batch` rows.
+            batch: Number B of points z.
+            prompt: Text that every sentence starts with.
+            **options: Anything `generate` takes. Greedy, and at most `max_tokens` new tokens,
+                unless they say otherwise.
+
+        Returns:
+            New tokens (B * num_return_sequences, T'), the samples of one z side by side.
+        """
+        start = [self.tokens.bos]
+        if prompt:
+            start += self.tokenizer(prompt, add_special_tokens=False)["input_ids"]
+        ids = torch.tensor([start] * batch, device=self.device)
+        options = {"do_sample": False, "max_new_tokens": self.max_tokens, **options}
+        inputs: dict[str, Tensor] = {"input_ids": ids}
+        skip = ids.shape[1]
+        if steering.prompt is not None:
+            embeds = self.lm.get_input_embeddings()(ids)
+            inputs = {"inputs_embeds": torch.cat([steering.prompt.to(embeds), embeds], dim=1)}
+            skip = 0  # generate then returns the new tokens alone
+        first = next(iter(inputs.values()))
+        mask = torch.ones(first.shape[:2], dtype=torch.long, device=first.device)
+        with steered(self.lm, steering):
+            output = self.lm.generate(**inputs, attention_mask=mask, **options)
+        sequences = output if isinstance(output, Tensor) else output.sequences
+        return sequences[:, skip:]

@@ -1,0 +1,359 @@
+"""How a point z steers a frozen causal language model.
+
+    z (B, D) --MLP--> key and value memory of every layer   `memory`       (Optimus, LlaMaVAE)
+             --MLP--> M embeddings in front of the text     `soft_prompt`
+             --W----> one vector added to each embedding    `add`          (Optimus)
+
+An injection maps z to a `Steering`; a `Steering` acts on the decoder in the same way in
+training and in generation. Memory is prepended to the keys and values inside attention, through
+transformers' `AttentionInterface`: it carries no position, so the text keeps the positions
+0, 1, ... of pretraining, and neither the cache nor the mask of the caller has to know about it.
+That is why gradient checkpointing, beams, sampling and every cache type work unchanged.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, PreTrainedModel
+from transformers.masking_utils import AttentionMaskInterface, eager_mask, sdpa_mask
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from llamavae.errors import UserError, unknown
+
+KeyValue = tuple[Tensor, Tensor]
+
+
+# --------------------------------------------------------------------------- what z turns into
+
+
+@dataclass(frozen=True)
+class Steering:
+    """What one injection makes of z: the inputs of the decoder that depend on z.
+
+    Attributes:
+        memory: Key (B, G, M, C) and value (B, G, M, C_v) of each layer, or None.
+        prompt: Input embeddings in front of the text, shape (B, M, H), or None.
+        offset: Vector added to each token's input embedding, shape (B, H), or None.
+    """
+
+    memory: tuple[KeyValue, ...] | None = None
+    prompt: Tensor | None = None
+    offset: Tensor | None = None
+
+    def __or__(self, other: Steering) -> Steering:
+        """Both at once; where the two overlap, the right one wins."""
+        return Steering(
+            memory=other.memory if other.memory is not None else self.memory,
+            prompt=other.prompt if other.prompt is not None else self.prompt,
+            offset=other.offset if other.offset is not None else self.offset,
+        )
+
+    def repeat_interleave(self, n: int) -> Steering:
+        """The same steering for `n` rows per z, in the order that `generate` lays out its rows."""
+
+        def rows(x: Tensor) -> Tensor:
+            return x.repeat_interleave(n, dim=0)
+
+        return Steering(
+            memory=self.memory and tuple((rows(k), rows(v)) for k, v in self.memory),
+            prompt=None if self.prompt is None else rows(self.prompt),
+            offset=None if self.offset is None else rows(self.offset),
+        )
+
+
+class MemoryInjection(nn.Module):
+    """z -> one key and one value per layer, head and slot (Optimus, arXiv 2004.04092, "memory").
+
+    Args:
+        latent_dim: Size D of z.
+        shapes: (G, C, C_v) of each decoder layer, as `attention_shapes` reads them.
+        slots: Number M of memory slots.
+        hidden: Width of the MLP's hidden layer; 0 makes the map linear.
+        tied: Use one vector as both key and value, as Optimus does; needs C == C_v.
+    """
+
+    def __init__(
+        self,
+        latent_dim: int,
+        shapes: Sequence[Sequence[int]],
+        slots: int = 1,
+        hidden: int = 0,
+        tied: bool = False,
+    ) -> None:
+        super().__init__()
+        if tied and any(key != value for _, key, value in shapes):
+            raise UserError("tied_kv needs keys and values of equal size; this decoder's differ")
+        self.shapes = [tuple(shape) for shape in shapes]
+        self.slots = slots
+        self.tied = tied
+        self.sizes = [g * slots * (k if tied else k + v) for g, k, v in self.shapes]
+        self.net = _mlp(latent_dim, hidden, sum(self.sizes))
+
+    def forward(self, z: Tensor) -> Steering:
+        memory = []
+        for flat, (heads, key, value) in zip(
+            self.net(z).split(self.sizes, dim=-1), self.shapes, strict=True
+        ):
+            pair = flat.view(len(z), heads, self.slots, -1)  # (B, G, M, C [+ C_v])
+            memory.append((pair, pair) if self.tied else pair.split([key, value], dim=-1))
+        return Steering(memory=tuple((k, v) for k, v in memory))
+
+
+class SoftPromptInjection(nn.Module):
+    """z -> M input embeddings in front of the text; the form every serving engine accepts.
+
+    Args:
+        latent_dim: Size D of z.
+        hidden_size: Size H of the decoder's embeddings.
+        slots: Number M of embeddings.
+        hidden: Width of the MLP's hidden layer; 0 makes the map linear.
+    """
+
+    def __init__(self, latent_dim: int, hidden_size: int, slots: int = 1, hidden: int = 0) -> None:
+        super().__init__()
+        self.slots = slots
+        self.net = _mlp(latent_dim, hidden, slots * hidden_size)
+
+    def forward(self, z: Tensor) -> Steering:
+        return Steering(prompt=self.net(z).view(len(z), self.slots, -1))
+
+
+class AddInjection(nn.Module):
+    """z -> one vector added to each token's input embedding (Optimus, "embedding").
+
+    Args:
+        latent_dim: Size D of z.
+        hidden_size: Size H of the decoder's embeddings.
+    """
+
+    def __init__(self, latent_dim: int, hidden_size: int) -> None:
+        super().__init__()
+        self.net = nn.Linear(latent_dim, hidden_size, bias=False)
+
+    def forward(self, z: Tensor) -> Steering:
+        return Steering(offset=self.net(z))
+
+
+class Injection(nn.Module):
+    """One injection, or several that act together, chosen by name.
+
+    Args:
+        name: `memory`, `soft_prompt`, `add`, or `memory+add`.
+        latent_dim: Size D of z.
+        hidden_size: Size H of the decoder's embeddings.
+        shapes: (G, C, C_v) of each layer; read only for `memory`.
+        slots: Number M of memory slots or prompt embeddings.
+        hidden: Width of the MLP's hidden layer; 0 makes the map linear.
+        tied_kv: Use one vector as both key and value (Optimus).
+    """
+
+    NAMES = ("memory", "soft_prompt", "add", "memory+add")
+
+    def __init__(
+        self,
+        name: str,
+        latent_dim: int,
+        hidden_size: int,
+        shapes: Sequence[Sequence[int]],
+        slots: int = 1,
+        hidden: int = 0,
+        tied_kv: bool = False,
+    ) -> None:
+        super().__init__()
+        if name not in self.NAMES:
+            raise unknown("injection", name, self.NAMES)
+        if slots < 1:
+            raise UserError(f"an injection needs at least one slot; got slots={slots}")
+        self.parts = nn.ModuleDict()
+        for part in name.split("+"):
+            if part == "memory":
+                self.parts[part] = MemoryInjection(latent_dim, shapes, slots, hidden, tied_kv)
+            elif part == "soft_prompt":
+                self.parts[part] = SoftPromptInjection(latent_dim, hidden_size, slots, hidden)
+            else:
+                self.parts[part] = AddInjection(latent_dim, hidden_size)
+
+    def forward(self, z: Tensor) -> Steering:
+        """Steering for a batch of points z (B, D)."""
+        steering = Steering()
+        for part in self.parts.values():
+            steering = steering | part(z)
+        return steering
+
+
+def _mlp(inputs: int, hidden: int, outputs: int) -> nn.Module:
+    if hidden == 0:
+        return nn.Linear(inputs, outputs)
+    return nn.Sequential(nn.Linear(inputs, hidden), nn.GELU(), nn.Linear(hidden, outputs))
+
+
+# ------------------------------------------------------------- how the decoder's attention sees it
+
+_PREFIX = "llamavae_"
+MEMORY_ARGUMENT = "latent_memory"  # forward keyword that carries the memory down to each layer
+
+
+def _eager(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    """The eager attention of the module's own family."""
+    return sys.modules[type(module).__module__].eager_attention_forward(module, *args, **kwargs)
+
+
+def _attend(base: Callable[..., Any]) -> Callable[..., Any]:
+    """Attention over [memory; text]: `base` with the memory of this layer prepended."""
+
+    def attention(
+        module: Any,
+        query: Tensor,  # (B, heads, Tq, C)
+        key: Tensor,  # (B, G, Tk, C)
+        value: Tensor,  # (B, G, Tk, C_v)
+        attention_mask: Tensor | None,
+        latent_memory: Sequence[KeyValue] | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        if latent_memory is not None:
+            k, v = latent_memory[module.layer_idx]
+            attention_mask = _extend_mask(attention_mask, query, key, slots=k.shape[2])
+            key = torch.cat([k.to(key), key], dim=2)
+            value = torch.cat([v.to(value), value], dim=2)
+        return base(module, query, key, value, attention_mask, **kwargs)
+
+    return attention
+
+
+def _extend_mask(mask: Tensor | None, query: Tensor, key: Tensor, slots: int) -> Tensor | None:
+    """The mask over text (.., Tq, Tk) widened to (.., Tq, M + Tk): each token sees all memory."""
+    queries, keys = query.shape[2], key.shape[2]
+    if mask is None:
+        if queries == 1:
+            return None  # one token that sees everything
+        if queries != keys:
+            raise ValueError(f"{queries} queries and {keys} keys need an attention mask")
+        mask = torch.ones(queries, keys, dtype=torch.bool, device=key.device).tril()[None, None]
+    elif mask.shape[-1] != keys:
+        raise ValueError(
+            f"the attention mask covers {mask.shape[-1]} positions but the text has {keys}; "
+            "the mask is over the text alone, latent memory is always visible"
+        )
+    visible = 1 if mask.dtype == torch.bool else 0  # boolean or additive
+    return torch.nn.functional.pad(mask, (slots, 0), value=visible)
+
+
+AttentionInterface.register(f"{_PREFIX}sdpa", _attend(ALL_ATTENTION_FUNCTIONS["sdpa"]))
+AttentionInterface.register(f"{_PREFIX}eager", _attend(_eager))
+AttentionMaskInterface.register(f"{_PREFIX}sdpa", sdpa_mask)
+AttentionMaskInterface.register(f"{_PREFIX}eager", eager_mask)
+
+
+def enable_memory(decoder: PreTrainedModel) -> None:
+    """Let the decoder's attention accept memory. Without memory its results are unchanged.
+
+    Raises:
+        UserError: The decoder does not use transformers' attention interface, or uses an
+            attention kernel other than `sdpa` and `eager`.
+    """
+    base = decoder.config._attn_implementation or "eager"
+    if base.startswith(_PREFIX):
+        return
+    if base not in ("sdpa", "eager"):
+        raise UserError(
+            f"memory injection works with attn_implementation 'sdpa' or 'eager'; this decoder was "
+            f"loaded with {base!r}. Load it with attn_implementation='sdpa', or use "
+            "injection='soft_prompt'"
+        )
+    if not decoder._can_set_attn_implementation():
+        raise _unsupported(decoder)
+    decoder.set_attn_implementation(_PREFIX + base)
+
+
+@torch.no_grad()
+def attention_shapes(decoder: PreTrainedModel) -> list[tuple[int, int, int]]:
+    """Key/value heads G and head sizes (C, C_v) of each layer, read by watching the decoder run.
+
+    The shapes are not taken from the config: head size is not always hidden size over heads
+    (Qwen3), and layers of one model may differ (Gemma). Two tokens go through the decoder once.
+
+    Raises:
+        UserError: Some layer does not attend through transformers' attention interface, so that
+            memory could not reach it.
+    """
+    seen: dict[int, tuple[int, int, int]] = {}
+
+    def watch(module: Any, query: Tensor, key: Tensor, value: Tensor, *a: Any, **kw: Any) -> Any:
+        kw.pop(MEMORY_ARGUMENT, None)
+        seen[module.layer_idx] = (key.shape[1], key.shape[3], value.shape[3])
+        return _eager(module, query, key, value, *a, **kw)
+
+    name = f"{_PREFIX}watch"
+    AttentionInterface.register(name, watch)
+    AttentionMaskInterface.register(name, eager_mask)
+    before = decoder.config._attn_implementation
+    if not decoder._can_set_attn_implementation():
+        raise _unsupported(decoder)
+    decoder.set_attn_implementation(name)
+    try:
+        ids = torch.zeros(1, 2, dtype=torch.long, device=decoder.device)
+        decoder(input_ids=ids, use_cache=False)
+    finally:
+        decoder.set_attn_implementation(before)
+    layers = decoder.config.get_text_config().num_hidden_layers
+    if sorted(seen) != list(range(layers)):
+        raise _unsupported(decoder, f"({len(seen)} of its {layers} layers can take memory)")
+    return [seen[i] for i in range(layers)]
+
+
+def _unsupported(decoder: PreTrainedModel, detail: str = "") -> UserError:
+    return UserError(
+        f"memory injection does not support {type(decoder).__name__} {detail}: its attention does "
+        "not go through transformers' attention interface. Use injection='soft_prompt' or 'add'"
+    )
+
+
+@contextmanager
+def steered(decoder: PreTrainedModel, steering: Steering) -> Iterator[None]:
+    """While open, every forward pass of `decoder`, as in `generate`, is steered.
+
+    A pass over B * n rows uses each z for n neighbouring rows, which is how `generate` lays out
+    beams and several samples per prompt. The prompt of `steering` is not applied here, since it
+    belongs in the input embeddings of the first pass.
+    """
+    handles = []
+    expanded: dict[int, Steering] = {}
+
+    def rows(n: int) -> Steering:
+        batch = len(steering.memory[0][0]) if steering.memory else len(_some(steering.offset))
+        if n % batch:
+            raise ValueError(f"{n} rows cannot be shared among {batch} points z")
+        return expanded.setdefault(n, steering.repeat_interleave(n // batch))
+
+    def pass_memory(_: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        ids = kwargs.get("input_ids")
+        first = ids if ids is not None else kwargs.get("inputs_embeds")
+        return args, {
+            **kwargs,
+            MEMORY_ARGUMENT: rows(len(args[0] if args else _some(first))).memory,
+        }
+
+    def add_offset(_: nn.Module, __: Any, embeddings: Tensor) -> Tensor:
+        return embeddings + _some(rows(len(embeddings)).offset).to(embeddings)[:, None]
+
+    if steering.memory is not None:
+        handles.append(decoder.register_forward_pre_hook(pass_memory, with_kwargs=True))
+    if steering.offset is not None:
+        handles.append(decoder.get_input_embeddings().register_forward_hook(add_offset))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _some(x: Tensor | None) -> Tensor:
+    assert x is not None
+    return x

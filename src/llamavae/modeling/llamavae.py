@@ -1,0 +1,487 @@
+"""LlaMaVAE (arXiv 2312.13208): encoder -> posterior -> injection -> decoder, joined.
+
+h  = pool(E(x))                                   (B, H_enc)
+mu, logvar = W h + b                              (B, D) each
+z  = mu + exp(logvar / 2) * eps                   (B, D)
+loss = mean_b -log p(x|z) + beta * KL_term        nats per sentence
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import torch
+from sentence_transformers import SentenceTransformer
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TextStreamer
+from transformers.utils import ModelOutput
+
+from llamavae.errors import UserError
+from llamavae.latent import arithmetic, lerp, nearest_neighbours, slerp, traversal
+from llamavae.modeling import checkpoint
+from llamavae.modeling.configuration import LlaMaVAEConfig
+from llamavae.modeling.decoder import TextDecoder
+from llamavae.modeling.encoder import SentenceEncoder
+from llamavae.modeling.injection import Injection, attention_shapes, enable_memory
+from llamavae.modeling.posterior import DiagonalGaussian, KLRule, Posterior, kl_term
+
+Texts = str | Sequence[str]
+Points = Tensor | Texts
+
+
+@dataclass
+class LlaMaVAEOutput(ModelOutput):
+    """What `LlaMaVAE.forward` returns; all values in nats.
+
+    Attributes:
+        loss: nll + beta * KL term, averaged over sentences, a scalar.
+        nll: -log p(x|z), averaged over sentences, a scalar; with `per_sentence`, shape (B,).
+        kl: Raw KL(q(z|x) || N(0, I)) per sentence and dimension, shape (B, D).
+        kl_term: The KL under the rule in use, a scalar, before beta.
+        mean: Posterior mean (B, D).
+        logvar: Logarithm of the posterior variance (B, D).
+        z: The point that was decoded (B, D).
+    """
+
+    loss: Tensor | None = None
+    nll: Tensor | None = None
+    kl: Tensor | None = None
+    kl_term: Tensor | None = None
+    mean: Tensor | None = None
+    logvar: Tensor | None = None
+    z: Tensor | None = None
+
+
+class LlaMaVAE(PreTrainedModel):
+    """A sentence VAE: text -> q(z|x) -> z -> text.
+
+    Build one with `from_backbones`, load one with `from_pretrained`.
+
+    Args:
+        config: Its settings.
+        decoder: The causal language model that z steers.
+        encoder: The sentence encoder; None for a model of precomputed sentence vectors.
+
+    Example:
+        >>> model = LlaMaVAE.from_pretrained("runs/demo/model")  # doctest: +SKIP
+        >>> z = model.encode(["a dog is a kind of animal"])  # doctest: +SKIP
+        >>> model.decode(z.mean)  # doctest: +SKIP
+        ['a dog is a kind of animal']
+    """
+
+    config_class = LlaMaVAEConfig
+    config: LlaMaVAEConfig
+    main_input_name = "input_ids"
+    supports_gradient_checkpointing = True
+
+    def __init__(
+        self,
+        config: LlaMaVAEConfig,
+        decoder: TextDecoder,
+        encoder: SentenceEncoder | None = None,
+    ) -> None:
+        super().__init__(config)
+        self.encoder = encoder
+        self.decoder = decoder
+        if encoder is not None:
+            config.encoder_dim = encoder.dim
+        elif not config.encoder_dim:
+            raise UserError(
+                "a model without a sentence encoder needs encoder_dim, the size of the "
+                "precomputed sentence vectors"
+            )
+        if "memory" in config.injection.split("+"):
+            if not config.attention_shapes:
+                config.attention_shapes = [list(s) for s in attention_shapes(decoder.lm)]
+            enable_memory(decoder.lm)
+        self.posterior = Posterior(config.encoder_dim, config.latent_dim)
+        self.injection = Injection(
+            config.injection,
+            config.latent_dim,
+            decoder.hidden_size,
+            config.attention_shapes,
+            config.slots,
+            config.injection_hidden,
+            config.tied_kv,
+        )
+        self.trained_names = [n for n, p in self.named_parameters() if p.requires_grad]
+        self.post_init()
+        self.eval()
+
+    def init_weights(self) -> None:
+        """Nothing: the parts arrive with their weights, pretrained or fresh from torch."""
+
+    # ------------------------------------------------------------------ building, saving, loading
+
+    @classmethod
+    def from_backbones(
+        cls,
+        encoder: str | os.PathLike[str] | SentenceTransformer | None,
+        decoder: str | os.PathLike[str] | PreTrainedModel,
+        *,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        decoder_options: dict[str, Any] | None = None,
+        **settings: Any,
+    ) -> Self:
+        """A fresh VAE between a pretrained encoder and a pretrained decoder.
+
+        Args:
+            encoder: Hub id or folder of a sentence-transformers model or a transformers encoder
+                (with `encoder_pooling`), a `SentenceTransformer`, or None for precomputed
+                sentence vectors (with `encoder_dim`).
+            decoder: Hub id or folder of a causal language model, or such a model (with its
+                `tokenizer`).
+            tokenizer: Tokenizer of a decoder that is given as an object.
+            decoder_options: Arguments of `AutoModelForCausalLM.from_pretrained`: `dtype`,
+                `device_map`, `quantization_config`, ...
+            **settings: Settings of `LlaMaVAEConfig`, such as `latent_dim` and `injection`.
+
+        Raises:
+            UserError: A backbone cannot be loaded, or a setting is unknown or out of range.
+        """
+        config = checkpoint.build_config(settings)
+        if isinstance(encoder, SentenceTransformer) or isinstance(decoder, PreTrainedModel):
+            config.embed_backbones = True
+        if isinstance(encoder, str | os.PathLike):
+            config.encoder_name_or_path = os.fspath(encoder)
+        if isinstance(decoder, str | os.PathLike):
+            config.decoder_name_or_path = os.fspath(decoder)
+        return cls(
+            config,
+            checkpoint.load_decoder(config, decoder, tokenizer, **(decoder_options or {})),
+            checkpoint.load_encoder(config, encoder),
+        )
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike[str],
+        *,
+        encoder: str | os.PathLike[str] | None = None,
+        decoder: str | os.PathLike[str] | None = None,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+        local_files_only: bool = False,
+        **decoder_options: Any,
+    ) -> Self:
+        """Load a checkpoint, in eval mode. No code of the checkpoint runs and nothing is unpickled.
+
+        Args:
+            pretrained_model_name_or_path: Folder or hub id.
+            encoder: Folder or id to load the encoder from, instead of the one the checkpoint names.
+            decoder: The same for the decoder.
+            revision: Branch, tag or commit of the checkpoint's hub repository.
+            token: Access token for the hub.
+            cache_dir: Where hub files are kept.
+            local_files_only: Never contact the hub.
+            **decoder_options: `dtype`, `device_map`, `quantization_config`, `attn_implementation`,
+                ... for the decoder; the encoder and the trained parts follow its device.
+
+        Raises:
+            UserError: The checkpoint, one of its files or a backbone is missing or does not fit.
+        """
+        folder = checkpoint.fetch(
+            pretrained_model_name_or_path, revision, token, cache_dir, local_files_only
+        )
+        config = checkpoint.read_config(folder)
+        model = cls(
+            config,
+            checkpoint.load_decoder(
+                config, decoder or checkpoint.backbone(folder, config, "decoder"), **decoder_options
+            ),
+            checkpoint.load_encoder(
+                config, encoder or checkpoint.backbone(folder, config, "encoder")
+            ),
+        )
+        checkpoint.load_trained(model, model.trained_names, folder)
+        if "device_map" in decoder_options:
+            for part in (model.encoder, model.posterior, model.injection):
+                if part is not None:
+                    part.to(model.decoder.device)
+        return model.eval()
+
+    def save_pretrained(
+        self,
+        save_directory: str | os.PathLike[str],
+        is_main_process: bool = True,
+        state_dict: dict[str, Tensor] | None = None,
+        push_to_hub: bool = False,
+        max_shard_size: int | str = "50GB",
+        **hub_options: Any,
+    ) -> None:
+        """Save settings (JSON) and trained weights (safetensors).
+
+        The backbones are named by id and revision, or, with `config.embed_backbones`, saved
+        beside in `encoder/` and `decoder/`, where sentence-transformers and transformers can
+        load them as they are. A save that fails leaves a previous checkpoint in the folder whole.
+
+        Args:
+            save_directory: Folder; made if missing.
+            is_main_process: Whether this process writes.
+            state_dict: Weights to save instead of the model's own, as a sharded trainer has them.
+            push_to_hub: Also upload to the hub; `hub_options` go to `push_to_hub`.
+            max_shard_size: Largest size of one weight file.
+            **hub_options: `repo_id`, `private`, `commit_message`, `token`, ...
+        """
+        if is_main_process:
+            checkpoint.save(self, Path(save_directory), state_dict, max_shard_size)
+        if push_to_hub:
+            repo = hub_options.pop("repo_id", Path(save_directory).name)
+            self.push_to_hub(repo, **hub_options)
+
+    # ------------------------------------------------------------------ objective
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        encoder_inputs: dict[str, Tensor] | None = None,
+        sentence_vectors: Tensor | None = None,
+        noise: Tensor | None = None,
+        keep: Tensor | None = None,
+        beta: float = 1.0,
+        kl_rule: KLRule = "none",
+        kl_threshold: float = 0.0,
+        per_sentence: bool = False,
+    ) -> LlaMaVAEOutput:
+        """Negative evidence lower bound of a batch of sentences, in nats per sentence.
+
+        Args:
+            input_ids: Decoder ids `bos x_1 ... x_n eos pad ...`, shape (B, T).
+            attention_mask: 1 for those tokens, 0 for padding on the right, shape (B, T).
+            encoder_inputs: What `SentenceEncoder.tokenize` made of the same sentences.
+            sentence_vectors: h (B, H_enc), in place of `encoder_inputs`, where the encoder is
+                frozen and its outputs are cached, or there is no encoder.
+            noise: eps (B, D); None draws it, zeros decode the posterior mean.
+            keep: Word dropout: False blanks an input token, shape (B, T - 1).
+            beta: Weight of the KL term.
+            kl_rule: See `kl_term`.
+            kl_threshold: See `kl_term`.
+            per_sentence: Return nll per sentence.
+        """
+        posterior = self._posterior(encoder_inputs, sentence_vectors)
+        if noise is None:
+            noise = torch.randn_like(posterior.mean)
+        z = posterior.mean + torch.exp(posterior.logvar / 2) * noise.to(posterior.mean)
+        batch = len(input_ids)
+        if len(z) != batch:
+            raise ValueError(f"{batch} rows of decoder ids but {len(z)} sentences encoded")
+        nll = self.decoder.nll(input_ids, attention_mask, self.injection(z), keep, per_sentence)
+        mean_nll = nll.mean() if per_sentence else nll / batch
+        kl = posterior.kl()
+        term = kl_term(kl, kl_rule, kl_threshold)
+        return LlaMaVAEOutput(
+            loss=mean_nll + beta * term,
+            nll=nll if per_sentence else mean_nll,
+            kl=kl,
+            kl_term=term,
+            mean=posterior.mean,
+            logvar=posterior.logvar,
+            z=z,
+        )
+
+    def _posterior(self, inputs: dict[str, Tensor] | None, h: Tensor | None) -> DiagonalGaussian:
+        if (inputs is None) == (h is None):
+            raise ValueError("give either encoder_inputs or sentence_vectors")
+        if h is None:
+            assert inputs is not None
+            if self.encoder is None:
+                raise UserError("this model has no encoder: it reads sentence_vectors")
+            h = self.encoder(inputs)
+        if h.ndim != 2 or h.shape[1] != self.config.encoder_dim:
+            raise UserError(
+                f"expected sentence vectors of shape (B, {self.config.encoder_dim}); "
+                f"got {tuple(h.shape)}"
+            )
+        return self.posterior(h)
+
+    # ------------------------------------------------------------------ text in
+
+    @torch.no_grad()
+    def encode(self, texts: Texts | Tensor, batch_size: int = 64) -> DiagonalGaussian:
+        """The posterior q(z|x) of each text.
+
+        Args:
+            texts: One text, several texts, or precomputed sentence vectors (B, H_enc).
+            batch_size: Texts that pass the encoder together.
+
+        Returns:
+            A torch distribution with `mean` and `logvar` of shape (B, D), and `sample()`.
+        """
+        if isinstance(texts, Tensor):
+            h = texts.to(self.posterior.linear.weight.device)
+            return self._posterior(None, h)
+        if self.encoder is None:
+            raise UserError(
+                "this model has no sentence encoder: give it precomputed sentence vectors of "
+                f"shape (B, {self.config.encoder_dim}) instead of text"
+            )
+        batch = [texts] if isinstance(texts, str) else list(texts)
+        h = self.encoder.encode(batch, batch_size)
+        return self._posterior(None, h.to(self.posterior.linear.weight.device))
+
+    # ------------------------------------------------------------------ text out
+
+    @torch.no_grad()
+    def generate(self, z: Tensor, prompt: str = "", **options: Any) -> Tensor:
+        """Token ids written from each z, by transformers' `generate`.
+
+        Args:
+            z: Points (B, D), or one point (D,).
+            prompt: Text that every sentence starts with.
+            **options: Anything transformers' `generate` takes: `do_sample`, `temperature`,
+                `top_p`, `num_beams`, `num_return_sequences`, `max_new_tokens`,
+                `stopping_criteria`, `logits_processor`, `streamer`, `generation_config`, ...
+
+        Returns:
+            New tokens (B * num_return_sequences, T'), without bos and prompt; the samples of one
+            z side by side.
+        """
+        z = self._points(z)
+        return self.decoder.generate(self.injection(z), len(z), prompt, **options)
+
+    def decode(self, z: Tensor, batch_size: int = 64, **options: Any) -> list[str]:
+        """A text for each z; greedy unless the options of `generate` say otherwise.
+
+        Args:
+            z: Points (B, D), or one point (D,).
+            batch_size: Points that are decoded together.
+            **options: Options of `generate`.
+
+        Returns:
+            B * num_return_sequences texts, the samples of one z side by side.
+        """
+        return list(self.decode_each(z, batch_size, **options))
+
+    def decode_each(self, z: Tensor, batch_size: int = 64, **options: Any) -> Iterator[str]:
+        """Like `decode`, but yields the texts as their batch is done."""
+        for part in self._points(z).split(batch_size):
+            yield from self.decoder.texts(self.generate(part, **options))
+
+    def stream(self, z: Tensor, callback: Callable[[str], None], **options: Any) -> str:
+        """Decode one point and call `callback` with each piece of text as it is written.
+
+        Args:
+            z: One point, shape (D,) or (1, D).
+            callback: Gets the pieces in order; joined and stripped they are the whole text.
+            **options: Options of `generate`, for a single sequence.
+        """
+        streamer = _Callback(self.decoder.tokenizer, callback)
+        return self.decode(z, streamer=streamer, **options)[0]
+
+    def _points(self, z: Tensor) -> Tensor:
+        if z.ndim == 1:
+            z = z[None]
+        if z.ndim != 2 or z.shape[1] != self.config.latent_dim:
+            raise UserError(
+                f"expected points z of shape (B, {self.config.latent_dim}); got {tuple(z.shape)}"
+            )
+        return z.to(self.posterior.linear.weight)
+
+    # ------------------------------------------------------------------ moving in the space
+
+    def reconstruct(self, texts: Texts, **options: Any) -> list[str]:
+        """Each text, encoded to its posterior mean and decoded again."""
+        return self.decode(self.encode(texts).mean, **options)
+
+    def sample(
+        self, n: int = 1, temperature: float = 1.0, seed: int | None = None, **options: Any
+    ) -> list[str]:
+        """Texts of `n` points drawn from the prior N(0, temperature^2 I).
+
+        Args:
+            n: Number of points.
+            temperature: Scale of the draws; below 1 they stay nearer the centre.
+            seed: Makes the draws repeatable, whatever the device.
+            **options: Options of `generate`.
+        """
+        if n < 1:
+            raise UserError(f"ask for at least one sample; got n={n}")
+        if temperature < 0:
+            raise UserError(f"temperature must not be negative; got {temperature}")
+        generator = torch.Generator()
+        if seed is not None:
+            generator.manual_seed(seed)
+        else:
+            generator.seed()
+        z = torch.randn(n, self.config.latent_dim, generator=generator)
+        return self.decode(temperature * z, **options)
+
+    def interpolate(
+        self,
+        a: str | Tensor,
+        b: str | Tensor,
+        steps: int = 9,
+        mode: Literal["linear", "slerp"] = "linear",
+        **options: Any,
+    ) -> list[str]:
+        """Texts along a path from `a` to `b`, both ends included.
+
+        Args:
+            a: A text (its posterior mean is taken) or a point (D,).
+            b: The other end.
+            steps: Points on the path, at least 2.
+            mode: `linear` or `slerp`.
+            **options: Options of `generate`.
+        """
+        paths = {"linear": lerp, "slerp": slerp}
+        if mode not in paths:
+            raise UserError(f"unknown path {mode!r}; use 'linear' or 'slerp'")
+        return self.decode(paths[mode](self.point(a), self.point(b), steps), **options)
+
+    def traverse(self, start: str | Tensor, dim: int, steps: int = 7, **options: Any) -> list[str]:
+        """Texts while one coordinate of z runs over the central 95 % of the prior.
+
+        Args:
+            start: A text (its posterior mean is taken) or a point (D,).
+            dim: Index of the coordinate.
+            steps: Number of points.
+            **options: Options of `generate`.
+        """
+        return self.decode(traversal(self.point(start), dim, steps), **options)
+
+    def arithmetic(
+        self, a: str | Tensor, b: str | Tensor, c: str | Tensor, **options: Any
+    ) -> list[str]:
+        """The text at a - b + c; each of the three a text or a point (D,)."""
+        return self.decode(arithmetic(self.point(a), self.point(b), self.point(c)), **options)
+
+    def neighbours(
+        self, query: str | Tensor, candidates: Sequence[str] | Tensor, k: int = 5
+    ) -> list[tuple[int, float]]:
+        """Index and cosine of the `k` candidates nearest to `query`, best first.
+
+        Args:
+            query: A text or a point (D,).
+            candidates: Texts, or their points (N, D) where they are encoded already.
+            k: Number of neighbours.
+        """
+        points = candidates if isinstance(candidates, Tensor) else self.encode(candidates).mean
+        cosine, index = nearest_neighbours(self.point(query)[None], self._points(points), k)
+        return list(zip(index[0].tolist(), cosine[0].tolist(), strict=True))
+
+    def point(self, x: str | Tensor) -> Tensor:
+        """The point (D,) of a text, its posterior mean, or of a tensor (D,) or (1, D) as it is."""
+        if isinstance(x, str):
+            return self.encode(x).mean[0]
+        points = self._points(x)
+        if len(points) != 1:
+            raise UserError(f"expected one point (D,); got {len(points)} of them")
+        return points[0]
+
+
+class _Callback(TextStreamer):
+    """Hands text to a function instead of printing it."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, callback: Callable[[str], None]) -> None:
+        super().__init__(tokenizer, skip_prompt=False, skip_special_tokens=True)
+        self.callback = callback
+
+    def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
+        if text:
+            self.callback(text)

@@ -1,0 +1,105 @@
+"""The Gaussian posterior q(z|x) and the rules that turn its KL divergence into a loss term."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Independent, Normal
+
+from llamavae.errors import UserError, unknown
+
+KLRule = Literal["none", "free_bits", "dimension_mask", "sentence_threshold"]
+
+
+class DiagonalGaussian(Independent):
+    """N(mean, diag exp(logvar)) over z: torch's `Independent(Normal)`, plus `logvar` and its KL.
+
+    Args:
+        mean: Shape (B, D).
+        logvar: Natural logarithm of the variance, shape (B, D).
+    """
+
+    def __init__(self, mean: Tensor, logvar: Tensor) -> None:
+        self.logvar = logvar
+        super().__init__(Normal(mean, torch.exp(logvar / 2), validate_args=False), 1)
+
+    def kl(self) -> Tensor:
+        """KL(q(z|x) || N(0, I)) in nats for each sentence and dimension, shape (B, D).
+
+        Kingma and Welling, arXiv 1312.6114, appendix B, before the sum over dimensions.
+        """
+        return 0.5 * (self.mean.square() + self.logvar.exp() - 1 - self.logvar)
+
+
+class Posterior(nn.Module):
+    """Linear head from the sentence vector h (B, H_enc) to q(z|x), in float32.
+
+    Args:
+        features: Size H_enc of the sentence vector.
+        latent_dim: Size D of z.
+    """
+
+    def __init__(self, features: int, latent_dim: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(features, 2 * latent_dim)
+
+    def forward(self, h: Tensor) -> DiagonalGaussian:
+        with torch.autocast(h.device.type, enabled=False):
+            mean, logvar = self.linear(h.to(self.linear.weight.dtype)).chunk(2, dim=-1)
+        return DiagonalGaussian(mean, logvar)
+
+
+def kl_term(kl: Tensor, rule: KLRule = "none", threshold: float = 0.0) -> Tensor:
+    """The KL part of the objective, in nats, averaged over sentences.
+
+    Three rules in use under the name "free bits" differ in scale and gradient, so each has a
+    name of its own here. All of them leave the raw KL (`rule="none"`) to be logged beside them.
+
+    Args:
+        kl: KL per sentence and dimension, shape (B, D), in nats.
+        rule: One of
+            `"none"`: mean_b sum_i KL_bi;
+            `"free_bits"`: sum_i max(threshold, mean_b KL_bi), Kingma et al., arXiv 1606.04934,
+            eq. 15, over the whole batch of all processes;
+            `"dimension_mask"`: mean_b sum_i [KL_bi > threshold] KL_bi, as in Optimus;
+            `"sentence_threshold"`: mean_b [sum_i KL_bi > threshold] sum_i KL_bi, as in LangVAE.
+        threshold: In nats; per dimension for the first two rules, per sentence for the last.
+
+    Returns:
+        A scalar.
+
+    Example:
+        >>> kl = torch.tensor([[0.1, 2.0], [0.3, 4.0]])
+        >>> round(kl_term(kl, "free_bits", 0.5).item(), 4)
+        3.5
+        >>> round(kl_term(kl, "dimension_mask", 0.5).item(), 4)
+        3.0
+        >>> round(kl_term(kl, "sentence_threshold", 3.0).item(), 4)
+        2.15
+    """
+    if threshold < 0:
+        raise UserError(f"the KL threshold is in nats and not negative; got {threshold}")
+    match rule:
+        case "none":
+            return kl.sum(-1).mean()
+        case "free_bits":
+            mean = kl.mean(0)
+            active = _mean_over_processes(mean.detach()) > threshold
+            return torch.where(active, mean, torch.full_like(mean, threshold)).sum()
+        case "dimension_mask":
+            return torch.where(kl > threshold, kl, torch.zeros_like(kl)).sum(-1).mean()
+        case "sentence_threshold":
+            total = kl.sum(-1)
+            return torch.where(total > threshold, total, torch.zeros_like(total)).mean()
+        case _:
+            raise unknown("KL rule", rule, get_args(KLRule))
+
+
+def _mean_over_processes(x: Tensor) -> Tensor:
+    """Average over the training processes, so that a rule sees the whole batch, not a share."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.all_reduce(x)
+        return x / torch.distributed.get_world_size()
+    return x
