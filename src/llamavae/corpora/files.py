@@ -88,7 +88,7 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
                 raise UserError(f"{path} is in UTF-16; save it as UTF-8.")
             if b"\0" in raw:
                 raise UserError(
-                    f"{path}:{number}: a NUL byte, so this is not text; expected a text file in UTF-8."
+                    f"{path}:{number}: a NUL byte, so this is not text; expected UTF-8."
                 )
             try:
                 yield number, raw.decode("utf-8-sig" if number == 1 else "utf-8")

@@ -131,7 +131,10 @@ def _looks_like_file(name: str) -> bool:
 
 def _check_options(what: str, given: set[str], known: set[str] | frozenset[str]) -> None:
     for option in sorted(given - known):
-        takes = ", ".join(f"{name}=" for name in sorted(known)) or "none of path, column, config"
+        takes = (
+            ", ".join(f"{name}=" for name in sorted(known))
+            or "none of path=, column=, config=, revision="
+        )
         raise UserError(f"{what} does not take {option}=; it takes {takes}.")
 
 

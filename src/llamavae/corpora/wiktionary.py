@@ -6,19 +6,24 @@ with gzip, is read with path=.
 
 from __future__ import annotations
 
+import gzip
 import json
-from collections.abc import Iterator, Mapping
-from typing import Any
+import urllib.request
+from collections.abc import Iterator
+from typing import BinaryIO
 
-from llamavae.corpora import files, hub
+from datasets import IterableDataset
+
+from llamavae.corpora import files
 from llamavae.corpora.corpus import Corpus, Request, Sentences
+from llamavae.errors import UserError
 
 URL = "https://kaikki.org/dictionary/English/kaikki.org-dictionary-English.jsonl"
 
 _NO_DEFINITION = frozenset({"form-of", "alt-of", "no-gloss"})  # "plural of ..." and the like
 
 
-def senses(line: str) -> Iterator[dict[str, str]]:
+def senses(line: str | bytes) -> Iterator[dict[str, str]]:
     """Rows (text, word, pos) of one entry.
 
     A sense lists its glosses from the general one to its own; the last is taken. Senses that
@@ -33,17 +38,36 @@ def senses(line: str) -> Iterator[dict[str, str]]:
                 yield {"text": text, "word": entry.get("word", ""), "pos": entry.get("pos", "")}
 
 
-def _batch(batch: Mapping[str, list[str]]) -> dict[str, list[Any]]:
-    rows = [row for line in batch["text"] if line.strip() for row in senses(line)]
-    return {name: [row[name] for row in rows] for name in ("text", "word", "pos")}
+def _rows(source: str) -> Iterator[dict[str, str]]:
+    with _open(source) as file:
+        for number, line in enumerate(file, 1):
+            if line.strip():
+                try:
+                    yield from senses(line)
+                except (ValueError, AttributeError) as error:
+                    raise UserError(
+                        f"{source}:{number}: not an entry of Wiktextract ({error})."
+                    ) from error
+
+
+def _open(source: str) -> BinaryIO:
+    if source != URL:
+        return gzip.open(source) if source.endswith(".gz") else open(source, "rb")  # type: ignore
+    try:
+        return urllib.request.urlopen(URL, timeout=60)
+    except OSError as error:
+        raise UserError(
+            f"cannot reach {URL} ({error}). Download it elsewhere and pass path= to the file."
+        ) from error
 
 
 def _load(request: Request) -> Sentences:
     if request.path is not None:
         files.check_file(request.path)
     source = URL if request.path is None else str(request.path)
-    lines = hub.open_splits("text", data_files=source, streaming=True)["train"]
-    return lines.map(_batch, batched=True, remove_columns=["text"])
+    if next(_rows(source), None) is None:
+        raise UserError(f"{source} has no definitions; expected the JSON lines of Wiktextract.")
+    return IterableDataset.from_generator(_rows, gen_kwargs={"source": source})
 
 
 CORPUS = Corpus(
