@@ -1,0 +1,1 @@
+"""Training: objective schedules, diagnostics, recipes and the trainer."""
