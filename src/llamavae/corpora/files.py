@@ -163,7 +163,10 @@ def _json(path: Path) -> Iterator[Record]:
         yield from enumerate(_array(path), 1)
         return
     for number, line in read_lines(path):
-        yield number, _object(_loads(path, line, number), path, number) if line.strip() else None
+        yield (
+            number,
+            _object(_loads(path, line.rstrip(), number), path, number) if line.strip() else None,
+        )
 
 
 def _array(path: Path) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ import random
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypedDict, Unpack, overload
 
 from datasets import Dataset, IterableDataset
 
@@ -30,6 +30,19 @@ CORPORA: dict[str, Corpus] = {
 }
 
 
+class Options(TypedDict, total=False):
+    """Keywords of `load_corpus`, for type checkers; it documents them."""
+
+    path: str | os.PathLike[str] | None
+    column: str | None
+    config: str | None
+    revision: str | None
+    limit: int | None
+    seed: int
+    min_words: int | None
+    max_words: int | None
+
+
 def corpus_names() -> list[str]:
     """Names of the corpora that `load_corpus` knows, beside files, folders and hub ids."""
     return list(CORPORA)
@@ -43,6 +56,30 @@ def describe_corpora() -> list[dict[str, str]]:
     ]
 
 
+@overload
+def load_corpus(
+    name: str | os.PathLike[str],
+    split: str | None = None,
+    *,
+    streaming: Literal[False] = False,
+    **options: Unpack[Options],
+) -> Dataset: ...
+@overload
+def load_corpus(
+    name: str | os.PathLike[str],
+    split: str | None = None,
+    *,
+    streaming: Literal[True],
+    **options: Unpack[Options],
+) -> IterableDataset: ...
+@overload
+def load_corpus(
+    name: str | os.PathLike[str],
+    split: str | None = None,
+    *,
+    streaming: bool,
+    **options: Unpack[Options],
+) -> Dataset | IterableDataset: ...
 def load_corpus(
     name: str | os.PathLike[str],
     split: str | None = None,

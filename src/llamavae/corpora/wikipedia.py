@@ -14,7 +14,7 @@ CONFIG = "20231101.en"  # date of the dump and language
 
 _BOUNDARY = re.compile(r"""(?<=[.!?])(["')\]]*)\s+(?=["'(\[]?[A-Z0-9])""")
 _ABBREVIATION = re.compile(
-    r"(?:\b(?:[A-Z]|[A-Za-z]\.[A-Za-z]|Mr|Mrs|Ms|Dr|Prof|St|Jr|Sr|vs|etc|cf|ca|no|No|vol|pp|Inc|Ltd"
+    r"(?:\b(?:[A-Z]|[A-Za-z]\.[A-Za-z]|Mr|Mrs|Ms|Dr|Prof|St|Jr|Sr|vs|etc|cf|ca|c|no|No|vol|pp|Inc|Ltd"
     r"|Co|Corp|Gen|Col|Capt|Lt|Sgt|Rev|Hon|Jan|Feb|Mar|Apr|Jun|Jul|Aug|Sep|Sept|Oct|Nov|Dec))\.$"
 )
 
@@ -64,7 +64,7 @@ def _load(request: Request) -> Sentences:
 
 CORPUS = Corpus(
     "wikipedia",
-    f"sentences of Wikipedia, streamed from the hub ({HUB_ID}, {CONFIG})",
+    f"sentences of Wikipedia, streamed from the hub ({CONFIG})",
     "CC BY-SA 3.0 and GFDL",
     _load,
     frozenset({"path", "config", "revision"}),

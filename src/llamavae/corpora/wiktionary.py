@@ -10,6 +10,7 @@ import gzip
 import json
 import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
 from typing import BinaryIO
 
 from datasets import IterableDataset
@@ -52,7 +53,7 @@ def _rows(source: str) -> Iterator[dict[str, str]]:
 
 def _open(source: str) -> BinaryIO:
     if source != URL:
-        return gzip.open(source) if source.endswith(".gz") else open(source, "rb")  # type: ignore
+        return gzip.open(source) if source.endswith(".gz") else Path(source).open("rb")  # type: ignore
     try:
         return urllib.request.urlopen(URL, timeout=60)
     except OSError as error:

@@ -1,0 +1,146 @@
+from __future__ import annotations
+
+import json
+import logging
+from typing import Any
+
+import pytest
+from datasets import Dataset, IterableDataset
+
+from llamavae.corpora import load_corpus
+from llamavae.errors import UserError
+
+
+def texts(data: Any) -> list[str]:
+    return [row["text"] for row in data]
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(name, content):
+        path = tmp_path / name
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return path
+
+    return write
+
+
+BODIES = {
+    "a.txt": "one two\n\n  three four \nfive",
+    "a.jsonl": '{"text": "one two"}\n\n{"text": " three four "}\n{"text": "five"}\n{"text": ""}\n',
+    "a.json": '[{"text": "one two"},\n {"text": "three four"},\n {"text": "five"}]',
+    "a.csv": "text\none two\nthree four\n\nfive\n",
+    "a.tsv": "text\none two\r\nthree four\r\nfive\r\n",
+}
+
+
+@pytest.mark.parametrize("name", BODIES)
+@pytest.mark.parametrize("streaming", [False, True])
+def test_formats(write, name, streaming):
+    data = load_corpus(write(name, BODIES[name]), streaming=streaming)
+    assert isinstance(data, IterableDataset if streaming else Dataset)
+    assert texts(data) == ["one two", "three four", "five"]
+    assert texts(data) == ["one two", "three four", "five"]  # a second time
+
+
+def test_parquet(tmp_path):
+    path = str(tmp_path / "a.parquet")
+    Dataset.from_dict({"id": [1, 2], "sentence": ["one two", "three"]}).to_parquet(path)
+    assert load_corpus(path).to_dict() == {"text": ["one two", "three"], "id": [1, 2]}
+
+
+def test_byte_order_mark_and_unicode_separators(write):
+    data = load_corpus(write("a.txt", b"\xef\xbb\xbf" + "\u00e9t\u00e9\none\u2028two\n".encode()))
+    assert texts(data) == ["\u00e9t\u00e9", "one\u2028two"]
+
+
+def test_blank_lines_are_counted(write, caplog):
+    with caplog.at_level(logging.WARNING, "llamavae"):
+        load_corpus(write("a.txt", "a\n\n \nb\n"))
+    assert [record.getMessage().split(": ")[1] for record in caplog.records] == [
+        "skipped 2 blank line(s)"
+    ]
+
+
+def test_other_columns_stay(write):
+    data = load_corpus(write("a.csv", 'id,text,label\n1,"a, b",x\n2,c,y\n'))
+    assert data.to_dict() == {"text": ["a, b", "c"], "id": ["1", "2"], "label": ["x", "y"]}
+
+
+def test_chosen_column_becomes_text(write):
+    path = write("a.jsonl", '{"text": "no", "b": "yes", "n": 1}\n{"text": "no", "b": "oui"}\n')
+    assert load_corpus(path, column="b").to_dict() == {"text": ["yes", "oui"], "n": [1, None]}
+
+
+def test_the_only_column_with_text_is_taken(write):
+    data = load_corpus(write("a.csv", "id,sentence,score\n1,a b,0.5\n2,c,1e3\n"))
+    assert texts(data) == ["a b", "c"]
+
+
+def test_choice_of_column_needed(write):
+    path = write("a.csv", "id,first,second\n1,a,b\n")
+    with pytest.raises(UserError, match="no column 'text'; its columns are id, first, second"):
+        load_corpus(path)
+    with pytest.raises(UserError, match=r"unknown column 'frist'. Did you mean 'first'"):
+        load_corpus(path, column="frist")
+
+
+def test_one_line(write):
+    path = write("a.txt", "only this")
+    assert texts(load_corpus(path)) == ["only this"]
+    with pytest.raises(UserError, match=r"1 distinct sentence.*too few to divide"):
+        load_corpus(path, "train")
+
+
+def test_missing_file(tmp_path, write):
+    write("sentences.txt", "a")
+    with pytest.raises(UserError, match=r"no such file.*Did you mean sentences.txt"):
+        load_corpus(tmp_path / "sentence.txt")
+    with pytest.raises(UserError, match="there is no folder"):
+        load_corpus(tmp_path / "no" / "a.txt")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.txt", "", "is empty"),
+        ("a.jsonl", "", "is empty"),
+        ("a.csv", "", "is empty"),
+        ("a.txt", "\n  \n", "has no line with text"),
+        ("a.jsonl", "\n\n", "has no line with text"),
+        ("a.csv", "text\n", "has no line with text"),
+        ("a.json", "[]", "has no line with text"),
+        ("a.txt", b"ok\nok\na\xffb\n", r"a\.txt:3: byte 0xff at position 2 of this line"),
+        ("a.csv", b"text\nok\n\xe9t\xe9\n", r"a\.csv:3: byte 0xe9 at position 1"),
+        ("a.txt", b"PK\x03\x04\x00\x00", "a NUL byte"),
+        ("a.txt", "hello\n".encode("utf-16"), "UTF-16"),
+        ("a.jsonl", '{"text": "a"}\n{"text": "b"\n', r"a\.jsonl:2: not valid JSON"),
+        ("a.json", '[{"text": "a"},\n{"text" "b"}]', r"a\.json:2: not valid JSON"),
+        ("a.jsonl", '{"text": "a"}\n"b"\n', r'a\.jsonl:2: expected a JSON object.*not "b"'),
+        ("a.jsonl", '{"text": "a"}\n{"texts": "b"}\n', r"Did you mean 'texts'.*a\.jsonl:2 lacks"),
+        ("a.jsonl", '{"text": "a"}\n{"text": 3}\n', r"a\.jsonl:2: column 'text' holds 3 \(int\)"),
+        ("a.jsonl", '{"text": "a", "b": 1}\n{"text": "c", "b": "x"}\n', "mixes types"),
+        ("a.csv", "text,b\na,1\nc\n", r"a\.csv:3: 1 field\(s\), but the header has 2"),
+        ("a.csv", "text,b\na, b,1\n", r"a\.csv:2: 3 field.*a comma"),
+        ("a.tsv", "text\tb\na\t1\t2\n", r"a\.tsv:2: 3 field.*a tab"),
+        ("a.csv", 'text\n"a" b\n', r"a\.csv:2"),
+        ("a.csv", "text,text\na,b\n", "repeats a name"),
+        ("a.parquet", "text", "is not a Parquet file"),
+        ("a.docx", "text", r"cannot tell the format.*\.txt, \.jsonl"),
+    ],
+)
+def test_refused(write, name, content, message):
+    with pytest.raises(UserError, match=message):
+        load_corpus(write(name, content))
+
+
+def test_a_late_error_of_a_stream_names_the_line(write):
+    lines = [json.dumps({"text": "a"})] * 200 + ["{"]
+    data = load_corpus(write("a.jsonl", "\n".join(lines)), streaming=True)
+    with pytest.raises(UserError, match=r"a\.jsonl:201: not valid JSON"):
+        list(data)
+
+
+def test_quoted_line_break(write):
+    data = load_corpus(write("a.csv", 'text,b\n"a\nb",1\nc,2\n'))
+    assert texts(data) == ["a\nb", "c"]

@@ -1,0 +1,190 @@
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from llamavae.corpora import load_corpus, wordnet
+from llamavae.errors import UserError
+
+LICENCE = "  1 The first lines of each file start with two spaces.  \n  2 They are no synsets.  \n"
+
+FILES = {
+    "noun": [
+        "00000101 03 n 02 glim 0 small_lamp 0 001 @ 00000202 n 0000 | a lamp that fits in a hand; "
+        '"she lit the glim"; "two glims burned"',
+        "00000202 03 n 0a w0 0 w1 0 w2 0 w3 0 w4 0 w5 0 w6 0 w7 0 w8 0 w9 0 000 | "
+        'ten words for one thing (as in the phrase "ten; "ten" and ten"); used by nobody',
+    ],
+    "verb": [
+        "00000303 29 v 01 bort 1 001 @ 00000404 v 0000 02 + 02 00 + 08 00 | "
+        'walk sideways, "He borted home"--A. Writer; "she borts',
+    ],
+    "adj": [
+        "00000505 00 a 01 plim(p) 0 000 | full of water",
+        '00000606 00 s 02 gond(ip) 0 Old_Gond(a) 1 000 | round as in "a round number"; '
+        'e.g. apples: "a gond apple" or "gond eyes"',
+    ],
+    "adv": ['00000707 02 r 01 slowish 0 000 | at low speed"'],
+}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name, lines in FILES.items():
+        (tmp_path / f"data.{name}").write_text(LICENCE + "".join(f"{line}  \n" for line in lines))
+    return tmp_path
+
+
+@pytest.fixture
+def nowhere(tmp_path, monkeypatch):
+    """A machine without WordNet."""
+    for name in ("LLAMAVAE_WORDNET", "WNSEARCHDIR", "WNHOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(wordnet, "_usual_places", lambda: iter([tmp_path / "nowhere"]))
+
+
+def test_definitions(folder):
+    data = load_corpus("wordnet", path=folder)
+    assert data.column_names == ["text", "word", "pos", "synset", "lemmas"]
+    assert data[0] == {
+        "text": "a lamp that fits in a hand",
+        "word": "glim",
+        "pos": "noun",
+        "synset": "00000101-n",
+        "lemmas": ["glim", "small lamp"],
+    }
+    assert list(data["text"])[1:] == [
+        'ten words for one thing (as in the phrase "ten; "ten" and ten"); used by nobody',
+        "walk sideways",
+        "full of water",
+        'round as in "a round number"; e.g. apples',
+        "at low speed",
+    ]
+    assert list(data["pos"])[2:] == ["verb", "adjective", "adjective", "adverb"]
+    assert data[1]["lemmas"] == [f"w{i}" for i in range(10)]  # their number is hexadecimal
+    assert data[4]["lemmas"] == ["gond", "Old Gond"]  # without the position markers
+
+
+def test_examples(folder):
+    data = load_corpus("wordnet-examples", path=folder)
+    assert list(zip(data["word"], data["text"], strict=True)) == [
+        ("glim", "she lit the glim"),
+        ("glim", "two glims burned"),
+        ("bort", "He borted home"),
+        ("bort", "she borts"),
+        ("gond", "a gond apple"),
+        ("gond", "gond eyes"),
+    ]
+
+
+def test_pairs(folder):
+    data = load_corpus("wordnet-pairs", path=folder)
+    assert len(data) == 2 + 10 + 1 + 1 + 2 + 1
+    assert [data[1][c] for c in ("word", "pos", "text")] == [
+        "small lamp",
+        "noun",
+        "a lamp that fits in a hand",
+    ]
+
+
+@pytest.mark.parametrize("variable", ["LLAMAVAE_WORDNET", "WNSEARCHDIR", "WNHOME"])
+def test_environment(folder, nowhere, monkeypatch, variable):
+    monkeypatch.setenv(variable, str(folder))
+    assert len(wordnet.load()) == 6
+
+
+def test_home_with_a_dict_folder(folder, nowhere, monkeypatch):
+    (folder / "home").mkdir()
+    (folder / "home" / "dict").mkdir()
+    for file in folder.glob("data.*"):
+        file.rename(folder / "home" / "dict" / file.name)
+    monkeypatch.setenv("WNHOME", str(folder / "home"))
+    assert len(wordnet.load()) == 6
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+def test_nltk_data(folder, monkeypatch, zipped):
+    for name in ("LLAMAVAE_WORDNET", "WNSEARCHDIR", "WNHOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NLTK_DATA", str(folder / "nltk"))
+    corpora = folder / "nltk" / "corpora"
+    corpora.mkdir(parents=True)
+    if zipped:
+        with zipfile.ZipFile(corpora / "wordnet.zip", "w") as archive:
+            for file in folder.glob("data.*"):
+                archive.write(file, f"wordnet/{file.name}")
+    else:
+        (corpora / "wordnet").mkdir()
+        for file in folder.glob("data.*"):
+            file.rename(corpora / "wordnet" / file.name)
+    places = [place for place in wordnet._usual_places() if folder in place.parents]
+    monkeypatch.setattr(wordnet, "_usual_places", lambda: iter(places))
+    assert len(wordnet.load()) == 6
+
+
+def test_missing(nowhere):
+    with pytest.raises(UserError, match=r"not installed here.*apt install wordnet-base.*nltk"):
+        load_corpus("wordnet")
+
+
+def test_wrong_place(nowhere, tmp_path, monkeypatch):
+    with pytest.raises(UserError, match=r"from path.*data.noun is missing"):
+        load_corpus("wordnet", path=tmp_path)
+    monkeypatch.setenv("LLAMAVAE_WORDNET", str(tmp_path))
+    with pytest.raises(UserError, match="from LLAMAVAE_WORDNET"):
+        load_corpus("wordnet")
+
+
+def test_incomplete(folder):
+    (folder / "data.adv").unlink()
+    with pytest.raises(UserError, match=r"no data\.adv"):
+        wordnet.load(path=folder)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "00000707 02 r 01 slowish 0 000\n",  # no gloss
+        "00000707 02 r 09 slowish 0 | nine words are announced\n",
+        "00000707 02 x 01 slowish 0 000 | no such part of speech\n",
+        "00000707 02 r zz slowish 0 000 | not a number\n",
+    ],
+)
+def test_malformed_line(folder, line):
+    (folder / "data.adv").write_text(LICENCE + line)
+    with pytest.raises(UserError, match=r"data\.adv:3: not a line of WordNet"):
+        wordnet.load(path=folder)
+
+
+@pytest.mark.parametrize(
+    ("gloss", "definition", "examples"),
+    [
+        ("plain", "plain", []),
+        ("one; two; three", "one; two; three", []),
+        ('a; b; "c d"', "a; b", ["c d"]),
+        ('a, "b c"', "a", ["b c"]),
+        ('a: "b"; "c"', "a", ["b", "c"]),
+        ('a;"b"', "a", ["b"]),
+        ('a; "b; c"; "d: e"', "a", ["b; c", "d: e"]),
+        ('a (say, "b"); "c"', 'a (say, "b")', ["c"]),
+        ('a; "b" (or so); remark; "c"', "a", ["b", "c"]),
+        ('as in "b"', 'as in "b"', []),
+        ('a; "b', "a", ["b"]),
+        ('a; ""', "a", []),
+        ("", "", []),
+    ],
+)
+def test_split_gloss(gloss, definition, examples):
+    assert wordnet.split_gloss(gloss + "  \n") == (definition, examples)
+
+
+@pytest.mark.skipif(
+    not Path("/usr/share/wordnet/data.noun").is_file(), reason="Debian's WordNet is not installed"
+)
+def test_real_wordnet():
+    data = wordnet.load(path=Path("/usr/share/wordnet"))
+    assert len(data) == 117_659
+    assert set(data["pos"]) == {"noun", "verb", "adjective", "adverb"}
+    assert all(text and text == text.strip() for text in data["text"])
