@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +11,7 @@ import torch
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 from peft import LoraConfig, inject_adapter_in_model
 from torch import nn
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from llamavae.errors import UserError, nearest
 
@@ -81,18 +83,20 @@ def freeze_or_adapt(module: nn.Module, training: str, rank: int, alpha: int) -> 
 def quiet_dropout(module: nn.Module) -> None:
     """Put frozen layers into eval mode, but keep checkpointed blocks checkpointing.
 
-    transformers recomputes a block's activations only while the block is in training mode.
+    transformers recomputes a block's activations only while the block is in training mode, so
+    the dropout that a block applies with its own hands is set to zero instead.
     """
     module.eval()
     for part in module.modules():
-        if getattr(part, "gradient_checkpointing", False):
+        if isinstance(part, GradientCheckpointingLayer) and part.gradient_checkpointing:
             part.training = True
+            for name, value in vars(part).items():
+                if "dropout" in name and isinstance(value, float):
+                    setattr(part, name, 0.0)
 
 
 def fingerprint(module: nn.Module) -> str:
     """A hash over names, shapes and values of all weights (hex, 32 digits)."""
-    import hashlib
-
     digest = hashlib.blake2b(digest_size=16)
     for name, tensor in sorted(module.state_dict().items()):
         digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())

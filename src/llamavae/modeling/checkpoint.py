@@ -63,7 +63,7 @@ def fetch(
                 os.fspath(source),
                 revision=revision,
                 token=token,
-                cache_dir=cache_dir,
+                cache_dir=None if cache_dir is None else os.fspath(cache_dir),
                 local_files_only=local_files_only,
                 allow_patterns=["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"],
             )
@@ -214,8 +214,8 @@ def load_trained(model: torch.nn.Module, names: list[str], folder: Path) -> None
             if parameters[name].shape != weights[name].shape:
                 raise UserError(
                     f"weight {name} in {folder} has shape {tuple(weights[name].shape)}; this model "
-                    f"needs {tuple(parameters[name].shape)}. Is it the encoder and decoder that the "
-                    "checkpoint was trained with?"
+                    f"needs {tuple(parameters[name].shape)}. Are encoder and decoder those that "
+                    "the checkpoint was trained with?"
                 )
             parameters[name].copy_(weights[name])
 
@@ -257,7 +257,7 @@ def save(
             target = folder / item.name
             if target.is_dir():
                 shutil.rmtree(target)
-            os.replace(item, target)
+            item.replace(target)
 
 
 def _save_decoder(decoder: TextDecoder, folder: Path) -> None:

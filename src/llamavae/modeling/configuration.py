@@ -105,7 +105,7 @@ class LlaMaVAEConfig(PreTrainedConfig):
         self.encoder_name_or_path = encoder_name_or_path
         self.encoder_revision = encoder_revision
         self.encoder_dim = encoder_dim
-        self.encoder_pooling = encoder_pooling
+        self.encoder_pooling: Pooling | None = encoder_pooling
         self.encoder_max_tokens = encoder_max_tokens
         self.encoder_training = encoder_training
         self.decoder_name_or_path = decoder_name_or_path

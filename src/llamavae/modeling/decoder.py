@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -51,7 +51,13 @@ class TokenPolicy:
             )
         bos = tokenizer.bos_token_id
         pad = tokenizer.pad_token_id
-        return cls(eos if bos is None else bos, eos, eos if pad is None else pad)
+        return cls(_id(eos if bos is None else bos), _id(eos), _id(eos if pad is None else pad))
+
+
+def _id(token: Any) -> int:
+    if not isinstance(token, int):
+        raise UserError(f"a special token of the decoder's tokenizer has no single id: {token!r}")
+    return token
 
 
 class TextDecoder(nn.Module):
@@ -86,8 +92,10 @@ class TextDecoder(nn.Module):
         self.training_mode = training
         hidden = {"heads": "frozen"}.get(training, training)
         freeze_or_adapt(lm, hidden, lora_rank, lora_alpha)
-        for part in (lm.get_input_embeddings(), lm.get_output_embeddings()):
-            part.requires_grad_(True)
+        if lm.get_output_embeddings() is None:
+            raise UserError(f"{type(lm).__name__} is not a causal language model: it has no head")
+        self.embeddings.requires_grad_(True)
+        self.head.requires_grad_(True)
         # a checkpoint's own sampling settings would leak into greedy decoding
         lm.generation_config = GenerationConfig(
             bos_token_id=self.tokens.bos,
@@ -122,16 +130,27 @@ class TextDecoder(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where token ids go: the device of the input embeddings."""
-        return self.lm.get_input_embeddings().weight.device
+        return self.embeddings.weight.device
 
     @property
     def hidden_size(self) -> int:
         """Size H of the input embeddings."""
-        return self.lm.get_input_embeddings().weight.shape[1]
+        return self.embeddings.weight.shape[1]
+
+    @property
+    def embeddings(self) -> nn.Embedding:
+        """The input embeddings (V, H)."""
+        return cast(nn.Embedding, self.lm.get_input_embeddings())
+
+    @property
+    def head(self) -> nn.Linear:
+        """The LM head (V, H); it shares its weight with `embeddings` where they are tied."""
+        return cast(nn.Linear, self.lm.get_output_embeddings())
 
     def train(self, mode: bool = True) -> TextDecoder:
+        """Enter training or eval mode; dropout of frozen layers stays off in both."""
         super().train(mode)
-        if self.training_mode == "heads":
+        if mode and self.training_mode == "heads":
             quiet_dropout(self.lm)
         return self
 
@@ -235,7 +254,7 @@ class TextDecoder(nn.Module):
 
         There is no mask: the padding is behind the text, where causal attention never looks.
         """
-        embeds = self.lm.get_input_embeddings()(ids)
+        embeds = self.embeddings(ids)
         if keep is not None:
             embeds = embeds * keep[..., None]
         if steering.offset is not None:
@@ -251,7 +270,7 @@ class TextDecoder(nn.Module):
 
     def _cross_entropy(self, rows: Tensor, targets: Tensor, reduction: str) -> Tensor:
         """Cross entropy in nats of head(rows) (N, V), built in chunks, against targets (N,)."""
-        head = self.lm.get_output_embeddings()
+        head = self.head
         if len(rows) * len(head.weight) < _SMALL:
             return F.cross_entropy(head(rows).float(), targets, reduction=reduction)
         bias = getattr(head, "bias", None)
@@ -271,7 +290,7 @@ class TextDecoder(nn.Module):
             ids = torch.tensor([[self.tokens.bos, self.tokens.eos]], device=self.device)
             logits = self.lm(input_ids=ids, use_cache=False).logits
             hidden = self.lm.base_model(input_ids=ids, use_cache=False).last_hidden_state
-            plain = self.lm.get_output_embeddings()(hidden)
+            plain = self.head(hidden)
             self._plain_head = torch.allclose(logits, plain.to(logits), rtol=1e-3, atol=1e-3)
         return self._plain_head
 
@@ -299,12 +318,14 @@ class TextDecoder(nn.Module):
         inputs: dict[str, Tensor] = {"input_ids": ids}
         skip = ids.shape[1]
         if steering.prompt is not None:
-            embeds = self.lm.get_input_embeddings()(ids)
+            embeds = self.embeddings(ids)
             inputs = {"inputs_embeds": torch.cat([steering.prompt.to(embeds), embeds], dim=1)}
             skip = 0  # generate then returns the new tokens alone
         first = next(iter(inputs.values()))
         mask = torch.ones(first.shape[:2], dtype=torch.long, device=first.device)
         with steered(self.lm, steering):
-            output = self.lm.generate(**inputs, attention_mask=mask, **options)
+            output = cast(Callable[..., Any], self.lm.generate)(
+                **inputs, attention_mask=mask, **options
+            )
         sequences = output if isinstance(output, Tensor) else output.sequences
         return sequences[:, skip:]

@@ -1,4 +1,4 @@
-"""The sentence encoder: text -> h (B, H_enc), by any sentence-transformers or transformers model."""
+"""The sentence encoder, text -> h (B, H_enc): any sentence-transformers or transformers model."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from sentence_transformers import SentenceTransformer
@@ -15,15 +15,14 @@ from sentence_transformers.sentence_transformer.modules import Transformer
 from torch import Tensor, nn
 
 from llamavae.errors import UserError
-from llamavae.modeling.backbones import (
-    fingerprint,
-    freeze_or_adapt,
-    hub_errors,
-    quiet_dropout,
-)
+from llamavae.modeling.backbones import fingerprint, freeze_or_adapt, hub_errors
 from llamavae.modeling.configuration import EncoderTraining, Pooling
 
-_POOLING = {"cls": "cls", "mean": "mean", "last": "lasttoken"}
+_POOLING: dict[Pooling, Literal["cls", "mean", "lasttoken"]] = {
+    "cls": "cls",
+    "mean": "mean",
+    "last": "lasttoken",
+}
 
 
 class SentenceEncoder(nn.Module):
@@ -107,22 +106,23 @@ class SentenceEncoder(nn.Module):
 
     @property
     def trains(self) -> bool:
+        """Whether any part of the encoder learns."""
         return self.training_mode != "frozen"
 
     def train(self, mode: bool = True) -> SentenceEncoder:
-        super().train(mode)
-        if not self.trains:
-            quiet_dropout(self.model)
+        """Enter training or eval mode; a frozen encoder stays in eval mode."""
+        super().train(mode and self.trains)
         return self
 
     def tokenize(self, texts: Sequence[str]) -> dict[str, Tensor]:
         """Inputs of `forward` for a batch of texts, padded to its longest."""
-        features = self.model.preprocess(list(texts))
+        prompt = self.model.prompts.get(self.model.default_prompt_name or "")
+        features = self.model.preprocess(list(texts), prompt=prompt)
         return {k: v for k, v in features.items() if isinstance(v, Tensor)}
 
     def forward(self, features: dict[str, Tensor]) -> Tensor:
         """Sentence vectors h (B, H_enc), with gradients where the encoder trains."""
-        return self.model(dict(features))["sentence_embedding"]
+        return self.model(dict(features))["sentence_embedding"][:, : self.dim]
 
     @torch.no_grad()
     def encode(self, texts: Sequence[str], batch_size: int = 64) -> Tensor:

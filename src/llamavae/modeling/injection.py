@@ -97,6 +97,7 @@ class MemoryInjection(nn.Module):
         self.net = _mlp(latent_dim, hidden, sum(self.sizes))
 
     def forward(self, z: Tensor) -> Steering:
+        """Memory of every layer, keys (B, G, M, C) and values (B, G, M, C_v), of z (B, D)."""
         memory = []
         for flat, (heads, key, value) in zip(
             self.net(z).split(self.sizes, dim=-1), self.shapes, strict=True
@@ -122,6 +123,7 @@ class SoftPromptInjection(nn.Module):
         self.net = _mlp(latent_dim, hidden, slots * hidden_size)
 
     def forward(self, z: Tensor) -> Steering:
+        """Prompt embeddings (B, M, H) of z (B, D)."""
         return Steering(prompt=self.net(z).view(len(z), self.slots, -1))
 
 
@@ -138,6 +140,7 @@ class AddInjection(nn.Module):
         self.net = nn.Linear(latent_dim, hidden_size, bias=False)
 
     def forward(self, z: Tensor) -> Steering:
+        """Offset (B, H) of z (B, D)."""
         return Steering(offset=self.net(z))
 
 
@@ -293,7 +296,7 @@ def attention_shapes(decoder: PreTrainedModel) -> list[tuple[int, int, int]]:
     name = f"{_PREFIX}watch"
     AttentionInterface.register(name, watch)
     AttentionMaskInterface.register(name, eager_mask)
-    before = decoder.config._attn_implementation
+    before = decoder.config._attn_implementation or "eager"
     if not decoder._can_set_attn_implementation():
         raise _unsupported(decoder)
     decoder.set_attn_implementation(name)

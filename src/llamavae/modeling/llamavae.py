@@ -12,13 +12,13 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, cast
 
 import torch
 from sentence_transformers import SentenceTransformer
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TextStreamer
-from transformers.utils import ModelOutput
+from transformers.utils.generic import ModelOutput
 
 from llamavae.errors import UserError
 from llamavae.latent import arithmetic, lerp, nearest_neighbours, slerp, traversal
@@ -205,7 +205,7 @@ class LlaMaVAE(PreTrainedModel):
                     part.to(model.decoder.device)
         return model.eval()
 
-    def save_pretrained(
+    def save_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride] one format, fewer options
         self,
         save_directory: str | os.PathLike[str],
         is_main_process: bool = True,
@@ -286,13 +286,14 @@ class LlaMaVAE(PreTrainedModel):
         )
 
     def _posterior(self, inputs: dict[str, Tensor] | None, h: Tensor | None) -> DiagonalGaussian:
-        if (inputs is None) == (h is None):
-            raise ValueError("give either encoder_inputs or sentence_vectors")
+        if inputs is not None and h is not None:
+            raise ValueError("give either encoder_inputs or sentence_vectors, not both")
         if h is None:
-            assert inputs is not None
+            if inputs is None:
+                raise ValueError("give encoder_inputs or sentence_vectors")
             if self.encoder is None:
                 raise UserError("this model has no encoder: it reads sentence_vectors")
-            h = self.encoder(inputs)
+            h = cast(Tensor, self.encoder(inputs))
         if h.ndim != 2 or h.shape[1] != self.config.encoder_dim:
             raise UserError(
                 f"expected sentence vectors of shape (B, {self.config.encoder_dim}); "

@@ -46,8 +46,11 @@ class Posterior(nn.Module):
         self.linear = nn.Linear(features, 2 * latent_dim)
 
     def forward(self, h: Tensor) -> DiagonalGaussian:
+        """q(z|x) with mean and logvar (B, D), of sentence vectors h (B, H_enc)."""
+        dtype = self.linear.weight.dtype
         with torch.autocast(h.device.type, enabled=False):
-            mean, logvar = self.linear(h.to(self.linear.weight.dtype)).chunk(2, dim=-1)
+            both = self.linear(h.to(dtype)).to(torch.promote_types(dtype, torch.float32))
+        mean, logvar = both.chunk(2, dim=-1)
         return DiagonalGaussian(mean, logvar)
 
 
@@ -86,7 +89,7 @@ def kl_term(kl: Tensor, rule: KLRule = "none", threshold: float = 0.0) -> Tensor
             return kl.sum(-1).mean()
         case "free_bits":
             mean = kl.mean(0)
-            active = _mean_over_processes(mean.detach()) > threshold
+            active = _mean_over_processes(mean.detach().clone()) > threshold
             return torch.where(active, mean, torch.full_like(mean, threshold)).sum()
         case "dimension_mask":
             return torch.where(kl > threshold, kl, torch.zeros_like(kl)).sum(-1).mean()
