@@ -63,8 +63,13 @@ def test_blank_lines_are_counted(write, caplog):
 
 
 def test_other_columns_stay(write):
-    data = load_corpus(write("a.csv", 'id,text,label\n1,"a, b",x\n2,c,y\n'))
-    assert data.to_dict() == {"text": ["a, b", "c"], "id": ["1", "2"], "label": ["x", "y"]}
+    path = write("a.csv", 'id,text,label\n1,"a, b",x\n2,c,y\n')
+    assert load_corpus(path, streaming=True).column_names == ["text", "id", "label"]
+    assert load_corpus(path).to_dict() == {
+        "text": ["a, b", "c"],
+        "id": ["1", "2"],
+        "label": ["x", "y"],
+    }
 
 
 def test_chosen_column_becomes_text(write):

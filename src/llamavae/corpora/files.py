@@ -12,7 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet
-from datasets import IterableDataset
+from datasets import Features, IterableDataset, Value
 
 from llamavae.corpora.corpus import Sentences
 from llamavae.corpora.text import choose_column, from_rows
@@ -59,7 +59,9 @@ def load(path: Path, column: str | None = None, streaming: bool = False) -> Sent
         raise UserError(f"{path} {what}; expected one sentence a line or row.")
     arguments = {"name": name, "column": column}
     if streaming:
-        return IterableDataset.from_generator(_rows, gen_kwargs=arguments)
+        strings = Features({key: Value("string") for key in first})
+        features = strings if path.suffix.lower() in (".txt", *_DELIMITERS) else None
+        return IterableDataset.from_generator(_rows, features, gen_kwargs=arguments)
     return from_rows(_rows(**arguments), name)  # type: ignore[arg-type]
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 
+from datasets import Features, Value
+
 from llamavae.corpora import hub
 from llamavae.corpora.corpus import Corpus, Request, Sentences
 from llamavae.corpora.splits import take_split
@@ -59,7 +61,8 @@ def _load(request: Request) -> Sentences:
     )
     articles = take_split(splits, None)
     names = articles.column_names or list(next(iter(articles)))
-    return articles.map(_batch, batched=True, remove_columns=names)
+    features = Features({"text": Value("string"), "title": Value("string")})
+    return articles.map(_batch, batched=True, remove_columns=names, features=features)
 
 
 CORPUS = Corpus(

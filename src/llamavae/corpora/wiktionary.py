@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from datasets import IterableDataset
+from datasets import Features, IterableDataset, Value
 
 from llamavae.corpora import files
 from llamavae.corpora.corpus import Corpus, Request, Sentences
@@ -68,7 +68,8 @@ def _load(request: Request) -> Sentences:
     source = URL if request.path is None else str(request.path)
     if next(_rows(source), None) is None:
         raise UserError(f"{source} has no definitions; expected the JSON lines of Wiktextract.")
-    return IterableDataset.from_generator(_rows, gen_kwargs={"source": source})
+    features = Features({name: Value("string") for name in ("text", "word", "pos")})
+    return IterableDataset.from_generator(_rows, features, gen_kwargs={"source": source})
 
 
 CORPUS = Corpus(
