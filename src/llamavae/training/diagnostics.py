@@ -1,0 +1,201 @@
+"""Is z used, and how? Measures of a posterior, and a monitor that puts failures into words.
+
+Arguments are posteriors of N sentences: `mean` and `logvar`, both (N, D). Information is in nats.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import sacrebleu
+import torch
+from torch import Tensor
+
+from llamavae.errors import UserError
+
+ACTIVE_THRESHOLD = 0.01
+"""Variance of the posterior mean over sentences above which a dimension counts as active."""
+
+_CHUNK = 2**22
+"""Most entries of a block of the (N, N) matrix of log densities: 32 MB."""
+
+_EARLY = 0.2
+"""Part of a run in which a model may still be learning to use z."""
+
+
+def active_units(mean: Tensor, threshold: float = ACTIVE_THRESHOLD) -> int:
+    """Number of dimensions whose posterior mean varies over the sentences.
+
+    Burda et al., arXiv 1509.00519, section 5.2: Var_x(mu_i) > 0.01.
+
+    Args:
+        mean: Posterior means (N, D).
+        threshold: Smallest variance of an active dimension.
+    """
+    return int((mean.double().var(0, correction=0) > threshold).sum())
+
+
+@torch.no_grad()
+def mutual_information(mean: Tensor, logvar: Tensor, z: Tensor) -> float:
+    """Estimate of the information that z carries about which sentence it came from, in nats.
+
+    mean_n [ log q(z_n|x_n) - log mean_m q(z_n|x_m) ], Hoffman and Johnson, "ELBO surgery" (2016).
+    It is at most log N, however much z carries: always report N with it. For a z that carries
+    nothing it scatters around 0 and can be slightly negative. Computed in float64, in blocks.
+
+    Args:
+        mean: Posterior means (N, D).
+        logvar: Logarithms of the posterior variances (N, D).
+        z: One draw from each posterior (N, D).
+    """
+    mean, logvar, z = (x.detach().to("cpu", torch.float64) for x in (mean, logvar, z))
+    if not mean.shape == logvar.shape == z.shape or mean.ndim != 2:
+        raise ValueError(
+            f"expected three tensors of one shape (N, D); got {tuple(mean.shape)}, "
+            f"{tuple(logvar.shape)} and {tuple(z.shape)}"
+        )
+    precision = torch.exp(-logvar)
+    constant = -0.5 * (logvar + mean.square() * precision).sum(1)
+    count, total = len(z), 0.0
+    for start in range(0, count, rows := max(1, _CHUNK // count)):
+        part = z[start : start + rows]
+        # log q(z_n|x_m) but for the term in 2 pi, which cancels, shape (rows, N)
+        log_q = constant + part @ (mean * precision).T - 0.5 * part.square() @ precision.T
+        own = log_q.diagonal(start)
+        total += float((own - log_q.logsumexp(1)).sum())
+    return total / count + math.log(count)
+
+
+def posterior_variance(logvar: Tensor) -> float:
+    """Mean posterior variance over sentences and dimensions: 1 is the prior's, 0 a plain code."""
+    return float(logvar.double().exp().mean())
+
+
+def reconstruction_bleu(texts: Sequence[str], references: Sequence[str]) -> float:
+    """Corpus BLEU of `texts`, 0 to 100: sacrebleu with its standard tokenisation (13a), cased.
+
+    Args:
+        texts: What the model wrote, one text for each reference; empty ones are allowed.
+        references: What it should have written.
+    """
+    _check_pairs(texts, references)
+    return sacrebleu.corpus_bleu(list(texts), [list(references)], force=True).score
+
+
+def exact_match(texts: Sequence[str], references: Sequence[str]) -> float:
+    """Share of texts, 0 to 1, that equal their reference up to the amount of white space."""
+    _check_pairs(texts, references)
+    pairs = zip(texts, references, strict=True)
+    return sum(a.split() == b.split() for a, b in pairs) / len(texts)
+
+
+def _check_pairs(texts: Sequence[str], references: Sequence[str]) -> None:
+    if len(texts) != len(references) or not texts:
+        raise UserError(
+            f"expected one text for each reference; got {len(texts)} and {len(references)}"
+        )
+
+
+# ------------------------------------------------------------------------------- the monitor
+
+
+def diagnose(
+    metrics: Mapping[str, Any], latent_dim: int, beta: float, progress: float
+) -> list[str]:
+    """What is going wrong, in plain words, with settings of the recipe to try; empty if nothing.
+
+    Three failures have names: *posterior collapse* (the decoder writes without z), *an
+    autoencoder in disguise* (the posterior has no width, so that points between sentences mean
+    nothing), and *holes* (posteriors cover another region than the prior, so that prior samples
+    are poor). Judgement waits for the part of a run in which they are not yet failures: the
+    first fifth, and the first half while beta is 0. Beta 0 after that is taken as meant: a plain
+    autoencoder.
+
+    Args:
+        metrics: An evaluation line of the log; measures that it lacks are not judged.
+        latent_dim: Size D of z.
+        beta: Weight of the KL term at this step.
+        progress: Part of the run that is done, from 0 to 1.
+    """
+    nll = metrics.get("eval_nll")
+    if nll is not None and not math.isfinite(nll):
+        return [
+            f"training diverged: the NLL is {nll}. Try a smaller optimisation.learning_rate or "
+            "more optimisation.warmup_steps."
+        ]
+    if progress < _EARLY or (beta == 0 and progress < 0.5):
+        return []
+    if signs := _collapse(metrics, latent_dim):
+        return [_collapse_message(signs, beta)]
+    if beta == 0:
+        return []
+    return [message for message in (_autoencoder(metrics), _holes(metrics)) if message]
+
+
+def _collapse(metrics: Mapping[str, Any], latent_dim: int) -> list[str]:
+    """Signs that the decoder writes without z."""
+    kl, information = metrics.get("eval_kl"), metrics.get("eval_mutual_information")
+    nll, shuffled = metrics.get("eval_nll"), metrics.get("eval_nll_shuffled")
+    signs = []
+    if kl is not None and kl < 0.1:
+        signs.append(f"the KL is {kl:.3f} nats a sentence")
+    if information is not None and information < 0.1:
+        signs.append(f"z carries {max(information, 0):.2f} nats about its sentence")
+    if metrics.get("eval_active_units") == 0:
+        signs.append(f"0 of {latent_dim} units are active")
+    if nll is not None and shuffled is not None and shuffled - nll < max(0.1, 0.01 * nll):
+        signs.append(
+            f"the z of another sentence serves as well as the right one (NLL {shuffled:.2f} "
+            f"against {nll:.2f} nats)"
+        )
+    return signs
+
+
+def _collapse_message(signs: list[str], beta: float) -> str:
+    finding = f"posterior collapse: {'; '.join(signs)}. The decoder writes without z."
+    if beta == 0:
+        return (
+            f"{finding} Beta is 0, so the KL is not the cause. Try more optimisation.steps, "
+            "latent.slots, latent.injection memory+add, a higher optimisation.learning_rate or "
+            "objective.word_dropout 0.3."
+        )
+    return (
+        f"{finding} Try a smaller objective.beta, a later or longer rise (objective.start, "
+        "objective.ramp, objective.zero), objective.kl_rule free_bits with kl_threshold 0.1 to "
+        "0.5, objective.schedule target_rate, or objective.word_dropout 0.3."
+    )
+
+
+def _autoencoder(metrics: Mapping[str, Any]) -> str | None:
+    kl, variance = metrics.get("eval_kl"), metrics.get("eval_posterior_variance")
+    if kl is None or variance is None:
+        return None
+    active = max(metrics.get("eval_active_units", 1), 1)
+    if variance >= 0.01 and kl / active <= 6:
+        return None
+    return (
+        f"an autoencoder in disguise: the mean posterior variance is {variance:.2g} (the prior's "
+        f"is 1) and the KL is {kl:.0f} nats, {kl / active:.1f} for each active unit. Sentences "
+        "are single points, so interpolations and prior samples will be poor. Try a larger "
+        "objective.beta, a longer phase at full beta (objective.start, objective.ramp), or "
+        "objective.schedule target_rate."
+    )
+
+
+def _holes(metrics: Mapping[str, Any]) -> str | None:
+    """KL = information + KL(aggregate posterior || prior), as long as log N does not cap it."""
+    kl, information = metrics.get("eval_kl"), metrics.get("eval_mutual_information")
+    count = metrics.get("eval_mutual_information_n")
+    if kl is None or information is None or not count or information > math.log(count) - 1:
+        return None
+    gap = kl - information
+    if gap < max(2.0, 0.5 * kl):
+        return None
+    return (
+        f"holes in the latent space: of the KL of {kl:.1f} nats only {information:.1f} tell "
+        f"sentences apart; {gap:.1f} are the distance between all posteriors together and the "
+        "prior, so prior samples fall where no sentence lies. Try a larger objective.beta, "
+        "longer training at full beta, or a smaller latent.dim."
+    )
