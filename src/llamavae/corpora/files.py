@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -49,11 +49,9 @@ def load(path: Path, column: str | None = None, streaming: bool = False) -> Sent
         raise UserError(
             f"{path}: cannot tell the format from the name. Expected one of {', '.join(SUFFIXES)}."
         )
-    sample = [fields for _, fields in islice(_records(path), _SAMPLE) if fields]
     name = str(path)
-    if sample:
-        column = choose_column(sample, column, name)
-    first = next(_rows(name, column or "text", quiet=True), None)
+    column = _column(path, column)
+    first = next(_rows(name, column, quiet=True), None)
     if first is None:
         what = "is empty" if path.stat().st_size == 0 else "has no line with text"
         raise UserError(f"{path} {what}; expected one sentence a line or row.")
@@ -63,6 +61,27 @@ def load(path: Path, column: str | None = None, streaming: bool = False) -> Sent
         features = strings if path.suffix.lower() in (".txt", *_DELIMITERS) else None
         return IterableDataset.from_generator(_rows, features, gen_kwargs=arguments)
     return from_rows(_rows(**arguments), name)  # type: ignore[arg-type]
+
+
+def read_sentences(path: Path, column: str | None = None) -> Iterator[tuple[int, str | None]]:
+    """Each line or row of a file with its number, counted from 1; None where the text is blank.
+
+    Args:
+        path: A file as `load` takes it; where the end of its name says nothing, lines of text.
+        column: Column that holds the sentences, as for `load`.
+
+    Raises:
+        UserError: No such file, or one that cannot be read; the message names the line.
+    """
+    if path.is_dir() or not path.exists():  # a pipe is welcome here
+        check_file(path)
+    if path.suffix.lower() in SUFFIXES:
+        column = _column(path, column)
+        for number, fields in _records(path):
+            yield number, None if fields is None else _text(path, number, fields, column)
+    else:
+        for number, line in read_lines(path):
+            yield number, line.strip() or None
 
 
 def check_file(path: Path) -> None:
@@ -85,20 +104,29 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
         UserError: The file is binary or in another encoding.
     """
     with path.open("rb") as file:
-        for number, raw in enumerate(file, 1):
-            if number == 1 and raw.startswith((b"\xff\xfe", b"\xfe\xff")):
-                raise UserError(f"{path} is in UTF-16; save it as UTF-8.")
-            if b"\0" in raw:
-                raise UserError(
-                    f"{path}:{number}: a NUL byte, so this is not text; expected UTF-8."
-                )
-            try:
-                yield number, raw.decode("utf-8-sig" if number == 1 else "utf-8")
-            except UnicodeDecodeError as error:
-                raise UserError(
-                    f"{path}:{number}: byte 0x{raw[error.start]:02x} at position {error.start + 1} "
-                    "of this line is not UTF-8; save the file as UTF-8."
-                ) from error
+        yield from decode_lines(file, str(path))
+
+
+def decode_lines(lines: Iterable[bytes], name: str) -> Iterator[tuple[int, str]]:
+    """Like `read_lines`, for the bytes of an open file or of standard input, called `name`."""
+    for number, raw in enumerate(lines, 1):
+        if number == 1 and raw.startswith((b"\xff\xfe", b"\xfe\xff")):
+            raise UserError(f"{name} is in UTF-16; save it as UTF-8.")
+        if b"\0" in raw:
+            raise UserError(f"{name}:{number}: a NUL byte, so this is not text; expected UTF-8.")
+        try:
+            yield number, raw.decode("utf-8-sig" if number == 1 else "utf-8")
+        except UnicodeDecodeError as error:
+            raise UserError(
+                f"{name}:{number}: byte 0x{raw[error.start]:02x} at position {error.start + 1} "
+                "of this line is not UTF-8; save it as UTF-8."
+            ) from error
+
+
+def _column(path: Path, column: str | None) -> str:
+    """The column that holds the sentences, by a look at the first rows."""
+    sample = [fields for _, fields in islice(_records(path), _SAMPLE) if fields]
+    return choose_column(sample, column, str(path)) if sample else column or "text"
 
 
 def _rows(name: str, column: str, quiet: bool = False) -> Iterator[dict[str, Any]]:
@@ -107,21 +135,27 @@ def _rows(name: str, column: str, quiet: bool = False) -> Iterator[dict[str, Any
         if fields is None:
             blank += 1
             continue
-        if column not in fields:
-            raise unknown("column", column, fields, hint=f"({path}:{number} lacks it)")
-        text = fields[column]
-        if text is not None and not isinstance(text, str):
-            raise UserError(
-                f"{path}:{number}: column {column!r} holds {text!r} "
-                f"({type(text).__name__}); expected text."
-            )
-        if not text or not text.strip():
+        text = _text(path, number, fields, column)
+        if text is None:
             blank += 1
             continue
         others = {key: value for key, value in fields.items() if key not in (column, "text")}
-        yield {"text": text.strip(), **others}
+        yield {"text": text, **others}
     if blank and not quiet:
         logger.warning("%s: skipped %d blank line(s)", path, blank)
+
+
+def _text(path: Path, number: int, fields: dict[str, Any], column: str) -> str | None:
+    """The sentence of a row, without white space around it; None where it is blank."""
+    if column not in fields:
+        raise unknown("column", column, fields, hint=f"({path}:{number} lacks it)")
+    text = fields[column]
+    if text is not None and not isinstance(text, str):
+        raise UserError(
+            f"{path}:{number}: column {column!r} holds {text!r} "
+            f"({type(text).__name__}); expected text."
+        )
+    return (text or "").strip() or None
 
 
 def _records(path: Path) -> Iterator[Record]:
