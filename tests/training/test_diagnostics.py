@@ -97,29 +97,29 @@ def test_pairs_must_match():
 # ------------------------------------------------------------------------------- the monitor
 
 HEALTHY = {
-    "eval_nll": 3.0,
-    "eval_nll_shuffled": 40.0,
-    "eval_kl": 14.0,
-    "eval_active_units": 20,
-    "eval_mutual_information": 6.1,
-    "eval_mutual_information_n": 500,
-    "eval_posterior_variance": 0.5,
+    "nll": 3.0,
+    "nll_shuffled": 40.0,
+    "kl": 14.0,
+    "active_units": 20,
+    "mutual_information": 6.1,
+    "mutual_information_n": 500,
+    "posterior_variance": 0.5,
 }
 COLLAPSED = HEALTHY | {
-    "eval_nll": 15.0,
-    "eval_nll_shuffled": 15.01,
-    "eval_kl": 0.02,
-    "eval_active_units": 0,
-    "eval_mutual_information": -0.01,
-    "eval_posterior_variance": 0.99,
+    "nll": 15.0,
+    "nll_shuffled": 15.01,
+    "kl": 0.02,
+    "active_units": 0,
+    "mutual_information": -0.01,
+    "posterior_variance": 0.99,
 }
 AUTOENCODER = HEALTHY | {
-    "eval_nll": 0.1,
-    "eval_kl": 160.0,
-    "eval_active_units": 32,
-    "eval_posterior_variance": 2e-4,
+    "nll": 0.1,
+    "kl": 160.0,
+    "active_units": 32,
+    "posterior_variance": 2e-4,
 }
-HOLES = HEALTHY | {"eval_kl": 12.0, "eval_mutual_information": 3.0}
+HOLES = HEALTHY | {"kl": 12.0, "mutual_information": 3.0}
 
 
 def test_healthy_model_is_left_alone():
@@ -144,11 +144,11 @@ def test_collapse_is_named():
 @pytest.mark.parametrize(
     "sign",
     [
-        {"eval_kl": 0.05},
-        {"eval_active_units": 0},
-        {"eval_mutual_information": 0.03},
-        {"eval_nll_shuffled": 3.0},
-        {"eval_nll_shuffled": 2.5},
+        {"kl": 0.05},
+        {"active_units": 0},
+        {"mutual_information": 0.03},
+        {"nll_shuffled": 3.0},
+        {"nll_shuffled": 2.5},
     ],
 )
 def test_one_sign_of_collapse_is_enough(sign):
@@ -164,7 +164,7 @@ def test_unused_z_without_a_kl_term_has_other_advice():
 def test_autoencoder_in_disguise_is_named():
     (message,) = diagnose(AUTOENCODER, 32, beta=1e-4, progress=0.9)
     assert message.startswith("an autoencoder in disguise: the mean posterior variance is 0.0002")
-    few = HEALTHY | {"eval_kl": 80.0, "eval_active_units": 8}
+    few = HEALTHY | {"kl": 80.0, "active_units": 8}
     (message,) = diagnose(few, 128, beta=0.1, progress=0.9)
     assert "10.0 for each active unit" in message
 
@@ -179,7 +179,7 @@ def test_holes_are_named():
 
 
 def test_divergence_is_named_at_any_time():
-    (message,) = diagnose({"eval_nll": math.nan}, 32, beta=0.0, progress=0.0)
+    (message,) = diagnose({"nll": math.nan}, 32, beta=0.0, progress=0.0)
     assert "learning_rate" in message
 
 
@@ -190,11 +190,11 @@ def test_planted_posteriors_are_told_apart():
         mean, logvar, z = posterior(400, [gain] * 8, [variance] * 8)
         kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).sum(1).mean()
         return {
-            "eval_kl": float(kl),
-            "eval_active_units": active_units(mean),
-            "eval_mutual_information": mutual_information(mean, logvar, z),
-            "eval_mutual_information_n": 400,
-            "eval_posterior_variance": posterior_variance(logvar),
+            "kl": float(kl),
+            "active_units": active_units(mean),
+            "mutual_information": mutual_information(mean, logvar, z),
+            "mutual_information_n": 400,
+            "posterior_variance": posterior_variance(logvar),
         }
 
     def names(gain, variance):

@@ -114,12 +114,13 @@ def diagnose(
     autoencoder.
 
     Args:
-        metrics: An evaluation line of the log; measures that it lacks are not judged.
+        metrics: Held-out measures as `llamavae.training.measure.measure` returns them; those
+            that are missing are not judged.
         latent_dim: Size D of z.
         beta: Weight of the KL term at this step.
         progress: Part of the run that is done, from 0 to 1.
     """
-    nll = metrics.get("eval_nll")
+    nll = metrics.get("nll")
     if nll is not None and not math.isfinite(nll):
         return [
             f"training diverged: the NLL is {nll}. Try a smaller optimisation.learning_rate or "
@@ -136,14 +137,14 @@ def diagnose(
 
 def _collapse(metrics: Mapping[str, Any], latent_dim: int) -> list[str]:
     """Signs that the decoder writes without z."""
-    kl, information = metrics.get("eval_kl"), metrics.get("eval_mutual_information")
-    nll, shuffled = metrics.get("eval_nll"), metrics.get("eval_nll_shuffled")
+    kl, information = metrics.get("kl"), metrics.get("mutual_information")
+    nll, shuffled = metrics.get("nll"), metrics.get("nll_shuffled")
     signs = []
     if kl is not None and kl < 0.1:
         signs.append(f"the KL is {kl:.3f} nats a sentence")
     if information is not None and information < 0.1:
         signs.append(f"z carries {max(information, 0):.2f} nats about its sentence")
-    if metrics.get("eval_active_units") == 0:
+    if metrics.get("active_units") == 0:
         signs.append(f"0 of {latent_dim} units are active")
     if nll is not None and shuffled is not None and shuffled - nll < max(0.1, 0.01 * nll):
         signs.append(
@@ -169,10 +170,10 @@ def _collapse_message(signs: list[str], beta: float) -> str:
 
 
 def _autoencoder(metrics: Mapping[str, Any]) -> str | None:
-    kl, variance = metrics.get("eval_kl"), metrics.get("eval_posterior_variance")
+    kl, variance = metrics.get("kl"), metrics.get("posterior_variance")
     if kl is None or variance is None:
         return None
-    active = max(metrics.get("eval_active_units", 1), 1)
+    active = max(metrics.get("active_units", 1), 1)
     if variance >= 0.01 and kl / active <= 6:
         return None
     return (
@@ -186,8 +187,8 @@ def _autoencoder(metrics: Mapping[str, Any]) -> str | None:
 
 def _holes(metrics: Mapping[str, Any]) -> str | None:
     """KL = information + KL(aggregate posterior || prior), as long as log N does not cap it."""
-    kl, information = metrics.get("eval_kl"), metrics.get("eval_mutual_information")
-    count = metrics.get("eval_mutual_information_n")
+    kl, information = metrics.get("kl"), metrics.get("mutual_information")
+    count = metrics.get("mutual_information_n")
     if kl is None or information is None or not count or information > math.log(count) - 1:
         return None
     gap = kl - information
