@@ -23,6 +23,8 @@ def hub_errors(kind: str, source: str) -> Iterator[None]:
         yield
     except UserError:
         raise
+    except TypeError as error:  # an option that the model does not know
+        raise UserError(f"could not load the {kind} {source!r}: {error}") from error
     except (OSError, HfHubHTTPError, ValueError) as error:
         folder = Path(source)
         if folder.is_dir():
@@ -93,6 +95,19 @@ def quiet_dropout(module: nn.Module) -> None:
             for name, value in vars(part).items():
                 if "dropout" in name and isinstance(value, float):
                     setattr(part, name, 0.0)
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """While open, `module` is in eval mode."""
+    was_training = module.training
+    if was_training:
+        module.eval()
+    try:
+        yield
+    finally:
+        if was_training:
+            module.train()
 
 
 def fingerprint(module: nn.Module) -> str:

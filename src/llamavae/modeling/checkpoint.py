@@ -15,10 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from huggingface_hub import save_torch_state_dict, snapshot_download
+from huggingface_hub import HfApi, save_torch_state_dict, snapshot_download
+from huggingface_hub.errors import HfHubHTTPError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Transformer
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -49,9 +51,7 @@ def build_config(settings: dict[str, Any]) -> LlaMaVAEConfig:
 def fetch(
     source: Source,
     revision: str | None = None,
-    token: str | bool | None = None,
-    cache_dir: Source | None = None,
-    local_files_only: bool = False,
+    **hub: Any,
 ) -> Path:
     """The checkpoint's folder: `source` itself, or a download of that hub repository."""
     folder = Path(source)
@@ -62,9 +62,7 @@ def fetch(
             snapshot_download(
                 os.fspath(source),
                 revision=revision,
-                token=token,
-                cache_dir=None if cache_dir is None else os.fspath(cache_dir),
-                local_files_only=local_files_only,
+                **hub,
                 allow_patterns=["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"],
             )
         )
@@ -84,13 +82,21 @@ def read_config(folder: Path) -> LlaMaVAEConfig:
         values = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise UserError(f"{path} is damaged and cannot be read as JSON: {error}") from error
-    kind = values.get("model_type")
+    kind = values.get("model_type") if isinstance(values, dict) else None
     if kind != LlaMaVAEConfig.model_type:
         raise UserError(
             f"{folder} holds a model of type {kind!r}, not a LlaMaVAE. To build a VAE on it use "
             "LlaMaVAE.from_backbones(encoder, decoder)"
         )
-    return LlaMaVAEConfig.from_dict(values)
+    try:
+        return LlaMaVAEConfig.from_dict(values)
+    except TypeError as error:
+        raise UserError(f"{path} is damaged: a value has the wrong type: {error}") from error
+
+
+def absolute(source: Source) -> str:
+    """A folder by its absolute path, a hub id as it is."""
+    return str(Path(source).absolute()) if Path(source).is_dir() else os.fspath(source)
 
 
 def backbone(folder: Path, config: LlaMaVAEConfig, which: str) -> str | None:
@@ -100,13 +106,13 @@ def backbone(folder: Path, config: LlaMaVAEConfig, which: str) -> str | None:
         UserError: It should be in the checkpoint, or in a folder it names, and is not.
     """
     inside = folder / which
-    if config.embed_backbones and (which == "decoder" or inside.exists()):
+    name: str | None = getattr(config, f"{which}_name_or_path")
+    if config.embed_backbones and (which == "decoder" or name is not None):
         if not inside.is_dir():
             raise UserError(
                 f"the checkpoint {folder} is not complete: its folder {which}/ is missing"
             )
         return str(inside)
-    name: str | None = getattr(config, f"{which}_name_or_path")
     if name is not None and Path(name).is_absolute() and not Path(name).is_dir():
         raise UserError(
             f"the checkpoint {folder} uses the {which} in {name}, which is not there any more. "
@@ -116,9 +122,12 @@ def backbone(folder: Path, config: LlaMaVAEConfig, which: str) -> str | None:
 
 
 def load_encoder(
-    config: LlaMaVAEConfig, source: Source | SentenceTransformer | None
+    config: LlaMaVAEConfig, source: Source | SentenceTransformer | None, **hub: Any
 ) -> SentenceEncoder | None:
-    """The sentence encoder that `config` describes, from `source`."""
+    """The sentence encoder that `config` describes, from `source`.
+
+    `hub` holds `token`, `cache_dir` and `local_files_only`.
+    """
     if source is None:
         return None
     options: dict[str, Any] = {
@@ -133,6 +142,7 @@ def load_encoder(
         revision=_revision(config, "encoder", source),
         pooling=config.encoder_pooling,
         max_tokens=config.encoder_max_tokens,
+        **hub,
         **options,
     )
 
@@ -187,7 +197,10 @@ def load_trained(model: torch.nn.Module, names: list[str], folder: Path) -> None
     """
     index = folder / "model.safetensors.index.json"
     if index.is_file():
-        files = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        try:
+            files = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{index} is damaged: {error!r}") from error
     else:
         files = {"model.safetensors"}
     weights: dict[str, Tensor] = {}
@@ -243,9 +256,10 @@ def save(
             config.save_pretrained(new)
             save_torch_state_dict(trained, new, max_shard_size=max_shard_size)
             if config.embed_backbones:
-                _save_decoder(model.decoder, new / "decoder")
+                _save_plain(model.decoder.lm, new / "decoder")
+                model.decoder.tokenizer.save_pretrained(new / "decoder")
                 if model.encoder is not None:
-                    model.encoder.model.save_pretrained(str(new / "encoder"))
+                    _save_encoder(model.encoder, new / "encoder")
         except (OSError, SafetensorError) as error:
             raise UserError(
                 f"could not save the checkpoint to {folder}: {error}. What was there before is "
@@ -260,12 +274,59 @@ def save(
             item.replace(target)
 
 
-def _save_decoder(decoder: TextDecoder, folder: Path) -> None:
-    """The decoder in transformers' own format, with LoRA left out."""
+def _save_encoder(encoder: SentenceEncoder, folder: Path) -> None:
+    """The encoder in sentence-transformers' own format, with LoRA left out."""
+    encoder.model.save_pretrained(str(folder))
+    modules = json.loads((folder / "modules.json").read_text(encoding="utf-8"))
+    if encoder.training_mode == "lora":
+        for part, entry in zip(encoder.model, modules, strict=True):
+            if isinstance(part, Transformer):
+                _save_plain(part.auto_model, folder / entry["path"])
+
+
+def _save_plain(model: PreTrainedModel, folder: Path) -> None:
+    """A backbone in transformers' own format, with LoRA left out."""
     state = {
         name.replace(".base_layer", ""): value
-        for name, value in decoder.lm.state_dict().items()
+        for name, value in model.state_dict().items()
         if "lora_" not in name
     }
-    decoder.lm.save_pretrained(folder, state_dict=state)
-    decoder.tokenizer.save_pretrained(folder)
+    model.save_pretrained(folder, state_dict=state)
+
+
+def upload(
+    folder: Path,
+    repo_id: str,
+    *,
+    token: str | bool | None = None,
+    private: bool | None = None,
+    **options: Any,
+) -> str:
+    """Upload a saved checkpoint to the hub.
+
+    Args:
+        folder: The checkpoint.
+        repo_id: `name` or `organisation/name`; made if missing.
+        token: Access token.
+        private: Whether a new repository is private.
+        **options: `commit_message`, `commit_description`, `revision`, `create_pr`.
+
+    Returns:
+        The address of the commit.
+
+    Raises:
+        UserError: The hub cannot be reached or refuses.
+    """
+    api = HfApi(token=token)
+    try:
+        repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        options.setdefault("commit_message", "Upload model")
+        commit = api.upload_folder(
+            repo_id=repo_id, folder_path=folder, ignore_patterns=[".*"], **options
+        )
+    except (OSError, HfHubHTTPError) as error:
+        raise UserError(
+            f"could not upload the checkpoint to {repo_id!r}: {error}. Log in with "
+            "`hf auth login`, and check that you may write there"
+        ) from error
+    return str(commit)

@@ -19,11 +19,10 @@ from transformers import (
 )
 
 from llamavae.errors import UserError
-from llamavae.modeling.backbones import freeze_or_adapt, hub_errors, quiet_dropout
+from llamavae.modeling.backbones import evaluating, freeze_or_adapt, hub_errors, quiet_dropout
 from llamavae.modeling.configuration import DecoderTraining
 from llamavae.modeling.injection import MEMORY_ARGUMENT, Steering, steered
 
-IGNORE = -100
 _CHUNK = 256  # rows of logits that exist at one time in the chunked loss
 _SMALL = 2**23  # logits below this number of elements are built at once, which is faster
 
@@ -101,8 +100,10 @@ class TextDecoder(nn.Module):
             bos_token_id=self.tokens.bos,
             eos_token_id=self.tokens.eos,
             pad_token_id=self.tokens.pad,
+            max_new_tokens=max_tokens,
         )
         self._plain_head: bool | None = None
+        self._plain_embeddings: bool | None = None
 
     @classmethod
     def load(
@@ -114,6 +115,9 @@ class TextDecoder(nn.Module):
         training: DecoderTraining = "heads",
         lora_rank: int = 16,
         lora_alpha: int = 32,
+        token: str | bool | None = None,
+        cache_dir: str | None = None,
+        local_files_only: bool = False,
         **options: Any,
     ) -> TextDecoder:
         """Load from a hub id or a folder; `options` go to `AutoModelForCausalLM.from_pretrained`
@@ -123,8 +127,14 @@ class TextDecoder(nn.Module):
             UserError: The model cannot be found, read or reached.
         """
         with hub_errors("decoder", str(source)):
-            lm = AutoModelForCausalLM.from_pretrained(source, revision=revision, **options)
-            tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
+            hub: dict[str, Any] = {
+                "revision": revision,
+                "token": token,
+                "cache_dir": cache_dir,
+                "local_files_only": local_files_only,
+            }
+            lm = AutoModelForCausalLM.from_pretrained(source, **hub, **options)
+            tokenizer = AutoTokenizer.from_pretrained(source, **hub)
         return cls(lm, tokenizer, max_tokens, training, lora_rank, lora_alpha)
 
     @property
@@ -254,19 +264,22 @@ class TextDecoder(nn.Module):
 
         There is no mask: the padding is behind the text, where causal attention never looks.
         """
+        slots = 0
+        inputs: dict[str, Any] = {"use_cache": False}
+        if steering.memory is not None:
+            inputs[MEMORY_ARGUMENT] = steering.memory
+        if keep is None and steering.offset is None and steering.prompt is None:
+            return {"input_ids": ids, **inputs}, slots
+        self._check_embeddings()
         embeds = self.embeddings(ids)
         if keep is not None:
             embeds = embeds * keep[..., None]
         if steering.offset is not None:
             embeds = embeds + steering.offset[:, None].to(embeds)
-        slots = 0
         if steering.prompt is not None:
             slots = steering.prompt.shape[1]
             embeds = torch.cat([steering.prompt.to(embeds), embeds], dim=1)
-        inputs: dict[str, Any] = {"inputs_embeds": embeds, "use_cache": False}
-        if steering.memory is not None:
-            inputs[MEMORY_ARGUMENT] = steering.memory
-        return inputs, slots
+        return {"inputs_embeds": embeds, **inputs}, slots
 
     def _cross_entropy(self, rows: Tensor, targets: Tensor, reduction: str) -> Tensor:
         """Cross entropy in nats of head(rows) (N, V), built in chunks, against targets (N,)."""
@@ -287,12 +300,46 @@ class TextDecoder(nn.Module):
     def _head_is_linear(self) -> bool:
         """Whether logits are head(hidden) and nothing else; a soft cap or a scale says no."""
         if self._plain_head is None:
-            ids = torch.tensor([[self.tokens.bos, self.tokens.eos]], device=self.device)
-            logits = self.lm(input_ids=ids, use_cache=False).logits
-            hidden = self.lm.base_model(input_ids=ids, use_cache=False).last_hidden_state
-            plain = self.head(hidden)
-            self._plain_head = torch.allclose(logits, plain.to(logits), rtol=1e-3, atol=1e-3)
+            seen: list[Tensor] = []
+
+            def watch(_: nn.Module, rows: tuple[Tensor, ...], scores: Tensor) -> None:
+                seen.extend((*rows, scores))
+
+            hook = self.head.register_forward_hook(watch)
+            inputs: dict[str, Any] = {"input_ids": self._two_tokens(), "use_cache": False}
+            with evaluating(self):
+                hidden = getattr(self.lm.base_model(**inputs), "last_hidden_state", None)
+                try:
+                    seen.clear()
+                    logits = self.lm(**inputs).logits
+                finally:
+                    hook.remove()
+            self._plain_head = len(seen) == 2 and _same(hidden, seen[0]) and _same(seen[1], logits)
         return self._plain_head
+
+    @torch.no_grad()
+    def _check_embeddings(self) -> None:
+        """Refuse a decoder that reads token ids beside its input embeddings (Gemma 3n).
+
+        Raises:
+            UserError: It does, so that z could not act on the embeddings alone.
+        """
+        if self._plain_embeddings is None:
+            ids = self._two_tokens()
+            with evaluating(self):
+                by_id = self.lm(input_ids=ids, use_cache=False).logits
+                embeds = self.embeddings(ids)
+                by_embedding = self.lm(inputs_embeds=embeds, use_cache=False).logits
+            self._plain_embeddings = torch.allclose(by_id, by_embedding, rtol=1e-3, atol=1e-3)
+        if not self._plain_embeddings:
+            raise UserError(
+                f"{type(self.lm).__name__} reads token ids beside its input embeddings, so "
+                "injections 'soft_prompt' and 'add' and word dropout cannot work on it. "
+                "Use injection='memory' without word dropout"
+            )
+
+    def _two_tokens(self) -> Tensor:
+        return torch.tensor([[self.tokens.bos, self.tokens.eos]], device=self.device)
 
     # ------------------------------------------------------------------ x ~ p(x|z)
 
@@ -310,11 +357,14 @@ class TextDecoder(nn.Module):
         Returns:
             New tokens (B * num_return_sequences, T'), the samples of one z side by side.
         """
+        if steering.prompt is not None or steering.offset is not None:
+            self._check_embeddings()
         start = [self.tokens.bos]
         if prompt:
             start += self.tokenizer(prompt, add_special_tokens=False)["input_ids"]
         ids = torch.tensor([start] * batch, device=self.device)
-        options = {"do_sample": False, "max_new_tokens": self.max_tokens, **options}
+        if "max_length" in options:
+            options.setdefault("max_new_tokens", None)
         inputs: dict[str, Tensor] = {"input_ids": ids}
         skip = ids.shape[1]
         if steering.prompt is not None:
@@ -323,9 +373,13 @@ class TextDecoder(nn.Module):
             skip = 0  # generate then returns the new tokens alone
         first = next(iter(inputs.values()))
         mask = torch.ones(first.shape[:2], dtype=torch.long, device=first.device)
-        with steered(self.lm, steering):
+        with evaluating(self), steered(self.lm, steering):
             output = cast(Callable[..., Any], self.lm.generate)(
                 **inputs, attention_mask=mask, **options
             )
         sequences = output if isinstance(output, Tensor) else output.sequences
         return sequences[:, skip:]
+
+
+def _same(a: Tensor | None, b: Tensor) -> bool:
+    return a is not None and a.shape == b.shape and torch.equal(a.to(b), b)

@@ -15,7 +15,7 @@ from sentence_transformers.sentence_transformer.modules import Transformer
 from torch import Tensor, nn
 
 from llamavae.errors import UserError
-from llamavae.modeling.backbones import fingerprint, freeze_or_adapt, hub_errors
+from llamavae.modeling.backbones import evaluating, fingerprint, freeze_or_adapt, hub_errors
 from llamavae.modeling.configuration import EncoderTraining, Pooling
 
 _POOLING: dict[Pooling, Literal["cls", "mean", "lasttoken"]] = {
@@ -60,6 +60,9 @@ class SentenceEncoder(nn.Module):
         pooling: Pooling | None = None,
         max_tokens: int | None = None,
         dtype: torch.dtype | str | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | None = None,
+        local_files_only: bool = False,
         **options: Any,
     ) -> SentenceEncoder:
         """Load from a hub id or a folder.
@@ -72,23 +75,38 @@ class SentenceEncoder(nn.Module):
                 own modules; a plain transformers encoder then gets `mean`.
             max_tokens: Most tokens of a sentence; None keeps the model's own limit.
             dtype: Type of the weights; None keeps that of the checkpoint.
+            token: Access token for the hub.
+            cache_dir: Where hub files are kept.
+            local_files_only: Never contact the hub.
             **options: Arguments of `SentenceEncoder`.
 
         Raises:
             UserError: The model cannot be found, read or reached.
         """
-        keywords: dict[str, Any] = {"model_kwargs": {"dtype": dtype}} if dtype else {}
+        weights: dict[str, Any] = {"dtype": dtype} if dtype else {}
         with hub_errors("sentence encoder", str(source)):
             if pooling is None:
                 model = SentenceTransformer(
-                    str(source), revision=revision, device="cpu", **keywords
+                    str(source),
+                    revision=revision,
+                    device="cpu",
+                    token=token,
+                    cache_folder=cache_dir,
+                    local_files_only=local_files_only,
+                    model_kwargs=weights,
                 )
             else:
+                hub = {
+                    "revision": revision,
+                    "token": token,
+                    "cache_dir": cache_dir,
+                    "local_files_only": local_files_only,
+                }
                 body = Transformer(
                     str(source),
-                    model_kwargs={"revision": revision, **keywords.get("model_kwargs", {})},
-                    processor_kwargs={"revision": revision},
-                    config_kwargs={"revision": revision},
+                    model_kwargs={**hub, **weights},
+                    processor_kwargs=hub,
+                    config_kwargs=hub,
                 )
                 head = PoolingLayer(body.get_embedding_dimension(), _POOLING[pooling])
                 model = SentenceTransformer(modules=[body, head], device="cpu")
@@ -129,17 +147,16 @@ class SentenceEncoder(nn.Module):
         """Sentence vectors h (B, H_enc), without gradients, in batches by length."""
         if not texts:
             return torch.empty(0, self.dim)
-        was_training = self.training
-        h = self.model.encode(
-            list(texts), batch_size=batch_size, convert_to_tensor=True, show_progress_bar=False
-        )
-        self.train(was_training)
+        with evaluating(self):
+            h = self.model.encode(
+                list(texts), batch_size=batch_size, convert_to_tensor=True, show_progress_bar=False
+            )
         return h.clone()  # encode runs in inference mode; a clone may enter autograd
 
     def truncated(self, texts: Sequence[str]) -> int:
         """How many of the texts are longer than the encoder reads."""
         limit, tokenizer = self.model.max_seq_length, self.model.tokenizer
-        if limit is None:
+        if limit is None or not texts:
             return 0
         lengths = (len(ids) for ids in tokenizer(list(texts), truncation=False)["input_ids"])
         return sum(length > limit for length in lengths)

@@ -280,17 +280,19 @@ def attention_shapes(decoder: PreTrainedModel) -> list[tuple[int, int, int]]:
     """Key/value heads G and head sizes (C, C_v) of each layer, read by watching the decoder run.
 
     The shapes are not taken from the config: head size is not always hidden size over heads
-    (Qwen3), and layers of one model may differ (Gemma). Two tokens go through the decoder once.
+    (Qwen3), and layers of one model may differ (Gemma). Two tokens go through the decoder once,
+    with a marker in the place of the memory: a layer counts only when the marker arrives.
 
     Raises:
-        UserError: Some layer does not attend through transformers' attention interface, so that
-            memory could not reach it.
+        UserError: Memory would not reach some layer, since its attention does not go through
+            transformers' attention interface.
     """
     seen: dict[int, tuple[int, int, int]] = {}
+    marker = object()
 
     def watch(module: Any, query: Tensor, key: Tensor, value: Tensor, *a: Any, **kw: Any) -> Any:
-        kw.pop(MEMORY_ARGUMENT, None)
-        seen[module.layer_idx] = (key.shape[1], key.shape[3], value.shape[3])
+        if kw.pop(MEMORY_ARGUMENT, None) is marker:
+            seen[module.layer_idx] = (key.shape[1], key.shape[3], value.shape[3])
         return _eager(module, query, key, value, *a, **kw)
 
     name = f"{_PREFIX}watch"
@@ -302,18 +304,20 @@ def attention_shapes(decoder: PreTrainedModel) -> list[tuple[int, int, int]]:
     decoder.set_attn_implementation(name)
     try:
         ids = torch.zeros(1, 2, dtype=torch.long, device=decoder.device)
-        decoder(input_ids=ids, use_cache=False)
+        decoder(input_ids=ids, use_cache=False, **{MEMORY_ARGUMENT: marker})
+    except TypeError as error:  # its forward passes no such keyword on
+        raise _unsupported(decoder) from error
     finally:
         decoder.set_attn_implementation(before)
     layers = decoder.config.get_text_config().num_hidden_layers
-    if sorted(seen) != list(range(layers)):
-        raise _unsupported(decoder, f"({len(seen)} of its {layers} layers can take memory)")
+    if set(seen) != set(range(layers)):
+        raise _unsupported(decoder, f" ({len(seen)} of its {layers} layers could take memory)")
     return [seen[i] for i in range(layers)]
 
 
 def _unsupported(decoder: PreTrainedModel, detail: str = "") -> UserError:
     return UserError(
-        f"memory injection does not support {type(decoder).__name__} {detail}: its attention does "
+        f"memory injection does not support {type(decoder).__name__}{detail}: its attention does "
         "not go through transformers' attention interface. Use injection='soft_prompt' or 'add'"
     )
 
@@ -336,12 +340,10 @@ def steered(decoder: PreTrainedModel, steering: Steering) -> Iterator[None]:
         return expanded.setdefault(n, steering.repeat_interleave(n // batch))
 
     def pass_memory(_: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        ids = kwargs.get("input_ids")
-        first = ids if ids is not None else kwargs.get("inputs_embeds")
-        return args, {
-            **kwargs,
-            MEMORY_ARGUMENT: rows(len(args[0] if args else _some(first))).memory,
-        }
+        ids = args[0] if args else kwargs.get("input_ids")
+        first = _some(ids if ids is not None else kwargs.get("inputs_embeds"))
+        _check_mask(kwargs, first.shape[1])
+        return args, {**kwargs, MEMORY_ARGUMENT: rows(len(first)).memory}
 
     def add_offset(_: nn.Module, __: Any, embeddings: Tensor) -> Tensor:
         return embeddings + _some(rows(len(embeddings)).offset).to(embeddings)[:, None]
@@ -355,6 +357,18 @@ def steered(decoder: PreTrainedModel, steering: Steering) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _check_mask(inputs: dict[str, Any], new: int) -> None:
+    """Refuse a mask of the wrong length, of which transformers would ignore what is too much."""
+    mask, cache = inputs.get("attention_mask"), inputs.get("past_key_values")
+    if isinstance(mask, Tensor) and mask.ndim == 2:
+        text = new + (0 if cache is None else int(cache.get_seq_length()))
+        if mask.shape[1] != text:
+            raise ValueError(
+                f"the attention mask covers {mask.shape[1]} positions but the text has {text}; "
+                "the mask is over the text alone, latent memory is always visible"
+            )
 
 
 def _some(x: Tensor | None) -> Tensor:

@@ -9,6 +9,7 @@ loss = mean_b -log p(x|z) + beta * KL_term        nats per sentence
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,15 +89,28 @@ class LlaMaVAE(PreTrainedModel):
         self.encoder = encoder
         self.decoder = decoder
         if encoder is not None:
+            if config.encoder_dim not in (0, encoder.dim):
+                raise UserError(
+                    f"this model reads sentence vectors of size {config.encoder_dim}; the "
+                    f"encoder makes vectors of size {encoder.dim}"
+                )
             config.encoder_dim = encoder.dim
+            config.encoder_name_or_path = config.encoder_name_or_path or "encoder"
         elif not config.encoder_dim:
             raise UserError(
                 "a model without a sentence encoder needs encoder_dim, the size of the "
                 "precomputed sentence vectors"
             )
+        if config.decoder_name_or_path is None or config.encoder_name_or_path == "encoder":
+            config.embed_backbones = True  # a backbone without a name travels with the checkpoint
         if "memory" in config.injection.split("+"):
-            if not config.attention_shapes:
-                config.attention_shapes = [list(s) for s in attention_shapes(decoder.lm)]
+            shapes = [list(s) for s in attention_shapes(decoder.lm)]
+            if config.attention_shapes not in ([], shapes):
+                raise UserError(
+                    f"this model was made for a decoder with (heads, key size, value size) of "
+                    f"{config.attention_shapes} in its layers; this decoder has {shapes}"
+                )
+            config.attention_shapes = shapes
             enable_memory(decoder.lm)
         self.posterior = Posterior(config.encoder_dim, config.latent_dim)
         self.injection = Injection(
@@ -144,12 +158,10 @@ class LlaMaVAE(PreTrainedModel):
             UserError: A backbone cannot be loaded, or a setting is unknown or out of range.
         """
         config = checkpoint.build_config(settings)
-        if isinstance(encoder, SentenceTransformer) or isinstance(decoder, PreTrainedModel):
-            config.embed_backbones = True
         if isinstance(encoder, str | os.PathLike):
-            config.encoder_name_or_path = os.fspath(encoder)
+            config.encoder_name_or_path = checkpoint.absolute(encoder)
         if isinstance(decoder, str | os.PathLike):
-            config.decoder_name_or_path = os.fspath(decoder)
+            config.decoder_name_or_path = checkpoint.absolute(decoder)
         return cls(
             config,
             checkpoint.load_decoder(config, decoder, tokenizer, **(decoder_options or {})),
@@ -185,18 +197,26 @@ class LlaMaVAE(PreTrainedModel):
         Raises:
             UserError: The checkpoint, one of its files or a backbone is missing or does not fit.
         """
-        folder = checkpoint.fetch(
-            pretrained_model_name_or_path, revision, token, cache_dir, local_files_only
-        )
+        if "torch_dtype" in decoder_options:  # its old name
+            decoder_options.setdefault("dtype", decoder_options.pop("torch_dtype"))
+        if "config" in decoder_options:
+            raise UserError(
+                "a checkpoint is loaded with its own config; to change settings load it and set "
+                "model.config, or build a new model with from_backbones"
+            )
+        hub: dict[str, Any] = {
+            "token": token,
+            "cache_dir": None if cache_dir is None else os.fspath(cache_dir),
+            "local_files_only": local_files_only,
+        }
+        folder = checkpoint.fetch(pretrained_model_name_or_path, revision, **hub)
         config = checkpoint.read_config(folder)
+        decoder = decoder or checkpoint.backbone(folder, config, "decoder")
+        encoder = encoder or checkpoint.backbone(folder, config, "encoder")
         model = cls(
             config,
-            checkpoint.load_decoder(
-                config, decoder or checkpoint.backbone(folder, config, "decoder"), **decoder_options
-            ),
-            checkpoint.load_encoder(
-                config, encoder or checkpoint.backbone(folder, config, "encoder")
-            ),
+            checkpoint.load_decoder(config, decoder, **hub, **decoder_options),
+            checkpoint.load_encoder(config, encoder, **hub),
         )
         checkpoint.load_trained(model, model.trained_names, folder)
         if "device_map" in decoder_options:
@@ -230,9 +250,44 @@ class LlaMaVAE(PreTrainedModel):
         """
         if is_main_process:
             checkpoint.save(self, Path(save_directory), state_dict, max_shard_size)
-        if push_to_hub:
+        if push_to_hub and is_main_process:
             repo = hub_options.pop("repo_id", Path(save_directory).name)
-            self.push_to_hub(repo, **hub_options)
+            checkpoint.upload(Path(save_directory), repo, **hub_options)
+
+    def push_to_hub(  # pyright: ignore[reportIncompatibleVariableOverride] fewer options
+        self, repo_id: str, *, max_shard_size: int | str = "50GB", **options: Any
+    ) -> str:
+        """Upload the checkpoint to the hub, as `save_pretrained` writes it.
+
+        Args:
+            repo_id: `name` or `organisation/name`; made if missing.
+            max_shard_size: Largest size of one weight file.
+            **options: `private`, `commit_message`, `commit_description`, `revision`,
+                `create_pr`, `token`.
+
+        Returns:
+            The address of the commit.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder, max_shard_size=max_shard_size)
+            return checkpoint.upload(Path(folder), repo_id, **options)
+
+    # ------------------------------------------------------------------ what transformers asks
+
+    def get_input_embeddings(self) -> torch.nn.Module:
+        """The decoder's input embeddings (V, H)."""
+        return self.decoder.embeddings
+
+    def _set_gradient_checkpointing(self, *args: Any, **kwargs: Any) -> None:
+        func = kwargs.get("gradient_checkpointing_func")
+        reentrant = getattr(func, "keywords", {}).get("use_reentrant", False)
+        if reentrant and "memory" in self.config.injection.split("+"):
+            raise UserError(
+                "reentrant checkpointing drops the gradient of the memory; "
+                "use gradient_checkpointing_kwargs={'use_reentrant': False}"
+            )
+        super()._set_gradient_checkpointing(*args, **kwargs)
+        self.train(self.training)  # frozen blocks recompute only in training mode
 
     # ------------------------------------------------------------------ objective
 
@@ -361,7 +416,9 @@ class LlaMaVAE(PreTrainedModel):
 
     def decode_each(self, z: Tensor, batch_size: int = 64, **options: Any) -> Iterator[str]:
         """Like `decode`, but yields the texts as their batch is done."""
-        for part in self._points(z).split(batch_size):
+        z = self._points(z)
+        for start in range(0, len(z), batch_size):
+            part = z[start : start + batch_size]
             yield from self.decoder.texts(self.generate(part, **options))
 
     def stream(self, z: Tensor, callback: Callable[[str], None], **options: Any) -> str:
@@ -373,7 +430,7 @@ class LlaMaVAE(PreTrainedModel):
             **options: Options of `generate`, for a single sequence.
         """
         streamer = _Callback(self.decoder.tokenizer, callback)
-        return self.decode(z, streamer=streamer, **options)[0]
+        return self.decode(self.point(z), streamer=streamer, **options)[0]
 
     def _points(self, z: Tensor) -> Tensor:
         if z.ndim == 1:
@@ -480,7 +537,12 @@ class _Callback(TextStreamer):
     """Hands text to a function instead of printing it."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, callback: Callable[[str], None]) -> None:
-        super().__init__(tokenizer, skip_prompt=False, skip_special_tokens=True)
+        super().__init__(
+            tokenizer,
+            skip_prompt=True,
+            skip_special_tokens=True,
+            clean_up_tokenization_spaces=False,
+        )
         self.callback = callback
 
     def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
