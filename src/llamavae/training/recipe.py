@@ -40,7 +40,7 @@ class CorpusSettings(_Section):
     revision: str | None = None
     """Branch, tag or commit of a hub dataset."""
     limit: int | None = Field(None, ge=1)
-    """Use at most this many sentences, before they are split."""
+    """Train on at most this many sentences, chosen at random."""
     min_words: int | None = Field(None, ge=1)
     """Leave out shorter sentences."""
     max_words: int | None = Field(None, ge=1)

@@ -1,0 +1,140 @@
+"""The model card: README.md of a checkpoint, written from the run itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from llamavae.modeling import LlaMaVAE
+
+_MEASURES = (
+    ("nll", "nll_shuffled", "-log p(x\\|z), nats per sentence", "lower", ".2f"),
+    ("bleu", "bleu_shuffled", "BLEU of greedy text from the posterior mean", "higher", ".1f"),
+    ("exact_match", None, "exact match of that text", "higher", ".3f"),
+    ("kl", None, "KL(q(z\\|x) ‖ N(0, I)), nats per sentence", "", ".2f"),
+    ("elbo", None, "negative ELBO at beta 1, nats per sentence", "lower", ".2f"),
+    ("active_units", None, "active units (variance of the mean > 0.01)", "", "d"),
+    ("mutual_information", None, "mutual information, nats", "", ".2f"),
+    ("posterior_variance", None, "mean posterior variance", "", ".3f"),
+)
+
+
+def write_card(folder: Path, model: LlaMaVAE, results: dict[str, Any]) -> Path:
+    """Write the model card of a finished run.
+
+    Args:
+        folder: Folder of the checkpoint.
+        model: The trained VAE.
+        results: Contents of the run's `results.json`.
+    """
+    path = folder / "README.md"
+    path.write_text(_card(model, results), encoding="utf-8")
+    return path
+
+
+def _card(model: LlaMaVAE, results: dict[str, Any]) -> str:
+    recipe, config, metrics = results["recipe"], model.config, results["metrics"]
+    objective, optimisation = recipe["objective"], recipe["optimisation"]
+    head = yaml.safe_dump(
+        {"library_name": "llamavae", "tags": ["sentence-vae", "controllable-generation"]},
+        sort_keys=False,
+    )
+    warnings = "\n".join(f"- {w}" for w in results["warnings"]) or "None."
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    total = sum(p.numel() for p in model.parameters())
+    sentences = results["sentences"]
+    lines = [
+        f"---\n{head}---",
+        f"# {recipe['name']}: a LlaMaVAE",
+        recipe["description"],
+        "A sentence becomes a point z in a small continuous space, and every point becomes a "
+        "sentence again (LlaMaVAE, arXiv 2312.13208).",
+        "```python\n"
+        "from llamavae import LlaMaVAE\n\n"
+        'model = LlaMaVAE.from_pretrained("FOLDER")\n'
+        'model.reconstruct(["a sentence"])\n'
+        "model.sample(8)\n```",
+        "## Model",
+        _table(
+            ("part", "value"),
+            [
+                ("encoder", f"{_encoder(recipe)}, {config.encoder_training}"),
+                ("decoder", f"{_decoder(recipe)}, {config.decoder_training}"),
+                ("latent size D", str(config.latent_dim)),
+                ("injection", f"{config.injection}, {config.slots} slot(s)"),
+                ("weights", f"{total:,}, of which {trained:,} trained"),
+                ("longest sentence", f"{config.max_tokens} decoder tokens"),
+            ],
+        ),
+        "## Data",
+        f"Corpus `{recipe['corpus']['name']}`"
+        + (
+            f", {sentences:,} training sentences, {results['truncated']:,} of them cut to the "
+            "decoder's limit."
+            if sentences is not None
+            else ", streamed."
+        ),
+        "## Objective",
+        f"-E log p(x|z) + beta · KL; beta schedule `{objective['schedule']}` up to "
+        f"{objective['beta']:g}, KL rule `{objective['kl_rule']}` "
+        f"({objective['kl_threshold']:g} nats), word dropout {objective['word_dropout']:g}. "
+        f"AdamW, peak learning rate {optimisation['learning_rate']:g}, "
+        f"{optimisation['batch_size']} sentences a step.",
+        f"## Measures on {metrics['sentences']} held-out sentences",
+        "Shuffled: the same measure when each sentence gets another one's z. BLEU is sacrebleu's "
+        f"corpus BLEU over the first {recipe['evaluation']['decoded']} of them.",
+        _table(("measure", "value", "shuffled z", "better"), _measures(metrics, config.latent_dim)),
+        "What the monitor says:",
+        warnings,
+        "## How it was made",
+        _table(
+            ("", ""),
+            [
+                ("command", f"`{results['command']}`"),
+                ("seed", str(results["seed"])),
+                ("time", f"{results['seconds'] / 60:.1f} minutes"),
+                ("machine", results["machine"]),
+                ("llamavae", f"{results['version']} ({results['commit'] or 'installed package'})"),
+                ("torch, transformers", f"{results['torch']}, {results['transformers']}"),
+            ],
+        ),
+        "## Limits",
+        "The model knows its corpus and little else: a text unlike it comes back as something "
+        "else. Points far from the prior decode badly. Nothing was done against bias or "
+        "offensive text in the corpus or the backbones, whose licences apply to their weights.",
+    ]
+    return "\n\n".join(line for line in lines if line) + "\n"
+
+
+def _encoder(recipe: dict[str, Any]) -> str:
+    e = recipe["encoder"]
+    if e["vectors"]:
+        return f"none (precomputed vectors in column `{e['vectors']}`)"
+    return f"`{e['model']}`" if e["model"] else "T5 type, made from scratch"
+
+
+def _decoder(recipe: dict[str, Any]) -> str:
+    d = recipe["decoder"]
+    return f"`{d['model']}`" if d["model"] else "LLaMA type, made from scratch"
+
+
+def _measures(metrics: dict[str, Any], dim: int) -> list[tuple[str, ...]]:
+    rows = []
+    for name, control, text, better, form in _MEASURES:
+        if name not in metrics:
+            continue
+        value = format(metrics[name], form)
+        if name == "active_units":
+            value += f" of {dim}"
+        if name == "mutual_information":
+            value += f" (N = {metrics['mutual_information_n']})"
+        shuffled = format(metrics[control], form) if control and control in metrics else ""
+        rows.append((text, value, shuffled, better))
+    return rows
+
+
+def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    lines = [head, tuple("---" for _ in head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -1,0 +1,108 @@
+"""Diagnostics of a VAE on held-out sentences, each beside its control under shuffled z."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from llamavae.modeling import LlaMaVAE
+from llamavae.training.data import Collator, SentenceData
+from llamavae.training.diagnostics import (
+    active_units,
+    exact_match,
+    mutual_information,
+    posterior_variance,
+    reconstruction_bleu,
+)
+
+
+@torch.no_grad()
+def measure(
+    model: LlaMaVAE, data: SentenceData, decoded: int = 100, seed: int = 0, batch_size: int = 64
+) -> dict[str, Any]:
+    """Rate, distortion, usage of the latent, and free-running reconstruction.
+
+    Shuffled z means: the same sentences and the same points, but each sentence gets another
+    sentence's point. A model whose text comes from z is much worse then; one that ignores z is
+    not.
+
+    Args:
+        model: The VAE.
+        data: N held-out sentences.
+        decoded: How many of them are decoded freely, greedily, from the posterior mean.
+        seed: Seed of the draws from the posterior and of the shuffle.
+        batch_size: Sentences that pass the decoder together.
+
+    Returns:
+        `nll`, `nll_shuffled`, `kl` and `elbo` (negative, at beta 1) in nats per sentence;
+        `kl_per_dimension`; `active_units`; `mutual_information` in nats, with its N;
+        `posterior_variance`; `bleu`, `bleu_shuffled` and `exact_match`.
+    """
+    was_training = model.training
+    model.eval()
+    if data.vectors is not None:
+        posterior = model.encode(torch.from_numpy(np.array(data.vectors)))
+    else:
+        posterior = model.encode(data.texts, batch_size)
+    generator = torch.Generator().manual_seed(seed)
+    mean, logvar = posterior.mean, posterior.logvar
+    noise = torch.randn(mean.shape, generator=generator)
+    z = mean + torch.exp(logvar / 2) * noise.to(mean)
+    other = _derangement(len(z), generator)
+    kl = posterior.kl().mean(0)
+    nll = _nll(model, data, z, batch_size).mean().item()
+    result: dict[str, Any] = {
+        "nll": nll,
+        "nll_shuffled": _nll(model, data, z[other], batch_size).mean().item(),
+        "kl": kl.sum().item(),
+        "elbo": nll + kl.sum().item(),
+        "active_units": active_units(mean),
+        "mutual_information": mutual_information(mean, logvar, z),
+        "mutual_information_n": len(z),
+        "posterior_variance": posterior_variance(logvar),
+        "sentences": len(z),
+        "kl_per_dimension": kl.tolist(),
+    }
+    if decoded:
+        texts = list(data.texts[:decoded])
+        points = mean[: len(texts)]
+        # as many tokens as the longest of them has, and a few more, so that too long a text shows
+        longest = int(data.lengths[: len(texts)].max())
+        options = {"max_new_tokens": min(model.config.max_tokens, longest + 8)}
+        written = model.decode(points, batch_size, **options)
+        shuffled = model.decode(points[_derangement(len(texts), generator)], batch_size, **options)
+        result["bleu"] = reconstruction_bleu(written, texts)
+        result["bleu_shuffled"] = reconstruction_bleu(shuffled, texts)
+        result["exact_match"] = exact_match(written, texts)
+    model.train(was_training)
+    return result
+
+
+def _derangement(n: int, generator: torch.Generator) -> Tensor:
+    """A permutation of n rows that leaves none in its place (for n > 1)."""
+    order = torch.randperm(n, generator=generator)
+    other = torch.empty_like(order)
+    other[order] = order.roll(1)
+    return other
+
+
+def _nll(model: LlaMaVAE, data: SentenceData, z: Tensor, batch_size: int) -> Tensor:
+    """-log p(x|z) of each sentence in nats, shape (N,), in batches by length."""
+    collate = Collator(model.decoder)
+    order = np.argsort(data.lengths, kind="stable")
+    result = torch.empty(len(z))
+    for start in range(0, len(order), batch_size):
+        rows = order[start : start + batch_size]
+        batch = collate([{"ids": data[int(i)]["ids"]} for i in rows])
+        device = model.decoder.device
+        values = model.decoder.nll(
+            batch["input_ids"].to(device),
+            batch["attention_mask"].to(device),
+            model.injection(z[torch.from_numpy(rows)]),
+            per_sentence=True,
+        )
+        result[torch.from_numpy(rows)] = values.float().cpu()
+    return result

@@ -1,0 +1,96 @@
+"""Small backbones made from scratch: a T5-type encoder and a LLaMA-type decoder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+    T5Config,
+    T5EncoderModel,
+)
+
+from llamavae.errors import UserError
+from llamavae.training.recipe import ScratchDecoder, ScratchEncoder
+
+_POSITIONS = 512  # longest text the scratch decoder has positions for
+
+
+def train_tokenizer(texts: Sequence[str], vocabulary: int) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer of at most `vocabulary` entries, so that no text is unknown.
+
+    Sennrich et al., arXiv 1508.07909, over bytes as in GPT-2.
+    """
+    bpe = Tokenizer(models.BPE())
+    bpe.normalizer = normalizers.NFC()
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    bpe.decoder = decoders.ByteLevel()
+    special = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>"}
+    bpe.train_from_iterator(
+        texts,
+        trainers.BpeTrainer(
+            vocab_size=vocabulary,
+            special_tokens=list(special.values()),
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        ),
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=bpe, model_max_length=_POSITIONS, **special)
+
+
+def make_encoder(settings: ScratchEncoder, texts: Sequence[str], folder: Path) -> None:
+    """Write a fresh sentence-transformers model to `folder`: T5 encoder, mean pooling."""
+    _divides("encoder.scratch", "heads", settings.heads, "hidden_size", settings.hidden_size)
+    tokenizer = train_tokenizer(texts, settings.vocabulary)
+    config = T5Config(
+        vocab_size=len(tokenizer),
+        d_model=settings.hidden_size,
+        d_kv=settings.hidden_size // settings.heads,
+        d_ff=settings.ffn,
+        num_layers=settings.layers,
+        num_heads=settings.heads,
+        feed_forward_proj="gated-gelu",
+        dropout_rate=0.0,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    body = folder / "body"
+    T5EncoderModel(config).save_pretrained(body)
+    tokenizer.save_pretrained(body)
+    transformer = Transformer(str(body))
+    pooling = Pooling(transformer.get_embedding_dimension(), "mean")
+    SentenceTransformer(modules=[transformer, pooling], device="cpu").save_pretrained(str(folder))
+
+
+def make_decoder(settings: ScratchDecoder, texts: Sequence[str], folder: Path) -> None:
+    """Write a fresh LLaMA-type language model and its tokenizer to `folder`."""
+    name = "decoder.scratch"
+    _divides(name, "heads", settings.heads, "hidden_size", settings.hidden_size)
+    _divides(name, "kv_heads", settings.kv_heads, "heads", settings.heads)
+    tokenizer = train_tokenizer(texts, settings.vocabulary)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=settings.hidden_size,
+        intermediate_size=settings.ffn,
+        num_hidden_layers=settings.layers,
+        num_attention_heads=settings.heads,
+        num_key_value_heads=settings.kv_heads,
+        max_position_embeddings=_POSITIONS,
+        tie_word_embeddings=True,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def _divides(section: str, name: str, part: int, whole_name: str, whole: int) -> None:
+    if whole % part:
+        raise UserError(f"{section}: {name} {part} does not divide {whole_name} {whole}")
