@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -60,11 +61,11 @@ def make_encoder(settings: ScratchEncoder, texts: Sequence[str], folder: Path) -
         pad_token_id=tokenizer.pad_token_id,
         eos_token_id=tokenizer.eos_token_id,
     )
-    body = folder / "body"
-    T5EncoderModel(config).save_pretrained(body)
-    tokenizer.save_pretrained(body)
-    transformer = Transformer(str(body))
-    pooling = Pooling(transformer.get_embedding_dimension(), "mean")
+    with tempfile.TemporaryDirectory() as body:
+        T5EncoderModel(config).save_pretrained(body)
+        tokenizer.save_pretrained(body)
+        transformer = Transformer(body)
+    pooling = Pooling(config.d_model, "mean")
     SentenceTransformer(modules=[transformer, pooling], device="cpu").save_pretrained(str(folder))
 
 
