@@ -167,12 +167,15 @@ class SentenceEncoder(nn.Module):
             getattr(part, "get_config_dict", dict)() | {"type": type(part).__name__}
             for part in self.model
         ]
-        tokenizer = getattr(self.model.tokenizer, "backend_tokenizer", None)
+        backend = getattr(self.model.tokenizer, "backend_tokenizer", None)
+        tokenizer = json.loads(backend.to_str()) if backend is not None else {}
+        for state in ("truncation", "padding"):  # each call leaves its own behind
+            tokenizer.pop(state, None)
         settings = {
             "modules": modules,
             "max_tokens": self.model.max_seq_length,
             "prompt": [self.model.prompts, self.model.default_prompt_name],
-            "tokenizer": tokenizer.to_str() if tokenizer is not None else "",
+            "tokenizer": tokenizer,
         }
         text = json.dumps(settings, sort_keys=True, default=str) + fingerprint(self.model)
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()

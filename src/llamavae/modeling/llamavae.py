@@ -447,28 +447,30 @@ class LlaMaVAE(PreTrainedModel):
         """Each text, encoded to its posterior mean and decoded again."""
         return self.decode(self.encode(texts).mean, **options)
 
-    def sample(
-        self, n: int = 1, temperature: float = 1.0, seed: int | None = None, **options: Any
-    ) -> list[str]:
-        """Texts of `n` points drawn from the prior N(0, temperature^2 I).
+    def prior(self, n: int = 1, scale: float = 1.0, seed: int | None = None) -> Tensor:
+        """`n` points (n, D) drawn from N(0, scale^2 I).
 
         Args:
             n: Number of points.
-            temperature: Scale of the draws; below 1 they stay nearer the centre.
+            scale: Below 1 they stay nearer the centre, where more training sentences are.
             seed: Makes the draws repeatable, whatever the device.
-            **options: Options of `generate`.
         """
         if n < 1:
             raise UserError(f"ask for at least one sample; got n={n}")
-        if temperature < 0:
-            raise UserError(f"temperature must not be negative; got {temperature}")
+        if scale < 0:
+            raise UserError(f"scale must not be negative; got {scale}")
         generator = torch.Generator()
         if seed is not None:
             generator.manual_seed(seed)
         else:
             generator.seed()
-        z = torch.randn(n, self.config.latent_dim, generator=generator)
-        return self.decode(temperature * z, **options)
+        return scale * torch.randn(n, self.config.latent_dim, generator=generator)
+
+    def sample(
+        self, n: int = 1, scale: float = 1.0, seed: int | None = None, **options: Any
+    ) -> list[str]:
+        """Texts of `n` points of `prior`; `options` are those of `generate`."""
+        return self.decode(self.prior(n, scale, seed), **options)
 
     def interpolate(
         self,

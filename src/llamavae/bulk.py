@@ -1,0 +1,432 @@
+"""Files of points: a file of sentences to Parquet in bounded memory, and points back from files.
+
+The sentences are encoded in parts, and each part is written in one step to a folder beside the
+output. When all are there, they are joined and the result is moved into place. A run that was
+interrupted goes on after its last whole part; its file has the same bytes as that of a run that
+was not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from llamavae import __version__
+from llamavae.corpora.files import check_file, decode_lines, read_lines, read_sentences
+from llamavae.errors import UserError
+from llamavae.modeling import LlaMaVAE
+from llamavae.modeling.backbones import fingerprint
+
+logger = logging.getLogger(__name__)
+
+PART_SIZE = 4096  # sentences that are lost at most when a run is interrupted; one row group
+_SLICE = 512  # sentences that are batched by length together
+_FORMAT = 1
+_METADATA = b"llamavae"
+_SCHEMA = pa.schema(
+    {
+        "id": pa.int64(),
+        "text": pa.string(),
+        "mean": pa.list_(pa.float32()),
+        "logvar": pa.list_(pa.float32()),
+    }
+)
+_VECTOR_NAMES = ("mean", "z")
+
+Progress = Callable[[int, int | None], None]
+"""Called with the number of lines or rows that are done, and that of all where it is known."""
+
+
+@dataclass(frozen=True)
+class BulkReport:
+    """What `encode_file` did.
+
+    Attributes:
+        output: The Parquet file.
+        sentences: Rows in it.
+        blank: Lines without text, which were skipped.
+        truncated: Sentences that are longer than the encoder reads.
+        resumed: Rows that an interrupted run had left.
+    """
+
+    output: Path
+    sentences: int
+    blank: int
+    truncated: int
+    resumed: int
+
+
+# ------------------------------------------------------------------------------ text to points
+
+
+def encode_file(
+    model: LlaMaVAE,
+    source: Path,
+    output: Path,
+    *,
+    column: str | None = None,
+    batch_size: int = 64,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> BulkReport:
+    """Encode each sentence of a file to a row `id, text, mean, logvar` of a Parquet file.
+
+    `id` is the number of the line (or of the row) in `source`, counted from 1; `mean` and
+    `logvar` are lists of D float32. Call it again with the same arguments to resume a run that
+    was interrupted.
+
+    Args:
+        model: The model; it needs its sentence encoder.
+        source: A file of sentences as `corpora.load_corpus` takes it, or one with any other name
+            that holds a sentence a line.
+        output: The Parquet file; it appears when it is complete.
+        column: Column that holds the sentences.
+        batch_size: Sentences that pass the encoder together.
+        overwrite: Replace an output that exists.
+        progress: Told from time to time how far it is.
+
+    Raises:
+        UserError: The source cannot be read or holds no sentence, the output exists or cannot be
+            written, or what an interrupted run left is of another model or another source.
+    """
+    check_file(source)
+    _check_output(source, output, overwrite)
+    digest, lines = _digest(source)
+    manifest = {
+        "format": _FORMAT,
+        "model": model_fingerprint(model),
+        "source": digest,
+        "column": column,
+    }
+    work = output.with_name(f"{output.name}.partial")
+    with _disk_errors(output):
+        _open_work(work, manifest)
+        done = [_read_metadata(part) for part in _whole_parts(work)]
+    last = done[-1]["last"] if done else 0
+    counts = {key: sum(part[key] for part in done) for key in ("sentences", "blank", "truncated")}
+    resumed = counts["sentences"]
+
+    def tell(number: int) -> None:
+        if progress is not None:
+            progress(number, lines)
+
+    tell(last)
+    rows = (row for row in read_sentences(source, column) if row[0] > last)
+    index = len(done)
+    while part := _encode_part(model, rows, batch_size, tell):
+        table, facts = part
+        for key in counts:
+            counts[key] += facts[key]
+        if len(table):
+            with _disk_errors(output):
+                _write(table, work / f"part-{index:06d}.parquet", facts)
+            index += 1
+    if not counts["sentences"]:
+        shutil.rmtree(work)
+        raise UserError(f"{source} has no line with text; expected one sentence a line or row.")
+    with _disk_errors(output):
+        _join(work, output, {**manifest, **counts, "version": __version__})
+    return BulkReport(output, resumed=resumed, **counts)
+
+
+def model_fingerprint(model: LlaMaVAE) -> str:
+    """A hash of what decides the point of a sentence: encoder and posterior."""
+    if model.encoder is None:
+        raise UserError("this model has no sentence encoder: it cannot read text")
+    return f"{model.encoder.cache_key()}-{fingerprint(model.posterior)}"
+
+
+def _check_output(source: Path, output: Path, overwrite: bool) -> None:
+    if output.suffix.lower() != ".parquet":
+        raise UserError(f"the output is a Parquet file: name it {output.with_suffix('.parquet')}")
+    if output.is_dir():
+        raise UserError(f"{output} is a folder; name a file in it.")
+    if output.exists() and (not overwrite or output.samefile(source)):
+        raise UserError(f"{output} exists already; take another name or overwrite it (--overwrite)")
+
+
+def _digest(source: Path) -> tuple[str, int | None]:
+    """A hash of the file, and how many lines or rows it has, where that is easily told."""
+    digest, lines, end = hashlib.blake2b(digest_size=16), 0, b"\n"
+    with source.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+            lines += block.count(b"\n")
+            end = block
+    known = source.suffix.lower() not in (".json", ".parquet")
+    return digest.hexdigest(), lines + (not end.endswith(b"\n")) if known else None
+
+
+def _open_work(work: Path, manifest: dict[str, Any]) -> None:
+    """Make the folder of parts, or check that the one which is there belongs to this run."""
+    path = work / "manifest.json"
+    if path.is_file():
+        found = json.loads(path.read_text(encoding="utf-8"))
+        other = [key for key in manifest if found.get(key) != manifest[key]]
+        if other:
+            raise UserError(
+                f"{work} is left from an interrupted run with another {' and '.join(other)}. "
+                "Delete it to start afresh, or take another output"
+            )
+        return
+    work.mkdir(parents=True, exist_ok=True)
+    new = work / "manifest.json.new"
+    new.write_text(json.dumps(manifest), encoding="utf-8")
+    new.replace(path)
+
+
+def _whole_parts(work: Path) -> list[Path]:
+    return sorted(work.glob("part-*.parquet"))
+
+
+def _encode_part(
+    model: LlaMaVAE,
+    rows: Iterator[tuple[int, str | None]],
+    batch_size: int,
+    tell: Callable[[int], None],
+) -> tuple[pa.Table, dict[str, int]] | None:
+    """The next `PART_SIZE` sentences as a table, and facts about them; None at the end."""
+    assert model.encoder is not None
+    tables: list[pa.Table] = []
+    facts = {"last": 0, "sentences": 0, "blank": 0, "truncated": 0}
+    while facts["sentences"] < PART_SIZE:
+        ids: list[int] = []
+        texts: list[str] = []
+        for number, text in rows:
+            facts["last"] = number
+            if text is None:
+                facts["blank"] += 1
+                continue
+            ids.append(number)
+            texts.append(text)
+            if len(texts) == _SLICE:
+                break
+        if not texts:
+            break
+        posterior = model.encode(texts, batch_size)
+        vectors = [_list_array(posterior.mean), _list_array(posterior.logvar)]
+        tables.append(pa.table([pa.array(ids), pa.array(texts), *vectors], schema=_SCHEMA))
+        facts["sentences"] += len(texts)
+        facts["truncated"] += _truncated(model, texts)
+        tell(facts["last"])
+    if not facts["last"]:
+        return None
+    table = pa.concat_tables(tables) if tables else _SCHEMA.empty_table()
+    return table.combine_chunks(), facts
+
+
+def _list_array(vectors: Tensor) -> pa.Array:
+    """Vectors (N, D) as an Arrow array of N lists."""
+    values = vectors.float().cpu().numpy()
+    offsets = np.arange(len(values) + 1, dtype=np.int32) * values.shape[1]
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values.ravel()))
+
+
+def _truncated(model: LlaMaVAE, texts: list[str]) -> int:
+    """How many texts are longer than the encoder reads; short ones are not tokenised again."""
+    assert model.encoder is not None
+    limit = model.encoder.model.max_seq_length
+    long = [text for text in texts if limit is not None and 2 * len(text.encode()) + 8 > limit]
+    return model.encoder.truncated(long) if long else 0
+
+
+def _write(table: pa.Table, path: Path, facts: dict[str, Any]) -> None:
+    new = path.with_suffix(".new")
+    with _writer(new, facts) as writer:
+        writer.write_table(table, row_group_size=PART_SIZE)
+    new.replace(path)
+
+
+def _join(work: Path, output: Path, facts: dict[str, Any]) -> None:
+    new = work / "all.new"
+    with _writer(new, facts) as writer:
+        for part in _whole_parts(work):
+            writer.write_table(pq.read_table(part), row_group_size=PART_SIZE)
+    new.replace(output)
+    shutil.rmtree(work)
+
+
+def _writer(path: Path, facts: dict[str, Any]) -> pq.ParquetWriter:
+    metadata = {_METADATA: json.dumps(facts).encode()}
+    return pq.ParquetWriter(path, _SCHEMA.with_metadata(metadata), compression="zstd")
+
+
+def _read_metadata(path: Path) -> dict[str, Any]:
+    return json.loads((pq.read_schema(path).metadata or {}).get(_METADATA, b"{}"))
+
+
+@contextmanager
+def _disk_errors(output: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"could not write {output}: {error}. What is encoded so far is kept in "
+            f"{output.name}.partial beside it; the same call resumes there"
+        ) from error
+
+
+# ------------------------------------------------------------------------------ points from files
+
+
+@dataclass(frozen=True)
+class Points:
+    """Some points of a file.
+
+    Attributes:
+        ids: The file's ids, or the numbers of its rows or lines, counted from 1.
+        texts: The sentences they are of, where the file has them.
+        z: The points, shape (N, D).
+    """
+
+    ids: list[int]
+    texts: list[str] | None
+    z: Tensor
+
+
+def read_points(source: Path | Iterable[bytes], batch_size: int = 1024) -> Iterator[Points]:
+    """Points of a Parquet file (as `encode_file` writes), a NumPy array, or lines of JSON.
+
+    Args:
+        source: A .parquet file with a column `mean` or `z`; a .npy file of shape (N, D); or any
+            other file, or the lines of an open one, with a vector a line: a JSON list, or an
+            object with `mean` or `z`.
+        batch_size: Points that are read together.
+
+    Raises:
+        UserError: The file cannot be read, or a row holds no vector of finite numbers of the
+            same size as the others; the message names the row.
+    """
+    if not isinstance(source, Path):
+        name, batches = "standard input", _from_json(decode_lines(source, "standard input"))
+    else:
+        if source.is_dir() or not source.exists():  # a pipe is welcome
+            check_file(source)
+        name = str(source)
+        match source.suffix.lower():
+            case ".parquet":
+                yield from _checked(_from_parquet(source, batch_size), name)
+                return
+            case ".npy":
+                yield from _checked(_from_numpy(source, batch_size), name)
+                return
+            case _:
+                batches = _from_json(read_lines(source), name)
+    rows = iter(batches)
+    while chunk := list(islice(rows, batch_size)):
+        ids, texts, vectors = zip(*chunk, strict=True)
+        whole = list(texts) if all(text is not None for text in texts) else None
+        yield from _checked([(list(ids), whole, list(vectors))], name)
+
+
+Batch = tuple[list[int], list[str] | None, Any]  # ids, texts, and vectors as numbers
+
+
+def _checked(batches: Iterable[Batch], name: str) -> Iterator[Points]:
+    for ids, texts, vectors in batches:
+        try:
+            z = torch.as_tensor(np.asarray(vectors, dtype=np.float32))
+        except (ValueError, TypeError):
+            raise _odd_row(ids, vectors, name) from None
+        if z.ndim != 2:
+            raise UserError(f"{name}: expected one vector a row; got shape {tuple(z.shape)}")
+        bad = (~z.isfinite().all(dim=1)).nonzero()
+        if len(bad):
+            raise UserError(f"{name}: row {ids[int(bad[0])]} holds a number that is not finite")
+        yield Points(ids, texts, z)
+
+
+def _odd_row(ids: list[int], vectors: Any, name: str) -> UserError:
+    size = len(vectors[0]) if isinstance(vectors[0], list) else 0
+    for number, vector in zip(ids, vectors, strict=True):
+        numbers = isinstance(vector, list) and all(isinstance(v, int | float) for v in vector)
+        if not numbers or len(vector) != size:
+            return UserError(
+                f"{name}: row {number} holds {str(vector)[:40]!r}; expected a list of numbers, "
+                "as long as the others"
+            )
+    return UserError(f"{name}: expected one list of numbers a row")
+
+
+def _from_parquet(path: Path, batch_size: int) -> Iterator[Batch]:
+    try:
+        file = pq.ParquetFile(path)
+        names = file.schema_arrow.names
+        column = next((name for name in _VECTOR_NAMES if name in names), None)
+        if column is None:
+            raise UserError(
+                f"{path} has no column 'mean' or 'z' with points; its columns are "
+                f"{', '.join(names)}. `llamavae encode --output` writes such a file"
+            )
+        first = 1
+        wanted = [name for name in ("id", "text", column) if name in names]
+        for batch in file.iter_batches(batch_size, columns=wanted):
+            columns = batch.to_pydict()
+            ids = columns.get("id") or list(range(first, first + len(batch)))
+            yield ids, columns.get("text"), columns[column]
+            first += len(batch)
+    except pa.ArrowInvalid as error:
+        raise UserError(f"{path} is not a Parquet file: {error}") from error
+
+
+def _from_numpy(path: Path, batch_size: int) -> Iterator[Batch]:
+    try:
+        array = np.load(path, mmap_mode="r")
+    except (ValueError, EOFError) as error:
+        raise UserError(f"{path} is not a NumPy array of numbers: {error}") from error
+    if array.ndim == 1:
+        array = array[None]
+    if array.ndim != 2 or array.dtype.kind not in "fiu":
+        raise UserError(
+            f"{path}: expected numbers of shape (N, D); got {array.dtype} of shape {array.shape}"
+        )
+    for start in range(0, len(array), batch_size):
+        part = array[start : start + batch_size]
+        yield list(range(start + 1, start + 1 + len(part))), None, part
+
+
+def _from_json(
+    lines: Iterable[tuple[int, str]], name: str = "standard input"
+) -> Iterator[tuple[int, str | None, Any]]:
+    for number, line in lines:
+        if not line.strip():
+            continue
+        try:
+            value = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise UserError(
+                f"{name}:{number}: not valid JSON ({error.msg}); expected a list of numbers, or "
+                "an object with 'mean' or 'z', a line"
+            ) from error
+        if isinstance(value, dict):
+            vector = next((value[key] for key in _VECTOR_NAMES if key in value), None)
+            text = value.get("text")
+            yield number, text if isinstance(text, str) else None, vector
+        else:
+            yield number, None, value
+
+
+def check_same_model(model: LlaMaVAE, points: Path) -> None:
+    """Log a warning where the points of a Parquet file were made by another model."""
+    if points.suffix.lower() != ".parquet" or not points.is_file():
+        return
+    try:
+        made_by = _read_metadata(points).get("model")
+    except pa.ArrowInvalid:
+        return
+    if made_by is not None and model.encoder is not None and made_by != model_fingerprint(model):
+        logger.warning("%s was made by another model: its points mean nothing to this one", points)

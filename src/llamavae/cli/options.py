@@ -1,0 +1,297 @@
+"""Options that several verbs share: each group is a dataclass, and is described once."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import wraps
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
+
+import typer
+
+from llamavae.cli.output import note
+from llamavae.errors import UserError
+
+if TYPE_CHECKING:
+    from llamavae import LlaMaVAE
+
+Json = Annotated[bool, typer.Option("--json", help="Write one JSON object a line.")]
+TextArguments = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="TEXT", help="Texts; - or nothing reads them from standard input."),
+]
+
+
+def grouped(verb: Callable[..., None]) -> Callable[..., None]:
+    """Let a verb take dataclasses of options: their fields become options of the command."""
+    hints = get_type_hints(verb, include_extras=True)
+    groups: dict[str, type] = {}
+    parameters: list[inspect.Parameter] = []
+    for name, parameter in inspect.signature(verb).parameters.items():
+        kind = hints[name]
+        if not dataclasses.is_dataclass(kind):
+            parameters.append(
+                parameter.replace(annotation=kind, kind=inspect.Parameter.KEYWORD_ONLY)
+            )
+            continue
+        groups[name] = kind  # type: ignore[assignment]
+        field_types = get_type_hints(kind, include_extras=True)
+        parameters += [
+            inspect.Parameter(
+                field.name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=field.default,
+                annotation=field_types[field.name],
+            )
+            for field in dataclasses.fields(kind)
+        ]
+
+    @wraps(verb)
+    def command(**values: Any) -> None:
+        for name, kind in groups.items():
+            fields = [field.name for field in dataclasses.fields(kind)]
+            values[name] = kind(**{field: values.pop(field) for field in fields})
+        verb(**values)
+
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {p.name: p.annotation for p in parameters}
+    return command
+
+
+# ------------------------------------------------------------------------------ the model
+
+
+@dataclass
+class ModelOptions:
+    """Which model, and where it runs."""
+
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            "-m",
+            envvar="LLAMAVAE_MODEL",
+            metavar="FOLDER_OR_ID",
+            help="Folder of a run or a model, or hub id.",
+            rich_help_panel="Model",
+        ),
+    ] = None
+    device: Annotated[
+        str | None,
+        typer.Option(
+            help="cpu, cuda, cuda:1, mps, or auto to spread it over all GPUs; default: a GPU "
+            "where there is one.",
+            rich_help_panel="Model",
+        ),
+    ] = None
+    dtype: Annotated[
+        Literal["auto", "float32", "bfloat16", "float16"] | None,
+        typer.Option(help="Type of the decoder's weights.", rich_help_panel="Model"),
+    ] = None
+    batch_size: Annotated[
+        int,
+        typer.Option(
+            min=1, help="Texts or points that are computed together.", rich_help_panel="Model"
+        ),
+    ] = 64
+
+    def load(self) -> LlaMaVAE:
+        """The model.
+
+        Raises:
+            UserError: None is given, it cannot be loaded, or there is no such device.
+        """
+        if self.model is None:
+            raise UserError(
+                "no model: give --model FOLDER_OR_ID or set LLAMAVAE_MODEL.\n"
+                "To make one in minutes: `make demo`, or `llamavae train --recipe demo`; then "
+                "use --model runs/demo/model"
+            )
+        source = Path(self.model).expanduser()
+        if not (source / "config.json").exists() and (source / "model" / "config.json").exists():
+            source = source / "model"  # the folder of a run
+        quiet()
+        from llamavae import LlaMaVAE
+
+        options: dict[str, Any] = {} if self.dtype is None else {"dtype": self.dtype}
+        device = _device(self.device)
+        if device != "cpu":
+            options["device_map"] = device
+        return LlaMaVAE.from_pretrained(
+            source if source.is_dir() else self.model,
+            **options,
+        )
+
+
+def _device(name: str | None) -> str:
+    import torch
+
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    if name is None:
+        return accelerator.type if accelerator else "cpu"
+    if name == "auto":
+        return name
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UserError(f"there is no device {name!r}: use cpu, cuda, cuda:1, mps or auto") from (
+            error
+        )
+    if device.type == "cpu":
+        return "cpu"
+    count = torch.accelerator.device_count() if accelerator else 0
+    if accelerator is None or accelerator.type != device.type or (device.index or 0) >= count:
+        here = f"{count} x {accelerator.type}" if accelerator else "only the CPU"
+        raise UserError(f"there is no device {name!r} on this machine ({here})")
+    return name
+
+
+def quiet() -> None:
+    """Silence transformers' log and its bars for weights; downloads keep theirs."""
+    from huggingface_hub.utils import enable_progress_bars
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    enable_progress_bars()
+
+
+# ------------------------------------------------------------------------------ text in
+
+
+@dataclass
+class FileOptions:
+    """A file of sentences."""
+
+    file: Annotated[
+        Path | None,
+        typer.Option(
+            "--file",
+            "-f",
+            help="Read sentences from a file: text (one a line), .jsonl, .csv, .tsv, .parquet.",
+        ),
+    ] = None
+    column: Annotated[
+        str | None, typer.Option(help="Column of the file that holds the sentences.")
+    ] = None
+
+    def read(self, arguments: list[str] | None) -> Iterator[str]:
+        """The texts: the arguments, or the file's, or those of standard input, without blanks.
+
+        Raises:
+            UserError: Two of these are given, or there is no text.
+        """
+        if self.file is not None and arguments:
+            raise UserError("give texts or --file, not both")
+        if self.column is not None and self.file is None:
+            raise UserError("--column goes with --file")
+        if self.file is not None:
+            from llamavae.corpora.files import read_sentences
+
+            where, found = str(self.file), (t for _, t in read_sentences(self.file, self.column))
+        elif arguments and arguments != ["-"]:
+            where, found = "the arguments", (text.strip() for text in arguments)
+        else:
+            where, found = "standard input", _standard_input(explicit=bool(arguments))
+        empty = True
+        for text in found:
+            if text:
+                empty = False
+                yield text
+        if empty:
+            raise UserError(f"{where}: there is no text; expected one sentence a line")
+
+
+def _standard_input(explicit: bool) -> Iterator[str]:
+    from llamavae.corpora.files import decode_lines
+
+    if sys.stdin.isatty():
+        if not explicit:
+            raise UserError("there is no text: give texts, --file FILE, or pipe lines in")
+        note("reading sentences from the keyboard, one a line; Ctrl-D ends")
+    return (line.strip() for _, line in decode_lines(sys.stdin.buffer, "standard input"))
+
+
+def batches(items: Iterator[str], size: int) -> Iterator[list[str]]:
+    """The items in lists of `size`; a person who types gets an answer to each line."""
+    if sys.stdin.isatty():
+        size = 1
+    while batch := list(islice(items, size)):
+        yield batch
+
+
+# ------------------------------------------------------------------------------ text out
+
+
+_PANEL = "Generation"
+
+
+@dataclass
+class Generation:
+    """How texts are written from points; greedy unless an option says otherwise."""
+
+    num_samples: Annotated[
+        int,
+        typer.Option("--num-samples", "-n", min=1, help="Texts a point.", rich_help_panel=_PANEL),
+    ] = 1
+    temperature: Annotated[
+        float | None,
+        typer.Option(help="Sample tokens at this temperature.", rich_help_panel=_PANEL),
+    ] = None
+    top_p: Annotated[
+        float | None,
+        typer.Option(
+            help="Sample from the most probable tokens that have this mass together.",
+            rich_help_panel=_PANEL,
+        ),
+    ] = None
+    beams: Annotated[
+        int, typer.Option(min=1, help="Search with this many beams.", rich_help_panel=_PANEL)
+    ] = 1
+    max_new_tokens: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Longest text in tokens; default: the longest the model was trained on.",
+            rich_help_panel=_PANEL,
+        ),
+    ] = None
+    seed: Annotated[
+        int | None,
+        typer.Option(min=0, help="Make random choices repeatable.", rich_help_panel=_PANEL),
+    ] = None
+
+    def options(self) -> dict[str, Any]:
+        """The options of `LlaMaVAE.generate`; also seeds torch.
+
+        Raises:
+            UserError: A value is out of range, or options contradict one another.
+        """
+        if self.temperature is not None and self.temperature <= 0:
+            raise UserError("--temperature must be above 0; without it, decoding is greedy")
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise UserError(f"--top-p must lie above 0 and at most at 1; got {self.top_p}")
+        sampling = self.temperature is not None or self.top_p is not None
+        if self.beams > 1 and self.num_samples > self.beams and not sampling:
+            raise UserError(
+                f"{self.beams} beams give at most {self.beams} texts; got --num-samples "
+                f"{self.num_samples}"
+            )
+        if self.seed is not None:
+            import torch
+
+            torch.manual_seed(self.seed)
+        chosen = {
+            "num_return_sequences": self.num_samples if self.num_samples > 1 else None,
+            "do_sample": sampling or (self.num_samples > 1 and self.beams == 1) or None,
+            "temperature": self.temperature,
+            "top_p": self.top_p,
+            "num_beams": self.beams if self.beams > 1 else None,
+            "max_new_tokens": self.max_new_tokens,
+        }
+        return {key: value for key, value in chosen.items() if value is not None}

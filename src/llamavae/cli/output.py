@@ -1,0 +1,77 @@
+"""What the user sees: results on standard output, everything else on standard error."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    return Console(stderr=True, soft_wrap=True, highlight=False)
+
+
+def note(message: str) -> None:
+    """A remark for the user."""
+    _console().print(message, style="dim", markup=False)
+
+
+def show_error(message: str) -> None:
+    """An error that the user can act on."""
+    from rich.text import Text
+
+    _console().print(Text.assemble(("error: ", "bold red"), message))
+
+
+def write(as_json: bool, *columns: str, **record: Any) -> None:
+    """One result, on a line of its own and at once.
+
+    Args:
+        as_json: Write the record as a JSON object, else the columns.
+        *columns: What people see, divided by tabs; a line break becomes a space.
+        **record: What machines see.
+    """
+    if as_json:
+        line = json.dumps(record, ensure_ascii=False)
+    else:
+        line = "\t".join(" ".join(column.split()) for column in columns)
+    print(line, flush=True)
+
+
+@contextmanager
+def progress_bar(what: str, unit: str) -> Iterator[Any]:
+    """A bar on standard error with speed and time left; yields `update(done, total)`."""
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        ProgressColumn,
+        Task,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+    from rich.text import Text
+
+    class Speed(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            speed = task.finished_speed or task.speed
+            return Text("" if speed is None else f"{speed:,.0f} {unit}/s")
+
+    columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:,.0f}")
+    with Progress(*columns, Speed(), TimeRemainingColumn(), console=_console()) as bar:
+        task = bar.add_task(what, total=None)
+        begun = False
+
+        def update(done: int, total: int | None) -> None:
+            nonlocal begun
+            if not begun:  # what an earlier run did is no speed of this one
+                bar.reset(task, completed=done, total=total)
+                begun = True
+            bar.update(task, completed=done)
+
+        yield update

@@ -1,0 +1,75 @@
+"""Verbs that list what comes with the package: recipes and corpora."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from llamavae.cli.options import Json
+from llamavae.cli.output import note, write
+from llamavae.errors import UserError
+
+recipes = typer.Typer(help="List, show and copy the recipes that come with the package.")
+Name = Annotated[str, typer.Argument(help="Name of a shipped recipe.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs of this module."""
+    app.add_typer(recipes, name="recipes")
+    app.command()(corpora)
+
+
+@recipes.callback(invoke_without_command=True)
+def _list(context: typer.Context, json: Json = False) -> None:
+    if context.invoked_subcommand is not None:
+        return
+    from llamavae.training.recipe import load_recipe, recipe_names
+
+    rows = [(name, load_recipe(name).description) for name in recipe_names()]
+    _table(json, [{"name": name, "description": text} for name, text in rows])
+
+
+@recipes.command()
+def show(name: Name) -> None:
+    """Print a recipe's YAML, comments included."""
+    from llamavae.training.recipe import recipe_text
+
+    print(recipe_text(name), end="")
+
+
+@recipes.command()
+def copy(name: Name, file: Annotated[Path, typer.Argument(help="New file, to be edited.")]) -> None:
+    """Copy a recipe to a file, for `llamavae train --recipe FILE`."""
+    from llamavae.training.recipe import recipe_text
+
+    text = recipe_text(name)
+    if file.suffix not in (".yaml", ".yml"):
+        raise UserError(f"{file}: a recipe's file name ends in .yaml")
+    try:
+        with file.open("x", encoding="utf-8") as new:
+            new.write(text)
+    except FileExistsError as error:
+        raise UserError(f"{file} exists already; take another name") from error
+    except OSError as error:
+        raise UserError(f"could not write {file}: {error}") from error
+    note(f"wrote {file}; train with: llamavae train --recipe {file}")
+
+
+def corpora(json: Json = False) -> None:
+    """List the named corpora. Files and hub data sets serve as well."""
+    from llamavae.corpora.registry import describe_corpora
+
+    _table(json, describe_corpora())
+
+
+def _table(json: bool, rows: list[dict[str, Any]]) -> None:
+    """Rows in aligned columns, or as JSON."""
+    width = max(len(row["name"]) for row in rows)
+    for row in rows:
+        if json:
+            write(True, **row)
+        else:
+            name, *others = row.values()
+            print(f"{name:{width}}  {'; '.join(others)}")

@@ -1,0 +1,190 @@
+"""Verbs that write text by moving in the latent space."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from llamavae.cli.options import (
+    FileOptions,
+    Generation,
+    Json,
+    ModelOptions,
+    TextArguments,
+    batches,
+    grouped,
+)
+from llamavae.cli.output import write
+from llamavae.errors import UserError
+
+if TYPE_CHECKING:
+    from llamavae import LlaMaVAE
+
+Steps = Annotated[int, typer.Option(help="Number of points.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs of this module."""
+    for verb in (reconstruct, sample, interpolate, traverse, arithmetic, neighbours):
+        app.command()(grouped(verb))
+
+
+def reconstruct(
+    model: ModelOptions,
+    source: FileOptions,
+    generation: Generation,
+    text: TextArguments = None,
+    json: Json = False,
+) -> None:
+    """Encode texts and decode them again."""
+    options = generation.options()
+    originals = source.read(text)
+    vae = model.load()
+    for batch in batches(originals, model.batch_size):
+        z = vae.encode(batch, model.batch_size).mean
+        texts = vae.decode_each(z, model.batch_size, **options)
+        for index, written in enumerate(texts):
+            original = batch[index // generation.num_samples]
+            write(json, written, text=original, reconstruction=written)
+
+
+def sample(
+    model: ModelOptions,
+    generation: Generation,
+    count: Annotated[int, typer.Argument(min=1, help="Number of points.")] = 1,
+    scale: Annotated[
+        float, typer.Option(min=0, help="Below 1, the points are nearer the centre of the prior.")
+    ] = 1.0,
+    json: Json = False,
+) -> None:
+    """Write texts of points drawn from the prior."""
+    options = generation.options()
+    vae = model.load()
+    z = vae.prior(count, scale, generation.seed)
+    for written in vae.decode_each(z, model.batch_size, **options):
+        write(json, written, text=written)
+
+
+def interpolate(
+    model: ModelOptions,
+    source: FileOptions,
+    generation: Generation,
+    text: TextArguments = None,
+    steps: Steps = 9,
+    mode: Annotated[
+        Literal["linear", "slerp"], typer.Option(help="A straight line, or an arc.")
+    ] = "linear",
+    json: Json = False,
+) -> None:
+    """Write the texts on the way from one text to another."""
+    from llamavae.latent import lerp, slerp
+
+    options = generation.options()
+    start, end = _exactly(2, source.read(text))
+    vae = model.load()
+    path = {"linear": lerp, "slerp": slerp}[mode]
+    z = path(vae.point(start), vae.point(end), steps)
+    texts = vae.decode_each(z, model.batch_size, **options)
+    for index, written in enumerate(texts):
+        position = index // generation.num_samples / (steps - 1)
+        write(json, f"{position:.2f}", written, position=position, text=written)
+
+
+def traverse(
+    model: ModelOptions,
+    source: FileOptions,
+    generation: Generation,
+    dim: Annotated[int, typer.Option(help="Coordinate of the latent space, from 0.")],
+    text: TextArguments = None,
+    steps: Steps = 7,
+    json: Json = False,
+) -> None:
+    """Change one coordinate of texts over the range of the prior."""
+    from llamavae.latent import traversal
+
+    options = generation.options()
+    starts = source.read(text)
+    vae = model.load()
+    for start in starts:
+        z = traversal(vae.point(start), dim, steps)
+        values = [float(value) for value in z[:, dim]]
+        for index, written in enumerate(vae.decode_each(z, model.batch_size, **options)):
+            value = values[index // generation.num_samples]
+            write(json, f"{value:+.2f}", written, start=start, value=value, text=written)
+
+
+def arithmetic(
+    model: ModelOptions,
+    source: FileOptions,
+    generation: Generation,
+    text: TextArguments = None,
+    json: Json = False,
+) -> None:
+    """Write the text at A - B + C, of three texts."""
+    options = generation.options()
+    a, b, c = _exactly(3, source.read(text))
+    for written in model.load().arithmetic(a, b, c, **options):
+        write(json, written, a=a, b=b, c=c, text=written)
+
+
+def _exactly(count: int, texts: Iterator[str]) -> list[str]:
+    found = list(texts)
+    if len(found) != count:
+        raise UserError(f"expected {count} texts; got {len(found)}")
+    return found
+
+
+def neighbours(
+    model: ModelOptions,
+    source: FileOptions,
+    query: Annotated[str, typer.Argument(help="The text whose neighbours are wanted.")],
+    k: Annotated[int, typer.Option("-k", min=1, help="Number of neighbours.")] = 5,
+    json: Json = False,
+) -> None:
+    """Find the sentences of a file (or of standard input) that are nearest to a text.
+
+    A Parquet file that `llamavae encode --output` wrote is searched without encoding it again.
+    """
+    vae = model.load()
+    best: list[tuple[float, int, str]] = []
+    for offset, texts, found in _search(vae, source, query, k, model.batch_size):
+        rows = [(cosine, -(offset + index), texts[index]) for index, cosine in found]
+        best = heapq.nlargest(k, [*best, *rows])
+    for cosine, position, text in best:
+        write(json, f"{cosine:.4f}", text, cosine=cosine, index=-position, text=text)
+
+
+def _search(
+    vae: LlaMaVAE, source: FileOptions, query: str, k: int, batch_size: int
+) -> Iterator[tuple[int, list[str], list[tuple[int, float]]]]:
+    """Position of the first, texts, and best `k` (index, cosine), of one batch after the other."""
+    point = vae.point(query)
+    offset = 0
+    if source.file is not None and _has_points(source.file):
+        from llamavae import bulk
+
+        bulk.check_same_model(vae, source.file)
+        for points in bulk.read_points(source.file):
+            texts = points.texts or [str(number) for number in points.ids]
+            yield offset, texts, vae.neighbours(point, points.z, k)
+            offset += len(texts)
+        return
+    for batch in batches(source.read(None), max(batch_size, 512)):
+        yield offset, batch, vae.neighbours(point, vae.encode(batch, batch_size).mean, k)
+        offset += len(batch)
+
+
+def _has_points(path: Path) -> bool:
+    if path.suffix.lower() != ".parquet" or not path.is_file():
+        return path.suffix.lower() == ".npy"
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return "mean" in pq.read_schema(path).names
+    except pa.ArrowInvalid:
+        return False

@@ -1,0 +1,106 @@
+"""Verbs that make models: `train` and `demo`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperCommand
+
+from llamavae.cli.options import quiet
+from llamavae.cli.output import note
+from llamavae.errors import UserError
+
+if TYPE_CHECKING:
+    from llamavae.training import TrainResult
+
+
+class _TrainCommand(TyperCommand):
+    """Its help lists every setting of a recipe."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        super().format_help(ctx, formatter)
+        from rich.console import Console
+        from rich.table import Table
+
+        from llamavae.training.recipe import describe_settings
+
+        table = Table("setting", "type", "default", "meaning", box=None, pad_edge=False)
+        for row in describe_settings():
+            table.add_row(*(cell.replace("[", r"\[") for cell in row))
+        console = Console()
+        console.print("\nSettings of a recipe, for its YAML file and for --set:\n")
+        console.print(table)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs of this module."""
+    app.command(cls=_TrainCommand)(train)
+    app.command()(demo)
+
+
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change a setting; may be repeated."),
+]
+
+
+def train(
+    recipe: Annotated[
+        str | None,
+        typer.Option("--recipe", "-r", metavar="NAME_OR_FILE", help="A shipped recipe or a file."),
+    ] = None,
+    overrides: Overrides = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue the run in the output folder.")
+    ] = False,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder of the run (output.folder).")
+    ] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Only check the recipe, and print all its settings.")
+    ] = False,
+) -> None:
+    """Train a model as a recipe says.
+
+    Several GPUs: torchrun --nproc-per-node 4 -m llamavae.cli train --recipe ...
+    """
+    from llamavae.training.recipe import load_recipe, recipe_names
+
+    if recipe is None:
+        raise UserError(
+            f"no recipe: give --recipe with one of {', '.join(recipe_names())}, or a YAML file"
+        )
+    changes = [*(overrides or []), *([f"output.folder={output}"] if output else [])]
+    settings = load_recipe(recipe, changes)
+    if check:
+        import yaml
+
+        print(yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False), end="")
+        return
+    quiet()
+    from llamavae.training.run import train as run
+
+    _announce(run(settings, resume=resume))
+
+
+def demo(
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder of the run and its report.")
+    ] = Path("runs/demo"),
+    overrides: Overrides = None,
+) -> None:
+    """Train a small model on the built-in corpus and show what it can do: minutes on a CPU."""
+    quiet()
+    from llamavae.demo import run_demo
+
+    run_demo(output, overrides or [])
+
+
+def _announce(result: TrainResult) -> None:
+    """Say where the model is, once however many processes trained it."""
+    if os.environ.get("RANK", "0") == "0":
+        model = result.folder / "model"
+        note(f"the model is in {model}; try: llamavae reconstruct --model {model} 'a sentence'")

@@ -1,0 +1,308 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from tests import tiny
+
+from llamavae import LlaMaVAE, bulk
+from llamavae.bulk import encode_file, read_points
+from llamavae.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def model() -> LlaMaVAE:
+    return tiny.vae()
+
+
+@pytest.fixture(autouse=True)
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bulk, "PART_SIZE", 8)
+    monkeypatch.setattr(bulk, "_SLICE", 4)
+
+
+@pytest.fixture
+def sentences(tmp_path: Path) -> Path:
+    path = tmp_path / "sentences.txt"
+    lines = [f"{text} {number}" for number in range(4) for text in tiny.SENTENCES]
+    lines[3:3] = ["", "  \t "]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def stop_after(model: LlaMaVAE, calls: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let `encode` be interrupted after so many calls."""
+    encode, left = model.encode, iter(range(calls))
+
+    def interrupted(*args: Any, **kwargs: Any) -> Any:
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        return encode(*args, **kwargs)
+
+    monkeypatch.setattr(model, "encode", interrupted)
+
+
+# ------------------------------------------------------------------------------ encode_file
+
+
+def test_rows_are_the_sentences_and_their_points(
+    model: LlaMaVAE, sentences: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "made" / "points.parquet"
+    report = encode_file(model, sentences, output)
+    table = pq.read_table(output)
+    assert table.schema.names == ["id", "text", "mean", "logvar"]
+    assert table.schema.field("mean").type == pa.list_(pa.float32())
+    lines = sentences.read_text().splitlines()
+    assert table["text"].to_pylist() == [line for line in lines if line.strip()]
+    assert [lines[i - 1] for i in table["id"].to_pylist()] == table["text"].to_pylist()
+    posterior = model.encode(table["text"].to_pylist())
+    for name in ("mean", "logvar"):
+        torch.testing.assert_close(
+            torch.tensor(table[name].to_pylist()), getattr(posterior, name), atol=1e-5, rtol=1e-5
+        )
+    assert (report.sentences, report.blank, report.resumed) == (32, 2, 0)
+    assert list(output.parent.iterdir()) == [output]
+
+
+def test_texts_longer_than_the_encoder_reads_are_counted(model: LlaMaVAE, tmp_path: Path) -> None:
+    path = tmp_path / "long.txt"
+    path.write_text("short\n" + "very long text " * 400 + "\n" + "x" * 100_000 + "\nend\n")
+    assert encode_file(model, path, tmp_path / "a.parquet").truncated == 2
+
+
+@pytest.mark.parametrize("calls", [0, 1, 2, 3, 5, 7])
+def test_an_interrupted_run_resumes_to_the_same_bytes(
+    model: LlaMaVAE, sentences: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, calls: int
+) -> None:
+    whole, resumed = tmp_path / "whole.parquet", tmp_path / "resumed.parquet"
+    expected = encode_file(model, sentences, whole)
+    with monkeypatch.context() as patch:
+        stop_after(model, calls, patch)
+        with pytest.raises(KeyboardInterrupt):
+            encode_file(model, sentences, resumed)
+    assert not resumed.exists()
+    seen: list[tuple[int, int | None]] = []
+    report = encode_file(model, sentences, resumed, progress=lambda *args: seen.append(args))
+    assert resumed.read_bytes() == whole.read_bytes()
+    assert report.resumed == calls // 2 * 8  # whole parts of two slices each
+    assert (report.sentences, report.blank) == (expected.sentences, expected.blank)
+    assert seen[-1] == (34, 34)
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_a_run_that_stopped_while_joining_resumes(
+    model: LlaMaVAE, sentences: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "points.parquet"
+    with monkeypatch.context() as patch:
+        patch.setattr(bulk, "_join", _interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            encode_file(model, sentences, output)
+    report = encode_file(model, sentences, output)
+    assert report.resumed == report.sentences == len(pq.read_table(output)) == 32
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def change_source(model: LlaMaVAE, sentences: Path) -> LlaMaVAE:
+    sentences.write_text(sentences.read_text() + "one more\n")
+    return model
+
+
+def change_model(model: LlaMaVAE, sentences: Path) -> LlaMaVAE:
+    return tiny.vae(latent_dim=3)
+
+
+@pytest.mark.parametrize(("change", "what"), [(change_source, "source"), (change_model, "model")])
+def test_what_is_left_of_another_run_is_not_taken(
+    model: LlaMaVAE,
+    sentences: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    change: Callable[[LlaMaVAE, Path], LlaMaVAE],
+    what: str,
+) -> None:
+    output = tmp_path / "points.parquet"
+    with monkeypatch.context() as patch:
+        stop_after(model, 3, patch)
+        with pytest.raises(KeyboardInterrupt):
+            encode_file(model, sentences, output)
+    other = change(model, sentences)
+    with pytest.raises(UserError, match=f"interrupted run with another {what}"):
+        encode_file(other, sentences, output)
+
+
+def test_an_output_is_only_replaced_on_request(
+    model: LlaMaVAE, sentences: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "points.parquet"
+    output.write_text("mine")
+    with pytest.raises(UserError, match="exists already"):
+        encode_file(model, sentences, output)
+    assert output.read_text() == "mine"
+    encode_file(model, sentences, output, overwrite=True)
+    assert len(pq.read_table(output)) == 32
+    with pytest.raises(UserError, match="exists already"):
+        encode_file(model, output, output, overwrite=True)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "no line with text"),
+        (b"\n \n", "no line with text"),
+        (b"good\nbad \xff\n", "sentences.txt:2: byte 0xff"),
+        (b"good\n\0\1\2\n", "sentences.txt:2: a NUL byte"),
+    ],
+)
+def test_bad_sources(model: LlaMaVAE, tmp_path: Path, content: bytes, message: str) -> None:
+    path = tmp_path / "sentences.txt"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        encode_file(model, path, tmp_path / "points.parquet")
+    assert not (tmp_path / "points.parquet").exists()
+
+
+def test_bad_paths(model: LlaMaVAE, sentences: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no such file.*sentences\.txt"):
+        encode_file(model, tmp_path / "sentence.txt", tmp_path / "a.parquet")
+    with pytest.raises(UserError, match=r"name it .*points\.parquet"):
+        encode_file(model, sentences, tmp_path / "points.csv")
+    with pytest.raises(UserError, match=r"could not write .*points\.parquet"):
+        encode_file(model, sentences, sentences / "points.parquet")
+
+
+def test_a_full_disk_loses_nothing(
+    model: LlaMaVAE, sentences: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "points.parquet"
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(bulk, "_join", full)
+        with pytest.raises(UserError, match="No space left"):
+            encode_file(model, sentences, output)
+    assert encode_file(model, sentences, output).resumed == 32
+
+
+def test_a_table_keeps_its_row_numbers(model: LlaMaVAE, tmp_path: Path) -> None:
+    path = tmp_path / "table.csv"
+    path.write_text("word,definition\ndog,an animal\ncat,\nlemon,a sour fruit\n")
+    encode_file(model, path, tmp_path / "a.parquet", column="definition")
+    table = pq.read_table(tmp_path / "a.parquet")
+    assert table["id"].to_pylist() == [2, 4]
+    assert table["text"].to_pylist() == ["an animal", "a sour fruit"]
+
+
+def test_a_model_of_vectors_cannot_read_a_file(sentences: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no sentence encoder"):
+        encode_file(tiny.vae(sentence_encoder=None), sentences, tmp_path / "a.parquet")
+
+
+# ------------------------------------------------------------------------------ read_points
+
+
+def write_points(path: Path, vectors: list[list[float]]) -> Path:
+    match path.suffix:
+        case ".npy":
+            np.save(path, np.array(vectors))
+        case ".parquet":
+            pq.write_table(pa.table({"z": vectors}), path)
+        case _:
+            path.write_text("".join(json.dumps({"mean": v}) + "\n\n" for v in vectors))
+    return path
+
+
+@pytest.mark.parametrize("name", ["p.npy", "p.parquet", "p.jsonl"])
+def test_points_come_back(tmp_path: Path, name: str) -> None:
+    vectors = torch.randn(5, 3).tolist()
+    parts = list(read_points(write_points(tmp_path / name, vectors), batch_size=2))
+    assert [len(part.z) for part in parts] == [2, 2, 1]
+    torch.testing.assert_close(torch.cat([part.z for part in parts]), torch.tensor(vectors))
+    ids = [i for part in parts for i in part.ids]
+    assert ids == ([1, 3, 5, 7, 9] if name == "p.jsonl" else [1, 2, 3, 4, 5])
+    assert parts[0].texts is None
+
+
+def test_points_of_encode_file(model: LlaMaVAE, sentences: Path, tmp_path: Path) -> None:
+    encode_file(model, sentences, tmp_path / "a.parquet")
+    (points,) = read_points(tmp_path / "a.parquet")
+    assert points.texts is not None
+    assert points.texts[0] == "a dog is a kind of animal 0"
+    assert points.ids[:4] == [1, 2, 3, 6]
+    torch.testing.assert_close(
+        points.z, model.encode(points.texts).mean.float(), atol=1e-5, rtol=1e-5
+    )
+
+
+def test_points_of_open_lines() -> None:
+    lines = [b'{"text": "a", "mean": [1, 2.5], "logvar": [0, 0]}\n', b"[3, 4]\n"]
+    (points,) = read_points(lines)
+    assert points.z.tolist() == [[1.0, 2.5], [3.0, 4.0]]
+    assert points.texts is None
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("not json", "standard input:2: not valid JSON"),
+        ("[1]", r"row 2 holds '\[1\]'"),
+        ('["a", "b"]', "row 2"),
+        ('{"vector": [1, 2]}', "row 2 holds 'None'"),
+        ("[1, NaN]", "row 2 holds a number that is not finite"),
+        ("7", "row 2 holds '7'"),
+    ],
+)
+def test_odd_lines_are_named(line: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        list(read_points([b"[1, 2]\n", line.encode()]))
+
+
+def test_odd_files_are_named(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"text": ["a"]}), tmp_path / "a.parquet")
+    (tmp_path / "b.parquet").write_text("no")
+    (tmp_path / "c.npy").write_text("no")
+    np.save(tmp_path / "d.npy", np.array(["a"]))
+    for name, message in [
+        ("a.parquet", "no column 'mean' or 'z'"),
+        ("b.parquet", "not a Parquet file"),
+        ("c.npy", "not a NumPy array"),
+        ("d.npy", r"expected numbers of shape \(N, D\)"),
+        ("e.npy", "no such file"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            list(read_points(tmp_path / name))
+
+
+def test_the_fingerprint_does_not_depend_on_what_was_encoded() -> None:
+    fresh = tiny.vae()
+    before = bulk.model_fingerprint(fresh)
+    fresh.encode(["a", "a longer text"])
+    assert fresh.encoder is not None
+    fresh.encoder.truncated(["a"])
+    assert bulk.model_fingerprint(fresh) == before
+
+
+def test_points_of_another_model_are_noticed(
+    model: LlaMaVAE, sentences: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    encode_file(model, sentences, tmp_path / "a.parquet")
+    bulk.check_same_model(model, tmp_path / "a.parquet")
+    assert not caplog.messages
+    with torch.no_grad():
+        other = tiny.vae()
+        other.posterior.linear.weight.add_(1)
+    bulk.check_same_model(other, tmp_path / "a.parquet")
+    assert "another model" in caplog.text
