@@ -39,11 +39,11 @@ class CorpusSettings(_Section):
     """Configuration name of a hub dataset."""
     revision: str | None = None
     """Branch, tag or commit of a hub dataset."""
-    limit: int | None = Field(None, ge=1)
+    limit: int | None = Field(default=None, ge=1)
     """Train on at most this many sentences, chosen at random."""
-    min_words: int | None = Field(None, ge=1)
+    min_words: int | None = Field(default=None, ge=1)
     """Leave out shorter sentences."""
-    max_words: int | None = Field(None, ge=1)
+    max_words: int | None = Field(default=None, ge=1)
     """Leave out longer sentences."""
     streaming: bool = False
     """Read the corpus as it is needed, for one that is larger than memory and disk."""
@@ -52,38 +52,38 @@ class CorpusSettings(_Section):
 class ScratchEncoder(_Section):
     """A small T5-type encoder made from scratch, with a tokenizer trained on the corpus."""
 
-    hidden_size: int = Field(128, ge=8)
+    hidden_size: int = Field(default=128, ge=8)
     """Width of the encoder; also the size of the sentence vector."""
-    layers: int = Field(2, ge=1)
+    layers: int = Field(default=2, ge=1)
     """Number of layers."""
-    heads: int = Field(4, ge=1)
+    heads: int = Field(default=4, ge=1)
     """Attention heads; they divide the width."""
-    ffn: int = Field(256, ge=8)
+    ffn: int = Field(default=256, ge=8)
     """Width of the feed-forward layers."""
-    vocabulary: int = Field(1024, ge=64)
+    vocabulary: int = Field(default=1024, ge=64)
     """Most entries of the tokenizer."""
 
 
 class ScratchDecoder(_Section):
     """A small LLaMA-type decoder made from scratch and warmed up as a plain language model."""
 
-    hidden_size: int = Field(128, ge=8)
+    hidden_size: int = Field(default=128, ge=8)
     """Width of the decoder."""
-    layers: int = Field(3, ge=1)
+    layers: int = Field(default=3, ge=1)
     """Number of layers."""
-    heads: int = Field(4, ge=1)
+    heads: int = Field(default=4, ge=1)
     """Attention heads; they divide the width."""
-    kv_heads: int = Field(2, ge=1)
+    kv_heads: int = Field(default=2, ge=1)
     """Key/value heads; they divide the heads."""
-    ffn: int = Field(256, ge=8)
+    ffn: int = Field(default=256, ge=8)
     """Width of the feed-forward layers."""
-    vocabulary: int = Field(1024, ge=64)
+    vocabulary: int = Field(default=1024, ge=64)
     """Most entries of the tokenizer."""
-    warmup_steps: int = Field(1000, ge=0)
+    warmup_steps: int = Field(default=1000, ge=0)
     """Steps of plain language modelling before the VAE is trained; 0 for none."""
-    warmup_batch_size: int = Field(64, ge=1)
+    warmup_batch_size: int = Field(default=64, ge=1)
     """Sentences in a warm-up step."""
-    warmup_learning_rate: float = Field(3e-3, gt=0)
+    warmup_learning_rate: float = Field(default=3e-3, gt=0)
     """Peak learning rate of the warm-up (linear rise, cosine fall)."""
 
 
@@ -96,7 +96,7 @@ class EncoderSettings(_Section):
     """Branch, tag or commit of the hub repository."""
     pooling: Pooling | None = None
     """Pooling rule for a plain transformers encoder; empty takes the model's own."""
-    max_tokens: int | None = Field(None, ge=2)
+    max_tokens: int | None = Field(default=None, ge=2)
     """Most encoder tokens of a sentence; empty keeps the encoder's own limit."""
     training: EncoderTraining = "frozen"
     """What of the encoder trains; the outputs of a frozen one are computed once and cached."""
@@ -124,7 +124,7 @@ class DecoderSettings(_Section):
     """Hub id or folder of any transformers causal language model."""
     revision: str | None = None
     """Branch, tag or commit of the hub repository."""
-    max_tokens: int = Field(64, ge=2)
+    max_tokens: int = Field(default=64, ge=2)
     """Most tokens of a sentence, its end-of-sentence token included; longer ones are cut."""
     training: DecoderTraining = "heads"
     """Hidden layers frozen (`heads`), with LoRA, or in full; embeddings and head always train."""
@@ -149,13 +149,13 @@ class DecoderSettings(_Section):
 class LatentSettings(_Section):
     """The latent space and how it reaches the decoder."""
 
-    dim: int = Field(128, ge=1)
+    dim: int = Field(default=128, ge=1)
     """Size D of z."""
     injection: InjectionName = "memory"
     """How z steers the decoder."""
-    slots: int = Field(1, ge=1)
+    slots: int = Field(default=1, ge=1)
     """Memory slots or prompt embeddings."""
-    hidden: int = Field(256, ge=0)
+    hidden: int = Field(default=256, ge=0)
     """Width of the hidden layer of the map from z; 0 makes it linear."""
     tied_kv: bool = False
     """One vector as both key and value of a memory slot (Optimus)."""
@@ -164,9 +164,9 @@ class LatentSettings(_Section):
 class LoraSettings(_Section):
     """Low-rank adapters, for whatever trains as `lora`."""
 
-    rank: int = Field(16, ge=1)
+    rank: int = Field(default=16, ge=1)
     """Rank of the LoRA matrices."""
-    alpha: int = Field(32, ge=1)
+    alpha: int = Field(default=32, ge=1)
     """Scale of the LoRA matrices."""
 
 
@@ -175,23 +175,23 @@ class ObjectiveSettings(_Section):
 
     schedule: Literal["constant", "linear", "cyclical", "target_rate"] = "cyclical"
     """How beta changes over the run."""
-    beta: float = Field(1.0, ge=0)
+    beta: float = Field(default=1.0, ge=0)
     """Largest beta."""
-    start: float = Field(0.0, ge=0, lt=1)
+    start: float = Field(default=0.0, ge=0, lt=1)
     """linear: part of the run before beta rises."""
-    ramp: float = Field(0.5, gt=0, le=1)
+    ramp: float = Field(default=0.5, gt=0, le=1)
     """linear: part of the run in which beta rises; cyclical: part of each cycle."""
-    zero: float = Field(0.0, ge=0, lt=1)
+    zero: float = Field(default=0.0, ge=0, lt=1)
     """cyclical: part of each cycle with beta 0, before it rises (Optimus: 0.5)."""
-    cycles: int = Field(4, ge=1)
+    cycles: int = Field(default=4, ge=1)
     """cyclical: number of cycles."""
-    target_rate: float | None = Field(None, gt=0)
+    target_rate: float | None = Field(default=None, gt=0)
     """target_rate: the KL in nats per sentence that a controller holds by moving beta."""
     kl_rule: KLRule = "none"
     """Threshold rule of the KL term."""
-    kl_threshold: float = Field(0.0, ge=0)
+    kl_threshold: float = Field(default=0.0, ge=0)
     """Its threshold in nats: per dimension, or per sentence for sentence_threshold."""
-    word_dropout: float = Field(0.0, ge=0, lt=1)
+    word_dropout: float = Field(default=0.0, ge=0, lt=1)
     """Part of the decoder's input tokens that are blanked in training."""
 
     @model_validator(mode="after")
@@ -210,31 +210,31 @@ class ObjectiveSettings(_Section):
 class OptimisationSettings(_Section):
     """The optimiser and the length of the run."""
 
-    epochs: float | None = Field(None, gt=0)
+    epochs: float | None = Field(default=None, gt=0)
     """Passes over the corpus. Give one of epochs and steps."""
-    steps: int | None = Field(None, ge=1)
+    steps: int | None = Field(default=None, ge=1)
     """Optimiser steps."""
-    batch_size: int = Field(32, ge=1)
+    batch_size: int = Field(default=32, ge=1)
     """Sentences in an optimiser step, over all devices and accumulation."""
-    micro_batch_size: int | None = Field(None, ge=1)
+    micro_batch_size: int | None = Field(default=None, ge=1)
     """Sentences on one device at one time; empty puts the whole batch through at once."""
-    learning_rate: float = Field(1e-3, gt=0)
+    learning_rate: float = Field(default=1e-3, gt=0)
     """Peak learning rate (AdamW)."""
-    weight_decay: float = Field(0.01, ge=0)
+    weight_decay: float = Field(default=0.01, ge=0)
     """AdamW's weight decay."""
-    warmup_steps: int = Field(100, ge=0)
+    warmup_steps: int = Field(default=100, ge=0)
     """Steps in which the learning rate rises."""
     decay: Literal["linear", "cosine", "constant"] = "cosine"
     """How the learning rate falls after that."""
-    max_grad_norm: float = Field(1.0, gt=0)
+    max_grad_norm: float = Field(default=1.0, gt=0)
     """Gradients are clipped to this norm."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """bfloat16 runs the backbones in mixed precision; posterior and KL stay in float32."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass, to save memory."""
-    workers: int = Field(0, ge=0)
+    workers: int = Field(default=0, ge=0)
     """Processes that prepare batches; 0 prepares them in the main process."""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(default=0, ge=0)
     """Seed of initial weights, data order, noise and word dropout."""
 
     @model_validator(mode="after")
@@ -252,11 +252,11 @@ class OptimisationSettings(_Section):
 class EvaluationSettings(_Section):
     """What is measured during training, on held-out sentences."""
 
-    every: int = Field(500, ge=1)
+    every: int = Field(default=500, ge=1)
     """Steps between evaluations; step 0 and the end are always evaluated."""
-    sentences: int = Field(500, ge=2)
+    sentences: int = Field(default=500, ge=2)
     """Held-out sentences for NLL, KL, active units and mutual information."""
-    decoded: int = Field(100, ge=0)
+    decoded: int = Field(default=100, ge=0)
     """How many of them are decoded freely for BLEU, with the right and with shuffled z."""
 
 
@@ -265,11 +265,11 @@ class OutputSettings(_Section):
 
     folder: str = "runs/latest"
     """Folder of the run: checkpoints, log, and the final model in model/."""
-    log_every: int = Field(20, ge=1)
+    log_every: int = Field(default=20, ge=1)
     """Steps between log lines."""
-    save_every: int = Field(500, ge=1)
+    save_every: int = Field(default=500, ge=1)
     """Steps between checkpoints that the run can resume from."""
-    keep: int = Field(2, ge=1)
+    keep: int = Field(default=2, ge=1)
     """How many of those checkpoints are kept."""
     embed_backbones: bool | None = None
     """Save encoder and decoder inside the model; empty does so only for those made from scratch."""
