@@ -27,7 +27,10 @@ class _TrainCommand(TyperCommand):
 
         from llamavae.training.recipe import describe_settings
 
-        table = Table("setting", "type", "default", "meaning", box=None, pad_edge=False)
+        table = Table(box=None, pad_edge=False)
+        table.add_column("setting", no_wrap=True)
+        for name in ("type", "default", "meaning"):
+            table.add_column(name, overflow="fold")
         for row in describe_settings():
             table.add_row(*(cell.replace("[", r"\[") for cell in row))
         console = Console()

@@ -1,0 +1,214 @@
+from __future__ import annotations
+
+import re
+from importlib import resources
+from pathlib import Path
+
+import pytest
+import yaml
+
+from llamavae.errors import UserError
+from llamavae.training.recipe import (
+    Recipe,
+    describe_settings,
+    load_recipe,
+    parse_recipe,
+    recipe_names,
+    recipe_text,
+)
+
+MINIMAL = {"encoder": {"model": "e"}, "decoder": {"model": "d"}}
+
+
+def save(path: Path, text: str) -> Path:
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+# ------------------------------------------------------------------------------ shipped ones
+
+
+def test_the_promised_recipes_are_there() -> None:
+    assert {"demo", "wordnet-cpu", "paper", "optimus", "stories260k"} <= set(recipe_names())
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_shipped_recipe(name: str) -> None:
+    recipe = load_recipe(name)
+    text = recipe_text(name)
+    assert recipe.name == name
+    assert recipe.description
+    assert "\n" not in recipe.description
+    assert f"llamavae train --recipe {name}" in text  # the exact command, in the comment on top
+    assert text.startswith("# ")
+    assert recipe.output.folder == f"runs/{name}"
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_shipped_recipe_survives_its_own_dump(name: str) -> None:
+    recipe = load_recipe(name)
+    dumped = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
+    assert parse_recipe(yaml.safe_load(dumped)) == recipe
+
+
+@pytest.mark.parametrize(("name", "tags"), [("paper", 5), ("optimus", 2)])
+def test_every_value_of_a_reproduction_names_its_source(name: str, tags: int) -> None:
+    text = recipe_text(name)
+    known = set(re.findall(r"^#   \[(\w+)\]", text, re.MULTILINE))
+    assert len(known) == tags
+    body = text[text.index("corpus:") :]
+    for line in body.splitlines():
+        if re.match(r"  \w+: ", line):
+            found = re.findall(r"\[(\w+)\]", line)
+            assert found, f"no source: {line}"
+            assert set(found) <= known
+
+
+def test_optimus_is_trained_as_its_script_says() -> None:
+    recipe = load_recipe("optimus")
+    assert (recipe.latent.injection, recipe.latent.tied_kv, recipe.latent.dim) == (
+        "memory+add",
+        True,
+        32,
+    )
+    assert (recipe.encoder.training, recipe.decoder.training) == ("full", "full")
+    assert (recipe.objective.zero, recipe.objective.ramp) == (0.5, 0.25)
+
+
+def test_recipes_are_files_of_the_package() -> None:
+    folder = resources.files("llamavae.recipes")
+    assert [f.name for f in folder.iterdir() if f.name.endswith(".yml")] == []
+
+
+# ------------------------------------------------------------------------------ reading
+
+
+def test_unknown_recipe_names_the_nearest() -> None:
+    with pytest.raises(UserError, match=r"unknown recipe .wordnet.\. Did you mean .wordnet-cpu."):
+        load_recipe("wordnet")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: [1", "is not valid YAML"),
+        ("- a\n- b", "expected settings by name"),
+        ("just words", "expected settings by name"),
+        ("", "encoder: give one of model, scratch and vectors"),
+    ],
+)
+def test_files_that_are_no_recipe(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        load_recipe(save(tmp_path / "mine.yaml", text))
+
+
+def test_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"there is no recipe file .*nowhere\.yaml"):
+        load_recipe(tmp_path / "nowhere.yaml")
+
+
+def test_all_mistakes_are_reported_together() -> None:
+    with pytest.raises(UserError) as caught:
+        parse_recipe(
+            {
+                "corpus": {"nam": "x", "limit": 0},
+                "encoder": {"model": "e", "vectors": "v"},
+                "decoder": {"scratch": {"layer": 3}, "training": "half"},
+                "objective": {"kl_rule": "free_bits"},
+                "optimisation": {"epochs": 1, "steps": 1},
+                "latnet": {},
+            }
+        )
+    lines = str(caught.value).splitlines()
+    assert lines[0] == "the recipe has 8 mistake(s):"
+    assert len(lines) == 9
+    text = str(caught.value)
+    for part in (
+        "corpus.nam: no such setting; did you mean 'name'?",
+        "corpus.limit: Input should be greater than or equal to 1 (got 0)",
+        "encoder: give one of model, scratch and vectors, not model and vectors",
+        "decoder.scratch.layer: no such setting; did you mean 'layers'?",
+        "decoder.training: Input should be 'heads', 'lora' or 'full' (got 'half')",
+        "objective: kl_rule and kl_threshold go together",
+        "optimisation: give one of epochs and steps",
+        "latnet: no such setting; did you mean 'latent'?",
+    ):
+        assert part in text
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["objective.schedule=target_rate"], "target_rate goes with"),
+        (["objective.target_rate=5"], "target_rate goes with"),
+        (["objective.schedule=linear", "objective.start=0.8"], "more than the whole run"),
+        (["objective.zero=0.8"], "more than a whole cycle"),
+        (["encoder.model=null"], "encoder: give one of"),
+        (["decoder.scratch.layers=2"], "give one of model and scratch"),
+        (["decoder.quantization=4bit", "decoder.training=full"], "cannot train in full"),
+        (["optimisation.epochs=1", "optimisation.micro_batch_size=7"], "not a multiple"),
+        (["corpus.streaming=true"], "no known length"),
+        (["encoder.model=null", "encoder.scratch.layers=1"], "set training to full"),
+        (["encoder.model=null", "encoder.vectors=v", "encoder.training=full"], "cannot train"),
+    ],
+)
+def test_contradictions_are_refused(tmp_path: Path, changes: list[str], message: str) -> None:
+    path = save(tmp_path / "mine.yaml", yaml.safe_dump(MINIMAL))
+    assert load_recipe(path).encoder.model == "e"
+    with pytest.raises(UserError, match=message):
+        load_recipe(path, changes)
+
+
+# ------------------------------------------------------------------------------ --set
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("optimisation.learning_rate=1e-3", 1e-3),
+        ("optimisation.learning_rate=0.5", 0.5),
+        ("optimisation.seed=7", 7),
+        ("corpus.streaming=true", True),
+        ("corpus.path=/a=b", "/a=b"),
+        ("corpus.path=~", None),
+        ("output.report_to=[tensorboard]", ["tensorboard"]),
+        ("decoder.scratch.layers=5", 5),
+    ],
+)
+def test_override(override: str, expected: object) -> None:
+    value: object = load_recipe("demo", [override])
+    for name in override.partition("=")[0].split("."):
+        value = getattr(value, name)
+    assert value == expected
+
+
+@pytest.mark.parametrize("override", ["optimisation.steps", "=3", "corpus.path=[1"])
+def test_odd_override(override: str) -> None:
+    with pytest.raises(UserError, match="--set"):
+        load_recipe("demo", [override])
+
+
+# ------------------------------------------------------------------------------ --help
+
+
+def test_every_setting_is_described() -> None:
+    rows = list(describe_settings())
+    keys = [key for key, *_ in rows]
+    assert len(keys) == len(set(keys))
+    for key, kind, _, meaning in rows:
+        assert kind, key
+        assert meaning.endswith("."), key
+    assert {"name", "corpus.name", "decoder.scratch.warmup_steps", "output.report_to"} <= set(keys)
+
+
+def test_described_defaults_are_the_ones_in_use() -> None:
+    recipe = Recipe.model_validate(MINIMAL)
+    for key, _, default, _ in describe_settings():
+        value: object = recipe
+        for name in key.split("."):
+            value = getattr(value, name, None)
+        if ".scratch." not in key and value is not None and key not in _SET:
+            assert str(value) == default, key
+
+
+_SET = {"encoder.model", "decoder.model", "optimisation.epochs"}
