@@ -126,7 +126,7 @@ def diagnose(
             f"training diverged: the NLL is {nll}. Try a smaller optimisation.learning_rate or "
             "more optimisation.warmup_steps."
         ]
-    if progress < _EARLY or (beta == 0 and progress < 0.5):
+    if progress < _EARLY or (beta == 0 and progress <= 0.5):
         return []
     if signs := _collapse(metrics, latent_dim):
         return [_collapse_message(signs, beta)]

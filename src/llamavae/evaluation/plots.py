@@ -1,0 +1,279 @@
+"""Plots of a run and of a latent space, as matplotlib figures.
+
+Figures are made without pyplot: nothing global changes, and nothing has to be closed. Colours are
+those of Okabe and Ito, which colour-blind readers tell apart; a second curve is dashed as well.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from sklearn.decomposition import PCA
+
+from llamavae.errors import UserError, unknown
+from llamavae.training.diagnostics import ACTIVE_THRESHOLD
+from llamavae.training.schedules import BetaSchedule, TargetRate
+
+INK, FAINT, PAPER = "#1f2328", "#d1d5da", "#ffffff"
+BLUE, VERMILION, GREEN, PURPLE = "#0072b2", "#d55e00", "#009e73", "#cc79a7"
+SKY, ORANGE, GREY = "#56b4e9", "#e69f00", "#8c959f"
+_CATEGORIES = (BLUE, VERMILION, GREEN, PURPLE, SKY, ORANGE)
+_MARKERS = "o^s"
+
+_WIDTH, _HEIGHT = 4.6, 3.0  # inches of one panel
+
+Line = Mapping[str, Any]
+"""A line of log.jsonl."""
+
+
+def plot_training(log: Sequence[Line], panels: Sequence[str] | None = None) -> Figure:
+    """The course of a run: one panel each for NLL, KL, beta, BLEU, active units and warm-up.
+
+    Args:
+        log: The lines of log.jsonl, in order.
+        panels: Which to draw, names of `training_panels`; None for all that the log has.
+
+    Raises:
+        UserError: The log has nothing for the panels.
+    """
+    available = training_panels(log)
+    for name in panels or []:
+        if name not in available:
+            raise unknown("panel", name, available, hint="The log has no other.")
+    chosen = list(panels or available)
+    if not chosen:
+        raise UserError("the log has no training line yet, so there is nothing to plot")
+    columns = min(len(chosen), 2)
+    figure, axes = _figure(math.ceil(len(chosen) / columns), columns)
+    for name, axis in zip(chosen, axes, strict=False):
+        _PANELS[name][1](axis, log)
+    for axis in axes[len(chosen) :]:
+        axis.remove()
+    return figure
+
+
+def training_panels(log: Sequence[Line]) -> list[str]:
+    """Names of the panels that `plot_training` can draw of this log."""
+    keys = {key for line in log for key in line}
+    return [name for name, (needs, _) in _PANELS.items() if keys & needs]
+
+
+def plot_kl_per_dimension(kl: Sequence[float], active: int | None = None) -> Figure:
+    """KL of each dimension, largest first, with the least KL of an active one.
+
+    A dimension counts as active when Var_x(mu) > 0.01. Its KL is at least Var_x(mu) / 2, so one
+    with 0.005 nats or less is surely inactive.
+
+    Args:
+        kl: KL of each dimension in nats per sentence, D values.
+        active: Number of active units as measured, for the title.
+    """
+    if not len(kl):
+        raise UserError("there is no dimension to plot: the list of KL values is empty")
+    values = np.sort(np.asarray(kl, dtype=float))[::-1]
+    threshold = ACTIVE_THRESHOLD / 2
+    figure, (axis,) = _figure()
+    colours = [BLUE if value > threshold else GREY for value in values]
+    axis.bar(np.arange(1, len(values) + 1), values, color=colours, width=0.8)
+    axis.axhline(
+        threshold,
+        color=VERMILION,
+        linestyle="--",
+        linewidth=1,
+        label=f"active means Var(μ) > {ACTIVE_THRESHOLD}, so KL > {threshold}",
+    )
+    _finish(axis, "dimensions, largest KL first", "KL (nats per sentence)")
+    axis.set_xlim(0.3, len(values) + 0.7)
+    count = "" if active is None else f"; {active} of {len(values)} units active"
+    axis.set_title(f"KL {values.sum():.1f} nats in all{count}", fontsize=10, color=INK)
+    _legend(axis, loc="upper right")
+    return figure
+
+
+def plot_latent_map(z: Any, labels: Sequence[str], title: str = "") -> Figure:
+    """Points of the latent space on their first two principal components, coloured by a label.
+
+    Args:
+        z: Points (N, D): an array or a tensor, usually posterior means.
+        labels: One for each point; beyond 12 different ones, the rarer share one colour.
+        title: Usually the name of the factor.
+    """
+    points = np.asarray(z, dtype=float)
+    if points.ndim != 2 or len(points) != len(labels) or len(points) < 2:
+        raise UserError(
+            f"expected at least 2 points (N, D) and a label for each; got {points.shape} and "
+            f"{len(labels)} labels"
+        )
+    if points.shape[1] == 1:
+        points = np.hstack([points, np.zeros_like(points)])
+    with np.errstate(invalid="ignore"):  # points that are all one have no variance to share
+        pca = PCA(2).fit(points)
+    plane = pca.transform(points)
+    total = points.var(0, ddof=1).sum() or 1.0
+    shares = [
+        f"PC {i} ({variance / total:.0%} of variance)"
+        for i, variance in enumerate(pca.explained_variance_, 1)
+    ]
+
+    figure, (axis,) = _figure(width=5.4, height=3.6)
+    counted = [label for label, _ in Counter(labels).most_common()]
+    own = sorted(counted if len(counted) <= 12 else counted[:11])
+    groups = [(label, _CATEGORIES[i % 6], _MARKERS[i // 6]) for i, label in enumerate(own)]
+    if len(own) < len(counted):
+        groups.insert(0, (f"{len(counted) - len(own)} others", GREY, "."))
+    place = {label: label for label in own}
+    names = np.array([place.get(label, groups[0][0]) for label in labels])
+    for label, colour, marker in groups:
+        here = plane[names == label]
+        axis.scatter(*here.T, s=12, c=colour, marker=marker, linewidths=0, alpha=0.75, label=label)
+    _finish(axis, *shares)
+    axis.set_title(title, fontsize=10, color=INK)
+    _legend(axis, loc="center left", bbox_to_anchor=(1.0, 0.5), markerscale=1.6)
+    return figure
+
+
+def plot_schedule(schedule: BetaSchedule, total: int) -> Figure:
+    """Beta at every step of a run of `total` steps.
+
+    Raises:
+        UserError: The schedule follows the KL, so that its course is not known beforehand.
+    """
+    if isinstance(schedule, TargetRate):
+        raise UserError(
+            "target_rate moves beta by the KL it sees, so its course shows only in a run: "
+            "plot_training draws it from the log"
+        )
+    if total < 1:
+        raise UserError(f"a run has at least one step; got {total}")
+    steps = np.unique(np.linspace(0, total, min(total, 2000) + 1).astype(int))
+    figure, (axis,) = _figure()
+    axis.plot(steps, [schedule(int(step), total) for step in steps], color=BLUE)
+    _finish(axis, "step", "β (weight of the KL)")
+    return figure
+
+
+# ------------------------------------------------------------------------------- panels
+
+
+def _nll(axis: Axes, log: Sequence[Line]) -> None:
+    _curve(axis, log, "nll", color=SKY, linewidth=1, label="training")
+    _curve(axis, log, "eval_nll", color=BLUE, marker="o", label="held-out")
+    _curve(
+        axis, log, "eval_nll_shuffled", VERMILION, linestyle="--", marker="s", label="shuffled z"
+    )
+    _finish(axis, "step", "NLL (nats per sentence)")
+    _from_zero(axis)
+    _legend(axis)
+
+
+def _kl(axis: Axes, log: Sequence[Line]) -> None:
+    _curve(axis, log, "kl", color=SKY, linewidth=1, label="training")
+    _curve(axis, log, "eval_kl", color=BLUE, marker="o", label="held-out")
+    _finish(axis, "step", "KL (nats per sentence)")
+    _from_zero(axis)
+    _legend(axis)
+
+
+def _beta(axis: Axes, log: Sequence[Line]) -> None:
+    _curve(axis, log, "beta", color=GREEN)
+    _finish(axis, "step", "β (weight of the KL)")
+    _from_zero(axis)
+
+
+def _bleu(axis: Axes, log: Sequence[Line]) -> None:
+    _curve(axis, log, "eval_bleu", color=BLUE, marker="o", label="right z")
+    _curve(
+        axis, log, "eval_bleu_shuffled", VERMILION, linestyle="--", marker="s", label="shuffled z"
+    )
+    _finish(axis, "step", "reconstruction BLEU (0 to 100)")
+    axis.set_ylim(-3, 103)
+    _legend(axis)
+
+
+def _units(axis: Axes, log: Sequence[Line]) -> None:
+    _curve(axis, log, "eval_active_units", color=PURPLE, marker="o")
+    _finish(axis, "step", "active units (Var(μ) > 0.01)")
+    _from_zero(axis)
+    axis.yaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def _warmup(axis: Axes, log: Sequence[Line]) -> None:
+    _curve(axis, log, "warmup_nll", color=ORANGE, step="warmup_step")
+    _finish(axis, "warm-up step of the plain language model", "NLL (nats per sentence)")
+    _from_zero(axis)
+
+
+_PANELS: dict[str, tuple[set[str], Callable[[Axes, Sequence[Line]], None]]] = {
+    "nll": ({"nll", "eval_nll"}, _nll),
+    "kl": ({"kl", "eval_kl"}, _kl),
+    "beta": ({"beta"}, _beta),
+    "bleu": ({"eval_bleu"}, _bleu),
+    "units": ({"eval_active_units"}, _units),
+    "warmup": ({"warmup_nll"}, _warmup),
+}
+
+
+# ------------------------------------------------------------------------------- drawing
+
+
+def _curve(
+    axis: Axes,
+    log: Sequence[Line],
+    key: str,
+    color: str,
+    step: str = "step",
+    marker: str | None = None,
+    linestyle: str = "-",
+    linewidth: float = 1.6,
+    label: str | None = None,
+) -> None:
+    # a resumed run writes the steps after its checkpoint a second time: the later line counts
+    points = {line[step]: line[key] for line in log if line.get(key) is not None and step in line}
+    if points:
+        axis.plot(
+            *zip(*sorted(points.items()), strict=True),
+            color=color,
+            marker=marker,
+            markersize=4,
+            linestyle=linestyle,
+            linewidth=linewidth,
+            label=label,
+        )
+
+
+def _figure(
+    rows: int = 1, columns: int = 1, width: float = _WIDTH, height: float = _HEIGHT
+) -> tuple[Figure, list[Axes]]:
+    figure = Figure((columns * width, rows * height), layout="constrained", facecolor=PAPER)
+    return figure, list(figure.subplots(rows, columns, squeeze=False).flat)
+
+
+def _from_zero(axis: Axes) -> None:
+    axis.set_ylim(0, 1.06 * axis.dataLim.ymax or 1.0)
+
+
+def _finish(axis: Axes, x: str, y: str) -> None:
+    """One look for all axes."""
+    axis.set_facecolor(PAPER)
+    axis.set_xlabel(x, fontsize=9, color=INK)
+    axis.set_ylabel(y, fontsize=9, color=INK)
+    axis.tick_params(labelsize=8, color=INK, labelcolor=INK)
+    if "step" in x:
+        axis.xaxis.set_major_locator(MaxNLocator(nbins=7, integer=True))
+    axis.grid(visible=True, color=FAINT, linewidth=0.6)
+    axis.set_axisbelow(True)
+    for side, spine in axis.spines.items():
+        spine.set_visible(side in ("left", "bottom"))
+        spine.set_color(INK)
+
+
+def _legend(axis: Axes, **options: Any) -> None:
+    if axis.get_legend_handles_labels()[0]:
+        axis.legend(fontsize=8, frameon=False, labelcolor=INK, **options)

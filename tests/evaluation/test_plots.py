@@ -1,0 +1,145 @@
+from __future__ import annotations
+
+import matplotlib
+import numpy as np
+import pytest
+from matplotlib.patches import Rectangle
+
+from llamavae.errors import UserError
+from llamavae.evaluation import plots
+from llamavae.training.schedules import CyclicalBeta, TargetRate
+
+LOG = [
+    {"step": 20, "warmup_step": 20, "warmup_nll": 50.0},
+    {"step": 0, "eval_nll": 40.0, "eval_nll_shuffled": 40.1, "eval_kl": 1.0, "eval_bleu": 1.0}
+    | {"eval_bleu_shuffled": 1.0, "eval_active_units": 3},
+    {"step": 10, "loss": 30.0, "nll": 30.0, "kl": 2.0, "beta": 0.0},
+    {"step": 20, "loss": 99.0, "nll": 99.0, "kl": 9.0, "beta": 0.9},
+    {"step": 20, "loss": 20.0, "nll": 19.0, "kl": 5.0, "beta": 0.2},
+    {"step": 20, "eval_nll": 20.0, "eval_nll_shuffled": 45.0, "eval_kl": 5.5, "eval_bleu": 80.0}
+    | {"eval_bleu_shuffled": 4.0, "eval_active_units": 6},
+    {"step": 20, "warning": "something"},
+]
+
+
+@pytest.fixture(autouse=True)
+def _nothing_global_changes():
+    before = settings()
+    yield
+    assert settings() == before
+
+
+def settings():
+    """Without the backend, which matplotlib settles when it is first needed."""
+    return {key: value for key, value in matplotlib.rcParams.items() if key != "backend"}
+
+
+def curves(figure, panel=0):
+    return {
+        line.get_label(): (list(line.get_xdata()), list(line.get_ydata()))
+        for line in figure.axes[panel].get_lines()
+    }
+
+
+def legend(axis):
+    found = axis.get_legend()
+    assert found is not None
+    return [text.get_text() for text in found.get_texts()]
+
+
+def count_points(axis):
+    return sum(len(np.asarray(group.get_offsets())) for group in axis.collections)
+
+
+def test_training_has_a_panel_for_all_that_the_log_has():
+    figure = plots.plot_training(LOG)
+    labels = [axis.get_ylabel() for axis in figure.axes]
+    assert labels == [
+        "NLL (nats per sentence)",
+        "KL (nats per sentence)",
+        "β (weight of the KL)",
+        "reconstruction BLEU (0 to 100)",
+        "active units (Var(μ) > 0.01)",
+        "NLL (nats per sentence)",
+    ]
+    assert all("step" in axis.get_xlabel() for axis in figure.axes)
+    assert len(plots.plot_training(LOG[2:5]).axes) == 3
+
+
+def test_right_and_shuffled_z_are_told_apart_without_colour():
+    figure = plots.plot_training(LOG, ["bleu"])
+    assert curves(figure) == {"right z": ([0, 20], [1, 80]), "shuffled z": ([0, 20], [1, 4])}
+    styles = {line.get_linestyle() for line in figure.axes[0].get_lines()}
+    assert styles == {"-", "--"}
+
+
+def test_steps_done_again_after_a_resume_count_once():
+    figure = plots.plot_training(LOG, ["beta"])
+    (curve,) = curves(figure).values()
+    assert curve == ([10, 20], [0.0, 0.2])
+
+
+def test_training_without_lines():
+    with pytest.raises(UserError, match="nothing to plot"):
+        plots.plot_training([])
+    with pytest.raises(UserError, match="Did you mean 'kl'"):
+        plots.plot_training(LOG, ["kll"])
+
+
+def test_kl_bars_are_sorted_and_the_threshold_is_stated():
+    figure = plots.plot_kl_per_dimension([0.1, 2.0, 0.001], active=2)
+    axis = figure.axes[0]
+    bars = [patch for patch in axis.patches if isinstance(patch, Rectangle)]
+    assert [bar.get_height() for bar in bars] == [2.0, 0.1, 0.001]
+    assert len({bar.get_facecolor() for bar in bars}) == 2
+    assert axis.get_title() == "KL 2.1 nats in all; 2 of 3 units active"
+    assert legend(axis) == ["active means Var(μ) > 0.01, so KL > 0.005"]
+    with pytest.raises(UserError, match="no dimension"):
+        plots.plot_kl_per_dimension([])
+
+
+def test_latent_map_shows_all_points_and_their_labels():
+    z = np.random.default_rng(0).normal(size=(300, 5)) * [3, 2, 1, 0.5, 0.5]
+    labels = [f"label {i % 14}" for i in range(300)]
+    figure = plots.plot_latent_map(z, labels, "verb")
+    axis = figure.axes[0]
+    assert count_points(axis) == 300
+    names = legend(axis)
+    assert len(names) == 12
+    assert names[0] == "3 others"
+    styles = {
+        (str(group.get_facecolor()), len(np.asarray(group.get_paths()[0].vertices)))
+        for group in axis.collections
+    }
+    assert len(styles) == 12
+    assert axis.get_title() == "verb"
+
+
+def test_latent_map_states_shares_of_the_whole_variance():
+    z = np.zeros((4, 3))
+    z[:2, 0], z[2:, 1] = (3, -3), (1, -1)
+    z[0, 2], z[1, 2] = 1, 1
+    axis = plots.plot_latent_map(z, list("abab")).axes[0]
+    assert axis.get_xlabel() == "PC 1 (86% of variance)"
+    assert axis.get_ylabel() == "PC 2 (10% of variance)"
+
+
+@pytest.mark.parametrize("z", [np.arange(6.0)[:, None], np.zeros((6, 3))])
+def test_latent_map_of_degenerate_points(z):
+    axis = plots.plot_latent_map(z, ["a", "b"] * 3).axes[0]
+    assert count_points(axis) == 6
+
+
+def test_latent_map_needs_a_label_for_each_point():
+    with pytest.raises(UserError, match="a label for each"):
+        plots.plot_latent_map(np.zeros((3, 2)), ["a", "b"])
+
+
+def test_schedule_is_drawn_as_it_is():
+    schedule = CyclicalBeta(1.0, cycles=2)
+    steps, betas = curves(plots.plot_schedule(schedule, 40)).popitem()[1]
+    assert steps == list(range(41))
+    assert betas == [schedule(step, 40) for step in range(41)]
+    assert len(curves(plots.plot_schedule(schedule, 10**6)).popitem()[1][0]) == 2001
+    with pytest.raises(UserError, match="plot_training"):
+        plots.plot_schedule(TargetRate(5.0), 40)
