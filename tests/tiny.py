@@ -33,8 +33,8 @@ from llamavae.modeling import TextDecoder
 
 SENTENCES = [
     "a dog is a kind of animal",
-    "the small robot paints a blue door",
-    "two gardeners water the old lemon tree",
+    "robots paint",
+    "two gardeners water the old lemon tree under the moon",
     "a river is a stream of water",
     "the baker did not sell any bread today",
     "an owl reads letters under the quiet moon",
@@ -45,6 +45,7 @@ SENTENCES = [
 LATENT = 6
 HIDDEN = 32
 LAYERS = 2
+VOCAB = 420
 _SPECIAL = ["<pad>", "<s>", "</s>", "[CLS]", "[SEP]"]
 _ROOT = tempfile.TemporaryDirectory(prefix="llamavae-tiny-")
 atexit.register(_ROOT.cleanup)
@@ -60,7 +61,7 @@ def _bpe() -> Tokenizer:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=320,
+        vocab_size=VOCAB,
         special_tokens=_SPECIAL,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
@@ -97,9 +98,10 @@ def tokenizer(
 # -------------------------------------------------------------------------------------- decoders
 
 
-def _llama_like(config: type[hf.PreTrainedConfig], **changes: Any) -> hf.PreTrainedConfig:
+def small(config: type[hf.PreTrainedConfig], **changes: Any) -> hf.PreTrainedConfig:
+    """A small config of a class that names its sizes as LLaMA's does."""
     settings: dict[str, Any] = {
-        "vocab_size": _bpe().get_vocab_size(),
+        "vocab_size": VOCAB,
         "hidden_size": HIDDEN,
         "intermediate_size": 48,
         "num_hidden_layers": LAYERS,
@@ -118,7 +120,7 @@ def _llama_like(config: type[hf.PreTrainedConfig], **changes: Any) -> hf.PreTrai
 
 def _gpt2() -> hf.PreTrainedConfig:
     return hf.GPT2Config(
-        vocab_size=_bpe().get_vocab_size(),
+        vocab_size=VOCAB,
         n_embd=HIDDEN,
         n_layer=LAYERS,
         n_head=4,
@@ -131,7 +133,7 @@ def _gpt2() -> hf.PreTrainedConfig:
 
 def _opt() -> hf.PreTrainedConfig:
     return hf.OPTConfig(
-        vocab_size=_bpe().get_vocab_size(),
+        vocab_size=VOCAB,
         hidden_size=HIDDEN,
         word_embed_proj_dim=16,
         ffn_dim=48,
@@ -146,22 +148,22 @@ def _opt() -> hf.PreTrainedConfig:
 
 
 DECODERS: dict[str, Callable[[], hf.PreTrainedConfig]] = {
-    "llama": lambda: _llama_like(hf.LlamaConfig),
-    "llama-grouped": lambda: _llama_like(hf.LlamaConfig, num_key_value_heads=2),
-    "qwen3": lambda: _llama_like(hf.Qwen3Config, num_key_value_heads=2, head_dim=16),
-    "mistral": lambda: _llama_like(hf.MistralConfig, num_key_value_heads=2, sliding_window=64),
-    "mistral-window": lambda: _llama_like(hf.MistralConfig, sliding_window=3),
-    "gemma": lambda: _llama_like(hf.GemmaConfig, num_key_value_heads=1, tie_word_embeddings=True),
-    "gemma2": lambda: _llama_like(
+    "llama": lambda: small(hf.LlamaConfig),
+    "llama-grouped": lambda: small(hf.LlamaConfig, num_key_value_heads=2),
+    "qwen3": lambda: small(hf.Qwen3Config, num_key_value_heads=2, head_dim=16),
+    "mistral": lambda: small(hf.MistralConfig, num_key_value_heads=2, sliding_window=64),
+    "mistral-window": lambda: small(hf.MistralConfig, sliding_window=3),
+    "gemma": lambda: small(hf.GemmaConfig, num_key_value_heads=1, tie_word_embeddings=True),
+    "gemma2": lambda: small(
         hf.Gemma2Config,
         num_key_value_heads=2,
         query_pre_attn_scalar=8,
         sliding_window=64,
         final_logit_softcapping=3.0,
-        attn_logit_softcapping=None,
+        attn_logit_softcapping=5.0,
         tie_word_embeddings=True,
     ),
-    "gemma3": lambda: _llama_like(
+    "gemma3": lambda: small(
         hf.Gemma3TextConfig,
         num_key_value_heads=2,
         query_pre_attn_scalar=8,
@@ -172,7 +174,7 @@ DECODERS: dict[str, Callable[[], hf.PreTrainedConfig]] = {
     "gpt2": _gpt2,
     "opt": _opt,
 }
-"""Families that memory can reach. `gemma2` caps its logits; `gpt2` has dropout of 0.1."""
+"""Families that memory can reach. `gemma2` caps its logits and has no sdpa; `gpt2` drops out."""
 
 
 def save_decoder(
@@ -202,7 +204,7 @@ def decoder(family: str = "llama") -> Path:
 
 def text_decoder(family: str = "llama", **options: Any) -> TextDecoder:
     """That decoder, loaded; `options` are those of `TextDecoder.load`."""
-    return TextDecoder.load(decoder(family), **{"max_tokens": 12, **options})
+    return TextDecoder.load(decoder(family), **{"max_tokens": 16, **options})
 
 
 # -------------------------------------------------------------------------------------- encoders
@@ -213,7 +215,7 @@ _POOLING: dict[str, Any] = {"bert-cls": "cls", "bert-mean": "mean", "bert-last":
 def _bert() -> hf.PreTrainedModel:
     return hf.BertModel(
         hf.BertConfig(
-            vocab_size=_bpe().get_vocab_size(),
+            vocab_size=VOCAB,
             hidden_size=HIDDEN,
             intermediate_size=48,
             num_hidden_layers=LAYERS,
@@ -227,7 +229,7 @@ def _bert() -> hf.PreTrainedModel:
 def _t5() -> hf.PreTrainedModel:
     return hf.T5EncoderModel(
         hf.T5Config(
-            vocab_size=_bpe().get_vocab_size(),
+            vocab_size=VOCAB,
             d_model=HIDDEN,
             d_kv=8,
             d_ff=48,
@@ -287,7 +289,7 @@ def vae(
     source = None if sentence_encoder is None else encoder(sentence_encoder)
     if source is None:
         settings.setdefault("encoder_dim", HIDDEN)
-    defaults = {"latent_dim": LATENT, "slots": 2, "injection_hidden": 8, "max_tokens": 12}
+    defaults = {"latent_dim": LATENT, "slots": 2, "injection_hidden": 8, "max_tokens": 16}
     return LlaMaVAE.from_backbones(
         source, decoder(family), injection=injection, **{**defaults, **settings}
     )

@@ -12,6 +12,7 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, Repo
 from peft import LoraConfig, inject_adapter_in_model
 from torch import nn
 from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.pytorch_utils import Conv1D
 
 from llamavae.errors import UserError, nearest
 
@@ -72,13 +73,17 @@ def freeze_or_adapt(module: nn.Module, training: str, rank: int, alpha: int) -> 
     module.requires_grad_(training == "full")
     if training == "lora":
         head = getattr(module, "get_output_embeddings", lambda: None)()
-        names = [
-            name
+        parts = {
+            name: part
             for name, part in module.named_modules()
-            if isinstance(part, nn.Linear) or type(part).__name__ == "Conv1D"
-            if part is not head
-        ]
-        config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=names)
+            if isinstance(part, nn.Linear | Conv1D) and part is not head
+        }
+        config = LoraConfig(
+            r=rank,
+            lora_alpha=alpha,
+            target_modules=list(parts),
+            fan_in_fan_out=any(isinstance(part, Conv1D) for part in parts.values()),
+        )
         inject_adapter_in_model(config, module)
 
 

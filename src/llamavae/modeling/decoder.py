@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -185,13 +186,11 @@ class TextDecoder(nn.Module):
 
     def pad(self, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
         """Ids and mask (B, T), filled up on the right to the longest row."""
-        width = max(len(row) for row in rows)
-        ids = torch.full((len(rows), width), self.tokens.pad)
-        mask = torch.zeros(len(rows), width, dtype=torch.long)
-        for i, row in enumerate(rows):
-            ids[i, : len(row)] = torch.as_tensor(row)
-            mask[i, : len(row)] = 1
-        return ids, mask
+        lengths = np.fromiter(map(len, rows), np.int64)
+        mask = np.arange(lengths.max()) < lengths[:, None]
+        ids = np.full(mask.shape, self.tokens.pad)
+        ids[mask] = np.concatenate(rows)
+        return torch.from_numpy(ids), torch.from_numpy(mask.astype(np.int64))
 
     def texts(self, ids: Tensor) -> list[str]:
         """Texts of generated ids (B, T), each up to its first eos."""
