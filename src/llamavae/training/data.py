@@ -8,6 +8,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain, count, islice
 from pathlib import Path
 from typing import Any
 
@@ -50,8 +51,10 @@ class SentenceData(Dataset[Item]):
         vectors: np.ndarray | None = None,
         truncated: int = 0,
     ) -> None:
-        self.texts, self.ids, self.offsets, self.vectors = texts, ids, offsets, vectors
-        self.truncated = truncated
+        # plain views: a slice of np.memmap itself costs several times as much
+        self.ids = ids.view(np.ndarray)
+        self.vectors = None if vectors is None else vectors.view(np.ndarray)
+        self.texts, self.offsets, self.truncated = texts, offsets, truncated
 
     @property
     def lengths(self) -> np.ndarray:
@@ -90,15 +93,15 @@ def prepare(
         vectors: Precomputed sentence vectors (N, H_enc), in place of an encoder.
         progress: Show a progress bar on stderr.
     """
-    corpus = _hash(json.dumps(list(texts), ensure_ascii=False))
+    corpus = _hash(*texts)
     folder = cache_folder()
     tokens = _cached(
-        folder / f"tokens-{_hash(corpus + _decoder_key(decoder))}",
+        folder / f"tokens-{_hash(corpus, _decoder_key(decoder))}",
         lambda new: _write_tokens(new, texts, decoder, progress),
     )
     if vectors is None and encoder is not None and not encoder.trains:
         encoded = _cached(
-            folder / f"vectors-{_hash(corpus + encoder.cache_key())}",
+            folder / f"vectors-{_hash(corpus, encoder.cache_key())}",
             lambda new: _write_vectors(new, texts, encoder, progress),
         )
         vectors = np.load(encoded / "vectors.npy", mmap_mode="r")
@@ -111,14 +114,25 @@ def prepare(
     )
 
 
-def _hash(text: str) -> str:
-    return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
+def _hash(*texts: str) -> str:
+    digest = hashlib.blake2b(digest_size=12)
+    for text in texts:
+        data = text.encode("utf-8", "surrogatepass")
+        digest.update(len(data).to_bytes(8, "little"))
+        digest.update(data)
+    return digest.hexdigest()
 
 
 def _decoder_key(decoder: TextDecoder) -> str:
+    """All that decides a text's ids."""
     backend = getattr(decoder.tokenizer, "backend_tokenizer", None)
-    name = backend.to_str() if backend is not None else repr(decoder.tokenizer)
-    return f"{name}{decoder.tokens}{decoder.max_tokens}"
+    if backend is not None:
+        tokenizer = json.loads(backend.to_str())
+        for state in ("truncation", "padding"):  # left behind by earlier calls
+            tokenizer.pop(state, None)
+    else:
+        tokenizer = [repr(decoder.tokenizer), decoder.tokenizer.get_vocab()]
+    return json.dumps([tokenizer, str(decoder.tokens), decoder.max_tokens], sort_keys=True)
 
 
 def _cached(folder: Path, write: Callable[[Path], None]) -> Path:
@@ -151,14 +165,16 @@ def _chunks(texts: Sequence[str], what: str, progress: bool) -> Iterator[tuple[i
 
 
 def _write_tokens(folder: Path, texts: Sequence[str], decoder: TextDecoder, progress: bool) -> None:
-    rows: list[np.ndarray] = []
+    ids: list[np.ndarray] = []
+    lengths: list[np.ndarray] = [np.zeros(1, np.int64)]
     truncated = 0
     for _, part in _chunks(texts, "tokenising", progress):
-        ids, cut = decoder.tokenize(part)
+        rows, cut = decoder.tokenize(part)
         truncated += cut
-        rows.extend(np.asarray(row, dtype=np.int32) for row in ids)
-    np.save(folder / "ids.npy", np.concatenate(rows))
-    np.save(folder / "offsets.npy", np.cumsum([0, *map(len, rows)]))
+        ids.append(np.fromiter(chain.from_iterable(rows), np.int32))
+        lengths.append(np.fromiter(map(len, rows), np.int64))
+    np.save(folder / "ids.npy", np.concatenate(ids))
+    np.save(folder / "offsets.npy", np.cumsum(np.concatenate(lengths)))
     (folder / "counts.json").write_text(json.dumps({"truncated": truncated}))
 
 
@@ -185,6 +201,7 @@ class Collator:
         self.decoder, self.encoder = decoder, encoder
 
     def __call__(self, items: Sequence[Item]) -> dict[str, Any]:
+        """Inputs of these sentences; without vectors, what the encoder needs to make them."""
         ids, mask = self.decoder.pad([item["ids"] for item in items])
         batch: dict[str, Any] = {"input_ids": ids, "attention_mask": mask}
         if "vector" in items[0]:
@@ -195,55 +212,67 @@ class Collator:
 
 
 class LengthBatches(Sampler[int]):
-    """An order of the sentences in which each global batch holds sentences of similar length.
+    """The order of the sentences in a run: each global batch holds sentences of similar length.
 
-    The order depends on seed and epoch alone, not on the number of processes: cut into global
-    batches, and those among processes, it gives the same steps everywhere. Every sentence comes
-    once in an epoch; the last batch is filled up with a few that come twice.
+    The order depends on the seed alone, not on the number of processes: cut into global batches,
+    and those among processes, it gives the same steps everywhere. In each pass over the corpus
+    every sentence comes at least once; the last batch of a pass is filled up with a few that
+    come twice. The sampler runs through as many passes as the steps need.
 
     Args:
         lengths: Tokens of each sentence, shape (N,).
         batch_size: Sentences in an optimiser step, over all processes and accumulation.
+        steps: Optimiser steps of the run; None for one pass.
         seed: Seed of the order.
     """
 
-    def __init__(self, lengths: np.ndarray, batch_size: int, seed: int = 0) -> None:
+    def __init__(
+        self, lengths: np.ndarray, batch_size: int, steps: int | None = None, seed: int = 0
+    ) -> None:
         self.lengths, self.batch_size, self.seed = np.asarray(lengths), batch_size, seed
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose order comes next."""
-        self.epoch = epoch
+        self.steps = steps_per_epoch(len(lengths), batch_size) if steps is None else steps
 
     def __len__(self) -> int:
-        return -(-len(self.lengths) // self.batch_size) * self.batch_size
+        return self.steps * self.batch_size
 
     def __iter__(self) -> Iterator[int]:
-        random = np.random.default_rng([self.seed, self.epoch])
-        order = np.resize(random.permutation(len(self.lengths)), len(self))
-        return iter(_by_length(order, self.lengths[order], self.batch_size, random).tolist())
+        passes = (self.epoch(number) for number in count())
+        return islice(chain.from_iterable(p.ravel().tolist() for p in passes), len(self))
+
+    def epoch(self, number: int) -> np.ndarray:
+        """Indices of the sentences in each batch of a pass, shape (steps, batch size)."""
+        random = np.random.default_rng([self.seed, number])
+        rows = len(self.lengths)
+        total = steps_per_epoch(rows, self.batch_size) * self.batch_size
+        order = np.resize(random.permutation(rows), total)
+        return _by_length(order, self.lengths[order], self.batch_size, random)
+
+
+def steps_per_epoch(sentences: int, batch_size: int) -> int:
+    """Optimiser steps in which every sentence comes at least once."""
+    return -(-sentences // batch_size)
 
 
 def _by_length(
     order: np.ndarray, lengths: np.ndarray, batch_size: int, random: np.random.Generator
 ) -> np.ndarray:
-    """Reorder whole batches' worth of `order`: sorted by length in groups, batches shuffled."""
+    """Batches of `order` (steps, batch size): sorted by length in groups, then shuffled."""
     batches = []
     for start in range(0, len(order), _GROUP * batch_size):
         part = slice(start, start + _GROUP * batch_size)
         by_length = order[part][np.argsort(lengths[part], kind="stable")]
         batches.append(by_length.reshape(-1, batch_size))
-    every = np.concatenate(batches)
-    return every[random.permutation(len(every))].reshape(-1)
+    return random.permutation(np.concatenate(batches))
 
 
 class SentenceStream(IterableDataset[Item]):
-    """Sentences read as they are needed, tokenised, encoded and batched by length on the way.
+    """Sentences read as they are needed, tokenised and batched by length on the way, without end.
+
+    Nothing is cached: a frozen encoder runs in each training step.
 
     Args:
         texts: A function that starts the stream again from its beginning.
         decoder: Gives the ids.
-        encoder: Gives the vectors, where it is frozen.
         batch_size: Sentences in an optimiser step, over all processes and accumulation.
         seed: Seed of the order inside a group of batches.
     """
@@ -252,38 +281,28 @@ class SentenceStream(IterableDataset[Item]):
         self,
         texts: Callable[[], Iterable[str]],
         decoder: TextDecoder,
-        encoder: SentenceEncoder | None,
         batch_size: int,
         seed: int = 0,
     ) -> None:
-        self.texts, self.decoder, self.encoder = texts, decoder, encoder
+        self.texts, self.decoder = texts, decoder
         self.batch_size, self.seed = batch_size, seed
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose order comes next."""
-        self.epoch = epoch
 
     def __iter__(self) -> Iterator[Item]:
-        random = np.random.default_rng([self.seed, self.epoch])
-        buffer: list[str] = []
-        for text in self.texts():
-            buffer.append(text)
-            if len(buffer) == _GROUP * self.batch_size:
-                yield from self._group(buffer, random)
-                buffer = []
-        whole = len(buffer) // self.batch_size * self.batch_size
-        yield from self._group(buffer[:whole], random)
+        texts = self._endless()
+        for group in count():
+            random = np.random.default_rng([self.seed, group])
+            part = list(islice(texts, _GROUP * self.batch_size))
+            ids, _ = self.decoder.tokenize(part)
+            lengths = np.array([len(row) for row in ids])
+            order = _by_length(np.arange(len(part)), lengths, self.batch_size, random)
+            for i in order.ravel().tolist():
+                yield {"text": part[i], "ids": ids[i]}
 
-    def _group(self, texts: list[str], random: np.random.Generator) -> Iterator[Item]:
-        if not texts:
-            return
-        ids, _ = self.decoder.tokenize(texts)
-        items: list[Item] = [{"text": t, "ids": row} for t, row in zip(texts, ids, strict=True)]
-        if self.encoder is not None and not self.encoder.trains:
-            vectors = self.encoder.encode(texts).float().cpu().numpy()
-            for item, vector in zip(items, vectors, strict=True):
-                item["vector"] = vector
-        lengths = np.array([len(row) for row in ids])
-        for i in _by_length(np.arange(len(texts)), lengths, self.batch_size, random):
-            yield items[i]
+    def _endless(self) -> Iterator[str]:
+        while True:
+            empty = True
+            for text in self.texts():
+                empty = False
+                yield text
+            if empty:
+                raise UserError("the streamed corpus has no sentences")

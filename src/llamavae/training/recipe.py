@@ -217,7 +217,8 @@ class OptimisationSettings(_Section):
     batch_size: int = Field(default=32, ge=1)
     """Sentences in an optimiser step, over all devices and accumulation."""
     micro_batch_size: int | None = Field(default=None, ge=1)
-    """Sentences on one device at one time; empty puts the whole batch through at once."""
+    """Sentences on one device at one time; empty puts the whole batch through at once. The steps
+    are the same, except that kl_rule free_bits then looks at the mean of such a part."""
     learning_rate: float = Field(default=1e-3, gt=0)
     """Peak learning rate (AdamW)."""
     weight_decay: float = Field(default=0.01, ge=0)
@@ -234,7 +235,7 @@ class OptimisationSettings(_Section):
     """Recompute activations in the backward pass, to save memory."""
     workers: int = Field(default=0, ge=0)
     """Processes that prepare batches; 0 prepares them in the main process."""
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**32)
     """Seed of initial weights, data order, noise and word dropout."""
 
     @model_validator(mode="after")
@@ -303,6 +304,10 @@ class Recipe(_Section):
             raise ValueError("decoder: give one of model and scratch")
         if self.corpus.streaming and self.optimisation.steps is None:
             raise ValueError("a streamed corpus has no known length: give optimisation.steps")
+        if self.corpus.streaming and encoder.vectors is not None:
+            raise ValueError("encoder.vectors: precomputed vectors need corpus.streaming false")
+        if self.corpus.streaming and self.optimisation.workers > 1:
+            raise ValueError("a stream is read in one place: set optimisation.workers to 0 or 1")
         return self
 
 

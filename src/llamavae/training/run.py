@@ -10,10 +10,11 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
+from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -24,13 +25,14 @@ import transformers
 import yaml
 from accelerate import PartialState
 from accelerate.utils import set_seed
-from datasets import IterableDataset
+from datasets import Dataset
 
 from llamavae.corpora import load_corpus
+from llamavae.corpora.registry import Options
 from llamavae.errors import UserError
 from llamavae.modeling import LlaMaVAE, TextDecoder
 from llamavae.training.card import write_card
-from llamavae.training.data import SentenceData, SentenceStream, prepare
+from llamavae.training.data import SentenceData, SentenceStream, prepare, steps_per_epoch
 from llamavae.training.recipe import Recipe, parse_recipe
 from llamavae.training.scratch import make_decoder, make_encoder
 from llamavae.training.trainer import (
@@ -38,7 +40,6 @@ from llamavae.training.trainer import (
     SentenceTrainer,
     VAETrainer,
     last_checkpoint,
-    steps_per_epoch,
     training_arguments,
 )
 
@@ -80,22 +81,26 @@ def train(recipe: Recipe, *, resume: bool = False, progress: bool = True) -> Tra
     """
     start = time.time()
     folder = Path(recipe.output.folder)
-    _open_folder(folder, recipe, resume)
-    set_seed(recipe.optimisation.seed)
-    train_texts, validation_texts, vectors = _sentences(recipe)
-    model = _build_model(recipe, train_texts, folder, resume, progress)
-    data, validation = _prepare(recipe, model, train_texts, validation_texts, vectors, progress)
-    sentences = None if isinstance(data, SentenceStream) else len(data)
+    resume = _open_folder(folder, recipe, resume)
+    if resume and (results := _read_results(folder)):
+        model = LlaMaVAE.from_pretrained(folder / "model")
+        return TrainResult(model, folder, results["metrics"], results["warnings"])
+    corpus = _load_sentences(recipe)
+    model = _build_model(recipe, corpus, folder, resume, progress)
+    data, validation = _prepare(recipe, model, corpus, progress)
+    steps = _steps(recipe, data)
     checkpoint = last_checkpoint(folder) if resume else None
-    args = training_arguments(recipe, folder, _steps(recipe, sentences), checkpoint is not None)
+    args = training_arguments(recipe, folder, steps, checkpoint is not None)
     trainer = VAETrainer(model, args, data, validation, recipe, folder, progress)
-    _train(trainer, folder, checkpoint)
-    if trainer.state.global_step % recipe.evaluation.every:
-        trainer.evaluate()
-    model.eval()
-    result = TrainResult(model, folder, trainer.metrics, trainer.warnings)
-    if trainer.is_world_process_zero():
-        _write_results(result, recipe, data, time.time() - start)
+    with _trained_in_float32(model):
+        _train(trainer, checkpoint, resume)
+        if trainer.measured_at != steps:
+            trainer.state.global_step = trainer.state.max_steps = steps
+            trainer.evaluate()
+        model.eval()
+        result = TrainResult(model, folder, trainer.metrics, trainer.warnings)
+        if trainer.is_world_process_zero():
+            _write_results(result, recipe, data, time.time() - start)
     PartialState().wait_for_everyone()
     return result
 
@@ -103,21 +108,48 @@ def train(recipe: Recipe, *, resume: bool = False, progress: bool = True) -> Tra
 # ------------------------------------------------------------------------------- the folder
 
 
-def _open_folder(folder: Path, recipe: Recipe, resume: bool) -> None:
-    """Make the run's folder, or check that what is there belongs to this recipe."""
+def _open_folder(folder: Path, recipe: Recipe, resume: bool) -> bool:
+    """Make the run's folder, or check that what is there belongs to this recipe.
+
+    Returns:
+        Whether there is a run to go on with.
+    """
     saved = folder / "recipe.yaml"
-    with _main_first():
-        if saved.is_file():
-            if not resume:
-                raise UserError(
-                    f"{folder} already holds a run. Continue it with --resume, or choose another "
-                    "place with --output"
-                )
-            _compare(parse_recipe(yaml.safe_load(saved.read_text())), recipe, folder)
-        if PartialState().is_main_process:
+    state = PartialState()
+    found = saved.is_file()
+    state.wait_for_everyone()  # all have looked before one writes
+    if found and not resume:
+        raise UserError(
+            f"{folder} already holds a run. Continue it with --resume, or choose another place "
+            "with --output"
+        )
+    if found:
+        _compare(parse_recipe(yaml.safe_load(saved.read_text(encoding="utf-8"))), recipe, folder)
+    state.wait_for_everyone()
+    if state.is_main_process:
+        text = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
+        with _room(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            values = recipe.model_dump(mode="json")
-            saved.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
+            _write(saved, text)
+    return found
+
+
+@contextmanager
+def _room(folder: Path) -> Iterator[None]:
+    """Turn a failure to write into `folder` into a `UserError`."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"could not write to {folder}: {error}. Make room, then run again with --resume"
+        ) from error
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a file so that it is never seen half-written."""
+    new = path.with_name(f".{path.name}")
+    new.write_text(text, encoding="utf-8")
+    new.replace(path)
 
 
 def _compare(old: Recipe, new: Recipe, folder: Path) -> None:
@@ -147,7 +179,7 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 @contextmanager
-def _main_first() -> Any:
+def _main_first() -> Iterator[None]:
     """The main process goes first, so that the others find its files."""
     with PartialState().main_process_first():
         yield
@@ -156,69 +188,86 @@ def _main_first() -> Any:
 # ------------------------------------------------------------------------------- corpus and model
 
 
-def _sentences(recipe: Recipe) -> tuple[Any, list[str], tuple[np.ndarray, np.ndarray] | None]:
-    """Training sentences (a list, or a function that streams them), validation, and vectors."""
+@dataclass(frozen=True)
+class _Corpus:
+    """Sentences of a run; a streamed training part is a function that starts it again."""
+
+    train: list[str] | Callable[[], Iterable[str]]
+    validation: list[str]
+    vectors: tuple[np.ndarray, np.ndarray] | None = None
+
+
+def _load_sentences(recipe: Recipe) -> _Corpus:
     c = recipe.corpus
-    options: dict[str, Any] = {
-        name: value
-        for name in ("path", "column", "config", "revision", "limit", "min_words", "max_words")
-        if (value := getattr(c, name)) is not None
+    options: Options = {
+        "path": c.path,
+        "column": c.column,
+        "config": c.config,
+        "revision": c.revision,
+        "limit": c.limit,
+        "min_words": c.min_words,
+        "max_words": c.max_words,
     }
-    wanted = recipe.evaluation.sentences
+    few: Options = {**options, "limit": recipe.evaluation.sentences}
     if c.streaming:
         stream = load_corpus(c.name, "train", streaming=True, **options)
-        held = load_corpus(c.name, "validation", streaming=True, **options)
-        validation = [row["text"] for row in islice(held, wanted)]
-        assert isinstance(stream, IterableDataset)
-        if len(validation) < 2:
-            raise UserError(f"the validation part of {c.name} has no sentences to evaluate on")
-        return (lambda: _texts(stream)), validation, None
-    train = load_corpus(c.name, "train", **options)
-    held_out = load_corpus(c.name, "validation", **{**options, "limit": wanted})
-    if len(held_out) < 2:
+        held_out = load_corpus(c.name, "validation", streaming=True, **few)
+        validation = [row["text"] for row in held_out]
+        corpus = _Corpus(lambda: (row["text"] for row in stream), validation)
+    else:
+        train = load_corpus(c.name, "train", **options)
+        held_out = load_corpus(c.name, "validation", **few)
+        vectors = None
+        if column := recipe.encoder.vectors:
+            vectors = _vectors(train, column), _vectors(held_out, column)
+        corpus = _Corpus(list(train["text"]), list(held_out["text"]), vectors)
+    if len(corpus.validation) < 2:
         raise UserError(
-            f"{c.name} leaves {len(held_out)} sentence(s) for validation; at least 2 are needed. "
-            "Use a larger corpus"
+            f"{c.name} leaves {len(corpus.validation)} sentence(s) for validation; at least 2 are "
+            "needed. Use a larger corpus"
         )
-    vectors = None
-    if column := recipe.encoder.vectors:
-        if column not in train.column_names:
-            raise UserError(
-                f"encoder.vectors: the corpus has no column {column!r}; it has "
-                f"{', '.join(train.column_names)}"
-            )
-        vectors = (np.float32(train[column]), np.float32(held_out[column]))
-    return list(train["text"]), list(held_out["text"]), vectors
+    return corpus
 
 
-def _texts(stream: IterableDataset) -> Iterable[str]:
-    return (row["text"] for row in stream)
+def _vectors(data: Dataset, column: str) -> np.ndarray:
+    """Precomputed sentence vectors (N, H_enc) of a column."""
+    if column not in data.column_names:
+        raise UserError(
+            f"encoder.vectors: the corpus has no column {column!r}; it has "
+            f"{', '.join(data.column_names)}"
+        )
+    try:
+        vectors = np.asarray(data[column][:], dtype=np.float32)
+    except (TypeError, ValueError):
+        vectors = np.empty(0)
+    if vectors.ndim != 2 or not np.isfinite(vectors).all():
+        raise UserError(
+            f"encoder.vectors: column {column!r} must hold lists of numbers, all of one length"
+        )
+    return vectors
 
 
 def _build_model(
-    recipe: Recipe, texts: Any, folder: Path, resume: bool, progress: bool
+    recipe: Recipe, corpus: _Corpus, folder: Path, resume: bool, progress: bool
 ) -> LlaMaVAE:
     """The VAE between the recipe's backbones, making those from scratch that it asks for."""
-    e, d, z = recipe.encoder, recipe.decoder, recipe.latent
+    e, d, z, seed = recipe.encoder, recipe.decoder, recipe.latent, recipe.optimisation.seed
     backbones = folder / "backbones"
     encoder, decoder = e.model, d.model
     if e.scratch or d.scratch:
-        corpus = (
-            list(islice(texts(), _SCRATCH_TEXTS)) if callable(texts) else texts[:_SCRATCH_TEXTS]
-        )
-        with _main_first():
-            if e.scratch:
-                _once(backbones / "encoder", lambda new: make_encoder(e.scratch, corpus, new))
-            if d.scratch:
-                _once(backbones / "decoder", lambda new: make_decoder(d.scratch, corpus, new))
+        train = corpus.train
+        texts = train if isinstance(train, list) else train()
+        with _main_first(), _room(folder):
+            _make_backbones(recipe, list(islice(texts, _SCRATCH_TEXTS)), backbones)
         if e.scratch:
             encoder = str(backbones / "encoder")
         if d.scratch:
             decoder = str(backbones / "decoder")
             if d.scratch.warmup_steps:
-                decoder = str(_warm_up(recipe, texts, folder, resume, progress))
+                decoder = str(_warm_up(recipe, corpus, folder, resume, progress))
+    assert decoder is not None  # the recipe checks it
     embed = recipe.output.embed_backbones
-    dim = 0 if encoder else _vector_size(recipe)
+    set_seed(seed)  # the new weights do not depend on what was done, or was there, before
     model = LlaMaVAE.from_backbones(
         encoder,
         decoder,
@@ -229,7 +278,7 @@ def _build_model(
         injection_hidden=z.hidden,
         tied_kv=z.tied_kv,
         max_tokens=d.max_tokens,
-        encoder_dim=dim,
+        encoder_dim=0 if corpus.vectors is None else corpus.vectors[0].shape[1],
         encoder_revision=e.revision,
         encoder_pooling=e.pooling,
         encoder_max_tokens=e.max_tokens,
@@ -240,13 +289,27 @@ def _build_model(
         lora_alpha=recipe.lora.alpha,
         embed_backbones=bool(e.scratch or d.scratch) if embed is None else embed,
     )
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            parameter.data = parameter.data.float()
+    types = {p.dtype for p in model.decoder.parameters() if p.is_floating_point()}
+    if types != {torch.float32} and recipe.optimisation.precision == "float32":
+        raise UserError(
+            f"the decoder's weights are {', '.join(sorted(map(str, types)))}: train it with "
+            "optimisation.precision bfloat16, or load it with decoder.dtype float32"
+        )
     return model
 
 
-def _once(folder: Path, make: Any) -> None:
+def _make_backbones(recipe: Recipe, texts: Sequence[str], folder: Path) -> None:
+    """Write the backbones that are made from scratch to `folder`, unless they are there."""
+    encoder, decoder = recipe.encoder.scratch, recipe.decoder.scratch
+    if encoder:
+        set_seed(recipe.optimisation.seed)
+        _once(folder / "encoder", lambda new: make_encoder(encoder, texts, new))
+    if decoder:
+        set_seed(recipe.optimisation.seed)
+        _once(folder / "decoder", lambda new: make_decoder(decoder, texts, new))
+
+
+def _once(folder: Path, make: Callable[[Path], None]) -> None:
     """Make a folder of files unless it is there; a half-made one does not count."""
     if folder.is_dir():
         return
@@ -257,7 +320,7 @@ def _once(folder: Path, make: Any) -> None:
     new.rename(folder)
 
 
-def _warm_up(recipe: Recipe, texts: Any, folder: Path, resume: bool, progress: bool) -> Path:
+def _warm_up(recipe: Recipe, corpus: _Corpus, folder: Path, resume: bool, progress: bool) -> Path:
     """Train the fresh decoder as a plain language model; returns where it is saved."""
     scratch = recipe.decoder.scratch
     assert scratch is not None
@@ -276,27 +339,29 @@ def _warm_up(recipe: Recipe, texts: Any, folder: Path, resume: bool, progress: b
         "micro_batch_size": None,
         "learning_rate": scratch.warmup_learning_rate,
         "warmup_steps": min(recipe.optimisation.warmup_steps, scratch.warmup_steps // 10),
+        "gradient_checkpointing": False,
     }
     settings["output"]["report_to"] = []
     warm_up = parse_recipe(settings)
-    size = scratch.warmup_batch_size
-    if callable(texts):
-        data = SentenceStream(texts, decoder, None, size, recipe.optimisation.seed)
-    else:
+    if isinstance(corpus.train, list):
         with _main_first():
-            data = prepare(texts, decoder, progress=progress)
+            shown = progress and PartialState().is_main_process
+            data = prepare(corpus.train, decoder, progress=shown)
+    else:
+        data = _stream(corpus.train, decoder, warm_up)
     checkpoint = last_checkpoint(run) if resume else None
     args = training_arguments(warm_up, run, scratch.warmup_steps, True)
     args.eval_strategy = "no"
     trainer = LanguageModelTrainer(decoder, args, data, folder, progress)
-    _train(trainer, folder, checkpoint)
+    _train(trainer, checkpoint, resume)
     if trainer.is_world_process_zero():
 
         def save(new: Path) -> None:
             decoder.lm.save_pretrained(new)
             decoder.tokenizer.save_pretrained(new)
 
-        _once(done, save)
+        with _room(folder):
+            _once(done, save)
         shutil.rmtree(run, ignore_errors=True)
     PartialState().wait_for_everyone()
     return done
@@ -307,12 +372,10 @@ def _decoder_options(recipe: Recipe) -> dict[str, Any]:
     d = recipe.decoder
     options: dict[str, Any] = {"dtype": d.dtype, "attn_implementation": d.attention}
     if d.quantization:
-        try:
-            import bitsandbytes  # noqa: F401
-        except ImportError as error:
+        if find_spec("bitsandbytes") is None:
             raise UserError(
                 "decoder.quantization needs bitsandbytes: pip install 'llamavae[quant]'"
-            ) from error
+            )
         options["quantization_config"] = transformers.BitsAndBytesConfig(
             load_in_4bit=d.quantization == "4bit",
             load_in_8bit=d.quantization == "8bit",
@@ -322,35 +385,22 @@ def _decoder_options(recipe: Recipe) -> dict[str, Any]:
     return options
 
 
-def _vector_size(recipe: Recipe) -> int:
-    """Size of the precomputed sentence vectors, from the first of them."""
-    c = recipe.corpus
-    options = {"path": c.path} if c.path else {}
-    first = load_corpus(c.name, "train", limit=1, **options)
-    return len(first[0][recipe.encoder.vectors])
-
-
 # ------------------------------------------------------------------------------- training
 
 
 def _prepare(
-    recipe: Recipe,
-    model: LlaMaVAE,
-    train_texts: Any,
-    validation_texts: list[str],
-    vectors: tuple[np.ndarray, np.ndarray] | None,
-    progress: bool,
+    recipe: Recipe, model: LlaMaVAE, corpus: _Corpus, progress: bool
 ) -> tuple[SentenceData | SentenceStream, SentenceData]:
     """Tokenised and, for a frozen encoder, encoded sentences for training and validation."""
-    encoder, decoder, o = model.encoder, model.decoder, recipe.optimisation
-    given = vectors or (None, None)
+    encoder, decoder = model.encoder, model.decoder
+    train, held_out = corpus.vectors or (None, None)
+    main = PartialState().is_main_process
     with _main_first():
-        shown = progress and PartialState().is_main_process
-        validation = prepare(validation_texts, decoder, encoder, given[1], False)
-        if callable(train_texts):
-            return SentenceStream(train_texts, decoder, encoder, o.batch_size, o.seed), validation
-        data = prepare(train_texts, decoder, encoder, given[0], shown)
-    if data.truncated and PartialState().is_main_process:
+        validation = prepare(corpus.validation, decoder, encoder, held_out, progress=False)
+        if not isinstance(corpus.train, list):
+            return _stream(corpus.train, decoder, recipe), validation
+        data = prepare(corpus.train, decoder, encoder, train, progress and main)
+    if data.truncated and main:
         print(
             f"{data.truncated} of {len(data)} sentences are longer than decoder.max_tokens "
             f"{recipe.decoder.max_tokens} and were cut",
@@ -359,18 +409,44 @@ def _prepare(
     return data, validation
 
 
-def _steps(recipe: Recipe, sentences: int | None) -> int:
+def _stream(
+    texts: Callable[[], Iterable[str]], decoder: TextDecoder, recipe: Recipe
+) -> SentenceStream:
+    o = recipe.optimisation
+    return SentenceStream(texts, decoder, o.batch_size, o.seed)
+
+
+def _steps(recipe: Recipe, data: SentenceData | SentenceStream) -> int:
     o = recipe.optimisation
     if o.steps is not None:
         return o.steps
-    assert o.epochs is not None and sentences is not None
-    return max(1, round(o.epochs * steps_per_epoch(sentences, o.batch_size)))
+    assert o.epochs is not None  # the recipe checks both
+    assert isinstance(data, SentenceData)
+    return max(1, round(o.epochs * steps_per_epoch(len(data), o.batch_size)))
 
 
-def _train(trainer: SentenceTrainer, folder: Path, checkpoint: Path | None) -> None:
+@contextmanager
+def _trained_in_float32(model: LlaMaVAE) -> Iterator[None]:
+    """What trains is float32 while open; after that it has the type of its backbone again."""
+    types = [(p, p.dtype) for p in model.parameters() if p.requires_grad]
+    for parameter, _ in types:
+        parameter.data = parameter.data.float()
+    yield
+    for parameter, dtype in types:
+        parameter.data = parameter.data.to(dtype)
+
+
+def _train(trainer: SentenceTrainer, checkpoint: Path | None, resume: bool) -> None:
+    """Train to the end; what was saved there already needs only to be read."""
+    if resume:
+        trainer.rewind(checkpoint)
+        PartialState().wait_for_everyone()
+    if checkpoint and checkpoint.name.endswith(f"-{trainer.args.max_steps}"):
+        trainer._load_from_checkpoint(str(checkpoint))
+        return
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if trainer.interrupted:
-        raise KeyboardInterrupt(f"stopped; continue with --resume and the same output {folder}")
+        raise KeyboardInterrupt("stopped; a checkpoint is saved, continue with --resume")
 
 
 # ------------------------------------------------------------------------------- results
@@ -390,10 +466,17 @@ def _write_results(
         "seconds": round(seconds, 1),
         **provenance(),
     }
-    result.model.save_pretrained(result.folder / "model")
-    write_card(result.folder / "model", result.model, results)
     text = json.dumps(results, indent=2, ensure_ascii=False)
-    (result.folder / "results.json").write_text(text + "\n", encoding="utf-8")
+    with _room(result.folder):
+        result.model.save_pretrained(result.folder / "model")
+        write_card(result.folder / "model", result.model, results)
+        _write(result.folder / "results.json", text + "\n")  # last: now the run is finished
+
+
+def _read_results(folder: Path) -> dict[str, Any] | None:
+    """Contents of `results.json`, which a finished run has."""
+    path = folder / "results.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
 def provenance() -> dict[str, Any]:
@@ -417,13 +500,15 @@ def _machine() -> str:
 
 def _commit() -> str | None:
     """The commit of the source tree that is running, or None when it is installed as a package."""
+    here = Path(__file__)
     try:
-        return subprocess.run(
-            ["git", "rev-parse", "--short", "HEAD"],
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout.strip()
+        # an installed package may lie inside the repository of another project
+        _git("ls-files", "--error-unmatch", here.name, cwd=here.parent)
+        return _git("rev-parse", "--short", "HEAD", cwd=here.parent)
     except (OSError, subprocess.CalledProcessError):
         return None
+
+
+def _git(*arguments: str, cwd: Path) -> str:
+    done = subprocess.run(["git", *arguments], cwd=cwd, capture_output=True, text=True, check=True)
+    return done.stdout.strip()

@@ -18,6 +18,7 @@ from transformers import (
 )
 
 from llamavae.errors import UserError
+from llamavae.modeling.decoder import TokenPolicy
 from llamavae.training.recipe import ScratchDecoder, ScratchEncoder
 
 _POSITIONS = 512  # longest text the scratch decoder has positions for
@@ -49,6 +50,7 @@ def make_encoder(settings: ScratchEncoder, texts: Sequence[str], folder: Path) -
     """Write a fresh sentence-transformers model to `folder`: T5 encoder, mean pooling."""
     _divides("encoder.scratch", "heads", settings.heads, "hidden_size", settings.hidden_size)
     tokenizer = train_tokenizer(texts, settings.vocabulary)
+    tokens = TokenPolicy.of(tokenizer)
     config = T5Config(
         vocab_size=len(tokenizer),
         d_model=settings.hidden_size,
@@ -58,8 +60,8 @@ def make_encoder(settings: ScratchEncoder, texts: Sequence[str], folder: Path) -
         num_heads=settings.heads,
         feed_forward_proj="gated-gelu",
         dropout_rate=0.0,
-        pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokens.pad,
+        eos_token_id=tokens.eos,
     )
     with tempfile.TemporaryDirectory() as body:
         T5EncoderModel(config).save_pretrained(body)
@@ -75,6 +77,7 @@ def make_decoder(settings: ScratchDecoder, texts: Sequence[str], folder: Path) -
     _divides(name, "heads", settings.heads, "hidden_size", settings.hidden_size)
     _divides(name, "kv_heads", settings.kv_heads, "heads", settings.heads)
     tokenizer = train_tokenizer(texts, settings.vocabulary)
+    tokens = TokenPolicy.of(tokenizer)
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=settings.hidden_size,
@@ -84,9 +87,9 @@ def make_decoder(settings: ScratchDecoder, texts: Sequence[str], folder: Path) -
         num_key_value_heads=settings.kv_heads,
         max_position_embeddings=_POSITIONS,
         tie_word_embeddings=True,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokens.bos,
+        eos_token_id=tokens.eos,
+        pad_token_id=tokens.pad,
     )
     LlamaForCausalLM(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)

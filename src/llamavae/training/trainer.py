@@ -8,15 +8,20 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
 import signal
+import sys
+import threading
 import time
 from abc import abstractmethod
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, Self, cast
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.utils.data import Sampler
 from tqdm.auto import tqdm
@@ -37,15 +42,22 @@ _CHECKPOINT = "checkpoint-"
 class SentenceTrainer(Trainer):
     """transformers' Trainer over sentences, without pickles, with a log file and safe stops.
 
+    The Trainer sees the whole run as one epoch, whatever the number of passes over the corpus: an
+    interruption between two passes is then like any other.
+
     Args:
-        model: What is trained; its output has a scalar `loss`.
+        model: What is trained.
         args: See `training_arguments`.
         data: Training sentences.
         collator: Joins sentences to a batch.
         log: JSON-lines file that receives every log line.
         label: What the progress bar calls the run.
         progress: Show a progress bar on stderr.
+        **options: Further arguments of `Trainer`.
     """
+
+    step_name = "step"
+    """What log lines call the step."""
 
     def __init__(
         self,
@@ -61,21 +73,30 @@ class SentenceTrainer(Trainer):
         super().__init__(
             model=model, args=args, train_dataset=data, data_collator=collator, **options
         )
+        self.folder = Path(str(args.output_dir))
         self.log_file = log
         self.interrupted = False
+        self._step, self._micro = 0, -1  # optimiser step, and micro-batch in it
         self._sums: dict[str, Tensor] = {}
-        self._micro = (0, -1)  # optimiser step and micro-batch in it
+        self._norms = torch.zeros((), device=args.device)
         self._since, self._rows = time.perf_counter(), 0
         self.remove_callback(PrinterCallback)
-        self.add_callback(_StopSafely(self))
+        self._helpers: list[_StopSafely | _Progress] = [_StopSafely(self)]
         if progress and self.is_world_process_zero():
-            self.add_callback(_Progress(self, label))
+            self._helpers.append(_Progress(label))
+        for helper in self._helpers:
+            self.add_callback(helper)
 
     @abstractmethod
-    def parts(self, model: nn.Module, inputs: dict[str, Any]) -> dict[str, Tensor]:
-        """Scalars of one micro-batch, in nats per sentence, averaged over its sentences; `loss` is
-        what is minimised.
-        """
+    def parts(self, model: nn.Module, inputs: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss of one micro-batch and scalars to log, all averaged over its sentences."""
+
+    def train(self, *args: Any, **options: Any) -> Any:
+        """`Trainer.train`, during which Ctrl-C and SIGTERM save a checkpoint before they stop."""
+        with ExitStack() as stack:
+            for helper in self._helpers:
+                stack.enter_context(helper)
+            return super().train(*args, **options)
 
     # ------------------------------------------------------------------ one step
 
@@ -86,9 +107,11 @@ class SentenceTrainer(Trainer):
         return args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int] | None:
-        data = train_dataset if train_dataset is not None else self.train_dataset
+        data = self.train_dataset
         if isinstance(data, SentenceData):
-            return LengthBatches(data.lengths, self.global_batch, self.args.seed)
+            return LengthBatches(
+                data.lengths, self.global_batch, int(self.args.max_steps), self.args.seed
+            )
         return None
 
     def compute_loss(
@@ -98,41 +121,47 @@ class SentenceTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        """The loss of one micro-batch; a loss that is not finite stops the run before the step."""
-        step, micro = self._micro
+        """The loss of one micro-batch; its scalars are added up for the log."""
         now = self.state.global_step
-        self._micro = (now, micro + 1 if now == step else 0)
-        parts = self.parts(model, inputs)
-        if not torch.isfinite(parts["loss"]):
-            raise UserError(
-                f"the loss is {parts['loss'].item()} at step {now}. The run has stopped; its last "
-                f"good checkpoint is {last_checkpoint(Path(self.args.output_dir)) or 'none yet'}. "
-                "Try a lower optimisation.learning_rate, a smaller optimisation.max_grad_norm, a "
-                "longer warmup_steps, or precision float32; then run again with --resume"
-            )
-        for name, value in parts.items():
-            if name != "loss":
-                self._sums[name] = self._sums.get(name, torch.zeros_like(value)) + value.detach()
-        self._sums["count"] = self._sums.get("count", torch.zeros_like(parts["loss"])).detach() + 1
+        self._step, self._micro = now, self._micro + 1 if now == self._step else 0
+        loss, scalars = self.parts(model, inputs)
+        for name, value in {**scalars, "count": torch.ones_like(loss)}.items():
+            value = value.detach()
+            self._sums[name] = self._sums[name] + value if name in self._sums else value
         self._rows += len(inputs["input_ids"])
-        return parts["loss"]
+        return loss
 
-    def random_rows(
-        self, rows: int
-    ) -> Callable[[Callable[[torch.Generator, int], Tensor]], Tensor]:
-        """Draws for this micro-batch, cut from draws for the whole batch of the step.
+    def random_rows(self, draw: Callable[..., Tensor], rows: int, width: int) -> Tensor:
+        """Random numbers (rows, width) for this micro-batch: its share of the whole batch's.
 
-        `draw(generator, n)` makes n rows; the share of this process and micro-batch is returned.
+        Args:
+            draw: `torch.randn` or `torch.rand`; each has a sequence of its own.
+            rows: Sentences in the micro-batch.
+            width: Numbers for each.
         """
         args = self.args
-        first = self._micro[1] * args.world_size + args.process_index
+        first = self._micro * args.world_size + args.process_index
         first *= args.per_device_train_batch_size
-        generator = torch.Generator().manual_seed(args.seed * 1_000_003 + self._micro[0])
+        seed = 2 * (args.seed * 1_000_003 + self._step) + (draw is torch.rand)
+        whole = draw(self.global_batch, width, generator=torch.Generator().manual_seed(seed))
+        return whole[first : first + rows].to(args.device)
 
-        def share(draw: Callable[[torch.Generator, int], Tensor]) -> Tensor:
-            return draw(generator, self.global_batch)[first : first + rows].to(args.device)
+    def _clip_grad_norm(self, model: nn.Module) -> Any:
+        norm = super()._clip_grad_norm(model)
+        self._norms = self._norms + torch.as_tensor(norm, device=self._norms.device).detach()
+        return norm
 
-        return share
+    def _check_finite(self) -> None:
+        """Stop where a gradient was not finite. Looked at now and then: looking holds a GPU up."""
+        if math.isfinite(self._norms.item()):
+            return
+        raise UserError(
+            f"the loss or its gradient is not finite at step {self.state.global_step} or shortly "
+            "before. The run has stopped; its last good checkpoint is "
+            f"{last_checkpoint(self.folder) or 'none yet'}. Try a lower "
+            "optimisation.learning_rate, a smaller optimisation.max_grad_norm, longer "
+            "optimisation.warmup_steps, or precision float32, in a new output folder"
+        )
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """Nothing: counting walks through all modules at every step."""
@@ -142,24 +171,37 @@ class SentenceTrainer(Trainer):
 
     def log(self, logs: dict[str, Any], start_time: float | None = None) -> None:
         """Add averages over steps and processes to a training line, and write it to the log."""
-        training = "loss" in logs
-        if training:
+        data = self.train_dataset
+        if isinstance(data, SentenceData):
+            self.state.epoch = self.state.global_step * self.global_batch / len(data)
+        if "loss" in logs:
+            self._check_finite()
             logs.update(self._averages())
         super().log(logs, start_time)
-        if training or any(name.startswith("eval_") for name in logs):
+        if isinstance(data, SentenceStream):
+            logs.pop("epoch", None)  # nobody knows
+        if "loss" in logs:
             self.write(logs)
 
     def write(self, line: dict[str, Any]) -> None:
         """Append one JSON line to the log file."""
-        if self.is_world_process_zero():
+        if not self.is_world_process_zero():
+            return
+        text = json.dumps({self.step_name: self.state.global_step, **line}) + "\n"
+        try:
             self.log_file.parent.mkdir(parents=True, exist_ok=True)
             with self.log_file.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"step": self.state.global_step, **line}) + "\n")
+                file.write(text)
+        except OSError as error:
+            raise UserError(
+                f"could not write the log {self.log_file}: {error}. Make room and run again with "
+                "--resume"
+            ) from error
 
     def _averages(self) -> dict[str, float]:
         names = sorted(self._sums)
         total = torch.stack([self._sums[n].float() for n in names])
-        total = self.accelerator.reduce(total, reduction="sum")
+        total = cast(Tensor, self.accelerator.reduce(total, reduction="sum"))
         values = dict(zip(names, total.tolist(), strict=True))
         count = values.pop("count")
         elapsed = time.perf_counter() - self._since
@@ -168,6 +210,30 @@ class SentenceTrainer(Trainer):
         return {**{n: v / count for n, v in values.items()}, "sentences_per_second": round(rate, 1)}
 
     # ------------------------------------------------------------------ checkpoints
+
+    def rewind(self, checkpoint: Path | None) -> None:
+        """Forget what an interrupted run left behind after `checkpoint`: log lines and parts.
+
+        Args:
+            checkpoint: Where training goes on; None is its beginning.
+        """
+        if not self.is_world_process_zero():
+            return
+        step = -1 if checkpoint is None else _step_of(checkpoint)
+        for path in self.folder.glob(f"{_CHECKPOINT}*"):
+            if _step_of(path) > step:
+                shutil.rmtree(path)
+        if self.log_file.is_file():
+            lines = self.log_file.read_text(encoding="utf-8").splitlines(keepends=True)
+            kept = self.log_file.with_suffix(".kept")
+            kept.write_text("".join(x for x in lines if self._is_before(x, step)), encoding="utf-8")
+            kept.replace(self.log_file)
+
+    def _is_before(self, line: str, step: int) -> bool:
+        try:
+            return json.loads(line).get(self.step_name, -1) <= step
+        except ValueError:  # cut short when the process was killed
+            return False
 
     @property
     def _own_state(self) -> bool:
@@ -196,16 +262,17 @@ class SentenceTrainer(Trainer):
             load_random(Path(checkpoint), self.args.process_index)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        self._check_finite()
         start = time.perf_counter()
         try:
             super()._save_checkpoint(model, trial)
-        except (OSError, UserError) as error:
-            folder = Path(self.args.output_dir)
-            shutil.rmtree(folder / f"{_CHECKPOINT}{self.state.global_step}", ignore_errors=True)
+        except (OSError, SafetensorError, UserError) as error:
+            new = self.folder / f"{_CHECKPOINT}{self.state.global_step}"
+            shutil.rmtree(new, ignore_errors=True)
             raise UserError(
                 f"could not save a checkpoint at step {self.state.global_step}: {error}. The last "
-                f"good one is {last_checkpoint(folder) or 'none yet'}; make room and run again "
-                "with --resume"
+                f"good one is {last_checkpoint(self.folder) or 'none yet'}; make room and run "
+                "again with --resume"
             ) from error
         self._since += time.perf_counter() - start
 
@@ -214,7 +281,7 @@ class SentenceTrainer(Trainer):
     ) -> None:
         """Weights and settings alone: Trainer would add a pickle of its arguments."""
         if self.args.should_save:
-            self.save_weights(Path(output_dir or str(self.args.output_dir)), state_dict)
+            self.save_weights(Path(output_dir or self.folder), state_dict)
 
     @abstractmethod
     def save_weights(self, folder: Path, state: dict[str, Tensor] | None) -> None:
@@ -244,7 +311,8 @@ class VAETrainer(SentenceTrainer):
         folder: Path,
         progress: bool = True,
     ) -> None:
-        model._keys_to_ignore_on_save = set(model.state_dict()) - set(model.trained_names)
+        frozen = set(model.state_dict()) - set(model.trained_names)
+        model._keys_to_ignore_on_save = frozen  # else Trainer warns that a checkpoint lacks them
         super().__init__(
             model,
             args,
@@ -260,30 +328,29 @@ class VAETrainer(SentenceTrainer):
         self.recipe = recipe
         self.schedule = build_schedule(recipe.objective)
         self.metrics: dict[str, Any] = {}
+        self.measured_at = -1
         self.warnings: list[str] = []
+        self._kl: list[Tensor] = []  # raw KL of the micro-batches of this step
 
     @property
     def beta(self) -> float:
         """Weight of the KL term at the present step."""
         return self.schedule(self.state.global_step, self.state.max_steps)
 
-    def parts(self, model: nn.Module, inputs: dict[str, Any]) -> dict[str, Tensor]:
-        """Loss, nll, raw KL, KL term and beta of one micro-batch."""
+    def parts(self, model: nn.Module, inputs: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
+        """The objective of one micro-batch; nll, raw KL, KL term and beta."""
         objective: ObjectiveSettings = self.recipe.objective
         rows, width = inputs["input_ids"].shape
-        share = self.random_rows(rows)
-        dim = self.vae.config.latent_dim
-        noise = share(lambda g, n: torch.randn(n, dim, generator=g))
+        config = self.vae.config
         keep = None
         if objective.word_dropout:
-            most = self.vae.config.max_tokens
-            keep = share(lambda g, n: torch.rand(n, most, generator=g))[:, : width - 1]
-            keep = keep >= objective.word_dropout
+            draws = self.random_rows(torch.rand, rows, config.max_tokens)
+            keep = draws[:, : width - 1] >= objective.word_dropout
             keep[:, 0] = True  # the bos token is not a word
         beta = self.beta
         output = model(
             **inputs,
-            noise=noise,
+            noise=self.random_rows(torch.randn, rows, config.latent_dim),
             keep=keep,
             beta=beta,
             kl_rule=objective.kl_rule,
@@ -291,32 +358,41 @@ class VAETrainer(SentenceTrainer):
         )
         kl = output.kl.detach().sum(-1).mean()
         if objective.schedule == "target_rate":
-            self.schedule.observe(self.accelerator.reduce(kl.clone(), reduction="mean").item())
-        return {
-            "loss": output.loss,
-            "nll": output.nll.detach(),
+            self._observe(kl)
+        return output.loss, {
+            "nll": output.nll,
             "kl": kl,
-            "kl_term": output.kl_term.detach(),
+            "kl_term": output.kl_term,
             "beta": torch.full_like(kl, beta),
         }
+
+    def _observe(self, kl: Tensor) -> None:
+        """Tell the schedule the raw KL of the step, when all its micro-batches are through."""
+        self._kl.append(kl)
+        if self._micro + 1 == self.args.gradient_accumulation_steps:
+            mean = self.accelerator.reduce(torch.stack(self._kl).mean(), reduction="mean")
+            self.schedule.observe(cast(Tensor, mean).item())
+            self._kl = []
 
     def evaluate(self, *_: Any, metric_key_prefix: str = "eval", **__: Any) -> dict[str, float]:
         """All diagnostics on the held-out sentences, logged with what the monitor says of them."""
         start = time.perf_counter()
         settings = self.recipe.evaluation
-        with self.compute_loss_context_manager():
+        with self.accelerator.autocast():
             metrics = measure(
                 self.vae, self.validation, decoded=settings.decoded, seed=self.args.seed
             )
-        self.metrics = metrics
+        self.metrics, self.measured_at = metrics, self.state.global_step
         named = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
-        self.log({k: v for k, v in named.items() if not isinstance(v, list)})
+        scalars = {name: value for name, value in named.items() if not isinstance(value, list)}
+        self.log(scalars)
+        self.write({**scalars, **named})
         progress = self.state.global_step / max(1, self.state.max_steps)
         self.warnings = diagnose(metrics, self.vae.config.latent_dim, self.beta, progress)
         for warning in self.warnings:
             self.write({"warning": warning})
             if self.is_world_process_zero():
-                tqdm.write(f"warning (step {self.state.global_step}): {warning}")
+                _say(f"warning (step {self.state.global_step}): {warning}")
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, named)
         self._since += time.perf_counter() - start
         return named
@@ -328,9 +404,8 @@ class VAETrainer(SentenceTrainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
-        path = Path(resume_from_checkpoint) / "schedule.json"
-        if path.is_file():
-            self.schedule.load_state(json.loads(path.read_text()))
+        state = (Path(resume_from_checkpoint) / "schedule.json").read_text()
+        self.schedule.load_state(json.loads(state))
 
 
 class _PlainModel(nn.Module):
@@ -355,6 +430,8 @@ class LanguageModelTrainer(SentenceTrainer):
         progress: Show a progress bar on stderr.
     """
 
+    step_name = "warmup_step"
+
     def __init__(
         self,
         decoder: TextDecoder,
@@ -369,15 +446,14 @@ class LanguageModelTrainer(SentenceTrainer):
         )
         self.decoder = decoder
 
-    def parts(self, model: nn.Module, inputs: dict[str, Any]) -> dict[str, Tensor]:
-        """Loss and nll of one micro-batch."""
-        loss = model(inputs["input_ids"], inputs["attention_mask"])["loss"]
-        return {"loss": loss, "nll": loss.detach()}
+    def parts(self, model: nn.Module, inputs: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of one micro-batch, which is its nll."""
+        loss = model(**inputs)["loss"]
+        return loss, {"nll": loss}
 
     def write(self, line: dict[str, Any]) -> None:
         """Log lines of the warm-up have names of their own."""
-        if "nll" in line:
-            super().write({"warmup_step": self.state.global_step, "warmup_nll": line["nll"]})
+        super().write({"warmup_nll": line["nll"]})
 
     def save_weights(self, folder: Path, state: dict[str, Tensor] | None) -> None:
         """The decoder in transformers' own format."""
@@ -401,7 +477,7 @@ def training_arguments(
             f"optimisation.batch_size {o.batch_size} cannot be shared among {world} processes in "
             f"micro-batches of {micro}: make it a multiple of {micro * world}"
         )
-    return TrainingArguments(
+    args = TrainingArguments(
         output_dir=str(folder),
         max_steps=steps,
         per_device_train_batch_size=micro,
@@ -412,10 +488,7 @@ def training_arguments(
         lr_scheduler_type="constant_with_warmup" if o.decay == "constant" else o.decay,
         max_grad_norm=o.max_grad_norm,
         bf16=o.precision == "bfloat16",
-        gradient_checkpointing=o.gradient_checkpointing,
-        gradient_checkpointing_kwargs={"use_reentrant": False}
-        if o.gradient_checkpointing
-        else None,
+        activation_checkpointing=o.gradient_checkpointing,
         seed=o.seed,
         data_seed=o.seed,
         eval_strategy="steps",
@@ -430,8 +503,12 @@ def training_arguments(
         dataloader_pin_memory=torch.cuda.is_available(),
         ddp_find_unused_parameters=False,
         remove_unused_columns=False,
+        accelerator_config={"dispatch_batches": False},  # each process reads its own share
         disable_tqdm=True,
     )
+    if args.n_gpu > 1:
+        args._n_gpu = 1  # torchrun uses several; without it Trainer would fall back to DataParallel
+    return args
 
 
 def _world_size() -> int:
@@ -440,18 +517,9 @@ def _world_size() -> int:
     return PartialState().num_processes
 
 
-def steps_per_epoch(sentences: int, batch_size: int) -> int:
-    """Optimiser steps in which every sentence comes at least once."""
-    return math.ceil(sentences / batch_size)
-
-
 def last_checkpoint(folder: Path) -> Path | None:
     """The newest complete checkpoint of a run; one whose writing was cut short does not count."""
-
-    def step(path: Path) -> int:
-        return int(path.name.removeprefix(_CHECKPOINT))
-
-    for path in sorted(folder.glob(f"{_CHECKPOINT}[0-9]*"), key=step, reverse=True):
+    for path in sorted(folder.glob(f"{_CHECKPOINT}*"), key=_step_of, reverse=True):
         try:
             json.loads((path / "trainer_state.json").read_text())  # written last
         except (OSError, ValueError):
@@ -460,7 +528,18 @@ def last_checkpoint(folder: Path) -> Path | None:
     return None
 
 
+def _step_of(checkpoint: Path) -> int:
+    """Optimiser steps that a checkpoint has behind it; -1 for another folder."""
+    number = checkpoint.name.removeprefix(_CHECKPOINT)
+    return int(number) if number.isdecimal() else -1
+
+
 # ------------------------------------------------------------------------------- callbacks
+
+
+def _say(text: str) -> None:
+    """Print a line on stderr, above a progress bar if there is one."""
+    tqdm.write(text, file=sys.stderr)
 
 
 class _StopSafely(TrainerCallback):
@@ -468,44 +547,57 @@ class _StopSafely(TrainerCallback):
 
     def __init__(self, trainer: SentenceTrainer) -> None:
         self.trainer = trainer
-        self.asked = False
+        self.asked, self.process = False, os.getpid()
         self.before: dict[int, Any] = {}
 
-    def _ask(self, *_: Any) -> None:
+    def _ask(self, number: int, *_: Any) -> None:
+        if os.getpid() != self.process:  # a process that prepares batches; training ends it
+            if number == signal.SIGTERM:
+                sys.exit()
+            return
         if self.asked:
             raise KeyboardInterrupt
         self.asked = True
-        tqdm.write("stopping: saving a checkpoint first (press Ctrl-C again to stop at once)")
+        _say("stopping: saving a checkpoint first (press Ctrl-C again to stop at once)")
 
-    def on_train_begin(self, *_: Any, **__: Any) -> None:
-        try:
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():  # it alone may handle signals
             for number in (signal.SIGINT, signal.SIGTERM):
                 self.before[number] = signal.signal(number, self._ask)
-        except ValueError:  # not in the main thread, which alone may handle signals
-            self.before = {}
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Stop, on all processes together, when one of them was asked to."""
         asked = self.asked
         if args.world_size > 1:
             flag = torch.tensor(float(asked), device=args.device)
-            asked = bool(self.trainer.accelerator.reduce(flag, reduction="sum") > 0)
-        if asked:
+            total = self.trainer.accelerator.reduce(flag, reduction="sum")
+            asked = cast(Tensor, total).item() > 0
+        if asked and state.global_step < state.max_steps:
             self.trainer.interrupted = True
             control.should_save = control.should_training_stop = True
-
-    def on_train_end(self, *_: Any, **__: Any) -> None:
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
 
 
 class _Progress(TrainerCallback):
     """A progress bar on stderr with sentences per second and the time left."""
 
-    def __init__(self, trainer: SentenceTrainer, label: str) -> None:
-        self.trainer, self.label = trainer, label
+    def __init__(self, label: str) -> None:
+        self.label = label
         self.bar: tqdm[Any] | None = None
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Show the bar, from where the run goes on."""
         self.bar = tqdm(
             total=state.max_steps,
             initial=state.global_step,
@@ -516,21 +608,18 @@ class _Progress(TrainerCallback):
         )
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Move on by a step."""
         if self.bar is not None:
             self.bar.update(state.global_step - self.bar.n)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+        """Show the newest numbers."""
         if self.bar is None or not logs:
             return
         if "eval_nll" in logs:
             shown = ("nll", "nll_shuffled", "kl", "active_units", "bleu", "bleu_shuffled")
             values = (f"{n} {logs[f'eval_{n}']:.4g}" for n in shown if f"eval_{n}" in logs)
-            tqdm.write(f"step {state.global_step}: held out: {', '.join(values)}")
+            _say(f"step {state.global_step}: held out: {', '.join(values)}")
         elif "nll" in logs:
-            names = [n for n in ("nll", "kl", "beta") if n in logs]
-            text = ", ".join(f"{n} {logs[n]:.3g}" for n in names)
+            text = ", ".join(f"{n} {logs[n]:.3g}" for n in ("nll", "kl", "beta") if n in logs)
             self.bar.set_postfix_str(f"{logs['sentences_per_second']:.0f} sentences/s, {text}")
-
-    def on_train_end(self, *_: Any, **__: Any) -> None:
-        if self.bar is not None:
-            self.bar.close()
