@@ -93,6 +93,7 @@ class LlaMaVAEConfig(PreTrainedConfig):
             ("slots", slots, 1),
             ("injection_hidden", injection_hidden, 0),
             ("max_tokens", max_tokens, 2),
+            ("lora_rank", lora_rank, 1),
         ):
             if size < least:
                 raise UserError(f"{what} must be at least {least}; got {size}")

@@ -1,0 +1,200 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from sentence_transformers import SentenceTransformer
+from tests import tiny
+
+from llamavae import LlaMaVAE
+from llamavae.errors import UserError
+from llamavae.modeling import SentenceEncoder
+
+KINDS = ["bert", "t5", "bert-cls", "bert-mean", "bert-last", "sentence-t5"]
+
+
+def load(kind="bert-mean", **options):
+    return SentenceEncoder.load(tiny.encoder(kind), **options).eval()
+
+
+def assert_same(a, b, tolerance=1e-5):
+    torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_vectors_are_those_of_sentence_transformers(kind):
+    encoder = load(kind)
+    h = encoder.encode(tiny.SENTENCES)
+    expected = SentenceTransformer(str(tiny.encoder(kind)), device="cpu").encode(
+        tiny.SENTENCES, convert_to_tensor=True, show_progress_bar=False
+    )
+    assert h.shape == (len(tiny.SENTENCES), encoder.dim)
+    assert_same(h, expected.clone())
+    assert torch.equal(h, encoder.encode(tiny.SENTENCES))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_training_path_gives_the_same_vectors(kind):
+    encoder = load(kind)
+    assert_same(encoder(encoder.tokenize(tiny.SENTENCES)), encoder.encode(tiny.SENTENCES))
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 64])
+def test_order_and_batches_do_not_matter(batch_size):
+    encoder = load()
+    h = encoder.encode(tiny.SENTENCES, batch_size)
+    assert_same(h, torch.cat([encoder.encode([text]) for text in tiny.SENTENCES]))
+    assert_same(encoder.encode(tiny.SENTENCES[::-1], batch_size), h.flip(0))
+    assert encoder.encode([]).shape == (0, encoder.dim)
+
+
+def test_a_default_prompt_is_used_in_training_too():
+    model = SentenceTransformer(
+        str(tiny.encoder()), device="cpu", prompts={"query": "seven "}, default_prompt_name="query"
+    )
+    encoder = SentenceEncoder(model).eval()
+    h = encoder.encode(tiny.SENTENCES)
+    assert_same(encoder(encoder.tokenize(tiny.SENTENCES)), h)
+    assert not torch.allclose(h, load().encode(tiny.SENTENCES))
+
+
+def test_truncated_vectors_are_truncated_in_training_too():
+    model = SentenceTransformer(str(tiny.encoder()), device="cpu", truncate_dim=5)
+    encoder = SentenceEncoder(model).eval()
+    assert encoder.dim == 5
+    assert_same(encoder(encoder.tokenize(tiny.SENTENCES)), encoder.encode(tiny.SENTENCES))
+
+
+@pytest.mark.parametrize("pooling", ["cls", "mean", "last"])
+@pytest.mark.parametrize("kind", ["bert", "t5"])
+def test_pooling_by_hand(kind, pooling):
+    encoder = load(kind, pooling=pooling)
+    features = encoder.tokenize(tiny.SENTENCES)
+    states = encoder.model[0](dict(features))["token_embeddings"]
+    mask = features["attention_mask"]
+    match pooling:
+        case "cls":
+            expected = states[:, 0]
+        case "mean":
+            expected = (states * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
+        case "last":
+            expected = states[torch.arange(len(states)), mask.sum(1) - 1]
+    assert_same(encoder(features), expected)
+    assert_same(encoder.encode(tiny.SENTENCES), expected)
+
+
+def test_pooling_replaces_the_models_own():
+    assert_same(
+        load("bert-mean", pooling="cls").encode(["a dog"]), load("bert-cls").encode(["a dog"])
+    )
+
+
+# --------------------------------------------------------------------------------- training
+
+
+@pytest.mark.parametrize("kind", ["bert-mean", "sentence-t5"])
+@pytest.mark.parametrize("training", ["frozen", "lora", "full"])
+def test_what_trains_gets_gradients(kind, training):
+    encoder = load(kind, training=training, lora_rank=2).train()
+    h = encoder(encoder.tokenize(tiny.SENTENCES))
+    assert h.requires_grad == encoder.trains == (training != "frozen")
+    if training == "frozen":
+        assert not any(p.requires_grad for p in encoder.parameters())
+        return
+    (h * torch.randn_like(h)).sum().backward()
+    moved = {n for n, p in encoder.named_parameters() if p.grad is not None and p.grad.any()}
+    if training == "lora":  # the second matrix starts at zero, so only it moves at first
+        assert moved
+        assert all("lora_B" in n for n in moved)
+    else:
+        assert {n.split(".")[0] for n in moved} == {"model"}
+        assert len(moved) > 10
+
+
+def test_a_frozen_encoder_has_no_dropout_in_training():
+    frozen = load().train()
+    assert_same(frozen(frozen.tokenize(["a dog"])), frozen.encode(["a dog"]))
+    assert frozen.train().training is False
+    loud = load(training="full").train()
+    features = loud.tokenize(["a dog"])
+    assert not torch.equal(loud(features), loud(features))
+    assert torch.equal(loud.encode(["a dog"]), loud.encode(["a dog"]))
+    assert loud.training
+    assert loud.model.training
+
+
+def test_lora_starts_as_the_encoder_itself():
+    assert_same(load(training="lora").encode(["a dog"]), load().encode(["a dog"]))
+
+
+# ------------------------------------------------------------------------- limits and caching
+
+
+def test_long_texts_are_counted():
+    encoder = load(max_tokens=9)
+    lengths = [int(encoder.tokenize([text])["attention_mask"].sum()) for text in tiny.SENTENCES]
+    free = load(max_tokens=32)
+    real = [int(free.tokenize([text])["attention_mask"].sum()) for text in tiny.SENTENCES]
+    assert max(lengths) == 9 < max(real)
+    assert encoder.truncated(tiny.SENTENCES) == sum(n > 9 for n in real) > 0
+    assert free.truncated(tiny.SENTENCES) == 0
+    assert free.truncated([]) == 0
+
+
+def test_the_cache_key_follows_all_that_decides_a_vector():
+    key = load().cache_key()
+    assert key == load().cache_key()
+    assert len(key) == 32
+    others = {
+        "pooling": load("bert-cls"),
+        "length": load(max_tokens=7),
+        "architecture": load("sentence-t5"),
+        "dtype": load(dtype=torch.bfloat16),
+    }
+    weights = load()
+    with torch.no_grad():
+        next(weights.parameters()).view(-1)[0] += 1e-3
+    others["weights"] = weights
+    prompt = load()
+    prompt.model.prompts, prompt.model.default_prompt_name = {"q": "query: "}, "q"
+    others["prompt"] = prompt
+    keys = {name: encoder.cache_key() for name, encoder in others.items()}
+    assert len({key, *keys.values()}) == len(keys) + 1
+
+
+def test_weights_in_half_precision():
+    encoder = load(dtype=torch.bfloat16)
+    assert encoder.encode(["a dog"]).dtype == torch.bfloat16
+    vae = LlaMaVAE.from_backbones(tiny.encoder(), tiny.decoder(), latent_dim=2)
+    vae.encoder = encoder
+    assert vae.encode("a dog").mean.dtype == torch.float32
+
+
+# ---------------------------------------------------------------------------- without encoder
+
+
+def test_a_model_of_precomputed_vectors():
+    vae = tiny.vae("memory", sentence_encoder=None)
+    h = torch.randn(3, tiny.HIDDEN)
+    q = vae.encode(h)
+    assert q.mean.shape == (3, tiny.LATENT)
+    assert len(vae.decode(q.mean)) == 3
+    rows, _ = vae.decoder.tokenize(tiny.SENTENCES[:3])
+    assert vae(*vae.decoder.pad(rows), sentence_vectors=h).loss.isfinite()
+    with pytest.raises(UserError, match="no sentence encoder"):
+        vae.encode("a dog")
+    with pytest.raises(UserError, match="expected sentence vectors of shape"):
+        vae.encode(torch.randn(3, 5))
+    with pytest.raises(UserError, match="needs encoder_dim"):
+        LlaMaVAE.from_backbones(None, tiny.decoder())
+
+
+# ------------------------------------------------------------------------------------- errors
+
+
+def test_an_encoder_that_is_not_there(tmp_path):
+    with pytest.raises(UserError, match=r"there is no folder \./nowhere/at-all"):
+        SentenceEncoder.load("./nowhere/at-all")
+    with pytest.raises(UserError, match="could not load the sentence encoder 'some/encoder'"):
+        SentenceEncoder.load("some/encoder")
+    with pytest.raises(UserError, match="does not hold a usable sentence encoder"):
+        SentenceEncoder.load(tmp_path)
