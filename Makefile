@@ -7,6 +7,7 @@ PYTHON ?= python3
 DEMO_OUTPUT ?= runs/demo
 TESTS ?=
 JOBS ?= 2
+BENCHMARK ?=
 BIN := .venv/bin
 STAMP := .venv/.up-to-date
 IS_NEW_ENOUGH := -c 'import sys; sys.exit(sys.version_info < (3, 11))'
@@ -56,8 +57,8 @@ imports: $(STAMP) ## check that lower packages never import upper ones
 docs: $(STAMP) ## build the documentation into site/
 	$(BIN)/mkdocs build --strict
 
-benchmark: $(STAMP) ## run every benchmark; each prints a ratio to its floor
-	for script in benchmarks/bench_*.py; do echo "== $$script"; $(BIN)/python "$$script"; done
+benchmark: $(STAMP) ## measure the ratios to the floor (BENCHMARK="--shape tiny --case step")
+	$(BIN)/python -m benchmarks $(BENCHMARK)
 
 build: $(STAMP) ## build the wheel and the source archive into dist/
 	$(BIN)/python -m build

@@ -1,0 +1,223 @@
+"""Ratios to the floor: both sides in one process, in turn, and their memory in fresh processes."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import psutil
+import torch
+import transformers
+
+from benchmarks.bench import Bench, Settings
+from benchmarks.cases import CASES, Mark, Run
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """One comparison with the floor.
+
+    Attributes:
+        case: What was done.
+        measure: What was measured: time, memory or speed.
+        unit: Of `ours` and `floor`.
+        ours: Median of our side.
+        floor: Median of the floor.
+        ratio: Median of the ratios of neighbouring measurements, ours to floor.
+        spread: Lower and upper quartile of those ratios.
+        pairs: Number of those ratios.
+        target: What is good enough: the largest ratio of time or memory, the smallest of speed.
+        good: Whether it is reached.
+    """
+
+    case: str
+    measure: str
+    unit: str
+    ours: float
+    floor: float
+    ratio: float
+    spread: tuple[float, float]
+    pairs: int
+    target: float
+    good: bool
+
+
+def compare(
+    case: str, measure: str, unit: str, pairs: list[tuple[float, float]], target: float
+) -> Ratio:
+    """The ratio of paired measurements (ours, floor)."""
+    ratios = [ours / floor for ours, floor in pairs]
+    ratio = statistics.median(ratios)
+    low, _, high = (
+        statistics.quantiles(ratios, n=4, method="inclusive") if len(ratios) > 1 else ratios * 3
+    )
+    return Ratio(
+        case,
+        measure,
+        unit,
+        statistics.median(ours for ours, _ in pairs),
+        statistics.median(floor for _, floor in pairs),
+        ratio,
+        (low, high),
+        len(pairs),
+        target,
+        ratio >= target if measure == "speed" else ratio <= target,
+    )
+
+
+# ----------------------------------------------------------------------------------------- time
+
+
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
+
+
+def nothing(part: str) -> None:
+    pass
+
+
+def now(bench: Bench) -> float:
+    """Seconds on the run's clock, after all that was started on the device is done."""
+    bench.synchronise()
+    return CLOCKS[bench.settings.clock]()
+
+
+def seconds(bench: Bench, run: Run, mark: Mark = nothing) -> float:
+    """Seconds of one run."""
+    start = now(bench)
+    run(mark)
+    return now(bench) - start
+
+
+def parts(bench: Bench, run: Run) -> dict[str, float]:
+    """The share of each part in one run, in percent."""
+    taken: dict[str, float] = {}
+    last = now(bench)
+
+    def mark(part: str) -> None:
+        nonlocal last
+        time_now = now(bench)
+        taken[part] = taken.get(part, 0.0) + time_now - last
+        last = time_now
+
+    run(mark)
+    total = sum(taken.values())
+    return {part: round(100 * value / total, 1) for part, value in taken.items()}
+
+
+def measure_time(settings: Settings, name: str, repeats: int) -> tuple[Ratio, dict[str, object]]:
+    """Run both sides in turn, ours first; the first pair only warms up."""
+    bench, case = Bench(settings), CASES[name]
+    ours, floor = case.ours(bench), case.floor(bench)
+    pairs = [(seconds(bench, ours), seconds(bench, floor)) for _ in range(1 + repeats)][1:]
+    shares = {"ours": parts(bench, ours), "floor": parts(bench, floor)} if name == "step" else {}
+    return compare(name, "time", "s", pairs, case.time), shares
+
+
+def measure_epoch(settings: Settings, stretches: int = 10) -> tuple[Ratio, dict[str, object]]:
+    """Sentences per second of an epoch, against padded steps of the plain decoder.
+
+    The epoch is cut into stretches of steps; after each one a padded step of the floor is timed,
+    while the epoch waits. The ratio is that of the whole epoch to the median step of the floor;
+    its spread is over stretches.
+    """
+    bench, case = Bench(settings), CASES["epoch"]
+    ours, floor = case.ours(bench), case.floor(bench)
+    seconds(bench, floor)
+    rows = settings.batch
+    steps = -(-len(bench.texts) // rows)
+    ends = {steps * (i + 1) // stretches for i in range(stretches)}
+    done, since, preparing, started = 0, 0, 0.0, now(bench)
+    rates: list[tuple[float, float]] = []
+    waited: list[float] = []
+
+    def mark(part: str) -> None:
+        nonlocal done, since, preparing, started
+        if part == "prepare":
+            preparing = now(bench) - started
+        done += part == "step"
+        since += part == "step"
+        if done in ends and since:
+            waited.append(now(bench) - started)
+            rates.append((since * rows / waited[-1], rows / seconds(bench, floor)))
+            since = 0
+        if since == 0:
+            started = now(bench)
+
+    ours(mark)
+    stretch = compare("epoch", "speed", "sentences/s", rates, 1.7)
+    speed = done * rows / sum(waited)
+    ratio = speed / stretch.floor
+    whole = {**asdict(stretch), "ours": speed, "ratio": ratio, "good": ratio >= stretch.target}
+    details = {
+        "sentences": len(bench.texts),
+        "steps": done,
+        "seconds": round(sum(waited), 2),
+        "seconds_to_tokenise_and_encode_once": round(preparing, 2),
+    }
+    return Ratio(**whole), details
+
+
+# --------------------------------------------------------------------------------------- memory
+
+
+def measure_memory(settings: Settings, name: str) -> Ratio:
+    """Peak memory above what models and optimiser hold, each side in a process of its own."""
+    pair = (peak_elsewhere(settings, name, "ours"), peak_elsewhere(settings, name, "floor"))
+    return compare(name, "memory", "MiB", [pair], CASES[name].memory)
+
+
+def peak_elsewhere(settings: Settings, name: str, side: str) -> float:
+    """`peak`, in a fresh process."""
+    job = json.dumps({"settings": asdict(settings), "case": name, "side": side})
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.measure", job],
+        cwd=Path(__file__).parents[1],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    return float(done.stdout.splitlines()[-1])
+
+
+def peak(bench: Bench, run: Run) -> float:
+    """Most MiB that two runs hold above what is held before."""
+    if bench.device.type == "cuda":
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        for _ in range(2):
+            run(nothing)
+        bench.synchronise()
+        return (torch.cuda.max_memory_allocated() - before) / 2**20
+    reset = Path("/proc/self/clear_refs")
+    if not reset.exists():
+        raise SystemExit("peak memory on the CPU is read from /proc, which only Linux has")
+    before = psutil.Process().memory_info().rss
+    reset.write_text("5")  # the kernel forgets the peak of the set-up
+    for _ in range(2):
+        run(nothing)
+    status = Path("/proc/self/status").read_text()
+    high = next(line for line in status.splitlines() if line.startswith("VmHWM"))
+    return (int(high.split()[1]) * 1024 - before) / 2**20
+
+
+def quiet() -> None:
+    """No progress bars or notes of the libraries between the numbers."""
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+
+
+def main() -> None:
+    quiet()
+    job = json.loads(sys.argv[1])
+    bench, case = Bench(Settings(**job["settings"])), CASES[job["case"]]
+    ours = case.peak or case.ours
+    print(peak(bench, (ours if job["side"] == "ours" else case.floor)(bench)))
+
+
+if __name__ == "__main__":
+    main()
