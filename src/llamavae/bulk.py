@@ -339,7 +339,7 @@ Batch = tuple[list[int], list[str] | None, Any]  # ids, texts, and vectors as nu
 def _checked(batches: Iterable[Batch], name: str) -> Iterator[Points]:
     for ids, texts, vectors in batches:
         try:
-            z = torch.as_tensor(np.asarray(vectors, dtype=np.float32))
+            z = torch.from_numpy(np.array(vectors, dtype=np.float32))
         except (ValueError, TypeError):
             raise _odd_row(ids, vectors, name) from None
         if z.ndim != 2:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import wraps
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
@@ -198,13 +198,11 @@ class FileOptions:
             where, found = "the arguments", (text.strip() for text in arguments)
         else:
             where, found = "standard input", _standard_input(explicit=bool(arguments))
-        empty = True
-        for text in found:
-            if text:
-                empty = False
-                yield text
-        if empty:
+        texts = (text for text in found if text)
+        first = next(texts, None)  # before a model is loaded in vain
+        if first is None:
             raise UserError(f"{where}: there is no text; expected one sentence a line")
+        return chain([first], texts)
 
 
 def _standard_input(explicit: bool) -> Iterator[str]:

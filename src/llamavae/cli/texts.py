@@ -22,8 +22,11 @@ from llamavae.cli.output import write
 from llamavae.errors import UserError
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from llamavae import LlaMaVAE
 
+SEARCH_BATCH = 512  # sentences that are searched together, at least
 Steps = Annotated[int, typer.Option(help="Number of points.")]
 
 
@@ -149,33 +152,39 @@ def neighbours(
 
     A Parquet file that `llamavae encode --output` wrote is searched without encoding it again.
     """
+    has_points = source.file is not None and _has_points(source.file)
+    sentences = iter(()) if has_points else source.read(None)
     vae = model.load()
+    point = vae.point(query)
+    if has_points and source.file is not None:
+        candidates = _from_points(vae, source.file)
+    else:
+        candidates = _from_sentences(vae, sentences, model.batch_size)
     best: list[tuple[float, int, str]] = []
-    for offset, texts, found in _search(vae, source, query, k, model.batch_size):
+    offset = 0
+    for texts, z in candidates:
+        found = vae.neighbours(point, z, k)
         rows = [(cosine, -(offset + index), texts[index]) for index, cosine in found]
         best = heapq.nlargest(k, [*best, *rows])
+        offset += len(texts)
     for cosine, position, text in best:
         write(json, f"{cosine:.4f}", text, cosine=cosine, index=-position, text=text)
 
 
-def _search(
-    vae: LlaMaVAE, source: FileOptions, query: str, k: int, batch_size: int
-) -> Iterator[tuple[int, list[str], list[tuple[int, float]]]]:
-    """Position of the first, texts, and best `k` (index, cosine), of one batch after the other."""
-    point = vae.point(query)
-    offset = 0
-    if source.file is not None and _has_points(source.file):
-        from llamavae import bulk
+Candidates = Iterator[tuple[list[str], "Tensor"]]
 
-        bulk.check_same_model(vae, source.file)
-        for points in bulk.read_points(source.file):
-            texts = points.texts or [str(number) for number in points.ids]
-            yield offset, texts, vae.neighbours(point, points.z, k)
-            offset += len(texts)
-        return
-    for batch in batches(source.read(None), max(batch_size, 512)):
-        yield offset, batch, vae.neighbours(point, vae.encode(batch, batch_size).mean, k)
-        offset += len(batch)
+
+def _from_sentences(vae: LlaMaVAE, sentences: Iterator[str], batch_size: int) -> Candidates:
+    for batch in batches(sentences, max(batch_size, SEARCH_BATCH)):
+        yield batch, vae.encode(batch, batch_size).mean
+
+
+def _from_points(vae: LlaMaVAE, file: Path) -> Candidates:
+    from llamavae import bulk
+
+    bulk.check_same_model(vae, file)
+    for points in bulk.read_points(file):
+        yield points.texts or [str(number) for number in points.ids], points.z
 
 
 def _has_points(path: Path) -> bool:

@@ -1,0 +1,205 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests import tiny
+
+from llamavae import LlaMaVAE
+
+A, B, C = tiny.SENTENCES[:3]
+
+
+@pytest.fixture(scope="module")
+def model(model_folder: Path) -> LlaMaVAE:
+    return LlaMaVAE.from_pretrained(model_folder)
+
+
+def records(result: Any) -> list[dict[str, Any]]:
+    assert result.exit_code == 0, result.stderr
+    return [json.loads(line) for line in result.stdout.splitlines()]
+
+
+def lines(texts: list[str]) -> list[str]:
+    """Texts as people see them."""
+    return [" ".join(text.split()) for text in texts]
+
+
+# ---------------------------------------------------------------------------- every verb is a call
+
+
+def test_reconstruct(run: Any, model: LlaMaVAE) -> None:
+    expected = model.reconstruct([A, B])
+    assert run("reconstruct", A, B).stdout.split("\n") == [*lines(expected), ""]
+    assert records(run("reconstruct", A, B, "--json")) == [
+        {"text": A, "reconstruction": expected[0]},
+        {"text": B, "reconstruction": expected[1]},
+    ]
+
+
+def test_several_samples_of_each_text(run: Any) -> None:
+    command = ("reconstruct", A, B, "--json", "-n", 3, "--temperature", 1.5, "--seed", 3)
+    first, second = records(run(*command)), records(run(*command))
+    assert [row["text"] for row in first] == [A, A, A, B, B, B]
+    assert len({row["reconstruction"] for row in first[:3]}) > 1
+    assert first == second
+
+
+def test_sample(run: Any, model: LlaMaVAE) -> None:
+    expected = model.sample(5, scale=0.5, seed=7)
+    command = ("sample", 5, "--scale", 0.5, "--seed", 7, "--json")
+    assert [row["text"] for row in records(run(*command))] == expected
+    assert [row["text"] for row in records(run(*command, "--batch-size", 2))] == expected
+
+
+@pytest.mark.parametrize("mode", ["linear", "slerp"])
+def test_interpolate(run: Any, model: LlaMaVAE, mode: Any) -> None:
+    expected = model.interpolate(A, B, steps=5, mode=mode)
+    rows = records(run("interpolate", A, B, "--steps", 5, "--mode", mode, "--json"))
+    assert [row["text"] for row in rows] == expected
+    assert [row["position"] for row in rows] == [0, 0.25, 0.5, 0.75, 1]
+    human = run("interpolate", A, B, "--steps", 5, "--mode", mode).stdout
+    assert human.splitlines()[1].startswith("0.25\t")
+
+
+def test_traverse(run: Any, model: LlaMaVAE) -> None:
+    expected = model.traverse(A, dim=2, steps=3) + model.traverse(B, dim=2, steps=3)
+    rows = records(run("traverse", "--dim", 2, "--steps", 3, "--json", stdin=f"{A}\n{B}\n"))
+    assert [row["text"] for row in rows] == expected
+    assert [row["start"] for row in rows] == [A] * 3 + [B] * 3
+    assert [row["value"] for row in rows[:3]] == pytest.approx([-1.96, 0, 1.96], abs=0.001)
+
+
+def test_arithmetic(run: Any, model: LlaMaVAE) -> None:
+    expected = model.arithmetic(A, B, C)
+    assert records(run("arithmetic", A, B, C, "--json")) == [
+        {"a": A, "b": B, "c": C, "text": expected[0]}
+    ]
+
+
+def test_neighbours_in_a_file_in_stdin_and_in_points(
+    run: Any, model: LlaMaVAE, tmp_path: Path
+) -> None:
+    file, points = tmp_path / "sentences.txt", tmp_path / "points.parquet"
+    file.write_text("\n".join(tiny.SENTENCES) + "\n")
+    expected = model.neighbours(A, tiny.SENTENCES, k=3)
+    assert run("encode", "--file", file, "--output", points).exit_code == 0
+    answers = [
+        records(run("neighbours", A, "-k", 3, "--json", "--file", file)),
+        records(run("neighbours", A, "-k", 3, "--json", "--file", points)),
+        records(run("neighbours", A, "-k", 3, "--json", stdin=file.read_text())),
+    ]
+    for rows in answers:
+        assert [row["index"] for row in rows] == [index for index, _ in expected]
+        assert [row["cosine"] for row in rows] == pytest.approx([c for _, c in expected], abs=1e-4)
+        assert rows[0]["text"] == A
+    assert len(run("neighbours", A, "--file", file).stdout.splitlines()) == 5
+
+
+def test_neighbours_are_merged_over_batches(
+    run: Any, model: LlaMaVAE, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("llamavae.cli.texts.SEARCH_BATCH", 2)
+    text = "\n".join(tiny.SENTENCES)
+    rows = records(run("neighbours", C, "-k", 4, "--batch-size", 2, "--json", stdin=text))
+    expected = model.neighbours(C, tiny.SENTENCES, k=4)
+    assert [row["index"] for row in rows] == [index for index, _ in expected]
+
+
+# ------------------------------------------------------------------------------ text in
+
+
+def test_sources_of_text_agree(run: Any, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text(f"{A}\n\n  {B}\n", encoding="utf-8")
+    (tmp_path / "plain").write_text(f"{A}\n{B}", encoding="utf-8")
+    (tmp_path / "a.csv").write_text(f'id,sentence\n1,"{A}"\n2,"{B}"\n', encoding="utf-8")
+    (tmp_path / "a.jsonl").write_text(f'{{"s": "{A}", "n": 1}}\n{{"s": "{B}", "n": 2}}\n')
+    expected = run("reconstruct", A, B).stdout
+    for arguments, stdin in [
+        (["-"], f"{A}\r\n{B}\r\n"),
+        ([], f"\ufeff{A}\n \n{B}"),
+        (["--file", tmp_path / "a.txt"], ""),
+        (["--file", tmp_path / "plain"], ""),
+        (["--file", tmp_path / "a.csv", "--column", "sentence"], ""),
+        (["--file", tmp_path / "a.jsonl"], ""),
+    ]:
+        result = run("reconstruct", *arguments, stdin=stdin)
+        assert (result.stdout, result.exit_code) == (expected, 0), arguments
+
+
+def test_unicode_and_very_long_text(run: Any) -> None:
+    odd = ["naïve 猫 🦙 \u0645\u0631\u062d\u0628\u0627", "word " * 20_000]
+    rows = records(run("reconstruct", "--json", stdin="\n".join(odd)))
+    assert [row["text"] for row in rows] == [odd[0], odd[1].strip()]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "stdin", "message"),
+    [
+        (["reconstruct"], "", "standard input: there is no text"),
+        (["reconstruct"], "\n \n", "standard input: there is no text"),
+        (["reconstruct", " "], "", "the arguments: there is no text"),
+        (["reconstruct"], b"good\nbad \xff\n", "standard input:2: byte 0xff"),
+        (["reconstruct"], b"\x7fELF\0\0", "standard input:1: a NUL byte"),
+        (["reconstruct", "--column", "x", "a"], "", "--column goes with --file"),
+        (["reconstruct", "--file", "missing.txt"], "", "no such file: missing.txt"),
+        (["reconstruct", "--file", "."], "", "is a folder"),
+        (["reconstruct", "a", "--temperature", "0"], "", "--temperature must be above 0"),
+        (["reconstruct", "a", "--top-p", "1.5"], "", "--top-p"),
+        (["reconstruct", "a", "-n", "3", "--beams", "2"], "", "at most 2 texts"),
+        (["reconstruct", "a", "--device", "tpu9"], "", "there is no device 'tpu9'"),
+        (["reconstruct", "a", "--device", "cuda:77"], "", "there is no device 'cuda:77'"),
+        (["interpolate", "a"], "", "expected 2 texts; got 1"),
+        (["interpolate", "a", "b", "--steps", "1"], "", "at least 2 steps"),
+        (["traverse", "a", "--dim", "6"], "", "the latent has dimensions 0 to 5"),
+        (["arithmetic", "a", "b"], "", "expected 3 texts; got 2"),
+        (["neighbours", "a", "--file", "missing.parquet"], "", "no such file: missing.parquet"),
+    ],
+)
+def test_bad_input(run: Any, arguments: list[str], stdin: str | bytes, message: str) -> None:
+    result = run(*arguments, stdin=stdin)
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert result.stderr.startswith("error: ")
+
+
+def test_without_a_model_the_message_says_how_to_get_one(
+    run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("LLAMAVAE_MODEL")
+    result = run("sample")
+    assert result.exit_code == 2
+    assert "make demo" in result.stderr
+
+
+def test_the_folder_of_a_run_serves_as_model(run: Any, model_folder: Path) -> None:
+    expected = run("sample", 2, "--seed", 1).stdout
+    assert run("sample", 2, "--seed", 1, "--model", model_folder.parent).stdout == expected
+
+
+# ------------------------------------------------------------------------------ text out
+
+
+@pytest.mark.parametrize(
+    "options", [["--beams", 3, "-n", 2], ["--top-p", 0.9, "-n", 2, "--seed", 1]]
+)
+def test_generation_options(run: Any, options: list[Any]) -> None:
+    assert len(records(run("reconstruct", A, "--json", *options))) == 2
+
+
+def test_max_new_tokens(run: Any) -> None:
+    (short,) = records(run("reconstruct", A, "--json", "--max-new-tokens", 1))
+    (long,) = records(run("reconstruct", A, "--json"))
+    assert len(short["reconstruction"]) < len(long["reconstruction"])
+
+
+def test_dtype(run: Any) -> None:
+    assert run("reconstruct", A, "--dtype", "bfloat16", "--device", "cpu").exit_code == 0
+
+
+def test_nothing_but_results_on_the_streams(run: Any) -> None:
+    result = run("reconstruct", A)
+    assert len(result.stdout.splitlines()) == 1
+    assert result.stderr == ""
