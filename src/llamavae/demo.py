@@ -275,7 +275,7 @@ def _factor_section(measures: Mapping[str, Any]) -> Section:
             "factor": name,
             "values": len(values),
             "kept": Html(f"<b>{right[name]:.1%}</b>"),
-            "with shuffled z": f"{shuffled[name]:.1%}",
+            "shuffled z": f"{shuffled[name]:.1%}",
         }
         for name, values in factors.FACTORS.items()
     ]

@@ -104,7 +104,7 @@ def test_latent_map_shows_all_points_and_their_labels():
     figure = plots.plot_latent_map(z, labels, "verb")
     axis = figure.axes[0]
     assert count_points(axis) == 300
-    names = legend(axis)
+    names = [text.get_text() for text in figure.legends[0].get_texts()]
     assert len(names) == 12
     assert names[0] == "3 others"
     styles = {

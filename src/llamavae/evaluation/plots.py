@@ -27,7 +27,7 @@ SKY, ORANGE, GREY = "#56b4e9", "#e69f00", "#8c959f"
 _CATEGORIES = (BLUE, VERMILION, GREEN, PURPLE, SKY, ORANGE)
 _MARKERS = "o^s"
 
-_WIDTH, _HEIGHT = 4.6, 3.0  # inches of one panel
+_WIDTH, _HEIGHT = 4.6, 3.2  # inches of one panel
 
 Line = Mapping[str, Any]
 """A line of log.jsonl."""
@@ -122,7 +122,7 @@ def plot_latent_map(z: Any, labels: Sequence[str], title: str = "") -> Figure:
         for i, variance in enumerate(pca.explained_variance_, 1)
     ]
 
-    figure, (axis,) = _figure(width=5.4, height=3.6)
+    figure, (axis,) = _figure(height=4.4)
     counted = [label for label, _ in Counter(labels).most_common()]
     own = sorted(counted if len(counted) <= 12 else counted[:11])
     groups = [(label, _CATEGORIES[i % 6], _MARKERS[i // 6]) for i, label in enumerate(own)]
@@ -135,7 +135,16 @@ def plot_latent_map(z: Any, labels: Sequence[str], title: str = "") -> Figure:
         axis.scatter(*here.T, s=12, c=colour, marker=marker, linewidths=0, alpha=0.75, label=label)
     _finish(axis, *shares)
     axis.set_title(title, fontsize=10, color=INK)
-    _legend(axis, loc="center left", bbox_to_anchor=(1.0, 0.5), markerscale=1.6)
+    figure.legend(
+        loc="outside lower center",
+        ncols=min(4, len(groups)),
+        fontsize=9,
+        frameon=False,
+        labelcolor=INK,
+        markerscale=1.6,
+        columnspacing=1.0,
+        handletextpad=0.2,
+    )
     return figure
 
 
@@ -262,9 +271,9 @@ def _from_zero(axis: Axes) -> None:
 def _finish(axis: Axes, x: str, y: str) -> None:
     """One look for all axes."""
     axis.set_facecolor(PAPER)
-    axis.set_xlabel(x, fontsize=9, color=INK)
-    axis.set_ylabel(y, fontsize=9, color=INK)
-    axis.tick_params(labelsize=8, color=INK, labelcolor=INK)
+    axis.set_xlabel(x, fontsize=10, color=INK)
+    axis.set_ylabel(y, fontsize=10, color=INK)
+    axis.tick_params(labelsize=9, color=INK, labelcolor=INK)
     if "step" in x:
         axis.xaxis.set_major_locator(MaxNLocator(nbins=7, integer=True))
     axis.grid(visible=True, color=FAINT, linewidth=0.6)
@@ -276,4 +285,4 @@ def _finish(axis: Axes, x: str, y: str) -> None:
 
 def _legend(axis: Axes, **options: Any) -> None:
     if axis.get_legend_handles_labels()[0]:
-        axis.legend(fontsize=8, frameon=False, labelcolor=INK, **options)
+        axis.legend(fontsize=9, frameon=False, labelcolor=INK, **options)

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from matplotlib.figure import Figure
 
@@ -87,7 +87,9 @@ def table(rows: Sequence[Mapping[str, Any]], caption: str = "") -> Html:
     """
     if not rows:
         return prose("None.")
-    head = "".join(f'<th scope="col">{escape(key)}</th>' for key in rows[0])
+    head = "".join(
+        f'<th scope="col"{_kind(value)}>{escape(key)}</th>' for key, value in rows[0].items()
+    )
     body = "".join(
         f"<tr>{''.join(_cell(row.get(key, '')) for key in rows[0])}</tr>\n" for row in rows
     )
@@ -100,11 +102,20 @@ def table(rows: Sequence[Mapping[str, Any]], caption: str = "") -> Html:
 
 
 def _cell(value: object) -> str:
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return f'<td class="number">{value:g}</td>'
-    text = escape(value)
-    kind = ' class="long"' if len(re.sub(r"<.*?>", "", text)) > 30 else ""
-    return f"<td{kind}>{text}</td>"
+    text = f"{value:g}" if _is_number(value) else escape(value)
+    return f"<td{_kind(value)}>{text}</td>"
+
+
+def _kind(value: object) -> str:
+    """Numbers stand right, and long text gets room."""
+    if _is_number(value):
+        return ' class="number"'
+    plain = re.sub(r"<.*?>", "", value) if isinstance(value, Html) else str(value)
+    return ' class="long"' if len(plain) > 30 else ""
+
+
+def _is_number(value: object) -> TypeGuard[int | float]:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def figure(plot: Figure, caption: str) -> Html:
@@ -258,7 +269,7 @@ def measures_of(metrics: Mapping[str, Any], latent_dim: int, decoded: int) -> li
         decoded: How many of the sentences were decoded, `evaluation.decoded` of the recipe.
     """
     n = metrics.get("sentences", 0)
-    held = f"{n} held-out sentences"
+    held = f"{n} validation sentences"
     decoded = min(decoded, n)
     texts = f"greedy text from the posterior mean, first {decoded} of the {held}"
     count = metrics.get("mutual_information_n", n)
@@ -291,11 +302,10 @@ def headline(measures: Sequence[Measure], warnings: Sequence[str]) -> Section:
     verdict = [Html(f'<p class="warning">{escape(warning)}</p>') for warning in warnings]
     rows = [
         {
-            "measure": m.name,
+            "measure, and how it was obtained": _with_note(m.name, m.how),
             "value": Html(f"<b>{escape(m.value)}</b>"),
-            "with shuffled z": m.control,
+            "shuffled z": m.control,
             "better": m.better,
-            "how it was obtained": m.how,
         }
         for m in measures
     ]
@@ -305,6 +315,10 @@ def headline(measures: Sequence[Measure], warnings: Sequence[str]) -> Section:
     )
     silent = prose("The monitor found no collapse, no autoencoder in disguise and no holes.")
     return Section("In numbers", join([*(verdict or [silent]), table(rows, "Measures"), note]))
+
+
+def _with_note(text: str, note: str) -> Html:
+    return Html(f"{escape(text)}<small>{escape(note)}</small>")
 
 
 _PANEL_CAPTIONS = {
@@ -341,7 +355,7 @@ def show_reconstructions(rows: Rows) -> Section:
                 "sentence": row["text"],
                 "reconstruction": changes(row["text"], row["reconstruction"]),
                 "BLEU": row["bleu"],
-                "with shuffled z": row["shuffled"],
+                "from shuffled z": row["shuffled"],
             }
             for row in chosen
         ]
@@ -534,14 +548,14 @@ p { max-width: 46rem; margin: 0.5rem 0 0.75rem; }
 .lead, figcaption, caption { color: var(--faint); }
 .warning { border-left: 4px solid var(--warn); background: var(--box); padding: 0.5rem 0.75rem; }
 .scroll { overflow-x: auto; margin: 0.75rem 0 1.25rem; }
-table { border-collapse: collapse; font-size: 0.9rem; min-width: 100%; }
-caption { text-align: left; padding: 0.25rem 0; }
-th, td { text-align: left; vertical-align: top; padding: 0.35rem 0.75rem 0.35rem 0; }
-th { color: var(--faint); font-weight: 600; border-bottom: 1px solid var(--line);
-  white-space: nowrap; }
-td { border-bottom: 1px solid var(--line); max-width: 28rem; }
-td.long { min-width: 15rem; }
-td.number { text-align: right; font-variant-numeric: tabular-nums; }
+table { border-collapse: collapse; font-size: 0.9rem; }
+caption { text-align: left; padding: 0.25rem 0; white-space: nowrap; }
+th, td { text-align: left; vertical-align: top; padding: 0.35rem 1.25rem 0.35rem 0;
+  border-bottom: 1px solid var(--line); white-space: nowrap; }
+th { color: var(--faint); font-weight: 600; }
+td.long { min-width: min(22rem, 52vw); max-width: 32rem; white-space: normal; }
+.number { text-align: right; font-variant-numeric: tabular-nums; }
+small { display: block; color: var(--faint); }
 mark { background: var(--mark); color: inherit; border-radius: 3px; padding: 0 0.15em; }
 del { color: var(--faint); }
 .gallery { display: grid; gap: 1.25rem;
