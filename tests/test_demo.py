@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
 
 import pytest
 from rich.console import Console
@@ -74,19 +75,19 @@ def test_demo_leaves_everything_in_its_folder(tmp_path):
     assert "trained already" in shown
     assert again.measures == result.measures
 
-    with pytest.raises(UserError, match="another run"):
+    with pytest.raises(UserError, match="other settings"):
         demo(folder, [*SMALL, "optimisation.steps=6"])
 
 
 def test_interrupted_demo_goes_on(tmp_path):
-    whole, _ = demo(tmp_path / "whole")
-    cut, _ = demo(tmp_path / "cut")
-    (tmp_path / "cut" / "results.json").unlink()
+    folder = tmp_path / "run"
+    whole, _ = demo(folder)
+    (folder / "results.json").unlink()
     for name in ("model", "checkpoint-4"):
-        (tmp_path / "cut" / name).rename(tmp_path / name)
-    resumed, shown = demo(tmp_path / "cut")
+        shutil.rmtree(folder / name)
+    resumed, shown = demo(folder)
     assert "Continuing the interrupted run" in shown
-    assert resumed.measures == whole.measures == cut.measures
+    assert resumed.measures == whole.measures
 
 
 def test_demo_is_about_factors(tmp_path):

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -21,9 +20,8 @@ from llamavae.evaluation import examples, plots, report
 from llamavae.evaluation.examples import Rows
 from llamavae.evaluation.report import Html, Measure, Section
 from llamavae.modeling import LlaMaVAE
-from llamavae.training import Recipe, load_recipe, train
+from llamavae.training import Recipe, TrainResult, load_recipe, train
 from llamavae.training.diagnostics import exact_match, reconstruction_bleu
-from llamavae.training.recipe import parse_recipe
 from llamavae.training.schedules import TargetRate, build_schedule
 
 _SENTENCES = 500  # held-out sentences, and as many samples from the prior
@@ -73,11 +71,12 @@ def run_demo(
             f"the demo measures with the grammar of factors, not on {recipe.corpus.name}: use "
             "llamavae train for another corpus"
         )
-    model = _trained(recipe, output, console, progress)
+    _announce(console, recipe, output)
+    trained = train(recipe, resume=True, progress=progress)
     console.print("Measuring on held-out sentences and on samples from the prior ...")
     held_out = load_corpus("factors", "test", limit=_SENTENCES, seed=_SEED)
     training = load_corpus("factors", "train", limit=recipe.corpus.limit)
-    tables = _tables(model, list(held_out["text"]), _kl(output))
+    tables = _tables(trained, list(held_out["text"]))
     measures = _measure(tables, set(training["text"]))
     _show(console, tables, measures)
 
@@ -85,7 +84,7 @@ def run_demo(
         examples.write_csv(rows, output / f"{name}.csv")
     results, log = report.read_run(output)
     _write_json(output / "results.json", results | {"demo": measures})
-    maps = _plots(model, held_out, recipe, results, log, output)
+    maps = _plots(trained.model, held_out, recipe, results, log, output)
     sections = [_factor_section(measures), maps]
     path = report.write_report(output, tables, _report_measures(measures), sections)
     console.print(
@@ -102,38 +101,25 @@ def run_demo(
 # ------------------------------------------------------------------------------- training
 
 
-def _trained(recipe: Recipe, folder: Path, console: Console, progress: bool) -> LlaMaVAE:
-    """The trained model: from the folder if the run there is complete, else trained or resumed."""
-    saved = folder / "recipe.yaml"
-    if (folder / "results.json").is_file() and (folder / "model").is_dir():
-        if _settings(parse_recipe(yaml.safe_load(saved.read_text()))) != _settings(recipe):
-            raise UserError(f"{folder} holds another run; choose another folder with --output")
+def _announce(console: Console, recipe: Recipe, folder: Path) -> None:
+    """Say whether the model is trained, goes on training, or is there already."""
+    if (folder / "results.json").is_file():
         console.print(f"The model in {folder} is trained already.", highlight=False)
-        return LlaMaVAE.from_pretrained(folder / "model")
-    if saved.is_file():
+    elif (folder / "recipe.yaml").is_file():
         console.print(f"Continuing the interrupted run in {folder}.", highlight=False)
     else:
         steps = recipe.optimisation.steps
         console.print(f"Training a small VAE from scratch, {steps} steps, on sentences like:")
         for index in random.Random(_SEED).sample(range(factors.SIZE), 3):
             console.print(f"  {factors.generate(index)[0]}", style="italic", highlight=False)
-    return train(recipe, resume=saved.is_file(), progress=progress).model
-
-
-def _settings(recipe: Recipe) -> dict[str, Any]:
-    """All that makes a run another run."""
-    return recipe.model_dump(exclude={"output", "name", "description"})
 
 
 # ------------------------------------------------------------------------------- measuring
 
 
-def _kl(folder: Path) -> list[float]:
-    return report.read_run(folder)[0]["metrics"]["kl_per_dimension"]
-
-
-def _tables(model: LlaMaVAE, held_out: list[str], kl: list[float]) -> dict[str, Rows]:
+def _tables(trained: TrainResult, held_out: list[str]) -> dict[str, Rows]:
     """Reconstructions, interpolations, traversals, and labelled samples from the prior."""
+    model, kl = trained.model, trained.metrics["kl_per_dimension"]
     samples = examples.prior_samples(model, _SENTENCES, _SEED)
     return {
         "reconstructions": examples.reconstructions(model, held_out),
