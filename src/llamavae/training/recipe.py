@@ -13,13 +13,13 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from llamavae.errors import UserError, nearest, unknown
-from llamavae.modeling.configuration import (
+from llamavae.modeling.names import (
     DecoderTraining,
     EncoderTraining,
     InjectionName,
+    KLRule,
     Pooling,
 )
-from llamavae.modeling.posterior import KLRule
 
 
 class _Section(BaseModel):

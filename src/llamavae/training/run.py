@@ -79,6 +79,11 @@ def train(recipe: Recipe, *, resume: bool = False, progress: bool = True) -> Tra
             run, the loss is not finite, or a checkpoint cannot be saved.
         KeyboardInterrupt: The run was interrupted; it has saved a checkpoint to resume from.
     """
+    with _quiet_libraries():
+        return _run(recipe, resume, progress)
+
+
+def _run(recipe: Recipe, resume: bool, progress: bool) -> TrainResult:
     start = time.time()
     folder = Path(recipe.output.folder)
     resume = _open_folder(folder, recipe, resume)
@@ -103,6 +108,19 @@ def train(recipe: Recipe, *, resume: bool = False, progress: bool = True) -> Tra
             _write_results(result, recipe, data, time.time() - start)
     PartialState().wait_for_everyone()
     return result
+
+
+@contextmanager
+def _quiet_libraries() -> Iterator[None]:
+    """No bars of transformers for the reading and writing of each file of weights."""
+    logging = transformers.utils.logging
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 # ------------------------------------------------------------------------------- the folder
@@ -442,7 +460,7 @@ def _train(trainer: SentenceTrainer, checkpoint: Path | None, resume: bool) -> N
         trainer.rewind(checkpoint)
         PartialState().wait_for_everyone()
     if checkpoint and checkpoint.name.endswith(f"-{trainer.args.max_steps}"):
-        trainer._load_from_checkpoint(str(checkpoint))
+        trainer.load_weights(checkpoint)
         return
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if trainer.interrupted:

@@ -22,6 +22,7 @@ from typing import Any, Self, cast
 
 import torch
 from safetensors import SafetensorError
+from safetensors.torch import load_model
 from torch import Tensor, nn
 from torch.utils.data import Sampler
 from tqdm.auto import tqdm
@@ -29,6 +30,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 
 from llamavae.errors import UserError
 from llamavae.modeling import LlaMaVAE, TextDecoder
+from llamavae.modeling.checkpoint import load_trained
 from llamavae.training.data import Collator, LengthBatches, SentenceData, SentenceStream
 from llamavae.training.diagnostics import diagnose
 from llamavae.training.measure import measure
@@ -283,9 +285,16 @@ class SentenceTrainer(Trainer):
         if self.args.should_save:
             self.save_weights(Path(output_dir or self.folder), state_dict)
 
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        self.load_weights(Path(resume_from_checkpoint))
+
     @abstractmethod
     def save_weights(self, folder: Path, state: dict[str, Tensor] | None) -> None:
         """Write what trains into `folder`."""
+
+    @abstractmethod
+    def load_weights(self, folder: Path) -> None:
+        """Read what `save_weights` wrote."""
 
 
 class VAETrainer(SentenceTrainer):
@@ -311,8 +320,6 @@ class VAETrainer(SentenceTrainer):
         folder: Path,
         progress: bool = True,
     ) -> None:
-        frozen = set(model.state_dict()) - set(model.trained_names)
-        model._keys_to_ignore_on_save = frozen  # else Trainer warns that a checkpoint lacks them
         super().__init__(
             model,
             args,
@@ -402,10 +409,10 @@ class VAETrainer(SentenceTrainer):
         self.vae.save_pretrained(folder, state_dict=state)
         (folder / "schedule.json").write_text(json.dumps(self.schedule.state()))
 
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        super()._load_from_checkpoint(resume_from_checkpoint, model)
-        state = (Path(resume_from_checkpoint) / "schedule.json").read_text()
-        self.schedule.load_state(json.loads(state))
+    def load_weights(self, folder: Path) -> None:
+        """The trained weights, and the state of the beta schedule."""
+        load_trained(self.vae, self.vae.trained_names, folder)
+        self.schedule.load_state(json.loads((folder / "schedule.json").read_text()))
 
 
 class _PlainModel(nn.Module):
@@ -459,8 +466,9 @@ class LanguageModelTrainer(SentenceTrainer):
         """The decoder in transformers' own format."""
         self.decoder.lm.save_pretrained(folder)
 
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        super()._load_from_checkpoint(resume_from_checkpoint, self.decoder.lm)
+    def load_weights(self, folder: Path) -> None:
+        """The decoder's weights."""
+        load_model(self.decoder.lm, folder / "model.safetensors")
 
 
 # ------------------------------------------------------------------------------- settings

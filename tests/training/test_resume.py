@@ -1,0 +1,221 @@
+"""A run that was interrupted, however, ends like one that was not: to the bit."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tests import tiny
+from tests.training import runs
+
+from llamavae import LlaMaVAE
+from llamavae.errors import UserError
+from llamavae.training.run import TrainResult
+from llamavae.training.trainer import LanguageModelTrainer, VAETrainer
+
+STEPS = 10
+LISTENING: dict[str, Any] = {"schedule": "target_rate", "target_rate": 2.0, "word_dropout": 0.3}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Path:
+    """Folder with a run that nothing interrupts: warm-up, then a beta that has a state."""
+    folder = tmp_path_factory.mktemp("whole")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LLAMAVAE_CACHE", str(folder / "cache"))
+        runs.quick(settings(folder, "whole"))
+    return folder
+
+
+def settings(folder: Path, name: str, **changes: dict[str, Any]) -> dict[str, Any]:
+    scratch = runs.settings(folder, name)["decoder"]["scratch"]
+    warm = {"scratch": {**scratch, "warmup_steps": 5, "warmup_batch_size": 4}}
+    return runs.settings(folder, name, **{"decoder": warm, "objective": LISTENING, **changes})
+
+
+def assert_equal(a: Path, b: Path) -> None:
+    """Same weights to the bit, and the same log."""
+    one, other = (load_file(x / "model" / "model.safetensors") for x in (a, b))
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert runs.curve(a) == runs.curve(b)
+
+
+def interrupt(folder: Path, name: str, step: int, how: signal.Signals, **options: Any) -> int:
+    status = runs.interrupted(settings(folder, name), folder / "cache", step, how, **options)
+    assert status is not None
+    return status
+
+
+@pytest.mark.parametrize("step", random.Random(8).sample(range(STEPS), 2))
+def test_killed(whole, step):
+    assert interrupt(whole, f"kill-{step}", step, signal.SIGKILL) == -signal.SIGKILL
+    resumed = runs.quick(settings(whole, f"kill-{step}"), resume=True)
+    assert_equal(resumed.folder, whole / "whole")
+
+
+def test_killed_in_the_warm_up(whole):
+    assert interrupt(whole, "warm", 4, signal.SIGKILL, warm_up=True) == -signal.SIGKILL
+    assert (whole / "warm" / "warm-up" / "checkpoint-3").is_dir()
+    resumed = runs.quick(settings(whole, "warm"), resume=True)
+    assert_equal(resumed.folder, whole / "whole")
+
+
+def test_killed_before_the_first_checkpoint(whole):
+    """The warm-up is done and is not repeated, but the fresh weights must be the same ones."""
+    assert interrupt(whole, "early", 1, signal.SIGKILL) == -signal.SIGKILL
+    resumed = runs.quick(settings(whole, "early"), resume=True)
+    assert_equal(resumed.folder, whole / "whole")
+
+
+@pytest.mark.parametrize("damage", ["missing", "empty", "torn"])
+def test_half_written_checkpoint(whole, damage):
+    name = f"half-{damage}"
+    assert interrupt(whole, name, 8, signal.SIGKILL) == -signal.SIGKILL
+    newest = whole / name / "checkpoint-6"
+    state = newest / "trainer_state.json"
+    if damage == "missing":
+        state.unlink()
+    else:
+        state.write_text("" if damage == "empty" else state.read_text()[:100])
+    (newest / "model.safetensors").write_bytes(b"half")
+    with (whole / name / "log.jsonl").open("a") as file:
+        file.write('{"step": 8, "lo')  # cut short, too
+    resumed = runs.quick(settings(whole, name), resume=True)
+    assert_equal(resumed.folder, whole / "whole")
+    LlaMaVAE.from_pretrained(resumed.folder / "checkpoint-9")
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_asked_to_stop(whole, how):
+    """It finishes the step, saves a checkpoint there, and says so by a KeyboardInterrupt."""
+    assert interrupt(whole, how.name, 4, how) == runs.INTERRUPTED
+    assert (whole / how.name / "checkpoint-5" / "trainer_state.json").is_file()
+    assert not (whole / how.name / "results.json").exists()
+    resumed = runs.quick(settings(whole, how.name), resume=True)
+    assert_equal(resumed.folder, whole / "whole")
+
+
+def test_asked_to_stop_in_the_warm_up(whole):
+    assert interrupt(whole, "stop-warm", 1, signal.SIGINT, warm_up=True) == runs.INTERRUPTED
+    resumed = runs.quick(settings(whole, "stop-warm"), resume=True)
+    assert_equal(resumed.folder, whole / "whole")
+
+
+def test_dropout_goes_on(tmp_path):
+    """Random numbers inside the backbones (dropout of GPT-2 and of LoRA's base) are restored."""
+    changes: dict[str, Any] = {
+        "encoder": {"model": str(tiny.encoder("bert-mean")), "scratch": None, "training": "lora"},
+        "decoder": {"model": str(tiny.decoder("gpt2")), "scratch": None, "training": "full"},
+        "optimisation": {"steps": 7, "batch_size": 4, "micro_batch_size": 2},
+    }
+    whole = runs.quick(runs.settings(tmp_path, "whole", **changes))
+    values = runs.settings(tmp_path, "killed", **changes)
+    status = runs.interrupted(values, tmp_path / "cache", 5, signal.SIGKILL)
+    assert status == -signal.SIGKILL
+    assert_equal(runs.quick(values, resume=True).folder, whole.folder)
+
+
+def test_stream(tmp_path):
+    """Also in the second pass over the stream, which begins inside a group of batches."""
+    changes: dict[str, Any] = {
+        "corpus": {"name": str(runs.corpus(tmp_path)), "streaming": True},
+        "optimisation": {"steps": 8, "batch_size": 24},
+        "output": {"folder": str(tmp_path / "whole"), "log_every": 1, "save_every": 6},
+    }
+    whole = runs.quick(runs.settings(tmp_path, "whole", **changes))
+    changes["output"] |= {"folder": str(tmp_path / "killed")}
+    values = runs.settings(tmp_path, "killed", **changes)
+    status = runs.interrupted(values, tmp_path / "cache", 7, signal.SIGKILL)
+    assert status == -signal.SIGKILL
+    assert_equal(runs.quick(values, resume=True).folder, whole.folder)
+
+
+# ------------------------------------------------------------------------------- finished runs
+
+
+@pytest.fixture
+def finished(whole, tmp_path) -> Path:
+    """A copy of the whole run."""
+    folder = tmp_path / "whole"
+    shutil.copytree(whole / "whole", folder)
+    return folder
+
+
+def forbid(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+    """Fail at a call of a trainer's method."""
+
+    def called(*_: Any, **__: Any) -> None:
+        pytest.fail("called")
+
+    for name in names:
+        for kind in (VAETrainer, LanguageModelTrainer):
+            monkeypatch.setattr(kind, name, called)
+
+
+def again(whole: Path, folder: Path, **changes: dict[str, Any]) -> TrainResult:
+    output = {**settings(whole, "whole")["output"], "folder": str(folder)}
+    return runs.quick(settings(whole, "whole", output=output, **changes), resume=True)
+
+
+def test_finished_run_is_not_trained_again(whole, finished, monkeypatch):
+    before = {p: p.stat().st_mtime_ns for p in finished.rglob("model/*")}
+    forbid(monkeypatch, "train", "evaluate")
+    result = again(whole, finished)
+    assert result.metrics["sentences"] == 4
+    assert result.model.reconstruct(["the dog sees bread today."])
+    assert {p: p.stat().st_mtime_ns for p in finished.rglob("model/*")} == before
+
+
+def test_killed_while_the_results_were_written(whole, finished, monkeypatch):
+    """All steps are done: only the last evaluation and the files are made again."""
+    shutil.rmtree(finished / "model")
+    (finished / "results.json").unlink()
+    forbid(monkeypatch, "train")
+    again(whole, finished)
+    one, other = (load_file(x / "model" / "model.safetensors") for x in (finished, whole / "whole"))
+    assert all(torch.equal(one[name], other[name]) for name in other)
+    last = [line for line in runs.curve(finished) if "eval_nll" in line][-1]
+    assert last == [line for line in runs.curve(whole / "whole") if "eval_nll" in line][-1]
+
+
+def test_a_folder_with_a_run_is_refused(whole):
+    before = (whole / "whole" / "log.jsonl").read_text()
+    with pytest.raises(UserError, match=r"already holds a run.*--resume"):
+        runs.quick(settings(whole, "whole"))
+    assert (whole / "whole" / "log.jsonl").read_text() == before
+
+
+def test_other_settings_are_refused_by_name(whole, finished):
+    changes: dict[str, Any] = {
+        "latent": {"dim": 5, "slots": 2, "hidden": 8},
+        "optimisation": {"steps": 20, "batch_size": 4, "warmup_steps": 2, "learning_rate": 0.01},
+    }
+    with pytest.raises(UserError) as error:
+        again(whole, finished, **changes)
+    assert "latent.dim: was 4, now 5" in str(error.value)
+    assert "optimisation.steps: was 10, now 20" in str(error.value)
+    assert "slots" not in str(error.value)
+
+
+def test_settings_that_change_no_result_are_free(whole, finished):
+    again(whole, finished, evaluation={"every": 2, "sentences": 4, "decoded": 1})
+
+
+def test_resume_without_a_run_starts_one(tmp_path):
+    folder = tmp_path / "new"
+    (folder / "checkpoint-3").mkdir(parents=True)  # somebody else's
+    result = runs.quick(
+        runs.settings(
+            tmp_path, "new", optimisation={"steps": 2, "batch_size": 4, "warmup_steps": 0}
+        ),
+        resume=True,
+    )
+    assert result.folder == folder
+    assert (folder / "checkpoint-3").is_dir()
