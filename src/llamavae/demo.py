@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from llamavae.corpora import factors, load_corpus
@@ -88,10 +89,11 @@ def run_demo(
     sections = [_factor_section(measures), maps]
     path = report.write_report(output, tables, _report_measures(measures), sections)
     console.print(
-        f"\n[b]Done.[/b] Everything is in {output}:\n"
+        f"Everything is in {output}:\n"
         f"  {path}  the report: open it in a browser\n"
         f"  {output / 'model'}  the model: LlaMaVAE.from_pretrained({str(output / 'model')!r})\n"
-        f"  {output / 'results.json'}  all numbers, and *.csv the sentences behind them",
+        f"  {output / 'results.json'}  all numbers; the sentences behind them are in *.csv",
+        markup=False,
         highlight=False,
         soft_wrap=True,
     )
@@ -104,9 +106,9 @@ def run_demo(
 def _announce(console: Console, recipe: Recipe, folder: Path) -> None:
     """Say whether the model is trained, goes on training, or is there already."""
     if (folder / "results.json").is_file():
-        console.print(f"The model in {folder} is trained already.", highlight=False)
+        console.print(f"The model in {folder} is trained already.", markup=False, highlight=False)
     elif (folder / "recipe.yaml").is_file():
-        console.print(f"Continuing the interrupted run in {folder}.", highlight=False)
+        console.print(f"Continuing the interrupted run in {folder}.", markup=False, highlight=False)
     else:
         steps = recipe.optimisation.steps
         console.print(f"Training a small VAE from scratch, {steps} steps, on sentences like:")
@@ -201,7 +203,7 @@ def _show(console: Console, tables: Mapping[str, Rows], measures: Mapping[str, A
         for column in columns:
             grid.add_column("with shuffled z" if column == "shuffled" else column)
         for row in tables[name][: counts[name]]:
-            grid.add_row(*(str(row[column]) for column in columns))
+            grid.add_row(*(escape(str(row[column])) for column in columns))
         console.print(grid)
     grid = Table(title="measures", title_justify="left", box=box.SIMPLE_HEAD)
     for column in ("measure", "value", "with shuffled z"):
