@@ -1,11 +1,18 @@
 """The model: encoder -> posterior -> injection -> decoder, one stage a file."""
 
-from llamavae.modeling.configuration import LlaMaVAEConfig
-from llamavae.modeling.decoder import TextDecoder
-from llamavae.modeling.encoder import SentenceEncoder
-from llamavae.modeling.injection import Injection, Steering
-from llamavae.modeling.llamavae import LlaMaVAE, LlaMaVAEOutput
-from llamavae.modeling.posterior import DiagonalGaussian, Posterior, kl_term
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from llamavae.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from llamavae.modeling.configuration import LlaMaVAEConfig
+    from llamavae.modeling.decoder import TextDecoder
+    from llamavae.modeling.encoder import SentenceEncoder
+    from llamavae.modeling.injection import Injection, Steering
+    from llamavae.modeling.llamavae import LlaMaVAE, LlaMaVAEOutput
+    from llamavae.modeling.posterior import DiagonalGaussian, Posterior, kl_term
 
 __all__ = [
     "DiagonalGaussian",
@@ -19,3 +26,15 @@ __all__ = [
     "TextDecoder",
     "kl_term",
 ]
+
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "llamavae.modeling.configuration": ["LlaMaVAEConfig"],
+        "llamavae.modeling.decoder": ["TextDecoder"],
+        "llamavae.modeling.encoder": ["SentenceEncoder"],
+        "llamavae.modeling.injection": ["Injection", "Steering"],
+        "llamavae.modeling.llamavae": ["LlaMaVAE", "LlaMaVAEOutput"],
+        "llamavae.modeling.posterior": ["DiagonalGaussian", "Posterior", "kl_term"],
+    },
+)

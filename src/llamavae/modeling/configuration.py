@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 from transformers import PreTrainedConfig
 
 from llamavae.errors import UserError, unknown
-
-InjectionName = Literal["memory", "soft_prompt", "add", "memory+add"]
-EncoderTraining = Literal["frozen", "lora", "full"]
-DecoderTraining = Literal["heads", "lora", "full"]
-Pooling = Literal["cls", "mean", "last"]
+from llamavae.modeling.names import DecoderTraining, EncoderTraining, InjectionName, Pooling
 
 FORMAT_VERSION = 1
 

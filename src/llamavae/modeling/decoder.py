@@ -21,8 +21,8 @@ from transformers import (
 
 from llamavae.errors import UserError
 from llamavae.modeling.backbones import evaluating, freeze_or_adapt, hub_errors, quiet_dropout
-from llamavae.modeling.configuration import DecoderTraining
 from llamavae.modeling.injection import MEMORY_ARGUMENT, Steering, steered
+from llamavae.modeling.names import DecoderTraining
 
 _CHUNK = 256  # rows of logits that exist at one time in the chunked loss
 _SMALL = 2**23  # logits below this number of elements are built at once, which is faster

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from llamavae.errors import UserError
 from llamavae.modeling.backbones import evaluating, fingerprint, freeze_or_adapt, hub_errors
-from llamavae.modeling.configuration import EncoderTraining, Pooling
+from llamavae.modeling.names import EncoderTraining, Pooling
 
 _POOLING: dict[Pooling, Literal["cls", "mean", "lasttoken"]] = {
     "cls": "cls",

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import Independent, Normal
 
 from llamavae.errors import UserError, unknown
-
-KLRule = Literal["none", "free_bits", "dimension_mask", "sentence_threshold"]
+from llamavae.modeling.names import KLRule
 
 
 class DiagonalGaussian(Independent):

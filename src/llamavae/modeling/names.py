@@ -1,0 +1,9 @@
+"""The choices that settings are made from; they import nothing, so that recipes load at once."""
+
+from typing import Literal
+
+InjectionName = Literal["memory", "soft_prompt", "add", "memory+add"]
+EncoderTraining = Literal["frozen", "lora", "full"]
+DecoderTraining = Literal["heads", "lora", "full"]
+Pooling = Literal["cls", "mean", "last"]
+KLRule = Literal["none", "free_bits", "dimension_mask", "sentence_threshold"]
