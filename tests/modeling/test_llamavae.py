@@ -46,6 +46,8 @@ def test_the_loss_is_the_negative_lower_bound(model):
     ids, mask = inputs["input_ids"], inputs["attention_mask"]
     nll = model.decoder.nll(ids, mask, model.injection(out.z)) / 4
     torch.testing.assert_close(out.nll, nll)
+    assert out.kl is not None
+    assert out.kl_term is not None
     assert torch.equal(out.kl_term, kl_term(out.kl, "free_bits", 0.2))
     torch.testing.assert_close(out.loss, nll + 0.3 * out.kl_term)
 
@@ -127,8 +129,9 @@ def test_decode_takes_one_point_or_many(injection):
 @pytest.mark.parametrize("prompt", ["", "a dog is"])
 def test_streamed_pieces_join_to_the_text(injection, prompt):
     vae = tiny.vae(injection)
+    pieces: list[str] = []
     for z in torch.randn(4, tiny.LATENT):
-        pieces: list[str] = []
+        pieces.clear()
         text = vae.stream(z, pieces.append, prompt=prompt)
         assert "".join(pieces).strip() == text == vae.decode(z, prompt=prompt)[0]
     with pytest.raises(UserError, match="one point"):
@@ -140,15 +143,18 @@ def test_reconstruct_is_decode_of_the_mean(model):
     assert model.reconstruct(tiny.SENTENCES) == expected
 
 
-def test_samples_follow_seed_and_temperature(model):
-    assert model.sample(3, seed=1) == model.sample(3, seed=1)
-    assert model.sample(2, temperature=0.0) == model.decode(torch.zeros(2, tiny.LATENT))
+def test_samples_are_texts_of_the_prior(model):
+    assert model.sample(3, seed=1) == model.decode(model.prior(3, seed=1))
+    assert model.sample(2, scale=0.0) == model.decode(torch.zeros(2, tiny.LATENT))
     assert len(model.sample(5)) == 5
     state = torch.random.get_rng_state()
-    model.sample(2, seed=7)
+    z = model.prior(10_000, scale=0.5, seed=7)
     assert torch.equal(torch.random.get_rng_state(), state)
-    for bad in ({"n": 0}, {"temperature": -1.0}):
-        with pytest.raises(UserError):
+    assert z.shape == (10_000, tiny.LATENT)
+    assert z.std() == pytest.approx(0.5, rel=0.05)
+    assert not torch.equal(model.prior(2), model.prior(2))
+    for bad in ({"n": 0}, {"scale": -1.0}):
+        with pytest.raises(UserError, match="got"):
             model.sample(**bad)
 
 
@@ -192,7 +198,7 @@ def test_a_point_is_one_point(model):
 def test_a_new_model_is_in_eval_mode_and_moves(model):
     vae = tiny.vae()
     assert not any(part.training for part in vae.modules())
-    assert vae.to(torch.float64) is vae
+    assert vae.double() is vae
     assert vae.decode(torch.zeros(1, tiny.LATENT, dtype=torch.float64))
     assert vae.cpu() is vae
     assert vae.train() is vae

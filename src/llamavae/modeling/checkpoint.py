@@ -15,7 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from huggingface_hub import HfApi, save_torch_state_dict, snapshot_download
+from huggingface_hub import (
+    HfApi,
+    save_torch_state_dict,
+    snapshot_download,
+    try_to_load_from_cache,
+)
 from huggingface_hub.errors import HfHubHTTPError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -137,14 +142,29 @@ def load_encoder(
     }
     if isinstance(source, SentenceTransformer):
         return SentenceEncoder(source, **options)
-    return SentenceEncoder.load(
+    revision = _revision(config, "encoder", source)
+    encoder = SentenceEncoder.load(
         os.fspath(source),
-        revision=_revision(config, "encoder", source),
+        revision=revision,
         pooling=config.encoder_pooling,
         max_tokens=config.encoder_max_tokens,
         **hub,
         **options,
     )
+    commit = _cached_commit(os.fspath(source), revision, hub.get("cache_dir"))
+    config.encoder_revision = commit or revision
+    return encoder
+
+
+def _cached_commit(source: str, revision: str | None, cache_dir: str | None) -> str | None:
+    """The commit that a hub id was loaded from; None for a folder."""
+    if Path(source).is_dir():
+        return None
+    for name in ("modules.json", "config.json"):
+        path = try_to_load_from_cache(source, name, cache_dir=cache_dir, revision=revision)
+        if isinstance(path, str):
+            return Path(path).parent.name
+    return None
 
 
 def load_decoder(
@@ -169,14 +189,15 @@ def load_decoder(
             "this checkpoint names no decoder; give one: from_pretrained(..., decoder=...)"
         )
     else:
+        revision = _revision(config, "decoder", source)
         decoder = TextDecoder.load(
             os.fspath(source),
-            revision=_revision(config, "decoder", source),
+            revision=revision,
             **settings,
             **options,
         )
-        commit = getattr(decoder.lm.config, "_commit_hash", None)
-        config.decoder_revision = config.decoder_revision or commit
+        commit = _cached_commit(os.fspath(source), revision, options.get("cache_dir"))
+        config.decoder_revision = commit or revision
     config.bos_token_id = decoder.tokens.bos
     config.eos_token_id = decoder.tokens.eos
     config.pad_token_id = decoder.tokens.pad
@@ -227,8 +248,8 @@ def load_trained(model: torch.nn.Module, names: list[str], folder: Path) -> None
             if parameters[name].shape != weights[name].shape:
                 raise UserError(
                     f"weight {name} in {folder} has shape {tuple(weights[name].shape)}; this model "
-                    f"needs {tuple(parameters[name].shape)}. Are encoder and decoder those that "
-                    "the checkpoint was trained with?"
+                    f"needs {tuple(parameters[name].shape)}. Either its config.json was changed, "
+                    "or encoder or decoder are not those it was trained with"
                 )
             parameters[name].copy_(weights[name])
 

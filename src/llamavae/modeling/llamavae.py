@@ -211,6 +211,10 @@ class LlaMaVAE(PreTrainedModel):
         }
         folder = checkpoint.fetch(pretrained_model_name_or_path, revision, **hub)
         config = checkpoint.read_config(folder)
+        for which, place in (("encoder", encoder), ("decoder", decoder)):
+            if place is not None:
+                setattr(config, f"{which}_name_or_path", checkpoint.absolute(place))
+                setattr(config, f"{which}_revision", None)
         decoder = decoder or checkpoint.backbone(folder, config, "decoder")
         encoder = encoder or checkpoint.backbone(folder, config, "encoder")
         model = cls(
