@@ -51,7 +51,9 @@ def code(text: str) -> str:
 
 def settings() -> Iterator[str]:
     """All settings of a recipe, a table for each section."""
-    for section, rows in groupby(describe_settings(), _section):
+    names = list(dict.fromkeys(map(_section, describe_settings())))
+    order = sorted(describe_settings(), key=lambda row: names.index(_section(row)))
+    for section, rows in groupby(order, _section):
         yield f"\n## {section}\n"
         yield from table(
             ("setting", "type", "default", "meaning"),
