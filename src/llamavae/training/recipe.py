@@ -211,7 +211,7 @@ class OptimisationSettings(_Section):
     """The optimiser and the length of the run."""
 
     epochs: float | None = Field(default=None, gt=0)
-    """Passes over the corpus. Give one of epochs and steps."""
+    """Passes over the corpus; 3 where neither epochs nor steps is given."""
     steps: int | None = Field(default=None, ge=1)
     """Optimiser steps."""
     batch_size: int = Field(default=32, ge=1)
@@ -240,8 +240,10 @@ class OptimisationSettings(_Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if (self.epochs is None) == (self.steps is None):
-            raise ValueError("give one of epochs and steps")
+        if self.epochs is not None and self.steps is not None:
+            raise ValueError("give one of epochs and steps, not both")
+        if self.epochs is None and self.steps is None:
+            self.epochs = 3
         micro = self.micro_batch_size
         if micro is not None and self.batch_size % micro:
             raise ValueError(
@@ -291,7 +293,7 @@ class Recipe(_Section):
     latent: LatentSettings = LatentSettings()
     lora: LoraSettings = LoraSettings()
     objective: ObjectiveSettings = ObjectiveSettings()
-    optimisation: OptimisationSettings = OptimisationSettings(epochs=3)
+    optimisation: OptimisationSettings = OptimisationSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     output: OutputSettings = OutputSettings()
 
