@@ -98,7 +98,7 @@ def test_errors_keep_square_brackets(run: Any) -> None:
 
 def test_user_error_of_a_process(start: Any) -> None:
     process = start("reconstruct", "a", "--file", "b")
-    out, err = process.communicate(timeout=100)
+    out, err = process.communicate(timeout=250)
     assert (process.returncode, out) == (2, "")
     assert err == "error: give texts or --file, not both\n"
 
@@ -108,10 +108,11 @@ def test_broken_pipe_is_silent(start: Any) -> None:
     os.close(reader)  # as `| head -0` does
     process = start("corpora", stdout=writer)
     os.close(writer)
-    _, err = process.communicate(timeout=100)
+    _, err = process.communicate(timeout=250)
     assert (process.returncode, err) == (141, "")
 
 
+@pytest.mark.timeout(300)  # loads torch in a process of its own
 def test_results_stream_and_ctrl_c_ends_in_one_line(start: Any) -> None:
     process = start("reconstruct", "--batch-size", 1, "--json", "-", stdin=subprocess.PIPE)
     for text in ("a dog", "a lemon é"):
@@ -120,5 +121,5 @@ def test_results_stream_and_ctrl_c_ends_in_one_line(start: Any) -> None:
         line = process.stdout.readline()  # comes before the next line is written
         assert f'"text": "{text}"' in line
     process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=100) == 130
+    assert process.wait(timeout=250) == 130
     assert process.stderr.read() == "interrupted\n"

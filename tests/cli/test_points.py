@@ -89,6 +89,7 @@ def test_bad_input(
     assert message in result.stderr
 
 
+@pytest.mark.timeout(300)  # loads torch in a process of its own
 def test_bulk_encoding_that_is_killed_resumes_to_the_same_file(
     run: Any, start: Any, tmp_path: Path
 ) -> None:
