@@ -23,7 +23,6 @@ import numpy as np
 import torch
 import transformers
 import yaml
-from accelerate import PartialState
 from accelerate.utils import set_seed
 from datasets import Dataset
 
@@ -40,6 +39,7 @@ from llamavae.training.trainer import (
     SentenceTrainer,
     VAETrainer,
     last_checkpoint,
+    processes,
     training_arguments,
 )
 
@@ -106,7 +106,7 @@ def _run(recipe: Recipe, resume: bool, progress: bool) -> TrainResult:
         result = TrainResult(model, folder, trainer.metrics, trainer.warnings)
         if trainer.is_world_process_zero():
             _write_results(result, recipe, data, time.time() - start)
-    PartialState().wait_for_everyone()
+    processes().wait_for_everyone()
     return result
 
 
@@ -133,7 +133,7 @@ def _open_folder(folder: Path, recipe: Recipe, resume: bool) -> bool:
         Whether there is a run to go on with.
     """
     saved = folder / "recipe.yaml"
-    state = PartialState()
+    state = processes()
     found = saved.is_file()
     state.wait_for_everyone()  # all have looked before one writes
     if found and not resume:
@@ -199,7 +199,7 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 @contextmanager
 def _main_first() -> Iterator[None]:
     """The main process goes first, so that the others find its files."""
-    with PartialState().main_process_first():
+    with processes().main_process_first():
         yield
 
 
@@ -363,7 +363,7 @@ def _warm_up(recipe: Recipe, corpus: _Corpus, folder: Path, resume: bool, progre
     warm_up = parse_recipe(settings)
     if isinstance(corpus.train, list):
         with _main_first():
-            shown = progress and PartialState().is_main_process
+            shown = progress and processes().is_main_process
             data = prepare(corpus.train, decoder, progress=shown)
     else:
         data = _stream(corpus.train, decoder, warm_up)
@@ -381,7 +381,7 @@ def _warm_up(recipe: Recipe, corpus: _Corpus, folder: Path, resume: bool, progre
         with _room(folder):
             _once(done, save)
         shutil.rmtree(run, ignore_errors=True)
-    PartialState().wait_for_everyone()
+    processes().wait_for_everyone()
     return done
 
 
@@ -412,7 +412,7 @@ def _prepare(
     """Tokenised and, for a frozen encoder, encoded sentences for training and validation."""
     encoder, decoder = model.encoder, model.decoder
     train, held_out = corpus.vectors or (None, None)
-    main = PartialState().is_main_process
+    main = processes().is_main_process
     with _main_first():
         validation = prepare(corpus.validation, decoder, encoder, held_out, progress=False)
         if not isinstance(corpus.train, list):
@@ -458,7 +458,7 @@ def _train(trainer: SentenceTrainer, checkpoint: Path | None, resume: bool) -> N
     """Train to the end; what was saved there already needs only to be read."""
     if resume:
         trainer.rewind(checkpoint)
-        PartialState().wait_for_everyone()
+        processes().wait_for_everyone()
     if checkpoint and checkpoint.name.endswith(f"-{trainer.args.max_steps}"):
         trainer.load_weights(checkpoint)
         return

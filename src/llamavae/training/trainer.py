@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Self, cast
 
 import torch
+from accelerate import PartialState
 from safetensors import SafetensorError
 from safetensors.torch import load_model
 from torch import Tensor, nn
@@ -478,7 +479,7 @@ def training_arguments(
     recipe: Recipe, folder: Path, steps: int, resumed: bool
 ) -> TrainingArguments:
     """Trainer's arguments for a recipe."""
-    o, world = recipe.optimisation, _world_size()
+    o, world = recipe.optimisation, processes().num_processes
     micro = o.micro_batch_size or o.batch_size // world
     if o.batch_size % (micro * world):
         raise UserError(
@@ -512,6 +513,7 @@ def training_arguments(
         ddp_find_unused_parameters=False,
         remove_unused_columns=False,
         accelerator_config={"dispatch_batches": False},  # each process reads its own share
+        use_cpu=not torch.accelerator.is_available(),
         disable_tqdm=True,
     )
     if args.n_gpu > 1:
@@ -519,10 +521,9 @@ def training_arguments(
     return args
 
 
-def _world_size() -> int:
-    from accelerate import PartialState
-
-    return PartialState().num_processes
+def processes() -> PartialState:
+    """The processes that train together: those of `torchrun`, or this one."""
+    return PartialState(cpu=not torch.accelerator.is_available())
 
 
 def last_checkpoint(folder: Path) -> Path | None:
