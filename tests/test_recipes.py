@@ -212,3 +212,10 @@ def test_described_defaults_are_the_ones_in_use() -> None:
 
 
 _SET = {"encoder.model", "decoder.model", "optimisation.epochs"}
+
+
+def test_a_length_given_with_set_replaces_the_recipes_own() -> None:
+    recipe = load_recipe("demo", ["optimisation.epochs=2"])
+    assert (recipe.optimisation.epochs, recipe.optimisation.steps) == (2, None)
+    with pytest.raises(UserError, match="not both"):
+        load_recipe("demo", ["optimisation.epochs=2", "optimisation.steps=3"])

@@ -219,3 +219,11 @@ def test_resume_without_a_run_starts_one(tmp_path):
     )
     assert result.folder == folder
     assert (folder / "checkpoint-3").is_dir()
+
+
+def test_a_run_that_never_began_does_not_count(tmp_path):
+    """A misspelt file is mended without --resume or another folder."""
+    values = runs.settings(tmp_path, "new", corpus={"name": str(tmp_path / "sentnces.txt")})
+    with pytest.raises(UserError, match=r"sentences\.txt"):
+        runs.quick(values)
+    assert runs.quick(runs.settings(tmp_path, "new")).metrics

@@ -353,8 +353,10 @@ def load_recipe(source: str | Path, overrides: list[str] | None = None) -> Recip
         raise UserError(f"{source} is not valid YAML: {error}") from error
     if not isinstance(values, dict):
         raise UserError(f"{source} is not a recipe: expected settings by name, got {values!r}")
-    for override in overrides or []:
-        _override(values, override)
+    given = [_override(values, override) for override in overrides or []]
+    for name, other in (("epochs", "steps"), ("steps", "epochs")):
+        if f"optimisation.{name}" in given and f"optimisation.{other}" not in given:
+            values["optimisation"].pop(other, None)  # the length given last replaces the recipe's
     return parse_recipe(values)
 
 
@@ -404,8 +406,8 @@ def _section_of(annotation: Any) -> type[_Section] | None:
     return None
 
 
-def _override(values: dict[str, Any], text: str) -> None:
-    """Apply one `a.b=c` to nested settings; c is read as YAML."""
+def _override(values: dict[str, Any], text: str) -> str:
+    """Apply one `a.b=c` to nested settings, c read as YAML; returns its key `a.b`."""
     place, equals, value = text.partition("=")
     if not equals or not place:
         raise UserError(f"--set expects section.key=value; got {text!r}")
@@ -419,6 +421,7 @@ def _override(values: dict[str, Any], text: str) -> None:
         values[key] = _number(yaml.safe_load(value))
     except yaml.YAMLError as error:
         raise UserError(f"--set {text!r}: {value!r} is not a value: {error}") from error
+    return place.strip()
 
 
 def _number(value: Any) -> Any:

@@ -129,12 +129,14 @@ def _quiet_libraries() -> Iterator[None]:
 def _open_folder(folder: Path, recipe: Recipe, resume: bool) -> bool:
     """Make the run's folder, or check that what is there belongs to this recipe.
 
+    A run that failed before its first log line, on a misspelt file say, does not count.
+
     Returns:
         Whether there is a run to go on with.
     """
     saved = folder / "recipe.yaml"
     state = processes()
-    found = saved.is_file()
+    found = saved.is_file() and (folder / "log.jsonl").is_file()
     state.wait_for_everyone()  # all have looked before one writes
     if found and not resume:
         raise UserError(
@@ -148,6 +150,8 @@ def _open_folder(folder: Path, recipe: Recipe, resume: bool) -> bool:
         text = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
         with _room(folder):
             folder.mkdir(parents=True, exist_ok=True)
+            if not found:
+                shutil.rmtree(folder / "backbones", ignore_errors=True)
             _write(saved, text)
     return found
 
