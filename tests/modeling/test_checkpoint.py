@@ -411,3 +411,23 @@ def test_a_refused_upload_says_what_to_do(monkeypatch):
     monkeypatch.setattr(checkpoint.HfApi, "create_repo", refuse)
     with pytest.raises(UserError, match=r"could not upload .* 401 Unauthorized.*hf auth login"):
         tiny.vae().push_to_hub("poems")
+
+
+def test_the_model_card_travels_with_the_checkpoint(saved, tmp_path):
+    model = LlaMaVAE.from_pretrained(saved)
+    assert model.card is None
+    model.card = "# A card\n"
+    model.save_pretrained(tmp_path / "one")
+    LlaMaVAE.from_pretrained(tmp_path / "one").save_pretrained(tmp_path / "two")
+    assert (tmp_path / "two" / "README.md").read_text(encoding="utf-8") == "# A card\n"
+
+
+def test_embedded_backbones_leave_no_trace_of_their_folders(tmp_path):
+    tiny.vae(embed_backbones=True).save_pretrained(tmp_path)
+    text = (tmp_path / "config.json").read_text(encoding="utf-8")
+    assert str(tiny.decoder().parent) not in text
+    assert str(tiny.encoder().parent) not in text
+    again = LlaMaVAE.from_pretrained(tmp_path)
+    assert again.config.embed_backbones
+    again.save_pretrained(tmp_path / "again")
+    assert_alike(again, LlaMaVAE.from_pretrained(tmp_path / "again"))

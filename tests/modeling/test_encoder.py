@@ -201,3 +201,11 @@ def test_an_encoder_that_is_not_there(tmp_path):
         SentenceEncoder.load("some/encoder")
     with pytest.raises(UserError, match="does not hold a usable sentence encoder"):
         SentenceEncoder.load(tmp_path)
+
+
+def test_what_no_sentence_vector_uses_does_not_train():
+    """BERT's pooler would get no gradient, which data-parallel training refuses."""
+    encoder = SentenceEncoder.load(tiny.encoder("bert-cls"), training="full")
+    vector = encoder(encoder.tokenize(tiny.SENTENCES[:2]))
+    vector.sum().backward()
+    assert all(p.grad is not None for p in encoder.parameters() if p.requires_grad)

@@ -6,6 +6,7 @@ or saved beside in its own library's format when `embed_backbones` is set.
 
 from __future__ import annotations
 
+import copy
 import inspect
 import json
 import os
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
 
 Source = str | os.PathLike[str]
 
+CARD = "README.md"
+
 
 def build_config(settings: dict[str, Any]) -> LlaMaVAEConfig:
     """A config from keyword settings; an unknown name is refused with the nearest known one."""
@@ -68,7 +71,7 @@ def fetch(
                 os.fspath(source),
                 revision=revision,
                 **hub,
-                allow_patterns=["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"],
+                allow_patterns=[CARD, "*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"],
             )
         )
 
@@ -97,6 +100,12 @@ def read_config(folder: Path) -> LlaMaVAEConfig:
         return LlaMaVAEConfig.from_dict(values)
     except TypeError as error:
         raise UserError(f"{path} is damaged: a value has the wrong type: {error}") from error
+
+
+def read_card(folder: Path) -> str | None:
+    """The model card of the checkpoint in `folder`, if it has one."""
+    path = folder / CARD
+    return path.read_text(encoding="utf-8") if path.is_file() else None
 
 
 def absolute(source: Source) -> str:
@@ -274,8 +283,10 @@ def save(
             config = model.config
             config.architectures = [type(model).__name__]
             config.dtype = next(iter(model.posterior.parameters())).dtype
-            config.save_pretrained(new)
+            _portable(config).save_pretrained(new)
             save_torch_state_dict(trained, new, max_shard_size=max_shard_size)
+            if model.card:
+                (new / CARD).write_text(model.card, encoding="utf-8")
             if config.embed_backbones:
                 _save_plain(model.decoder.lm, new / "decoder")
                 model.decoder.tokenizer.save_pretrained(new / "decoder")
@@ -293,6 +304,16 @@ def save(
             if target.is_dir():
                 shutil.rmtree(target)
             item.replace(target)
+
+
+def _portable(config: LlaMaVAEConfig) -> LlaMaVAEConfig:
+    """The settings without the folders of this machine that a backbone saved inside came from."""
+    config = copy.deepcopy(config)
+    for which in ("encoder", "decoder"):
+        name = getattr(config, f"{which}_name_or_path")
+        if config.embed_backbones and name is not None and Path(name).is_absolute():
+            setattr(config, f"{which}_name_or_path", which)
+    return config
 
 
 def _save_encoder(encoder: SentenceEncoder, folder: Path) -> None:

@@ -48,6 +48,9 @@ class SentenceEncoder(nn.Module):
         for part in model:
             if isinstance(part, Transformer):
                 freeze_or_adapt(part.auto_model, training, lora_rank, lora_alpha)
+                pooler = getattr(part.auto_model, "pooler", None)
+                if isinstance(pooler, nn.Module):  # BERT's own; its output is not used
+                    pooler.requires_grad_(False)
             else:
                 part.requires_grad_(training == "full")
 

@@ -86,6 +86,7 @@ class LlaMaVAE(PreTrainedModel):
         encoder: SentenceEncoder | None = None,
     ) -> None:
         super().__init__(config)
+        self.card: str | None = None  # Markdown that is saved as the checkpoint's README.md
         self.encoder = encoder
         self.decoder = decoder
         if encoder is not None:
@@ -223,6 +224,7 @@ class LlaMaVAE(PreTrainedModel):
             checkpoint.load_encoder(config, encoder, **hub),
         )
         checkpoint.load_trained(model, model.trained_names, folder)
+        model.card = checkpoint.read_card(folder)
         if "device_map" in decoder_options:
             for part in (model.encoder, model.posterior, model.injection):
                 if part is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -21,20 +20,13 @@ _MEASURES = (
 )
 
 
-def write_card(folder: Path, model: LlaMaVAE, results: dict[str, Any]) -> Path:
-    """Write the model card of a finished run.
+def model_card(model: LlaMaVAE, results: dict[str, Any]) -> str:
+    """The model card of a finished run, in Markdown.
 
     Args:
-        folder: Folder of the checkpoint.
         model: The trained VAE.
         results: Contents of the run's `results.json`.
     """
-    path = folder / "README.md"
-    path.write_text(_card(model, results), encoding="utf-8")
-    return path
-
-
-def _card(model: LlaMaVAE, results: dict[str, Any]) -> str:
     recipe, config, metrics = results["recipe"], model.config, results["metrics"]
     objective, optimisation = recipe["objective"], recipe["optimisation"]
     head = yaml.safe_dump(

@@ -30,7 +30,7 @@ from llamavae.corpora import load_corpus
 from llamavae.corpora.registry import Options
 from llamavae.errors import UserError
 from llamavae.modeling import LlaMaVAE, TextDecoder
-from llamavae.training.card import write_card
+from llamavae.training.card import model_card
 from llamavae.training.data import SentenceData, SentenceStream, prepare, steps_per_epoch
 from llamavae.training.recipe import Recipe, parse_recipe
 from llamavae.training.scratch import make_decoder, make_encoder
@@ -490,8 +490,8 @@ def _write_results(
     }
     text = json.dumps(results, indent=2, ensure_ascii=False)
     with _room(result.folder):
+        result.model.card = model_card(result.model, results)
         result.model.save_pretrained(result.folder / "model")
-        write_card(result.folder / "model", result.model, results)
         _write(result.folder / "results.json", text + "\n")  # last: now the run is finished
 
 
