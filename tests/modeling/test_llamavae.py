@@ -153,6 +153,10 @@ def test_samples_are_texts_of_the_prior(model):
     assert z.shape == (10_000, tiny.LATENT)
     assert z.std() == pytest.approx(0.5, rel=0.05)
     assert not torch.equal(model.prior(2), model.prior(2))
+    torch.manual_seed(3)
+    z = model.prior(2)
+    torch.manual_seed(3)
+    assert torch.equal(model.prior(2), z)
     for bad in ({"n": 0}, {"scale": -1.0}):
         with pytest.raises(UserError, match="got"):
             model.sample(**bad)

@@ -459,17 +459,14 @@ class LlaMaVAE(PreTrainedModel):
         Args:
             n: Number of points.
             scale: Below 1 they stay nearer the centre, where more training sentences are.
-            seed: Makes the draws repeatable, whatever the device.
+            seed: Makes the draws repeatable, whatever the device; None draws from torch's own
+                generator, which `torch.manual_seed` governs.
         """
         if n < 1:
             raise UserError(f"ask for at least one sample; got n={n}")
         if scale < 0:
             raise UserError(f"scale must not be negative; got {scale}")
-        generator = torch.Generator()
-        if seed is not None:
-            generator.manual_seed(seed)
-        else:
-            generator.seed()
+        generator = None if seed is None else torch.Generator().manual_seed(seed)
         return scale * torch.randn(n, self.config.latent_dim, generator=generator)
 
     def sample(
