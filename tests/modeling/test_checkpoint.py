@@ -338,6 +338,20 @@ def test_a_failing_save_leaves_the_old_checkpoint(saved, monkeypatch):
     assert {p.name for p in saved.iterdir()} == set(before)
 
 
+def test_a_save_that_is_killed_before_it_moves_anything_leaves_the_old_one(saved, monkeypatch):
+    before = LlaMaVAE.from_pretrained(saved)
+
+    def kill(*_):
+        raise KeyboardInterrupt
+
+    other = shaken()
+    with monkeypatch.context() as patch:
+        patch.setattr(type(saved), "replace", kill)
+        with pytest.raises(KeyboardInterrupt):
+            other.save_pretrained(saved)
+    assert_alike(before, LlaMaVAE.from_pretrained(saved))
+
+
 def test_other_files_in_the_folder_stay(saved):
     (saved / "notes.md").write_text("mine")
     tiny.vae().save_pretrained(saved)

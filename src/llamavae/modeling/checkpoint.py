@@ -297,13 +297,14 @@ def save(
                 f"could not save the checkpoint to {folder}: {error}. What was there before is "
                 "unchanged. Make room, then save again"
             ) from error
-        for old in folder.glob("model*.safetensors*"):
-            old.unlink()
-        for item in new.iterdir():
+        items = list(new.iterdir())
+        for item in items:
             target = folder / item.name
             if target.is_dir():
                 shutil.rmtree(target)
             item.replace(target)
+        for old in {*folder.glob("model*.safetensors*")} - {folder / item.name for item in items}:
+            old.unlink()
 
 
 def _portable(config: LlaMaVAEConfig) -> LlaMaVAEConfig:
