@@ -17,6 +17,7 @@ import time
 from abc import abstractmethod
 from collections.abc import Callable
 from contextlib import ExitStack
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Self, cast
 
@@ -480,7 +481,9 @@ def training_arguments(
 ) -> TrainingArguments:
     """Trainer's arguments for a recipe."""
     o, world = recipe.optimisation, processes().num_processes
-    micro = o.micro_batch_size or o.batch_size // world
+    if "wandb" in recipe.output.report_to and find_spec("wandb") is None:
+        raise UserError("output.report_to wandb needs wandb: pip install 'llamavae[tracking]'")
+    micro = o.micro_batch_size or max(1, o.batch_size // world)
     if o.batch_size % (micro * world):
         raise UserError(
             f"optimisation.batch_size {o.batch_size} cannot be shared among {world} processes in "
