@@ -40,7 +40,7 @@ class CorpusSettings(_Section):
     revision: str | None = None
     """Branch, tag or commit of a hub dataset."""
     limit: int | None = Field(default=None, ge=1)
-    """Train on at most this many sentences, chosen at random."""
+    """Train on at most this many sentences, chosen at random; the first ones of a stream."""
     min_words: int | None = Field(default=None, ge=1)
     """Leave out shorter sentences."""
     max_words: int | None = Field(default=None, ge=1)
