@@ -57,6 +57,8 @@ class Steering:
 
     def repeat_interleave(self, n: int) -> Steering:
         """The same steering for `n` rows per z, in the order that `generate` lays out its rows."""
+        if n == 1:
+            return self
 
         def rows(x: Tensor) -> Tensor:
             return x.repeat_interleave(n, dim=0)
