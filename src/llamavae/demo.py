@@ -236,7 +236,8 @@ def _report_measures(m: Mapping[str, Any]) -> list[Measure]:
             f"{m['grammatical_samples']:.1%}",
             "",
             "higher",
-            f"share that the grammar's parser accepts; {drawn}",
+            "share that the grammar's parser accepts, with agreement and the objects and places "
+            f"that each verb takes; {drawn}",
         ),
         Measure(
             "different samples from the prior",

@@ -10,7 +10,7 @@ import transformers as hf
 from sentence_transformers import SentenceTransformer
 from tests import tiny
 
-from llamavae import LlaMaVAE
+from llamavae import LlaMaVAE, LlaMaVAEConfig
 from llamavae.errors import UserError
 from llamavae.modeling import checkpoint
 from llamavae.modeling.injection import Injection
@@ -223,7 +223,7 @@ def test_options_that_users_of_transformers_know(saved):
     )
     assert len(vae.decode(POINTS)) == 3
     with pytest.raises(UserError, match="with its own config"):
-        LlaMaVAE.from_pretrained(saved, config=vae.config)
+        LlaMaVAE.from_pretrained(saved, config=LlaMaVAEConfig(latent_dim=99))
     with pytest.raises(UserError, match="unheard_of"):
         LlaMaVAE.from_pretrained(saved, unheard_of=3)
 
@@ -445,3 +445,24 @@ def test_embedded_backbones_leave_no_trace_of_their_folders(tmp_path):
     assert again.config.embed_backbones
     again.save_pretrained(tmp_path / "again")
     assert_alike(again, LlaMaVAE.from_pretrained(tmp_path / "again"))
+
+
+def test_weights_that_would_be_lost_are_refused(tmp_path):
+    model = tiny.vae()
+    model.decoder.lm.requires_grad_(True)
+    with pytest.raises(UserError, match="choose what trains with decoder_training"):
+        model.save_pretrained(tmp_path)
+
+
+def test_a_decoder_comes_back_in_the_type_it_was_trained_in(tmp_path):
+    model = LlaMaVAE.from_backbones(
+        tiny.encoder(), tiny.decoder(), latent_dim=4, decoder_options={"dtype": "bfloat16"}
+    )
+    model.save_pretrained(tmp_path)
+    assert LlaMaVAE.from_pretrained(tmp_path).decoder.lm.dtype == torch.bfloat16
+    assert LlaMaVAE.from_pretrained(tmp_path, dtype="float32").decoder.lm.dtype == torch.float32
+
+
+def test_transformers_knows_the_model_by_its_type(saved):
+    assert hf.AutoConfig.from_pretrained(saved).latent_dim == tiny.LATENT
+    assert_alike(hf.AutoModel.from_pretrained(saved), LlaMaVAE.from_pretrained(saved))

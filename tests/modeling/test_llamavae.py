@@ -236,3 +236,12 @@ def test_the_trainers_questions_are_answered(model):
     assert model.supports_gradient_checkpointing
     names = {"posterior", "injection", "decoder"}
     assert {name.split(".")[0] for name in model.trained_names} == names
+
+
+def test_points_may_be_numpy_and_scores_are_returned():
+    model = tiny.vae()
+    z = torch.randn(2, tiny.LATENT)
+    assert model.decode(z.numpy()) == model.decode(z)
+    output = model.generate(z, return_dict_in_generate=True, output_scores=True)
+    assert torch.equal(output.sequences, model.generate(z))
+    assert len(output.scores) == output.sequences.shape[1]

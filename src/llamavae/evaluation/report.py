@@ -212,13 +212,13 @@ def about(recipe: Mapping[str, Any], sentences: int | None) -> Section:
     if encoder["vectors"]:
         reads = f"sentence vectors of the column {encoder['vectors']}"
     elif scratch:
-        reads = f"T5 type, from scratch: {scratch['layers']} layers, {scratch['hidden_size']} wide"
+        reads = f"T5 type, from scratch: {_layers(scratch)}"
     else:
         reads = f"{encoder['model']} ({encoder['training']})"
     if written:
         writes = (
-            f"LLaMA type, from scratch: {written['layers']} layers, {written['hidden_size']} "
-            f"wide, {written['warmup_steps']} warm-up steps as a plain language model"
+            f"LLaMA type, from scratch: {_layers(written)}, {written['warmup_steps']} warm-up "
+            "steps as a plain language model"
         )
     else:
         writes = str(decoder["model"])
@@ -258,6 +258,11 @@ def about(recipe: Mapping[str, Any], sentences: int | None) -> Section:
             ]
         ),
     )
+
+
+def _layers(scratch: Mapping[str, Any]) -> str:
+    count = scratch["layers"]
+    return f"{count} layer{'' if count == 1 else 's'}, {scratch['hidden_size']} wide"
 
 
 def measures_of(metrics: Mapping[str, Any], latent_dim: int, decoded: int) -> list[Measure]:
@@ -346,8 +351,8 @@ def training(log: Sequence[plots.Line], metrics: Mapping[str, Any]) -> Section:
 def show_reconstructions(rows: Rows) -> Section:
     """A few reconstructions as they come, and the worst ones."""
     picked = rows[:_SHOWN_RECONSTRUCTIONS]
-    worst = sorted(rows, key=lambda row: row["bleu"])[:_SHOWN_RECONSTRUCTIONS]
-    worst = [row for row in worst if row["bleu"] < 100]
+    inexact = sorted((r for r in rows if r["bleu"] < 100), key=lambda row: row["bleu"])
+    worst = inexact[:_SHOWN_RECONSTRUCTIONS]
 
     def shown(chosen: Rows) -> Rows:
         return [
@@ -369,7 +374,7 @@ def show_reconstructions(rows: Rows) -> Section:
                     "of the one sentence."
                 ),
                 table(shown(picked), f"The first {len(picked)} of {len(rows)}, not selected"),
-                table(shown(worst), f"The worst {len(worst)} of {len(rows)}")
+                table(shown(worst), f"The worst of the {len(inexact)} that are not exact")
                 if worst
                 else prose(f"All {len(rows)} are exact."),
             ]
@@ -553,7 +558,7 @@ caption { text-align: left; padding: 0.25rem 0; white-space: nowrap; }
 th, td { text-align: left; vertical-align: top; padding: 0.35rem 1.25rem 0.35rem 0;
   border-bottom: 1px solid var(--line); white-space: nowrap; }
 th { color: var(--faint); font-weight: 600; }
-td.long { min-width: min(22rem, 52vw); max-width: 32rem; white-space: normal; }
+td.long { min-width: min(18.5rem, 52vw); max-width: 32rem; white-space: normal; }
 .number { text-align: right; font-variant-numeric: tabular-nums; }
 small { display: block; color: var(--faint); }
 mark { background: var(--mark); color: inherit; border-radius: 3px; padding: 0 0.15em; }

@@ -28,7 +28,7 @@ from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Transformer
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from llamavae.errors import UserError, unknown
 from llamavae.modeling.backbones import hub_errors
@@ -42,15 +42,20 @@ if TYPE_CHECKING:
 Source = str | os.PathLike[str]
 
 CARD = "README.md"
+_SETTINGS = set(inspect.signature(LlaMaVAEConfig.__init__).parameters) - {"self", "kwargs"}
 
 
 def build_config(settings: dict[str, Any]) -> LlaMaVAEConfig:
     """A config from keyword settings; an unknown name is refused with the nearest known one."""
-    known = set(inspect.signature(LlaMaVAEConfig.__init__).parameters) - {"self", "kwargs"}
     for name in settings:
-        if name not in known:
-            raise unknown("setting", name, known)
+        if name not in _SETTINGS:
+            raise unknown("setting", name, _SETTINGS)
     return LlaMaVAEConfig(**settings)
+
+
+def settings_of(config: PreTrainedConfig) -> dict[str, Any]:
+    """The settings of our own in a config, without what transformers adds."""
+    return {name: getattr(config, name, None) for name in _SETTINGS}
 
 
 # ------------------------------------------------------------------------------- reading
@@ -199,6 +204,8 @@ def load_decoder(
         )
     else:
         revision = _revision(config, "decoder", source)
+        if config.decoder_dtype is not None:
+            options.setdefault("dtype", config.decoder_dtype)
         decoder = TextDecoder.load(
             os.fspath(source),
             revision=revision,
@@ -207,6 +214,7 @@ def load_decoder(
         )
         commit = _cached_commit(os.fspath(source), revision, options.get("cache_dir"))
         config.decoder_revision = commit or revision
+        config.decoder_dtype = str(decoder.lm.dtype).removeprefix("torch.")
     config.bos_token_id = decoder.tokens.bos
     config.eos_token_id = decoder.tokens.eos
     config.pad_token_id = decoder.tokens.pad
@@ -274,6 +282,13 @@ def save(
 ) -> None:
     """Write the checkpoint beside `folder` first and move it in when it is complete."""
     parameters = dict(model.named_parameters())
+    named = set(model.trained_names)
+    lost = [n for n, p in parameters.items() if p.requires_grad and n not in named]
+    if lost:
+        raise UserError(
+            f"{len(lost)} weights train that the checkpoint would not hold, {lost[0]} among them: "
+            "choose what trains with decoder_training and encoder_training when the model is built"
+        )
     source = state or parameters
     trained = {name: source[name].detach() for name in model.trained_names}
     folder.mkdir(parents=True, exist_ok=True)

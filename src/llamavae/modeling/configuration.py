@@ -32,6 +32,7 @@ class LlaMaVAEConfig(PreTrainedConfig):
         encoder_training: What of the encoder trains: nothing (`frozen`), LoRA, or all of it.
         decoder_name_or_path: Hub id or folder of the decoder; None when the model carries it.
         decoder_revision: Commit of the hub repository.
+        decoder_dtype: Type of the decoder's weights, such as `float32`; read from the decoder.
         decoder_training: Whether the decoder's hidden layers stay frozen (`heads`), take LoRA, or
             train in full. Token embeddings and LM head train in all three cases.
         lora_rank: Rank of the LoRA matrices.
@@ -62,6 +63,7 @@ class LlaMaVAEConfig(PreTrainedConfig):
         encoder_training: EncoderTraining = "frozen",
         decoder_name_or_path: str | None = None,
         decoder_revision: str | None = None,
+        decoder_dtype: str | None = None,
         decoder_training: DecoderTraining = "heads",
         lora_rank: int = 16,
         lora_alpha: int = 32,
@@ -107,6 +109,7 @@ class LlaMaVAEConfig(PreTrainedConfig):
         self.encoder_training = encoder_training
         self.decoder_name_or_path = decoder_name_or_path
         self.decoder_revision = decoder_revision
+        self.decoder_dtype = decoder_dtype
         self.decoder_training = decoder_training
         self.lora_rank = lora_rank
         self.lora_alpha = lora_alpha

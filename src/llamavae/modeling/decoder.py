@@ -218,7 +218,8 @@ class TextDecoder(nn.Module):
         """-log p(x|z) in nats, summed over tokens (eos counted, bos given).
 
         The (B, T, V) logits are never built: the head and the cross entropy run in chunks, over
-        the positions that count.
+        the positions that count. A head that is more than a linear map (Gemma 2's soft cap) is
+        the exception; there the model builds its own logits.
 
         Args:
             ids: `bos x_1 ... x_n eos pad ...`, shape (B, T).
@@ -285,15 +286,20 @@ class TextDecoder(nn.Module):
         head = self.head
         if len(rows) * len(head.weight) < _SMALL:
             return F.cross_entropy(head(rows).float(), targets, reduction=reduction)
+        if torch.is_autocast_enabled(rows.device.type):  # the chunked loss does not do it itself
+            rows = rows.to(torch.get_autocast_dtype(rows.device.type))
         bias = getattr(head, "bias", None)
-        return F.linear_cross_entropy(
+        # a sum in half precision would be rounded to steps of many nats
+        whole = reduction == "sum" and rows.dtype == torch.float32
+        losses = F.linear_cross_entropy(
             rows,
             head.weight.to(rows),
             targets,
             linear_bias=None if bias is None else bias.to(rows),
-            reduction=reduction,
+            reduction="sum" if whole else "none",
             options=nn.LinearCrossEntropyOptions(batch_chunk_size=_CHUNK),
         ).float()
+        return losses.sum() if reduction == "sum" and not whole else losses
 
     @torch.no_grad()
     def _head_is_linear(self) -> bool:
@@ -343,7 +349,7 @@ class TextDecoder(nn.Module):
     # ------------------------------------------------------------------ x ~ p(x|z)
 
     @torch.no_grad()
-    def generate(self, steering: Steering, batch: int, prompt: str = "", **options: Any) -> Tensor:
+    def generate(self, steering: Steering, batch: int, prompt: str = "", **options: Any) -> Any:
         """Token ids written under `steering`, by transformers' `generate`.
 
         Args:
@@ -354,7 +360,8 @@ class TextDecoder(nn.Module):
                 unless they say otherwise.
 
         Returns:
-            New tokens (B * num_return_sequences, T'), the samples of one z side by side.
+            New tokens (B * num_return_sequences, T'), the samples of one z side by side; with
+            `return_dict_in_generate`, transformers' output with these as its `sequences`.
         """
         if steering.prompt is not None or steering.offset is not None:
             self._check_embeddings()
@@ -376,8 +383,10 @@ class TextDecoder(nn.Module):
             output = cast(Callable[..., Any], self.lm.generate)(
                 **inputs, attention_mask=mask, **options
             )
-        sequences = output if isinstance(output, Tensor) else output.sequences
-        return sequences[:, skip:]
+        if isinstance(output, Tensor):
+            return output[:, skip:]
+        output.sequences = output.sequences[:, skip:]
+        return output
 
 
 def _same(a: Tensor | None, b: Tensor) -> bool:

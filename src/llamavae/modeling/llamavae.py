@@ -18,7 +18,13 @@ from typing import Any, Literal, Self, cast
 import torch
 from sentence_transformers import SentenceTransformer
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, TextStreamer
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    TextStreamer,
+)
 from transformers.utils.generic import ModelOutput
 
 from llamavae.errors import UserError
@@ -200,11 +206,8 @@ class LlaMaVAE(PreTrainedModel):
         """
         if "torch_dtype" in decoder_options:  # its old name
             decoder_options.setdefault("dtype", decoder_options.pop("torch_dtype"))
-        if "config" in decoder_options:
-            raise UserError(
-                "a checkpoint is loaded with its own config; to change settings load it and set "
-                "model.config, or build a new model with from_backbones"
-            )
+        decoder_options.pop("adapter_kwargs", None)  # `AutoModel` gives this, and the config
+        given = decoder_options.pop("config", None)
         hub: dict[str, Any] = {
             "token": token,
             "cache_dir": None if cache_dir is None else os.fspath(cache_dir),
@@ -212,6 +215,11 @@ class LlaMaVAE(PreTrainedModel):
         }
         folder = checkpoint.fetch(pretrained_model_name_or_path, revision, **hub)
         config = checkpoint.read_config(folder)
+        if given is not None and checkpoint.settings_of(given) != checkpoint.settings_of(config):
+            raise UserError(
+                "a checkpoint is loaded with its own config; to change settings load it and set "
+                "model.config, or build a new model with from_backbones"
+            )
         for which, place in (("encoder", encoder), ("decoder", decoder)):
             if place is not None:
                 setattr(config, f"{which}_name_or_path", checkpoint.absolute(place))
@@ -390,7 +398,7 @@ class LlaMaVAE(PreTrainedModel):
     # ------------------------------------------------------------------ text out
 
     @torch.no_grad()
-    def generate(self, z: Tensor, prompt: str = "", **options: Any) -> Tensor:
+    def generate(self, z: Tensor, prompt: str = "", **options: Any) -> Any:
         """Token ids written from each z, by transformers' `generate`.
 
         Args:
@@ -402,7 +410,8 @@ class LlaMaVAE(PreTrainedModel):
 
         Returns:
             New tokens (B * num_return_sequences, T'), without bos and prompt; the samples of one
-            z side by side.
+            z side by side. With `return_dict_in_generate`, transformers' output with these as its
+            `sequences`.
         """
         z = self._points(z)
         return self.decoder.generate(self.injection(z), len(z), prompt, **options)
@@ -425,7 +434,8 @@ class LlaMaVAE(PreTrainedModel):
         z = self._points(z)
         for start in range(0, len(z), batch_size):
             part = z[start : start + batch_size]
-            yield from self.decoder.texts(self.generate(part, **options))
+            output = self.generate(part, **options)
+            yield from self.decoder.texts(getattr(output, "sequences", output))
 
     def stream(self, z: Tensor, callback: Callable[[str], None], **options: Any) -> str:
         """Decode one point and call `callback` with each piece of text as it is written.
@@ -439,6 +449,7 @@ class LlaMaVAE(PreTrainedModel):
         return self.decode(self.point(z), streamer=streamer, **options)[0]
 
     def _points(self, z: Tensor) -> Tensor:
+        z = torch.as_tensor(z)  # numpy arrays and lists too
         if z.ndim == 1:
             z = z[None]
         if z.ndim != 2 or z.shape[1] != self.config.latent_dim:
@@ -536,6 +547,10 @@ class LlaMaVAE(PreTrainedModel):
         if len(points) != 1:
             raise UserError(f"expected one point (D,); got {len(points)} of them")
         return points[0]
+
+
+AutoConfig.register(LlaMaVAEConfig.model_type, LlaMaVAEConfig)
+AutoModel.register(LlaMaVAEConfig, LlaMaVAE)
 
 
 class _Callback(TextStreamer):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import types
 import typing
 from collections.abc import Iterator
@@ -299,17 +300,22 @@ class Recipe(_Section):
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
-        encoder, decoder = self.encoder, self.decoder
-        if encoder.model is None and encoder.scratch is None and encoder.vectors is None:
-            raise ValueError("encoder: give one of model, scratch and vectors")
-        if decoder.model is None and decoder.scratch is None:
-            raise ValueError("decoder: give one of model and scratch")
-        if self.corpus.streaming and self.optimisation.steps is None:
-            raise ValueError("a streamed corpus has no known length: give optimisation.steps")
-        if self.corpus.streaming and encoder.vectors is not None:
-            raise ValueError("encoder.vectors: precomputed vectors need corpus.streaming false")
-        if self.corpus.streaming and self.optimisation.workers > 1:
-            raise ValueError("a stream is read in one place: set optimisation.workers to 0 or 1")
+        encoder, decoder, streaming = self.encoder, self.decoder, self.corpus.streaming
+        wrong = {
+            "encoder: give one of model, scratch and vectors": encoder.model is None
+            and encoder.scratch is None
+            and encoder.vectors is None,
+            "decoder: give one of model and scratch": decoder.model is None
+            and decoder.scratch is None,
+            "a streamed corpus has no known length: give optimisation.steps": streaming
+            and self.optimisation.steps is None,
+            "encoder.vectors: precomputed vectors need corpus.streaming false": streaming
+            and encoder.vectors is not None,
+            "a stream is read in one place: set optimisation.workers to 0 or 1": streaming
+            and self.optimisation.workers > 1,
+        }
+        if any(wrong.values()):
+            raise ValueError("\n  ".join(text for text, found in wrong.items() if found))
         return self
 
 
@@ -369,8 +375,30 @@ def parse_recipe(values: dict[str, Any]) -> Recipe:
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
-        lines = [_complaint(e) for e in error.errors()]
-        raise UserError("\n".join([f"the recipe has {len(lines)} mistake(s):", *lines])) from error
+        found = error.errors()
+    # unknown settings hide contradictions between the known ones: look for those without them
+    known = copy.deepcopy(values)
+    for error in found:
+        if error["type"] == "extra_forbidden":
+            _drop(known, error["loc"])
+    try:
+        Recipe.model_validate(known)
+    except ValidationError as error:
+        found += [e for e in error.errors() if (e["loc"], e["msg"]) not in _seen(found)]
+    text = "\n".join(_complaint(e) for e in found)
+    raise UserError(f"the recipe has {len(text.splitlines())} mistake(s):\n{text}")
+
+
+def _seen(errors: list[Any]) -> list[Any]:
+    return [(e["loc"], e["msg"]) for e in errors]
+
+
+def _drop(values: dict[str, Any], place: tuple[Any, ...]) -> None:
+    """Leave one setting out of nested ones."""
+    *parents, key = place
+    for parent in parents:
+        values = values[parent]
+    del values[key]
 
 
 def _complaint(error: Any) -> str:

@@ -43,6 +43,7 @@ from llamavae.training.trainer import (
     training_arguments,
 )
 
+_SHUFFLED = 10_000  # sentences of a stream that are shuffled together
 _SCRATCH_TEXTS = 200_000  # sentences that a tokenizer is trained on
 
 
@@ -90,8 +91,11 @@ def _run(recipe: Recipe, resume: bool, progress: bool) -> TrainResult:
     if resume and (results := _read_results(folder)):
         model = LlaMaVAE.from_pretrained(folder / "model")
         return TrainResult(model, folder, results["metrics"], results["warnings"])
+    made_by = provenance()
     corpus = _load_sentences(recipe)
     model = _build_model(recipe, corpus, folder, resume, progress)
+    if model.encoder is not None:
+        model.encoder.to(processes().device)  # a frozen one runs over the corpus before training
     data, validation = _prepare(recipe, model, corpus, progress)
     steps = _steps(recipe, data)
     checkpoint = last_checkpoint(folder) if resume else None
@@ -105,7 +109,7 @@ def _run(recipe: Recipe, resume: bool, progress: bool) -> TrainResult:
         model.eval()
         result = TrainResult(model, folder, trainer.metrics, trainer.warnings)
         if trainer.is_world_process_zero():
-            _write_results(result, recipe, data, time.time() - start)
+            _write_results(result, recipe, data, time.time() - start, made_by)
     processes().wait_for_everyone()
     return result
 
@@ -136,7 +140,8 @@ def _open_folder(folder: Path, recipe: Recipe, resume: bool) -> bool:
     """
     saved = folder / "recipe.yaml"
     state = processes()
-    found = saved.is_file() and (folder / "log.jsonl").is_file()
+    begun = (folder / "log.jsonl").is_file() or last_checkpoint(folder / "warm-up") is not None
+    found = saved.is_file() and begun
     state.wait_for_everyone()  # all have looked before one writes
     if found and not resume:
         raise UserError(
@@ -235,6 +240,7 @@ def _load_sentences(recipe: Recipe) -> _Corpus:
         stream = load_corpus(c.name, "train", streaming=True, **options)
         held_out = load_corpus(c.name, "validation", streaming=True, **few)
         validation = [row["text"] for row in held_out]
+        stream = stream.shuffle(seed=recipe.optimisation.seed, buffer_size=_SHUFFLED)
         corpus = _Corpus(lambda: (row["text"] for row in stream), validation)
     else:
         train = load_corpus(c.name, "train", **options)
@@ -475,7 +481,11 @@ def _train(trainer: SentenceTrainer, checkpoint: Path | None, resume: bool) -> N
 
 
 def _write_results(
-    result: TrainResult, recipe: Recipe, data: SentenceData | SentenceStream, seconds: float
+    result: TrainResult,
+    recipe: Recipe,
+    data: SentenceData | SentenceStream,
+    seconds: float,
+    made_by: dict[str, Any],
 ) -> None:
     """The final checkpoint with its model card, and results.json."""
     results = {
@@ -486,7 +496,7 @@ def _write_results(
         "sentences": None if isinstance(data, SentenceStream) else len(data),
         "truncated": None if isinstance(data, SentenceStream) else data.truncated,
         "seconds": round(seconds, 1),
-        **provenance(),
+        **made_by,
     }
     text = json.dumps(results, indent=2, ensure_ascii=False)
     with _room(result.folder):

@@ -77,6 +77,12 @@ class SentenceTrainer(Trainer):
         super().__init__(
             model=model, args=args, train_dataset=data, data_collator=collator, **options
         )
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            raise UserError(
+                "sharded training (FSDP, DeepSpeed) is not supported: diagnostics and checkpoints "
+                "need whole weights on each process. Use data parallelism (torchrun), and for a "
+                "large decoder decoder.quantization or optimisation.gradient_checkpointing"
+            )
         self.folder = Path(str(args.output_dir))
         self.log_file = log
         self.interrupted = False
@@ -239,22 +245,12 @@ class SentenceTrainer(Trainer):
         except ValueError:  # cut short when the process was killed
             return False
 
-    @property
-    def _own_state(self) -> bool:
-        return not (self.is_deepspeed_enabled or self.is_fsdp_enabled)
-
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        if not self._own_state:
-            super()._save_optimizer_and_scheduler(output_dir)
-        elif self.args.should_save:
+        if self.args.should_save:
             save_optimizer(self.optimizer, self.lr_scheduler, Path(output_dir))
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        if checkpoint is None:
-            return
-        if not self._own_state:
-            super()._load_optimizer_and_scheduler(checkpoint)
-        else:
+        if checkpoint is not None:
             load_optimizer(self.optimizer, self.lr_scheduler, Path(checkpoint))
 
     def _save_rng_state(self, output_dir: str) -> None:
