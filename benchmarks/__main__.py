@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import platform
 import sys
@@ -83,8 +84,8 @@ def row(ratio: Ratio) -> list[str]:
         ratio.unit,
         f"{ratio.ratio:.3f}",
         f"{low:.3f} .. {high:.3f}",
-        f"{sign} {ratio.target:.2f}",
-        "" if ratio.good else "missed",
+        "" if ratio.target is None else f"{sign} {ratio.target:.2f}",
+        "missed" if ratio.good is False else "",
     ]
 
 
@@ -121,6 +122,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     start = time.perf_counter()
     timed = [name for name in CASES if name in options.case]
     for name in timed:
+        gc.collect()  # the models of the case before
         if name == "epoch":
             record(*measure_epoch(settings))
         else:

@@ -31,14 +31,14 @@ class Case:
         ours: Sets up our side and returns the run that is timed.
         floor: The same for the floor.
         time: Largest ratio of times, ours to floor, that is good enough.
-        memory: The same for the peak memory above what is held before the run.
+        memory: The same for the peak memory above what is held before the run; None to report it.
         peak: Stands in for `ours` where memory is measured.
     """
 
     ours: Callable[[Bench], Run]
     floor: Callable[[Bench], Run]
     time: float = 1.05
-    memory: float = 1.05
+    memory: float | None = None
     peak: Callable[[Bench], Run] | None = None
 
 
