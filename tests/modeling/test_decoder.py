@@ -486,7 +486,7 @@ def test_a_sum_in_half_precision_keeps_its_digits(monkeypatch):
     ids, mask = decoder.pad(rows)
     with torch.no_grad():
         exact = decoder.nll(ids, mask)
-        decoder.lm.to(torch.bfloat16)
+        decoder.to(torch.bfloat16)
         half = decoder.nll(ids, mask)
     assert half.dtype == torch.float32
     assert exact > 1000

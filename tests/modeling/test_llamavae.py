@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -241,7 +241,7 @@ def test_the_trainers_questions_are_answered(model):
 def test_points_may_be_numpy_and_scores_are_returned():
     model = tiny.vae()
     z = torch.randn(2, tiny.LATENT)
-    assert model.decode(z.numpy()) == model.decode(z)
+    assert model.decode(cast(Any, z.numpy())) == model.decode(z)
     output = model.generate(z, return_dict_in_generate=True, output_scores=True)
     assert torch.equal(output.sequences, model.generate(z))
     assert len(output.scores) == output.sequences.shape[1]
