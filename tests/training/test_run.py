@@ -386,3 +386,28 @@ def test_last_checkpoint_looks_at_numbers(tmp_path):
         (tmp_path / name / "trainer_state.json").write_text("{}")
     assert last_checkpoint(tmp_path) == Path(tmp_path, "checkpoint-10")
     assert last_checkpoint(tmp_path / "none") is None
+
+
+def test_sharding_is_refused(tmp_path, monkeypatch):
+    create = SentenceTrainer.create_accelerator_and_postprocess
+
+    def sharded(self):
+        create(self)
+        self.is_fsdp_enabled = True
+
+    monkeypatch.setattr(SentenceTrainer, "create_accelerator_and_postprocess", sharded)
+    with pytest.raises(UserError, match=r"not supported.*torchrun"):
+        runs.quick(runs.settings(tmp_path, "run"))
+
+
+@pytest.mark.parametrize(
+    ("section", "changes", "words"),
+    [
+        ("encoder", {"vectors": "h", "scratch": None, "training": "frozen"}, "streaming false"),
+        ("optimisation", {"steps": 4, "workers": 2}, "workers to 0 or 1"),
+    ],
+)
+def test_what_a_stream_cannot_do(tmp_path, section, changes, words):
+    corpus = {"name": str(runs.corpus(tmp_path)), "streaming": True}
+    with pytest.raises(UserError, match=words):
+        runs.recipe(tmp_path, "run", corpus=corpus, **{section: changes})
