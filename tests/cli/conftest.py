@@ -38,6 +38,13 @@ def run(model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     return invoke
 
 
+# a shell starts background jobs, and so the tests of a build server, deaf to Ctrl-C
+_COMMAND = (
+    "import runpy, signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    "runpy.run_module('llamavae.cli', run_name='__main__')"
+)
+
+
 @pytest.fixture
 def start(model_folder: Path) -> Iterator[Start]:
     """Start the command as a process of its own."""
@@ -47,7 +54,7 @@ def start(model_folder: Path) -> Iterator[Start]:
         *arguments: object, stdin: int = subprocess.DEVNULL, stdout: int = subprocess.PIPE
     ) -> subprocess.Popen[str]:
         process = subprocess.Popen(
-            [sys.executable, "-m", "llamavae.cli", *map(str, arguments)],
+            [sys.executable, "-c", _COMMAND, *map(str, arguments)],
             stdin=stdin,
             stdout=stdout,
             stderr=subprocess.PIPE,

@@ -1,6 +1,6 @@
 """State of a run beside its weights, as safetensors and JSON: optimiser, schedule, random numbers.
 
-transformers' Trainer writes these with pickle; here nothing is ever unpickled from a checkpoint.
+transformers' Trainer writes these as Python objects; a checkpoint of ours holds numbers alone.
 """
 
 from __future__ import annotations

@@ -279,7 +279,7 @@ class SentenceTrainer(Trainer):
     def _save(
         self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None
     ) -> None:
-        """Weights and settings alone: Trainer would add a pickle of its arguments."""
+        """Weights and settings alone: Trainer would add its arguments as a Python object."""
         if self.args.should_save:
             self.save_weights(Path(output_dir or self.folder), state_dict)
 
