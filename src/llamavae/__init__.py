@@ -11,10 +11,17 @@ from typing import TYPE_CHECKING
 from llamavae.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from llamavae.guidance import InvertibleCVAE
     from llamavae.modeling import LlaMaVAE, LlaMaVAEConfig
 
-__all__ = ["LlaMaVAE", "LlaMaVAEConfig", "__version__"]
+__all__ = ["InvertibleCVAE", "LlaMaVAE", "LlaMaVAEConfig", "__version__"]
 
 __version__ = version("llamavae")
 
-__getattr__, __dir__ = lazy_names(__name__, {"llamavae.modeling": ["LlaMaVAE", "LlaMaVAEConfig"]})
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "llamavae.guidance": ["InvertibleCVAE"],
+        "llamavae.modeling": ["LlaMaVAE", "LlaMaVAEConfig"],
+    },
+)

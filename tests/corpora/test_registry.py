@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -20,6 +22,12 @@ def test_listing():
     for entry in describe_corpora():
         assert entry["licence"]
         assert 10 < len(entry["description"]) < 80
+
+
+def test_corpora_need_no_torch():
+    code = "import sys, llamavae.corpora; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
 
 
 def test_factors_splits():
@@ -89,7 +97,7 @@ def test_small_file_has_a_validation_set(sentences):
     ("name", "options", "message"),
     [
         ("wrdnet", {}, "unknown corpus 'wrdnet'. Did you mean 'wordnet'.*hub id"),
-        ("qqqqqqq", {}, "Known: factors, .*wordnet"),
+        ("qqqqqqq", {}, "Known: codwoe, factors, .*wordnet"),
         ("factors", {"split": "dev"}, "unknown split 'dev'"),
         ("factors", {"limit": 0}, "limit must be at least 1, not 0"),
         ("factors", {"min_words": 9, "max_words": 3}, r"min_words \(9\) is more than max_words"),

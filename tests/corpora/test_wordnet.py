@@ -89,6 +89,30 @@ def test_pairs(folder):
     ]
 
 
+def test_pairs_have_the_example_with_the_word(folder):
+    data = load_corpus("wordnet-pairs", path=folder)
+    assert data.column_names == ["text", "word", "pos", "synset", "context"]
+    found = {word: c for word, c in zip(data["word"], data["context"], strict=True) if c}
+    assert found == {"glim": "she lit the glim", "gond": "a gond apple"}
+
+
+@pytest.mark.parametrize(
+    ("lemma", "context"),
+    [
+        ("bank", "The Bank's doors"),  # case does not matter, nor what follows the word
+        ("bankrupt", None),
+        ("river bank", "on a river bank."),
+        ("sand-bank", "a sand-bank"),
+        ("sand", None),  # not a part of a compound
+        ("a.b", "not aXb but a.b"),  # its letters are no pattern
+    ],
+)
+def test_context(lemma, context):
+    examples = ["a sand-bank", "bankruptcy", "The Bank's doors", "on a river bank."]
+    synset = wordnet.Synset("1-n", "noun", [lemma], "", [*examples, "not aXb but a.b"])
+    assert wordnet._context(synset, lemma) == context
+
+
 @pytest.mark.parametrize("variable", ["LLAMAVAE_WORDNET", "WNSEARCHDIR", "WNHOME"])
 def test_environment(folder, nowhere, monkeypatch, variable):
     monkeypatch.setenv(variable, str(folder))

@@ -15,9 +15,8 @@ from tests import tiny
 from tests.training import runs
 from transformers import TrainerState
 
-from llamavae import LlaMaVAE
+from llamavae import LlaMaVAE, state
 from llamavae.errors import UserError
-from llamavae.training import state
 from llamavae.training.run import TrainResult
 from llamavae.training.trainer import SentenceTrainer, VAETrainer, last_checkpoint
 

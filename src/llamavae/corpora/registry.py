@@ -12,7 +12,7 @@ from typing import Any, Literal, TypedDict, Unpack, overload
 
 from datasets import Dataset, IterableDataset
 
-from llamavae.corpora import factors, files, hub, wikipedia, wiktionary, wordnet, worldtree
+from llamavae.corpora import codwoe, factors, files, hub, wikipedia, wiktionary, wordnet, worldtree
 from llamavae.corpora.corpus import Corpus, Request, Sentences, Source
 from llamavae.corpora.splits import SHARES, check_split, select_rows, take_split, texts
 from llamavae.corpora.text import from_rows
@@ -24,6 +24,7 @@ CORPORA: dict[str, Corpus] = {
         factors.CORPUS,
         *wordnet.CORPORA,
         worldtree.CORPUS,
+        codwoe.CORPUS,
         wiktionary.CORPUS,
         wikipedia.CORPUS,
     )

@@ -59,7 +59,8 @@ def load(view: str = "definitions", path: Path | None = None) -> Dataset:
     Args:
         view: `definitions` (text, word, lemmas, pos, synset), `examples` (text, word, pos, synset;
             the word is the synset's first, not always the one in the sentence) or `pairs`
-            (text, word, pos, synset; the text is the definition).
+            (text, word, pos, synset, context; the text is the definition, the context the first
+            example of the synset that contains this word, or None).
         path: Folder with the `data.*` files, or nltk's wordnet.zip; default: searched for.
 
     Raises:
@@ -177,7 +178,14 @@ def _examples(synset: Synset) -> Iterator[dict[str, Any]]:
 def _pairs(synset: Synset) -> Iterator[dict[str, Any]]:
     if synset.definition:
         for lemma in synset.lemmas:
-            yield _row(synset, synset.definition, lemma)
+            yield _row(synset, synset.definition, lemma) | {"context": _context(synset, lemma)}
+
+
+def _context(synset: Synset, lemma: str) -> str | None:
+    """The first example with this lemma as a whole word or phrase."""
+    near = [example for example in synset.examples if lemma.casefold() in example.casefold()]
+    whole = rf"(?<![\w-]){re.escape(lemma)}(?![\w-])"
+    return next((text for text in near if re.search(whole, text, re.IGNORECASE)), None)
 
 
 def _row(synset: Synset, text: str, word: str) -> dict[str, Any]:
@@ -234,6 +242,10 @@ CORPORA = tuple(
     for name, view, description in (
         ("wordnet", "definitions", "definitions of WordNet, one row a synset"),
         ("wordnet-examples", "examples", "example sentences of WordNet"),
-        ("wordnet-pairs", "pairs", "word and definition, one row for each word of a synset"),
+        (
+            "wordnet-pairs",
+            "pairs",
+            "word, definition and example, one row for each word of a synset",
+        ),
     )
 )

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 from peft import LoraConfig, inject_adapter_in_model
-from torch import nn
+from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.pytorch_utils import Conv1D
 
@@ -115,10 +115,11 @@ def evaluating(module: nn.Module) -> Iterator[None]:
             module.train()
 
 
-def fingerprint(module: nn.Module) -> str:
-    """A hash over names, shapes and values of all weights (hex, 32 digits)."""
+def fingerprint(weights: nn.Module | Mapping[str, Tensor]) -> str:
+    """A hash over names, shapes and values of weights, or all of a module's (hex, 32 digits)."""
+    tensors = weights.state_dict() if isinstance(weights, nn.Module) else weights
     digest = hashlib.blake2b(digest_size=16)
-    for name, tensor in sorted(module.state_dict().items()):
+    for name, tensor in sorted(tensors.items()):
         digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()

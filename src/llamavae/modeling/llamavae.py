@@ -233,6 +233,7 @@ class LlaMaVAE(PreTrainedModel):
         )
         checkpoint.load_trained(model, model.trained_names, folder)
         model.card = checkpoint.read_card(folder)
+        model.name_or_path = checkpoint.absolute(pretrained_model_name_or_path)
         if "device_map" in decoder_options:
             for part in (model.encoder, model.posterior, model.injection):
                 if part is not None:

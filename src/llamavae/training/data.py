@@ -100,11 +100,7 @@ def prepare(
         lambda new: _write_tokens(new, texts, decoder, progress),
     )
     if vectors is None and encoder is not None and not encoder.trains:
-        encoded = _cached(
-            folder / f"vectors-{_hash(corpus, encoder.cache_key())}",
-            lambda new: _write_vectors(new, texts, encoder, progress),
-        )
-        vectors = np.load(encoded / "vectors.npy", mmap_mode="r")
+        vectors = sentence_vectors(texts, encoder, progress)
     return SentenceData(
         texts,
         np.load(tokens / "ids.npy", mmap_mode="r"),
@@ -112,6 +108,23 @@ def prepare(
         vectors,
         json.loads((tokens / "counts.json").read_text())["truncated"],
     )
+
+
+def sentence_vectors(
+    texts: Sequence[str], encoder: SentenceEncoder, progress: bool = True
+) -> np.ndarray:
+    """Vectors h (N, H_enc) of `texts`, memory-mapped from the cache, where they are kept.
+
+    Args:
+        texts: N sentences.
+        encoder: Gives the vectors.
+        progress: Show a progress bar on stderr while they are computed.
+    """
+    encoded = _cached(
+        cache_folder() / f"vectors-{_hash(_hash(*texts), encoder.cache_key())}",
+        lambda new: _write_vectors(new, texts, encoder, progress),
+    )
+    return np.load(encoded / "vectors.npy", mmap_mode="r")
 
 
 def _hash(*texts: str) -> str:

@@ -12,6 +12,7 @@ from llamavae.modeling import LlaMaVAE
 from llamavae.training.data import Collator, SentenceData
 from llamavae.training.diagnostics import (
     active_units,
+    derangement,
     exact_match,
     mutual_information,
     posterior_variance,
@@ -51,7 +52,7 @@ def measure(
     mean, logvar = posterior.mean, posterior.logvar
     noise = torch.randn(mean.shape, generator=generator)
     z = mean + torch.exp(logvar / 2) * noise.to(mean)
-    other = _derangement(len(z), generator)
+    other = derangement(len(z), generator)
     kl = posterior.kl().mean(0)
     nll = _nll(model, data, z, batch_size).mean().item()
     result: dict[str, Any] = {
@@ -73,20 +74,12 @@ def measure(
         longest = int(data.lengths[: len(texts)].max())
         options = {"max_new_tokens": min(model.config.max_tokens, longest + 8)}
         written = model.decode(points, batch_size, **options)
-        shuffled = model.decode(points[_derangement(len(texts), generator)], batch_size, **options)
+        shuffled = model.decode(points[derangement(len(texts), generator)], batch_size, **options)
         result["bleu"] = reconstruction_bleu(written, texts)
         result["bleu_shuffled"] = reconstruction_bleu(shuffled, texts)
         result["exact_match"] = exact_match(written, texts)
     model.train(was_training)
     return result
-
-
-def _derangement(n: int, generator: torch.Generator) -> Tensor:
-    """A permutation of n rows that leaves none in its place (for n > 1)."""
-    order = torch.randperm(n, generator=generator)
-    other = torch.empty_like(order)
-    other[order] = order.roll(1)
-    return other
 
 
 def _nll(model: LlaMaVAE, data: SentenceData, z: Tensor, batch_size: int) -> Tensor:

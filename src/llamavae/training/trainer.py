@@ -33,12 +33,12 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 from llamavae.errors import UserError
 from llamavae.modeling import LlaMaVAE, TextDecoder
 from llamavae.modeling.checkpoint import load_trained
+from llamavae.state import load_optimizer, load_random, save_optimizer, save_random
 from llamavae.training.data import Collator, LengthBatches, SentenceData, SentenceStream
 from llamavae.training.diagnostics import diagnose
 from llamavae.training.measure import measure
 from llamavae.training.recipe import ObjectiveSettings, Recipe
 from llamavae.training.schedules import build_schedule
-from llamavae.training.state import load_optimizer, load_random, save_optimizer, save_random
 
 _CHECKPOINT = "checkpoint-"
 

@@ -1,0 +1,250 @@
+"""CODWOE, definitions with word vectors (SemEval-2022 task 1, Mickus et al. 2022).
+
+A file is a JSON array of items. One item of a training file has an id, a definition (`gloss`) and
+vectors of the word that it defines; the complete files have the word, its part of speech and at
+times an example as well. The test files lack what is to be found: those of the reverse dictionary
+(revdict) have no vectors, those of definition modelling (defmod) no definitions. This module reads
+all of them, and writes the two kinds of files that the task's scorer reads.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+
+from llamavae.corpora import files
+from llamavae.corpora.corpus import Corpus, Request
+from llamavae.corpora.matrices import check_matrix
+from llamavae.corpora.text import from_rows
+from llamavae.errors import UserError, unknown
+
+KINDS = ("sgns", "char", "electra")
+"""Kinds of vectors: skip-gram (word2vec), of the spelling, and contextual (en, fr and ru only)."""
+
+_TEXTS = ("word", "pos", "gloss", "example")
+
+_GET = (
+    "Download CODWOE from https://codwoe.atilf.fr, unpack it, and pass path= to one of its JSON "
+    "files, such as en.train.json."
+)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CodwoeItem:
+    """One item; what its file does not say is None.
+
+    Attributes:
+        id: Language, data set and number, such as "en.train.2".
+        word: The word that is defined.
+        pos: Its part of speech.
+        gloss: The definition.
+        example: A sentence with the word.
+        vectors: Kind (of `KINDS`) -> vector of the word (C,), float32.
+    """
+
+    id: str
+    word: str | None
+    pos: str | None
+    gloss: str | None
+    example: str | None
+    vectors: dict[str, np.ndarray]
+
+
+# --------------------------------------------------------------------------------------- reading
+
+
+def read_items(path: str | os.PathLike[str]) -> list[CodwoeItem]:
+    """The items of a file, in its order.
+
+    Raises:
+        UserError: No such file; not a JSON array of items; an item without id, or with that of
+            another one; a text that is none; a vector that is no list of finite numbers, or not
+            as long as the others of its kind. The message names the file and the item.
+    """
+    path = Path(path).expanduser()
+    files.check_file(path)
+    items: dict[str, CodwoeItem] = {}
+    sizes: dict[str, int] = {}
+    for number, entry in enumerate(_entries(path), 1):
+        item = _item(entry, number, path)
+        if item.id in items:
+            raise UserError(f"{path}: two items have the id {item.id!r}; ids are unique.")
+        for kind, vector in item.vectors.items():
+            size = sizes.setdefault(kind, len(vector))
+            if len(vector) != size:
+                raise UserError(
+                    f"{path}: item {item.id!r}: {kind} has {len(vector)} numbers; those of the "
+                    f"items before it have {size}."
+                )
+        items[item.id] = item
+    if not items:
+        raise UserError(f"{path} has no items: its array is empty.")
+    return list(items.values())
+
+
+def _entries(path: Path) -> list[Any]:
+    text = "".join(line for _, line in files.read_lines(path))
+    try:
+        entries = json.loads(text, object_hook=_pack)
+    except json.JSONDecodeError as error:
+        raise UserError(
+            f"{path}:{error.lineno}: not valid JSON ({error.msg} at column {error.colno}); "
+            "expected an array of CODWOE items."
+        ) from error
+    if not isinstance(entries, list):
+        raise UserError(f"{path}: expected an array of CODWOE items, not {type(entries).__name__}.")
+    return entries
+
+
+def _pack(fields: dict[str, Any]) -> dict[str, Any]:
+    """Vectors as arrays while parsing: as Python's numbers they take eight times the memory."""
+    for kind in KINDS:
+        if isinstance(fields.get(kind), list):
+            try:
+                vector = np.array(fields[kind])
+            except ValueError:  # ragged
+                continue
+            if vector.dtype.kind in "fiu" and vector.ndim == 1 and len(vector):
+                with np.errstate(over="ignore"):
+                    fields[kind] = vector.astype(np.float32)
+    return fields
+
+
+def _item(entry: Any, number: int, path: Path) -> CodwoeItem:
+    if not isinstance(entry, dict):
+        raise UserError(f"{path}: entry {number} is no JSON object; expected a CODWOE item.")
+    name = entry.get("id")
+    if not isinstance(name, str) or not name:
+        raise UserError(f'{path}: entry {number} has no id; expected one such as "en.train.1".')
+    for field in _TEXTS:
+        if not isinstance(entry.get(field), str | None):
+            raise UserError(f"{path}: item {name!r}: {field} is {entry[field]!r}; expected text.")
+    vectors = {kind: entry[kind] for kind in KINDS if entry.get(kind) is not None}
+    for kind, vector in vectors.items():
+        if not isinstance(vector, np.ndarray):
+            raise UserError(f"{path}: item {name!r}: {kind} is not a list of numbers.")
+        if not np.isfinite(vector).all():
+            raise UserError(f"{path}: item {name!r}: {kind} holds NaN or an infinite number.")
+    texts = {field: entry.get(field) for field in _TEXTS}
+    return CodwoeItem(id=name, vectors=vectors, **texts)
+
+
+# --------------------------------------------------------------------------------------- writing
+
+
+def write_definitions(
+    path: str | os.PathLike[str], ids: Sequence[str], glosses: Sequence[str]
+) -> None:
+    """Write a submission for definition modelling: each item's id and the definition found for it.
+
+    Args:
+        path: The file; it is written in one step, in place of one that is there.
+        ids: Ids of the N items of the test file, all of them.
+        glosses: The N definitions.
+
+    Raises:
+        UserError: Not one definition an id, an id twice, or the file cannot be written.
+    """
+    _check_ids(ids, len(glosses), "definitions")
+    _write(path, [{"id": i, "gloss": gloss} for i, gloss in zip(ids, glosses, strict=True)])
+
+
+def write_vectors(
+    path: str | os.PathLike[str], ids: Sequence[str], vectors: Mapping[str, Any]
+) -> None:
+    """Write a submission for the reverse dictionary: each item's id and the vectors found for it.
+
+    Args:
+        path: The file; it is written in one step, in place of one that is there.
+        ids: Ids of the N items of the test file, all of them.
+        vectors: Kind (of `KINDS`) -> numbers (N, C).
+
+    Raises:
+        UserError: Not one finite vector an id, an unknown kind or none, an id twice, or the file
+            cannot be written.
+    """
+    if not vectors:
+        raise UserError(f"a submission needs vectors of at least one kind of {', '.join(KINDS)}.")
+    items: list[dict[str, Any]] = [{"id": name} for name in ids]
+    for kind, values in vectors.items():
+        if kind not in KINDS:
+            raise unknown("kind of vector", kind, KINDS)
+        _check_ids(ids, len(values), f"vectors of {kind}")
+        matrix = check_matrix(values, f"vectors of {kind}")
+        for item, vector in zip(items, matrix.tolist(), strict=True):
+            item[kind] = vector
+    _write(path, items)
+
+
+def _check_ids(ids: Sequence[str], count: int, what: str) -> None:
+    if len(ids) != count:
+        raise UserError(f"{count} {what} for {len(ids)} id(s); expected one for each id.")
+    if not ids:
+        raise UserError(f"no {what} to write; the scorer expects every item of the test file.")
+    if len(set(ids)) < len(ids):
+        twice = next(name for name in ids if list(ids).count(name) > 1)
+        raise UserError(f"the id {twice!r} comes twice; the scorer expects each item once.")
+
+
+def _write(path: str | os.PathLike[str], items: list[dict[str, Any]]) -> None:
+    path = Path(path).expanduser()
+    new = path.with_name(f".{path.name}")
+    try:  # ASCII, since the scorer opens the file in the encoding of its machine
+        new.write_text(json.dumps(items), encoding="ascii")
+        new.replace(path)
+    except OSError as error:
+        raise UserError(f"could not write {path}: {error}.") from error
+
+
+# ---------------------------------------------------------------------------------------- corpus
+
+
+def load(path: Path) -> Dataset:
+    """The definitions of a file.
+
+    Returns:
+        Columns text (the definition) and id, and of word, pos, example and the `KINDS` of vectors
+        those that the file has.
+
+    Raises:
+        UserError: As `read_items`, or an item has no definition.
+    """
+    items = read_items(path)
+    return from_rows(_rows(items, path), str(path))
+
+
+def _rows(items: list[CodwoeItem], path: Path) -> Iterator[dict[str, Any]]:
+    texts = [f for f in ("word", "pos", "example") if any(getattr(item, f) for item in items)]
+    kinds = [kind for kind in KINDS if any(kind in item.vectors for item in items)]
+    for item in items:
+        text = (item.gloss or "").strip()
+        if not text:
+            raise UserError(
+                f"{path}: item {item.id!r} has no gloss, so there is no text to load. The test "
+                "file of the defmod track has none; take a train, dev, trial or revdict file."
+            )
+        fields = {field: getattr(item, field) for field in texts}
+        vectors = {kind: item.vectors.get(kind) for kind in kinds}
+        yield {"text": text, "id": item.id} | fields | vectors
+
+
+def _load(request: Request) -> Dataset:
+    if request.path is None:
+        raise UserError(f"codwoe needs path=. {_GET}")
+    return load(request.path)
+
+
+CORPUS = Corpus(
+    "codwoe",
+    "definitions of CODWOE with vectors of the words (needs path=)",
+    "CC BY-SA (texts from Wiktionary)",
+    _load,
+    frozenset({"path"}),
+)

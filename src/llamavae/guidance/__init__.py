@@ -1,0 +1,47 @@
+"""Guiding a VAE by conditions: words, labels or vectors that lead to points of its space."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from llamavae.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from llamavae.guidance.conditions import (
+        Condition,
+        EncoderCondition,
+        LabelCondition,
+        MatrixCondition,
+        WordVectorCondition,
+        load_condition,
+    )
+    from llamavae.guidance.cvae import InvertibleCVAE
+    from llamavae.guidance.pairs import Pairs, make_pairs
+
+__all__ = [
+    "Condition",
+    "EncoderCondition",
+    "InvertibleCVAE",
+    "LabelCondition",
+    "MatrixCondition",
+    "Pairs",
+    "WordVectorCondition",
+    "load_condition",
+    "make_pairs",
+]
+
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "llamavae.guidance.conditions": [
+            "Condition",
+            "EncoderCondition",
+            "LabelCondition",
+            "MatrixCondition",
+            "WordVectorCondition",
+            "load_condition",
+        ],
+        "llamavae.guidance.cvae": ["InvertibleCVAE"],
+        "llamavae.guidance.pairs": ["Pairs", "make_pairs"],
+    },
+)

@@ -1,0 +1,65 @@
+"""The card of an Invertible CVAE: README.md of its folder, written from the fit itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+_LIMITS = (
+    "It writes what its VAE can write. A condition unlike those it was fitted on leads to a point "
+    "where nothing was learned. p(z|c) is exact; how well z says what a text means is up to the "
+    "VAE."
+)
+
+
+def model_card(flow: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
+    """The card in Markdown.
+
+    Args:
+        flow: Settings of the flow.
+        settings: Contents of `config.json`.
+    """
+    report = settings["report"]
+    lines = [
+        "---\nlibrary_name: llamavae\ntags: [invertible-cvae, controllable-generation]\n---",
+        "# An invertible CVAE",
+        "A condition leads to points of a frozen VAE's latent space, and these are decoded to text "
+        "(LlaMaVAE, arXiv 2312.13208).",
+        "```python\n"
+        "from llamavae import InvertibleCVAE\n\n"
+        'model = InvertibleCVAE.from_pretrained("FOLDER")\n'
+        "model.generate([...], n=3)\n```",
+        _table(
+            [
+                ("VAE", f"`{settings['vae']}`"),
+                ("condition", f"{settings['condition']['name']}, size {flow['context']}"),
+                ("flow", f"{flow['name']}, {flow['blocks']} blocks, form {flow['form']}"),
+                ("latent size D", str(flow["features"])),
+            ]
+        ),
+    ]
+    if report:
+        references = report["references"]
+        lines += [
+            "## Fit",
+            f"{report['pairs']:,} pairs; {report['held_out']:,} held out by text; "
+            f"{report['skipped']:,} left out for want of a vector. Seed "
+            f"{report['fitting']['seed']}. Stopped: {report['stopped']}; kept: step "
+            f"{report['best_step']}.",
+            _table(
+                [
+                    ("held-out NLL of", "nats per dimension (lower is better)"),
+                    ("this flow", f"{report['nll']:.4f}"),
+                    ("conditional linear Gaussian", f"{references['linear-gaussian']:.4f}"),
+                    ("Gaussian, full covariance", f"{references['gaussian']:.4f}"),
+                ]
+            ),
+            f"Largest inverse error: {report['inverse_error']:.1e}.",
+        ]
+    return "\n\n".join([*lines, "## Limits", _LIMITS]) + "\n"
+
+
+def _table(rows: list[tuple[str, str]]) -> str:
+    head, *rest = rows if rows[0][0].startswith("held-out") else [("", ""), *rows]
+    lines = [head, ("---", "---"), *rest]
+    return "\n".join(f"| {a} | {b} |" for a, b in lines)

@@ -1,0 +1,395 @@
+"""What a user asks for, as a vector c: a word, a word in a sentence, labels, or numbers."""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+from datasets import Dataset
+from torch import Tensor
+
+from llamavae.corpora.matrices import check_matrix
+from llamavae.corpora.vectors import read_word_vectors
+from llamavae.errors import UserError, unknown
+from llamavae.modeling import SentenceEncoder
+
+_SHOWN = 5  # words that an error lists
+
+
+class Condition(ABC):
+    """Turns what is asked into vectors c (C,).
+
+    Attributes:
+        name: Its name in saved settings.
+    """
+
+    name: ClassVar[str]
+
+    @property
+    @abstractmethod
+    def dim(self) -> int:
+        """Size C of a vector."""
+
+    @abstractmethod
+    def text(self, asked: Any) -> str:
+        """What is asked, in words; equal texts are the same condition.
+
+        Raises:
+            UserError: It is not something to ask of this condition.
+        """
+
+    @abstractmethod
+    def vectors(self, asked: Sequence[Any]) -> Tensor:
+        """Vectors c (B, C), float32 on the CPU, of B things that are asked.
+
+        Raises:
+            UserError: One of them has no vector, has one with NaN or infinity, or is not
+                something to ask of this condition.
+        """
+
+    def knows(self, asked: Any) -> bool:
+        """Whether there is a vector; only words may lack one."""
+        return True
+
+    @abstractmethod
+    def settings(self) -> dict[str, Any]:
+        """What `load_condition` needs to make it again, as JSON."""
+
+    @classmethod
+    @abstractmethod
+    def from_settings(cls, settings: Mapping[str, Any], encoder: SentenceEncoder | None) -> Self:
+        """Make it again; see `load_condition`."""
+
+
+class EncoderCondition(Condition):
+    """A word, or any text, by its sentence vector; in a context by that of "word: context".
+
+    Asked is a text, or a pair of a text and the sentence around it (or None).
+
+    Args:
+        encoder: Gives the vectors.
+    """
+
+    name = "encoder"
+
+    def __init__(self, encoder: SentenceEncoder) -> None:
+        self.encoder = encoder
+
+    @property
+    def dim(self) -> int:
+        """Size H_enc of the encoder's vectors."""
+        return self.encoder.dim
+
+    def text(self, asked: str | Sequence[str | None]) -> str:
+        """The text that is encoded."""
+        word, context = _word_and_context(asked)
+        return word if context is None else f"{word}: {context}"
+
+    def vectors(self, asked: Sequence[Any]) -> Tensor:
+        """Sentence vectors (B, C)."""
+        texts = [self.text(one) for one in _several(asked)]
+        c = self.encoder.encode(texts).float().cpu()
+        bad = (~c.isfinite().all(dim=1)).nonzero()
+        if len(bad):
+            raise UserError(
+                f"the sentence encoder's vector of {texts[int(bad[0])]!r} holds NaN or infinity."
+            )
+        return c
+
+    def settings(self) -> dict[str, Any]:
+        """Name and size; the encoder itself is saved with the VAE."""
+        return {"name": self.name, "dim": self.dim}
+
+    @classmethod
+    def from_settings(cls, settings: Mapping[str, Any], encoder: SentenceEncoder | None) -> Self:
+        """With the encoder whose vectors have this size."""
+        if encoder is None:
+            raise UserError(
+                "this condition is a sentence vector, but the VAE has no sentence encoder to "
+                "make one. Pass the vectors themselves, as a tensor (B, C)."
+            )
+        if encoder.dim != settings["dim"]:
+            raise UserError(
+                f"this condition is a sentence vector of {settings['dim']} numbers; the encoder "
+                f"gives {encoder.dim}. Take the encoder that it was trained with."
+            )
+        return cls(encoder)
+
+
+class WordVectorCondition(Condition):
+    """A word by its vector in a file of word vectors (see `read_word_vectors`).
+
+    Args:
+        path: The file.
+        words: The words that will be asked; None reads the whole file into memory.
+    """
+
+    name = "word-vectors"
+
+    def __init__(self, path: str | os.PathLike[str], words: Collection[str] | None = None) -> None:
+        self.path = Path(path).expanduser().absolute()
+        self.words = read_word_vectors(self.path, words)
+
+    @property
+    def dim(self) -> int:
+        """Size C of the file's vectors."""
+        return self.words.dim
+
+    def text(self, asked: str | Sequence[str | None]) -> str:
+        """The word."""
+        word, context = _word_and_context(asked)
+        if context is not None:
+            raise UserError(
+                f"word vectors know no context: ask {word!r} alone, or take the sentence encoder "
+                "as condition, which reads a word in its sentence."
+            )
+        return word
+
+    def vectors(self, asked: Sequence[Any]) -> Tensor:
+        """The words' vectors (B, C)."""
+        words = [self.text(one) for one in _several(asked)]
+        rows = {word: self.words.get(word) for word in words}
+        missing = [word for word, row in rows.items() if row is None]
+        if missing:
+            more = ", ..." if len(missing) > _SHOWN else ""
+            raise UserError(
+                f"{len(missing)} word(s) without a vector in {self.path}: "
+                f"{', '.join(map(repr, missing[:_SHOWN]))}{more}."
+            )
+        return torch.tensor(np.array([rows[word] for word in words]).reshape(-1, self.dim))
+
+    def knows(self, asked: str | Sequence[str | None]) -> bool:
+        """Whether the file has a vector of this word."""
+        return self.words.get(self.text(asked)) is not None
+
+    def settings(self) -> dict[str, Any]:
+        """Name, the file's absolute path and its size in bytes, and C."""
+        size = self.path.stat().st_size
+        return {"name": self.name, "path": str(self.path), "bytes": size, "dim": self.dim}
+
+    @classmethod
+    def from_settings(
+        cls,
+        settings: Mapping[str, Any],
+        encoder: SentenceEncoder | None = None,
+        path: str | os.PathLike[str] | None = None,
+        words: Collection[str] | None = None,
+    ) -> Self:
+        """With the same file, which may lie elsewhere now."""
+        place = Path(settings["path"] if path is None else path).expanduser()
+        if path is None and not place.is_file():
+            raise UserError(
+                f"the word vectors of this condition are not at {place} any more: "
+                "pass their new place as path=."
+            )
+        size = place.stat().st_size if place.is_file() else settings["bytes"]
+        if size != settings["bytes"]:
+            raise UserError(
+                f"{place} is not the file of word vectors that this condition was made of: it has "
+                f"{size} bytes, {Path(settings['path']).name} had {settings['bytes']}."
+            )
+        return cls(place, words)
+
+
+class LabelCondition(Condition):
+    """Labels, one of each column, as one-hot vectors side by side.
+
+    Asked is a value for every column, as a dictionary or a text.
+
+    Args:
+        values: Column -> its values.
+
+    Example:
+        >>> labels = LabelCondition({"tense": ["past", "present"], "negation": ["no", "yes"]})
+        >>> labels.vectors(["tense=present,negation=no", {"tense": "past", "negation": "yes"}])
+        tensor([[0., 1., 1., 0.],
+                [1., 0., 0., 1.]])
+    """
+
+    name = "labels"
+
+    def __init__(self, values: Mapping[str, Sequence[str]]) -> None:
+        self.values = {column: list(known) for column, known in values.items()}
+        if not self.values:
+            raise UserError("labels need at least one column.")
+        for column, known in self.values.items():
+            if not known or len(set(known)) < len(known):
+                raise UserError(f"column {column!r} needs values, each of them once; got {known}.")
+
+    @classmethod
+    def from_rows(cls, data: Dataset, columns: Sequence[str]) -> Self:
+        """The labels that occur in a data set, in alphabetical order.
+
+        Raises:
+            UserError: No such column, or a row without a value.
+        """
+        return cls({name: sorted(set(map(str, read_column(data, name)))) for name in columns})
+
+    @property
+    def dim(self) -> int:
+        """Number of values of all columns."""
+        return sum(map(len, self.values.values()))
+
+    def text(self, asked: Mapping[str, Any] | str) -> str:
+        """The labels in the order of the columns, such as "tense=past,negation=no"."""
+        return ",".join(f"{column}={value}" for column, value in self._labels(asked).items())
+
+    def vectors(self, asked: Sequence[Any]) -> Tensor:
+        """One-hot vectors side by side (B, C)."""
+        rows = [
+            [float(value == label) for c, label in labels.items() for value in self.values[c]]
+            for labels in map(self._labels, _several(asked))
+        ]
+        return torch.tensor(rows).reshape(-1, self.dim)
+
+    def _labels(self, asked: Mapping[str, Any] | str) -> dict[str, str]:
+        """Column -> label, in the order of the columns."""
+        example = ",".join(f"{column}={known[0]}" for column, known in self.values.items())
+        given = asked
+        if isinstance(asked, str):
+            pairs = [part.partition("=") for part in asked.split(",")]
+            given = {column.strip(): value.strip() for column, _, value in pairs}
+            if not all(equals for _, equals, _ in pairs) or len(given) < len(pairs):
+                raise UserError(f"expected labels such as {example!r}; got {asked!r}.")
+        if not isinstance(given, Mapping):
+            raise UserError(f"expected labels such as {example!r}; got {asked!r}.")
+        for column in given:
+            if column not in self.values:
+                raise unknown("column", str(column), self.values)
+        for column, known in self.values.items():
+            if column not in given:
+                raise UserError(
+                    f"no value for {column!r}: give one of {', '.join(known)}. Every column needs "
+                    f"one, as in {example!r}."
+                )
+            if str(given[column]) not in known:
+                raise unknown(column, str(given[column]), known)
+        return {column: str(given[column]) for column in self.values}
+
+    def settings(self) -> dict[str, Any]:
+        """Name and values."""
+        return {"name": self.name, "values": self.values}
+
+    @classmethod
+    def from_settings(cls, settings: Mapping[str, Any], encoder: SentenceEncoder | None) -> Self:
+        """With the same columns and values."""
+        return cls(settings["values"])
+
+
+class MatrixCondition(Condition):
+    """Vectors that the user brings; there are no words for them.
+
+    Asked are numbers (C,); a tensor or array (B, C) serves as B of them.
+
+    Args:
+        dim: Size C of a vector.
+    """
+
+    name = "matrix"
+
+    def __init__(self, dim: int) -> None:
+        if dim < 1:
+            raise UserError(f"a condition has at least 1 number; got dim={dim}.")
+        self._dim = dim
+
+    @property
+    def dim(self) -> int:
+        """Size C of a vector."""
+        return self._dim
+
+    def text(self, asked: Any) -> str:
+        """The first numbers."""
+        return f"[{', '.join(f'{float(value):.3g}' for value in asked[:3])}, ...]"
+
+    def vectors(self, asked: Sequence[Any] | Tensor | np.ndarray) -> Tensor:
+        """The same numbers (B, C), checked."""
+        values = asked.detach().float().cpu().numpy() if isinstance(asked, Tensor) else asked
+        if len(values) == 0:
+            return torch.empty(0, self.dim)
+        matrix = check_matrix(values, "the conditions")
+        if matrix.shape[1] != self.dim:
+            raise UserError(
+                f"a condition has {self.dim} numbers here; got rows of {matrix.shape[1]}."
+            )
+        return torch.tensor(matrix)
+
+    def settings(self) -> dict[str, Any]:
+        """Name and size."""
+        return {"name": self.name, "dim": self.dim}
+
+    @classmethod
+    def from_settings(cls, settings: Mapping[str, Any], encoder: SentenceEncoder | None) -> Self:
+        """With the same size."""
+        return cls(settings["dim"])
+
+
+CONDITIONS: dict[str, type[Condition]] = {
+    condition.name: condition
+    for condition in (EncoderCondition, WordVectorCondition, LabelCondition, MatrixCondition)
+}
+"""Name -> condition."""
+
+
+def load_condition(
+    settings: Mapping[str, Any],
+    encoder: SentenceEncoder | None = None,
+    *,
+    path: str | os.PathLike[str] | None = None,
+    words: Collection[str] | None = None,
+) -> Condition:
+    """Make a condition again.
+
+    Args:
+        settings: What its `settings()` gave.
+        encoder: The sentence encoder of the VAE, where it has one.
+        path: For word vectors: where the file lies now, if not in its old place.
+        words: For word vectors: the words that will be asked; None reads the whole file.
+
+    Raises:
+        UserError: An unknown condition; no encoder, or another one; no file of word vectors in
+            its place, or another one.
+    """
+    if settings["name"] not in CONDITIONS:
+        raise unknown("condition", settings["name"], CONDITIONS)
+    kind = CONDITIONS[settings["name"]]
+    if kind is WordVectorCondition:
+        return WordVectorCondition.from_settings(settings, encoder, path, words)
+    if path is not None:
+        raise UserError(f"path= is the place of word vectors; the condition here is {kind.name}.")
+    return kind.from_settings(settings, encoder)
+
+
+def read_column(data: Dataset, name: str) -> list[Any]:
+    """A column of a data set that has a value in each row.
+
+    Raises:
+        UserError: No such column, or a row (counted from 1) without a value.
+    """
+    if name not in data.column_names:
+        raise unknown("column", name, data.column_names)
+    values = list(data[name])
+    if None in values:
+        raise UserError(f"column {name!r} has no value in row {values.index(None) + 1}.")
+    return values
+
+
+def _several(asked: Sequence[Any]) -> Sequence[Any]:
+    if isinstance(asked, str | Mapping):
+        raise UserError(f"expected a list of what is asked, such as [{asked!r}].")
+    return asked
+
+
+def _word_and_context(asked: Any) -> tuple[str, str | None]:
+    word, context = (asked, None) if isinstance(asked, str) else _pair(asked)
+    if not isinstance(word, str) or not word.strip() or not isinstance(context, str | None):
+        raise UserError(f"expected a word, or a pair of word and sentence; got {asked!r:.80}.")
+    return word, context
+
+
+def _pair(asked: Any) -> Sequence[Any]:
+    return asked if isinstance(asked, Sequence) and len(asked) == 2 else (None, None)

@@ -1,0 +1,424 @@
+"""The Invertible CVAE (LlaMaVAE, arXiv 2312.13208): a condition steers a frozen VAE's decoder.
+
+A flow gives p(z|c), the density of the VAE's points z (D,) under a condition c (C,):
+
+reference     p(z|c) = N(T(z); P c, rho^2 I) |det dT/dz|     z = T^-1(P c + tau * rho * eps)
+conditional   p(z|c) = N(T(z; c); 0, I) |det dT/dz|          z = T^-1(tau * eps; c)
+
+Text is decoded from z without any encoder input. Since p(z|c) is exact, the same model ranks
+conditions for a given text. The VAE stays as it is; only the flow trains.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from llamavae.corpora.splits import position
+from llamavae.errors import UserError
+from llamavae.flows import Flow, FlowFit, build_flow, fit_flow, load_flow, save_flow
+from llamavae.flows.architectures import Form
+from llamavae.flows.fitting import Fitting, Rows
+from llamavae.guidance.card import model_card
+from llamavae.guidance.conditions import Condition, load_condition
+from llamavae.guidance.pairs import Pairs
+from llamavae.modeling import DiagonalGaussian, LlaMaVAE
+from llamavae.modeling.backbones import fingerprint
+from llamavae.training.data import sentence_vectors
+
+FORMAT_VERSION = 1
+CONFIG, FLOW, WORDS, CARD = "config.json", "flow.safetensors", "vocabulary.txt", "README.md"
+_CELLS = 2**22  # most pairs of a point and a candidate that are scored at once, per dimension
+
+Asked = Sequence[Any] | Tensor
+"""Things that a `Condition` turns into vectors, or the vectors themselves (B, C)."""
+
+
+class InvertibleCVAE:
+    """A frozen VAE whose latent space is steered by a condition.
+
+    Args:
+        vae: The VAE; it is not changed.
+        condition: Turns what is asked into vectors c.
+        flow: p(z|c), from `build_flow`.
+
+    Example:
+        >>> from llamavae import LlaMaVAE  # doctest: +SKIP
+        >>> vae = LlaMaVAE.from_pretrained("runs/wordnet-minilm/model")  # doctest: +SKIP
+        >>> cvae = InvertibleCVAE.build(vae, EncoderCondition(vae.encoder))  # doctest: +SKIP
+        >>> data = load_corpus("wordnet-pairs", "train")  # doctest: +SKIP
+        >>> cvae.fit(make_pairs(data, cvae.condition))  # doctest: +SKIP
+        >>> cvae.generate(["lantern"], n=3)  # doctest: +SKIP
+    """
+
+    def __init__(self, vae: LlaMaVAE, condition: Condition, flow: Flow) -> None:
+        if flow.features != vae.config.latent_dim or flow.context != condition.dim:
+            raise UserError(
+                f"the flow maps points of size {flow.features} under conditions of size "
+                f"{flow.context}; the VAE has D = {vae.config.latent_dim}, the condition "
+                f"C = {condition.dim}"
+            )
+        self.vae, self.condition = vae, condition
+        self.flow = flow.to(vae.posterior.linear.weight.device).eval()
+        self.vocabulary: list[str] = []
+        self.report: dict[str, Any] = {}
+
+    @classmethod
+    def build(
+        cls,
+        vae: LlaMaVAE,
+        condition: Condition,
+        flow: str = "glow",
+        form: Form = "reference",
+        **options: Any,
+    ) -> Self:
+        """With a new flow, to be fitted.
+
+        Args:
+            vae: The VAE.
+            condition: Turns what is asked into vectors c.
+            flow: An architecture, see `build_flow`.
+            form: `reference` or `conditional`.
+            **options: Other options of `build_flow`.
+        """
+        sizes = vae.config.latent_dim, condition.dim
+        return cls(vae, condition, build_flow(flow, *sizes, form=form, **options))
+
+    # ------------------------------------------------------------------ fitting
+
+    def fit(
+        self,
+        pairs: Pairs,
+        valid: Pairs | None = None,
+        *,
+        vocabulary: Sequence[str] | None = None,
+        fitting: Fitting | None = None,
+        state: Path | None = None,
+        progress: bool = True,
+    ) -> FlowFit:
+        """Fit p(z|c) on points drawn from the posteriors of the texts.
+
+        Args:
+            pairs: N texts with their conditions.
+            valid: Held-out pairs for early stopping; None takes a tenth of the texts, chosen by
+                their hash, so that copies of a text are on one side.
+            vocabulary: What `rank` chooses from if it is not told; default: what was asked.
+            fitting: How the flow is trained.
+            state: Folder for the state of an interrupted fit, see `fit_flow`.
+            progress: Show progress bars on stderr.
+
+        Raises:
+            UserError: Conditions have another size or hold NaN, or there are too few pairs.
+        """
+        if pairs.conditions.shape[1] != self.condition.dim:
+            raise UserError(
+                f"this model takes conditions of size {self.condition.dim}; the pairs have "
+                f"{pairs.conditions.shape[1]}"
+            )
+        if valid is None:
+            held_out = _a_tenth(pairs.texts)
+            pairs, valid = pairs.select(~held_out), pairs.select(held_out)
+        train, rest = (_rows(self.vae, part, progress) for part in (pairs, valid))
+        fit = fit_flow(
+            self.flow,
+            train.x,
+            train.c,
+            noise=train.noise,
+            valid=rest,
+            fitting=fitting,
+            state=state,
+            progress=progress,
+        )
+        names = vocabulary if vocabulary is not None else (*pairs.names, *valid.names)
+        self.vocabulary = list(dict.fromkeys(names))
+        self.report = {
+            **asdict(fit),
+            "inverse_error": fit.inverse_error,
+            "fitting": asdict(fitting or Fitting()),
+            "pairs": len(pairs),
+            "held_out": len(valid),
+            "skipped": sum({**pairs.skipped, **valid.skipped}.values()),
+        }
+        return fit
+
+    # ------------------------------------------------------------------ condition to text
+
+    def generate(
+        self,
+        asked: Asked,
+        n: int = 1,
+        temperature: float = 1.0,
+        seed: int | None = None,
+        **options: Any,
+    ) -> list[str]:
+        """Texts for each condition, written from z alone.
+
+        Args:
+            asked: B things that the condition understands, or their vectors (B, C).
+            n: Texts for each.
+            temperature: tau; 0 decodes the centre of p(z|c).
+            seed: Makes the draws repeatable.
+            **options: Options of `LlaMaVAE.decode`.
+
+        Returns:
+            B * n texts, those of one condition side by side.
+        """
+        return self.vae.decode(self.points(asked, n, temperature, seed), **options)
+
+    @torch.no_grad()
+    def points(
+        self, asked: Asked, n: int = 1, temperature: float = 1.0, seed: int | None = None
+    ) -> Tensor:
+        """Points (B * n, D) drawn from p(z|c); arguments as for `generate`."""
+        if n < 1:
+            raise UserError(f"ask for at least one text; got n={n}")
+        if temperature < 0:
+            raise UserError(f"temperature must not be negative; got {temperature}")
+        c = self._vectors(asked).repeat_interleave(n, 0)
+        generator = None if seed is None else torch.Generator().manual_seed(seed)
+        noise = torch.randn(len(c), self.flow.features, generator=generator)
+        return self._place(c, temperature * noise)
+
+    @torch.no_grad()
+    def translate(self, z: Tensor, source: Asked, target: Asked) -> Tensor:
+        """Points moved from one condition to another: what is particular to each stays.
+
+        T takes z to the noise that it is under `source`, and T^-1 takes that noise to where it
+        is under `target`.
+
+        Args:
+            z: Points (B, D).
+            source: The conditions under which they are now, B of them or one.
+            target: Those under which they are to be.
+
+        Returns:
+            Points (B, D).
+        """
+        z = torch.as_tensor(z).to(self.flow.affine.weight)
+        if z.ndim != 2 or z.shape[1] != self.flow.features:
+            raise UserError(f"expected points (B, {self.flow.features}); got {tuple(z.shape)}")
+        here = self.flow(self._vectors(source, len(z)))
+        noise = (here.transform(z) - here.base.mean) / here.base.stddev
+        return self._place(self._vectors(target, len(z)), noise)
+
+    def _place(self, c: Tensor, noise: Tensor) -> Tensor:
+        """T^-1(mean + scale * noise) under conditions c (B, C)."""
+        p = self.flow(c)
+        return p.transform.inv(p.base.mean + p.base.stddev * noise.to(p.base.mean))
+
+    def _vectors(self, asked: Asked, rows: int | None = None) -> Tensor:
+        if isinstance(asked, Tensor):
+            if asked.ndim != 2 or asked.shape[1] != self.condition.dim:
+                raise UserError(
+                    f"expected conditions (B, {self.condition.dim}); got {tuple(asked.shape)}"
+                )
+            if not asked.isfinite().all():
+                raise UserError("a condition holds NaN or infinity")
+            c = asked
+        else:
+            c = self.condition.vectors(asked)
+        if rows is not None and len(c) not in (1, rows):
+            raise UserError(f"expected 1 or {rows} conditions for {rows} points; got {len(c)}")
+        return c.to(self.flow.affine.weight).expand(rows or len(c), -1)
+
+    # ------------------------------------------------------------------ text to condition
+
+    def log_prob(self, texts: str | Sequence[str], asked: Asked) -> Tensor:
+        """Logarithm of p(z|c), in nats, at the posterior mean of each text, shape (B,).
+
+        Args:
+            texts: B texts.
+            asked: Their conditions, B of them or one.
+        """
+        return self.density(self.vae.encode(texts).mean, asked)
+
+    @torch.no_grad()
+    def density(self, z: Tensor, asked: Asked) -> Tensor:
+        """Log-density of points z (B, D) in nats under B conditions, or one; shape (B,)."""
+        z = z.to(self.flow.affine.weight)
+        return self.flow(self._vectors(asked, len(z))).log_prob(z)
+
+    def rank(
+        self, text: str | Tensor, candidates: Asked | None = None, k: int = 10
+    ) -> list[tuple[int, float]]:
+        """Which conditions a text answers: a reverse dictionary.
+
+        Args:
+            text: A text (its posterior mean is taken) or a point (D,).
+            candidates: V conditions; default: `vocabulary`.
+            k: How many are returned.
+
+        Returns:
+            Index and log p(z|c) in nats of the best `k`, best first.
+        """
+        candidates = self.vocabulary if candidates is None else candidates
+        if len(candidates) == 0:
+            raise UserError("there are no candidates: this model has no vocabulary; give some")
+        scores = self.scores(self.vae.point(text)[None], candidates)[0]
+        best = scores.topk(min(k, len(scores)))
+        return list(zip(best.indices.tolist(), best.values.tolist(), strict=True))
+
+    @torch.no_grad()
+    def scores(self, z: Tensor, candidates: Asked) -> Tensor:
+        """Log-density in nats of N points z (N, D) under V candidates, shape (N, V)."""
+        z, c = z.to(self.flow.affine.weight), self._vectors(candidates)
+        if self.flow.settings["form"] == "reference" and self.flow.settings["blocks"]:
+            y, log_det = self.flow(c[:1]).transform.call_and_ladj(z)  # type: ignore[attr-defined]
+            base = self.flow(c).base
+            scale = base.stddev[0, 0]
+            square = torch.cdist(y / scale, base.mean / scale).square()
+            constant = log_det - self.flow.features * (scale.log() + _HALF_LOG_2PI)
+            return constant[:, None] - square / 2
+        rows = max(1, _CELLS // (len(c) * self.flow.features))
+        p = self.flow(c)
+        return torch.cat([p.log_prob(part[:, None, :]) for part in z.split(rows)])
+
+    # ------------------------------------------------------------------ saving, loading
+
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
+        """Write the flow, its settings and a card: a small folder that names its VAE.
+
+        Args:
+            folder: Made if missing.
+        """
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        settings = {
+            "model_type": "invertible-cvae",
+            "format_version": FORMAT_VERSION,
+            "vae": self.vae.name_or_path,
+            "vae_fingerprint": _identity(self.vae),
+            "condition": self.condition.settings(),
+            "report": self.report,
+        }
+        texts = {
+            CONFIG: json.dumps(settings, indent=2) + "\n",
+            WORDS: "".join(f"{' '.join(word.split())}\n" for word in self.vocabulary),
+            CARD: model_card(self.flow.settings, settings),
+        }
+        save_flow(self.flow, folder / f".{FLOW}")
+        (folder / f".{FLOW}").replace(folder / FLOW)
+        for name, text in texts.items():
+            (folder / f".{name}").write_text(text, encoding="utf-8")
+            (folder / f".{name}").replace(folder / name)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        folder: str | os.PathLike[str],
+        vae: LlaMaVAE | str | os.PathLike[str] | None = None,
+        *,
+        word_vectors: str | os.PathLike[str] | None = None,
+        **vae_options: Any,
+    ) -> Self:
+        """Load what `save_pretrained` wrote, with its VAE.
+
+        Args:
+            folder: The folder.
+            vae: The VAE it was fitted for, or its place; default: where it was then.
+            word_vectors: The file of word vectors, where it has moved.
+            **vae_options: Options of `LlaMaVAE.from_pretrained`.
+
+        Raises:
+            UserError: A file is missing or damaged, or the VAE is another one.
+        """
+        folder = Path(folder)
+        settings = read_settings(folder)
+        flow = load_flow(folder / FLOW)
+        if not isinstance(vae, LlaMaVAE):
+            place = settings["vae"] if vae is None else vae
+            if vae is None and Path(place).is_absolute() and not Path(place).is_dir():
+                raise UserError(
+                    f"{folder} was fitted for the VAE in {place}, which is not there any more. "
+                    "Give its new place: from_pretrained(..., vae=FOLDER), or --vae FOLDER"
+                )
+            vae = LlaMaVAE.from_pretrained(place, **vae_options)
+        if _identity(vae) != settings["vae_fingerprint"]:
+            raise UserError(
+                f"{folder} was fitted for the VAE {settings['vae']}; {vae.name_or_path} has other "
+                "weights, so that its points mean something else. Give the right one, or fit "
+                "again with llamavae fit-condition"
+            )
+        condition = load_condition(settings["condition"], vae.encoder, path=word_vectors)
+        model = cls(vae, condition, flow)
+        words = folder / WORDS
+        if words.is_file():
+            model.vocabulary = words.read_text(encoding="utf-8").splitlines()
+        model.report = settings["report"]
+        return model
+
+
+_HALF_LOG_2PI = 0.9189385332046727
+
+
+def read_settings(folder: Path) -> dict[str, Any]:
+    """The settings of the Invertible CVAE in `folder`.
+
+    Raises:
+        UserError: There is none, or its settings are damaged or of a later version.
+    """
+    path = folder / CONFIG
+    if not path.is_file():
+        raise UserError(f"{folder} is not an invertible CVAE: it has no {CONFIG}")
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path} is damaged and cannot be read as JSON: {error}") from error
+    kind = settings.get("model_type") if isinstance(settings, dict) else None
+    if kind != "invertible-cvae":
+        raise UserError(
+            f"{folder} holds a model of type {kind!r}, not an invertible CVAE. To make one for a "
+            "VAE: llamavae fit-condition"
+        )
+    if settings["format_version"] > FORMAT_VERSION:
+        raise UserError(
+            f"{folder} has format {settings['format_version']}; this version of llamavae reads up "
+            f"to {FORMAT_VERSION}. Upgrade llamavae"
+        )
+    return settings
+
+
+def posterior(vae: LlaMaVAE, texts: Sequence[str], progress: bool = True) -> DiagonalGaussian:
+    """q(z|x) of N texts, mean and logvar (N, D), through the cache of sentence vectors.
+
+    Args:
+        vae: The VAE.
+        texts: N texts; equal ones are encoded once.
+        progress: Show a progress bar on stderr.
+    """
+    if vae.encoder is None:
+        raise UserError(
+            "this VAE has no sentence encoder, so texts have no points in its space: an invertible "
+            "CVAE needs one to be fitted"
+        )
+    distinct = list(dict.fromkeys(texts))
+    h = torch.from_numpy(sentence_vectors(distinct, vae.encoder, progress).copy())
+    q = vae.encode(h)
+    row = {text: i for i, text in enumerate(distinct)}
+    index = torch.tensor([row[text] for text in texts])
+    return DiagonalGaussian(q.mean.cpu()[index], q.logvar.cpu()[index])
+
+
+def _rows(vae: LlaMaVAE, pairs: Pairs, progress: bool) -> Rows:
+    q = posterior(vae, pairs.texts, progress)
+    return Rows(q.mean, pairs.conditions, q.stddev)
+
+
+def _a_tenth(texts: Sequence[str]) -> Tensor:
+    """Which texts are held out, shape (N,): the tenth of the distinct ones of lowest hash."""
+    places = torch.tensor([position(text) for text in texts], dtype=torch.float64)
+    distinct = places.unique()
+    return places < distinct[max(1, len(distinct) // 10)] if len(distinct) > 1 else places < 0
+
+
+def _identity(vae: LlaMaVAE) -> str:
+    """A hash of the weights that make the latent space what it is."""
+    parameters = dict(vae.named_parameters())
+    return fingerprint({name: parameters[name] for name in vae.trained_names})

@@ -1,0 +1,279 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+from tests import tiny
+
+from llamavae.errors import UserError
+from llamavae.guidance.conditions import (
+    CONDITIONS,
+    Condition,
+    EncoderCondition,
+    LabelCondition,
+    MatrixCondition,
+    WordVectorCondition,
+    load_condition,
+    read_column,
+)
+from llamavae.modeling import SentenceEncoder
+
+VALUES = {"tense": ["past", "present", "future"], "negation": ["affirmative", "negative"]}
+
+
+@pytest.fixture(scope="module")
+def encoder():
+    return SentenceEncoder.load(tiny.encoder("bert-mean"))
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "words.vec"
+    path.write_text("4 3\nbank 1 2 3\nriver_bank 4 5 6\ndog 7 8 9\nnowhere 0 0 0\n")
+    return path
+
+
+@pytest.fixture(params=sorted(CONDITIONS))
+def case(request, encoder, file):
+    """Each condition, with things to ask of it."""
+    match request.param:
+        case "encoder":
+            return EncoderCondition(encoder), ["bank", ("bank", "the bank of a river"), "dog"]
+        case "word-vectors":
+            return WordVectorCondition(file), ["bank", ("Dog", None), "river bank"]
+        case "labels":
+            past = {"tense": "past", "negation": "negative"}
+            return LabelCondition(VALUES), [past, "negation=negative,tense=future"]
+        case _:
+            return MatrixCondition(3), [[1.0, 2, 3], [4, 5, 6], [0, 0, 0]]
+
+
+# ------------------------------------------------------------------------------- all conditions
+
+
+def test_vectors_are_float32_and_each_depends_on_what_is_asked_alone(case):
+    condition, asked = case
+    c = condition.vectors(asked)
+    assert c.dtype == torch.float32
+    assert c.device.type == "cpu"
+    assert c.shape == (len(asked), condition.dim)
+    assert len(torch.unique(c, dim=0)) == len(asked)
+    for one, vector in zip(asked, c, strict=True):
+        torch.testing.assert_close(condition.vectors([one])[0], vector)
+    torch.testing.assert_close(condition.vectors(asked[::-1]), c.flip(0))
+    assert condition.vectors([]).shape == (0, condition.dim)
+
+
+def test_texts_tell_conditions_apart(case):
+    condition, asked = case
+    texts = [condition.text(one) for one in asked]
+    assert all(texts)
+    assert len(set(texts)) == len(asked)
+    assert all(condition.knows(one) for one in asked)
+
+
+def test_settings_make_it_again(case, encoder):
+    condition, asked = case
+    settings = json.loads(json.dumps(condition.settings()))
+    again = load_condition(settings, encoder)
+    assert type(again) is type(condition)
+    assert again.settings() == settings
+    assert torch.equal(again.vectors(asked), condition.vectors(asked))
+
+
+def test_registry():
+    assert all(issubclass(kind, Condition) for kind in CONDITIONS.values())
+    assert [kind.name for kind in CONDITIONS.values()] == list(CONDITIONS)
+    with pytest.raises(UserError, match=r"unknown condition 'label'\. Did you mean 'labels'"):
+        load_condition({"name": "label"})
+    with pytest.raises(UserError, match=r"path= is the place of word vectors; .* is matrix"):
+        load_condition({"name": "matrix", "dim": 3}, path="words.vec")
+
+
+# --------------------------------------------------------------------------------- the encoder
+
+
+def test_a_word_in_its_context(encoder):
+    condition = EncoderCondition(encoder)
+    asked = [("bank", "she swam to the bank"), ("bank", None), "bank", ["bank", None]]
+    assert condition.text(asked[0]) == "bank: she swam to the bank"
+    c = condition.vectors(asked)
+    expected = encoder.encode(["bank: she swam to the bank", "bank", "bank", "bank"])
+    torch.testing.assert_close(c, expected)
+
+
+@pytest.mark.parametrize("asked", [7, "", "  ", ("bank",), ("a", "b", "c"), (None, "b"), ("a", 1)])
+def test_what_is_no_word(encoder, file, asked):
+    for condition in (EncoderCondition(encoder), WordVectorCondition(file)):
+        with pytest.raises(UserError, match="expected a word, or a pair of word and sentence"):
+            condition.vectors([asked])
+
+
+def test_a_text_in_place_of_a_list(encoder, file):
+    for condition in (EncoderCondition(encoder), WordVectorCondition(file), LabelCondition(VALUES)):
+        with pytest.raises(UserError, match=r"expected a list .*\['tense=past'\]"):
+            condition.vectors("tense=past")
+    with pytest.raises(UserError, match="expected a list"):
+        LabelCondition(VALUES).vectors({"tense": "past"})  # type: ignore[arg-type]
+
+
+def test_an_encoder_that_gives_nan(encoder, monkeypatch):
+    broken = torch.tensor([[1.0, 2.0], [0.0, float("inf")]])
+    monkeypatch.setattr(encoder, "encode", lambda texts: broken)
+    with pytest.raises(UserError, match="vector of 'dog' holds NaN or infinity"):
+        EncoderCondition(encoder).vectors(["bank", "dog"])
+
+
+def test_another_encoder(encoder):
+    settings = EncoderCondition(encoder).settings()
+    with pytest.raises(UserError, match=r"has no sentence encoder.*as a tensor"):
+        load_condition(settings)
+    other = SentenceEncoder.load(tiny.encoder("sentence-t5"))
+    with pytest.raises(UserError, match=f"of {tiny.HIDDEN} numbers; the encoder gives 24"):
+        load_condition(settings, other)
+
+
+# -------------------------------------------------------------------------------- word vectors
+
+
+def test_word_vectors(file):
+    condition = WordVectorCondition(file)
+    assert condition.vectors(["dog", "river bank"]).tolist() == [[7, 8, 9], [4, 5, 6]]
+    assert condition.knows("BANK")
+    assert not condition.knows("cat")
+    few = WordVectorCondition(file, ["dog"])
+    assert few.knows("dog")
+    assert not few.knows("bank")
+    assert few.dim == 3
+
+
+def test_words_without_a_vector(file):
+    with pytest.raises(UserError, match=r"2 word\(s\) without a vector .*: 'cat', 'cow'\.$"):
+        WordVectorCondition(file).vectors(["cat", "dog", "cow", "cat"])
+    with pytest.raises(UserError, match=r"7 word\(s\) .*: '0', '1', '2', '3', '4', \.\.\.\.$"):
+        WordVectorCondition(file).vectors([str(i) for i in range(7)])
+
+
+def test_word_vectors_know_no_context(file):
+    with pytest.raises(UserError, match="know no context: ask 'bank' alone"):
+        WordVectorCondition(file).vectors([("bank", "she swam to the bank")])
+
+
+def test_settings_name_the_file(file, monkeypatch):
+    monkeypatch.chdir(file.parent)
+    condition = WordVectorCondition("words.vec")
+    assert condition.settings() == {
+        "name": "word-vectors",
+        "path": str(file),
+        "bytes": file.stat().st_size,
+        "dim": 3,
+    }
+
+
+def test_a_file_that_was_moved(file):
+    settings = WordVectorCondition(file).settings()
+    moved = file.rename(file.with_name("moved.vec"))
+    with pytest.raises(UserError, match=r"not at .*words\.vec any more: pass their new place"):
+        load_condition(settings)
+    with pytest.raises(UserError, match=r"no such file: .*move\.vec\. Did you mean moved\.vec"):
+        load_condition(settings, path=file.with_name("move.vec"))
+    again = load_condition(settings, path=moved, words=["dog"])
+    assert again.vectors(["dog"]).tolist() == [[7, 8, 9]]
+    assert not again.knows("bank")
+
+
+def test_another_file(file):
+    settings = WordVectorCondition(file).settings()
+    file.write_text(file.read_text().replace("dog", "cats"))
+    message = rf"words\.vec is not the file .* {settings['bytes'] + 1} bytes, words\.vec had"
+    with pytest.raises(UserError, match=message):
+        load_condition(settings)
+    with pytest.raises(UserError, match=message):
+        load_condition(settings, path=file)
+
+
+# --------------------------------------------------------------------------------------- labels
+
+
+def test_labels_are_one_hot():
+    condition = LabelCondition(VALUES)
+    asked = ["tense=present, negation=negative", {"negation": "affirmative", "tense": "future"}]
+    assert condition.vectors(asked).tolist() == [[0, 1, 0, 0, 1], [0, 0, 1, 1, 0]]
+    assert [condition.text(one) for one in asked] == [
+        "tense=present,negation=negative",
+        "tense=future,negation=affirmative",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ("tense=past", "no value for 'negation': give one of affirmative, negative"),
+        ({"tense": "past"}, r"Every column needs one, as in 'tense=past,negation=affirmative'"),
+        ("tens=past,negation=negative", "unknown column 'tens'. Did you mean 'tense'"),
+        ("tense=pats,negation=negative", "unknown tense 'pats'. Did you mean 'past'"),
+        ("past", "expected labels such as 'tense=past,negation=affirmative'; got 'past'"),
+        ("tense=past,tense=past", "expected labels such as"),
+        (7, "expected labels such as .*; got 7"),
+    ],
+)
+def test_what_are_no_labels(asked, message):
+    with pytest.raises(UserError, match=message):
+        LabelCondition(VALUES).vectors([asked])
+
+
+@pytest.mark.parametrize("values", [{}, {"a": []}, {"a": ["x", "x"]}])
+def test_values_that_tell_nothing_apart(values):
+    with pytest.raises(UserError, match="need"):
+        LabelCondition(values)
+
+
+def test_labels_of_a_data_set():
+    data = Dataset.from_dict({"text": list("abc"), "tense": ["b", "a", "b"], "stars": [10, 2, 2]})
+    condition = LabelCondition.from_rows(data, ["stars", "tense"])
+    assert condition.values == {"stars": ["10", "2"], "tense": ["a", "b"]}
+    assert condition.vectors([{"stars": 2, "tense": "a"}]).tolist() == [[0, 1, 1, 0]]
+    with pytest.raises(UserError, match=r"unknown column 'tenses'\. Did you mean 'tense'"):
+        LabelCondition.from_rows(data, ["tenses"])
+
+
+def test_a_column_with_a_gap():
+    data = Dataset.from_dict({"tense": ["a", None]})
+    with pytest.raises(UserError, match="column 'tense' has no value in row 2"):
+        read_column(data, "tense")
+
+
+# --------------------------------------------------------------------------------------- numbers
+
+
+def test_numbers_come_back_as_they_are():
+    condition = MatrixCondition(2)
+    rows = [[1.0, 2.5], [3.0, -4.0]]
+    for asked in (rows, np.array(rows), torch.tensor(rows), torch.tensor(rows).bfloat16()):
+        c = condition.vectors(asked)
+        assert c.dtype == torch.float32
+        assert c.tolist() == rows
+    assert condition.vectors(torch.empty(0, 2)).shape == (0, 2)
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ([[1.0, 2.0, 3.0]], "a condition has 2 numbers here; got rows of 3"),
+        ([1.0, 2.0], r"the conditions: expected numbers of shape \(N, C\)"),
+        ([[1.0, 2.0], [1.0]], "the conditions: the rows differ in size"),
+        ([["a", "b"]], "the conditions: expected numbers"),
+        (torch.tensor([[0.0, 1.0], [0.0, float("nan")]]), "the conditions: row 2 holds NaN"),
+    ],
+)
+def test_what_are_no_conditions(asked, message):
+    with pytest.raises(UserError, match=message):
+        MatrixCondition(2).vectors(asked)
+
+
+def test_no_numbers():
+    with pytest.raises(UserError, match="at least 1 number"):
+        MatrixCondition(0)
