@@ -4,6 +4,7 @@ import matplotlib
 import numpy as np
 import pytest
 from matplotlib.patches import Rectangle
+from matplotlib.text import Annotation
 
 from llamavae.errors import UserError
 from llamavae.evaluation import plots
@@ -143,3 +144,86 @@ def test_schedule_is_drawn_as_it_is():
     assert len(curves(plots.plot_schedule(schedule, 10**6)).popitem()[1][0]) == 2001
     with pytest.raises(UserError, match="plot_training"):
         plots.plot_schedule(TargetRate(5.0), 40)
+
+
+def score_rows(**changes):
+    rows = [
+        {"system": "flow", "measure": "BLEU", "value": 20.0, "low": 18.0, "high": 23.0},
+        {"system": "LSTM", "measure": "BLEU", "value": 5.0, "low": 4.0, "high": 6.5},
+        {"system": "LSTM", "measure": "median rank", "value": 1234.5, "guess": 9000.0},
+    ]
+    directions = {"BLEU": "higher", "median rank": "lower"}
+    return [{**row, "direction": directions[row["measure"]], **changes} for row in rows]
+
+
+def widths(axis):
+    bars = [patch for patch in axis.patches if isinstance(patch, Rectangle)]
+    return {round(bar.get_y() + bar.get_height() / 2): bar.get_width() for bar in bars}
+
+
+def test_scores_have_a_panel_for_each_measure_and_a_bar_for_each_system():
+    figure = plots.plot_scores(score_rows(unit="0 to 100"))
+    bleu, rank = figure.axes
+    assert [axis.get_title() for axis in figure.axes] == ["BLEU", "median rank"]
+    assert bleu.get_xlabel() == "0 to 100\nhigher is better"
+    assert rank.get_xlabel() == "0 to 100\nlower is better"
+    assert [label.get_text() for label in bleu.get_yticklabels()] == ["flow", "LSTM"]
+    assert bleu.yaxis_inverted()  # the first system is on top
+    assert widths(bleu) == {0: 20.0, 1: 5.0}
+    assert widths(rank) == {1: 1234.5}
+    assert [text.get_text() for text in bleu.texts] == ["20", "5"]
+    assert [text.get_text() for text in rank.texts] == ["1,234"]
+
+
+def test_scores_show_intervals_and_controls_where_there_are_any():
+    figure = plots.plot_scores(score_rows())
+    lines = [[np.array(line.get_xdata()) for line in axis.get_lines()] for axis in figure.axes]
+    np.testing.assert_array_equal(lines[0], [[18.0, 23.0], [4.0, 6.5]])
+    np.testing.assert_array_equal(lines[1], [[9000.0, 9000.0]])
+    names = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert names == ["95 % interval", "guessing (control)"]
+    plain = plots.plot_scores([{**row, "low": None, "guess": None} for row in score_rows()])
+    assert not plain.legends
+    assert plain.axes[0].get_xlabel() == "higher is better"
+
+
+def test_numbers_stand_clear_of_bars_intervals_and_controls():
+    row = {"system": "a", "measure": "m", "direction": "higher", "value": 1.0, "high": 1.2}
+    for control, place in ((0.5, 1.2), (1.3, 1.3), (9.0, 1.2)):
+        axis = plots.plot_scores([{**row, "low": 0.9, "shuffled": control}]).axes[0]
+        (number,) = axis.texts
+        assert isinstance(number, Annotation)
+        assert number.xy[0] == place
+        assert axis.get_xlim()[1] > max(control, place)
+
+
+def test_negative_scores_go_to_the_left():
+    row = {"system": "a", "measure": "MoverScore", "direction": "higher"}
+    axis = plots.plot_scores([{**row, "value": -0.1}]).axes[0]
+    assert widths(axis) == {0: -0.1}
+    assert axis.get_xlim()[0] < -0.1
+    assert axis.texts[0].get_text() == "−0.1"
+
+
+def test_panels_fill_rows_and_long_names_are_broken():
+    rows = [
+        {"system": "an LSTM that reads the vector of the word", "measure": f"m{i}", "value": 0.0}
+        | {"direction": "lower"}
+        for i in range(5)
+    ]
+    figure = plots.plot_scores(rows)
+    assert len(figure.axes) == 5
+    names = [[label.get_text() for label in axis.get_yticklabels()] for axis in figure.axes]
+    broken = ["an LSTM that reads the\nvector of the word"]
+    assert names == [broken, [""], [""], broken, [""]]
+    places = {axis.get_title(): axis.get_subplotspec() for axis in figure.axes}
+    assert [spec.colspan.start for spec in places.values() if spec] == [0, 1, 2, 0, 1]
+
+
+def test_scores_that_cannot_be_drawn():
+    with pytest.raises(UserError, match="at least one; got 0 rows"):
+        plots.plot_scores([])
+    with pytest.raises(UserError, match="got 6 rows of 3 different"):
+        plots.plot_scores(score_rows() * 2)
+    with pytest.raises(UserError, match="lacks direction, value"):
+        plots.plot_scores([{"system": "a", "measure": "m"}])

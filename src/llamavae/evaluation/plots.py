@@ -7,6 +7,7 @@ those of Okabe and Ito, which colour-blind readers tell apart; a second curve is
 from __future__ import annotations
 
 import math
+import textwrap
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -148,6 +149,59 @@ def plot_latent_map(z: Any, labels: Sequence[str], title: str = "") -> Figure:
     return figure
 
 
+def plot_scores(rows: Sequence[Mapping[str, Any]], columns: int = 3) -> Figure:
+    """Scores of several systems as horizontal bars, one small panel for each measure.
+
+    Args:
+        rows: One for each system and measure, with `system`, `measure`, `value` and `direction`
+            ("higher" or "lower" is better). Where they are there, `unit` stands below the axis,
+            `low` and `high` (95 % confidence interval) are drawn as a line over the bar, and
+            `shuffled` or `guess` (the control) as a dashed mark. Panels and bars keep the order
+            of the rows.
+        columns: Most panels side by side.
+
+    Raises:
+        UserError: There is no row, a row lacks one of its keys, or two are of the same system
+            and measure.
+    """
+    for row in rows:
+        if missing := {"system", "measure", "value", "direction"} - set(row):
+            raise UserError(f"a row of scores lacks {', '.join(sorted(missing))}: {dict(row)}")
+    cells = {(row["system"], row["measure"]): row for row in rows}
+    if not rows or len(cells) < len(rows):
+        raise UserError(
+            "expected one row of scores for each system and measure, and at least one; got "
+            f"{len(rows)} rows of {len(cells)} different"
+        )
+    systems = list(dict.fromkeys(row["system"] for row in rows))
+    measures = list(dict.fromkeys(row["measure"] for row in rows))
+    names = [textwrap.fill(str(system), 26) for system in systems]
+    columns = min(columns, len(measures))
+    height = 1.0 + 0.34 * len(systems)
+    figure, axes = _figure(math.ceil(len(measures) / columns), columns, _WIDTH * 0.7, height)
+    for i, (measure, axis) in enumerate(zip(measures, axes, strict=False)):
+        _bars(axis, [cells.get((system, measure)) for system in systems])
+        axis.set_title(measure, fontsize=10, color=INK)
+        axis.set_yticks(range(len(systems)), names if i % columns == 0 else [""] * len(names))
+    for axis in axes[len(measures) :]:
+        axis.remove()
+    legend: dict[str, Any] = {}
+    for axis in axes[: len(measures)]:
+        marks, labels = axis.get_legend_handles_labels()
+        legend |= dict(zip(labels, marks, strict=True))
+    if legend:
+        figure.legend(
+            list(legend.values()),
+            list(legend),
+            loc="outside lower center",
+            ncols=len(legend),
+            fontsize=9,
+            frameon=False,
+            labelcolor=INK,
+        )
+    return figure
+
+
 def plot_schedule(schedule: BetaSchedule, total: int) -> Figure:
     """Beta at every step of a run of `total` steps.
 
@@ -227,6 +281,61 @@ _PANELS: dict[str, tuple[set[str], Callable[[Axes, Sequence[Line]], None]]] = {
     "units": ({"eval_active_units"}, _units),
     "warmup": ({"warmup_nll"}, _warmup),
 }
+
+
+# ------------------------------------------------------------------------------- bars
+
+_CONTROLS = {"shuffled": "shuffled (control)", "guess": "guessing (control)"}
+
+
+def _bars(axis: Axes, rows: Sequence[Mapping[str, Any] | None]) -> None:
+    """A bar for each row, the first on top; None leaves its place empty."""
+    shown = [(y, row) for y, row in enumerate(rows) if row is not None]
+    drawn = [
+        float(row[key])
+        for _, row in shown
+        for key in ("value", "low", "high", *_CONTROLS)
+        if row.get(key) is not None
+    ]
+    left, right = min(0.0, *drawn), max(0.0, *drawn)
+    room = 0.24 * (right - left or 1.0)  # for the number behind a bar
+    for y, row in shown:
+        _bar(axis, y, row, room)
+    first = shown[0][1]
+    _finish(axis, f"{first.get('unit', '')}\n{first['direction']} is better".strip(), "")
+    axis.grid(visible=False, axis="y")
+    axis.tick_params(axis="y", length=0)
+    axis.xaxis.set_major_locator(MaxNLocator(nbins=4))
+    axis.set_xlim(left - (0.1 * room if left < 0 else 0), right + room)
+    axis.set_ylim(len(rows) - 0.4, -0.6)
+    if left < 0:
+        axis.axvline(0, color=INK, linewidth=0.8)
+
+
+def _bar(axis: Axes, y: int, row: Mapping[str, Any], room: float) -> None:
+    axis.barh(y, row["value"], height=0.62, color=SKY)
+    end = max(0.0, row["value"])
+    if row.get("low") is not None and row.get("high") is not None:
+        interval = [row["low"], row["high"]]
+        axis.plot(interval, [y, y], color=INK, linewidth=1.2, label="95 % interval")
+        end = max(end, row["high"])
+    for key, label in _CONTROLS.items():
+        control = row.get(key)
+        if control is not None:
+            style = {"color": VERMILION, "linewidth": 1.6, "linestyle": (0, (2, 1))}
+            axis.plot([control, control], [y - 0.42, y + 0.42], label=label, **style)
+            if end < control < end + room:  # the number would stand in its way
+                end = control
+    text = f"{row['value']:,.0f}" if abs(row["value"]) >= 1000 else f"{row['value']:.3g}"
+    axis.annotate(
+        text.replace("-", "−"),
+        (end, y),
+        xytext=(4, 0),
+        textcoords="offset points",
+        va="center",
+        fontsize=9,
+        color=INK,
+    )
 
 
 # ------------------------------------------------------------------------------- drawing

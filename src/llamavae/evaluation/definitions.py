@@ -1,0 +1,241 @@
+"""Scores of definition modelling: definitions written for words, against references.
+
+Throughout, `written` and `references` are N texts each, one pair an item, and `lemmas` names the
+word of each item, usually (word, part of speech). `score_definitions` puts each score beside the
+same score of exchanged texts.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+import torch
+from nltk.tokenize import word_tokenize
+from nltk.translate.bleu_score import sentence_bleu
+
+from llamavae.errors import UserError
+from llamavae.evaluation import similarity
+from llamavae.evaluation.examples import Rows
+from llamavae.training.diagnostics import derangement, reconstruction_bleu
+
+
+@dataclass(frozen=True)
+class Score:
+    """What a number means.
+
+    Attributes:
+        name: As it stands in tables.
+        unit: The scale of its values.
+        direction: Which values are better.
+        definition: How it is computed, with its source.
+    """
+
+    name: str
+    unit: str
+    direction: Literal["higher", "lower"]
+    definition: str
+
+
+SCORES = {
+    score.name: score
+    for score in (
+        Score(
+            "sense-BLEU",
+            "0 to 1",
+            "higher",
+            "BLEU-4 of each text and its reference without smoothing, mean over items; the text "
+            "stands as the reference, as in CODWOE's scorer (2205.13858)",
+        ),
+        Score(
+            "lemma-BLEU",
+            "0 to 1",
+            "higher",
+            "the same with the best of all references of the same word and part of speech "
+            "(CODWOE, 2205.13858)",
+        ),
+        Score(
+            "BLEU",
+            "0 to 100",
+            "higher",
+            "sacrebleu corpus BLEU of the texts (13a tokenisation, cased)",
+        ),
+        Score(
+            "MoverScore",
+            "−1 to 1",
+            "higher",
+            "1 − earth mover's distance between the contextual token vectors of text and "
+            "reference, mean over items (1909.02622, as in CODWOE's scorer)",
+        ),
+        Score(
+            "encoder cosine",
+            "−1 to 1",
+            "higher",
+            "cosine of the sentence vectors of text and reference, mean over items; state the "
+            "encoder with it",
+        ),
+        Score(
+            "BLEURT",
+            "about 0 to 1",
+            "higher",
+            "human rating of text against reference as predicted by a trained BERT, mean over "
+            "items (2004.04696); state the checkpoint with it",
+        ),
+        Score(
+            "distinct-2",
+            "0 to 1",
+            "higher",
+            "different bigrams over all bigrams of the texts, words by white space (1510.03055)",
+        ),
+    )
+}
+"""The scores of this module by name."""
+
+
+# ------------------------------------------------------------------------------- n-grams
+
+
+def sense_bleu(written: Sequence[str], references: Sequence[str]) -> float:
+    """Mean BLEU-4 of each text and its reference, 0 to 1, as CODWOE's scorer computes it.
+
+    SemEval-2022 task 1 (Mickus et al., arXiv 2205.13858). Its scorer calls nltk's
+    `sentence_bleu` without smoothing and with the roles exchanged: what a system wrote stands as
+    the reference, and the gold definition as the hypothesis. So n-gram precision is taken over
+    the gold definition, and the brevity penalty falls on golds that are shorter than the text.
+    That order is kept here, since published numbers have it; a pair without a common 4-gram
+    scores 0.
+
+    The official scorer splits texts into sentences (nltk's punkt, a download) before it splits
+    them into words. Here a text is one sentence: a full stop within a text stays with its word
+    ("dog." where the official scorer has "dog" and "."), and the last one is split off alike.
+
+    Example:
+        >>> round(sense_bleu(["a kind of dog that barks"], ["a kind of dog"]), 3)
+        0.607
+        >>> round(sense_bleu(["a kind of dog"], ["a kind of dog that barks"]), 3)
+        0.508
+    """
+    return lemma_bleu(written, references, range(len(references)))
+
+
+def lemma_bleu(
+    written: Sequence[str], references: Sequence[str], lemmas: Sequence[Hashable]
+) -> float:
+    """Mean over texts of the best BLEU-4 with any reference of the same lemma, 0 to 1.
+
+    As CODWOE's scorer computes it, see `sense_bleu`: a text that fits another sense of its word
+    counts as right.
+
+    Args:
+        written: N texts.
+        references: N definitions.
+        lemmas: The word of each item; CODWOE's are (word, part of speech).
+    """
+    _check(written, references, lemmas)
+    senses: dict[Hashable, list[list[str]]] = defaultdict(list)
+    for lemma, reference in zip(lemmas, references, strict=True):
+        senses[lemma].append(_words(reference))
+    best = (
+        max(_bleu(words, sense) for sense in senses[lemma])
+        for words, lemma in zip(map(_words, written), lemmas, strict=True)
+    )
+    return sum(best) / len(written)
+
+
+def _words(text: str) -> list[str]:
+    return word_tokenize(text, preserve_line=True)
+
+
+def _bleu(written: list[str], reference: list[str]) -> float:
+    with warnings.catch_warnings():  # of each text that has no 4-gram in common
+        warnings.simplefilter("ignore")
+        return float(sentence_bleu([written], reference))  # pyright: ignore[reportArgumentType]
+
+
+def distinct_n(texts: Sequence[str], n: int = 2) -> float:
+    """Different n-grams over all n-grams of all texts, words by white space; 0 without any.
+
+    Li et al., arXiv 1510.03055. It falls with the number of texts: compare equal numbers.
+
+    Example:
+        >>> distinct_n(["a kind of dog", "a kind of cat"])
+        0.6666666666666666
+    """
+    grams = [
+        tuple(words[i : i + n])
+        for words in (text.split() for text in texts)
+        for i in range(len(words) - n + 1)
+    ]
+    return len(set(grams)) / len(grams) if grams else 0.0
+
+
+# ------------------------------------------------------------------------------- the table
+
+
+def score_definitions(
+    written: Sequence[str],
+    references: Sequence[str],
+    lemmas: Sequence[Hashable],
+    *,
+    encoder: similarity.Encoder | None = None,
+    mover: similarity.Scorer | None = None,
+    bleurt: similarity.Scorer | None = None,
+    seed: int = 0,
+) -> Rows:
+    """All scores of the texts, each beside the same score of exchanged texts.
+
+    Row: `measure` (a name of `SCORES`), `value`, `shuffled`, `unit`, `direction`, `n`.
+    `shuffled` is the control: the same texts, but each stands for another item, where possible
+    of another lemma and with another reference. Texts that follow their word score much worse
+    then; what is left is due to the common form of definitions.
+
+    Args:
+        written: N texts, at least 2.
+        references: N definitions.
+        lemmas: The word of each item, usually (word, part of speech).
+        encoder: For the cosine; None leaves it out.
+        mover: Encoder for MoverScore, see `similarity.mover_score`; None leaves it out.
+        bleurt: Checkpoint for BLEURT; None leaves it out.
+        seed: Seed of the exchange.
+    """
+    _check(written, references, lemmas)
+    if len(written) < 2:
+        raise UserError("the control exchanges texts between items, so it needs at least 2; got 1")
+    measures: dict[str, Callable[[Sequence[str], Sequence[str]], float]] = {
+        "sense-BLEU": sense_bleu,
+        "lemma-BLEU": partial(lemma_bleu, lemmas=lemmas),
+        "BLEU": reconstruction_bleu,
+    }
+    if mover is not None:
+        measures["MoverScore"] = partial(
+            similarity.mover_score, model=similarity.load_encoder(mover)
+        )
+    if encoder is not None:
+        measures["encoder cosine"] = partial(similarity.encoder_cosine, encoder=encoder)
+    if bleurt is not None:
+        measures["BLEURT"] = partial(similarity.bleurt, model=similarity.load_bleurt(bleurt))
+    other = derangement(len(written), torch.Generator().manual_seed(seed), lemmas, references)
+    exchanged = [written[int(i)] for i in other]
+    return [
+        {
+            "measure": name,
+            "value": measure(written, references),
+            "shuffled": measure(exchanged, references),
+            "unit": SCORES[name].unit,
+            "direction": SCORES[name].direction,
+            "n": len(written),
+        }
+        for name, measure in measures.items()
+    ]
+
+
+def _check(written: Sequence[str], references: Sequence[str], lemmas: Sequence[Hashable]) -> None:
+    if not written or not len(written) == len(references) == len(lemmas):
+        raise UserError(
+            "expected one text for each reference and its lemma, and at least one; got "
+            f"{len(written)} texts, {len(references)} references and {len(lemmas)} lemmas"
+        )

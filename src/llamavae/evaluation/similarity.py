@@ -1,0 +1,204 @@
+"""How alike two texts are in the eyes of a pretrained model.
+
+Throughout, `written` and `references` are N texts each, one pair an item.
+"""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol, TypeAlias
+
+import ot
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import (
+    AutoModel,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from llamavae.errors import UserError
+from llamavae.modeling.backbones import evaluating, hub_errors
+
+MOVER_MODEL = "distilbert-base-multilingual-cased"
+"""The encoder that CODWOE's scorer names for MoverScore."""
+
+BLEURT_MODEL = "Elron/bleurt-base-512"
+"""A BLEURT checkpoint of its authors, converted for transformers."""
+
+Loaded: TypeAlias = tuple[PreTrainedModel, PreTrainedTokenizerBase]
+"""A model of transformers with its tokenizer."""
+
+Scorer: TypeAlias = str | Path | Loaded
+"""A model that scores texts: a hub id, a folder, or loaded already."""
+
+
+class Encoder(Protocol):
+    """Anything that turns texts into vectors, such as `llamavae.modeling.SentenceEncoder`."""
+
+    def encode(self, texts: list[str], /) -> Tensor:
+        """One vector for each text, shape (N, H)."""
+        ...
+
+
+def encoder_cosine(written: Sequence[str], references: Sequence[str], encoder: Encoder) -> float:
+    """Mean cosine of the sentence vectors of each text and its reference, -1 to 1."""
+    _check(written, references)
+    ours, theirs = encoder.encode(list(written)), encoder.encode(list(references))
+    return F.cosine_similarity(ours.double(), theirs.double()).mean().item()
+
+
+@torch.no_grad()
+def mover_score(
+    written: Sequence[str],
+    references: Sequence[str],
+    model: Scorer = MOVER_MODEL,
+    batch_size: int = 64,
+) -> float:
+    """Mean of 1 - earth mover's distance between the token vectors of each text and its reference.
+
+    MoverScore (Zhao et al., arXiv 1909.02622) as CODWOE's scorer uses it, which is moverscore_v2
+    1.0.3 with single tokens of equal weight: the vectors of the last layer, scaled to length 1,
+    and their Euclidean distances. Tokens that continue a word ("##") or are one punctuation mark
+    are left out (whatever remove_subwords says there); the special tokens around a text count.
+
+    CODWOE's scorer names `distilbert-base-multilingual-cased`, but moverscore 1.0.3, to which it
+    is pinned, does not look at that name and loads `distilbert-base-uncased`. Later moverscore
+    has 1 / (1 + distance), which is another scale.
+
+    Args:
+        written: N texts.
+        references: N definitions.
+        model: A transformers encoder whose tokenizer puts special tokens around a text.
+        batch_size: Pairs that pass the encoder together.
+
+    Raises:
+        UserError: The model cannot be found, read or reached.
+    """
+    _check(written, references)
+    encoder, tokenizer = load_encoder(model)
+    total = 0.0
+    with evaluating(encoder):
+        for start in range(0, len(written), batch_size):
+            batch = slice(start, start + batch_size)
+            ours = _token_vectors(written[batch], encoder, tokenizer)
+            theirs = _token_vectors(references[batch], encoder, tokenizer)
+            total += sum(1 - _distance(a, b) for a, b in zip(ours, theirs, strict=True))
+    return total / len(written)
+
+
+def _token_vectors(
+    texts: Sequence[str], encoder: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> list[Tensor]:
+    """Of each text the unit vectors (T, H) of the tokens that count, in float64."""
+    inputs = _inputs(encoder, tokenizer, texts)
+    ids, mask = inputs["input_ids"], inputs["attention_mask"]
+    states = encoder(input_ids=ids, attention_mask=mask).last_hidden_state
+    states = F.normalize(states.double(), dim=-1).cpu()
+    words = [[_counts(t) for t in tokenizer.convert_ids_to_tokens(row)] for row in ids.tolist()]
+    kept = torch.tensor(words) & mask.bool().cpu()
+    return [vectors[rows] for vectors, rows in zip(states, kept, strict=True)]
+
+
+def _counts(token: str) -> bool:
+    return "##" not in token and token not in set(string.punctuation)
+
+
+def _distance(a: Tensor, b: Tensor) -> float:
+    """Earth mover's distance between points (T, H) and (S, H), each set of equal weights."""
+    return float(ot.emd2([], [], torch.cdist(a, b).numpy()))  # pyright: ignore[reportArgumentType]
+
+
+@torch.no_grad()
+def bleurt(
+    written: Sequence[str],
+    references: Sequence[str],
+    model: Scorer = BLEURT_MODEL,
+    batch_size: int = 64,
+) -> float:
+    """Mean BLEURT of each text, about 0 to 1 (Sellam et al., arXiv 2004.04696).
+
+    A BERT with one output that was trained on human ratings reads the reference and, as second
+    segment, the text.
+
+    Args:
+        written: N texts.
+        references: N definitions.
+        model: A BLEURT checkpoint for transformers' sequence classification.
+        batch_size: Pairs that pass the model together.
+
+    Raises:
+        UserError: The model cannot be found, read or reached, or has more than one output.
+    """
+    _check(written, references)
+    scorer, tokenizer = load_bleurt(model)
+    total = 0.0
+    with evaluating(scorer):
+        for start in range(0, len(written), batch_size):
+            batch = slice(start, start + batch_size)
+            inputs = _inputs(scorer, tokenizer, references[batch], written[batch])
+            total += scorer(**inputs).logits.double().sum().item()
+    return total / len(written)
+
+
+def _inputs(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    second: Sequence[str] | None = None,
+) -> dict[str, Tensor]:
+    """Texts, or pairs of them, as a padded batch on the model's device, cut to what it can read."""
+    limit = tokenizer.model_max_length
+    batch = tokenizer(
+        list(texts),
+        None if second is None else list(second),
+        padding=True,
+        truncation=True,
+        max_length=min(limit, getattr(model.config, "max_position_embeddings", limit)),
+        return_tensors="pt",
+    )
+    return dict(batch.to(model.device))
+
+
+def load_encoder(source: Scorer) -> Loaded:
+    """The encoder for `mover_score`, to be used more than once.
+
+    Raises:
+        UserError: The model cannot be found, read or reached.
+    """
+    return _load(source, AutoModel, "encoder of MoverScore")
+
+
+def load_bleurt(source: Scorer) -> Loaded:
+    """The model for `bleurt`, to be used more than once.
+
+    Raises:
+        UserError: The model cannot be found, read or reached, or has more than one output.
+    """
+    model, tokenizer = _load(source, AutoModelForSequenceClassification, "BLEURT model")
+    if model.config.num_labels != 1:
+        raise UserError(
+            f"a BLEURT model has one output, its rating; this one has {model.config.num_labels}. "
+            f"Use a checkpoint such as {BLEURT_MODEL}"
+        )
+    return model, tokenizer
+
+
+def _load(source: Scorer, kind: Any, name: str) -> Loaded:
+    if isinstance(source, tuple):
+        return source
+    with hub_errors(name, str(source)):
+        return kind.from_pretrained(str(source)), AutoTokenizer.from_pretrained(str(source))
+
+
+def _check(written: Sequence[str], references: Sequence[str]) -> None:
+    if not written or len(written) != len(references):
+        raise UserError(
+            "expected one text for each reference, and at least one; got "
+            f"{len(written)} texts and {len(references)} references"
+        )
