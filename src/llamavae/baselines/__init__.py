@@ -1,0 +1,26 @@
+"""What guided generation is compared with: generators of text for a condition, all called alike.
+
+Each has `generate(asked, n, temperature, seed, **options)`, as the invertible CVAE has.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from llamavae.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from llamavae.baselines.cvae import ConditionalVAE
+    from llamavae.baselines.nearest import NearestNeighbour
+    from llamavae.baselines.prompted import PromptedDecoder
+
+__all__ = ["ConditionalVAE", "NearestNeighbour", "PromptedDecoder"]
+
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "llamavae.baselines.cvae": ["ConditionalVAE"],
+        "llamavae.baselines.nearest": ["NearestNeighbour"],
+        "llamavae.baselines.prompted": ["PromptedDecoder"],
+    },
+)

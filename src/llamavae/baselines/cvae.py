@@ -1,0 +1,294 @@
+"""The conditional VAE: z and the condition, side by side, steer the decoder."""
+
+from __future__ import annotations
+
+import copy
+import sys
+from collections.abc import Sequence
+from typing import Any, ClassVar, Self, cast, final
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+from transformers import get_cosine_schedule_with_warmup
+
+from llamavae.baselines.asked import check_draws, check_pairs, seeded, vectors_of
+from llamavae.errors import UserError
+from llamavae.guidance.conditions import Condition
+from llamavae.guidance.pairs import Pairs
+from llamavae.modeling import LlaMaVAE
+from llamavae.modeling.posterior import kl_term
+from llamavae.training.data import Collator, LengthBatches, SentenceData, prepare
+from llamavae.training.diagnostics import derangement
+
+_WARMUP = 100  # most steps in which the learning rate rises
+_MAX_NORM = 1.0  # gradients are clipped to this norm
+
+
+@final
+class ConditionalVAE:
+    """A VAE whose decoder reads z and a condition c, trained further from a fitted VAE.
+
+        loss = mean_b -log p(x|z, c) + beta * mean_b KL(q(z|x) || N(0, I))      nats per sentence
+        generate: z = tau * eps, x ~ p(x|z, c)
+
+    Sohn et al. (2015), "Learning structured output representation using deep conditional
+    generative models", in the form with a prior that does not depend on c; for text Zhao et al.,
+    arXiv 1703.10960, eq. 1. Unlike theirs, q does not read c: the encoder is the VAE's own.
+
+    The injection takes (z, c), c standardised, of size D + C. It starts as the VAE's with zero
+    weights for c, so training begins at the VAE's own loss. Posterior, injection and what trains
+    of the decoder (`config.decoder_training`) are trained on copies; the encoder stays as it is.
+
+    Args:
+        vae: A fitted VAE with a sentence encoder; it is not changed. Frozen weights are shared
+            with it, so put it on its device first.
+        condition: Turns what is asked into vectors c (B, C).
+
+    Raises:
+        UserError: The VAE has no sentence encoder.
+    """
+
+    name: ClassVar[str] = "cvae"
+
+    def __init__(self, vae: LlaMaVAE, condition: Condition) -> None:
+        if vae.encoder is None:
+            raise UserError(
+                "a conditional VAE trains on sentences, but this VAE has no sentence encoder"
+            )
+        self.vae, self.condition = vae, condition
+        self.model: LlaMaVAE | None = None
+        self._mean = torch.zeros(condition.dim)
+        self._std = torch.ones(condition.dim)
+
+    # ------------------------------------------------------------------ training
+
+    def fit(
+        self,
+        pairs: Pairs,
+        *,
+        steps: int,
+        batch_size: int = 64,
+        learning_rate: float = 5e-4,
+        beta: float = 1.0,
+        seed: int = 0,
+        progress: bool = True,
+    ) -> Self:
+        """Train from the VAE on; a second call starts there again.
+
+        AdamW with a short warm-up and a cosine fall, gradients clipped to norm 1, as in the
+        training of the VAE. Everything random follows from `seed`.
+
+        Args:
+            pairs: N training texts with their conditions (N, C).
+            steps: Optimiser steps. After few z still says all that c says, and overrules it in
+                generation; after none c is ignored.
+            batch_size: Sentences in a step.
+            learning_rate: Peak learning rate.
+            beta: Weight of the KL term: what z saves by leaving to c what c says.
+            seed: Seed of the order of the sentences and of all draws.
+            progress: Show progress bars on stderr.
+
+        Returns:
+            This baseline.
+
+        Raises:
+            UserError: The pairs do not fit, or the loss or its gradient is not finite.
+        """
+        if steps < 0 or batch_size < 1 or not learning_rate > 0 or not beta >= 0:
+            raise UserError(
+                "fit needs steps >= 0, batch_size >= 1, learning_rate > 0 and beta >= 0; got "
+                f"{steps}, {batch_size}, {learning_rate} and {beta}"
+            )
+        self.model = None
+        data = self._sentences(pairs, progress)
+        if data.truncated:
+            tqdm.write(
+                f"{data.truncated} of {len(data)} sentences are longer than "
+                f"{self.vae.config.max_tokens} tokens and were cut",
+                file=sys.stderr,
+            )
+        values = pairs.conditions.double()
+        std = values.std(0, correction=0)
+        self._mean = values.mean(0).float()
+        self._std = torch.where(std > 1e-6, std, 1.0).float()  # a constant says nothing
+        c = self._standardised(pairs.conditions)
+        model = _with_condition(self.vae, self.condition.dim)
+        model.decoder.train()
+        with seeded(seed, model.decoder.device):
+            order = LengthBatches(data.lengths, batch_size, steps, seed)
+            rows = np.fromiter(order, np.int64, len(order)).reshape(steps, batch_size)
+            _train(model, data, c, rows, learning_rate, beta, progress)
+        model.decoder.eval()
+        self.model = model
+        return self
+
+    @torch.no_grad()
+    def measure(self, pairs: Pairs, seed: int = 0, batch_size: int = 64) -> dict[str, float]:
+        """Rate and distortion on held-out pairs, the latter also under shuffled conditions.
+
+        Shuffled means: the same sentences and the same z, but each gets the condition of another
+        name, wherever there is one.
+
+        Args:
+            pairs: N texts with their conditions (N, C).
+            seed: Seed of the draws from the posterior and of the shuffle.
+            batch_size: Sentences that pass the decoder together.
+
+        Returns:
+            `nll`, `nll_shuffled_condition`, `kl` and `elbo` (negative, at beta 1) in nats per
+            sentence. Where the second is no worse than the first, the condition is not used.
+        """
+        model = self._fitted()
+        data = self._sentences(pairs, progress=False)
+        generator = torch.Generator().manual_seed(seed)
+        noise = torch.randn(len(data), self.vae.config.latent_dim, generator=generator)
+        c = self._standardised(pairs.conditions)
+        other = c[derangement(len(pairs), generator, pairs.names)]
+        sums = dict.fromkeys(("nll", "nll_shuffled_condition", "kl"), 0.0)
+        order = np.argsort(data.lengths, kind="stable")
+        for start in range(0, len(order), batch_size):
+            rows = order[start : start + batch_size]
+            nll, kl = _nll_and_kl(model, data, rows, c, noise[torch.from_numpy(rows)])
+            shuffled, _ = _nll_and_kl(model, data, rows, other, noise[torch.from_numpy(rows)])
+            sums["nll"] += nll.item()
+            sums["nll_shuffled_condition"] += shuffled.item()
+            sums["kl"] += kl.sum().item()
+        means = {name: value / len(data) for name, value in sums.items()}
+        return {**means, "elbo": means["nll"] + means["kl"]}
+
+    # ------------------------------------------------------------------ text out
+
+    def generate(
+        self,
+        asked: Sequence[Any] | Tensor,
+        n: int = 1,
+        temperature: float = 1.0,
+        seed: int | None = None,
+        **options: Any,
+    ) -> list[str]:
+        """Texts of points z ~ N(0, temperature^2 I) beside each condition.
+
+        Args:
+            asked: B things that the condition understands, or their vectors (B, C).
+            n: Texts for each of them.
+            temperature: Scale of z; 0 decodes the centre of the prior.
+            seed: Makes the draws of z repeatable; None draws from torch's own generator.
+            **options: Options of `LlaMaVAE.decode`; greedy unless they say otherwise.
+
+        Returns:
+            B * n texts, the n of one condition side by side.
+
+        Raises:
+            UserError: `fit` was not called, or what is asked does not fit the condition.
+        """
+        model = self._fitted()
+        check_draws(n, temperature)
+        c = self._standardised(vectors_of(self.condition, asked)).repeat_interleave(n, dim=0)
+        if not len(c):
+            return []
+        z = self.vae.prior(len(c), temperature, seed)
+        return model.decode(torch.cat([z, c], dim=1), **options)
+
+    # ------------------------------------------------------------------ parts
+
+    def _fitted(self) -> LlaMaVAE:
+        if self.model is None:
+            raise UserError("this conditional VAE is not trained yet: call fit first")
+        return self.model
+
+    def _standardised(self, c: Tensor) -> Tensor:
+        """Conditions (B, C) with mean 0 and standard deviation 1 over the training pairs."""
+        return (c.to("cpu", torch.float32) - self._mean) / self._std
+
+    def _sentences(self, pairs: Pairs, progress: bool) -> SentenceData:
+        """The texts with their decoder ids and sentence vectors."""
+        check_pairs(self.condition, pairs)
+        encoder = self.vae.encoder
+        assert encoder is not None  # the constructor checks it
+        vectors = encoder.encode(pairs.texts).float().cpu().numpy() if encoder.trains else None
+        return prepare(pairs.texts, self.vae.decoder, encoder, vectors, progress)
+
+
+def _with_condition(vae: LlaMaVAE, extra: int) -> LlaMaVAE:
+    """A copy of `vae` that decodes points (z, c) of size D + C; frozen weights are shared.
+
+    Its posterior and its encoder are still those of z alone.
+    """
+    frozen = (p for name, p in vae.named_parameters() if name not in vae.trained_names)
+    shared = {id(x): x for x in (vae.encoder, *frozen)}
+    model = copy.deepcopy(vae, cast(dict[int, Any], shared))
+    model.config.latent_dim += extra
+    for part in model.injection.parts.values():
+        net = part.net[0] if isinstance(part.net, nn.Sequential) else part.net
+        _widen(cast(nn.Linear, net), extra)
+    return model
+
+
+def _widen(linear: nn.Linear, extra: int) -> None:
+    """Give a linear map `extra` more inputs, which have no effect yet."""
+    weight = linear.weight.detach()
+    linear.weight = nn.Parameter(torch.cat([weight, weight.new_zeros(len(weight), extra)], dim=1))
+    linear.in_features += extra
+
+
+def _train(
+    model: LlaMaVAE,
+    data: SentenceData,
+    c: Tensor,
+    batches: np.ndarray,
+    learning_rate: float,
+    beta: float,
+    progress: bool,
+) -> None:
+    """One optimiser step for each batch of sentence indices, shape (steps, batch size)."""
+    steps, size = batches.shape
+    trained = [
+        parameter.requires_grad_()
+        for name, parameter in model.named_parameters()
+        if name in model.trained_names and not name.startswith("encoder.")
+    ]
+    optimizer = torch.optim.AdamW(trained, learning_rate)
+    schedule = get_cosine_schedule_with_warmup(optimizer, min(_WARMUP, steps // 10), steps)
+    bar = tqdm(batches, "conditional VAE", unit="step", disable=not progress)
+    for step, rows in enumerate(bar):
+        noise = torch.randn(size, model.config.latent_dim - c.shape[1])
+        nll, kl = _nll_and_kl(model, data, rows, c, noise)
+        loss = nll / size + beta * kl_term(kl)
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(trained, _MAX_NORM)
+        if not torch.isfinite(loss.detach() + norm):
+            raise UserError(
+                f"the loss of the conditional VAE or its gradient is not finite at step {step}. "
+                "Try a lower learning_rate"
+            )
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad(set_to_none=True)
+        numbers = f"nll {nll.item() / size:.3g}, kl {kl.sum(1).mean().item():.3g}"
+        bar.set_postfix_str(numbers, refresh=False)
+
+
+def _nll_and_kl(
+    model: LlaMaVAE, data: SentenceData, rows: np.ndarray, c: Tensor, noise: Tensor
+) -> tuple[Tensor, Tensor]:
+    """-log p(x|z, c) in nats summed over B sentences, and their KL (B, D).
+
+    Args:
+        model: What `_with_condition` made.
+        data: N sentences.
+        rows: Indices of the B sentences.
+        c: Standardised conditions (N, C) of all sentences.
+        noise: eps (B, D).
+    """
+    batch = Collator(model.decoder)([data[i] for i in rows.tolist()])
+    weight = model.posterior.linear.weight
+    posterior = model.posterior(batch["sentence_vectors"].to(weight.device))
+    z = posterior.mean + torch.exp(posterior.logvar / 2) * noise.to(posterior.mean)
+    steering = model.injection(torch.cat([z, c[torch.from_numpy(rows)].to(z)], dim=1))
+    device = model.decoder.device
+    nll = model.decoder.nll(
+        batch["input_ids"].to(device), batch["attention_mask"].to(device), steering
+    )
+    return nll, posterior.kl()

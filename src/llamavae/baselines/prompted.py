@@ -1,0 +1,143 @@
+"""A language model that is asked for a definition in words: no latent space, no training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from string import Formatter
+from typing import Any, ClassVar, cast, final
+
+import torch
+from torch import Tensor
+
+from llamavae.baselines.asked import check_draws, seeded
+from llamavae.errors import UserError
+from llamavae.modeling import TextDecoder
+from llamavae.modeling.backbones import evaluating
+
+_FIELDS = [["word", "", None], ["context", "", None]]  # name, format, conversion
+
+
+@final
+class PromptedDecoder:
+    """Continues a prompt with the word in it, as Brown et al., arXiv 2005.14165, ask a model.
+
+    A text ends at its first line break: a model that was not trained on single sentences goes on
+    with further lines.
+
+    Args:
+        decoder: A causal language model; of a VAE's decoder only the language model is used.
+        template: The prompt, with `{word}` and, for (word, context) pairs, `{context}` in it.
+            It may hold examples of the task in the lines above. Most tokenizers join a space to
+            the word that follows it, so end the template without one.
+
+    Raises:
+        UserError: The template lacks `{word}`, or has another field.
+    """
+
+    name: ClassVar[str] = "prompted"
+
+    def __init__(self, decoder: TextDecoder, template: str = "{word}:") -> None:
+        try:
+            parts = [part for _, *part in Formatter().parse(template) if part[0] is not None]
+        except ValueError as error:
+            raise UserError(f"the template {template!r} cannot be read: {error}") from error
+        if _FIELDS[0] not in parts or any(part not in _FIELDS for part in parts):
+            raise UserError(
+                "a template has {word} in it, and {context} if you like, but no other field; got "
+                f"{template!r}"
+            )
+        self.decoder, self.template = decoder, template
+        self._with_context = _FIELDS[1] in parts
+
+    @torch.no_grad()
+    def generate(
+        self,
+        asked: Sequence[Any] | Tensor,
+        n: int = 1,
+        temperature: float = 1.0,
+        seed: int | None = None,
+        batch_size: int = 64,
+        **options: Any,
+    ) -> list[str]:
+        """What the language model writes after each prompt, without the prompt.
+
+        One text at temperature 1 is written greedily. Several, or one at another temperature,
+        are sampled token by token, since there is no latent space to draw from; at temperature 0
+        they are all the greedy text.
+
+        Args:
+            asked: B words or (word, context) pairs; a context may be None.
+            n: Texts for each of them.
+            temperature: Divides the logits of each token where tokens are sampled.
+            seed: Makes sampling repeatable for the same `asked` and `batch_size`; None draws from
+                torch's own generator.
+            batch_size: Prompts that are continued together; only those of one length in tokens
+                are, so that nothing needs padding.
+            **options: Anything transformers' `generate` takes.
+
+        Returns:
+            B * n texts, the n of one word side by side.
+
+        Raises:
+            UserError: What is asked is not words, or lacks the context that the template needs.
+        """
+        check_draws(n, temperature)
+        rows = [self._ids(prompt) for prompt in self._prompts(asked)]
+        sampled = temperature > 0 and (n > 1 or temperature != 1)
+        if sampled:
+            options = {"do_sample": True, "temperature": temperature, **options}
+        options["num_return_sequences"] = draws = n if sampled else 1
+        if "max_length" in options:
+            options.setdefault("max_new_tokens", None)
+        texts = [""] * (len(rows) * n)
+        with evaluating(self.decoder), seeded(seed, self.decoder.device):
+            for part in _batches([len(row) for row in rows], batch_size):
+                written = self._continue([rows[i] for i in part], options)
+                for k, i in enumerate(part):
+                    own = written[k * draws : (k + 1) * draws]
+                    texts[i * n : (i + 1) * n] = own * (n // draws)
+        return texts
+
+    def _prompts(self, asked: Sequence[Any] | Tensor) -> Iterator[str]:
+        if isinstance(asked, str | Tensor):
+            raise UserError(
+                "a prompted decoder is asked for a list of words or (word, context) pairs, not "
+                f"for a {type(asked).__name__}"
+            )
+        for one in asked:
+            match one:
+                case (str() as word) | (str() as word, None):
+                    if self._with_context:
+                        raise UserError(
+                            f"the template {self.template!r} needs (word, context) pairs; got the "
+                            f"word {word!r} alone"
+                        )
+                    yield self.template.format(word=word)
+                case (str() as word, str() as context):
+                    yield self.template.format(word=word, context=context)
+                case _:
+                    raise UserError(f"expected a word or a (word, context) pair; got {one!r}")
+
+    def _ids(self, prompt: str) -> list[int]:
+        decoder = self.decoder
+        ids = decoder.tokenizer(prompt, add_special_tokens=False)["input_ids"]
+        return [decoder.tokens.bos, *cast(list[int], ids)]
+
+    def _continue(self, rows: list[list[int]], options: dict[str, Any]) -> list[str]:
+        """First lines of what follows prompts (B, T) of one length."""
+        ids = torch.tensor(rows, device=self.decoder.device)
+        output = cast(Callable[..., Any], self.decoder.lm.generate)(
+            input_ids=ids, attention_mask=torch.ones_like(ids), **options
+        )
+        new = getattr(output, "sequences", output)[:, ids.shape[1] :]
+        return [text.partition("\n")[0] for text in self.decoder.texts(new)]
+
+
+def _batches(lengths: Sequence[int], batch_size: int) -> Iterator[list[int]]:
+    """Indices in batches of equal length."""
+    groups: dict[int, list[int]] = {}
+    for i, length in enumerate(lengths):
+        groups.setdefault(length, []).append(i)
+    for group in groups.values():
+        for start in range(0, len(group), batch_size):
+            yield group[start : start + batch_size]
