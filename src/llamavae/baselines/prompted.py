@@ -9,7 +9,7 @@ from typing import Any, ClassVar, cast, final
 import torch
 from torch import Tensor
 
-from llamavae.baselines.asked import check_draws, seeded
+from llamavae.guidance.asked import check_draws, seeded
 from llamavae.errors import UserError
 from llamavae.modeling import TextDecoder
 from llamavae.modeling.backbones import evaluating

@@ -19,13 +19,15 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from llamavae.corpora.splits import position
 from llamavae.errors import UserError
 from llamavae.flows import Flow, FlowFit, build_flow, fit_flow, load_flow, save_flow
-from llamavae.flows.architectures import Form
 from llamavae.flows.fitting import Fitting, Rows
+from llamavae.flows.transforms import regression
+from llamavae.guidance.asked import check_draws, check_pairs, vectors_of
 from llamavae.guidance.card import model_card
 from llamavae.guidance.conditions import Condition, load_condition
 from llamavae.guidance.pairs import Pairs
@@ -34,7 +36,8 @@ from llamavae.modeling.backbones import fingerprint
 from llamavae.training.data import sentence_vectors
 
 FORMAT_VERSION = 1
-CONFIG, FLOW, WORDS, CARD = "config.json", "flow.safetensors", "vocabulary.txt", "README.md"
+CONFIG, FLOW, INVERSE = "config.json", "flow.safetensors", "inverse.safetensors"
+WORDS, CARD = "vocabulary.txt", "README.md"
 _CELLS = 2**22  # most pairs of a point and a candidate that are scored at once, per dimension
 
 Asked = Sequence[Any] | Tensor
@@ -68,6 +71,7 @@ class InvertibleCVAE:
         self.vae, self.condition = vae, condition
         self.flow = flow.to(vae.posterior.linear.weight.device).eval()
         self.vocabulary: list[str] = []
+        self.inverse: dict[str, Tensor] | None = None
         self.report: dict[str, Any] = {}
 
     @classmethod
@@ -76,7 +80,7 @@ class InvertibleCVAE:
         vae: LlaMaVAE,
         condition: Condition,
         flow: str = "glow",
-        form: Form = "reference",
+        form: str = "reference",
         **options: Any,
     ) -> Self:
         """With a new flow, to be fitted.
@@ -99,6 +103,7 @@ class InvertibleCVAE:
         valid: Pairs | None = None,
         *,
         vocabulary: Sequence[str] | None = None,
+        noise: float = 1.0,
         fitting: Fitting | None = None,
         state: Path | None = None,
         progress: bool = True,
@@ -110,6 +115,8 @@ class InvertibleCVAE:
             valid: Held-out pairs for early stopping; None takes a tenth of the texts, chosen by
                 their hash, so that copies of a text are on one side.
             vocabulary: What `rank` chooses from if it is not told; default: what was asked.
+            noise: Width of the posteriors that points are drawn from, as a multiple of their
+                own. Below 1 the flow learns points that decode more surely; 0 are the means.
             fitting: How the flow is trained.
             state: Folder for the state of an interrupted fit, see `fit_flow`.
             progress: Show progress bars on stderr.
@@ -117,15 +124,13 @@ class InvertibleCVAE:
         Raises:
             UserError: Conditions have another size or hold NaN, or there are too few pairs.
         """
-        if pairs.conditions.shape[1] != self.condition.dim:
-            raise UserError(
-                f"this model takes conditions of size {self.condition.dim}; the pairs have "
-                f"{pairs.conditions.shape[1]}"
-            )
+        check_pairs(self.condition, pairs)
         if valid is None:
             held_out = _a_tenth(pairs.texts)
             pairs, valid = pairs.select(~held_out), pairs.select(held_out)
-        train, rest = (_rows(self.vae, part, progress) for part in (pairs, valid))
+        if noise < 0:
+            raise UserError(f"noise must not be negative; got {noise}")
+        train, rest = (_rows(self.vae, part, noise, progress) for part in (pairs, valid))
         fit = fit_flow(
             self.flow,
             train.x,
@@ -136,12 +141,14 @@ class InvertibleCVAE:
             state=state,
             progress=progress,
         )
+        self.inverse = self._fit_inverse(train)
         names = vocabulary if vocabulary is not None else (*pairs.names, *valid.names)
         self.vocabulary = list(dict.fromkeys(names))
         self.report = {
             **asdict(fit),
             "inverse_error": fit.inverse_error,
             "fitting": asdict(fitting or Fitting()),
+            "noise": noise,
             "pairs": len(pairs),
             "held_out": len(valid),
             "skipped": sum({**pairs.skipped, **valid.skipped}.values()),
@@ -177,10 +184,7 @@ class InvertibleCVAE:
         self, asked: Asked, n: int = 1, temperature: float = 1.0, seed: int | None = None
     ) -> Tensor:
         """Points (B * n, D) drawn from p(z|c); arguments as for `generate`."""
-        if n < 1:
-            raise UserError(f"ask for at least one text; got n={n}")
-        if temperature < 0:
-            raise UserError(f"temperature must not be negative; got {temperature}")
+        check_draws(n, temperature)
         c = self._vectors(asked).repeat_interleave(n, 0)
         generator = None if seed is None else torch.Generator().manual_seed(seed)
         noise = torch.randn(len(c), self.flow.features, generator=generator)
@@ -214,16 +218,7 @@ class InvertibleCVAE:
         return p.transform.inv(p.base.mean + p.base.stddev * noise.to(p.base.mean))
 
     def _vectors(self, asked: Asked, rows: int | None = None) -> Tensor:
-        if isinstance(asked, Tensor):
-            if asked.ndim != 2 or asked.shape[1] != self.condition.dim:
-                raise UserError(
-                    f"expected conditions (B, {self.condition.dim}); got {tuple(asked.shape)}"
-                )
-            if not asked.isfinite().all():
-                raise UserError("a condition holds NaN or infinity")
-            c = asked
-        else:
-            c = self.condition.vectors(asked)
+        c = vectors_of(self.condition, asked)
         if rows is not None and len(c) not in (1, rows):
             raise UserError(f"expected 1 or {rows} conditions for {rows} points; got {len(c)}")
         return c.to(self.flow.affine.weight).expand(rows or len(c), -1)
@@ -280,6 +275,38 @@ class InvertibleCVAE:
         p = self.flow(c)
         return torch.cat([p.log_prob(part[:, None, :]) for part in z.split(rows)])
 
+    @torch.no_grad()
+    def predict(self, texts: str | Sequence[str]) -> Tensor:
+        """The condition that each text answers, as a vector (B, C): the least-squares one.
+
+        It is linear in T(z) in the reference form, where T(z) is P c plus noise, and in z
+        otherwise; its coefficients were found by `fit`.
+
+        Args:
+            texts: B texts.
+        """
+        if self.inverse is None:
+            raise UserError("this model has not been fitted yet")
+        y = self._features(self.vae.encode(texts).mean)
+        return (self.inverse["mean"] + y @ self.inverse["slope"].mT).cpu()
+
+    def _features(self, z: Tensor) -> Tensor:
+        """T(z) where T knows no condition, else z, shape (B, D)."""
+        z = z.to(self.flow.affine.weight)
+        if self.flow.affine.slope is not None:
+            return z
+        c = z.new_zeros(1, self.flow.context)
+        return self.flow(c if self.flow.context else None).transform(z)
+
+    @torch.no_grad()
+    def _fit_inverse(self, rows: Rows) -> dict[str, Tensor]:
+        assert rows.c is not None
+        y = self._features(rows.x).double()
+        c = rows.c.to(y)
+        slope = regression(y - y.mean(0), c - c.mean(0), 1.0)
+        mean = c.mean(0) - y.mean(0) @ slope.mT
+        return {"slope": slope.float(), "mean": mean.float()}
+
     # ------------------------------------------------------------------ saving, loading
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
@@ -305,6 +332,8 @@ class InvertibleCVAE:
         }
         save_flow(self.flow, folder / f".{FLOW}")
         (folder / f".{FLOW}").replace(folder / FLOW)
+        if self.inverse is not None:
+            save_file({k: v.cpu().contiguous() for k, v in self.inverse.items()}, folder / INVERSE)
         for name, text in texts.items():
             (folder / f".{name}").write_text(text, encoding="utf-8")
             (folder / f".{name}").replace(folder / name)
@@ -351,6 +380,9 @@ class InvertibleCVAE:
         words = folder / WORDS
         if words.is_file():
             model.vocabulary = words.read_text(encoding="utf-8").splitlines()
+        if (folder / INVERSE).is_file():
+            device = flow.affine.weight.device
+            model.inverse = {k: v.to(device) for k, v in load_file(folder / INVERSE).items()}
         model.report = settings["report"]
         return model
 
@@ -406,9 +438,9 @@ def posterior(vae: LlaMaVAE, texts: Sequence[str], progress: bool = True) -> Dia
     return DiagonalGaussian(q.mean.cpu()[index], q.logvar.cpu()[index])
 
 
-def _rows(vae: LlaMaVAE, pairs: Pairs, progress: bool) -> Rows:
+def _rows(vae: LlaMaVAE, pairs: Pairs, noise: float, progress: bool) -> Rows:
     q = posterior(vae, pairs.texts, progress)
-    return Rows(q.mean, pairs.conditions, q.stddev)
+    return Rows(q.mean, pairs.conditions, noise * q.stddev)
 
 
 def _a_tenth(texts: Sequence[str]) -> Tensor:

@@ -1,4 +1,4 @@
-"""What the baselines share: the checks of what is asked, and draws that repeat."""
+"""What conditional generators share: the checks of what is asked, and draws that repeat."""
 
 from __future__ import annotations
 

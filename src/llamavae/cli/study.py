@@ -1,0 +1,222 @@
+"""Verbs that answer a question by an experiment: `study flows` and `study definitions`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from llamavae.cli.options import ModelOptions, grouped
+from llamavae.cli.output import note, write
+from llamavae.errors import UserError
+
+if TYPE_CHECKING:
+    from llamavae.evaluation.examples import Rows
+    from llamavae.evaluation.study import DefinitionTask
+
+app = typer.Typer(no_args_is_help=True, help="Compare systems on one task, with controls.")
+
+
+def register(parent: typer.Typer) -> None:
+    """Add the verbs of this module."""
+    for verb in (flows, definitions):
+        app.command()(grouped(verb))
+    parent.add_typer(app, name="study")
+
+
+@dataclass
+class TaskOptions:
+    """Words and their definitions, and how systems are fitted to them."""
+
+    corpus: Annotated[
+        str, typer.Option("--corpus", "-c", help="Corpus or file with columns text and word.")
+    ] = "wordnet-pairs"
+    path: Annotated[
+        Path | None, typer.Option(help="Where a named corpus lies, if not in its usual place.")
+    ] = None
+    max_words: Annotated[int | None, typer.Option(min=1, help="Leave out longer texts.")] = None
+    limit: Annotated[int | None, typer.Option(min=1, help="At most this many training texts.")] = (
+        None
+    )
+    word_vectors: Annotated[
+        Path | None,
+        typer.Option(help="File of word vectors as the condition, in place of the encoder's."),
+    ] = None
+    texts: Annotated[int, typer.Option(min=2, help="Held-out words that are defined.")] = 500
+    candidates: Annotated[
+        int, typer.Option(min=2, help="Held-out words that the reverse dictionary chooses from.")
+    ] = 5000
+    temperature: Annotated[
+        float, typer.Option(min=0, help="Spread of the points that texts are written from.")
+    ] = 0.0
+    steps: Annotated[int, typer.Option(min=1, help="Most steps of a flow.")] = 4000
+    mover: Annotated[
+        str | None, typer.Option(help="Encoder for MoverScore (hub id or folder); default: none.")
+    ] = None
+    bleurt: Annotated[
+        str | None, typer.Option(help="BLEURT checkpoint (hub id or folder); default: none.")
+    ] = None
+
+    def task(self, model: ModelOptions) -> DefinitionTask:
+        """The task, with the corpus encoded.
+
+        Raises:
+            UserError: The corpus lacks a column, or the model an encoder.
+        """
+        vae = model.load()
+        from llamavae.corpora import load_corpus
+        from llamavae.evaluation.study import definition_task
+        from llamavae.guidance import EncoderCondition, WordVectorCondition
+
+        splits = {
+            split: load_corpus(
+                self.corpus,
+                split,
+                path=self.path,
+                max_words=self.max_words,
+                limit=self.limit if split == "train" else None,
+            )
+            for split in ("train", "validation", "test")
+        }
+        if self.word_vectors is not None:
+            words = {str(w) for data in splits.values() for w in data["word"]}
+            condition = WordVectorCondition(self.word_vectors, words)
+        elif vae.encoder is None:
+            raise UserError("the model has no sentence encoder: give --word-vectors")
+        else:
+            condition = EncoderCondition(vae.encoder)
+        return definition_task(
+            vae,
+            condition,
+            splits,
+            candidates=self.candidates,
+            texts=self.texts,
+            temperature=self.temperature,
+            mover=self.mover,
+            bleurt=self.bleurt,
+        )
+
+
+Output = Annotated[Path, typer.Option("--output", "-o", help="Folder of the results.")]
+
+
+def flows(
+    model: ModelOptions,
+    options: TaskOptions,
+    flow: Annotated[
+        list[str] | None, typer.Option(help="Architectures; may be repeated. Default: all.")
+    ] = None,
+    form: Annotated[
+        list[str] | None,
+        typer.Option(help="reference or conditional; may be repeated. Default: both."),
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Fits of each, with seeds 0, 1, ...")] = 1,
+    output: Output = Path("runs/study-flows"),
+) -> None:
+    """Which architecture of a flow serves best? Fits each and scores it on held-out words.
+
+    A study that was interrupted goes on when it is started again.
+    """
+    from llamavae.evaluation.study import study_flows
+    from llamavae.flows import flow_names
+    from llamavae.flows.fitting import Fitting
+
+    study = _Study(output, {"verb": "flows", "model": model.model, **vars(options)})
+    fitting = Fitting(steps=options.steps)
+    study_flows(
+        options.task(model),
+        flow or flow_names(),
+        form or ("reference", "conditional"),
+        range(seeds),
+        fitting,
+        study.done(),
+        study.keep,
+    )
+    study.finish()
+
+
+def definitions(
+    model: ModelOptions,
+    options: TaskOptions,
+    form: Annotated[
+        Literal["reference", "conditional"], typer.Option(help="Form of the invertible CVAE.")
+    ] = "reference",
+    cvae_steps: Annotated[
+        int, typer.Option(min=1, help="Training steps of the CVAE baseline.")
+    ] = 1500,
+    seed: Annotated[int, typer.Option(min=0, help="Seed.")] = 0,
+    output: Output = Path("runs/study-definitions"),
+) -> None:
+    """How good are the definitions? The invertible CVAE beside all its baselines.
+
+    A study that was interrupted goes on when it is started again.
+    """
+    from llamavae.evaluation.study import study_definitions
+    from llamavae.flows.fitting import Fitting
+
+    settings = {"verb": "definitions", "model": model.model, "form": form, "seed": seed}
+    study = _Study(output, {**settings, "cvae_steps": cvae_steps, **vars(options)})
+    fitting = Fitting(steps=options.steps)
+    task = options.task(model)
+    study_definitions(task, fitting, form, cvae_steps, seed, study.done(), study.keep)
+    study.finish()
+
+
+class _Study:
+    """The folder of a study: `study.json` with settings and rows, a table and a plot."""
+
+    def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
+        self.folder, self.path = folder, folder / "study.json"
+        self.settings = json.loads(json.dumps(settings, default=str))
+        self.systems: dict[str, Rows] = {}
+        if self.path.is_file():
+            found = json.loads(self.path.read_text(encoding="utf-8"))
+            if found["settings"] != self.settings:
+                raise UserError(
+                    f"{folder} holds a study with other settings; choose another place with "
+                    "--output"
+                )
+            self.systems = found["systems"]
+
+    def done(self) -> list[str]:
+        """Systems whose rows are there already."""
+        return list(self.systems)
+
+    def keep(self, system: str, rows: Rows) -> None:
+        """Save the rows of a system and show them."""
+        from llamavae.training.run import provenance
+
+        self.systems[system] = rows
+        self.folder.mkdir(parents=True, exist_ok=True)
+        values = {"settings": self.settings, "made by": provenance(), "systems": self.systems}
+        new = self.path.with_suffix(".new")
+        new.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+        new.replace(self.path)
+        note(f"{system} is done")
+
+    def finish(self) -> None:
+        """Write the table and the plot, and show the table."""
+        import csv
+
+        from llamavae.evaluation.plots import plot_scores
+
+        rows = [row for found in self.systems.values() for row in found]
+        columns = list(dict.fromkeys(key for row in rows for key in row))
+        with (self.folder / "scores.csv").open("w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, columns)
+            writer.writeheader()
+            writer.writerows(rows)
+        several = len({row["seed"] for row in rows}) > 1
+        named = [
+            {**row, "system": f"{row['system']}, seed {row['seed']}"} if several else row
+            for row in rows
+        ]
+        plot_scores(named).savefig(self.folder / "scores.png", dpi=150)
+        for row in named:
+            control = row.get("shuffled", row.get("guess"))
+            cells = (row["system"], row["measure"], f"{row['value']:.4g}")
+            write(False, *cells, "" if control is None else f"{control:.4g}")
+        note(f"table, plot and settings are in {self.folder}: scores.csv, scores.png, study.json")

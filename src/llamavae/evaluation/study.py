@@ -1,0 +1,292 @@
+"""Studies on one task: words and their definitions, some of them held out.
+
+`study_flows` compares the architectures of `llamavae.flows`; `study_definitions` compares the
+invertible CVAE with what else could write definitions. Both give tidy rows: `system`, `seed`,
+`measure`, `value`, `unit`, `direction` and, where there are some, `low` and `high` (95 %
+confidence interval), `shuffled` or `guess` (controls), `n`.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, get_args
+
+import torch
+from datasets import Dataset
+from torch import Tensor
+
+from llamavae.baselines import ConditionalVAE, NearestNeighbour, PromptedDecoder
+from llamavae.errors import UserError
+from llamavae.evaluation.definitions import SCORES, distinct_n, score_definitions
+from llamavae.evaluation.examples import Rows
+from llamavae.evaluation.reverse import rank_of_truth, score_ranks
+from llamavae.evaluation.similarity import Scorer
+from llamavae.flows import FlowFit
+from llamavae.flows.architectures import Form
+from llamavae.flows.fitting import Fitting
+from llamavae.guidance import Condition, InvertibleCVAE, Pairs, make_pairs
+from llamavae.modeling import LlaMaVAE
+
+_RANKED = 500  # definitions whose word is looked for where each candidate costs a pass of the flow
+
+Keep = Callable[[str, Rows], None]
+"""Called with each system's name and rows as they come, so that nothing is lost."""
+
+
+class Generator(Protocol):
+    """What writes texts for conditions: an invertible CVAE or a baseline."""
+
+    def generate(
+        self,
+        asked: Sequence[Any] | Tensor,
+        n: int = 1,
+        temperature: float = 1.0,
+        seed: int | None = None,
+    ) -> list[str]:
+        """B * n texts for B conditions, those of one condition side by side."""
+        ...
+
+
+@dataclass(frozen=True)
+class DefinitionTask:
+    """Words to define and definitions to find the words of, none of them seen in training.
+
+    Attributes:
+        vae: The VAE.
+        condition: Turns words into vectors.
+        train: Pairs to fit on.
+        valid: Pairs for early stopping.
+        test: Pairs of held-out words, each word once: the first `texts` are defined, and all of
+            them are the candidates of the reverse dictionary.
+        texts: How many words are defined.
+        temperature: Spread of the points that definitions are written from.
+        mover: Encoder for MoverScore; None leaves it out.
+        bleurt: BLEURT checkpoint; None leaves it out.
+    """
+
+    vae: LlaMaVAE
+    condition: Condition
+    train: Pairs
+    valid: Pairs
+    test: Pairs
+    texts: int = 500
+    temperature: float = 0.0
+    mover: Scorer | None = None
+    bleurt: Scorer | None = None
+
+
+def definition_task(
+    vae: LlaMaVAE,
+    condition: Condition,
+    splits: Mapping[str, Dataset],
+    *,
+    candidates: int = 5000,
+    seed: int = 0,
+    **options: Any,
+) -> DefinitionTask:
+    """The task of a corpus of words and definitions.
+
+    Args:
+        vae: The VAE.
+        condition: Turns words into vectors.
+        splits: Rows with `text` and `word`, by `train`, `validation` and `test`.
+        candidates: At most this many words that occur in `test` alone.
+        seed: Seed of their choice.
+        **options: Further attributes of `DefinitionTask`.
+
+    Raises:
+        UserError: No word occurs in `test` alone.
+    """
+    train, valid, test = (
+        make_pairs(splits[name], condition) for name in ("train", "validation", "test")
+    )
+    seen = {*train.names, *valid.names}
+    order = list(range(len(test)))
+    random.Random(seed).shuffle(order)
+    first = {test.names[i]: i for i in reversed(order) if test.names[i] not in seen}
+    chosen = [i for i in order if first.get(test.names[i]) == i][:candidates]
+    if len(chosen) < 2:
+        raise UserError(
+            f"{len(chosen)} word(s) of the test split do not occur in training; a study needs at "
+            "least 2 to define"
+        )
+    return DefinitionTask(vae, condition, train, valid, test.select(chosen), **options)
+
+
+# ------------------------------------------------------------------------------- studies
+
+
+def study_flows(
+    task: DefinitionTask,
+    flows: Sequence[str],
+    forms: Sequence[str] = get_args(Form),
+    seeds: Sequence[int] = (0,),
+    fitting: Fitting | None = None,
+    done: Sequence[str] = (),
+    keep: Keep | None = None,
+) -> Rows:
+    """Fit each architecture in each form, and score what it writes and which words it finds.
+
+    Args:
+        task: The task.
+        flows: Names that `build_flow` knows.
+        forms: How the condition enters; the Gaussians have one form.
+        seeds: Seeds of weights, order and noise.
+        fitting: How the flows are trained; its seed is replaced.
+        done: Systems to leave out, by name, because they are there already.
+        keep: Gets the rows of each system as soon as they are there.
+    """
+    fitting = fitting or Fitting()
+    rows: Rows = []
+    for flow in flows:
+        for form in forms[:1] if flow.endswith("gaussian") else forms:
+            for seed in seeds[:1] if flow.endswith("gaussian") else seeds:
+                system = flow if flow.endswith("gaussian") else f"{flow} {form}"
+                if f"{system}/{seed}" in done:
+                    continue
+                found = _tag(_flow_rows(task, flow, form, seed, fitting), system, seed)
+                rows += found
+                if keep is not None:
+                    keep(f"{system}/{seed}", found)
+    return rows
+
+
+def study_definitions(
+    task: DefinitionTask,
+    fitting: Fitting | None = None,
+    form: str = "reference",
+    cvae_steps: int = 1500,
+    seed: int = 0,
+    done: Sequence[str] = (),
+    keep: Keep | None = None,
+) -> Rows:
+    """The invertible CVAE beside all baselines, and beside a ceiling.
+
+    `reconstruction` is no rival: it sees the definition itself, and says what the VAE's decoder
+    can write at best.
+
+    Args:
+        task: The task.
+        fitting: How the flow is trained; its seed is replaced.
+        form: How the condition enters the flow.
+        cvae_steps: Training steps of the CVAE baseline.
+        seed: Seed of everything.
+        done: Systems to leave out, by name.
+        keep: Gets the rows of each system as soon as they are there.
+    """
+    fitting = fitting or Fitting()
+
+    def flow(name: str) -> Callable[[], Rows]:
+        return lambda: _flow_rows(task, name, form, seed, fitting)
+
+    def written(make: Callable[[], Generator]) -> Callable[[], Rows]:
+        return lambda: _text_rows(task, _defined(task, make(), seed), seed)
+
+    def cvae() -> Generator:
+        model = ConditionalVAE(task.vae, task.condition)
+        return model.fit(task.train, steps=cvae_steps, learning_rate=1e-3, seed=seed)
+
+    systems: dict[str, Callable[[], Rows]] = {
+        "invertible CVAE (glow)": flow("glow"),
+        "linear-gaussian": flow("linear-gaussian"),
+        "gaussian (no condition)": flow("gaussian"),
+        "nearest neighbour": written(lambda: NearestNeighbour(task.condition, task.train)),
+        "prompted decoder": written(lambda: PromptedDecoder(task.vae.decoder)),
+        "CVAE": written(cvae),
+        "reconstruction (ceiling)": lambda: _text_rows(
+            task, task.vae.reconstruct(task.test.texts[: task.texts]), seed
+        ),
+    }
+    rows: Rows = []
+    for system, make in systems.items():
+        if f"{system}/{seed}" in done:
+            continue
+        found = _tag(make(), system, seed)
+        rows += found
+        if keep is not None:
+            keep(f"{system}/{seed}", found)
+    return rows
+
+
+def _tag(rows: Rows, system: str, seed: int) -> Rows:
+    return [{"system": system, "seed": seed, **row} for row in rows]
+
+
+# ------------------------------------------------------------------------------- one system
+
+
+def _flow_rows(task: DefinitionTask, flow: str, form: str, seed: int, fitting: Fitting) -> Rows:
+    torch.manual_seed(seed)
+    cvae = InvertibleCVAE.build(task.vae, task.condition, flow, form)
+    start = time.perf_counter()
+    fit = cvae.fit(task.train, task.valid, fitting=replace(fitting, seed=seed))
+    seconds = time.perf_counter() - start
+    texts, share = _timed(task, cvae, seed)
+    return [
+        *_fit_rows(task, cvae, fit, seconds, share),
+        *_text_rows(task, texts, seed),
+        *_rank_rows(task, cvae),
+    ]
+
+
+def _fit_rows(
+    task: DefinitionTask, cvae: InvertibleCVAE, fit: FlowFit, seconds: float, share: float
+) -> Rows:
+    z = task.vae.encode(task.test.texts).mean
+    nll = -cvae.density(z, task.test.conditions).mean().item() / cvae.flow.features
+    nats = "nats a dimension"
+    return [
+        _measure("held-out NLL", fit.nll, nats, "lower", len(task.valid)),
+        _measure("test NLL at the mean", nll, nats, "lower", len(z)),
+        _measure("inverse error", fit.inverse_error, "largest difference", "lower"),
+        _measure("fit time", seconds, "s", "lower"),
+        _measure("sampling time", share, "of decoding", "lower", task.texts),
+    ]
+
+
+def _measure(name: str, value: float, unit: str, direction: str, n: int = 1) -> dict[str, Any]:
+    return {"measure": name, "value": value, "unit": unit, "direction": direction, "n": n}
+
+
+def _timed(task: DefinitionTask, cvae: InvertibleCVAE, seed: int) -> tuple[list[str], float]:
+    """What is written, and the flow's time as a share of the decoder's."""
+    asked = task.test.conditions[: task.texts]
+    start = time.perf_counter()
+    z = cvae.points(asked, 1, task.temperature, seed)
+    middle = time.perf_counter()
+    texts = task.vae.decode(z)
+    return texts, (middle - start) / (time.perf_counter() - middle)
+
+
+def _defined(task: DefinitionTask, model: Generator, seed: int) -> list[str]:
+    return model.generate(task.test.names[: task.texts], 1, task.temperature, seed)
+
+
+def _text_rows(task: DefinitionTask, texts: list[str], seed: int) -> Rows:
+    test = task.test
+    distinct = SCORES["distinct-2"]
+    return [
+        *score_definitions(
+            texts,
+            test.texts[: len(texts)],
+            test.names[: len(texts)],
+            encoder=task.vae.encoder,
+            mover=task.mover,
+            bleurt=task.bleurt,
+            seed=seed,
+        ),
+        _measure("distinct-2", distinct_n(texts), distinct.unit, distinct.direction, len(texts)),
+    ]
+
+
+def _rank_rows(task: DefinitionTask, cvae: InvertibleCVAE) -> Rows:
+    """Where the true word stands among all held-out words, by log p(z|c)."""
+    settings = cvae.flow.settings
+    fast = settings["form"] == "reference" or not settings["blocks"]
+    rows = len(task.test) if fast else min(_RANKED, len(task.test))
+    z = task.vae.encode(task.test.texts[:rows]).mean
+    ranks = rank_of_truth(cvae.scores(z, task.test.conditions), torch.arange(rows))
+    return score_ranks(ranks, len(task.test))

@@ -1,0 +1,135 @@
+"""Architectures by name. A new one is a line of `ARCHITECTURES`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+from zuko.lazy import LazyTransform
+
+from llamavae.errors import UserError, unknown
+from llamavae.flows.flow import ConditionMean, Flow, StandardNormal
+from llamavae.flows.transforms import (
+    Affine,
+    autoregressive_block,
+    coupling_block,
+    spline_block,
+)
+
+Form = Literal["conditional", "reference"]
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A way to make the blocks of a flow.
+
+    Attributes:
+        block: Makes one block; None for a Gaussian, which is the affine map alone.
+        blocks: How many of them by default.
+        uses_context: Whether the distribution depends on the context.
+        options: Settings of the block: default and least value of each.
+    """
+
+    block: Callable[..., list[LazyTransform]] | None = None
+    blocks: int = 0
+    uses_context: bool = True
+    options: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+
+
+ARCHITECTURES: dict[str, Architecture] = {
+    "glow": Architecture(coupling_block, 10, options={"clamp": (2.0, 1e-3)}),
+    "spline": Architecture(spline_block, 6, options={"bins": (8, 2)}),
+    "maf": Architecture(autoregressive_block, 5, options={"clamp": (2.0, 1e-3)}),
+    "linear-gaussian": Architecture(),
+    "gaussian": Architecture(uses_context=False),
+}
+
+
+def flow_names() -> list[str]:
+    """Names that `build_flow` knows."""
+    return list(ARCHITECTURES)
+
+
+def build_flow(
+    name: str,
+    features: int,
+    context: int = 0,
+    *,
+    form: str = "conditional",
+    blocks: int | None = None,
+    hidden: Sequence[int] = (256, 256),
+    embedding: int = 64,
+    **options: Any,
+) -> Flow:
+    """A flow that has seen no data yet: `fit_flow` initialises and trains it.
+
+    Its first weights come from torch's global random numbers.
+
+    Args:
+        name: `glow` (the reference: ActNorm, affine coupling of both halves, permutation),
+            `spline` (the same with rational-quadratic splines), `maf` (masked autoregression),
+            or the two that a flow must beat: `linear-gaussian`, N(A c + b, full covariance), and
+            `gaussian`, which ignores the context. The Gaussians are the same in both forms.
+        features: Size D of the data.
+        context: Size C of the context; 0 for none.
+        form: How the context enters, see `llamavae.flows.flow`.
+        blocks: Number of blocks, by default 10 (glow), 6 (spline) or 5 (maf). Gaussians have none.
+        hidden: Widths of the hidden layers of the networks in the blocks. In a maf that is narrower
+            than D, no dimension looks at more than as many others.
+        embedding: conditional form: a context that is longer is embedded to this size once, and
+            the blocks get the embedding; 0 gives them the context itself.
+        **options: `clamp` (glow, maf): the largest log-scale of an affine map, default 2.
+            `bins` (spline): default 8.
+
+    Raises:
+        UserError: A name or option is unknown, or a size is out of range.
+
+    Example:
+        >>> import torch
+        >>> flow = build_flow("glow", features=2, context=3, blocks=2)
+        >>> c = torch.randn(5, 3)
+        >>> x = flow(c).rsample()
+        >>> x.shape, flow(c).log_prob(x).shape
+        (torch.Size([5, 2]), torch.Size([5]))
+        >>> y = flow(c).transform(x)
+        >>> bool((flow(c).transform.inv(y) - x).abs().max() < 1e-5)
+        True
+    """
+    if name not in ARCHITECTURES:
+        raise unknown("flow", name, ARCHITECTURES)
+    if form not in get_args(Form):
+        raise unknown("form", form, get_args(Form))
+    architecture = ARCHITECTURES[name]
+    for option in options:
+        if option not in architecture.options:
+            raise unknown(f"option of {name}", option, architecture.options or ["(it has none)"])
+    options = {o: default for o, (default, _) in architecture.options.items()} | options
+    if architecture.block is None:
+        blocks = 0
+    elif blocks is None:
+        blocks = architecture.blocks
+    for what, value, least in (
+        ("features", features, 1),
+        ("context", context, 0),
+        ("blocks", blocks, 1 if architecture.block else 0),
+        ("hidden", min(hidden, default=1), 1),
+        ("embedding", embedding, 0),
+        *((option, options[option], least) for option, (_, least) in architecture.options.items()),
+    ):
+        if not value >= least:
+            raise UserError(f"{what} must be at least {least}; got {value}")
+    settings = {
+        **{"name": name, "features": features, "context": context, "form": form},
+        **{"blocks": blocks, "hidden": list(hidden), "embedding": embedding, **options},
+    }
+    made: list[LazyTransform] = []
+    conditional = form == "conditional" or architecture.block is None
+    entering = context if conditional and architecture.uses_context else 0
+    size = 0
+    if architecture.block is not None:
+        size = embedding if 0 < embedding < entering else 0
+        for _ in range(blocks):
+            made += architecture.block(features, size or entering, hidden=hidden, **options)
+    base = StandardNormal(features) if conditional else ConditionMean(features, context)
+    return Flow(settings, Affine(features, entering), made, base, size)

@@ -1,0 +1,310 @@
+"""Maximum likelihood for flows, with early stopping on held-out data and the Gaussians beside."""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from llamavae.errors import UserError
+from llamavae.flows.architectures import build_flow
+from llamavae.flows.flow import Flow
+from llamavae.flows.heldout import invertibility, given, nll
+from llamavae.flows.resuming import SavedFit
+from llamavae.flows.rows import Rows
+
+logger = logging.getLogger(__name__)
+
+_RIDGES = (0.01, 1.0, 10.0, 100.0, 1000.0, 10_000.0)
+
+
+@dataclass(frozen=True)
+class Fitting:
+    """How a flow is trained.
+
+    Attributes:
+        steps: Most steps; the learning rate falls to 0 over them.
+        batch_size: Rows in a step.
+        learning_rate: Peak of AdamW's, after a rise over the first 2 % of the steps.
+        weight_decay: AdamW's.
+        every: Steps between two looks at the held-out NLL.
+        patience: Stop after this many looks without a better one.
+        max_grad_norm: Gradients are clipped to this norm.
+        seed: Seed of the order of rows and of the noise.
+    """
+
+    steps: int = 4000
+    batch_size: int = 256
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-4
+    every: int = 200
+    patience: int = 5
+    max_grad_norm: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "every", "patience"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} must be at least 1; got {getattr(self, name)}")
+        for name in ("learning_rate", "max_grad_norm"):
+            if not getattr(self, name) > 0:
+                raise UserError(f"{name} must be above 0; got {getattr(self, name)}")
+        if not self.weight_decay >= 0:
+            raise UserError(f"weight_decay must not be negative; got {self.weight_decay}")
+
+
+@dataclass
+class FlowFit:
+    """What `fit_flow` found. NLLs are held-out, in nats per dimension; lower is better.
+
+    Attributes:
+        nll: That of the flow as it is left.
+        references: NLL of `gaussian` and `linear-gaussian` on the same data.
+        best_step: Step whose weights were kept; 0 is the Gaussian start.
+        stopped: `steps` (all were made), `patience`, `diverged`, or `closed form`.
+        history: A row for each look at the held-out data: `step`, `train_nll` since the last one,
+            `nll`, `inverse_error` (largest |T^-1(T(x)) - x|), `log_scale_min` and `log_scale_max`
+            (extremes over maps and rows of log |det| of one map, per dimension), `seconds` since
+            the last look.
+    """
+
+    nll: float = math.inf
+    references: dict[str, float] = field(default_factory=dict)
+    best_step: int = 0
+    stopped: str = "steps"
+    history: list[dict[str, float]] = field(default_factory=list)
+
+    @property
+    def inverse_error(self) -> float:
+        """Largest |T^-1(T(x)) - x| over some held-out rows, for the weights that were kept."""
+        return next(r["inverse_error"] for r in self.history if r["step"] == self.best_step)
+
+
+def fit_flow(
+    flow: Flow,
+    x: Tensor,
+    c: Tensor | None = None,
+    *,
+    noise: Tensor | None = None,
+    valid: Rows | None = None,
+    fitting: Fitting | None = None,
+    state: Path | None = None,
+    progress: bool = True,
+) -> FlowFit:
+    """Fit `flow` to data by maximum likelihood; afterwards it has its best weights, in eval mode.
+
+    Args:
+        flow: What `build_flow` made. It is initialised from the data and changed in place.
+        x: Data (N, D).
+        c: Contexts (N, C), for a flow with a context.
+        noise: Standard deviations (N, D): every use of a row draws x + noise * eps anew.
+        valid: Held-out rows for early stopping; None takes a random tenth of the data.
+        fitting: How it is trained.
+        state: Folder for the state at each look at the held-out data: an interrupted fit of the
+            same flow to the same data goes on from there, to the same result. It is emptied at
+            the end.
+        progress: Show a progress bar on stderr.
+
+    Raises:
+        UserError: Shapes do not fit, values are not finite or too large, or there are fewer than
+            2 rows to train on.
+
+    Example:
+        >>> x = 3 + torch.randn(500, 2)
+        >>> fit = fit_flow(build_flow("gaussian", features=2), x, progress=False)
+        >>> fit.stopped, abs(fit.nll - 1.42) < 0.2
+        ('closed form', True)
+    """
+    fitting = fitting or Fitting()
+    sizes = flow.features, flow.context
+    train = Rows(x, c, noise).checked("the data", *sizes)
+    generator = torch.Generator().manual_seed(fitting.seed)
+    if valid is None:
+        order = torch.randperm(len(train), generator=generator)
+        part = max(1, len(train) // 10)
+        train, valid = train.take(order[part:]), train.take(order[:part])
+    else:
+        valid = valid.checked("the held-out data", *sizes)
+    if len(train) < 2 or not len(valid):
+        raise UserError(
+            "a flow needs at least 2 rows to train on and 1 that is held out; "
+            f"got {len(train)} and {len(valid)}"
+        )
+    if len(train) < flow.features:
+        logger.warning(
+            "%d rows are fewer than the %d dimensions: try the flow linear-gaussian, or more data",
+            len(train),
+            flow.features,
+        )
+    held_out = Rows(valid.draw(generator), valid.c)
+    fit = FlowFit()
+    ridge = _references(fit, flow, train, held_out, generator)
+    flow.initialise(train.draw(generator), train.c, ridge)
+    flow.eval()
+    fit.nll = nll(flow, held_out)
+    if not math.isfinite(fit.nll):
+        raise UserError(
+            "the held-out NLL of a Gaussian is not finite: look for values that are far too large"
+        )
+    start: dict[str, float] = {"step": 0, "train_nll": math.nan, "nll": fit.nll}
+    fit.history.append(start | invertibility(flow, held_out) | {"seconds": 0.0})
+    if not flow.blocks:
+        fit.stopped = "closed form"
+        return fit
+    saved = None
+    if state is not None:
+        kind = [asdict(fitting), flow.settings, str(flow.affine.weight.dtype)]
+        saved = SavedFit(state, json.dumps([kind, train.digest(), held_out.digest()]))
+    _Run(flow, fit, train, held_out, fitting, saved, progress).run()
+    return fit
+
+
+def _references(
+    fit: FlowFit, flow: Flow, train: Rows, held_out: Rows, generator: torch.Generator
+) -> float:
+    """NLLs of the two Gaussians; returns the ridge penalty that is best on the held-out data."""
+    x, ridge = train.draw(generator), 1.0
+    for name in ("gaussian", "linear-gaussian"):
+        reference = build_flow(name, flow.features, flow.context).to(flow.affine.weight)
+        found = []
+        for candidate in _RIDGES if name == "linear-gaussian" and flow.context else (1.0,):
+            reference.initialise(x, train.c, candidate)
+            found.append((nll(reference, held_out), candidate))
+        fit.references[name], ridge = min(found)
+    return ridge
+
+
+class _Run:
+    """The steps of a fit, with the best weights and the state that it can go on from."""
+
+    def __init__(
+        self,
+        flow: Flow,
+        fit: FlowFit,
+        train: Rows,
+        held_out: Rows,
+        fitting: Fitting,
+        saved: SavedFit | None,
+        progress: bool,
+    ) -> None:
+        self.flow, self.fit, self.train, self.held_out = flow, fit, train, held_out
+        self.fitting, self.saved, self.progress = fitting, saved, progress
+        self.best = copy.deepcopy(flow.state_dict())
+        self.optimizer = torch.optim.AdamW(
+            flow.parameters(), fitting.learning_rate, weight_decay=fitting.weight_decay
+        )
+        self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self._rate)
+
+    def _rate(self, step: int) -> float:
+        """Share of the peak learning rate: a linear rise, then half a cosine."""
+        total = self.fitting.steps
+        rise = max(1, total // 50)
+        fall = min(max(0.0, (step - rise) / max(1, total - rise)), 1.0)
+        return min((step + 1) / rise, 0.5 * (1 + math.cos(math.pi * fall)))
+
+    def run(self) -> None:
+        """Train until the steps, the patience or the numbers run out, and keep the best."""
+        done = self._resume()
+        total, every = self.fitting.steps, self.fitting.every
+        with tqdm(
+            total=total,
+            initial=done,
+            desc="fitting",
+            unit="step",
+            leave=False,
+            disable=not self.progress,
+        ) as bar:
+            for step in range(done, total, every):
+                if step - self.fit.best_step >= self.fitting.patience * every:
+                    self.fit.stopped = "patience"
+                    break
+                row = self._look(min(step + every, total), step, bar)
+                if row is None:
+                    self.fit.stopped = "diverged"
+                    break
+                self.fit.history.append(row)
+                if row["nll"] < self.fit.nll:
+                    self.fit.nll, self.fit.best_step = row["nll"], int(row["step"])
+                    self.best = copy.deepcopy(self.flow.state_dict())
+                self._save(int(row["step"]))
+        self.flow.load_state_dict(self.best)
+        self.flow.eval()
+        if self.saved is not None:
+            self.saved.clear()
+
+    def _look(self, to: int, step: int, bar: Any) -> dict[str, float] | None:
+        """Train from `step` to step `to` and look at the held-out data; None if it diverged."""
+        start = time.perf_counter()
+        train_nll = self._train(to - step, step, bar)
+        value = nll(self.flow, self.held_out) if math.isfinite(train_nll) else math.nan
+        if math.isfinite(value):
+            bar.set_postfix_str(f"held-out NLL {value:.4f} nats a dimension")
+            row = {"step": to, "train_nll": train_nll, "nll": value}
+            row |= invertibility(self.flow, self.held_out)
+            return row | {"seconds": round(time.perf_counter() - start, 2)}
+        logger.warning(
+            "the fit diverged between steps %d and %d: kept the weights of step %d. Try a smaller "
+            "learning rate",
+            step,
+            to,
+            self.fit.best_step,
+        )
+        return None
+
+    def _train(self, steps: int, first: int, bar: Any) -> float:
+        """So many steps; returns their mean NLL, not finite if training diverged."""
+        self.flow.train()
+        # the rows depend on seed and step alone, so that a resumed fit sees the same ones
+        generator = torch.Generator().manual_seed(self.fitting.seed * 1_000_003 + first)
+        total = 0.0
+        for index in self._batches(steps, generator):
+            part = self.train.take(index)
+            x = part.draw(generator)
+            loss = -given(self.flow, part).log_prob(x).mean() / self.flow.features
+            if not loss.isfinite():
+                return math.nan
+            self.optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(self.flow.parameters(), self.fitting.max_grad_norm)
+            self.optimizer.step()
+            self.scheduler.step()
+            total += loss.item()
+            bar.update()
+        self.flow.eval()
+        return total / steps
+
+    def _batches(self, steps: int, generator: torch.Generator) -> Iterator[Tensor]:
+        """Row numbers of each step: passes over the data in random order, cut into batches."""
+        size = min(self.fitting.batch_size, len(self.train))
+        passes = -(-steps * size // len(self.train))
+        order = torch.cat(
+            [torch.randperm(len(self.train), generator=generator) for _ in range(passes)]
+        )
+        return iter(order[: steps * size].split(size))
+
+    def _save(self, step: int) -> None:
+        if self.saved is not None:
+            weights = {"flow": self.flow.state_dict(), "best": self.best}
+            self.saved.write(step, weights, self.optimizer, self.scheduler, asdict(self.fit))
+
+    def _resume(self) -> int:
+        """Take up the state of an interrupted run; returns the steps that are done."""
+        found = None if self.saved is None else self.saved.read(self.optimizer, self.scheduler)
+        if found is None:
+            self._save(0)  # with the first weights, which are random
+            return 0
+        weights, report = found
+        self.flow.load_state_dict(weights["flow"])
+        self.best = weights["best"]
+        vars(self.fit).update(report)
+        return int(self.fit.history[-1]["step"])

@@ -1,0 +1,183 @@
+"""A flow: a distribution of vectors x (D,), given a context c (C,) or none, with an exact density.
+
+Two forms join the context to the map T from data to base:
+
+conditional   p(x|c) = N(T(x; c); 0, I) |det dT/dx|                       (net2net, 2005.13580)
+reference     p(x|c) = N(T(x); P c, rho^2 I) |det dT/dx|                  (LlaMaVAE, 2312.13208)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution
+from zuko.distributions import DiagNormal, NormalizingFlow
+from zuko.lazy import LazyDistribution, LazyTransform
+from zuko.nn import MLP
+from zuko.transforms import ComposedTransform
+
+from llamavae.errors import UserError
+from llamavae.flows.transforms import Affine, FullPrecision, alignment, regression
+
+_CONSTANT = 1e-6  # a column of contexts that varies less, relative to its size, is constant
+
+
+class ConditionMean(LazyDistribution):
+    """N(P c, rho^2 I), the base of the reference form; N(0, rho^2 I) without context.
+
+    Args:
+        features: Size D.
+        context: Size C of c; P is the identity where C = D, else learned.
+    """
+
+    def __init__(self, features: int, context: int) -> None:
+        super().__init__()
+        self.features = features
+        learned = context not in (0, features)
+        self.projection = nn.Parameter(torch.zeros(features, context)) if learned else None
+        self.log_rho = nn.Parameter(torch.zeros(()))
+
+    def forward(self, c: Tensor | None = None) -> Distribution:
+        """The Gaussian (..., D), for contexts c (..., C)."""
+        if c is None:
+            mean = self.log_rho.new_zeros(self.features)
+        else:
+            mean = c if self.projection is None else c @ self.projection.mT
+        return DiagNormal(mean, self.log_rho.exp().expand(mean.shape))
+
+
+class StandardNormal(LazyDistribution):
+    """N(0, I), the base of the conditional form.
+
+    Args:
+        features: Size D.
+    """
+
+    mean: Tensor
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(features), persistent=False)
+
+    def forward(self, c: Tensor | None = None) -> Distribution:
+        """The Gaussian (..., D)."""
+        mean = self.mean if c is None else self.mean.expand(*c.shape[:-1], -1)
+        return DiagNormal(mean, torch.ones_like(mean))
+
+
+class Flow(LazyDistribution):
+    """A lazy distribution in zuko's sense: called with a context it returns a torch distribution.
+
+    The result has `log_prob`, `sample`, `rsample`, and `transform`, the map T from data to base
+    with its `inv` and `log_abs_det_jacobian`. Arithmetic is in the type of the weights (float32
+    unless changed), whatever type the inputs have and whatever autocast says. Build one with
+    `build_flow`.
+
+    Args:
+        settings: The arguments of `build_flow` that make this flow again.
+        affine: The first map; it gets the standardised context itself.
+        blocks: The maps after it; in the conditional form they get its embedding.
+        base: The distribution of T(x). Where it is the context itself, in the reference form with
+            C = D, a last linear map `turn` takes the blocks' output to the space of the context.
+        embedding: Size of the embedding of a context that is longer; 0 leaves contexts as they are.
+    """
+
+    context_mean: Tensor
+    context_scale: Tensor
+
+    def __init__(
+        self,
+        settings: Mapping[str, Any],
+        affine: Affine,
+        blocks: Sequence[LazyTransform],
+        base: ConditionMean | StandardNormal,
+        embedding: int = 0,
+    ) -> None:
+        super().__init__()
+        self.settings = dict(settings)
+        self.features: int = settings["features"]
+        self.context: int = settings["context"]
+        self.affine, self.blocks, self.base = affine, nn.ModuleList(blocks), base
+        identity = isinstance(base, ConditionMean) and self.context == self.features
+        self.turn = Affine(self.features) if identity else None
+        self.embed = MLP(self.context, embedding, (2 * embedding,)) if embedding else nn.Identity()
+        self.register_buffer("context_mean", torch.zeros(self.context))
+        self.register_buffer("context_scale", torch.ones(self.context))
+
+    def forward(self, c: Tensor | None = None) -> NormalizingFlow:
+        """p(x|c).
+
+        Args:
+            c: Contexts (..., C), as they are in the data; None for a flow without context.
+
+        Returns:
+            A distribution with batch shape (...) and event shape (D,).
+
+        Raises:
+            UserError: c is missing, not expected, or of another size.
+        """
+        weight = self.affine.weight
+        with torch.autocast(weight.device.type, enabled=False):
+            c = self._standardised(c)
+            # in the reference form T knows no context
+            inner = None if c is None or self.affine.slope is None else self.embed(c)
+            maps = [self.affine(c), *(block(inner) for block in self.blocks)]
+            if self.turn is not None:
+                maps.append(self.turn())
+            return NormalizingFlow(FullPrecision(ComposedTransform(*maps), weight), self.base(c))
+
+    def _checked(self, c: Tensor | None) -> Tensor | None:
+        if self.context == 0:
+            if c is not None:
+                raise UserError("this flow was built without a context (context=0); got one")
+        elif c is None:
+            raise UserError(f"this flow needs a context c of shape (..., {self.context})")
+        elif c.shape[-1:] != (self.context,):
+            raise UserError(
+                f"expected a context of shape (..., {self.context}); got {tuple(c.shape)}"
+            )
+        return c
+
+    def _standardised(self, c: Tensor | None) -> Tensor | None:
+        c = self._checked(c)
+        if c is None:
+            return None
+        return (c.to(self.context_mean) - self.context_mean) / self.context_scale
+
+    @torch.no_grad()
+    def initialise(self, x: Tensor, c: Tensor | None = None, ridge: float = 1.0) -> None:
+        """Set what is set from data: the standardisation of contexts and the Gaussian start.
+
+        The blocks of a new flow are close to the identity, so that its density is then about that
+        of a Gaussian: the linear Gaussian given c, or in the reference form with C = D the best
+        one whose base mean is c.
+
+        Args:
+            x: Data (N, D).
+            c: Contexts (N, C).
+            ridge: Penalty of the regression of x on c, see `Affine.initialise`.
+        """
+        c = self._checked(c)
+        if c is not None:
+            values = c.double()
+            scale = values.std(0, correction=0)
+            varies = scale > _CONSTANT * values.abs().amax(0)
+            self.context_mean.copy_(values.mean(0))
+            self.context_scale.copy_(torch.where(varies, scale, 1.0))
+        standard = self._standardised(c)
+        x, base = x.to(self.affine.weight), self.base
+        if standard is None or isinstance(base, StandardNormal):
+            self.affine.initialise(x, standard if self.affine.slope is not None else None, ridge)
+        elif base.projection is not None:
+            self.affine.initialise(x, standard, ridge)
+            base.projection.copy_(regression(standard, self(c).transform(x), ridge))
+        elif self.turn is not None:
+            self.affine.initialise(x)
+            self.turn.weight.copy_(torch.eye(self.features))
+            weight, rho = alignment(self(c).transform(x), standard, ridge)
+            self.turn.weight.copy_(weight)
+            base.log_rho.fill_(math.log(rho))

@@ -1,0 +1,95 @@
+"""The state of a fit on disk, from which an interrupted one goes on."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from llamavae.state import load_optimizer, save_optimizer
+
+logger = logging.getLogger(__name__)
+
+
+class SavedFit:
+    """The latest state of a fit, in a folder `step-N`, which is complete once it has this name.
+
+    Args:
+        folder: Where it is. What else there is in it stays.
+        key: All that decides the result of the fit: the state of another one is not used.
+    """
+
+    def __init__(self, folder: Path, key: str) -> None:
+        self.folder, self.key = folder, key
+
+    def write(
+        self,
+        step: int,
+        weights: Mapping[str, Mapping[str, Tensor]],
+        optimizer: Any,
+        scheduler: Any,
+        report: Mapping[str, Any],
+    ) -> None:
+        """Replace what was written before.
+
+        Args:
+            step: Steps that are done.
+            weights: State dicts by name.
+            optimizer: An optimiser of torch's.
+            scheduler: Its learning rate schedule.
+            report: What was found until now, as JSON.
+        """
+        new, done = self.folder / "new", self.folder / f"step-{step}"
+        self._remove(new, done)
+        new.mkdir(parents=True)
+        for name, tensors in weights.items():
+            save_file({k: v.contiguous() for k, v in tensors.items()}, new / f"{name}.safetensors")
+        save_optimizer(optimizer, scheduler, new)
+        (new / "fit.json").write_text(json.dumps({"key": self.key, "report": dict(report)}))
+        new.rename(done)
+        self._remove(*(path for path in self.folder.glob("step-*") if path != done))
+
+    def read(
+        self, optimizer: Any, scheduler: Any
+    ) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]] | None:
+        """Weights and report of the latest state of this fit, if there is one.
+
+        The states of optimiser and schedule are loaded into them.
+        """
+        found: list[tuple[int, Path, dict[str, Any]]] = []
+        others = False
+        for file in self.folder.glob("step-*/fit.json"):
+            values = json.loads(file.read_text())
+            if values["key"] == self.key:
+                found.append((int(file.parent.name[5:]), file.parent, values["report"]))
+            else:
+                others = True
+        if not found:
+            if others:
+                logger.warning(
+                    "%s is the state of another fit (other data or settings): starting anew",
+                    self.folder,
+                )
+            return None
+        _, folder, report = max(found, key=lambda entry: entry[0])
+        load_optimizer(optimizer, scheduler, folder)
+        names = ("flow", "best")
+        return {name: load_file(folder / f"{name}.safetensors") for name in names}, report
+
+    def clear(self) -> None:
+        """Remove what was written, and the folder if nothing else is in it."""
+        self._remove(self.folder / "new", *self.folder.glob("step-*"))
+        with contextlib.suppress(OSError):
+            self.folder.rmdir()
+
+    @staticmethod
+    def _remove(*folders: Path) -> None:
+        for folder in folders:
+            shutil.rmtree(folder, ignore_errors=True)

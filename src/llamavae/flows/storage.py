@@ -1,0 +1,43 @@
+"""A flow as one safetensors file: its weights, and its settings in the header."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from llamavae.errors import UserError
+from llamavae.flows.architectures import build_flow
+from llamavae.flows.flow import Flow
+
+
+def save_flow(flow: Flow, path: str | os.PathLike[str]) -> None:
+    """Write weights and settings to one safetensors file."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    tensors = {k: v.detach().cpu().contiguous() for k, v in flow.state_dict().items()}
+    save_file(tensors, path, {"flow": json.dumps(flow.settings)})
+
+
+def load_flow(path: str | os.PathLike[str]) -> Flow:
+    """The flow that `save_flow` wrote, in eval mode.
+
+    Raises:
+        UserError: The file is missing, damaged or not one of a flow.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"there is no flow {path}")
+    try:
+        with safe_open(path, "pt") as file:
+            settings = json.loads((file.metadata() or {})["flow"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        flow = build_flow(**settings).to(tensors["affine.weight"].dtype)
+        flow.load_state_dict(tensors)
+    except UserError as error:
+        raise UserError(f"{path} is not a flow of this version of llamavae: {error}") from error
+    except (SafetensorError, KeyError, ValueError, TypeError, RuntimeError) as error:
+        raise UserError(f"{path} is damaged or not a flow of llamavae: {error!r}") from error
+    return flow.eval()

@@ -1,0 +1,234 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from tests import tiny
+
+LABELS = ["short", "long"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A saved VAE, a corpus with words, labels and vectors, and word vectors."""
+    place = tmp_path_factory.mktemp("guidance")
+    tiny.vae().save_pretrained(place / "vae")
+    texts = [f"{text} {i}" for i in range(6) for text in tiny.SENTENCES]
+    rows = [
+        {
+            "text": text,
+            "word": text.split()[1],
+            "size": LABELS[len(text) > 28],
+            "c": [float(len(text)), float(text.count("e"))],
+        }
+        for text in texts
+    ]
+    (place / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    words = sorted({row["word"] for row in rows})
+    vectors = "".join(f"{word} {len(word)} {i} 1\n" for i, word in enumerate(words[1:]))
+    (place / "words.vec").write_text(vectors, encoding="utf-8")
+    items = [
+        {"id": f"it.test.defmod.{i}", "word": w, "gloss": t, "sgns": [float(i), 1.0]}
+        for i, (w, t) in enumerate(zip(words, texts, strict=False), 1)
+    ]
+    (place / "codwoe.json").write_text(json.dumps(items), encoding="utf-8")
+    return place
+
+
+@pytest.fixture(scope="module")
+def made():
+    return {}
+
+
+@pytest.fixture
+def fit(folder, run, made):
+    """Fits once for each set of options; returns the folder of the result."""
+
+    def call(*options: str) -> str:
+        if options not in made:
+            place = folder / f"guided-{len(made)}"
+            result = run(
+                *("fit-condition", "--model", str(folder / "vae"), "--steps", "5", *options),
+                *("--corpus", str(folder / "rows.jsonl"), "--split", "all", "-o", str(place)),
+            )
+            assert result.exit_code == 0, result.stderr
+            made[options] = str(place)
+        return made[options]
+
+    return call
+
+
+def test_fit_shows_the_gaussians_beside(folder, run, tmp_path):
+    result = run(
+        *("fit-condition", "--model", str(folder / "vae"), "--steps", "5", "--split", "all"),
+        *("--corpus", str(folder / "rows.jsonl"), "-o", str(tmp_path / "new")),
+    )
+    assert result.exit_code == 0, result.stderr
+    names = {line.split("\t")[1] for line in result.stdout.splitlines()}
+    assert names == {"gaussian", "linear-gaussian", "this flow"}
+    assert str(tmp_path / "new") in result.stderr
+    assert not (tmp_path / "new" / "state").exists()
+
+
+def test_define(fit, run):
+    guided = fit()
+    result = run("define", "dog", "--model", guided, "-n", "2", "--seed", "1", "--json")
+    rows = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [row["word"] for row in rows] == ["dog", "dog"]
+    again = run("define", "dog", "--model", guided, "-n", "2", "--seed", "1", "--json")
+    assert again.stdout == result.stdout
+    centre = run("define", "dog", "river", "--model", guided, "--temperature", "0")
+    assert [line.split("\t")[0] for line in centre.stdout.splitlines()] == ["dog", "river"]
+
+
+def test_define_in_a_context(fit, run):
+    guided = fit()
+    options = ("--model", guided, "--temperature", "0", "--json")
+    alone, inside = (
+        run("define", "dog", *options),
+        run("define", "dog", "--context", "a dog barks at the moon", *options),
+    )
+    assert json.loads(inside.stdout)["word"] == "dog"
+    assert alone.exit_code == inside.exit_code == 0
+
+
+def test_guide_by_labels(fit, run):
+    guided = fit("--labels", "size")
+    result = run("guide", "size=short", "size=long", "--model", guided, "-n", "2", "--json")
+    asked = [json.loads(line)["condition"] for line in result.stdout.splitlines()]
+    assert asked == ["size=short"] * 2 + ["size=long"] * 2
+    wrong = run("guide", "size=shrt", "--model", guided)
+    assert wrong.exit_code == 2
+    assert "Did you mean 'short'" in wrong.stderr
+
+
+def test_translate(fit, run):
+    guided = fit("--labels", "size")
+    same = run(
+        *("translate", "a dog is a kind of animal", "--model", guided),
+        *("--from", "size=short", "--to", "size=short", "--json"),
+    )
+    found = json.loads(same.stdout)
+    assert found["text"] == "a dog is a kind of animal"
+
+
+def test_reverse(fit, run, tmp_path):
+    guided = fit()
+    result = run("reverse", "a kind of animal", "--model", guided, "-k", "3", "--json")
+    rows = [json.loads(line) for line in result.stdout.splitlines()]
+    densities = [row["log_prob"] for row in rows]
+    assert len(rows) == 3
+    assert densities == sorted(densities, reverse=True)
+    (tmp_path / "words.txt").write_text("dog\nmoon\n", encoding="utf-8")
+    chosen = run(
+        *("reverse", "a kind of animal", "--model", guided, "--json"),
+        *("--candidates", str(tmp_path / "words.txt")),
+    )
+    assert {json.loads(line)["word"] for line in chosen.stdout.splitlines()} == {"dog", "moon"}
+
+
+def test_word_vectors_leave_unknown_words_out_and_say_so(folder, fit, run):
+    guided = fit("--word-vectors", str(folder / "words.vec"))
+    assert run("define", "river", "--model", guided).exit_code == 0
+    unknown = run("define", "xyzzy", "--model", guided)
+    assert unknown.exit_code == 2
+    assert "'xyzzy'" in unknown.stderr
+    context = run("define", "river", "--context", "the river", "--model", guided)
+    assert context.exit_code == 2
+    assert "no context" in context.stderr
+
+
+def test_codwoe_submissions(folder, fit, run, tmp_path):
+    guided = fit("--vectors", "c")
+    defmod, revdict = tmp_path / "defmod.json", tmp_path / "revdict.json"
+    options = ("--file", str(folder / "codwoe.json"), "--vectors", "sgns", "--model", guided)
+    assert run("define", *options, "--submission", str(defmod)).exit_code == 0
+    assert run("reverse", *options, "--submission", str(revdict)).exit_code == 0
+    ids = [item["id"] for item in json.loads((folder / "codwoe.json").read_text())]
+    assert [set(item) for item in json.loads(defmod.read_text())] == [{"id", "gloss"}] * len(ids)
+    written = json.loads(revdict.read_text())
+    assert [item["id"] for item in written] == ids
+    assert all(len(item["sgns"]) == 2 for item in written)
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".parquet"])
+def test_a_matrix_with_a_row_for_each_text(folder, run, tmp_path, suffix):
+    rows = len((folder / "rows.jsonl").read_text().splitlines())
+    matrix = np.random.default_rng(0).normal(size=(rows, 3)).astype(np.float32)
+    path = tmp_path / f"c{suffix}"
+    if suffix == ".npy":
+        np.save(path, matrix)
+    else:
+        pq.write_table(pa.table({"c": list(matrix)}), path)
+    common = ("fit-condition", "--model", str(folder / "vae"), "--steps", "5", "--split", "all")
+    corpus = ("--corpus", str(folder / "rows.jsonl"), "--vectors", str(path))
+    assert run(*common, *corpus, "-o", str(tmp_path / "fits")).exit_code == 0
+    fewer = run(*common, *corpus, "--limit", "9", "-o", str(tmp_path / "not"))
+    assert fewer.exit_code == 2
+    assert f"{rows} vectors for 9 rows" in fewer.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("define", "dog"), "fit-condition"),
+        (("define", "--model", "x"), "give words"),
+        (("reverse", "--model", "x"), "give a definition"),
+        (("reverse", "--file", "f.json", "--model", "x"), "--submission"),
+        (("define", "dog", "--vectors", "sgns", "--model", "x"), "go with --file"),
+        (("define", "dog", "--model", "nowhere"), "nowhere"),
+    ],
+)
+def test_refused(run, arguments, message, monkeypatch):
+    monkeypatch.delenv("LLAMAVAE_GUIDE", raising=False)
+    result = run(*arguments)
+    assert result.exit_code == 2
+    assert message in result.stderr
+
+
+def test_two_conditions_are_refused(folder, run, tmp_path):
+    result = run(
+        *("fit-condition", "--model", str(folder / "vae"), "--corpus", str(folder / "rows.jsonl")),
+        *("--labels", "size", "--vectors", "c", "-o", str(tmp_path / "x")),
+    )
+    assert result.exit_code == 2
+    assert "--labels and --vectors" in result.stderr
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_fit_is_not_overwritten(folder, fit, run):
+    guided = fit()
+    result = run("fit-condition", "--model", str(folder / "vae"), "-o", guided)
+    assert result.exit_code == 2
+    assert "already holds" in result.stderr
+
+
+def test_an_interrupted_fit_goes_on(folder, run, tmp_path, monkeypatch):
+    from llamavae.flows import fitting
+
+    command = (
+        *("fit-condition", "--model", str(folder / "vae"), "--steps", "250", "--split", "all"),
+        *("--corpus", str(folder / "rows.jsonl"), "-o"),
+    )
+    look = fitting._Run._look
+    calls = []
+
+    def interrupted(self, *arguments):
+        calls.append(arguments)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return look(self, *arguments)
+
+    monkeypatch.setattr(fitting._Run, "_look", interrupted)
+    stopped = run(*command, str(tmp_path / "guided"))
+    assert stopped.exit_code == 130
+    assert "--resume" in stopped.stderr
+    monkeypatch.setattr(fitting._Run, "_look", look)
+    assert "--resume" in run(*command, str(tmp_path / "guided")).stderr
+    resumed = run(*command, str(tmp_path / "guided"), "--resume")
+    assert resumed.exit_code == 0, resumed.stderr
+    whole = run(*command, str(tmp_path / "whole"))
+    assert resumed.stdout == whole.stdout

@@ -1,0 +1,399 @@
+from __future__ import annotations
+
+import logging
+import math
+
+import pytest
+import torch
+from sklearn.datasets import make_moons
+from tests.flows.cases import both_forms, every_flow, every_layered_flow, linear_data
+
+from llamavae.errors import UserError
+from llamavae.flows import Fitting, FlowFit, Rows, build_flow, fit_flow, resuming
+from llamavae.flows.heldout import nll
+
+QUICK = Fitting(steps=12, every=4, batch_size=32)
+
+
+def small(name="glow", features=3, context=2, **options):
+    return build_flow(name, features, context, **{"blocks": 2, "hidden": (8,), **options})
+
+
+@pytest.fixture
+def data():
+    return linear_data(200, 3, 2)[:2]
+
+
+def weights(flow):
+    return {key: value.clone() for key, value in flow.state_dict().items()}
+
+
+def same(one, other):
+    return all(torch.equal(one[key], other[key]) for key in one) and set(one) == set(other)
+
+
+def results(fit):
+    """All but the times, in a form that knows that NaN equals NaN."""
+    rows = [{k: repr(v) for k, v in row.items() if k != "seconds"} for row in fit.history]
+    return fit.nll, fit.references, fit.best_step, fit.stopped, rows
+
+
+# ------------------------------------------------------------------------------- what is found
+
+
+@both_forms
+@pytest.mark.parametrize("name", ["linear-gaussian", "glow"])
+def test_a_linear_gaussian_is_found(name, form):
+    x, c, truth = linear_data(8000, 4, 3)
+    valid = Rows(x[6000:], c[6000:])
+    fitting = Fitting(steps=150, every=50)
+    flow = small(name, 4, 3, form=form)
+    fit = fit_flow(flow, x[:6000], c[:6000], valid=valid, fitting=fitting, progress=False)
+    assert abs(fit.nll - truth[6000:].mean().item()) < 0.02
+
+
+@both_forms
+@pytest.mark.parametrize("name", ["glow", "spline"])
+def test_two_moons_are_no_gaussians(name, form):
+    points, labels = make_moons(2000, noise=0.08, random_state=0)
+    x, c = torch.from_numpy(points), torch.from_numpy(labels)[:, None]
+    flow = small(name, 2, 1, form=form, blocks=4, hidden=(32, 32))
+    fitting = Fitting(steps=150, every=75, learning_rate=3e-3)
+    fit = fit_flow(flow, x, c, fitting=fitting, progress=False)
+    assert fit.nll < min(fit.references.values()) - 0.2
+    assert fit.references["linear-gaussian"] < fit.references["gaussian"] - 0.2
+
+
+@every_flow
+@both_forms
+@torch.no_grad()
+def test_the_inverse_is_precise_after_training(name, form):
+    size = 128
+    factor = 0.8 * torch.eye(size) + 1.4 * torch.randn(size, size) / size**0.5
+    c, u = torch.randn(600, 4), torch.randn(600, size)
+    x = (torch.tanh(c @ torch.randn(4, size)) + u + 0.3 * u.square()) @ factor.mT + 1
+    flow = small(name, size, 4, form=form, blocks=10, hidden=(32,))
+    fitting = Fitting(steps=16, every=16, batch_size=64, learning_rate=3e-3)
+    with torch.enable_grad():
+        fit = fit_flow(flow, x, c, fitting=fitting, progress=False)
+    if len(flow.blocks):
+        assert fit.best_step == 16
+        assert fit.nll < fit.references["linear-gaussian"] - 0.02
+    assert fit.inverse_error < 1e-4
+    for dtype, most in ((torch.float32, 1e-4), (torch.float64, 1e-9)):
+        flow = flow.to(dtype)
+        distribution = flow(c[:8])
+        y = distribution.base.sample()
+        transform = distribution.transform
+        assert (transform.inv(transform(x[:8])) - x[:8].to(dtype)).abs().max() < most
+        assert (transform(transform.inv(y)) - y).abs().max() < most
+
+
+# ------------------------------------------------------------------------------- the report
+
+
+@every_layered_flow
+@both_forms
+def test_the_report_is_of_the_weights_that_are_left(name, form, data):
+    x, c = data
+    valid = Rows(*linear_data(50, 3, 2)[:2])
+    flow = small(name, form=form)
+    fit = fit_flow(flow, x, c, valid=valid, fitting=QUICK, progress=False)
+    assert [row["step"] for row in fit.history] == [0, 4, 8, 12]
+    assert fit.stopped == "steps"
+    found = {row["step"]: row["nll"] for row in fit.history}
+    assert fit.nll == min(found.values()) == found[fit.best_step]
+    assert nll(flow, valid) == fit.nll
+    assert not flow.training
+    assert fit.inverse_error < 1e-4
+    for row in fit.history:
+        assert set(row) == {
+            *("step", "train_nll", "nll", "inverse_error"),
+            *("log_scale_min", "log_scale_max", "seconds"),
+        }
+        assert row["log_scale_min"] <= row["log_scale_max"]
+        assert math.isfinite(row["train_nll"]) == (row["step"] > 0)
+    for reference, expected in fit.references.items():
+        alone = fit_flow(small(reference), x, c, valid=valid, progress=False)
+        assert alone.nll == pytest.approx(expected)
+        assert alone.stopped == "closed form"
+        assert len(alone.history) == 1
+
+
+def test_the_penalty_of_the_regression_is_chosen_on_held_out_rows():
+    x, c = torch.randn(80, 4), torch.randn(80, 60)  # nothing to learn from c
+    valid = Rows(torch.randn(500, 4), torch.randn(500, 60))
+    fit = fit_flow(small("linear-gaussian", 4, 60), x, c, valid=valid, progress=False)
+    assert fit.nll < fit.references["gaussian"] + 0.02
+
+
+def test_without_context_the_gaussians_are_one(data):
+    fit = fit_flow(small(context=0), data[0], fitting=QUICK, progress=False)
+    assert fit.references["gaussian"] == fit.references["linear-gaussian"]
+
+
+def test_a_tenth_is_held_out_at_random(data, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        "llamavae.flows.fitting.nll", lambda flow, rows: seen.append(rows) or nll(flow, rows)
+    )
+    x, c = data
+    fit_flow(small("gaussian"), x, c, progress=False)
+    held_out = seen[0]
+    assert len(held_out) == 20
+    index = (held_out.x[:, None] == x[None]).all(-1).nonzero()[:, 1]
+    assert torch.equal(held_out.c, c[index])
+    assert index.tolist() != list(range(20))
+
+
+def test_early_stopping():
+    x = torch.randn(40, 6)  # a few rows of a Gaussian: all that can be learned is their noise
+    fitting = Fitting(steps=1000, every=10, patience=3, batch_size=40, learning_rate=1e-2)
+    flow = small(features=6, context=0, hidden=(64,), blocks=4)
+    fit = fit_flow(flow, x, valid=Rows(torch.randn(200, 6)), fitting=fitting, progress=False)
+    assert fit.stopped == "patience"
+    last = fit.history[-1]
+    assert last["step"] == fit.best_step + 30 < 1000
+    assert last["train_nll"] < last["nll"] - 0.1
+    assert nll(flow, Rows(x)) > last["train_nll"]
+
+
+def test_noise_is_drawn_anew():
+    x, noise = torch.zeros(2000, 2), torch.tensor([0.5, 2.0]).expand(2000, 2)
+    flow = small("gaussian", 2, 0)
+    fit_flow(flow, x, noise=noise, progress=False)
+    samples = flow().sample((20_000,))
+    torch.testing.assert_close(samples.std(0), noise[0], rtol=0.1, atol=0)
+    fit = fit_flow(small("glow", 2, 0), x, noise=noise, fitting=QUICK, progress=False)
+    losses = [row["train_nll"] for row in fit.history[1:]]
+    entropy = 0.5 * math.log(2 * math.pi * math.e)  # of both dimensions, whose scales cancel
+    assert losses == pytest.approx([entropy] * 3, abs=0.3)
+    assert len(set(losses)) == 3
+
+
+@pytest.mark.parametrize("name", ["linear-gaussian", "glow"])
+def test_the_type_of_the_data_does_not_matter(name, data):
+    x, c = (values.bfloat16() for values in data)
+    found = []
+    start = weights(small(name))
+    for dtype in (torch.float32, torch.bfloat16, torch.float64):
+        flow = small(name)
+        flow.load_state_dict(start)
+        fit = fit_flow(flow, x.to(dtype), c.to(dtype), fitting=QUICK, progress=False)
+        found.append((weights(flow), results(fit)))
+    flow = small(name)
+    flow.load_state_dict(start)
+    with torch.autocast("cpu", torch.bfloat16):
+        fit = fit_flow(flow, x, c, fitting=QUICK, progress=False)
+    for left, report in [*found[1:], (weights(flow), results(fit))]:
+        assert same(left, found[0][0])
+        assert report == found[0][1]
+
+
+@every_flow
+@both_forms
+def test_a_flow_in_double_stays_so(name, form, data, tmp_path):
+    flow = small(name, form=form).double()
+    fit = fit_flow(flow, *data, fitting=QUICK, state=tmp_path, progress=False)
+    floats = [value for value in flow.state_dict().values() if value.is_floating_point()]
+    assert {value.dtype for value in floats} == {torch.float64}
+    assert fit.inverse_error < 1e-12
+
+
+@every_flow
+@pytest.mark.parametrize(("features", "context"), [(1, 0), (1, 1), (1, 3)])
+@both_forms
+def test_one_dimension(name, form, features, context):
+    x, c, _ = linear_data(100, features, max(1, context))
+    flow = small(name, features, context, form=form)
+    fit = fit_flow(
+        flow, x, c.expand(100, context) if context else None, fitting=QUICK, progress=False
+    )
+    assert math.isfinite(fit.nll)
+
+
+def test_progress_is_shown_or_not(data, capfd):
+    fit_flow(small(), *data, fitting=QUICK, progress=False)
+    assert capfd.readouterr().err == ""
+    fit_flow(small(), *data, fitting=QUICK)
+    assert "held-out NLL" in capfd.readouterr().err
+
+
+# ------------------------------------------------------------------------------- reproducibility
+
+
+def test_seeds(data):
+    start = weights(small())
+
+    def fit(seed):
+        flow = small()
+        flow.load_state_dict(start)
+        options = Fitting(steps=8, every=4, batch_size=32, seed=seed)
+        return results(fit_flow(flow, *data, fitting=options, progress=False)), weights(flow)
+
+    (one, left), (again, right), (other, _) = fit(0), fit(0), fit(1)
+    assert one == again
+    assert same(left, right)
+    assert one != other
+
+
+class Interrupted(BaseException):
+    """Like a KeyboardInterrupt, which would end the tests if it were not caught."""
+
+
+def interrupt(patch, step):
+    """Makes step number `step` of the optimiser raise."""
+    plain, count = torch.optim.AdamW.step, 0
+
+    def counted(self, *args, **options):
+        nonlocal count
+        count += 1
+        if count == step:
+            raise Interrupted
+        return plain(self, *args, **options)
+
+    patch.setattr(torch.optim.AdamW, "step", counted)
+
+
+@every_layered_flow
+@both_forms
+@pytest.mark.parametrize("step", [1, 6, 12])
+@pytest.mark.parametrize("same_object", [True, False])
+def test_an_interrupted_fit_ends_like_any_other(
+    name, form, step, same_object, data, tmp_path, monkeypatch
+):
+    x, c = data
+    noise = torch.full_like(x, 0.1)
+    flow, whole = small(name, form=form), small(name, form=form)
+    whole.load_state_dict(flow.state_dict())
+    expected = fit_flow(whole, x, c, noise=noise, fitting=QUICK, progress=False)
+    options = {"noise": noise, "fitting": QUICK, "progress": False, "state": tmp_path / "state"}
+    with monkeypatch.context() as patch:
+        interrupt(patch, step)
+        with pytest.raises(Interrupted):
+            fit_flow(flow, x, c, **options)
+    assert (tmp_path / "state" / f"step-{4 * ((step - 1) // 4)}").is_dir()
+    if not same_object:
+        flow = small(name, form=form)  # its own random weights are not used
+    fit = fit_flow(flow, x, c, **options)
+    assert same(weights(flow), weights(whole))
+    assert results(fit) == results(expected)
+    assert not (tmp_path / "state").exists()
+
+
+def test_a_fit_that_was_done_when_interrupted_is_done(data, tmp_path, monkeypatch):
+    flow, whole = small(), small()
+    whole.load_state_dict(flow.state_dict())
+    patience = Fitting(steps=400, every=2, patience=2, batch_size=32, learning_rate=1.0)
+    expected = fit_flow(whole, *data, fitting=patience, progress=False)
+    assert expected.stopped == "patience"
+
+    def stop(self):
+        raise Interrupted
+
+    with monkeypatch.context() as patch:
+        patch.setattr(resuming.SavedFit, "clear", stop)
+        with pytest.raises(Interrupted):
+            fit_flow(flow, *data, fitting=patience, state=tmp_path, progress=False)
+    fit = fit_flow(small(), *data, fitting=patience, state=tmp_path, progress=False)
+    assert results(fit) == results(expected)
+
+
+@pytest.mark.parametrize("change", ["data", "contexts", "noise", "fitting", "settings", "dtype"])
+def test_the_state_of_another_fit_is_not_used(change, data, tmp_path, monkeypatch, caplog):
+    x, c = data
+    with monkeypatch.context() as patch:
+        interrupt(patch, 10)
+        with pytest.raises(Interrupted):
+            fit_flow(small(), x, c, fitting=QUICK, state=tmp_path, progress=False)
+    flow = small(clamp=1.0) if change == "settings" else small()
+    if change == "dtype":
+        flow = flow.double()
+    noise = torch.full_like(x, 0.1) if change == "noise" else None
+    fitting = Fitting(steps=12, every=4, batch_size=31) if change == "fitting" else QUICK
+    x, c = x + (change == "data"), c * (1 + (change == "contexts"))
+    whole = small(**flow.settings | {"name": "glow"})
+    whole.to(flow.affine.weight.dtype).load_state_dict(flow.state_dict())
+    options = {"noise": noise, "fitting": fitting, "progress": False}
+    fit = fit_flow(flow, x, c, state=tmp_path, **options)
+    assert "is the state of another fit" in caplog.text
+    assert results(fit) == results(fit_flow(whole, x, c, **options))
+
+
+# ------------------------------------------------------------------------------- what goes wrong
+
+
+@every_layered_flow
+@both_forms
+def test_divergence_keeps_the_best_weights_and_says_so(name, form, data, tmp_path, caplog):
+    flow = small(name, form=form)
+    fitting = Fitting(steps=200, every=20, patience=100, learning_rate=1e3)
+    fit = fit_flow(flow, *data, fitting=fitting, state=tmp_path, progress=False)
+    assert fit.stopped == "diverged"
+    assert "the fit diverged between steps" in caplog.text
+    assert f"kept the weights of step {fit.best_step}. Try a smaller learning rate" in caplog.text
+    assert math.isfinite(fit.nll)
+    assert fit.nll == min(row["nll"] for row in fit.history)
+    assert all(value.isfinite().all() for value in flow.state_dict().values())
+
+
+def test_few_rows_are_reported(caplog):
+    fit_flow(small("gaussian", 5, 0), torch.randn(5, 5), progress=False)
+    assert "4 rows are fewer than the 5 dimensions" in caplog.text
+    caplog.clear()
+    with caplog.at_level(logging.WARNING):
+        fit_flow(small("gaussian", 5, 0), torch.randn(6, 5), progress=False)
+    assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    ("x", "c", "message"),
+    [
+        (torch.zeros(9, 2), torch.zeros(9, 2), r"the data: expected x of shape \(N, 3\)"),
+        (torch.zeros(9, 3), torch.zeros(9, 3), r"expected c of shape \(9, 2\); got \(9, 3\)"),
+        (torch.zeros(9, 3), None, r"takes a context c of shape \(N, 2\); got none"),
+        (torch.full((9, 3), math.nan), torch.zeros(9, 2), r"NaN or infinity in 9 row\(s\): 0, 1"),
+        (torch.zeros(2, 3), torch.zeros(2, 2), "got 1 and 1"),
+        (torch.zeros(0, 3), torch.zeros(0, 2), "at least 2 rows to train on"),
+    ],
+)
+def test_data_that_does_not_fit_is_refused(x, c, message):
+    with pytest.raises(UserError, match=message):
+        fit_flow(small(), x, c, progress=False)
+
+
+def test_held_out_rows_that_do_not_fit_are_refused(data):
+    with pytest.raises(UserError, match="the held-out data: this flow takes a context"):
+        fit_flow(small(), *data, valid=Rows(torch.zeros(4, 3)), progress=False)
+    with pytest.raises(UserError, match="got 200 and 0"):
+        fit_flow(small(), *data, valid=Rows(torch.zeros(0, 3), torch.zeros(0, 2)), progress=False)
+    huge = Rows(torch.full((4, 3), 1e30), torch.zeros(4, 2))
+    with pytest.raises(UserError, match="far too large"):
+        fit_flow(small(), *data, valid=huge, progress=False)
+
+
+def test_a_context_that_is_not_taken_is_refused(data):
+    with pytest.raises(UserError, match="takes no context; got one of shape"):
+        fit_flow(small(context=0), *data, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"steps": 0}, "steps must be at least 1; got 0"),
+        ({"batch_size": 0}, "batch_size must be at least 1"),
+        ({"every": -1}, "every must be at least 1; got -1"),
+        ({"patience": 0}, "patience must be at least 1"),
+        ({"learning_rate": 0.0}, "learning_rate must be above 0; got 0.0"),
+        ({"learning_rate": math.nan}, "learning_rate must be above 0; got nan"),
+        ({"max_grad_norm": -1.0}, "max_grad_norm must be above 0; got -1.0"),
+        ({"weight_decay": -1.0}, "weight_decay must not be negative; got -1.0"),
+    ],
+)
+def test_settings_that_make_no_sense(changes, message):
+    with pytest.raises(UserError, match=message):
+        Fitting(**changes)
+
+
+def test_a_report_that_is_empty():
+    assert FlowFit().nll == math.inf
