@@ -19,7 +19,15 @@ import transformers
 
 from benchmarks.bench import SHAPES, Settings
 from benchmarks.cases import CASES
-from benchmarks.measure import CLOCKS, Ratio, measure_epoch, measure_memory, measure_time, quiet
+from benchmarks.measure import (
+    CLOCKS,
+    Ratio,
+    measure_epoch,
+    measure_fit,
+    measure_memory,
+    measure_time,
+    quiet,
+)
 
 ROOT = Path(__file__).parents[1]
 COLUMNS = ("case", "measure", "ours", "floor", "unit", "ratio", "spread", "target", "")
@@ -35,6 +43,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--tokens", type=int, default=32, help="tokens of a sentence")
     add("--sentences", type=int, default=2000, help="real sentences of the epoch")
     add("--corpus", default="wordnet", help="where they are from: anything load_corpus reads")
+    add("--points", type=int, default=100_000, help="synthetic points that a flow is fitted to")
     add("--repeats", type=int, default=5, help="pairs of measurements")
     add("--device", default="cuda" if gpu else "cpu")
     add("--dtype", choices=["float32", "bfloat16"], help="default: bfloat16 on a GPU")
@@ -90,7 +99,7 @@ def row(ratio: Ratio) -> list[str]:
 
 
 def show(cells: Sequence[str]) -> None:
-    widths = (9, 8, 9, 9, 12, 7, 16, 8, 6)
+    widths = (17, 8, 9, 9, 12, 7, 16, 8, 6)
     print(" ".join(c.ljust(w) for c, w in zip(cells, widths, strict=True)).rstrip(), flush=True)
 
 
@@ -125,6 +134,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         gc.collect()  # the models of the case before
         if name == "epoch":
             record(*measure_epoch(settings))
+        elif name == "flow-fit":
+            record(*measure_fit(settings))
         else:
             record(*measure_time(settings, name, options.repeats))
     if "memory" in options.case:

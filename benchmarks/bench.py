@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -21,9 +22,12 @@ from transformers import (
 
 from llamavae.corpora import load_corpus
 from llamavae.errors import unknown
-from llamavae.modeling import LlaMaVAE
+from llamavae.modeling import LlaMaVAE, LlaMaVAEConfig
 
 BERT_TOKENS = 128  # most tokens that the sentence encoder reads
+
+Mark = Callable[[str], None]  # told the name of each part of a run when the part is done
+Run = Callable[[Mark], None]
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,7 @@ class Settings:
     tokens: int = 32
     sentences: int = 2000
     corpus: str = "wordnet"
+    points: int = 100_000
     device: str = "cpu"
     dtype: str = "float32"
     threads: int | None = None
@@ -136,6 +141,10 @@ class Bench:
     @property
     def encoder_dim(self) -> int:
         return self.shape.encoder["hidden_size"]
+
+    @property
+    def latent_dim(self) -> int:
+        return LlaMaVAEConfig().latent_dim
 
     @property
     def vocabulary(self) -> int:

@@ -15,8 +15,9 @@ import psutil
 import torch
 import transformers
 
-from benchmarks.bench import Bench, Settings
-from benchmarks.cases import CASES, Mark, Run
+from benchmarks.bench import Bench, Mark, Run, Settings
+from benchmarks.cases import CASES
+from benchmarks.guidance import DEFAULT, FIT
 
 
 @dataclass(frozen=True)
@@ -172,6 +173,47 @@ def measure_epoch(settings: Settings, stretches: int = 10) -> tuple[Ratio, dict[
         "seconds_to_tokenise_and_encode_once": round(preparing, 2),
     }
     return Ratio(**whole), details
+
+
+FIT_TARGET = 600.0  # seconds
+
+
+def measure_fit(settings: Settings) -> tuple[Ratio, dict[str, Any]]:
+    """Seconds of a step of a flow's fit, against its matrix products; and of a default fit.
+
+    After each stretch of steps the products of as many are timed, while the fit waits; the first
+    stretch only warms up. The seconds of a default fit are extrapolated from medians: its
+    beginning, all its steps, and all its looks at held-out data.
+    """
+    bench, case = Bench(settings), CASES["flow-fit"]
+    ours, floor = case.ours(bench), case.floor(bench)
+    taken: dict[str, list[float]] = {"begin": [], "steps": [], "look": []}
+    floors: list[float] = []
+    last = now(bench)
+
+    def mark(part: str) -> None:
+        nonlocal last
+        taken[part].append(now(bench) - last)
+        if part == "steps":
+            floors.append(seconds(bench, floor))
+        last = now(bench)
+
+    ours(mark)
+    pairs = [(a / FIT.every, b / FIT.every) for a, b in zip(taken["steps"], floors, strict=True)]
+    step = compare("flow-fit", "time", "s/step", pairs[1:], case.time)
+    begin, look = taken["begin"][0], statistics.median(taken["look"])
+    looks = -(-DEFAULT.steps // DEFAULT.every)
+    details = {
+        "points": settings.points,
+        "steps_measured": FIT.every * step.pairs,
+        "seconds_to_begin": round(begin, 2),
+        "seconds_of_a_look": round(look, 3),
+        "seconds_of_a_default_fit_extrapolated": round(
+            begin + DEFAULT.steps * step.ours + looks * look, 1
+        ),
+        "target_seconds": FIT_TARGET,
+    }
+    return step, details
 
 
 # --------------------------------------------------------------------------------------- memory

@@ -274,7 +274,8 @@ class _Run:
             if not loss.isfinite():
                 return math.nan
             self.optimizer.zero_grad()
-            loss.backward()
+            with torch.autocast(loss.device.type, enabled=False):
+                loss.backward()
             torch.nn.utils.clip_grad_norm_(self.flow.parameters(), self.fitting.max_grad_norm)
             self.optimizer.step()
             self.scheduler.step()

@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import csv
+import json
+
+import pytest
+from tests import tiny
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    place = tmp_path_factory.mktemp("study")
+    tiny.vae(max_tokens=8).save_pretrained(place / "vae")
+    rows = [{"text": f"{tiny.SENTENCES[i % 8]} {i}", "word": f"word{i}"} for i in range(80)]
+    (place / "pairs.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    return place
+
+
+def command(folder, verb, output, *options):
+    return (
+        *("study", verb, "--model", str(folder / "vae"), "--corpus", str(folder / "pairs.jsonl")),
+        *("--steps", "2", "--texts", "3", "-o", str(output), *options),
+    )
+
+
+def test_flows(folder, run, tmp_path):
+    options = ("--flow", "linear-gaussian", "--flow", "glow", "--form", "reference")
+    result = run(*command(folder, "flows", tmp_path, *options))
+    assert result.exit_code == 0, result.stderr
+    assert {p.name for p in tmp_path.iterdir()} == {"study.json", "scores.csv", "scores.png"}
+    with (tmp_path / "scores.csv").open(encoding="utf-8") as file:
+        table = list(csv.DictReader(file))
+    assert {row["system"] for row in table} == {"linear-gaussian", "glow reference"}
+    assert len(result.stdout.splitlines()) == len(table)
+    saved = json.loads((tmp_path / "study.json").read_text())
+    assert saved["made by"]["command"]
+    assert saved["settings"]["steps"] == 2
+
+
+def test_a_study_goes_on_where_it_was_interrupted(folder, run, tmp_path):
+    options = ("--flow", "gaussian", "--flow", "linear-gaussian")
+    assert run(*command(folder, "flows", tmp_path, *options)).exit_code == 0
+    saved = json.loads((tmp_path / "study.json").read_text())
+    first = saved["systems"].pop("gaussian/0")
+    (tmp_path / "study.json").write_text(json.dumps(saved))
+    result = run(*command(folder, "flows", tmp_path, *options))
+    again = json.loads((tmp_path / "study.json").read_text())["systems"]
+    assert again["linear-gaussian/0"] == saved["systems"]["linear-gaussian/0"]  # kept, times too
+    nll = {row["measure"]: row["value"] for row in again["gaussian/0"]}["held-out NLL"]
+    assert nll == {row["measure"]: row["value"] for row in first}["held-out NLL"]
+    assert "linear-gaussian/0 is done" not in result.stderr
+
+
+def test_other_settings_are_refused(folder, run, tmp_path):
+    assert run(*command(folder, "flows", tmp_path, "--flow", "gaussian")).exit_code == 0
+    other = run(*command(folder, "flows", tmp_path, "--flow", "gaussian", "--candidates", "3"))
+    assert other.exit_code == 2
+    assert "other settings" in other.stderr
+
+
+def test_definitions(folder, run, tmp_path):
+    result = run(*command(folder, "definitions", tmp_path, "--cvae-steps", "2"))
+    assert result.exit_code == 0, result.stderr
+    assert "reconstruction (ceiling)" in result.stdout
+
+
+def test_an_unknown_flow_is_refused(folder, run, tmp_path):
+    result = run(*command(folder, "flows", tmp_path, "--flow", "glw"))
+    assert result.exit_code == 2
+    assert "'glow'" in result.stderr

@@ -1,0 +1,107 @@
+"""Studies on a tiny VAE: every system is scored on held-out words, with its controls."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from datasets import Dataset
+from tests import tiny
+
+from llamavae.errors import UserError
+from llamavae.evaluation.study import definition_task, study_definitions, study_flows
+from llamavae.flows import Fitting, flow_names
+from llamavae.guidance import EncoderCondition
+
+FITTING = Fitting(steps=3, every=3, batch_size=16)
+
+
+def rows(start: int, count: int) -> Dataset:
+    texts = [f"{tiny.SENTENCES[i % 8]} {i}" for i in range(start, start + count)]
+    return Dataset.from_dict(
+        {"text": texts, "word": [f"w{i}" for i in range(start, start + count)]}
+    )
+
+
+@pytest.fixture(scope="module")
+def splits():
+    test = rows(60, 10)
+    seen = Dataset.from_dict({"text": ["a known thing"], "word": ["w3"]})
+    twice = Dataset.from_dict({"text": ["another sense"], "word": ["w60"]})
+    joined = {key: [*test[key], *seen[key], *twice[key]] for key in ("text", "word")}
+    return {"train": rows(0, 40), "validation": rows(40, 8), "test": Dataset.from_dict(joined)}
+
+
+@pytest.fixture(scope="module")
+def task(splits):
+    torch.manual_seed(0)
+    vae = tiny.vae(max_tokens=8)
+    return definition_task(vae, EncoderCondition(vae.encoder), splits, texts=4)
+
+
+def test_the_task_holds_out_words(task, splits):
+    assert len(task.train) == 40
+    assert set(task.test.names) == {f"w{i}" for i in range(60, 70)}  # each once, none seen before
+    for name, text in zip(task.test.names, task.test.texts, strict=True):
+        assert (name, text) in set(zip(splits["test"]["word"], splits["test"]["text"], strict=True))
+
+
+def test_candidates_are_limited_and_chosen_by_the_seed(task, splits):
+    def make(seed: int) -> list[str]:
+        options = {"candidates": 5, "seed": seed}
+        return definition_task(task.vae, task.condition, splits, **options).test.names
+
+    assert len(make(0)) == 5
+    assert make(0) == make(0)
+    assert make(0) != make(1)
+
+
+def test_a_test_split_without_new_words_is_refused(task, splits):
+    with pytest.raises(UserError, match="do not occur in training"):
+        definition_task(task.vae, task.condition, splits | {"test": splits["train"]})
+
+
+def test_flows_are_compared(task):
+    kept = {}
+    found = study_flows(
+        task, flow_names(), seeds=(0, 1), fitting=FITTING, keep=lambda n, r: kept.update({n: r})
+    )
+    flows = ["glow", "spline", "maf"]
+    expected = {
+        f"{f} {form}/{s}" for f in flows for form in ("reference", "conditional") for s in (0, 1)
+    }
+    assert set(kept) == expected | {"linear-gaussian/0", "gaussian/0"}
+    assert found == [row for part in kept.values() for row in part]
+    measures = {row["measure"] for row in kept["glow reference/0"]}
+    assert measures >= {
+        *("held-out NLL", "inverse error", "fit time", "sampling time"),
+        *("sense-BLEU", "lemma-BLEU", "BLEU", "encoder cosine", "distinct-2"),
+        *("median rank", "MRR", "recall@10"),
+    }
+    assert {row["seed"] for row in kept["maf reference/1"]} == {1}
+
+
+def test_what_is_done_is_not_done_again(task):
+    done = ["glow reference/0", "gaussian/0"]
+    found = study_flows(task, ["glow", "gaussian"], fitting=FITTING, done=done)
+    assert {row["system"] for row in found} == {"glow conditional"}
+
+
+def test_a_gaussian_that_ignores_the_condition_ranks_like_guessing(task):
+    found = study_flows(task, ["gaussian"], fitting=FITTING)
+    rank = next(row for row in found if row["measure"] == "median rank")
+    assert rank["value"] == len(task.test)  # all are equal, and ties count against it
+
+
+def test_systems_are_compared(task):
+    found = study_definitions(task, FITTING, cvae_steps=2)
+    systems = {row["system"] for row in found}
+    assert systems == {
+        *("invertible CVAE (glow)", "linear-gaussian", "gaussian (no condition)"),
+        *("nearest neighbour", "prompted decoder", "CVAE", "reconstruction (ceiling)"),
+    }
+    for system in systems:
+        row = next(r for r in found if r["system"] == system and r["measure"] == "encoder cosine")
+        assert row["n"] == 4
+        assert "shuffled" in row
+    nearest = {r["measure"] for r in found if r["system"] == "nearest neighbour"}
+    assert "median rank" not in nearest  # it has no density
