@@ -15,7 +15,7 @@ from llamavae.guidance import EncoderCondition, InvertibleCVAE
 FLOW = "glow"
 FORM = "reference"
 
-# ------------------------------------------------------------------------------- guided generation
+# ---------------------------------------------------------------------------- guided generation
 
 SEEN = 1000  # random points that the flow is initialised from
 
@@ -54,7 +54,7 @@ def _guided(bench: Bench) -> tuple[InvertibleCVAE, list[str]]:
     return cvae, words
 
 
-# ------------------------------------------------------------------------------------ fitting a flow
+# ------------------------------------------------------------------------------- fitting a flow
 
 DEFAULT = Fitting()
 FIT = Fitting(steps=300, every=50, patience=6)  # what is measured of it: it never stops early
@@ -106,9 +106,9 @@ def products(bench: Bench) -> Run:
     def run(mark: Mark) -> None:
         for _ in range(FIT.every):
             for weight, before, gradient in layers:
-                before @ weight.mT  # forward
-                gradient @ weight  # backward, to the layer before
-                gradient.mT @ before  # backward, to the weight
+                torch.mm(before, weight.mT)  # forward
+                torch.mm(gradient, weight)  # backward, to the layer before
+                torch.mm(gradient.mT, before)  # backward, to the weight
 
     return run
 

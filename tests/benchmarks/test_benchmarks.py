@@ -6,9 +6,14 @@ import json
 from pathlib import Path
 
 import pytest
-from benchmarks import measure
+import torch
+from benchmarks import guidance, measure
 from benchmarks.__main__ import main
 from benchmarks.cases import CASES
+from torch import Tensor
+
+from llamavae.flows import Fitting
+from llamavae.modeling import LlaMaVAE
 
 SMALL = [
     "--shape",
@@ -21,6 +26,8 @@ SMALL = [
     "40",
     "--corpus",
     "factors",
+    "--points",
+    "50",
     "--repeats",
     "2",
 ]
@@ -30,6 +37,8 @@ def test_every_case_gives_its_ratio_to_the_floor(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(measure, "peak_elsewhere", lambda *_: 1.0)  # no process for each side
+    for module in (guidance, measure):
+        monkeypatch.setattr(module, "FIT", Fitting(steps=8, every=2, patience=4))
     output = tmp_path / "folder" / "benchmark.json"
     main([*SMALL, "--output", str(output)])
     report = json.loads(output.read_text())
@@ -41,10 +50,18 @@ def test_every_case_gives_its_ratio_to_the_floor(
         assert ratio["ours"] > 0
         assert ratio["floor"] > 0
         assert 0 < low <= high
-    for key in timed - {("epoch", "speed")}:
+    for key in timed - {("epoch", "speed"), ("flow-fit", "time")}:
         assert ratios[key]["pairs"] == 2
+    assert ratios["flow-fit", "time"]["pairs"] == 3
+    assert ratios["flow-fit", "time"]["target"] is None
     assert report["details"]["epoch"]["sentences"] == 40
     assert report["details"]["epoch"]["steps"] == 10
+    fit = report["details"]["flow-fit"]
+    assert fit["points"] == 50
+    assert fit["steps_measured"] == 6
+    steps = 4000 * ratios["flow-fit", "time"]["ours"]
+    expected = fit["seconds_to_begin"] + steps + 20 * fit["seconds_of_a_look"]
+    assert fit["seconds_of_a_default_fit_extrapolated"] == pytest.approx(expected, abs=0.1)
     for shares in report["details"]["step"].values():
         assert sum(shares.values()) == pytest.approx(100, abs=0.5)
     assert report["settings"]["seed"] == 0
@@ -75,3 +92,35 @@ def test_peak_memory_is_that_of_the_run() -> None:
         block[::4096] = b"x" * len(block[::4096])
 
     assert megabytes * 0.9 < measure.peak(bench, run) < megabytes * 1.5
+
+
+def test_a_fit_is_marked_where_it_turns_to_steps_and_to_looks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(guidance, "FIT", Fitting(steps=4, every=2, batch_size=8))
+    bench = measure.Bench(measure.Settings(shape="tiny", points=40))
+    run = guidance.flow_fit(bench)
+    for _ in range(2):
+        marks: list[str] = []
+        run(marks.append)
+        assert marks == ["begin", "steps", "look", "steps", "look"]
+
+
+def test_guided_generation_decodes_the_points_of_its_floor(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    settings = measure.Settings(shape="tiny", batch=3, tokens=4, sentences=10, corpus="factors")
+    decoded = []
+    decode = LlaMaVAE.decode
+
+    def spy(model: LlaMaVAE, z: Tensor, **options: int) -> list[str]:
+        decoded.append((z, decode(model, z, **options)))
+        return decoded[-1][1]
+
+    monkeypatch.setattr(LlaMaVAE, "decode", spy)
+    for side in (guidance.guided_generation, guidance.decode):
+        side(measure.Bench(settings))(measure.nothing)
+    (ours, texts), (floor, others) = decoded
+    assert ours.shape == (3, 128)
+    assert torch.equal(ours, floor)
+    assert texts == others

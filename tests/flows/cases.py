@@ -19,7 +19,7 @@ every_layered_flow = pytest.mark.parametrize("name", LAYERED)
 both_forms = pytest.mark.parametrize("form", FORMS)
 
 
-def random_flow(name: str, features: int, context: int = 0, **options) -> Flow:
+def random_flow(name: str, features: int, context: int = 0, scale: float = 0.4, **options) -> Flow:
     """A flow of two blocks in float64 whose maps are all far from the identity."""
     flow = build_flow(
         name, features, context, **{"blocks": 2, "hidden": (16,), "embedding": 4, **options}
@@ -27,7 +27,7 @@ def random_flow(name: str, features: int, context: int = 0, **options) -> Flow:
     with torch.no_grad():
         for parameter in flow.parameters():
             parameter += (
-                0.4 * torch.randn_like(parameter) / max(1, parameter.shape[-1:].numel()) ** 0.5
+                scale * torch.randn_like(parameter) / max(1, parameter.shape[-1:].numel()) ** 0.5
             )
         flow.context_mean.copy_(torch.randn(context))
         flow.context_scale.copy_(torch.rand(context) + 0.5)

@@ -20,6 +20,7 @@ from llamavae.training.data import (
     SentenceStream,
     cache_folder,
     prepare,
+    sentence_vectors,
     steps_per_epoch,
 )
 
@@ -129,6 +130,25 @@ def test_the_second_call_reads_the_cache(decoder, encoder, calls):
     assert isinstance(one.vectors.base, np.memmap)
     assert not one.vectors.flags.writeable
     assert one.vectors.dtype == np.float32
+
+
+def test_what_another_list_has_is_not_encoded_again(encoder, monkeypatch):
+    first, second = list(tiny.SENTENCES[:4]), list(tiny.SENTENCES[3:])
+    encoded: list[str] = []
+    encode = SentenceEncoder.encode
+    monkeypatch.setattr(
+        SentenceEncoder, "encode", lambda s, texts: encoded.extend(texts) or encode(s, texts)
+    )
+    sentence_vectors(first, encoder, progress=False)
+    sentence_vectors(second, encoder, progress=False)
+    assert encoded == list(tiny.SENTENCES)
+    mixed = ["a new one", *reversed(tiny.SENTENCES), tiny.SENTENCES[2], "another new one"]
+    found = sentence_vectors(mixed, encoder, progress=False)
+    assert encoded == [*tiny.SENTENCES, "a new one", "another new one"]
+    expected = encode(encoder, mixed).numpy()
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert len(sentence_vectors(list(tiny.SENTENCES), encoder, progress=False)) == 8
+    assert len(encoded) == 10
 
 
 def test_other_ways_to_use_the_model_do_not_change_the_key(decoder, encoder, calls):

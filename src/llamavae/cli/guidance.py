@@ -11,7 +11,7 @@ import typer
 
 from llamavae.cli.options import FileOptions, Json, ModelOptions, grouped, quiet
 from llamavae.cli.output import note, write
-from llamavae.errors import UserError
+from llamavae.errors import UserError, unknown
 
 if TYPE_CHECKING:
     from llamavae import InvertibleCVAE, LlaMaVAE
@@ -110,8 +110,12 @@ class ConditionOptions:
             if self.vectors in data.column_names:
                 column = data.select_columns(self.vectors).with_format("arrow")[:]
                 matrix = column_matrix(column.column(self.vectors), f"column {self.vectors!r}")
-            else:
+            elif Path(self.vectors).suffix in (".npy", ".parquet"):
                 matrix = read_matrix(Path(self.vectors))
+            else:
+                raise unknown(
+                    "column", self.vectors, data.column_names, hint="A .npy or .parquet serves too."
+                )
             return MatrixCondition(matrix.shape[1]), matrix
         if vae.encoder is None:
             raise UserError(

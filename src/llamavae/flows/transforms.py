@@ -227,7 +227,7 @@ def _near_identity(transform: LazyTransform) -> LazyTransform:
     last = network[-1] if isinstance(network, nn.Sequential) else transform
     with torch.no_grad():
         for weight in last.parameters():
-            weight.mul_(0.001)
+            weight.mul_(1e-4)
     return transform
 
 

@@ -115,14 +115,17 @@ def sentence_vectors(
 ) -> np.ndarray:
     """Vectors h (N, H_enc) of `texts`, memory-mapped from the cache, where they are kept.
 
+    Texts that this encoder has encoded before, in whatever list, are copied and not encoded again.
+
     Args:
         texts: N sentences.
         encoder: Gives the vectors.
         progress: Show a progress bar on stderr while they are computed.
     """
+    key = _hash(encoder.cache_key())
     encoded = _cached(
-        cache_folder() / f"vectors-{_hash(_hash(*texts), encoder.cache_key())}",
-        lambda new: _write_vectors(new, texts, encoder, progress),
+        cache_folder() / f"vectors-{key}-{_hash(*texts)}",
+        lambda new: _write_vectors(new, texts, encoder, key, progress),
     )
     return np.load(encoded / "vectors.npy", mmap_mode="r")
 
@@ -192,14 +195,41 @@ def _write_tokens(folder: Path, texts: Sequence[str], decoder: TextDecoder, prog
 
 
 def _write_vectors(
-    folder: Path, texts: Sequence[str], encoder: SentenceEncoder, progress: bool
+    folder: Path, texts: Sequence[str], encoder: SentenceEncoder, key: str, progress: bool
 ) -> None:
+    names = np.fromiter((_number(text) for text in texts), np.uint64, len(texts))
     out = open_memmap(
         folder / "vectors.npy", mode="w+", dtype=np.float32, shape=(len(texts), encoder.dim)
     )
-    for start, part in _chunks(texts, "encoding", progress):
-        out[start : start + len(part)] = encoder.encode(part).float().cpu().numpy()
+    missing = _copy_known(out, names, sorted(folder.parent.glob(f"vectors-{key}-*")))
+    new = [texts[i] for i in missing]
+    for start, part in _chunks(new, "encoding", progress):
+        rows = missing[start : start + len(part)]
+        out[rows] = encoder.encode(part).float().cpu().numpy()
     out.flush()
+    np.save(folder / "names.npy", names)
+
+
+def _number(text: str) -> int:
+    digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8)
+    return int.from_bytes(digest.digest(), "little")
+
+
+def _copy_known(out: np.ndarray, names: np.ndarray, folders: Iterable[Path]) -> np.ndarray:
+    """Fill the rows of `out` whose texts are in cached lists; returns the numbers of the others."""
+    missing = np.arange(len(names))
+    for folder in folders:
+        if not len(missing):
+            break
+        known = np.load(folder / "names.npy")
+        order = np.argsort(known)
+        place = np.searchsorted(known, names[missing], sorter=order).clip(max=len(known) - 1)
+        rows = order[place]
+        found = known[rows] == names[missing]
+        vectors = np.load(folder / "vectors.npy", mmap_mode="r")
+        out[missing[found]] = vectors[rows[found]]
+        missing = missing[~found]
+    return missing
 
 
 class Collator:
