@@ -22,36 +22,43 @@ SEEN = 1000  # random points that the flow is initialised from
 
 def guided_generation(bench: Bench) -> Run:
     """Greedy texts of a fixed length for words: encoded, a point drawn for each, decoded."""
-    cvae, words = _guided(bench)
+    cvae, words, _ = _guided(bench)
     tokens = bench.settings.tokens
 
     def run(mark: Mark) -> None:
+        injection = cvae.vae.injection  # the first thing that a point meets
+        hook = injection.register_forward_pre_hook(lambda *_: mark("points"))
         cvae.generate(words, seed=bench.settings.seed, max_new_tokens=tokens, min_new_tokens=tokens)
+        hook.remove()
+        mark("decode")
 
     return run
 
 
 def decode(bench: Bench) -> Run:
     """Greedy texts of the same length from the same points."""
-    cvae, words = _guided(bench)
-    z = cvae.points(words, seed=bench.settings.seed)
+    cvae, _, z = _guided(bench)
     tokens = bench.settings.tokens
 
     def run(mark: Mark) -> None:
         cvae.vae.decode(z, max_new_tokens=tokens, min_new_tokens=tokens)
+        mark("decode")
 
     return run
 
 
-def _guided(bench: Bench) -> tuple[InvertibleCVAE, list[str]]:
-    """An initialised CVAE and the words to ask it, a batch of them; the same at each call."""
+def _guided(bench: Bench) -> tuple[InvertibleCVAE, list[str], Tensor]:
+    """An initialised CVAE, a batch of words and the points drawn for them; the same at each call.
+
+    The encoder's weights are mapped from a file: they are in memory once it has encoded the words.
+    """
     vae = bench.model(bench.encoder())
     assert vae.encoder is not None
     cvae = InvertibleCVAE.build(vae, EncoderCondition(vae.encoder), FLOW, FORM)
     flow = cvae.flow
     flow.initialise(torch.randn(SEEN, flow.features), torch.randn(SEEN, flow.context))
     words = [text.split()[-1] for text in bench.texts[: bench.settings.batch]]
-    return cvae, words
+    return cvae, words, cvae.points(words, seed=bench.settings.seed)
 
 
 # ------------------------------------------------------------------------------- fitting a flow

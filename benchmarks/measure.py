@@ -123,7 +123,8 @@ def measure_time(settings: Settings, name: str, repeats: int) -> tuple[Ratio, di
     bench, case = Bench(settings), CASES[name]
     ours, floor = case.ours(bench), case.floor(bench)
     pairs = [(seconds(bench, ours), seconds(bench, floor)) for _ in range(1 + repeats)][1:]
-    shares = {"ours": parts(bench, ours), "floor": parts(bench, floor)} if name == "step" else {}
+    marked = name in ("step", "guided-generation")
+    shares = {"ours": parts(bench, ours), "floor": parts(bench, floor)} if marked else {}
     return compare(name, "time", "s", pairs, case.time), shares
 
 

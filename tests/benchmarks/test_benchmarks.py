@@ -62,8 +62,10 @@ def test_every_case_gives_its_ratio_to_the_floor(
     steps = 4000 * ratios["flow-fit", "time"]["ours"]
     expected = fit["seconds_to_begin"] + steps + 20 * fit["seconds_of_a_look"]
     assert fit["seconds_of_a_default_fit_extrapolated"] == pytest.approx(expected, abs=0.1)
-    for shares in report["details"]["step"].values():
-        assert sum(shares.values()) == pytest.approx(100, abs=0.5)
+    for case in ("step", "guided-generation"):
+        for shares in report["details"][case].values():
+            assert sum(shares.values()) == pytest.approx(100, abs=0.5)
+    assert report["details"]["guided-generation"]["ours"].keys() == {"points", "decode"}
     assert report["settings"]["seed"] == 0
 
 

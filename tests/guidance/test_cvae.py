@@ -364,3 +364,19 @@ def test_word_vectors_that_moved(vae, data, tmp_path):
         InvertibleCVAE.from_pretrained(tmp_path / "guided")
     moved = InvertibleCVAE.from_pretrained(tmp_path / "guided", word_vectors=tmp_path / "new.vec")
     assert moved.generate(["dog"], seed=0) == model.generate(["dog"], seed=0)
+
+
+@pytest.mark.parametrize("flow", ["linear-gaussian", "gaussian", "glow"])
+@pytest.mark.parametrize("form", FORMS)
+def test_scores_are_the_densities_of_every_flow(vae, rows, flow, form):
+    options = SMALL if flow == "glow" else {}
+    model = InvertibleCVAE.build(vae, MatrixCondition(3), flow, form, **options)
+    c, z = torch.randn(300, 3), torch.randn(300, tiny.LATENT)
+    model.flow.initialise(2 * z + 1, c)
+    with torch.no_grad():
+        for p in model.flow.parameters():
+            p.add_(0.05 * torch.randn_like(p))
+    scores = model.scores(z[:7], c[:5])
+    for v in range(5):
+        direct = model.density(z[:7], c[v : v + 1])
+        torch.testing.assert_close(scores[:, v], direct, atol=1e-3, rtol=1e-4)

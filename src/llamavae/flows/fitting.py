@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 from llamavae.errors import UserError
 from llamavae.flows.architectures import build_flow
 from llamavae.flows.flow import Flow
-from llamavae.flows.heldout import invertibility, given, nll
+from llamavae.flows.heldout import given, invertibility, nll
 from llamavae.flows.resuming import SavedFit
 from llamavae.flows.rows import Rows
 

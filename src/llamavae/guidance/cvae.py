@@ -12,6 +12,7 @@ conditions for a given text. The VAE stays as it is; only the flow trains.
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -264,16 +265,23 @@ class InvertibleCVAE:
     def scores(self, z: Tensor, candidates: Asked) -> Tensor:
         """Log-density in nats of N points z (N, D) under V candidates, shape (N, V)."""
         z, c = z.to(self.flow.affine.weight), self._vectors(candidates)
-        if self.flow.settings["form"] == "reference" and self.flow.settings["blocks"]:
-            y, log_det = self.flow(c[:1]).transform.call_and_ladj(z)  # type: ignore[attr-defined]
-            base = self.flow(c).base
-            scale = base.stddev[0, 0]
-            square = torch.cdist(y / scale, base.mean / scale).square()
-            constant = log_det - self.flow.features * (scale.log() + _HALF_LOG_2PI)
-            return constant[:, None] - square / 2
-        rows = max(1, _CELLS // (len(c) * self.flow.features))
         p = self.flow(c)
-        return torch.cat([p.log_prob(part[:, None, :]) for part in z.split(rows)])
+        if self.bends_with_condition:
+            rows = max(1, _CELLS // (len(c) * self.flow.features))
+            return torch.cat([p.log_prob(part[:, None, :]) for part in z.split(rows)])
+        # T(z; c) = T(z; c_0) - shift(c): one pass of the flow, then distances
+        one, origin = self.flow(c[:1]), torch.zeros_like(z[:1])
+        y, log_det = one.transform.call_and_ladj(z)  # type: ignore[attr-defined] zuko adds it
+        shift = one.transform(origin) - p.transform(origin.expand(len(c), -1))
+        scale = p.base.stddev[0, 0]
+        square = torch.cdist(y / scale, (p.base.mean + shift) / scale).square()
+        constant = log_det - self.flow.features * (scale.log() + math.log(2 * math.pi) / 2)
+        return constant[:, None] - square / 2
+
+    @property
+    def bends_with_condition(self) -> bool:
+        """Whether T depends on c by more than a shift: each candidate then costs a pass."""
+        return self.flow.affine.slope is not None and len(self.flow.blocks) > 0
 
     @torch.no_grad()
     def predict(self, texts: str | Sequence[str]) -> Tensor:
@@ -385,9 +393,6 @@ class InvertibleCVAE:
             model.inverse = {k: v.to(device) for k, v in load_file(folder / INVERSE).items()}
         model.report = settings["report"]
         return model
-
-
-_HALF_LOG_2PI = 0.9189385332046727
 
 
 def read_settings(folder: Path) -> dict[str, Any]:

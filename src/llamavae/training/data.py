@@ -203,7 +203,7 @@ def _write_vectors(
     )
     missing = _copy_known(out, names, sorted(folder.parent.glob(f"vectors-{key}-*")))
     new = [texts[i] for i in missing]
-    for start, part in _chunks(new, "encoding", progress):
+    for start, part in _chunks(new, "encoding", progress and bool(new)):
         rows = missing[start : start + len(part)]
         out[rows] = encoder.encode(part).float().cpu().numpy()
     out.flush()
