@@ -26,10 +26,12 @@ def guided_generation(bench: Bench) -> Run:
     tokens = bench.settings.tokens
 
     def run(mark: Mark) -> None:
-        injection = cvae.vae.injection  # the first thing that a point meets
-        hook = injection.register_forward_pre_hook(lambda *_: mark("points"))
+        def placed(*_: Any) -> None:
+            hook.remove()
+            mark("points")
+
+        hook = cvae.vae.injection.register_forward_pre_hook(placed)  # what points meet first
         cvae.generate(words, seed=bench.settings.seed, max_new_tokens=tokens, min_new_tokens=tokens)
-        hook.remove()
         mark("decode")
 
     return run

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers import get_cosine_schedule_with_warmup
 
-from llamavae.guidance.asked import check_draws, check_pairs, seeded, vectors_of
 from llamavae.errors import UserError
+from llamavae.guidance.asked import check_draws, check_pairs, seeded, vectors_of
 from llamavae.guidance.conditions import Condition
 from llamavae.guidance.pairs import Pairs
 from llamavae.modeling import LlaMaVAE

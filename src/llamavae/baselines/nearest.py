@@ -9,8 +9,8 @@ from typing import Any, ClassVar, final
 import torch
 from torch import Tensor
 
-from llamavae.guidance.asked import check_draws, check_pairs, vectors_of
 from llamavae.errors import UserError
+from llamavae.guidance.asked import check_draws, check_pairs, vectors_of
 from llamavae.guidance.conditions import Condition
 from llamavae.guidance.pairs import Pairs
 from llamavae.latent import nearest_neighbours

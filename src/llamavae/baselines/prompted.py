@@ -9,8 +9,8 @@ from typing import Any, ClassVar, cast, final
 import torch
 from torch import Tensor
 
-from llamavae.guidance.asked import check_draws, seeded
 from llamavae.errors import UserError
+from llamavae.guidance.asked import check_draws, seeded
 from llamavae.modeling import TextDecoder
 from llamavae.modeling.backbones import evaluating
 
