@@ -77,10 +77,21 @@ class NearestNeighbour:
             )
         found: list[str] = []
         for part in vectors_of(self.condition, asked).split(_CHUNK):
-            _, order = nearest_neighbours(part, self._points, len(self._points))
-            for row in order:
-                found += _first(chain.from_iterable(self._texts[i] for i in row), n)
+            found += chain.from_iterable(self._nearest(part, n))
         return found
+
+    def _nearest(self, c: Tensor, n: int) -> list[list[str]]:
+        """The `n` nearest different texts of each condition (B, C), from as few points as do."""
+        k = n
+        while True:
+            _, order = nearest_neighbours(c, self._points, k)
+            texts = [
+                _first(chain.from_iterable(self._texts[i] for i in row), n)
+                for row in order.tolist()
+            ]
+            if all(len(some) == n for some in texts):
+                return texts
+            k *= 2
 
 
 def _first(texts: Iterable[str], n: int) -> list[str]:
