@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -113,6 +114,9 @@ def test_translate(fit, run):
     )
     found = json.loads(same.stdout)
     assert found["text"] == "a dog is a kind of animal"
+    config = json.loads((Path(guided) / "config.json").read_text(encoding="utf-8"))
+    kept = run("reconstruct", found["text"], "--model", config["vae"], "--json")
+    assert found["translation"] == json.loads(kept.stdout)["reconstruction"]
 
 
 def test_reverse(fit, run, tmp_path):
@@ -130,12 +134,19 @@ def test_reverse(fit, run, tmp_path):
     assert {json.loads(line)["word"] for line in chosen.stdout.splitlines()} == {"dog", "moon"}
 
 
-def test_word_vectors_leave_unknown_words_out_and_say_so(folder, fit, run):
+def test_word_vectors_leave_unknown_words_out_and_say_so(folder, fit, run, tmp_path):
     guided = fit("--word-vectors", str(folder / "words.vec"))
     assert run("define", "river", "--model", guided).exit_code == 0
     unknown = run("define", "xyzzy", "--model", guided)
     assert unknown.exit_code == 2
     assert "'xyzzy'" in unknown.stderr
+    (tmp_path / "words.txt").write_text("river\nxyzzy\nriver\n", encoding="utf-8")
+    chosen = run(
+        *("reverse", "a kind of animal", "--model", guided, "--json"),
+        *("--candidates", str(tmp_path / "words.txt")),
+    )
+    assert [json.loads(line)["word"] for line in chosen.stdout.splitlines()] == ["river"]
+    assert "1 of 2 candidates left out, without a vector: 'xyzzy'" in chosen.stderr
     context = run("define", "river", "--context", "the river", "--model", guided)
     assert context.exit_code == 2
     assert "no context" in context.stderr
@@ -152,6 +163,57 @@ def test_codwoe_submissions(folder, fit, run, tmp_path):
     written = json.loads(revdict.read_text())
     assert [item["id"] for item in written] == ids
     assert all(len(item["sgns"]) == 2 for item in written)
+
+
+def test_a_submission_of_vectors_needs_a_model_of_vectors(folder, fit, run, tmp_path):
+    options = ("--file", str(folder / "codwoe.json"), "--vectors", "sgns")
+    result = run(
+        *("reverse", *options, "--model", fit("--labels", "size")),
+        *("--submission", str(tmp_path / "revdict.json")),
+    )
+    assert result.exit_code == 2
+    assert "is labels, not a vector of words" in result.stderr
+    assert not (tmp_path / "revdict.json").exists()
+
+
+def test_a_submission_needs_a_folder(folder, run):
+    for verb in ("define", "reverse"):
+        result = run(
+            *(verb, "--file", str(folder / "codwoe.json"), "--vectors", "sgns", "--model", "x"),
+            *("--submission", str(folder / "nowhere" / "a.json")),
+        )
+        assert result.exit_code == 2
+        assert "no folder" in result.stderr
+
+
+def test_a_model_of_vectors_is_not_asked_in_words(fit, run):
+    for arguments in (("define", "dog"), ("reverse", "a kind of animal")):
+        result = run(*arguments, "--model", fit("--vectors", "c"))
+        assert result.exit_code == 2
+        assert "pass a tensor" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--flow", "glw"), "Did you mean 'glow'"),
+        (("--learning-rate", "0"), "learning_rate must be above 0"),
+    ],
+)
+def test_bad_settings_are_refused_before_anything_is_loaded(run, tmp_path, options, message):
+    result = run("fit-condition", "--model", "nowhere", "-o", str(tmp_path / "x"), *options)
+    assert result.exit_code == 2
+    assert message in result.stderr
+
+
+def test_a_folder_that_cannot_be_made(folder, run, tmp_path):
+    (tmp_path / "file").write_text("")
+    result = run(
+        *("fit-condition", "--model", str(folder / "vae"), "--flow", "gaussian", "--split", "all"),
+        *("--corpus", str(folder / "rows.jsonl"), "-o", str(tmp_path / "file" / "x")),
+    )
+    assert result.exit_code == 2
+    assert "choose another --output" in result.stderr
 
 
 @pytest.mark.parametrize("suffix", [".npy", ".parquet"])
@@ -176,6 +238,8 @@ def test_a_matrix_with_a_row_for_each_text(folder, run, tmp_path, suffix):
     [
         (("define", "dog"), "fit-condition"),
         (("define", "--model", "x"), "give words"),
+        (("define", "--file", "f.json", "--context", "c", "--model", "x"), "not with --file"),
+        (("define", "dog", "--device", "nothing", "--model", "x"), "no device 'nothing'"),
         (("reverse", "--model", "x"), "give a definition"),
         (("reverse", "--file", "f.json", "--model", "x"), "--submission"),
         (("define", "dog", "--vectors", "sgns", "--model", "x"), "go with --file"),

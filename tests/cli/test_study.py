@@ -65,6 +65,18 @@ def test_definitions(folder, run, tmp_path):
 
 
 def test_an_unknown_flow_is_refused(folder, run, tmp_path):
-    result = run(*command(folder, "flows", tmp_path, "--flow", "glw"))
+    options = ("--flow", "gaussian", "--flow", "glw")
+    result = run(*command(folder, "flows", tmp_path, *options))
     assert result.exit_code == 2
     assert "'glow'" in result.stderr
+    assert not (tmp_path / "study.json").exists()  # before any is fitted
+    result = run(*command(folder, "flows", tmp_path, "--form", "refrence"))
+    assert "Did you mean 'reference'" in result.stderr
+
+
+def test_a_scorer_that_is_not_there_is_refused_before_anything_is_fitted(folder, run, tmp_path):
+    options = ("--flow", "gaussian", "--mover", str(tmp_path / "none"))
+    result = run(*command(folder, "flows", tmp_path / "out", *options))
+    assert result.exit_code == 2
+    assert "MoverScore" in result.stderr
+    assert not (tmp_path / "out").exists()

@@ -79,6 +79,14 @@ def test_the_other_sense_counts_for_the_lemma_and_another_part_of_speech_does_no
     assert lemma_bleu(texts, REFERENCES, LEMMAS) < 0.9
 
 
+def test_senses_that_are_no_references_count_for_the_lemma():
+    written, references = ["a kind of dog that barks"], ["the end of a tale"]
+    senses = {"w": ["a kind of dog that barks", "a sail"], "x": ["a tale"]}
+    assert lemma_bleu(written, references, ["w"], senses) == pytest.approx(1)
+    assert lemma_bleu(written, references, ["y"], senses) < 0.1
+    assert sense_bleu(written, references) < 0.1
+
+
 def test_roles_are_exchanged():
     """Precision is over the gold, and the penalty is for golds shorter than the text."""
     long, short = "a kind of dog that barks", "a kind of dog"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from datasets import Dataset
@@ -12,6 +14,10 @@ from llamavae.evaluation.study import definition_task, study_definitions, study_
 from llamavae.flows import Fitting, flow_names
 from llamavae.guidance import EncoderCondition
 
+SYSTEMS = (
+    *("invertible CVAE (glow)", "linear-gaussian", "gaussian (no condition)"),
+    *("nearest neighbour", "prompted decoder", "CVAE", "reconstruction (ceiling)"),
+)
 FITTING = Fitting(steps=3, every=3, batch_size=16)
 
 
@@ -26,7 +32,7 @@ def rows(start: int, count: int) -> Dataset:
 def splits():
     test = rows(60, 10)
     seen = Dataset.from_dict({"text": ["a known thing"], "word": ["w3"]})
-    twice = Dataset.from_dict({"text": ["another sense"], "word": ["w60"]})
+    twice = Dataset.from_dict({"text": ["another sense of this word"], "word": ["w60"]})
     joined = {key: [*test[key], *seen[key], *twice[key]] for key in ("text", "word")}
     return {"train": rows(0, 40), "validation": rows(40, 8), "test": Dataset.from_dict(joined)}
 
@@ -35,6 +41,7 @@ def splits():
 def task(splits):
     torch.manual_seed(0)
     vae = tiny.vae(max_tokens=8)
+    assert vae.encoder is not None
     return definition_task(vae, EncoderCondition(vae.encoder), splits, texts=4)
 
 
@@ -43,6 +50,22 @@ def test_the_task_holds_out_words(task, splits):
     assert set(task.test.names) == {f"w{i}" for i in range(60, 70)}  # each once, none seen before
     for name, text in zip(task.test.names, task.test.texts, strict=True):
         assert (name, text) in set(zip(splits["test"]["word"], splits["test"]["text"], strict=True))
+
+
+def test_all_senses_of_a_word_count_for_its_lemma(task, splits, monkeypatch):
+    assert sorted(task.senses["w60"]) == sorted(
+        ["another sense of this word", splits["test"]["text"][0]]
+    )
+    whole = replace(task, texts=len(task.test))
+    other = {
+        n: next(t for t in task.senses[n] if t != own or len(task.senses[n]) == 1)
+        for n, own in zip(task.test.names, task.test.texts, strict=True)
+    }
+    monkeypatch.setattr(type(task.vae), "reconstruct", lambda self, texts: list(other.values()))
+    done = [f"{name}/0" for name in SYSTEMS if name != "reconstruction (ceiling)"]
+    found = study_definitions(whole, FITTING, done=done)
+    bleu = {row["measure"]: row["value"] for row in found}
+    assert bleu["lemma-BLEU"] > bleu["sense-BLEU"]
 
 
 def test_candidates_are_limited_and_chosen_by_the_seed(task, splits):
@@ -95,10 +118,7 @@ def test_a_gaussian_that_ignores_the_condition_ranks_like_guessing(task):
 def test_systems_are_compared(task):
     found = study_definitions(task, FITTING, cvae_steps=2)
     systems = {row["system"] for row in found}
-    assert systems == {
-        *("invertible CVAE (glow)", "linear-gaussian", "gaussian (no condition)"),
-        *("nearest neighbour", "prompted decoder", "CVAE", "reconstruction (ceiling)"),
-    }
+    assert systems == set(SYSTEMS)
     for system in systems:
         row = next(r for r in found if r["system"] == system and r["measure"] == "encoder cosine")
         assert row["n"] == 4

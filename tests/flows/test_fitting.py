@@ -109,12 +109,13 @@ def test_the_report_is_of_the_weights_that_are_left(name, form, data):
     assert not flow.training
     assert fit.inverse_error < 1e-4
     for row in fit.history:
-        assert set(row) == {
-            *("step", "train_nll", "nll", "inverse_error"),
+        assert set(row) - {"train_nll"} == {
+            *("step", "nll", "inverse_error"),
             *("log_scale_min", "log_scale_max", "seconds"),
         }
         assert row["log_scale_min"] <= row["log_scale_max"]
-        assert math.isfinite(row["train_nll"]) == (row["step"] > 0)
+        assert ("train_nll" in row) == (row["step"] > 0)
+        assert all(map(math.isfinite, row.values()))
     for reference, expected in fit.references.items():
         alone = fit_flow(small(reference), x, c, valid=valid, progress=False)
         assert alone.nll == pytest.approx(expected)

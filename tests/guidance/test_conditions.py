@@ -240,6 +240,22 @@ def test_labels_of_a_data_set():
         LabelCondition.from_rows(data, ["tenses"])
 
 
+def test_values_with_commas_and_white_space():
+    data = Dataset.from_dict({"topic": ["Arts, Film", " Arts,  Film ", "Sports"], "n": [1, 2, 1]})
+    condition = LabelCondition.from_rows(data, ["topic", "n"])
+    assert condition.values == {"topic": ["Arts, Film", "Sports"], "n": ["1", "2"]}
+    for asked in (
+        "topic=Arts, Film, n=2",
+        " n=2,topic=Arts,  Film",
+        {"topic": "Arts, Film", "n": 2},
+    ):
+        text = condition.text(asked)
+        assert text == "topic=Arts, Film,n=2"
+        assert condition.vectors([text]).tolist() == [[1, 0, 0, 1]]
+    with pytest.raises(UserError, match="expected labels such as"):
+        condition.vectors(["Arts, Film"])
+
+
 def test_a_column_with_a_gap():
     data = Dataset.from_dict({"tense": ["a", None]})
     with pytest.raises(UserError, match="column 'tense' has no value in row 2"):
@@ -266,6 +282,7 @@ def test_numbers_come_back_as_they_are():
         ([1.0, 2.0], r"the conditions: expected numbers of shape \(N, C\)"),
         ([[1.0, 2.0], [1.0]], "the conditions: the rows differ in size"),
         ([["a", "b"]], "the conditions: expected numbers"),
+        (["dog"], r"not a text such as 'dog': in Python, pass a tensor \(B, 2\)"),
         (torch.tensor([[0.0, 1.0], [0.0, float("nan")]]), "the conditions: row 2 holds NaN"),
     ],
 )

@@ -261,6 +261,27 @@ def test_a_vae_without_an_encoder_is_refused():
         model.fit(Pairs(["a", "b"], torch.randn(2, 2), ["a", "b"]), progress=False)
 
 
+def test_a_single_text_is_too_few_and_leaves_the_cache_usable(vae, data):
+    condition = LabelCondition.from_rows(data, ["side"])
+    model = InvertibleCVAE.build(vae, condition, **SMALL)
+    c = condition.vectors(["side=left"] * 3)
+    with pytest.raises(UserError, match="at least 2 rows to train on and 1"):
+        model.fit(Pairs(["one text"] * 3, c, ["side=left"] * 3), progress=False)
+    assert posterior(vae, ["a text that is new"], progress=False).mean.shape == (1, tiny.LATENT)
+
+
+def test_what_was_left_out_is_counted_over_both_parts(vae):
+    def pairs(first: int, skipped: int) -> Pairs:
+        texts = [f"a dog {i}" for i in range(first, first + 20)]
+        return Pairs(texts, torch.randn(20, 2), texts, {"xyzzy": skipped})
+
+    model = InvertibleCVAE.build(vae, MatrixCondition(2), "gaussian")
+    model.fit(pairs(0, 3), pairs(20, 1), progress=False)
+    assert model.report["skipped"] == 4
+    model.fit(pairs(0, 3), progress=False)
+    assert model.report["skipped"] == 3
+
+
 def test_posteriors_are_those_of_the_vae(vae):
     texts = [*tiny.SENTENCES, tiny.SENTENCES[0]]
     q, direct = posterior(vae, texts, progress=False), vae.encode(texts)
@@ -302,6 +323,8 @@ def test_the_folder_is_small_and_has_a_card(saved):
         *("config.json", "flow.safetensors", "inverse.safetensors"),
         *("vocabulary.txt", "README.md"),
     }
+    config = (folder / "guided" / "config.json").read_text(encoding="utf-8")
+    json.loads(config, parse_constant=pytest.fail)  # NaN is no JSON
     card = (folder / "guided" / "README.md").read_text(encoding="utf-8")
     assert "nats per dimension" in card
     assert "conditional linear Gaussian" in card
@@ -313,6 +336,14 @@ def test_another_vae_is_refused_by_name(saved):
     tiny.vae().save_pretrained(folder / "other")
     with pytest.raises(UserError, match=r"fitted for the VAE .*vae; .*other has other"):
         InvertibleCVAE.from_pretrained(folder / "guided", folder / "other")
+
+
+def test_a_vae_that_was_never_saved_is_asked_for(vae, data, tmp_path):
+    condition = LabelCondition.from_rows(data, ["side"])
+    InvertibleCVAE.build(vae, condition, **SMALL).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="not saved anywhere"):
+        InvertibleCVAE.from_pretrained(tmp_path)
+    InvertibleCVAE.from_pretrained(tmp_path, vae)
 
 
 def test_a_vae_that_moved_is_asked_for_and_can_be_given(saved):
@@ -364,6 +395,12 @@ def test_word_vectors_that_moved(vae, data, tmp_path):
         InvertibleCVAE.from_pretrained(tmp_path / "guided")
     moved = InvertibleCVAE.from_pretrained(tmp_path / "guided", word_vectors=tmp_path / "new.vec")
     assert moved.generate(["dog"], seed=0) == model.generate(["dog"], seed=0)
+    some = InvertibleCVAE.from_pretrained(
+        tmp_path / "guided", word_vectors=tmp_path / "new.vec", words=["dog"]
+    )
+    assert isinstance(some.condition, WordVectorCondition)
+    assert len(some.condition.words) == 1
+    assert some.generate(["dog"], seed=0) == model.generate(["dog"], seed=0)
 
 
 @pytest.mark.parametrize("flow", ["linear-gaussian", "gaussian", "glow"])

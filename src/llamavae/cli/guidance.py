@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from llamavae.cli.options import FileOptions, Json, ModelOptions, grouped, quiet
+from llamavae.cli.options import (
+    Device,
+    Dtype,
+    FileOptions,
+    Json,
+    ModelOptions,
+    grouped,
+    placement,
+    quiet,
+)
 from llamavae.cli.output import note, write
 from llamavae.errors import UserError, unknown
 
@@ -154,6 +163,11 @@ def fit_condition(
     """
     import torch
 
+    from llamavae.flows import Fitting, flow_names
+
+    if flow not in flow_names():
+        raise unknown("flow", flow, flow_names())
+    fitting = Fitting(steps=steps, learning_rate=learning_rate, seed=seed)
     if (output / "config.json").is_file():
         raise UserError(f"{output} already holds a model; choose another place with --output")
     state = output / "state"
@@ -164,13 +178,15 @@ def fit_condition(
         )
     vae = model.load()
     from llamavae import InvertibleCVAE
-    from llamavae.flows.fitting import Fitting
 
     condition, pairs, vocabulary = source.pairs(vae)
     torch.manual_seed(seed)
     cvae = InvertibleCVAE.build(vae, condition, flow, form)
     note(f"{len(pairs):,} pairs, {len(vocabulary):,} conditions of size {condition.dim}")
-    fitting = Fitting(steps=steps, learning_rate=learning_rate, seed=seed)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{output} cannot be made ({error}): choose another --output") from error
     try:
         fit = cvae.fit(pairs, vocabulary=vocabulary, noise=noise, fitting=fitting, state=state)
     except KeyboardInterrupt as error:
@@ -223,9 +239,14 @@ class GuideOptions:
         Path | None,
         typer.Option(help="The file of word vectors, where it has moved.", rich_help_panel="Model"),
     ] = None
+    device: Device = None
+    dtype: Dtype = None
 
-    def load(self) -> InvertibleCVAE:
+    def load(self, words: list[str] | None = None) -> InvertibleCVAE:
         """The model.
+
+        Args:
+            words: All that will be asked of a file of word vectors; None reads the whole file.
 
         Raises:
             UserError: None is given, or it cannot be loaded.
@@ -239,7 +260,11 @@ class GuideOptions:
         from llamavae import InvertibleCVAE
 
         return InvertibleCVAE.from_pretrained(
-            Path(self.model).expanduser(), self.vae, word_vectors=self.word_vectors
+            Path(self.model).expanduser(),
+            self.vae,
+            word_vectors=self.word_vectors,
+            words=words,
+            **placement(self.device, self.dtype),
         )
 
 
@@ -291,12 +316,14 @@ def define(
     if (file is None) == (not words):
         raise UserError("give words, or --file with a CODWOE file")
     if file is not None:
+        if context is not None:
+            raise UserError("--context goes with words, not with --file")
         _define_file(model, drawing, file, vectors, submission, json)
         return
     if submission is not None or vectors is not None:
         raise UserError("--submission and --vectors go with --file")
-    cvae = model.load()
     assert words is not None
+    cvae = model.load(words)
     asked = words if context is None else [(word, context) for word in words]
     for one, text in drawing.texts(cvae, asked):
         word = one if context is None else one[0]
@@ -313,9 +340,10 @@ def _define_file(
 ) -> None:
     from llamavae.corpora.codwoe import read_items, write_definitions
 
+    _check_place(submission)
     items = read_items(file)
-    cvae = model.load()
     asked = [_asked(item, vectors, file) for item in items]
+    cvae = model.load([item.word for item in items if item.word is not None])
     one = Drawing(n=1, temperature=drawing.temperature, seed=drawing.seed)
     texts = [text for _, text in one.texts(cvae, asked)]
     for item, text in zip(items, texts, strict=True):
@@ -324,6 +352,12 @@ def _define_file(
     if submission is not None:
         write_definitions(submission, [item.id for item in items], texts)
         note(f"{len(texts)} definitions are in {submission}")
+
+
+def _check_place(submission: Path | None) -> None:
+    """Refuse a file that cannot be written before its contents are computed."""
+    if submission is not None and not submission.expanduser().parent.is_dir():
+        raise UserError(f"there is no folder {submission.parent} for --submission: make it first")
 
 
 def _asked(item: CodwoeItem, vectors: str | None, file: Path) -> Any:
@@ -346,7 +380,7 @@ def guide(
     json: Json = False,
 ) -> None:
     """Write texts that a condition asks for."""
-    for one, text in drawing.texts(model.load(), asked):
+    for one, text in drawing.texts(model.load(asked), asked):
         write(json, *((one, text) if len(asked) > 1 else (text,)), condition=one, text=text)
 
 
@@ -360,7 +394,7 @@ def translate(
 ) -> None:
     """Move texts from one condition to another, and keep what is particular to each."""
     texts = list(source.read(text))
-    cvae = model.load()
+    cvae = model.load([here, there])
     z = cvae.translate(cvae.vae.encode(texts).mean, [here], [there])
     for original, written in zip(texts, cvae.vae.decode_each(z), strict=True):
         write(json, written, text=original, translation=written)
@@ -391,8 +425,14 @@ def reverse(
     assert text is not None
     words = None
     if candidates is not None:
-        words = list(FileOptions(file=candidates).read(None))
-    cvae = model.load()
+        words = list(dict.fromkeys(FileOptions(file=candidates).read(None)))
+    cvae = model.load(words)
+    if words is not None:
+        known = [word for word in words if cvae.condition.knows(word)]
+        if missing := [word for word in words if word not in set(known)]:
+            first = ", ".join(map(repr, missing[:5])) + ", ..." * (len(missing) > 5)
+            note(f"{len(missing)} of {len(words)} candidates left out, without a vector: {first}")
+        words = known
     names = cvae.vocabulary if words is None else words
     for index, density in cvae.rank(text, words, k):
         write(json, f"{density:.2f}", names[index], word=names[index], log_prob=density)
@@ -401,11 +441,17 @@ def reverse(
 def _reverse_file(model: GuideOptions, file: Path, vectors: str, submission: Path) -> None:
     from llamavae.corpora.codwoe import read_items, write_vectors
 
+    _check_place(submission)
     items = read_items(file)
     for item in items:
         if item.gloss is None:
             raise UserError(f"{file}: item {item.id} has no gloss to find a vector for")
-    cvae = model.load()
+    cvae = model.load([])  # no word is asked
+    if cvae.condition.name not in ("matrix", "word-vectors"):
+        raise UserError(
+            f"the condition of this model is {cvae.condition.name}, not a vector of words: for a "
+            f"submission fit one with `llamavae fit-condition --corpus codwoe --vectors {vectors}`"
+        )
     c = cvae.predict([str(item.gloss) for item in items])
     write_vectors(submission, [item.id for item in items], {vectors: c.numpy()})
     note(f"{len(items)} vectors ({vectors}) are in {submission}")

@@ -65,6 +65,19 @@ def grouped(verb: Callable[..., None]) -> Callable[..., None]:
 
 # ------------------------------------------------------------------------------ the model
 
+Device = Annotated[
+    str | None,
+    typer.Option(
+        help="cpu, cuda, cuda:1, mps, or auto to spread it over all GPUs; default: a GPU "
+        "where there is one.",
+        rich_help_panel="Model",
+    ),
+]
+Dtype = Annotated[
+    Literal["auto", "float32", "bfloat16", "float16"] | None,
+    typer.Option(help="Type of the decoder's weights.", rich_help_panel="Model"),
+]
+
 
 @dataclass
 class ModelOptions:
@@ -81,18 +94,8 @@ class ModelOptions:
             rich_help_panel="Model",
         ),
     ] = None
-    device: Annotated[
-        str | None,
-        typer.Option(
-            help="cpu, cuda, cuda:1, mps, or auto to spread it over all GPUs; default: a GPU "
-            "where there is one.",
-            rich_help_panel="Model",
-        ),
-    ] = None
-    dtype: Annotated[
-        Literal["auto", "float32", "bfloat16", "float16"] | None,
-        typer.Option(help="Type of the decoder's weights.", rich_help_panel="Model"),
-    ] = None
+    device: Device = None
+    dtype: Dtype = None
     batch_size: Annotated[
         int,
         typer.Option(
@@ -118,14 +121,20 @@ class ModelOptions:
         quiet()
         from llamavae import LlaMaVAE
 
-        options: dict[str, Any] = {} if self.dtype is None else {"dtype": self.dtype}
-        device = _device(self.device)
-        if device != "cpu":
-            options["device_map"] = device
         return LlaMaVAE.from_pretrained(
-            source if source.is_dir() else self.model,
-            **options,
+            source if source.is_dir() else self.model, **placement(self.device, self.dtype)
         )
+
+
+def placement(device: str | None, dtype: str | None) -> dict[str, Any]:
+    """The options of `LlaMaVAE.from_pretrained` for a device and a dtype.
+
+    Raises:
+        UserError: There is no such device.
+    """
+    options: dict[str, Any] = {} if dtype is None else {"dtype": dtype}
+    place = _device(device)
+    return options if place == "cpu" else options | {"device_map": place}
 
 
 def _device(name: str | None) -> str:

@@ -68,9 +68,13 @@ class TaskOptions:
         """
         vae = model.load()
         from llamavae.corpora import load_corpus
+        from llamavae.evaluation.similarity import load_bleurt, load_encoder
         from llamavae.evaluation.study import definition_task
         from llamavae.guidance import EncoderCondition, WordVectorCondition
 
+        # loaded once, and missing now rather than after the first fit
+        mover = None if self.mover is None else load_encoder(self.mover)
+        bleurt = None if self.bleurt is None else load_bleurt(self.bleurt)
         splits = {
             split: load_corpus(
                 self.corpus,
@@ -95,8 +99,8 @@ class TaskOptions:
             candidates=self.candidates,
             texts=self.texts,
             temperature=self.temperature,
-            mover=self.mover,
-            bleurt=self.bleurt,
+            mover=mover,
+            bleurt=bleurt,
         )
 
 
@@ -120,16 +124,17 @@ def flows(
 
     A study that was interrupted goes on when it is started again.
     """
-    from llamavae.evaluation.study import study_flows
-    from llamavae.flows import flow_names
-    from llamavae.flows.fitting import Fitting
+    from llamavae.evaluation.study import check_names, study_flows
+    from llamavae.flows import Fitting, flow_names
 
     study = _Study(output, {"verb": "flows", "model": model.model, **vars(options)})
     fitting = Fitting(steps=options.steps)
+    names, forms = flow or flow_names(), form or ("reference", "conditional")
+    check_names(names, forms)  # before anything is encoded
     study_flows(
         options.task(model),
-        flow or flow_names(),
-        form or ("reference", "conditional"),
+        names,
+        forms,
         range(seeds),
         fitting,
         study.done(),
@@ -155,7 +160,7 @@ def definitions(
     A study that was interrupted goes on when it is started again.
     """
     from llamavae.evaluation.study import study_definitions
-    from llamavae.flows.fitting import Fitting
+    from llamavae.flows import Fitting
 
     settings = {"verb": "definitions", "model": model.model, "form": form, "seed": seed}
     study = _Study(output, {**settings, "cvae_steps": cvae_steps, **vars(options)})

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from nltk.tokenize import word_tokenize
@@ -123,7 +123,10 @@ def sense_bleu(written: Sequence[str], references: Sequence[str]) -> float:
 
 
 def lemma_bleu(
-    written: Sequence[str], references: Sequence[str], lemmas: Sequence[Hashable]
+    written: Sequence[str],
+    references: Sequence[str],
+    lemmas: Sequence[Hashable],
+    senses: Mapping[Any, Sequence[str]] | None = None,
 ) -> float:
     """Mean over texts of the best BLEU-4 with any reference of the same lemma, 0 to 1.
 
@@ -134,13 +137,16 @@ def lemma_bleu(
         written: N texts.
         references: N definitions.
         lemmas: The word of each item; CODWOE's are (word, part of speech).
+        senses: Lemma -> more of its definitions, where `references` have only some.
     """
     _check(written, references, lemmas)
-    senses: dict[Hashable, list[list[str]]] = defaultdict(list)
+    known: dict[Hashable, list[list[str]]] = defaultdict(list)
     for lemma, reference in zip(lemmas, references, strict=True):
-        senses[lemma].append(_words(reference))
+        known[lemma].append(_words(reference))
+    for lemma in known.keys() & (senses or {}).keys():
+        known[lemma] += map(_words, (senses or {})[lemma])
     best = (
-        max(_bleu(words, sense) for sense in senses[lemma])
+        max(_bleu(words, sense) for sense in known[lemma])
         for words, lemma in zip(map(_words, written), lemmas, strict=True)
     )
     return sum(best) / len(written)
@@ -184,6 +190,7 @@ def score_definitions(
     encoder: similarity.Encoder | None = None,
     mover: similarity.Scorer | None = None,
     bleurt: similarity.Scorer | None = None,
+    senses: Mapping[Any, Sequence[str]] | None = None,
     seed: int = 0,
 ) -> Rows:
     """All scores of the texts, each beside the same score of exchanged texts.
@@ -200,6 +207,7 @@ def score_definitions(
         encoder: For the cosine; None leaves it out.
         mover: Encoder for MoverScore, see `similarity.mover_score`; None leaves it out.
         bleurt: Checkpoint for BLEURT; None leaves it out.
+        senses: Lemma -> more of its definitions for lemma-BLEU, where `references` have only some.
         seed: Seed of the exchange.
     """
     _check(written, references, lemmas)
@@ -207,7 +215,7 @@ def score_definitions(
         raise UserError("the control exchanges texts between items, so it needs at least 2; got 1")
     measures: dict[str, Callable[[Sequence[str], Sequence[str]], float]] = {
         "sense-BLEU": sense_bleu,
-        "lemma-BLEU": partial(lemma_bleu, lemmas=lemmas),
+        "lemma-BLEU": partial(lemma_bleu, lemmas=lemmas, senses=senses),
         "BLEU": reconstruction_bleu,
     }
     if mover is not None:

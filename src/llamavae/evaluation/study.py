@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import random
 import time
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, get_args
 
 import torch
@@ -19,14 +20,13 @@ from datasets import Dataset
 from torch import Tensor
 
 from llamavae.baselines import ConditionalVAE, NearestNeighbour, PromptedDecoder
-from llamavae.errors import UserError
+from llamavae.errors import UserError, unknown
 from llamavae.evaluation.definitions import SCORES, distinct_n, score_definitions
 from llamavae.evaluation.examples import Rows
 from llamavae.evaluation.reverse import rank_of_truth, score_ranks
 from llamavae.evaluation.similarity import Scorer
-from llamavae.flows import FlowFit
-from llamavae.flows.architectures import Form
-from llamavae.flows.fitting import Fitting
+from llamavae.flows import Fitting, FlowFit
+from llamavae.flows.architectures import ARCHITECTURES, Form
 from llamavae.guidance import Condition, InvertibleCVAE, Pairs, make_pairs
 from llamavae.modeling import LlaMaVAE
 
@@ -65,6 +65,7 @@ class DefinitionTask:
         temperature: Spread of the points that definitions are written from.
         mover: Encoder for MoverScore; None leaves it out.
         bleurt: BLEURT checkpoint; None leaves it out.
+        senses: Word -> all its definitions, for lemma-BLEU; `test` has one of each.
     """
 
     vae: LlaMaVAE
@@ -76,6 +77,7 @@ class DefinitionTask:
     temperature: float = 0.0
     mover: Scorer | None = None
     bleurt: Scorer | None = None
+    senses: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 def definition_task(
@@ -113,6 +115,10 @@ def definition_task(
             f"{len(chosen)} word(s) of the test split do not occur in training; a study needs at "
             "least 2 to define"
         )
+    senses: dict[str, list[str]] = defaultdict(list)
+    for name, text in zip(test.names, test.texts, strict=True):
+        senses[name].append(text)
+    options = {"senses": dict(senses), **options}
     return DefinitionTask(vae, condition, train, valid, test.select(chosen), **options)
 
 
@@ -139,12 +145,14 @@ def study_flows(
         done: Systems to leave out, by name, because they are there already.
         keep: Gets the rows of each system as soon as they are there.
     """
+    check_names(flows, forms)
     fitting = fitting or Fitting()
     rows: Rows = []
-    for flow in flows:
-        for form in forms[:1] if flow.endswith("gaussian") else forms:
-            for seed in seeds[:1] if flow.endswith("gaussian") else seeds:
-                system = flow if flow.endswith("gaussian") else f"{flow} {form}"
+    for flow in dict.fromkeys(flows):
+        closed = ARCHITECTURES[flow].block is None  # a Gaussian has one form, and is fitted at once
+        for form in forms[:1] if closed else dict.fromkeys(forms):
+            for seed in seeds[:1] if closed else seeds:
+                system = flow if closed else f"{flow} {form}"
                 if f"{system}/{seed}" in done:
                     continue
                 found = _tag(_flow_rows(task, flow, form, seed, fitting), system, seed)
@@ -152,6 +160,14 @@ def study_flows(
                 if keep is not None:
                     keep(f"{system}/{seed}", found)
     return rows
+
+
+def check_names(flows: Sequence[str], forms: Sequence[str]) -> None:
+    """Refuse unknown architectures and forms before anything is fitted."""
+    for kind, names, known in (("flow", flows, ARCHITECTURES), ("form", forms, get_args(Form))):
+        for name in names:
+            if name not in known:
+                raise unknown(kind, name, known)
 
 
 def study_definitions(
@@ -276,6 +292,7 @@ def _text_rows(task: DefinitionTask, texts: list[str], seed: int) -> Rows:
             encoder=task.vae.encoder,
             mover=task.mover,
             bleurt=task.bleurt,
+            senses=task.senses,
             seed=seed,
         ),
         _measure("distinct-2", distinct_n(texts), distinct.unit, distinct.direction, len(texts)),

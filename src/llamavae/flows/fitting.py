@@ -73,10 +73,10 @@ class FlowFit:
         references: NLL of `gaussian` and `linear-gaussian` on the same data.
         best_step: Step whose weights were kept; 0 is the Gaussian start.
         stopped: `steps` (all were made), `patience`, `diverged`, or `closed form`.
-        history: A row for each look at the held-out data: `step`, `train_nll` since the last one,
-            `nll`, `inverse_error` (largest |T^-1(T(x)) - x|), `log_scale_min` and `log_scale_max`
-            (extremes over maps and rows of log |det| of one map, per dimension), `seconds` since
-            the last look.
+        history: A row for each look at the held-out data: `step`, `train_nll` since the last one
+            (none at step 0), `nll`, `inverse_error` (largest |T^-1(T(x)) - x|), `log_scale_min`
+            and `log_scale_max` (extremes over maps and rows of log |det| of one map, per
+            dimension), `seconds` since the last look.
     """
 
     nll: float = math.inf
@@ -157,7 +157,7 @@ def fit_flow(
         raise UserError(
             "the held-out NLL of a Gaussian is not finite: look for values that are far too large"
         )
-    start: dict[str, float] = {"step": 0, "train_nll": math.nan, "nll": fit.nll}
+    start: dict[str, float] = {"step": 0, "nll": fit.nll}
     fit.history.append(start | invertibility(flow, held_out) | {"seconds": 0.0})
     if not flow.blocks:
         fit.stopped = "closed form"

@@ -163,7 +163,7 @@ class Flow(LazyDistribution):
         """
         c = self._checked(c)
         if c is not None:
-            values = c.double()
+            values = c.cpu().double()
             scale = values.std(0, correction=0)
             varies = scale > _CONSTANT * values.abs().amax(0)
             self.context_mean.copy_(values.mean(0))

@@ -24,7 +24,7 @@ def nll(flow: Flow, rows: Rows) -> float:
     total = 0.0
     for index in torch.arange(len(rows)).split(_CHUNK):
         part = rows.take(index)
-        total -= given(flow, part).log_prob(part.x).double().sum().item()
+        total -= given(flow, part).log_prob(part.x).cpu().double().sum().item()
     return total / len(rows) / flow.features
 
 

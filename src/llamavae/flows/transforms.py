@@ -93,15 +93,15 @@ class Affine(LazyTransform):
             c: Contexts (N, C), standardised.
             ridge: Penalty of the regression: this many pseudo-observations of slope 0.
         """
-        x = x.double()
+        x = x.cpu().double()  # not every accelerator has float64
         mean = x.mean(0)
         residual = x - mean
         if c is not None:
             slope = regression(c, residual, ridge)
-            residual = residual - c.double() @ slope.mT
+            residual = residual - c.cpu().double() @ slope.mT
             if self.slope is not None:
                 self.slope.copy_(slope)
-        covariance = torch.from_numpy(ledoit_wolf(residual.cpu().numpy(), assume_centered=True)[0])
+        covariance = torch.from_numpy(ledoit_wolf(residual.numpy(), assume_centered=True)[0])
         variance = covariance.diagonal()
         variance += _FLOOR * variance.mean().clamp_min(_FLOOR)
         self.weight.copy_(torch.linalg.inv(torch.linalg.cholesky(covariance)))
@@ -110,8 +110,8 @@ class Affine(LazyTransform):
 
 def regression(c: Tensor, y: Tensor, ridge: float) -> Tensor:
     """Ridge regression without intercept in float64: the slope (D, C) from c (N, C) to y (N, D)."""
-    c, y = c.double(), y.double()
-    gram = c.mT @ c + ridge * torch.eye(c.shape[1], dtype=c.dtype, device=c.device)
+    c, y = c.cpu().double(), y.cpu().double()
+    gram = c.mT @ c + ridge * torch.eye(c.shape[1], dtype=c.dtype)
     return torch.linalg.solve(gram, c.mT @ y).mT
 
 
@@ -127,7 +127,7 @@ def alignment(y: Tensor, c: Tensor, ridge: float) -> tuple[Tensor, float]:
         c: Contexts (N, D), standardised.
         ridge: Pseudo-observations without covariance of c and y, as in `regression`.
     """
-    c, y = c.double(), y.double()
+    c, y = c.cpu().double(), y.cpu().double()
     left, s, right = torch.linalg.svd(c.mT @ y / (len(c) + ridge))
     variance = c.square().mean(0).sum()
 

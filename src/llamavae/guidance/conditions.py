@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -199,7 +200,8 @@ class WordVectorCondition(Condition):
 class LabelCondition(Condition):
     """Labels, one of each column, as one-hot vectors side by side.
 
-    Asked is a value for every column, as a dictionary or a text.
+    Asked is a value for every column, as a dictionary or a text. White space in values counts as
+    single spaces, and not at all around them.
 
     Args:
         values: Column -> its values.
@@ -214,7 +216,7 @@ class LabelCondition(Condition):
     name = "labels"
 
     def __init__(self, values: Mapping[str, Sequence[str]]) -> None:
-        self.values = {column: list(known) for column, known in values.items()}
+        self.values = {column: list(map(_plain, known)) for column, known in values.items()}
         if not self.values:
             raise UserError("labels need at least one column.")
         for column, known in self.values.items():
@@ -228,7 +230,7 @@ class LabelCondition(Condition):
         Raises:
             UserError: No such column, or a row without a value.
         """
-        return cls({name: sorted(set(map(str, read_column(data, name)))) for name in columns})
+        return cls({name: sorted(set(map(_plain, read_column(data, name)))) for name in columns})
 
     @property
     def dim(self) -> int:
@@ -252,8 +254,8 @@ class LabelCondition(Condition):
         example = ",".join(f"{column}={known[0]}" for column, known in self.values.items())
         given = asked
         if isinstance(asked, str):
-            pairs = [part.partition("=") for part in asked.split(",")]
-            given = {column.strip(): value.strip() for column, _, value in pairs}
+            pairs = [part.partition("=") for part in re.split(self._comma(), asked)]
+            given = {column.strip(): value for column, _, value in pairs}
             if not all(equals for _, equals, _ in pairs) or len(given) < len(pairs):
                 raise UserError(f"expected labels such as {example!r}; got {asked!r}.")
         if not isinstance(given, Mapping):
@@ -267,9 +269,15 @@ class LabelCondition(Condition):
                     f"no value for {column!r}: give one of {', '.join(known)}. Every column needs "
                     f"one, as in {example!r}."
                 )
-            if str(given[column]) not in known:
-                raise unknown(column, str(given[column]), known)
-        return {column: str(given[column]) for column in self.values}
+            if _plain(given[column]) not in known:
+                raise unknown(column, _plain(given[column]), known)
+        return {column: _plain(given[column]) for column in self.values}
+
+    def _comma(self) -> str:
+        """What divides labels in a text: where values hold commas, only those before a column."""
+        if not any("," in value for known in self.values.values() for value in known):
+            return ","
+        return rf",(?=\s*(?:{'|'.join(map(re.escape, self.values))})\s*=)"
 
     def settings(self) -> dict[str, Any]:
         """Name and values."""
@@ -309,6 +317,13 @@ class MatrixCondition(Condition):
     def vectors(self, asked: Sequence[Any] | Tensor | np.ndarray) -> Tensor:
         """The same numbers (B, C), checked."""
         values = asked.detach().float().cpu().numpy() if isinstance(asked, Tensor) else asked
+        words = [one for one in values if isinstance(one, str)]
+        if words:
+            raise UserError(
+                f"a condition here is a vector of {self.dim} numbers, not a text such as "
+                f"{words[0]!r}: in Python, pass a tensor (B, {self.dim}); of a CODWOE file, name "
+                "the vectors (--vectors)."
+            )
         if len(values) == 0:
             return torch.empty(0, self.dim)
         matrix = check_matrix(values, "the conditions")
@@ -376,6 +391,10 @@ def read_column(data: Dataset, name: str) -> list[Any]:
     if None in values:
         raise UserError(f"column {name!r} has no value in row {values.index(None) + 1}.")
     return values
+
+
+def _plain(value: Any) -> str:
+    return " ".join(str(value).split())
 
 
 def _several(asked: Sequence[Any]) -> Sequence[Any]:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self
@@ -25,13 +25,21 @@ from torch import Tensor
 
 from llamavae.corpora.splits import position
 from llamavae.errors import UserError
-from llamavae.flows import Flow, FlowFit, build_flow, fit_flow, load_flow, save_flow
-from llamavae.flows.fitting import Fitting, Rows
+from llamavae.flows import (
+    Fitting,
+    Flow,
+    FlowFit,
+    Rows,
+    build_flow,
+    fit_flow,
+    load_flow,
+    save_flow,
+)
 from llamavae.flows.transforms import regression
 from llamavae.guidance.asked import check_draws, check_pairs, vectors_of
 from llamavae.guidance.card import model_card
 from llamavae.guidance.conditions import Condition, load_condition
-from llamavae.guidance.pairs import Pairs
+from llamavae.guidance.pairs import Pairs, cached_vectors
 from llamavae.modeling import DiagonalGaussian, LlaMaVAE
 from llamavae.modeling.backbones import fingerprint
 from llamavae.training.data import sentence_vectors
@@ -126,9 +134,12 @@ class InvertibleCVAE:
             UserError: Conditions have another size or hold NaN, or there are too few pairs.
         """
         check_pairs(self.condition, pairs)
+        skipped = sum(pairs.skipped.values())
         if valid is None:
             held_out = _a_tenth(pairs.texts)
             pairs, valid = pairs.select(~held_out), pairs.select(held_out)
+        else:
+            skipped += sum(valid.skipped.values())
         if noise < 0:
             raise UserError(f"noise must not be negative; got {noise}")
         train, rest = (_rows(self.vae, part, noise, progress) for part in (pairs, valid))
@@ -152,7 +163,7 @@ class InvertibleCVAE:
             "noise": noise,
             "pairs": len(pairs),
             "held_out": len(valid),
-            "skipped": sum({**pairs.skipped, **valid.skipped}.values()),
+            "skipped": skipped,
         }
         return fit
 
@@ -254,9 +265,10 @@ class InvertibleCVAE:
         Returns:
             Index and log p(z|c) in nats of the best `k`, best first.
         """
-        candidates = self.vocabulary if candidates is None else candidates
-        if len(candidates) == 0:
+        if len(self.vocabulary if candidates is None else candidates) == 0:
             raise UserError("there are no candidates: this model has no vocabulary; give some")
+        if candidates is None:
+            candidates = cached_vectors(self.condition, self.vocabulary)
         scores = self.scores(self.vae.point(text)[None], candidates)[0]
         best = scores.topk(min(k, len(scores)))
         return list(zip(best.indices.tolist(), best.values.tolist(), strict=True))
@@ -296,7 +308,7 @@ class InvertibleCVAE:
         if self.inverse is None:
             raise UserError("this model has not been fitted yet")
         y = self._features(self.vae.encode(texts).mean)
-        return (self.inverse["mean"] + y @ self.inverse["slope"].mT).cpu()
+        return self.inverse["mean"] + y.cpu() @ self.inverse["slope"].mT
 
     def _features(self, z: Tensor) -> Tensor:
         """T(z) where T knows no condition, else z, shape (B, D)."""
@@ -309,7 +321,7 @@ class InvertibleCVAE:
     @torch.no_grad()
     def _fit_inverse(self, rows: Rows) -> dict[str, Tensor]:
         assert rows.c is not None
-        y = self._features(rows.x).double()
+        y = self._features(rows.x).cpu().double()
         c = rows.c.to(y)
         slope = regression(y - y.mean(0), c - c.mean(0), 1.0)
         mean = c.mean(0) - y.mean(0) @ slope.mT
@@ -341,7 +353,7 @@ class InvertibleCVAE:
         save_flow(self.flow, folder / f".{FLOW}")
         (folder / f".{FLOW}").replace(folder / FLOW)
         if self.inverse is not None:
-            save_file({k: v.cpu().contiguous() for k, v in self.inverse.items()}, folder / INVERSE)
+            save_file(self.inverse, folder / INVERSE)
         for name, text in texts.items():
             (folder / f".{name}").write_text(text, encoding="utf-8")
             (folder / f".{name}").replace(folder / name)
@@ -353,6 +365,7 @@ class InvertibleCVAE:
         vae: LlaMaVAE | str | os.PathLike[str] | None = None,
         *,
         word_vectors: str | os.PathLike[str] | None = None,
+        words: Collection[str] | None = None,
         **vae_options: Any,
     ) -> Self:
         """Load what `save_pretrained` wrote, with its VAE.
@@ -361,6 +374,8 @@ class InvertibleCVAE:
             folder: The folder.
             vae: The VAE it was fitted for, or its place; default: where it was then.
             word_vectors: The file of word vectors, where it has moved.
+            words: The words that will be asked, so that a file of word vectors is not read into
+                memory whole; None reads all of it.
             **vae_options: Options of `LlaMaVAE.from_pretrained`.
 
         Raises:
@@ -371,6 +386,11 @@ class InvertibleCVAE:
         flow = load_flow(folder / FLOW)
         if not isinstance(vae, LlaMaVAE):
             place = settings["vae"] if vae is None else vae
+            if not os.fspath(place):
+                raise UserError(
+                    f"{folder} was fitted for a VAE that was not saved anywhere. Give it: "
+                    "from_pretrained(..., vae=VAE_OR_FOLDER), or --vae FOLDER"
+                )
             if vae is None and Path(place).is_absolute() and not Path(place).is_dir():
                 raise UserError(
                     f"{folder} was fitted for the VAE in {place}, which is not there any more. "
@@ -380,17 +400,17 @@ class InvertibleCVAE:
         if _identity(vae) != settings["vae_fingerprint"]:
             raise UserError(
                 f"{folder} was fitted for the VAE {settings['vae']}; {vae.name_or_path} has other "
-                "weights, so that its points mean something else. Give the right one, or fit "
-                "again with llamavae fit-condition"
+                "weights, so that its points mean something else. Give the right one, in the "
+                "dtype of the fit, or fit again with llamavae fit-condition"
             )
-        condition = load_condition(settings["condition"], vae.encoder, path=word_vectors)
+        condition = load_condition(
+            settings["condition"], vae.encoder, path=word_vectors, words=words
+        )
         model = cls(vae, condition, flow)
-        words = folder / WORDS
-        if words.is_file():
-            model.vocabulary = words.read_text(encoding="utf-8").splitlines()
+        if (folder / WORDS).is_file():
+            model.vocabulary = (folder / WORDS).read_text(encoding="utf-8").splitlines()
         if (folder / INVERSE).is_file():
-            device = flow.affine.weight.device
-            model.inverse = {k: v.to(device) for k, v in load_file(folder / INVERSE).items()}
+            model.inverse = load_file(folder / INVERSE)
         model.report = settings["report"]
         return model
 
@@ -439,7 +459,7 @@ def posterior(vae: LlaMaVAE, texts: Sequence[str], progress: bool = True) -> Dia
     h = torch.from_numpy(sentence_vectors(distinct, vae.encoder, progress).copy())
     q = vae.encode(h)
     row = {text: i for i, text in enumerate(distinct)}
-    index = torch.tensor([row[text] for text in texts])
+    index = torch.tensor([row[text] for text in texts], dtype=torch.long)
     return DiagonalGaussian(q.mean.cpu()[index], q.logvar.cpu()[index])
 
 

@@ -159,11 +159,22 @@ def _embed(texts: list[str], asked: list[Any], condition: Condition, progress: b
         if not known:
             raise UserError(f"no pair is left. {message}.")
         logger.warning("%s", message)
-    if isinstance(condition, EncoderCondition):
-        c = torch.from_numpy(np.array(sentence_vectors(list(known), condition.encoder, progress)))
-    else:
-        c = condition.vectors(list(known.values()))
+    c = cached_vectors(condition, list(known.values()), progress)
     place = {name: row for row, name in enumerate(known)}
     keep = [i for i, name in enumerate(names) if name in known]
     kept = [names[i] for i in keep]
     return Pairs([texts[i] for i in keep], c[[place[name] for name in kept]], kept, skipped)
+
+
+def cached_vectors(condition: Condition, asked: Sequence[Any], progress: bool = True) -> Tensor:
+    """Vectors c (B, C) of B things that are asked; sentence vectors come through the cache.
+
+    Args:
+        condition: Gives the vectors.
+        asked: What is asked.
+        progress: Show a bar while sentence vectors are computed.
+    """
+    if not isinstance(condition, EncoderCondition):
+        return condition.vectors(asked)
+    texts = [condition.text(one) for one in asked]
+    return torch.from_numpy(np.array(sentence_vectors(texts, condition.encoder, progress)))

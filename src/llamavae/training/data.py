@@ -122,6 +122,8 @@ def sentence_vectors(
         encoder: Gives the vectors.
         progress: Show a progress bar on stderr while they are computed.
     """
+    if not len(texts):  # nothing to keep
+        return np.empty((0, encoder.dim), np.float32)
     key = _hash(encoder.cache_key())
     encoded = _cached(
         cache_folder() / f"vectors-{key}-{_hash(*texts)}",
@@ -202,7 +204,7 @@ def _write_vectors(
         folder / "vectors.npy", mode="w+", dtype=np.float32, shape=(len(texts), encoder.dim)
     )
     missing = _copy_known(out, names, sorted(folder.parent.glob(f"vectors-{key}-*")))
-    new = [texts[i] for i in missing]
+    new = [texts[int(i)] for i in missing]
     for start, part in _chunks(new, "encoding", progress and bool(new)):
         rows = missing[start : start + len(part)]
         out[rows] = encoder.encode(part).float().cpu().numpy()
@@ -222,6 +224,8 @@ def _copy_known(out: np.ndarray, names: np.ndarray, folders: Iterable[Path]) -> 
         if not len(missing):
             break
         known = np.load(folder / "names.npy")
+        if not len(known):
+            continue
         order = np.argsort(known)
         place = np.searchsorted(known, names[missing], sorter=order).clip(max=len(known) - 1)
         rows = order[place]
