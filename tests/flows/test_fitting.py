@@ -10,7 +10,7 @@ from sklearn.datasets import make_moons
 from tests.flows.cases import both_forms, every_flow, every_layered_flow, linear_data
 
 from llamavae.errors import UserError
-from llamavae.flows import Fitting, Rows, build_flow, fit_flow, resuming
+from llamavae.flows import Fitting, Rows, build_flow, fit_flow
 from llamavae.flows.heldout import nll
 
 QUICK = Fitting(steps=12, every=4, batch_size=32)
@@ -277,29 +277,23 @@ def test_an_interrupted_fit_ends_like_any_other(
     fit = fit_flow(flow, x, c, **options)
     assert same(weights(flow), weights(whole))
     assert results(fit) == results(expected)
-    assert not (tmp_path / "state").exists()
 
 
-def test_a_fit_that_was_done_when_interrupted_is_done(data, tmp_path, monkeypatch):
-    flow = small()
-    whole = copy.deepcopy(flow)
+def test_a_fit_that_is_done_is_not_done_again(data, tmp_path, monkeypatch):
     patience = Fitting(steps=400, every=2, patience=2, batch_size=32, learning_rate=1.0)
-    expected = fit_flow(whole, *data, fitting=patience, progress=False)
-    assert expected.stopped == "patience"
-
-    def stop(self):
-        raise Interrupted
-
-    with monkeypatch.context() as patch:
-        patch.setattr(resuming.SavedFit, "clear", stop)
-        with pytest.raises(Interrupted):
-            fit_flow(flow, *data, fitting=patience, state=tmp_path, progress=False)
-    fit = fit_flow(small(), *data, fitting=patience, state=tmp_path, progress=False)
-    assert results(fit) == results(expected)
+    for fitting in (patience, QUICK):
+        options = {"fitting": fitting, "state": tmp_path / f"{fitting.steps}", "progress": False}
+        flow, again = small(), small()
+        expected = fit_flow(flow, *data, **options)
+        with monkeypatch.context() as patch:
+            interrupt(patch, 1)
+            fit = fit_flow(again, *data, **options)
+        assert results(fit) == results(expected)
+        assert same(weights(again), weights(flow))
 
 
 @pytest.mark.parametrize("change", ["data", "contexts", "noise", "fitting", "settings", "dtype"])
-def test_the_state_of_another_fit_is_not_used(change, data, tmp_path, monkeypatch, caplog):
+def test_the_state_of_another_fit_is_refused(change, data, tmp_path, monkeypatch):
     x, c = data
     with monkeypatch.context() as patch:
         interrupt(patch, 10)
@@ -311,11 +305,11 @@ def test_the_state_of_another_fit_is_not_used(change, data, tmp_path, monkeypatc
     noise = torch.full_like(x, 0.1) if change == "noise" else None
     fitting = Fitting(steps=12, every=4, batch_size=31) if change == "fitting" else QUICK
     x, c = x + (change == "data"), c * (1 + (change == "contexts"))
-    whole = copy.deepcopy(flow)
     options = {"noise": noise, "fitting": fitting, "progress": False}
-    fit = fit_flow(flow, x, c, state=tmp_path, **options)
-    assert "is the state of another fit" in caplog.text
-    assert results(fit) == results(fit_flow(whole, x, c, **options))
+    before = sorted(path.name for path in tmp_path.iterdir())
+    with pytest.raises(UserError, match="is the state of another fit"):
+        fit_flow(flow, x, c, state=tmp_path, **options)
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
 
 
 # ------------------------------------------------------------------------------- what goes wrong

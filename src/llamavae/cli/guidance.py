@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,7 +97,12 @@ class ConditionOptions:
         )
         condition, vectors = self._condition(vae, data)
         pairs = make_pairs(data, condition, word=self.word, context=self.context, vectors=vectors)
-        words = pairs.names if self.context is None else [str(w) for w in data[self.word]]
+        if self.vectors is not None:
+            words: list[str] = []  # vectors of the user's own have no words
+        elif self.context is None:
+            words = pairs.names
+        else:
+            words = [str(word) for word in data[self.word]]
         return condition, pairs, list(dict.fromkeys(words))
 
     def _condition(self, vae: LlaMaVAE, data: Any) -> tuple[Condition, Any]:
@@ -182,7 +188,7 @@ def fit_condition(
     condition, pairs, vocabulary = source.pairs(vae)
     torch.manual_seed(seed)
     cvae = InvertibleCVAE.build(vae, condition, flow, form)
-    note(f"{len(pairs):,} pairs, {len(vocabulary):,} conditions of size {condition.dim}")
+    note(f"{len(pairs):,} pairs with conditions of size {condition.dim}")
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -194,6 +200,7 @@ def fit_condition(
             f"interrupted; continue with the same command and --resume (state in {state})"
         ) from error
     cvae.save_pretrained(output)
+    shutil.rmtree(state, ignore_errors=True)
     _show(fit)
     note(f"the model is in {output}; use it with --model {output}")
 

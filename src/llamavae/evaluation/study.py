@@ -23,7 +23,7 @@ from llamavae.baselines import ConditionalVAE, NearestNeighbour, PromptedDecoder
 from llamavae.errors import UserError, unknown
 from llamavae.evaluation.definitions import SCORES, distinct_n, score_definitions
 from llamavae.evaluation.examples import Rows
-from llamavae.evaluation.reverse import rank_of_truth, score_ranks
+from llamavae.evaluation.reverse import rank_of_truth, score_ranks, score_vectors
 from llamavae.evaluation.similarity import Scorer
 from llamavae.flows import Fitting, FlowFit
 from llamavae.flows.architectures import ARCHITECTURES, Form
@@ -300,8 +300,9 @@ def _text_rows(task: DefinitionTask, texts: list[str], seed: int) -> Rows:
 
 
 def _rank_rows(task: DefinitionTask, cvae: InvertibleCVAE) -> Rows:
-    """Where the true word stands among all held-out words, by log p(z|c)."""
+    """Where the true word stands among all held-out words, and how near its predicted vector is."""
     rows = min(_RANKED, len(task.test)) if cvae.bends_with_condition else len(task.test)
     z = task.vae.encode(task.test.texts[:rows]).mean
     ranks = rank_of_truth(cvae.scores(z, task.test.conditions), torch.arange(rows))
-    return score_ranks(ranks, len(task.test))
+    vectors = score_vectors(cvae.predict(task.test.texts[:rows]), task.test.conditions[:rows])
+    return [*score_ranks(ranks, len(task.test)), *vectors]

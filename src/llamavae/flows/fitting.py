@@ -112,13 +112,13 @@ def fit_flow(
         valid: Held-out rows for early stopping; None takes a random tenth of the data.
         fitting: How it is trained.
         state: Folder for the state at each look at the held-out data: an interrupted fit of the
-            same flow to the same data goes on from there, to the same result. It is emptied at
-            the end.
+            same flow to the same data goes on from there, to the same result. It stays: remove it
+            when the result is saved.
         progress: Show a progress bar on stderr.
 
     Raises:
-        UserError: Shapes do not fit, values are not finite or too large, or there are fewer than
-            2 rows to train on.
+        UserError: Shapes do not fit, values are not finite or too large, there are fewer than 2
+            rows to train on, or `state` is that of another fit.
 
     Example:
         >>> x = 3 + torch.randn(500, 2)
@@ -246,8 +246,6 @@ class _Run:
                 self._save(int(row["step"]))
         self.flow.load_state_dict(self.best)
         self.flow.eval()
-        if self.saved is not None:
-            self.saved.clear()
 
     def _look(self, to: int, step: int, bar: Any) -> dict[str, float] | None:
         """Train from `step` to step `to` and look at the held-out data; None if it diverged."""

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import logging
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,9 +11,8 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from llamavae.errors import UserError
 from llamavae.state import load_optimizer, save_optimizer
-
-logger = logging.getLogger(__name__)
 
 
 class SavedFit:
@@ -23,7 +20,7 @@ class SavedFit:
 
     Args:
         folder: Where it is. What else there is in it stays.
-        key: All that decides the result of the fit: the state of another one is not used.
+        key: All that decides the result of the fit: the state of another one is refused.
     """
 
     def __init__(self, folder: Path, key: str) -> None:
@@ -62,32 +59,25 @@ class SavedFit:
         """Weights and report of the latest state of this fit, if there is one.
 
         The states of optimiser and schedule are loaded into them.
+
+        Raises:
+            UserError: The state is that of another fit.
         """
         found: list[tuple[int, Path, dict[str, Any]]] = []
-        others = False
         for file in self.folder.glob("step-*/fit.json"):
             values = json.loads(file.read_text())
-            if values["key"] == self.key:
-                found.append((int(file.parent.name[5:]), file.parent, values["report"]))
-            else:
-                others = True
-        if not found:
-            if others:
-                logger.warning(
-                    "%s is the state of another fit (other data or settings): starting anew",
-                    self.folder,
+            if values["key"] != self.key:
+                raise UserError(
+                    f"{self.folder} is the state of another fit: data or settings differ. Go on "
+                    "with those of that fit, choose another folder, or remove this one"
                 )
+            found.append((int(file.parent.name[5:]), file.parent, values["report"]))
+        if not found:
             return None
         _, folder, report = max(found, key=lambda entry: entry[0])
         load_optimizer(optimizer, scheduler, folder)
         names = ("flow", "best")
         return {name: load_file(folder / f"{name}.safetensors") for name in names}, report
-
-    def clear(self) -> None:
-        """Remove what was written, and the folder if nothing else is in it."""
-        self._remove(self.folder / "new", *self.folder.glob("step-*"))
-        with contextlib.suppress(OSError):
-            self.folder.rmdir()
 
     @staticmethod
     def _remove(*folders: Path) -> None:

@@ -38,7 +38,7 @@ from llamavae.flows import (
 from llamavae.flows.transforms import regression
 from llamavae.guidance.asked import check_draws, check_pairs, vectors_of
 from llamavae.guidance.card import model_card
-from llamavae.guidance.conditions import Condition, load_condition
+from llamavae.guidance.conditions import Condition, MatrixCondition, load_condition
 from llamavae.guidance.pairs import Pairs, cached_vectors
 from llamavae.modeling import DiagonalGaussian, LlaMaVAE
 from llamavae.modeling.backbones import fingerprint
@@ -154,7 +154,12 @@ class InvertibleCVAE:
             progress=progress,
         )
         self.inverse = self._fit_inverse(train)
-        names = vocabulary if vocabulary is not None else (*pairs.names, *valid.names)
+        if vocabulary is not None:
+            names = vocabulary
+        elif isinstance(self.condition, MatrixCondition):  # its vectors have no words
+            names = ()
+        else:
+            names = (*pairs.names, *valid.names)
         self.vocabulary = list(dict.fromkeys(names))
         self.report = {
             **asdict(fit),
