@@ -320,16 +320,15 @@ def define(
     json: Json = False,
 ) -> None:
     """Write definitions of words."""
-    if (file is None) == (not words):
-        raise UserError("give words, or --file with a CODWOE file")
-    if file is not None:
+    if file is not None and not words:
         if context is not None:
             raise UserError("--context goes with words, not with --file")
         _define_file(model, drawing, file, vectors, submission, json)
         return
+    if not words or file is not None:
+        raise UserError("give words, or --file with a CODWOE file")
     if submission is not None or vectors is not None:
         raise UserError("--submission and --vectors go with --file")
-    assert words is not None
     cvae = model.load(words)
     asked = words if context is None else [(word, context) for word in words]
     for one, text in drawing.texts(cvae, asked):
@@ -420,16 +419,15 @@ def reverse(
     json: Json = False,
 ) -> None:
     """Find the words that a definition defines: a reverse dictionary."""
-    if (file is None) == (text is None):
-        raise UserError("give a definition, or --file with a CODWOE file")
-    if file is not None:
+    if file is not None and text is None:
         if submission is None or vectors is None:
             raise UserError("a CODWOE --file goes with --submission and --vectors")
         _reverse_file(model, file, vectors, submission)
         return
+    if text is None or file is not None:
+        raise UserError("give a definition, or --file with a CODWOE file")
     if submission is not None or vectors is not None:
         raise UserError("--submission and --vectors go with --file")
-    assert text is not None
     words = None
     if candidates is not None:
         words = list(dict.fromkeys(FileOptions(file=candidates).read(None)))

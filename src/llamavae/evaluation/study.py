@@ -30,7 +30,7 @@ from llamavae.flows.architectures import ARCHITECTURES, Form
 from llamavae.guidance import Condition, InvertibleCVAE, Pairs, make_pairs
 from llamavae.modeling import LlaMaVAE
 
-_RANKED = 500  # definitions whose word is looked for where each candidate costs a pass of the flow
+_RANKED = 200  # definitions whose word is looked for where each candidate costs a pass of the flow
 
 Keep = Callable[[str, Rows], None]
 """Called with each system's name and rows as they come, so that nothing is lost."""

@@ -271,7 +271,10 @@ class InvertibleCVAE:
             Index and log p(z|c) in nats of the best `k`, best first.
         """
         if len(self.vocabulary if candidates is None else candidates) == 0:
-            raise UserError("there are no candidates: this model has no vocabulary; give some")
+            raise UserError(
+                "there are no candidates, and this model has no vocabulary: give words that its "
+                "condition knows, or pass a tensor (V, C)"
+            )
         if candidates is None:
             candidates = cached_vectors(self.condition, self.vocabulary)
         scores = self.scores(self.vae.point(text)[None], candidates)[0]
