@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
+from fnmatch import fnmatch
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -22,6 +25,7 @@ from llamavae.guidance import (
     make_pairs,
 )
 from llamavae.guidance.cvae import posterior
+from llamavae.modeling import checkpoint
 
 SHORT = Fitting(steps=60, batch_size=64, every=30, learning_rate=3e-3)
 FORMS = ["reference", "conditional"]
@@ -328,6 +332,37 @@ def test_the_folder_is_small_and_has_a_card(saved):
     card = (folder / "guided" / "README.md").read_text(encoding="utf-8")
     assert "nats per dimension" in card
     assert "conditional linear Gaussian" in card
+
+
+def test_the_hub_gets_and_gives_the_whole_folder(saved, tmp_path, monkeypatch):
+    model, folder = saved
+    hub = tmp_path / "hub"
+
+    class Api:
+        def __init__(self, token=None):
+            pass
+
+        def create_repo(self, repo_id, **options):
+            return SimpleNamespace(repo_id=repo_id)
+
+        def upload_folder(self, repo_id, folder_path, **options):
+            shutil.copytree(folder_path, hub)
+            return f"https://hub/{repo_id}"
+
+    monkeypatch.setattr(checkpoint, "HfApi", Api)
+    assert model.push_to_hub("me/guided") == "https://hub/me/guided"
+    files = {path.name for path in (folder / "guided").iterdir()}
+    assert {path.name for path in hub.iterdir()} == files
+    asked = []
+    monkeypatch.setattr(
+        checkpoint, "snapshot_download", lambda *a, **kw: asked.append((a, kw)) or str(hub)
+    )
+    again = InvertibleCVAE.from_pretrained("me/guided", revision="v1")
+    (name,), options = asked[0]
+    assert (name, options["revision"]) == ("me/guided", "v1")
+    patterns = options["allow_patterns"]
+    assert all(any(fnmatch(file, pattern) for pattern in patterns) for file in files)
+    assert again.generate(["dog"], seed=0) == model.generate(["dog"], seed=0)
 
 
 def test_another_vae_is_refused_by_name(saved):

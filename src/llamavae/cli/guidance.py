@@ -229,8 +229,8 @@ class GuideOptions:
             "--model",
             "-m",
             envvar="LLAMAVAE_GUIDE",
-            metavar="FOLDER",
-            help="What fit-condition wrote.",
+            metavar="FOLDER_OR_ID",
+            help="What fit-condition wrote, or hub id.",
             rich_help_panel="Model",
         ),
     ] = None
@@ -266,8 +266,9 @@ class GuideOptions:
         quiet()
         from llamavae import InvertibleCVAE
 
+        source = Path(self.model).expanduser()
         return InvertibleCVAE.from_pretrained(
-            Path(self.model).expanduser(),
+            source if source.is_dir() else self.model,
             self.vae,
             word_vectors=self.word_vectors,
             words=words,

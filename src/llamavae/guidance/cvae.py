@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import tempfile
 from collections.abc import Collection, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -40,7 +41,7 @@ from llamavae.guidance.asked import check_draws, check_pairs, vectors_of
 from llamavae.guidance.card import model_card
 from llamavae.guidance.conditions import Condition, MatrixCondition, load_condition
 from llamavae.guidance.pairs import Pairs, cached_vectors
-from llamavae.modeling import DiagonalGaussian, LlaMaVAE
+from llamavae.modeling import DiagonalGaussian, LlaMaVAE, checkpoint
 from llamavae.modeling.backbones import fingerprint
 from llamavae.training.data import sentence_vectors
 
@@ -366,12 +367,27 @@ class InvertibleCVAE:
             (folder / f".{name}").write_text(text, encoding="utf-8")
             (folder / f".{name}").replace(folder / name)
 
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:
+        """Upload what `save_pretrained` writes.
+
+        Args:
+            repo_id: `name` or `organisation/name`; made if missing.
+            **options: Those of `LlaMaVAE.push_to_hub`.
+
+        Returns:
+            The address of the commit.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            return checkpoint.upload(Path(folder), repo_id, **options)
+
     @classmethod
     def from_pretrained(
         cls,
-        folder: str | os.PathLike[str],
+        source: str | os.PathLike[str],
         vae: LlaMaVAE | str | os.PathLike[str] | None = None,
         *,
+        revision: str | None = None,
         word_vectors: str | os.PathLike[str] | None = None,
         words: Collection[str] | None = None,
         **vae_options: Any,
@@ -379,8 +395,9 @@ class InvertibleCVAE:
         """Load what `save_pretrained` wrote, with its VAE.
 
         Args:
-            folder: The folder.
+            source: Folder or hub id.
             vae: The VAE it was fitted for, or its place; default: where it was then.
+            revision: Branch, tag or commit of its hub repository.
             word_vectors: The file of word vectors, where it has moved.
             words: The words that will be asked, so that a file of word vectors is not read into
                 memory whole; None reads all of it.
@@ -389,7 +406,7 @@ class InvertibleCVAE:
         Raises:
             UserError: A file is missing or damaged, or the VAE is another one.
         """
-        folder = Path(folder)
+        folder = checkpoint.fetch(source, revision)
         settings = read_settings(folder)
         flow = load_flow(folder / FLOW)
         if not isinstance(vae, LlaMaVAE):
