@@ -16,6 +16,7 @@ from llamavae.cli.options import (
     FileOptions,
     Json,
     ModelOptions,
+    PairOptions,
     grouped,
     placement,
     quiet,
@@ -40,29 +41,17 @@ def register(app: typer.Typer) -> None:
 
 
 @dataclass
-class ConditionOptions:
+class ConditionOptions(PairOptions):
     """What of each row is the condition."""
 
-    corpus: Annotated[
-        str, typer.Option("--corpus", "-c", help="Corpus, file or hub id with texts.")
-    ] = "wordnet-pairs"
-    path: Annotated[
-        Path | None, typer.Option(help="Where a named corpus lies, if not in its usual place.")
-    ] = None
     split: Annotated[
         Literal["train", "validation", "test", "all"], typer.Option(help="Part of the corpus.")
     ] = "train"
-    limit: Annotated[int | None, typer.Option(min=1, help="At most this many texts.")] = None
-    max_words: Annotated[int | None, typer.Option(min=1, help="Leave out longer texts.")] = None
     word: Annotated[
         str, typer.Option(help="Column with the words, for the encoder or a file of word vectors.")
     ] = "word"
     context: Annotated[
         str | None, typer.Option(help="Column with the sentence around each word.")
-    ] = None
-    word_vectors: Annotated[
-        Path | None,
-        typer.Option(help="File of word vectors (word2vec, GloVe, fastText .vec) for the words."),
     ] = None
     labels: Annotated[
         str | None, typer.Option(help="Columns of labels, divided by commas, as the condition.")
@@ -81,20 +70,13 @@ class ConditionOptions:
         Raises:
             UserError: Options contradict one another, or the corpus does not fit them.
         """
-        from llamavae.corpora import load_corpus
         from llamavae.guidance import make_pairs
 
         given = [n for n in ("word_vectors", "labels", "vectors") if getattr(self, n) is not None]
         if len(given) > 1:
             names = " and ".join(f"--{name.replace('_', '-')}" for name in given)
             raise UserError(f"a model has one condition; got {names}")
-        data = load_corpus(
-            self.corpus,
-            None if self.split == "all" else self.split,
-            path=self.path,
-            limit=self.limit,
-            max_words=self.max_words,
-        )
+        data = self.rows(None if self.split == "all" else self.split, self.limit)
         condition, vectors = self._condition(vae, data)
         pairs = make_pairs(data, condition, word=self.word, context=self.context, vectors=vectors)
         if self.vectors is not None:

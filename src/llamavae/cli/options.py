@@ -18,6 +18,8 @@ from llamavae.cli.output import note
 from llamavae.errors import UserError
 
 if TYPE_CHECKING:
+    from datasets import Dataset
+
     from llamavae import LlaMaVAE
 
 Json = Annotated[bool, typer.Option("--json", help="Write one JSON object a line.")]
@@ -230,6 +232,35 @@ def batches(items: Iterator[str], size: int) -> Iterator[list[str]]:
         size = 1
     while batch := list(islice(items, size)):
         yield batch
+
+
+@dataclass
+class PairOptions:
+    """A corpus of texts, each of which answers a word."""
+
+    corpus: Annotated[
+        str, typer.Option("--corpus", "-c", help="Corpus, file or hub id with texts.")
+    ] = "wordnet-pairs"
+    path: Annotated[
+        Path | None, typer.Option(help="Where a named corpus lies, if not in its usual place.")
+    ] = None
+    limit: Annotated[int | None, typer.Option(min=1, help="At most this many texts.")] = None
+    max_words: Annotated[int | None, typer.Option(min=1, help="Leave out longer texts.")] = None
+    word_vectors: Annotated[
+        Path | None,
+        typer.Option(
+            help="File of word vectors (word2vec, GloVe, fastText .vec) for the words, in place of "
+            "the sentence encoder's."
+        ),
+    ] = None
+
+    def rows(self, split: str | None, limit: int | None) -> Dataset:
+        """One split of the corpus, or all of it."""
+        from llamavae.corpora import load_corpus
+
+        return load_corpus(
+            self.corpus, split, path=self.path, limit=limit, max_words=self.max_words
+        )
 
 
 # ------------------------------------------------------------------------------ text out

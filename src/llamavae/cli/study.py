@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from llamavae.cli.options import ModelOptions, grouped
+from llamavae.cli.options import ModelOptions, PairOptions, grouped
 from llamavae.cli.output import note, write
 from llamavae.errors import UserError
 
@@ -28,23 +28,9 @@ def register(parent: typer.Typer) -> None:
 
 
 @dataclass
-class TaskOptions:
-    """Words and their definitions, and how systems are fitted to them."""
+class TaskOptions(PairOptions):
+    """Words and their definitions, and how systems are fitted to them; `limit` is for training."""
 
-    corpus: Annotated[
-        str, typer.Option("--corpus", "-c", help="Corpus or file with columns text and word.")
-    ] = "wordnet-pairs"
-    path: Annotated[
-        Path | None, typer.Option(help="Where a named corpus lies, if not in its usual place.")
-    ] = None
-    max_words: Annotated[int | None, typer.Option(min=1, help="Leave out longer texts.")] = None
-    limit: Annotated[int | None, typer.Option(min=1, help="At most this many training texts.")] = (
-        None
-    )
-    word_vectors: Annotated[
-        Path | None,
-        typer.Option(help="File of word vectors as the condition, in place of the encoder's."),
-    ] = None
     texts: Annotated[int, typer.Option(min=2, help="Held-out words that are defined.")] = 500
     candidates: Annotated[
         int, typer.Option(min=2, help="Held-out words that the reverse dictionary chooses from.")
@@ -67,7 +53,8 @@ class TaskOptions:
             UserError: The corpus lacks a column, or the model an encoder.
         """
         vae = model.load()
-        from llamavae.corpora import load_corpus
+        if vae.encoder is None:
+            raise UserError("the model has no sentence encoder, so texts have no points in it")
         from llamavae.evaluation.similarity import load_bleurt, load_encoder
         from llamavae.evaluation.study import definition_task
         from llamavae.guidance import EncoderCondition, WordVectorCondition
@@ -76,20 +63,12 @@ class TaskOptions:
         mover = None if self.mover is None else load_encoder(self.mover)
         bleurt = None if self.bleurt is None else load_bleurt(self.bleurt)
         splits = {
-            split: load_corpus(
-                self.corpus,
-                split,
-                path=self.path,
-                max_words=self.max_words,
-                limit=self.limit if split == "train" else None,
-            )
+            split: self.rows(split, self.limit if split == "train" else None)
             for split in ("train", "validation", "test")
         }
         if self.word_vectors is not None:
             words = {str(w) for data in splits.values() for w in data["word"]}
             condition = WordVectorCondition(self.word_vectors, words)
-        elif vae.encoder is None:
-            raise UserError("the model has no sentence encoder: give --word-vectors")
         else:
             condition = EncoderCondition(vae.encoder)
         return definition_task(

@@ -48,18 +48,16 @@ def model_card(flow: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
             f"{report['best_step']}.",
             _table(
                 [
-                    ("held-out NLL of", "nats per dimension (lower is better)"),
                     ("this flow", f"{report['nll']:.4f}"),
                     ("conditional linear Gaussian", f"{references['linear-gaussian']:.4f}"),
                     ("Gaussian, full covariance", f"{references['gaussian']:.4f}"),
-                ]
+                ],
+                ("held-out NLL of", "nats per dimension (lower is better)"),
             ),
             f"Largest inverse error: {report['inverse_error']:.1e}.",
         ]
     return "\n\n".join([*lines, "## Limits", _LIMITS]) + "\n"
 
 
-def _table(rows: list[tuple[str, str]]) -> str:
-    head, *rest = rows if rows[0][0].startswith("held-out") else [("", ""), *rows]
-    lines = [head, ("---", "---"), *rest]
-    return "\n".join(f"| {a} | {b} |" for a, b in lines)
+def _table(rows: list[tuple[str, str]], head: tuple[str, str] = ("", "")) -> str:
+    return "\n".join(f"| {a} | {b} |" for a, b in [head, ("---", "---"), *rows])
