@@ -125,3 +125,11 @@ def test_systems_are_compared(task):
         assert "shuffled" in row
     nearest = {r["measure"] for r in found if r["system"] == "nearest neighbour"}
     assert "median rank" not in nearest  # it has no density
+
+
+def test_flows_are_fitted_to_as_much_noise_as_the_task_says(task):
+    def nll(noise):
+        found = study_flows(replace(task, noise=noise), ["linear-gaussian"], fitting=FITTING)
+        return next(row["value"] for row in found if row["measure"] == "held-out NLL")
+
+    assert nll(0.0) < nll(1.0) < nll(2.0)  # wider data has a lower density

@@ -38,6 +38,9 @@ class TaskOptions(PairOptions):
     temperature: Annotated[
         float, typer.Option(min=0, help="Spread of the points that texts are written from.")
     ] = 0.0
+    noise: Annotated[
+        float, typer.Option(min=0, help="Width of the posteriors, as a multiple of their own.")
+    ] = 1.0
     steps: Annotated[int, typer.Option(min=1, help="Most steps of a flow.")] = 4000
     mover: Annotated[
         str | None, typer.Option(help="Encoder for MoverScore (hub id or folder); default: none.")
@@ -78,6 +81,7 @@ class TaskOptions(PairOptions):
             candidates=self.candidates,
             texts=self.texts,
             temperature=self.temperature,
+            noise=self.noise,
             mover=mover,
             bleurt=bleurt,
         )

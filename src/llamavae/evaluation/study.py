@@ -63,6 +63,7 @@ class DefinitionTask:
             them are the candidates of the reverse dictionary.
         texts: How many words are defined.
         temperature: Spread of the points that definitions are written from.
+        noise: Width of the posteriors that flows are fitted to, see `InvertibleCVAE.fit`.
         mover: Encoder for MoverScore; None leaves it out.
         bleurt: BLEURT checkpoint; None leaves it out.
         senses: Word -> all its definitions, for lemma-BLEU; `test` has one of each.
@@ -75,6 +76,7 @@ class DefinitionTask:
     test: Pairs
     texts: int = 500
     temperature: float = 0.0
+    noise: float = 1.0
     mover: Scorer | None = None
     bleurt: Scorer | None = None
     senses: Mapping[str, Sequence[str]] = field(default_factory=dict)
@@ -238,7 +240,7 @@ def _flow_rows(task: DefinitionTask, flow: str, form: str, seed: int, fitting: F
     torch.manual_seed(seed)
     cvae = InvertibleCVAE.build(task.vae, task.condition, flow, form)
     start = time.perf_counter()
-    fit = cvae.fit(task.train, task.valid, fitting=replace(fitting, seed=seed))
+    fit = cvae.fit(task.train, task.valid, noise=task.noise, fitting=replace(fitting, seed=seed))
     seconds = time.perf_counter() - start
     texts, share = _timed(task, cvae, seed)
     return [
