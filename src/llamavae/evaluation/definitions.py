@@ -10,9 +10,8 @@ from __future__ import annotations
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from nltk.tokenize import word_tokenize
@@ -20,72 +19,55 @@ from nltk.translate.bleu_score import sentence_bleu
 
 from llamavae.errors import UserError
 from llamavae.evaluation import similarity
+from llamavae.evaluation.evaluator import Measure
 from llamavae.evaluation.examples import Rows
 from llamavae.training.diagnostics import derangement, reconstruction_bleu
-
-
-@dataclass(frozen=True)
-class Score:
-    """What a number means.
-
-    Attributes:
-        name: As it stands in tables.
-        unit: The scale of its values.
-        direction: Which values are better.
-        definition: How it is computed, with its source.
-    """
-
-    name: str
-    unit: str
-    direction: Literal["higher", "lower"]
-    definition: str
-
 
 SCORES = {
     score.name: score
     for score in (
-        Score(
+        Measure(
             "sense-BLEU",
             "0 to 1",
             "higher",
             "BLEU-4 of each text and its reference without smoothing, mean over items; the text "
             "stands as the reference, as in CODWOE's scorer (2205.13858)",
         ),
-        Score(
+        Measure(
             "lemma-BLEU",
             "0 to 1",
             "higher",
             "the same with the best of all references of the same word and part of speech "
             "(CODWOE, 2205.13858)",
         ),
-        Score(
+        Measure(
             "BLEU",
             "0 to 100",
             "higher",
             "sacrebleu corpus BLEU of the texts (13a tokenisation, cased)",
         ),
-        Score(
+        Measure(
             "MoverScore",
             "−1 to 1",
             "higher",
             "1 − earth mover's distance between the contextual token vectors of text and "
             "reference, mean over items (1909.02622, as in CODWOE's scorer)",
         ),
-        Score(
+        Measure(
             "encoder cosine",
             "−1 to 1",
             "higher",
             "cosine of the sentence vectors of text and reference, mean over items; state the "
             "encoder with it",
         ),
-        Score(
+        Measure(
             "BLEURT",
             "about 0 to 1",
             "higher",
             "human rating of text against reference as predicted by a trained BERT, mean over "
             "items (2004.04696); state the checkpoint with it",
         ),
-        Score(
+        Measure(
             "distinct-2",
             "0 to 1",
             "higher",

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from llamavae.errors import UserError
-from llamavae.evaluation.definitions import Score
+from llamavae.evaluation.evaluator import Measure
 from llamavae.evaluation.examples import Rows
 from llamavae.training.diagnostics import derangement
 
@@ -21,21 +21,21 @@ _BLOCK = 1024
 SCORES = {
     score.name: score
     for score in (
-        Score(
+        Measure(
             "median rank",
             "1 to V",
             "lower",
             "median over items of the true word's rank among the V candidates, ties counted "
             "against it (1504.00548)",
         ),
-        Score(
+        Measure(
             "MRR",
             "0 to 1",
             "higher",
             "mean reciprocal rank: mean over items of 1 / rank of the true word",
         ),
         *(
-            Score(
+            Measure(
                 f"recall@{cut}",
                 "0 to 1",
                 "higher",
@@ -43,20 +43,20 @@ SCORES = {
             )
             for cut in _CUTS
         ),
-        Score(
+        Measure(
             "MSE",
             "squared unit of the vectors",
             "lower",
             "mean over items and dimensions of the squared difference between predicted and gold "
             "vector (CODWOE, 2205.13858)",
         ),
-        Score(
+        Measure(
             "cosine",
             "−1 to 1",
             "higher",
             "cosine of predicted and gold vector, mean over items (CODWOE, 2205.13858)",
         ),
-        Score(
+        Measure(
             "rank",
             "0 to 1",
             "lower",

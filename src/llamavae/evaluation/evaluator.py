@@ -1,0 +1,214 @@
+"""What an evaluator is: one interface for training, `llamavae evaluate`, the report and the card.
+
+An evaluator measures a *system*: anything that encodes texts, decodes points, or does both. It
+returns tidy rows, one a number, each beside its control, and the real texts and points behind
+them. To add one, write a subclass of `Evaluator` in a file of its own and add a line to
+`llamavae.evaluation.registry`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+from llamavae.errors import UserError
+from llamavae.evaluation.examples import Rows
+
+Need = Literal["encode", "decode", "posterior", "likelihood", "labels", "training texts"]
+"""What an evaluator may ask of a system (the first four) or of the data (the others)."""
+
+
+@dataclass(frozen=True)
+class Measure:
+    """What a number means.
+
+    Attributes:
+        name: As it stands in tables.
+        unit: The scale of its values.
+        direction: Which values are better; empty where neither is better in itself.
+        definition: How it is computed, with its source.
+        control: What the control beside it is; empty where there is none.
+    """
+
+    name: str
+    unit: str
+    direction: Literal["higher", "lower", ""]
+    definition: str
+    control: str = ""
+
+    def row(
+        self,
+        value: float,
+        n: int,
+        *,
+        control: float | None = None,
+        interval: tuple[float, float] | None = None,
+        group: str = "",
+    ) -> dict[str, Any]:
+        """One number as a tidy row.
+
+        Args:
+            value: The number.
+            n: Items that it was computed from.
+            control: The same under the measure's control.
+            interval: Its 95 % interval.
+            group: The part of the data it is about, such as `words 1 to 5`; empty for all.
+        """
+        low, high = interval or (None, None)
+        return {
+            "measure": self.name,
+            "group": group,
+            "value": float(value),
+            "control": None if control is None else float(control),
+            "low": low,
+            "high": high,
+            "unit": self.unit,
+            "direction": self.direction,
+            "n": n,
+        }
+
+
+@dataclass(frozen=True)
+class EvaluationData:
+    """What a system is measured on.
+
+    Attributes:
+        texts: N held-out sentences.
+        labels: Label name -> N labels, where the sentences have any.
+        training_texts: Sentences of the training set, for novelty; empty where unknown.
+        seed: Seed of every draw.
+        progress: Show progress bars on stderr.
+    """
+
+    texts: Sequence[str]
+    labels: Mapping[str, Sequence[Hashable]] = field(default_factory=dict)
+    training_texts: Sequence[str] = ()
+    seed: int = 0
+    progress: bool = False
+
+    def __post_init__(self) -> None:
+        if len(self.texts) < 2:
+            raise UserError(
+                f"an evaluation needs at least 2 sentences, since controls exchange them; got "
+                f"{len(self.texts)}"
+            )
+        for name, values in self.labels.items():
+            if len(values) != len(self.texts):
+                raise UserError(
+                    f"expected a label {name!r} for each of the {len(self.texts)} sentences; got "
+                    f"{len(values)}"
+                )
+
+    def generator(self) -> torch.Generator:
+        """A fresh source of draws, the same each time."""
+        return torch.Generator().manual_seed(self.seed)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What an evaluator found.
+
+    Attributes:
+        rows: Rows of `Measure.row`, those of the primary measure first.
+        tables: Name -> rows with what stands behind the numbers: texts, curves, points of a map.
+    """
+
+    rows: Rows
+    tables: dict[str, Rows] = field(default_factory=dict)
+
+    def value(self, measure: str, group: str = "") -> float:
+        """The value of one measure."""
+        for row in self.rows:
+            if row["measure"] == measure and row["group"] == group:
+                return row["value"]
+        raise KeyError(measure, group)
+
+
+class Evaluator(ABC):
+    """Measures a system. Settings are arguments of its constructor, each with a default."""
+
+    name: ClassVar[str]
+    """As it stands in the registry, in tables and on the command line."""
+    needs: ClassVar[frozenset[Need]]
+    """What it asks of the system and the data."""
+    measures: ClassVar[tuple[Measure, ...]]
+    """What it measures, the primary measure first."""
+
+    @property
+    def primary(self) -> Measure:
+        """The measure by which models are chosen and compared."""
+        return self.measures[0]
+
+    def __call__(self, system: Any, data: EvaluationData) -> Evaluation:
+        """Check what is needed, then measure.
+
+        Raises:
+            UserError: The system or the data lacks something that is needed.
+        """
+        if lacking := missing(self, system, data):
+            raise UserError(f"the evaluator {self.name!r} needs {lacking}")
+        return self.evaluate(system, data)
+
+    @abstractmethod
+    def evaluate(self, system: Any, data: EvaluationData) -> Evaluation:
+        """The measures of `system` on `data`; called when all that is needed is there."""
+
+    def measure(self, name: str) -> Measure:
+        """One of `measures` by name."""
+        return next(m for m in self.measures if m.name == name)
+
+
+_LACKING: dict[Need, str] = {
+    "encode": "a system that encodes texts; this one has no sentence encoder",
+    "decode": "a system that writes text; this one cannot decode points",
+    "posterior": "a system with a posterior q(z|x); this one encodes to single vectors",
+    "likelihood": "a system with a likelihood p(x|z); only a LlaMaVAE has one",
+    "labels": "labelled sentences; this corpus has no labels (its columns beside the text)",
+    "training texts": "the sentences that the system was trained on; give their corpus",
+}
+
+
+def missing(evaluator: Evaluator, system: Any, data: EvaluationData) -> str:
+    """What `evaluator` needs and does not get, in words; empty when all is there."""
+    has: dict[Need, bool] = {
+        "encode": can_encode(system),
+        "decode": callable(getattr(system, "decode", None)),
+        "posterior": has_posterior(system),
+        "likelihood": has_posterior(system) and hasattr(system, "injection"),
+        "labels": bool(data.labels),
+        "training texts": len(data.training_texts) > 0,
+    }
+    return "; and ".join(
+        text for need, text in _LACKING.items() if need in evaluator.needs and not has[need]
+    )
+
+
+def can_encode(system: Any) -> bool:
+    """Whether a system turns texts into points: it has `encode`, and a VAE has its encoder."""
+    return callable(getattr(system, "encode", None)) and getattr(system, "encoder", 0) is not None
+
+
+def has_posterior(system: Any) -> bool:
+    """Whether `encode` gives a distribution."""
+    return can_encode(system) and hasattr(system, "posterior")
+
+
+@torch.no_grad()
+def points(system: Any, texts: Sequence[str]) -> Tensor:
+    """The point of each text on the CPU in float32, shape (N, D): a posterior's mean, or a vector.
+
+    Args:
+        system: A `LlaMaVAE`, a `SentenceEncoder`, a `SentenceTransformer`, or anything whose
+            `encode(texts)` returns a distribution or vectors.
+        texts: N texts.
+    """
+    encoded = system.encode(list(texts))
+    if isinstance(encoded, Distribution):
+        encoded = encoded.mean
+    return torch.as_tensor(encoded).float().cpu()
