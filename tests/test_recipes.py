@@ -9,6 +9,7 @@ import yaml
 
 from llamavae.errors import UserError
 from llamavae.training.recipe import (
+    CorpusPart,
     Recipe,
     describe_settings,
     load_recipe,
@@ -17,6 +18,7 @@ from llamavae.training.recipe import (
     recipe_text,
 )
 
+PART = CorpusPart(name="a", limit=3)
 MINIMAL = {"encoder": {"model": "e"}, "decoder": {"model": "d"}}
 
 
@@ -136,6 +138,20 @@ def test_all_mistakes_are_reported_together() -> None:
         assert part in text
 
 
+def test_mistakes_in_a_list_are_reported_by_place() -> None:
+    mix = [{"naem": "a"}, {"name": "b", "limit": 0}, "c"]
+    with pytest.raises(UserError) as caught:
+        parse_recipe({**MINIMAL, "corpus": {"mix": mix}, "objective": {"zero": 0.9}})
+    lines = str(caught.value).splitlines()
+    assert lines[0] == "the recipe has 5 mistake(s):"
+    assert {line.strip() for line in lines[1:5]} == {
+        "corpus.mix.0.naem: no such setting; did you mean 'name'?",
+        "corpus.mix.0.name: is needed",
+        "corpus.mix.1.limit: Input should be greater than or equal to 1 (got 0)",
+        "corpus.mix.2: expected settings by name (got 'c')",
+    }
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -150,6 +166,14 @@ def test_all_mistakes_are_reported_together() -> None:
         (["corpus.streaming=true"], "no known length"),
         (["encoder.model=null", "encoder.scratch.layers=1"], "set training to full"),
         (["encoder.model=null", "encoder.vectors=v", "encoder.training=full"], "cannot train"),
+        (["corpus.mix=[{name: a}]", "corpus.streaming=true"], "corpus.mix: a stream is of one"),
+        (
+            ["corpus.mix=[{name: a}]", "encoder.model=null", "encoder.vectors=v"],
+            "corpus.mix: precomputed vectors",
+        ),
+        (["teacher.model=t", "corpus.streaming=true"], "teacher.model: .* before training"),
+        (["teacher.weight=-1"], "teacher.weight: .*greater than or equal to 0"),
+        (["start_from=x"], "start_from: .* leave out encoder.model, decoder.model"),
     ],
 )
 def test_contradictions_are_refused(tmp_path: Path, changes: list[str], message: str) -> None:
@@ -173,6 +197,8 @@ def test_contradictions_are_refused(tmp_path: Path, changes: list[str], message:
         ("corpus.path=~", None),
         ("output.report_to=[tensorboard]", ["tensorboard"]),
         ("decoder.scratch.layers=5", 5),
+        ("corpus.mix=[{name: worldtree}]", [CorpusPart(name="worldtree")]),
+        ("corpus.mix=[{name: a, limit: 3}, {name: b}]", [PART, CorpusPart(name="b")]),
     ],
 )
 def test_override(override: str, expected: object) -> None:
@@ -199,6 +225,8 @@ def test_every_setting_is_described() -> None:
         assert kind, key
         assert meaning.endswith("."), key
     assert {"name", "corpus.name", "decoder.scratch.warmup_steps", "output.report_to"} <= set(keys)
+    assert {"corpus.mix", "corpus.mix.N.max_words", "start_from"} <= set(keys)
+    assert ("corpus.mix", "list of sections", "[]") in [row[:3] for row in rows]
 
 
 def test_described_defaults_are_the_ones_in_use() -> None:

@@ -44,6 +44,16 @@ def test_resume_and_output(run: Any, trained: list[tuple[Recipe, bool]], tmp_pat
     assert resume
 
 
+def test_from_and_corpus(run: Any, trained: list[tuple[Recipe, bool]], tmp_path: Path) -> None:
+    assert run("train", "--from", "runs/x", "--corpus", "mine.txt").exit_code == 0
+    assert run("train", "-r", "demo", "-c", "mine.txt").exit_code == 0
+    tuned = load_recipe("fine-tune", ["start_from=runs/x", "corpus.name=mine.txt"])
+    assert [call[0] for call in trained] == [tuned, load_recipe("demo", ["corpus.name=mine.txt"])]
+    refused = run("train", "-r", "demo", "--from", "runs/x")
+    assert refused.exit_code == 2
+    assert "leave out encoder.training, encoder.scratch" in refused.stderr
+
+
 def test_other_processes_of_a_launcher_are_silent(
     run: Any, trained: list[tuple[Recipe, bool]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

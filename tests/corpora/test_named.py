@@ -52,8 +52,23 @@ def test_worldtree_as_sentences(tmp_path):
     assert list(data["text"]) == ["a stone is solid"]
 
 
-def test_worldtree_is_not_there(tmp_path):
-    with pytest.raises(UserError, match=r"worldtree needs path=.*cognitiveai"):
+def test_worldtree_by_its_variable(tables, tmp_path, monkeypatch):
+    expected = load_corpus("worldtree", path=tables).to_dict()
+    monkeypatch.setenv("LLAMAVAE_WORLDTREE", str(tables))
+    assert load_corpus("worldtree").to_dict() == expected
+    facts = tmp_path / "facts.txt"
+    facts.write_text("a stone is solid\n")
+    assert list(load_corpus("worldtree", path=facts)["text"]) == ["a stone is solid"]
+    monkeypatch.setenv("LLAMAVAE_WORLDTREE", str(facts))
+    assert list(load_corpus("worldtree")["text"]) == ["a stone is solid"]
+    monkeypatch.setenv("LLAMAVAE_WORLDTREE", str(tmp_path / "nowhere"))
+    with pytest.raises(UserError, match=r"no such file.*from LLAMAVAE_WORLDTREE"):
+        load_corpus("worldtree")
+
+
+def test_worldtree_is_not_there(tmp_path, monkeypatch):
+    monkeypatch.delenv("LLAMAVAE_WORLDTREE", raising=False)
+    with pytest.raises(UserError, match=r"needs path= or the variable LLAMAVAE_W.*cognitiveai"):
         load_corpus("worldtree")
     with pytest.raises(UserError, match="no WorldTree table"):
         load_corpus("worldtree", path=tmp_path)

@@ -47,11 +47,12 @@ def nowhere(tmp_path, monkeypatch):
 
 def test_definitions(folder):
     data = load_corpus("wordnet", path=folder)
-    assert data.column_names == ["text", "word", "pos", "synset", "lemmas"]
+    assert data.column_names == ["text", "word", "pos", "lexname", "synset", "lemmas"]
     assert data[0] == {
         "text": "a lamp that fits in a hand",
         "word": "glim",
         "pos": "noun",
+        "lexname": "noun.Tops",
         "synset": "00000101-n",
         "lemmas": ["glim", "small lamp"],
     }
@@ -63,6 +64,7 @@ def test_definitions(folder):
         "at low speed",
     ]
     assert list(data["pos"])[2:] == ["verb", "adjective", "adjective", "adverb"]
+    assert list(data["lexname"])[2:] == ["verb.body", "adj.all", "adj.all", "adv.all"]
     assert data[1]["lemmas"] == [f"w{i}" for i in range(10)]  # their number is hexadecimal
     assert data[4]["lemmas"] == ["gond", "Old Gond"]  # without the position markers
 
@@ -91,7 +93,7 @@ def test_pairs(folder):
 
 def test_pairs_have_the_example_with_the_word(folder):
     data = load_corpus("wordnet-pairs", path=folder)
-    assert data.column_names == ["text", "word", "pos", "synset", "context"]
+    assert data.column_names == ["text", "word", "pos", "lexname", "synset", "context"]
     found = {word: c for word, c in zip(data["word"], data["context"], strict=True) if c}
     assert found == {"glim": "she lit the glim", "gond": "a gond apple"}
 
@@ -109,7 +111,7 @@ def test_pairs_have_the_example_with_the_word(folder):
 )
 def test_context(lemma, context):
     examples = ["a sand-bank", "bankruptcy", "The Bank's doors", "on a river bank."]
-    synset = wordnet.Synset("1-n", "noun", [lemma], "", [*examples, "not aXb but a.b"])
+    synset = wordnet.Synset("1-n", "noun", "noun.Tops", [lemma], "", [*examples, "not aXb but a.b"])
     assert wordnet._context(synset, lemma) == context
 
 
@@ -174,6 +176,7 @@ def test_incomplete(folder):
         "00000707 02 r 09 slowish 0 | nine words are announced\n",
         "00000707 02 x 01 slowish 0 000 | no such part of speech\n",
         "00000707 02 r zz slowish 0 000 | not a number\n",
+        "00000707 45 r 01 slowish 0 000 | no such lexicographer file\n",
     ],
 )
 def test_malformed_line(folder, line):

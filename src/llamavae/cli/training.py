@@ -16,6 +16,8 @@ from llamavae.errors import UserError
 if TYPE_CHECKING:
     from llamavae.training import TrainResult
 
+_FINE_TUNE = "fine-tune"  # recipe of `--from` without one
+
 
 class _TrainCommand(TyperCommand):
     """Its help lists every setting of a recipe."""
@@ -59,6 +61,18 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue the run in the output folder.")
     ] = False,
+    start: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="FOLDER_OR_ID",
+            help="Go on with a trained model (start_from); without --recipe, as fine-tune says.",
+        ),
+    ] = None,
+    corpus: Annotated[
+        str | None,
+        typer.Option("--corpus", "-c", help="Corpus, file or hub id of sentences (corpus.name)."),
+    ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder of the run (output.folder).")
     ] = None,
@@ -72,12 +86,15 @@ def train(
     """
     from llamavae.training.recipe import load_recipe, recipe_names
 
+    if recipe is None and start is not None:
+        recipe = _FINE_TUNE
     if recipe is None:
         raise UserError(
             f"no recipe: give --recipe with one of {', '.join(recipe_names())}, or a YAML file"
         )
-    changes = [*(overrides or []), *([f"output.folder={output}"] if output else [])]
-    settings = load_recipe(recipe, changes)
+    shortcuts = {"start_from": start, "corpus.name": corpus, "output.folder": output}
+    given = [f"{key}={value}" for key, value in shortcuts.items() if value is not None]
+    settings = load_recipe(recipe, [*(overrides or []), *given])
     if check:
         import yaml
 

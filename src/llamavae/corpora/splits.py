@@ -25,6 +25,16 @@ _SMALL = 1000  # distinct texts, below which chance could leave a split of 5 % e
 _BATCH = 10_000
 
 
+def fold(text: str) -> str:
+    """A text without what does not make it another one: case and white space.
+
+    Example:
+        >>> fold(" A dog  barks")
+        'a dog barks'
+    """
+    return " ".join(text.split()).casefold()
+
+
 def position(text: str) -> float:
     """Where a text falls in [0, 1): uniform, and blind to case and white space.
 
@@ -32,7 +42,7 @@ def position(text: str) -> float:
         >>> position("a dog barks") == position(" A dog  barks")
         True
     """
-    key = " ".join(text.split()).casefold().encode("utf-8", "surrogatepass")
+    key = fold(text).encode("utf-8", "surrogatepass")
     return int.from_bytes(blake2b(key, digest_size=6).digest()) / 2**48
 
 

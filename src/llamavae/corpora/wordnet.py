@@ -27,6 +27,19 @@ Folder = Path | zipfile.Path
 _FILES = ("data.noun", "data.verb", "data.adj", "data.adv")
 _POS = {"n": "noun", "v": "verb", "a": "adjective", "s": "adjective", "r": "adverb"}
 
+# Lexicographer files by their number (lexnames(5WN)): broad classes of meaning.
+_LEXNAMES = """
+adj.all adj.pert adv.all
+noun.Tops noun.act noun.animal noun.artifact noun.attribute noun.body noun.cognition
+noun.communication noun.event noun.feeling noun.food noun.group noun.location noun.motive
+noun.object noun.person noun.phenomenon noun.plant noun.possession noun.process noun.quantity
+noun.relation noun.shape noun.state noun.substance noun.time
+verb.body verb.change verb.cognition verb.communication verb.competition verb.consumption
+verb.contact verb.creation verb.emotion verb.motion verb.perception verb.possession verb.social
+verb.stative verb.weather
+adj.ppl
+""".split()
+
 _INSTALL = (
     "Install it with `apt install wordnet-base` (Debian, Ubuntu) or `brew install wordnet` or "
     "`python -c \"import nltk; nltk.download('wordnet')\"`, or pass path= or set LLAMAVAE_WORDNET "
@@ -41,6 +54,7 @@ class Synset:
     Attributes:
         id: Offset in its file and part-of-speech letter; unique.
         pos: noun, verb, adjective or adverb.
+        lexname: Its lexicographer file, a broad class of meaning such as noun.animal.
         lemmas: The words, with spaces for underscores.
         definition: The gloss without its examples.
         examples: Quoted sentences of the gloss.
@@ -48,6 +62,7 @@ class Synset:
 
     id: str
     pos: str
+    lexname: str
     lemmas: list[str]
     definition: str
     examples: list[str]
@@ -57,10 +72,11 @@ def load(view: str = "definitions", path: Path | None = None) -> Dataset:
     """One view of WordNet.
 
     Args:
-        view: `definitions` (text, word, lemmas, pos, synset), `examples` (text, word, pos, synset;
-            the word is the synset's first, not always the one in the sentence) or `pairs`
-            (text, word, pos, synset, context; the text is the definition, the context the first
-            example of the synset that contains this word, or None).
+        view: `definitions` (text, word, pos, lexname, synset, lemmas), `examples` (text, word,
+            pos, lexname, synset; the word is the synset's first, not always the one in the
+            sentence) or `pairs` (text, word, pos, lexname, synset, context; the text is the
+            definition, the context the first example of the synset that contains this word, or
+            None).
         path: Folder with the `data.*` files, or nltk's wordnet.zip; default: searched for.
 
     Raises:
@@ -118,8 +134,8 @@ def read(folder: Folder) -> Iterator[Synset]:
 def parse_line(line: str) -> Synset:
     """One line of a `data.*` file.
 
-    Its fields: offset, file number, type, number of words in hexadecimal, then word and
-    sense id for each word, then pointers and verb frames (not read), a bar, and the gloss.
+    Its fields: offset, number of the lexicographer file, type, number of words in hexadecimal,
+    then word and sense id for each word, then pointers and verb frames (not read), a bar, and the gloss.
     """
     data, gloss = line.split(" | ", 1) if " | " in line else line.split("|", 1)
     fields = data.split()
@@ -128,7 +144,14 @@ def parse_line(line: str) -> Synset:
     if len(lemmas) != count:
         raise ValueError(f"{count} words are announced, {len(lemmas)} found")
     definition, examples = split_gloss(gloss)
-    return Synset(f"{fields[0]}-{fields[2]}", _POS[fields[2]], lemmas, definition, examples)
+    return Synset(
+        f"{fields[0]}-{fields[2]}",
+        _POS[fields[2]],
+        _LEXNAMES[int(fields[1])],
+        lemmas,
+        definition,
+        examples,
+    )
 
 
 def split_gloss(gloss: str) -> tuple[str, list[str]]:
@@ -189,7 +212,13 @@ def _context(synset: Synset, lemma: str) -> str | None:
 
 
 def _row(synset: Synset, text: str, word: str) -> dict[str, Any]:
-    return {"text": text, "word": word, "pos": synset.pos, "synset": synset.id}
+    return {
+        "text": text,
+        "word": word,
+        "pos": synset.pos,
+        "lexname": synset.lexname,
+        "synset": synset.id,
+    }
 
 
 _VIEWS: dict[str, Callable[[Synset], Iterator[dict[str, Any]]]] = {

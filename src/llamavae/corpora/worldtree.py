@@ -6,6 +6,7 @@ with [SKIP], which hold the row's id, comments and a mark on rows that were with
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,9 +19,11 @@ from llamavae.errors import UserError
 
 _SKIP, _UID, _WITHDRAWN = "[SKIP]", "[SKIP] UID", "[SKIP] DEP"
 
+_VARIABLE = "LLAMAVAE_WORLDTREE"
+
 _GET = (
-    "Download WorldTree from http://cognitiveai.org/explanationbank, unpack it, and pass path= "
-    "to its folder of tables (tablestore/.../tables), or to a file of sentences."
+    "Download WorldTree from http://cognitiveai.org/explanationbank, unpack it, and set path= or "
+    f"{_VARIABLE} to its folder of tables (tablestore/.../tables), or to a file of sentences."
 )
 
 
@@ -81,14 +84,20 @@ def _cells(line: str) -> list[str]:
 
 
 def _load(request: Request) -> Sentences:
-    if request.path is None:
-        raise UserError(f"worldtree needs path=. {_GET}")
-    return load(request.path, request.column)
+    if request.path is not None:
+        return load(request.path, request.column)
+    stated = os.environ.get(_VARIABLE)
+    if not stated:
+        raise UserError(f"worldtree needs path= or the variable {_VARIABLE}. {_GET}")
+    try:
+        return load(Path(stated).expanduser(), request.column)
+    except UserError as error:
+        raise UserError(f"{error} (from {_VARIABLE})") from error
 
 
 CORPUS = Corpus(
     "worldtree",
-    "science facts of WorldTree's tables (needs path=)",
+    "science facts of WorldTree's tables (needs path= or LLAMAVAE_WORLDTREE)",
     "CC BY-SA 4.0 (tables and explanations; the questions have terms of their own)",
     _load,
     frozenset({"path", "column"}),

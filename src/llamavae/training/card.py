@@ -17,6 +17,7 @@ _MEASURES = (
     ("active_units", None, "active units (variance of the mean > 0.01)", "", "d"),
     ("mutual_information", None, "mutual information, nats", "", ".2f"),
     ("posterior_variance", None, "mean posterior variance", "", ".3f"),
+    ("similarity", None, "correlation of cosines with the teacher's", "higher", ".3f"),
 )
 
 
@@ -52,6 +53,7 @@ def model_card(model: LlaMaVAE, results: dict[str, Any]) -> str:
         _table(
             ("part", "value"),
             [
+                *([("started from", f"`{recipe['start_from']}`")] if recipe["start_from"] else []),
                 ("encoder", f"{_encoder(recipe)}, {config.encoder_training}"),
                 ("decoder", f"{_decoder(recipe)}, {config.decoder_training}"),
                 ("latent size D", str(config.latent_dim)),
@@ -61,7 +63,7 @@ def model_card(model: LlaMaVAE, results: dict[str, Any]) -> str:
             ],
         ),
         "## Data",
-        f"Corpus `{recipe['corpus']['name']}`"
+        f"Corpus {' and '.join(_corpora(recipe))}"
         + (
             f", {sentences:,} training sentences, {results['truncated']:,} of them cut to the "
             "decoder's limit."
@@ -74,6 +76,7 @@ def model_card(model: LlaMaVAE, results: dict[str, Any]) -> str:
         f"({objective['kl_threshold']:g} nats), word dropout {objective['word_dropout']:g}. "
         f"AdamW, peak learning rate {optimisation['learning_rate']:g}, "
         f"{optimisation['batch_size']} sentences a step.",
+        _teacher(recipe),
         f"## Measures on {metrics['sentences']} held-out sentences",
         "Shuffled: the same measure when each sentence gets another one's z. BLEU is sacrebleu's "
         f"corpus BLEU over the first {recipe['evaluation']['decoded']} of them.",
@@ -100,8 +103,27 @@ def model_card(model: LlaMaVAE, results: dict[str, Any]) -> str:
     return "\n\n".join(line for line in lines if line) + "\n"
 
 
+def _corpora(recipe: dict[str, Any]) -> list[str]:
+    corpus = recipe["corpus"]
+    return [f"`{part['name']}`" for part in (corpus, *corpus["mix"])]
+
+
+def _teacher(recipe: dict[str, Any]) -> str:
+    t = recipe["teacher"]
+    if not t["model"]:
+        return ""
+    return (
+        f"Beside it {t['weight']:g} nats times the mean squared difference between the cosines of "
+        f"posterior means and those of `{t['model']}` (a similarity-preserving loss, arXiv "
+        "1907.09682, 1904.05068). The teacher is used in training only: its weights are not in "
+        "this model, and its licence is its own."
+    )
+
+
 def _encoder(recipe: dict[str, Any]) -> str:
     e = recipe["encoder"]
+    if recipe["start_from"]:
+        return "that of the checkpoint"
     if e["vectors"]:
         return f"none (precomputed vectors in column `{e['vectors']}`)"
     return f"`{e['model']}`" if e["model"] else "T5 type, made from scratch"
@@ -109,6 +131,8 @@ def _encoder(recipe: dict[str, Any]) -> str:
 
 def _decoder(recipe: dict[str, Any]) -> str:
     d = recipe["decoder"]
+    if recipe["start_from"]:
+        return "that of the checkpoint"
     return f"`{d['model']}`" if d["model"] else "LLaMA type, made from scratch"
 
 

@@ -41,6 +41,7 @@ class SentenceData(Dataset[Item]):
         offsets: Where each sentence starts in `ids`, and the end; N + 1 numbers.
         vectors: Sentence vectors h (N, H_enc), memory-mapped, or None where the encoder trains.
         truncated: How many sentences were cut to the decoder's limit.
+        teacher: Vectors of the same sentences by a teacher (N, K), where there is one.
     """
 
     def __init__(
@@ -50,10 +51,12 @@ class SentenceData(Dataset[Item]):
         offsets: np.ndarray,
         vectors: np.ndarray | None = None,
         truncated: int = 0,
+        teacher: np.ndarray | None = None,
     ) -> None:
         # plain views: a slice of np.memmap itself costs several times as much
         self.ids = ids.view(np.ndarray)
         self.vectors = None if vectors is None else vectors.view(np.ndarray)
+        self.teacher = None if teacher is None else teacher.view(np.ndarray)
         self.texts, self.offsets, self.truncated = texts, offsets, truncated
 
     @property
@@ -71,6 +74,8 @@ class SentenceData(Dataset[Item]):
         }
         if self.vectors is not None:
             item["vector"] = self.vectors[i]
+        if self.teacher is not None:
+            item["teacher"] = self.teacher[i]
         return item
 
 
@@ -80,6 +85,7 @@ def prepare(
     encoder: SentenceEncoder | None = None,
     vectors: np.ndarray | None = None,
     progress: bool = True,
+    teacher: SentenceEncoder | None = None,
 ) -> SentenceData:
     """Tokenise `texts` for the decoder and run a frozen encoder over them, or reuse the cache.
 
@@ -92,6 +98,7 @@ def prepare(
         encoder: Gives the vectors, where it is frozen; a trained one is left to the training step.
         vectors: Precomputed sentence vectors (N, H_enc), in place of an encoder.
         progress: Show a progress bar on stderr.
+        teacher: Gives further vectors, for `similarity_loss`; kept as the encoder's are.
     """
     corpus = _hash(*texts)
     folder = cache_folder()
@@ -107,6 +114,7 @@ def prepare(
         np.load(tokens / "offsets.npy"),
         vectors,
         json.loads((tokens / "counts.json").read_text())["truncated"],
+        None if teacher is None else sentence_vectors(texts, teacher, progress),
     )
 
 
@@ -239,6 +247,8 @@ def _copy_known(out: np.ndarray, names: np.ndarray, folders: Iterable[Path]) -> 
 class Collator:
     """Joins sentences to the inputs of `LlaMaVAE.forward`, padded to the longest of the batch.
 
+    A teacher's vectors, which the model does not read, are `teacher_vectors` (B, K) beside them.
+
     Args:
         decoder: Pads the ids.
         encoder: Tokenises the texts where there are no vectors; None for a plain language model.
@@ -255,6 +265,8 @@ class Collator:
             batch["sentence_vectors"] = torch.from_numpy(np.stack([i["vector"] for i in items]))
         elif self.encoder is not None:
             batch["encoder_inputs"] = self.encoder.tokenize([item["text"] for item in items])
+        if "teacher" in items[0]:
+            batch["teacher_vectors"] = torch.from_numpy(np.stack([i["teacher"] for i in items]))
         return batch
 
 

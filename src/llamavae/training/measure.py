@@ -18,6 +18,9 @@ from llamavae.training.diagnostics import (
     posterior_variance,
     reconstruction_bleu,
 )
+from llamavae.training.distillation import similarity_correlation
+
+_PAIRED = 500  # sentences whose pairs are compared with the teacher's
 
 
 @torch.no_grad()
@@ -40,7 +43,8 @@ def measure(
     Returns:
         `nll`, `nll_shuffled`, `kl` and `elbo` (negative, at beta 1) in nats per sentence;
         `kl_per_dimension`; `active_units`; `mutual_information` in nats, with its N;
-        `posterior_variance`; `bleu`, `bleu_shuffled` and `exact_match`.
+        `posterior_variance`; `bleu`, `bleu_shuffled` and `exact_match`; where the data have a
+        teacher's vectors, `similarity`, see `similarity_correlation`, of the first 500 sentences.
     """
     was_training = model.training
     model.eval()
@@ -67,6 +71,9 @@ def measure(
         "sentences": len(z),
         "kl_per_dimension": kl.tolist(),
     }
+    if data.teacher is not None:
+        teacher = torch.from_numpy(np.array(data.teacher[:_PAIRED]))
+        result["similarity"] = similarity_correlation(mean[:_PAIRED], teacher)
     if decoded:
         texts = list(data.texts[:decoded])
         points = mean[: len(texts)]

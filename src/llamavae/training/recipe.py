@@ -27,10 +27,10 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", validate_default=True, use_attribute_docstrings=True)
 
 
-class CorpusSettings(_Section):
-    """The sentences."""
+class CorpusPart(_Section):
+    """Sentences of one corpus."""
 
-    name: str = "factors"
+    name: str
     """Named corpus, text/JSONL/CSV file, local dataset folder or hub id."""
     path: str | None = None
     """Folder or file of a named corpus that is not in its usual place."""
@@ -46,8 +46,17 @@ class CorpusSettings(_Section):
     """Leave out shorter sentences."""
     max_words: int | None = Field(default=None, ge=1)
     """Leave out longer sentences."""
+
+
+class CorpusSettings(CorpusPart):
+    """The sentences."""
+
+    name: str = "factors"
+    """Named corpus, text/JSONL/CSV file, local dataset folder or hub id."""
     streaming: bool = False
     """Read the corpus as it is needed, for one that is larger than memory and disk."""
+    mix: list[CorpusPart] = []
+    """Further corpora that are read beside this one, each with settings of its own."""
 
 
 class ScratchEncoder(_Section):
@@ -194,6 +203,9 @@ class ObjectiveSettings(_Section):
     """Its threshold in nats: per dimension, or per sentence for sentence_threshold."""
     word_dropout: float = Field(default=0.0, ge=0, lt=1)
     """Part of the decoder's input tokens that are blanked in training."""
+    bag_of_words: float = Field(default=0.0, ge=0)
+    """Weight of the loss of predicting a sentence's words, in no order, from z directly; an encoder
+    from scratch learns sooner with it."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -206,6 +218,17 @@ class ObjectiveSettings(_Section):
         if self.schedule == "cyclical" and self.zero + self.ramp > 1:
             raise ValueError("zero + ramp is more than a whole cycle")
         return self
+
+
+class TeacherSettings(_Section):
+    """A sentence encoder whose similarities the posterior mean learns; used in training only."""
+
+    model: str | None = None
+    """Hub id or folder of a sentence-transformers model; empty for none."""
+    revision: str | None = None
+    """Branch, tag or commit of the hub repository."""
+    weight: float = Field(default=1.0, ge=0)
+    """Nats that are added to the loss for a mean squared difference of 1 between the cosines."""
 
 
 class OptimisationSettings(_Section):
@@ -288,12 +311,15 @@ class Recipe(_Section):
     """Name of the recipe."""
     description: str = ""
     """What it is for."""
+    start_from: str | None = None
+    """Folder or hub id of a trained LlaMaVAE to go on with, in place of backbones."""
     corpus: CorpusSettings = CorpusSettings()
     encoder: EncoderSettings = EncoderSettings()
     decoder: DecoderSettings = DecoderSettings()
     latent: LatentSettings = LatentSettings()
     lora: LoraSettings = LoraSettings()
     objective: ObjectiveSettings = ObjectiveSettings()
+    teacher: TeacherSettings = TeacherSettings()
     optimisation: OptimisationSettings = OptimisationSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     output: OutputSettings = OutputSettings()
@@ -301,11 +327,16 @@ class Recipe(_Section):
     @model_validator(mode="after")
     def _complete(self) -> Self:
         encoder, decoder, streaming = self.encoder, self.decoder, self.corpus.streaming
+        fresh, decided = self.start_from is None, self._decided_by_checkpoint()
         wrong = {
-            "encoder: give one of model, scratch and vectors": encoder.model is None
+            "start_from: the checkpoint decides what the model is; leave out "
+            + ", ".join(decided): not fresh and bool(decided),
+            "encoder: give one of model, scratch and vectors": fresh
+            and encoder.model is None
             and encoder.scratch is None
             and encoder.vectors is None,
-            "decoder: give one of model and scratch": decoder.model is None
+            "decoder: give one of model and scratch": fresh
+            and decoder.model is None
             and decoder.scratch is None,
             "a streamed corpus has no known length: give optimisation.steps": streaming
             and self.optimisation.steps is None,
@@ -313,10 +344,30 @@ class Recipe(_Section):
             and encoder.vectors is not None,
             "a stream is read in one place: set optimisation.workers to 0 or 1": streaming
             and self.optimisation.workers > 1,
+            "corpus.mix: a stream is of one corpus; set corpus.streaming to false": streaming
+            and bool(self.corpus.mix),
+            "corpus.mix: precomputed vectors (encoder.vectors) are of one corpus; leave one of the "
+            "two out": encoder.vectors is not None and bool(self.corpus.mix),
+            "teacher.model: the teacher reads the sentences before training; set corpus.streaming "
+            "to false": streaming and self.teacher.model is not None,
         }
         if any(wrong.values()):
             raise ValueError("\n  ".join(text for text, found in wrong.items() if found))
         return self
+
+    def _decided_by_checkpoint(self) -> list[str]:
+        """Settings that are not the default and that `start_from` leaves no choice in."""
+        sections = {n: getattr(self, n) for n in ("encoder", "decoder", "latent", "lora")}
+        return [
+            f"{name}.{key}"
+            for name, section in sections.items()
+            for key, default in type(section)()
+            if getattr(section, key) != default and f"{name}.{key}" not in _LOADING
+        ]
+
+
+_LOADING = {"decoder.dtype", "decoder.attention", "decoder.quantization"}
+"""How a decoder is loaded, not what it is: free with `start_from`."""
 
 
 # ------------------------------------------------------------------------------- reading
@@ -401,6 +452,10 @@ def _drop(values: dict[str, Any], place: tuple[Any, ...]) -> None:
     del values[key]
 
 
+_PLAIN = {"model_type": "expected settings by name", "missing": "is needed"}
+"""Type of an error of pydantic -> what it means to someone who writes a recipe."""
+
+
 def _complaint(error: Any) -> str:
     place = ".".join(str(p) for p in error["loc"])
     if error["type"] == "extra_forbidden":
@@ -408,15 +463,15 @@ def _complaint(error: Any) -> str:
         near = nearest(str(error["loc"][-1]), parent.model_fields if parent else [])
         hint = f"; did you mean {near[0]!r}?" if near else ""
         return f"  {place}: no such setting{hint}"
-    message = error["msg"].removeprefix("Value error, ")
+    message = _PLAIN.get(error["type"], error["msg"].removeprefix("Value error, "))
     given = "" if isinstance(error.get("input"), dict | BaseModel) else f" (got {error['input']!r})"
     return f"  {place + ': ' if place else ''}{message}{given}"
 
 
 def _section(path: tuple[Any, ...]) -> type[_Section] | None:
-    """The section class at `path`, looking through optional ones."""
+    """The section class at `path`, looking through optional ones and into lists."""
     section: type[_Section] = Recipe
-    for name in path:
+    for name in (part for part in path if not isinstance(part, int)):
         field = section.model_fields.get(str(name))
         found = _section_of(field.annotation) if field else None
         if found is None:
@@ -428,7 +483,7 @@ def _section(path: tuple[Any, ...]) -> type[_Section] | None:
 def _section_of(annotation: Any) -> type[_Section] | None:
     if isinstance(annotation, type) and issubclass(annotation, _Section):
         return annotation
-    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType, list):
         found = (_section_of(a) for a in typing.get_args(annotation))
         return next((s for s in found if s is not None), None)
     return None
@@ -465,14 +520,18 @@ def _number(value: Any) -> Any:
 def describe_settings(
     section: type[_Section] = Recipe, prefix: str = ""
 ) -> Iterator[tuple[str, str, str, str]]:
-    """Key, type, default and meaning of every setting, for `--help` and the documentation."""
+    """Key, type, default and meaning of every setting, for `--help` and the documentation.
+
+    What a list of sections holds has N in its key: `corpus.mix.N.name`, N from 0.
+    """
     for name, field in section.model_fields.items():
         inner = _section_of(field.annotation)
         key = f"{prefix}{name}"
-        if inner is not None:
-            yield from describe_settings(inner, f"{key}.")
-        else:
+        several = typing.get_origin(field.annotation) is list
+        if inner is None or several:
             yield key, _type_name(field.annotation), _default(field), field.description or ""
+        if inner is not None:
+            yield from describe_settings(inner, f"{key}.N." if several else f"{key}.")
 
 
 def _default(field: Any) -> str:
@@ -485,6 +544,8 @@ def _type_name(annotation: Any) -> str:
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):
         parts = [a for a in typing.get_args(annotation) if a is not type(None)]
         return " | ".join(_type_name(p) for p in parts)
+    if typing.get_origin(annotation) is list and _section_of(annotation):
+        return "list of sections"
     if typing.get_origin(annotation) is list:
         return f"list of {_type_name(typing.get_args(annotation)[0])}"
     return getattr(annotation, "__name__", str(annotation))

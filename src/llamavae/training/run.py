@@ -19,21 +19,18 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import transformers
 import yaml
 from accelerate.utils import set_seed
-from datasets import Dataset
 
-from llamavae.corpora import load_corpus
-from llamavae.corpora.registry import Options
 from llamavae.errors import UserError
-from llamavae.modeling import LlaMaVAE, TextDecoder
+from llamavae.modeling import LlaMaVAE, SentenceEncoder, TextDecoder
 from llamavae.training.card import model_card
 from llamavae.training.data import SentenceData, SentenceStream, prepare, steps_per_epoch
 from llamavae.training.recipe import Recipe, parse_recipe
 from llamavae.training.scratch import make_decoder, make_encoder
+from llamavae.training.sentences import RunSentences, load_sentences
 from llamavae.training.trainer import (
     LanguageModelTrainer,
     SentenceTrainer,
@@ -43,7 +40,6 @@ from llamavae.training.trainer import (
     training_arguments,
 )
 
-_SHUFFLED = 10_000  # sentences of a stream that are shuffled together
 _SCRATCH_TEXTS = 200_000  # sentences that a tokenizer is trained on
 
 
@@ -92,7 +88,7 @@ def _run(recipe: Recipe, resume: bool, progress: bool) -> TrainResult:
         model = LlaMaVAE.from_pretrained(folder / "model")
         return TrainResult(model, folder, results["metrics"], results["warnings"])
     made_by = provenance()
-    corpus = _load_sentences(recipe)
+    corpus = load_sentences(recipe)
     model = _build_model(recipe, corpus, folder, resume, progress)
     if model.encoder is not None:
         model.encoder.to(processes().device)  # a frozen one runs over the corpus before training
@@ -212,73 +208,59 @@ def _main_first() -> Iterator[None]:
         yield
 
 
-# ------------------------------------------------------------------------------- corpus and model
-
-
-@dataclass(frozen=True)
-class _Corpus:
-    """Sentences of a run; a streamed training part is a function that starts it again."""
-
-    train: list[str] | Callable[[], Iterable[str]]
-    validation: list[str]
-    vectors: tuple[np.ndarray, np.ndarray] | None = None
-
-
-def _load_sentences(recipe: Recipe) -> _Corpus:
-    c = recipe.corpus
-    options: Options = {
-        "path": c.path,
-        "column": c.column,
-        "config": c.config,
-        "revision": c.revision,
-        "limit": c.limit,
-        "min_words": c.min_words,
-        "max_words": c.max_words,
-    }
-    few: Options = {**options, "limit": recipe.evaluation.sentences}
-    if c.streaming:
-        stream = load_corpus(c.name, "train", streaming=True, **options)
-        held_out = load_corpus(c.name, "validation", streaming=True, **few)
-        validation = [row["text"] for row in held_out]
-        stream = stream.shuffle(seed=recipe.optimisation.seed, buffer_size=_SHUFFLED)
-        corpus = _Corpus(lambda: (row["text"] for row in stream), validation)
-    else:
-        train = load_corpus(c.name, "train", **options)
-        held_out = load_corpus(c.name, "validation", **few)
-        vectors = None
-        if column := recipe.encoder.vectors:
-            vectors = _vectors(train, column), _vectors(held_out, column)
-        corpus = _Corpus(list(train["text"]), list(held_out["text"]), vectors)
-    if len(corpus.validation) < 2:
-        raise UserError(
-            f"{c.name} leaves {len(corpus.validation)} sentence(s) for validation; at least 2 are "
-            "needed. Use a larger corpus"
-        )
-    return corpus
-
-
-def _vectors(data: Dataset, column: str) -> np.ndarray:
-    """Precomputed sentence vectors (N, H_enc) of a column."""
-    if column not in data.column_names:
-        raise UserError(
-            f"encoder.vectors: the corpus has no column {column!r}; it has "
-            f"{', '.join(data.column_names)}"
-        )
-    try:
-        vectors = np.asarray(data[column][:], dtype=np.float32)
-    except (TypeError, ValueError):
-        vectors = np.empty(0)
-    if vectors.ndim != 2 or not np.isfinite(vectors).all():
-        raise UserError(
-            f"encoder.vectors: column {column!r} must hold lists of numbers, all of one length"
-        )
-    return vectors
+# ------------------------------------------------------------------------------- the model
 
 
 def _build_model(
-    recipe: Recipe, corpus: _Corpus, folder: Path, resume: bool, progress: bool
+    recipe: Recipe, corpus: RunSentences, folder: Path, resume: bool, progress: bool
 ) -> LlaMaVAE:
-    """The VAE between the recipe's backbones, making those from scratch that it asks for."""
+    """The VAE that is trained: a fresh one, or the one that the recipe starts from."""
+    if recipe.start_from is None:
+        model = _new_model(recipe, corpus, folder, resume, progress)
+    else:
+        model = _trained_model(recipe, recipe.start_from)
+    types = {p.dtype for p in model.decoder.parameters() if p.is_floating_point()}
+    if types != {torch.float32} and recipe.optimisation.precision == "float32":
+        raise UserError(
+            f"the decoder's weights are {', '.join(sorted(map(str, types)))}: train it with "
+            "optimisation.precision bfloat16, or load it with decoder.dtype float32"
+        )
+    return model
+
+
+def _trained_model(recipe: Recipe, source: str) -> LlaMaVAE:
+    """The VAE of a checkpoint or of a finished run, with what trains and what is frozen in it.
+
+    Its own settings hold; only how the decoder is loaded is the recipe's.
+    """
+    place = Path(source).expanduser()
+    if not (place / "config.json").exists() and (place / "model" / "config.json").exists():
+        place = place / "model"  # the folder of a run
+    options = _decoder_options(recipe)
+    if options["dtype"] == "auto":
+        del options["dtype"]  # the checkpoint's
+    set_seed(recipe.optimisation.seed)
+    model = LlaMaVAE.from_pretrained(place if place.is_dir() else source, **options)
+    model.card = None  # it is the other run's
+    if model.encoder is None:
+        raise UserError(
+            f"start_from: {source} has no sentence encoder, it was trained on precomputed vectors. "
+            "Take a checkpoint that reads text"
+        )
+    embed, inside = recipe.output.embed_backbones, model.config.embed_backbones
+    if inside and embed is False:
+        raise UserError(
+            f"output.embed_backbones false: {source} carries its backbones, which are nowhere "
+            "else. Leave the setting out"
+        )
+    model.config.embed_backbones = inside or bool(embed)
+    return model
+
+
+def _new_model(
+    recipe: Recipe, corpus: RunSentences, folder: Path, resume: bool, progress: bool
+) -> LlaMaVAE:
+    """A VAE between the recipe's backbones, making those from scratch that it asks for."""
     e, d, z, seed = recipe.encoder, recipe.decoder, recipe.latent, recipe.optimisation.seed
     backbones = folder / "backbones"
     encoder, decoder = e.model, d.model
@@ -296,7 +278,7 @@ def _build_model(
     assert decoder is not None  # the recipe checks it
     embed = recipe.output.embed_backbones
     set_seed(seed)  # the new weights do not depend on what was done, or was there, before
-    model = LlaMaVAE.from_backbones(
+    return LlaMaVAE.from_backbones(
         encoder,
         decoder,
         decoder_options=_decoder_options(recipe),
@@ -317,13 +299,6 @@ def _build_model(
         lora_alpha=recipe.lora.alpha,
         embed_backbones=bool(e.scratch or d.scratch) if embed is None else embed,
     )
-    types = {p.dtype for p in model.decoder.parameters() if p.is_floating_point()}
-    if types != {torch.float32} and recipe.optimisation.precision == "float32":
-        raise UserError(
-            f"the decoder's weights are {', '.join(sorted(map(str, types)))}: train it with "
-            "optimisation.precision bfloat16, or load it with decoder.dtype float32"
-        )
-    return model
 
 
 def _make_backbones(recipe: Recipe, texts: Sequence[str], folder: Path) -> None:
@@ -348,7 +323,9 @@ def _once(folder: Path, make: Callable[[Path], None]) -> None:
     new.rename(folder)
 
 
-def _warm_up(recipe: Recipe, corpus: _Corpus, folder: Path, resume: bool, progress: bool) -> Path:
+def _warm_up(
+    recipe: Recipe, corpus: RunSentences, folder: Path, resume: bool, progress: bool
+) -> Path:
     """Train the fresh decoder as a plain language model; returns where it is saved."""
     scratch = recipe.decoder.scratch
     assert scratch is not None
@@ -417,24 +394,33 @@ def _decoder_options(recipe: Recipe) -> dict[str, Any]:
 
 
 def _prepare(
-    recipe: Recipe, model: LlaMaVAE, corpus: _Corpus, progress: bool
+    recipe: Recipe, model: LlaMaVAE, corpus: RunSentences, progress: bool
 ) -> tuple[SentenceData | SentenceStream, SentenceData]:
     """Tokenised and, for a frozen encoder, encoded sentences for training and validation."""
     encoder, decoder = model.encoder, model.decoder
     train, held_out = corpus.vectors or (None, None)
     main = processes().is_main_process
+    teacher = _teacher(recipe)
     with _main_first():
-        validation = prepare(corpus.validation, decoder, encoder, held_out, progress=False)
+        validation = prepare(corpus.validation, decoder, encoder, held_out, False, teacher)
         if not isinstance(corpus.train, list):
             return _stream(corpus.train, decoder, recipe), validation
-        data = prepare(corpus.train, decoder, encoder, train, progress and main)
+        data = prepare(corpus.train, decoder, encoder, train, progress and main, teacher)
     if data.truncated and main:
         print(
             f"{data.truncated} of {len(data)} sentences are longer than decoder.max_tokens "
-            f"{recipe.decoder.max_tokens} and were cut",
+            f"{decoder.max_tokens} and were cut",
             file=sys.stderr,
         )
     return data, validation
+
+
+def _teacher(recipe: Recipe) -> SentenceEncoder | None:
+    """The encoder whose similarities the recipe distils, where it may be used."""
+    t = recipe.teacher
+    if t.model is None:
+        return None
+    return SentenceEncoder.load(t.model, revision=t.revision).to(processes().device)
 
 
 def _stream(

@@ -24,7 +24,7 @@ from typing import Any, Self, cast
 import torch
 from accelerate import PartialState
 from safetensors import SafetensorError
-from safetensors.torch import load_model
+from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 from torch.utils.data import Sampler
 from tqdm.auto import tqdm
@@ -33,14 +33,18 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 from llamavae.errors import UserError
 from llamavae.modeling import LlaMaVAE, TextDecoder
 from llamavae.modeling.checkpoint import load_trained
+from llamavae.modeling.llamavae import LlaMaVAEOutput
 from llamavae.state import load_optimizer, load_random, save_optimizer, save_random
+from llamavae.training.bag_of_words import BagOfWords
 from llamavae.training.data import Collator, LengthBatches, SentenceData, SentenceStream
 from llamavae.training.diagnostics import diagnose
+from llamavae.training.distillation import similarity_loss
 from llamavae.training.measure import measure
 from llamavae.training.recipe import ObjectiveSettings, Recipe
 from llamavae.training.schedules import build_schedule
 
 _CHECKPOINT = "checkpoint-"
+_BAG = "bag_of_words.safetensors"
 
 
 class SentenceTrainer(Trainer):
@@ -295,8 +299,30 @@ class SentenceTrainer(Trainer):
         """Read what `save_weights` wrote."""
 
 
+class _WithBagOfWords(nn.Module):
+    """A VAE and the map of the bag-of-words loss, as one module that trains."""
+
+    def __init__(self, vae: LlaMaVAE) -> None:
+        super().__init__()
+        self.vae = vae
+        self.bag = BagOfWords(vae.config.latent_dim, vae.decoder.hidden_size)
+
+    def forward(self, **inputs: Any) -> tuple[LlaMaVAEOutput, Tensor]:
+        output: LlaMaVAEOutput = self.vae(**inputs)
+        head = cast(nn.Linear, self.vae.decoder.lm.get_output_embeddings()).weight
+        return output, self.bag(output.z, head, inputs["input_ids"], inputs["attention_mask"])
+
+    def activation_checkpointing_enable(self, **options: Any) -> None:
+        """What Trainer calls for `optimisation.gradient_checkpointing`."""
+        self.vae.activation_checkpointing_enable(**options)
+
+
 class VAETrainer(SentenceTrainer):
     """Trains a `LlaMaVAE` on its evidence lower bound.
+
+    Where the sentences have a teacher's vectors, `teacher.weight` times `similarity_loss` is added.
+    Its pairs are those of a micro-batch: of `optimisation.micro_batch_size` sentences, or with
+    several processes of the share of one.
 
     Args:
         model: The VAE.
@@ -318,8 +344,9 @@ class VAETrainer(SentenceTrainer):
         folder: Path,
         progress: bool = True,
     ) -> None:
+        bag_of_words = recipe.objective.bag_of_words > 0
         super().__init__(
-            model,
+            _WithBagOfWords(model) if bag_of_words else model,
             args,
             data,
             Collator(model.decoder, model.encoder),
@@ -329,6 +356,7 @@ class VAETrainer(SentenceTrainer):
             eval_dataset=validation,
         )
         self.vae = model
+        self.bag = self.model.bag if isinstance(self.model, _WithBagOfWords) else None
         self.validation = validation
         self.recipe = recipe
         self.schedule = build_schedule(recipe.objective)
@@ -343,9 +371,10 @@ class VAETrainer(SentenceTrainer):
         return self.schedule(self.state.global_step, self.state.max_steps)
 
     def parts(self, model: nn.Module, inputs: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
-        """The objective of one micro-batch; nll, raw KL, KL term and beta."""
+        """The objective of one micro-batch; nll, raw KL, KL term, beta and the further losses."""
         objective: ObjectiveSettings = self.recipe.objective
         rows, width = inputs["input_ids"].shape
+        teacher = inputs.pop("teacher_vectors", None)
         config = self.vae.config
         keep = None
         if objective.word_dropout:
@@ -353,7 +382,7 @@ class VAETrainer(SentenceTrainer):
             keep = draws[:, : width - 1] >= objective.word_dropout
             keep[:, 0] = True  # the bos token is not a word
         beta = self.beta
-        output = model(
+        result = model(
             **inputs,
             noise=self.random_rows(torch.randn, rows, config.latent_dim),
             keep=keep,
@@ -361,15 +390,23 @@ class VAETrainer(SentenceTrainer):
             kl_rule=objective.kl_rule,
             kl_threshold=objective.kl_threshold,
         )
-        kl = output.kl.detach().sum(-1).mean()
+        output, bag = result if isinstance(result, tuple) else (result, None)
+        loss, kl = output.loss, output.kl.detach().sum(-1).mean()
         if objective.schedule == "target_rate":
             self._observe(kl)
-        return output.loss, {
+        scalars = {
             "nll": output.nll,
             "kl": kl,
             "kl_term": output.kl_term,
             "beta": torch.full_like(kl, beta),
         }
+        if bag is not None:
+            loss = loss + objective.bag_of_words * bag
+            scalars["bag_of_words"] = bag
+        if teacher is not None:
+            scalars["similarity"] = similarity_loss(output.mean, teacher)
+            loss = loss + self.recipe.teacher.weight * scalars["similarity"]
+        return loss, scalars
 
     def _observe(self, kl: Tensor) -> None:
         """Tell the schedule the raw KL of the step, when all its micro-batches are through."""
@@ -403,12 +440,18 @@ class VAETrainer(SentenceTrainer):
         return named
 
     def save_weights(self, folder: Path, state: dict[str, Tensor] | None) -> None:
-        """The VAE's checkpoint, and the state of its beta schedule."""
+        """The VAE's checkpoint, the map of the bag-of-words loss, and the beta schedule's state."""
+        if self.bag is not None:
+            state = None  # its names are those of both together
+            folder.mkdir(parents=True, exist_ok=True)
+            save_model(self.bag, str(folder / _BAG))
         self.vae.save_pretrained(folder, state_dict=state)
         (folder / "schedule.json").write_text(json.dumps(self.schedule.state()))
 
     def load_weights(self, folder: Path) -> None:
         """The trained weights, and the state of the beta schedule."""
+        if self.bag is not None:
+            load_model(self.bag, folder / _BAG)
         load_trained(self.vae, self.vae.trained_names, folder)
         self.schedule.load_state(json.loads((folder / "schedule.json").read_text()))
 
@@ -626,6 +669,7 @@ class _Progress(TrainerCallback):
             return
         if "eval_nll" in logs:
             shown = ("nll", "nll_shuffled", "kl", "active_units", "bleu", "bleu_shuffled")
+            shown += ("similarity",)
             values = (f"{n} {logs[f'eval_{n}']:.4g}" for n in shown if f"eval_{n}" in logs)
             _say(f"step {state.global_step}: held out: {', '.join(values)}")
         elif "nll" in logs:

@@ -1,0 +1,57 @@
+"""Similarities of a teacher for the posterior mean: who is near whom, not where they lie.
+
+A sentence encoder that was trained for similarity places sentences in a space of its own, of
+another size. What can be taken over from it is the cosine of each pair of sentences.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+
+def cosines(vectors: Tensor) -> Tensor:
+    """Cosine of each pair of N vectors (N, C), shape (N, N), without autocast; 0 for a zero one."""
+    with torch.autocast(vectors.device.type, enabled=False):
+        unit = normalize(vectors.float() if vectors.dtype.itemsize < 4 else vectors, dim=-1)
+        return unit @ unit.T
+
+
+def similarity_loss(mean: Tensor, teacher: Tensor) -> Tensor:
+    """Mean squared difference between the cosines of two sets of vectors, over pairs; a scalar.
+
+    mean over i != j of (cos(mu_i, mu_j) - cos(t_i, t_j))^2, from 0 to 4; 0 for less than two
+    sentences. It does not change when mu is turned or scaled: where the sentences lie, and how
+    far from the origin, is left to the evidence lower bound.
+
+    Similarity-preserving distillation (Tung and Mori, arXiv 1907.09682) with cosines in place of
+    rows of inner products; a relation-wise loss in the sense of relational knowledge distillation
+    (Park et al., arXiv 1904.05068).
+
+    Args:
+        mean: Posterior means mu (B, D).
+        teacher: The teacher's vectors t of the same sentences (B, K).
+    """
+    pairs = len(mean) * (len(mean) - 1) / 2
+    difference = cosines(mean) - cosines(teacher).to(mean.device)
+    return difference.triu(1).square().sum() / max(1.0, pairs)
+
+
+def similarity_correlation(mean: Tensor, teacher: Tensor) -> float:
+    """Pearson correlation, over pairs of sentences, of the cosines of two sets of vectors.
+
+    Args:
+        mean: Posterior means (N, D).
+        teacher: The teacher's vectors of the same sentences (N, K).
+
+    Returns:
+        -1 to 1; 0 where it is not defined, since all cosines of one side are the same.
+    """
+    rows, columns = torch.triu_indices(len(mean), len(mean), 1)
+    a, b = (cosines(x.detach().to("cpu", torch.float64))[rows, columns] for x in (mean, teacher))
+    if not len(a):
+        return 0.0
+    a, b = a - a.mean(), b - b.mean()
+    scale = (a.norm() * b.norm()).item()
+    return (a @ b).item() / scale if scale > 1e-12 else 0.0

@@ -1,0 +1,160 @@
+"""The sentences of a run: one corpus, as it is or as a stream, or several that are mixed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from datasets import Dataset
+
+from llamavae.corpora import load_corpus
+from llamavae.corpora.registry import Options
+from llamavae.corpora.splits import fold
+from llamavae.errors import UserError
+from llamavae.training.recipe import CorpusPart, Recipe
+
+_SHUFFLED = 10_000  # sentences of a stream that are shuffled together
+
+
+@dataclass(frozen=True)
+class RunSentences:
+    """What a run trains on and what it is measured on.
+
+    Attributes:
+        train: Training sentences; of a stream, a function that starts it again.
+        validation: Held-out sentences.
+        vectors: Precomputed sentence vectors (N, H_enc) of both, if the corpus has them.
+    """
+
+    train: list[str] | Callable[[], Iterable[str]]
+    validation: list[str]
+    vectors: tuple[np.ndarray, np.ndarray] | None = None
+
+
+def load_sentences(recipe: Recipe) -> RunSentences:
+    """The sentences that a recipe asks for.
+
+    Raises:
+        UserError: A corpus cannot be read, its column of vectors is none, or fewer than two
+            sentences are left for validation.
+    """
+    c, held_out = recipe.corpus, recipe.evaluation.sentences
+    if c.mix:
+        sentences = _mixed([c, *c.mix], held_out)
+    elif c.streaming:
+        sentences = _streamed(c, held_out, recipe.optimisation.seed)
+    else:
+        sentences = _read(c, held_out, recipe.encoder.vectors)
+    if len(sentences.validation) < 2:
+        names = " and ".join(part.name for part in (c, *c.mix))
+        raise UserError(
+            f"{names} leaves {len(sentences.validation)} sentence(s) for validation; at least 2 "
+            "are needed. Use a larger corpus"
+        )
+    return sentences
+
+
+def _options(part: CorpusPart) -> Options:
+    return {
+        "path": part.path,
+        "column": part.column,
+        "config": part.config,
+        "revision": part.revision,
+        "limit": part.limit,
+        "min_words": part.min_words,
+        "max_words": part.max_words,
+    }
+
+
+def _few(part: CorpusPart, limit: int) -> Options:
+    return {**_options(part), "limit": limit}
+
+
+def _read(part: CorpusPart, held_out: int, column: str | None) -> RunSentences:
+    train = load_corpus(part.name, "train", **_options(part))
+    validation = load_corpus(part.name, "validation", **_few(part, held_out))
+    vectors = (_vectors(train, column), _vectors(validation, column)) if column else None
+    return RunSentences(list(train["text"]), list(validation["text"]), vectors)
+
+
+def _streamed(part: CorpusPart, held_out: int, seed: int) -> RunSentences:
+    stream = load_corpus(part.name, "train", streaming=True, **_options(part))
+    validation = load_corpus(part.name, "validation", streaming=True, **_few(part, held_out))
+    stream = stream.shuffle(seed=seed, buffer_size=_SHUFFLED)
+    return RunSentences(
+        lambda: (row["text"] for row in stream), [row["text"] for row in validation]
+    )
+
+
+def _vectors(data: Dataset, column: str) -> np.ndarray:
+    """Precomputed sentence vectors (N, H_enc) of a column."""
+    if column not in data.column_names:
+        raise UserError(
+            f"encoder.vectors: the corpus has no column {column!r}; it has "
+            f"{', '.join(data.column_names)}"
+        )
+    try:
+        vectors = np.asarray(data[column][:], dtype=np.float32)
+    except (TypeError, ValueError):
+        vectors = np.empty(0)
+    if vectors.ndim != 2 or not np.isfinite(vectors).all():
+        raise UserError(
+            f"encoder.vectors: column {column!r} must hold lists of numbers, all of one length"
+        )
+    return vectors
+
+
+# ------------------------------------------------------------------------------- mixing
+
+
+def _mixed(parts: Sequence[CorpusPart], held_out: int) -> RunSentences:
+    """Several corpora, one after the other; see `merge` for what is left out."""
+    train = [load_corpus(part.name, "train", **_options(part))["text"] for part in parts]
+    shares = share_out(held_out, [len(texts) for texts in train])
+    validation = [
+        load_corpus(part.name, "validation", **_few(part, share))["text"]
+        for part, share in zip(parts, shares, strict=True)
+    ]
+    return RunSentences(*merge(train, validation))
+
+
+def share_out(total: int, sizes: Sequence[int]) -> list[int]:
+    """`total` in shares proportional to `sizes`, each rounded and at least 1.
+
+    Example:
+        >>> share_out(100, [6000, 3000, 10])
+        [67, 33, 1]
+    """
+    return [max(1, round(total * size / sum(sizes))) for size in sizes]
+
+
+def merge(
+    train: Sequence[Iterable[str]], validation: Sequence[Iterable[str]]
+) -> tuple[list[str], list[str]]:
+    """Training and held-out sentences of several corpora as one of each.
+
+    A sentence that an earlier corpus has is left out, and a held-out one that any of them trains
+    on: corpora with splits of their own may disagree about a sentence. Sentences are the same if
+    they differ in case and white space only, as for `split_of`. What one corpus holds twice stays.
+
+    Args:
+        train: Training sentences of each corpus.
+        validation: Its held-out sentences.
+
+    Example:
+        >>> merge([["a dog", "an owl"], ["A  dog", "a cat"]], [["a fox"], ["an owl", "a fox"]])
+        (['a dog', 'an owl', 'a cat'], ['a fox'])
+    """
+    seen: set[str] = set()
+    return _append(train, seen), _append(validation, seen)
+
+
+def _append(parts: Sequence[Iterable[str]], seen: set[str]) -> list[str]:
+    """The texts of all parts without those that are `seen` before their part; marks all as seen."""
+    joined: list[str] = []
+    for part in parts:
+        new = [text for text in part if fold(text) not in seen]
+        seen.update(map(fold, new))
+        joined += new
+    return joined

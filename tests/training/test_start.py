@@ -1,0 +1,157 @@
+"""A run that starts from a trained model goes on where that one ended."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tests import tiny
+from tests.training import runs
+
+from llamavae import LlaMaVAE
+from llamavae.errors import UserError
+from llamavae.modeling.checkpoint import settings_of
+from llamavae.training.recipe import parse_recipe
+
+STEPS = {"steps": 20, "batch_size": 4, "warmup_steps": 2, "learning_rate": 0.01}
+
+
+@pytest.fixture(scope="module", params=["scratch", "frozen"])
+def first(request, tmp_path_factory) -> Path:
+    """Folder of a run, with backbones from scratch (carried inside) or frozen (named)."""
+    folder = tmp_path_factory.mktemp("start")
+    sections: dict[str, dict[str, Any]] = {}
+    if request.param == "frozen":
+        sections["encoder"] = {
+            "model": str(tiny.encoder("bert-mean")),
+            "scratch": None,
+            "training": "frozen",
+        }
+        sections["decoder"] = {"model": str(tiny.decoder("llama-grouped")), "scratch": None}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LLAMAVAE_CACHE", str(folder / "cache"))
+        runs.quick(runs.settings(folder, "first", **sections, optimisation=STEPS))
+    return folder
+
+
+def settings(first: Path, name: str, source: str = "first", **changes: Any) -> dict[str, Any]:
+    values = runs.settings(first, name, **changes)
+    for section in ("encoder", "decoder", "latent"):
+        if section not in changes:
+            del values[section]
+    return {**values, "start_from": str(first / source)}
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model.safetensors")
+
+
+def test_it_goes_on(first):
+    """Step 0 is the first run's end; what trained trains, and what was frozen stays."""
+    result = runs.quick(settings(first, "second"))
+    one, other = (
+        [line["eval_nll"] for line in runs.log(first / name) if "eval_nll" in line]
+        for name in ("first", "second")
+    )
+    assert other[0] == pytest.approx(one[-1], abs=1e-5)
+    assert other[-1] != pytest.approx(one[-1], abs=1e-3)
+    old = LlaMaVAE.from_pretrained(first / "first" / "model")
+    before, after = (dict(model.named_parameters()) for model in (old, result.model))
+    assert before.keys() == after.keys()
+    for name, parameter in before.items():
+        assert parameter.requires_grad == after[name].requires_grad
+        assert torch.equal(parameter, after[name]) != parameter.requires_grad, name
+    assert settings_of(old.config) == settings_of(result.model.config)
+
+
+def test_the_saved_model_is_complete_as_the_first_was(first):
+    runs.quick(settings(first, "complete"))
+    one, other = (
+        {str(p.relative_to(first / name)) for p in (first / name / "model").rglob("*")}
+        for name in ("first", "complete")
+    )
+    assert one == other
+    loaded = LlaMaVAE.from_pretrained(first / "complete" / "model")
+    assert len(loaded.reconstruct(runs.SENTENCES[:2])) == 2
+    text = (first / "complete" / "model" / "README.md").read_text(encoding="utf-8")
+    assert "started from" in text
+    assert "made from scratch" not in text
+
+
+def test_it_resumes(first):
+    """A run that was stopped ends like one that was not, to the bit."""
+    runs.quick(settings(first, "whole", source="first/model"))
+    values = settings(first, "stopped", source="first/model")
+    status = runs.interrupted(values, first / "cache", 5, signal.SIGTERM)
+    assert status == runs.INTERRUPTED
+    runs.quick(values, resume=True)
+    one, other = (weights(first / name / "model") for name in ("whole", "stopped"))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert runs.curve(first / "whole") == runs.curve(first / "stopped")
+
+
+def test_another_start_is_another_run(first):
+    runs.quick(settings(first, "other"))
+    with pytest.raises(UserError, match="start_from: was"):
+        runs.quick(settings(first, "other", source="first/model"), resume=True)
+
+
+def test_backbones_inside_are_not_left_out(first):
+    """They are nowhere else; a model that only names its own may take them in."""
+    inside = LlaMaVAE.from_pretrained(first / "first" / "model").config.embed_backbones
+    values = settings(first, "left-out", output={"embed_backbones": not inside})
+    if inside:
+        with pytest.raises(UserError, match="carries its backbones"):
+            runs.quick(values)
+    else:
+        runs.quick(values)
+        assert (first / "left-out" / "model" / "decoder").is_dir()
+
+
+def test_a_teacher_and_other_sentences(first):
+    path = first / "mine.txt"
+    path.write_text("\n".join(f"{text} again" for text in runs.SENTENCES), encoding="utf-8")
+    teacher = {"model": str(tiny.encoder("bert-cls"))}
+    values = settings(first, "mine", corpus={"name": str(path)}) | {"teacher": teacher}
+    assert "similarity" in runs.quick(values).metrics
+
+
+# ------------------------------------------------------------------------------- what is refused
+
+
+@pytest.mark.parametrize(
+    ("section", "value", "named"),
+    [
+        ("encoder", {"model": "e"}, "encoder.model"),
+        ("encoder", {"vectors": "v"}, "encoder.vectors"),
+        ("encoder", {"scratch": {}, "training": "full"}, "encoder.training, encoder.scratch"),
+        ("decoder", {"model": "d", "training": "lora"}, "decoder.model, decoder.training"),
+        ("decoder", {"max_tokens": 7}, "decoder.max_tokens"),
+        ("latent", {"dim": 7, "slots": 2}, "latent.dim, latent.slots"),
+        ("lora", {"rank": 3}, "lora.rank"),
+    ],
+)
+def test_what_the_checkpoint_decides(section, value, named):
+    with pytest.raises(UserError, match=f"leave out {named}$"):
+        parse_recipe({"start_from": "runs/demo", section: value})
+
+
+def test_how_the_decoder_is_loaded_is_free():
+    recipe = parse_recipe({"start_from": "runs/demo", "decoder": {"dtype": "auto"}})
+    assert recipe.decoder.dtype == "auto"
+
+
+def test_a_model_without_an_encoder(tmp_path):
+    tiny.vae(sentence_encoder=None, embed_backbones=True).save_pretrained(tmp_path / "vectors")
+    with pytest.raises(UserError, match="no sentence encoder"):
+        runs.quick(settings(tmp_path, "run", source="vectors"))
+
+
+def test_no_checkpoint_there(tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="is not a checkpoint"):
+        runs.quick(settings(tmp_path, "run", source="empty"))
