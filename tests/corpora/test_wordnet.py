@@ -215,3 +215,14 @@ def test_real_wordnet():
     assert len(data) == 117_659
     assert set(data["pos"]) == {"noun", "verb", "adjective", "adverb"}
     assert all(text and text == text.strip() for text in data["text"])
+
+
+def test_words_come_once_each(folder):
+    more = "00000808 02 r 02 slowish 1 plim 0 000 | in a slow way  \n"
+    with (folder / "data.adv").open("a") as file:
+        file.write(more)
+    data = load_corpus("wordnet-words", path=folder)
+    words = list(data["text"])
+    assert data.column_names == ["text"]
+    assert words[:2] == ["glim", "small lamp"]
+    assert len(words) == len(set(words)) == 17

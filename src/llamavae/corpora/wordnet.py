@@ -1,6 +1,6 @@
 """WordNet, read from its own `data.*` files (the format is described in wndb(5WN)).
 
-Three views: definitions (one row a synset), example sentences, and pairs of word and definition.
+Four views: definitions (one row a synset), example sentences, pairs of word and definition, words.
 Nothing is downloaded: WordNet is found where the operating system, the user or nltk put it.
 """
 
@@ -76,13 +76,16 @@ def load(view: str = "definitions", path: Path | None = None) -> Dataset:
             pos, lexname, synset; the word is the synset's first, not always the one in the
             sentence) or `pairs` (text, word, pos, lexname, synset, context; the text is the
             definition, the context the first example of the synset that contains this word, or
-            None).
+            None) or `words` (text; each word and phrase of WordNet once).
         path: Folder with the `data.*` files, or nltk's wordnet.zip; default: searched for.
 
     Raises:
         UserError: WordNet is not found, or a file of it is malformed.
     """
     folder = find(path)
+    if view == "words":
+        lemmas = dict.fromkeys(lemma for synset in read(folder) for lemma in synset.lemmas)
+        return from_rows(({"text": lemma} for lemma in lemmas), str(folder))
     return from_rows((row for synset in read(folder) for row in _VIEWS[view](synset)), str(folder))
 
 
@@ -276,5 +279,6 @@ CORPORA = tuple(
             "pairs",
             "word, definition and example, one row for each word of a synset",
         ),
+        ("wordnet-words", "words", "words and phrases of WordNet, each once"),
     )
 )
