@@ -16,6 +16,8 @@ from transformers import TrainerCallback
 
 from benchmarks.bench import Bench, Mark, Run
 from benchmarks.guidance import decode, flow_fit, guided_generation, products, short_fit
+from llamavae.evaluation.evaluator import EvaluationData
+from llamavae.evaluation.reconstruction import Reconstruction
 from llamavae.training.data import prepare
 from llamavae.training.recipe import parse_recipe
 from llamavae.training.trainer import VAETrainer, training_arguments
@@ -170,6 +172,35 @@ def plain_encode(bench: Bench) -> Run:
     return run
 
 
+# ------------------------------------------------------------------------------ reconstruction
+
+RECONSTRUCTED = 128  # texts
+
+
+def reconstruction(bench: Bench) -> Run:
+    """The evaluator: texts encoded, decoded greedily from their points, and compared."""
+    model = bench.model(bench.encoder())
+    data = EvaluationData(bench.texts[:RECONSTRUCTED], seed=bench.settings.seed)
+    evaluator = Reconstruction(batch_size=bench.settings.batch)
+
+    def run(mark: Mark) -> None:
+        evaluator(model, data)
+
+    return run
+
+
+def plain_reconstruction(bench: Bench) -> Run:
+    """Token ids written from the same points, in batches as they come."""
+    model = bench.model(bench.encoder())
+    z = model.encode(bench.texts[:RECONSTRUCTED]).mean
+
+    def run(mark: Mark) -> None:
+        for part in z.split(bench.settings.batch):
+            model.generate(part)
+
+    return run
+
+
 # ----------------------------------------------------------------------------------- an epoch
 
 
@@ -231,6 +262,7 @@ CASES = {
     "step": Case(step, plain_step, memory=1.0),
     "generate": Case(generate, plain_generate),
     "encode": Case(encode, plain_encode),
+    "reconstruction": Case(reconstruction, plain_reconstruction, time=1 / 0.9),
     "epoch": Case(epoch, plain_step, peak=longest),
     "guided-generation": Case(guided_generation, decode),
     "flow-fit": Case(flow_fit, products, time=None, peak=short_fit),

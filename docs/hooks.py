@@ -15,6 +15,7 @@ from typer.main import get_command
 
 from llamavae.cli.app import app
 from llamavae.corpora import describe_corpora
+from llamavae.evaluation.registry import EVALUATORS, SUITES
 from llamavae.training.recipe import describe_settings, load_recipe, recipe_names, recipe_text
 
 MARK = re.compile(r"<!-- generated: ([\w-]+) -->")
@@ -81,6 +82,19 @@ def corpora() -> Iterator[str]:
     )
 
 
+def evaluators() -> Iterator[str]:
+    """Every evaluator with what it needs, its measures and its settings."""
+    for name, cls in EVALUATORS.items():
+        suites = ", ".join(code(suite) for suite, chosen in SUITES.items() if name in chosen)
+        needs = " and ".join(sorted(cls.needs))
+        yield f"\n## {name}\n\nNeeds {needs}. Runs in {suites}.\n"
+        head = ("measure", "what it is", "unit", "better", "control")
+        rows = ((m.name, m.definition, m.unit, m.direction, m.control) for m in cls.measures)
+        yield from table(head, rows)
+        yield f"::: {cls.__module__}.{cls.__name__}"
+        yield "    options: {heading_level: 3, members: false}\n"
+
+
 def commands() -> Iterator[str]:
     """Every command with its arguments and options."""
     yield from _command(get_command(app), "llamavae")
@@ -126,6 +140,7 @@ def _value(option: Any) -> str:
 GENERATORS: dict[str, Callable[[], Iterator[str]]] = {
     "settings": settings,
     "recipes": recipes,
+    "evaluators": evaluators,
     "corpora": corpora,
     "commands": commands,
 }

@@ -17,9 +17,11 @@ from rich.table import Table
 
 from llamavae.corpora import factors, load_corpus
 from llamavae.errors import UserError
-from llamavae.evaluation import examples, plots, report
+from llamavae.evaluation import examples, plots
 from llamavae.evaluation.examples import Rows
-from llamavae.evaluation.report import Html, Measure, Section
+from llamavae.evaluation.report import pieces
+from llamavae.evaluation.report.pieces import Html, Section
+from llamavae.evaluation.report.run import Number, read_run, write_run_report
 from llamavae.modeling import LlaMaVAE
 from llamavae.training import Recipe, TrainResult, load_recipe, train
 from llamavae.training.diagnostics import exact_match, reconstruction_bleu
@@ -83,11 +85,11 @@ def run_demo(
 
     for name, rows in tables.items():
         examples.write_csv(rows, output / f"{name}.csv")
-    results, log = report.read_run(output)
+    results, log = read_run(output)
     _write_json(output / "results.json", results | {"demo": measures})
     maps = _plots(trained.model, held_out, recipe, results, log, output)
     sections = [_factor_section(measures), maps]
-    path = report.write_report(output, tables, _report_measures(measures), sections)
+    path = write_run_report(output, tables, _report_measures(measures), sections)
     console.print(
         f"Everything is in {output}:\n"
         f"  {path}  the report: open it in a browser\n"
@@ -213,25 +215,25 @@ def _show(console: Console, tables: Mapping[str, Rows], measures: Mapping[str, A
     console.print(grid)
 
 
-def _report_measures(m: Mapping[str, Any]) -> list[Measure]:
+def _report_measures(m: Mapping[str, Any]) -> list[Number]:
     held = f"{m['sentences']} sentences of the test split, greedy from the posterior mean"
     drawn = f"{m['samples']} points of the prior, seed {m['seed']}, decoded greedily"
     return [
-        Measure(
+        Number(
             "test BLEU (0 to 100)",
             f"{m['bleu']:.1f}",
             f"{m['bleu_shuffled']:.1f}",
             "higher",
             f"sacrebleu corpus BLEU; {held}",
         ),
-        Measure(
+        Number(
             "test sentences that come back exactly",
             f"{m['exact_match']:.1%}",
             f"{m['exact_match_shuffled']:.1%}",
             "higher",
             held,
         ),
-        Measure(
+        Number(
             "grammatical samples from the prior",
             f"{m['grammatical_samples']:.1%}",
             "",
@@ -239,14 +241,14 @@ def _report_measures(m: Mapping[str, Any]) -> list[Measure]:
             "share that the grammar's parser accepts, with agreement and the objects and places "
             f"that each verb takes; {drawn}",
         ),
-        Measure(
+        Number(
             "different samples from the prior",
             f"{m['distinct_samples']:.1%}",
             "",
             "higher",
             f"different texts among {drawn}",
         ),
-        Measure(
+        Number(
             "samples that are no training sentence",
             f"{m['new_samples']:.1%}",
             "",
@@ -272,8 +274,8 @@ def _factor_section(measures: Mapping[str, Any]) -> Section:
         "Share of test sentences whose reconstruction, read by the grammar's parser, has the same "
         "value of the factor. A reconstruction that does not parse counts as wrong."
     )
-    body = [report.prose(note), report.table(rows, f"{measures['sentences']} test sentences")]
-    return Section("What survives the way through z", report.join(body))
+    body = [pieces.prose(note), pieces.table(rows, f"{measures['sentences']} test sentences")]
+    return Section("What survives the way through z", pieces.join(body))
 
 
 def _plots(
@@ -301,11 +303,11 @@ def _plots(
     (folder / "plots").mkdir(exist_ok=True)
     for name, figure in figures.items():
         figure.savefig(folder / "plots" / f"{name}.png", dpi=150)
-    shown = report.gallery(
-        report.figure(figure, f"Posterior means by {name}") for name, figure in maps.items()
+    shown = pieces.gallery(
+        pieces.figure(figure, f"Posterior means by {name}") for name, figure in maps.items()
     )
     note = (
         f"Posterior means of {len(mean)} test sentences on the first two of "
         f"{mean.shape[1]} principal components; a factor may well lie in the others."
     )
-    return Section("Maps of the latent space", report.join([report.prose(note), shown]))
+    return Section("Maps of the latent space", pieces.join([pieces.prose(note), shown]))

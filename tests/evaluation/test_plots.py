@@ -227,3 +227,25 @@ def test_scores_that_cannot_be_drawn():
         plots.plot_scores(score_rows() * 2)
     with pytest.raises(UserError, match="lacks direction, value"):
         plots.plot_scores([{"system": "a", "measure": "m"}])
+
+
+def test_trade_off_has_a_line_for_each_value_of_the_other_settings():
+    rows = [
+        {"label": f"beta={beta}", "line": line, "kl": kl, "nll": nll}
+        | {"bleu": bleu, "bleu_shuffled": 2.0}
+        for line, points in {"dim=4": [(1, 9, 40), (3, 5, 60)], "dim=8": [(2, 4, None)]}.items()
+        for beta, (kl, nll, bleu) in enumerate(points)
+    ]
+    figure = plots.plot_trade_off(rows)
+    assert curves(figure) == {"dim=4": ([1, 3], [9, 5]), "dim=8": ([2], [4])}
+    assert curves(figure, 1) == {
+        "dim=4": ([1, 3], [40, 60]),
+        "dim=8": ([], []),
+        "shuffled z (control)": ([1, 3], [2.0, 2.0]),
+    }
+    assert [text.get_text() for text in figure.axes[0].texts] == ["beta=0", "beta=1", "beta=0"]
+    only = plots.plot_trade_off([{**row, "line": "", "bleu": None} for row in rows])
+    assert len(only.axes) == 1
+    assert only.axes[0].get_legend() is None
+    with pytest.raises(UserError, match="no model"):
+        plots.plot_trade_off([])

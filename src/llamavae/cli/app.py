@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from llamavae import __version__
-from llamavae.cli import guidance, points, recipes, study, texts, training
+from llamavae.cli import evaluate, guidance, points, prior, recipes, study, sweep, texts, training
 from llamavae.cli.output import note, show_error
 from llamavae.errors import UserError
 
@@ -55,7 +55,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for group in (training, recipes, texts, points, guidance, study):
+for group in (training, recipes, texts, prior, points, guidance, evaluate, sweep, study):
     group.register(app)
 
 

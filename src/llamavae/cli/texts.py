@@ -62,12 +62,25 @@ def sample(
     scale: Annotated[
         float, typer.Option(min=0, help="Below 1, the points are nearer the centre of the prior.")
     ] = 1.0,
+    prior: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KIND_OR_FOLDER",
+            help="Draw from what fit-prior fitted to the model (gaussian, mixture, flow, or its "
+            "folder), not from N(0, I).",
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Write texts of points drawn from the prior."""
     options = generation.options()
     vae = model.load()
-    z = vae.prior(count, scale, generation.seed)
+    if prior is None:
+        z = vae.prior(count, scale, generation.seed)
+    else:
+        from llamavae.guidance import load_prior
+
+        z = load_prior(prior, vae).sample(count, scale, generation.seed)
     for written in vae.decode_each(z, model.batch_size, **options):
         write(json, written, text=written)
 

@@ -76,6 +76,13 @@ def train(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder of the run (output.folder).")
     ] = None,
+    select: Annotated[
+        str | None,
+        typer.Option(
+            metavar="EVALUATOR",
+            help="Measure by this evaluator too, and keep the best model by it in best/.",
+        ),
+    ] = None,
     check: Annotated[
         bool, typer.Option("--check", help="Only check the recipe, and print all its settings.")
     ] = False,
@@ -103,7 +110,13 @@ def train(
     quiet()
     from llamavae.training.run import train as run
 
-    _announce(run(settings, resume=resume))
+    evaluator = None
+    if select is not None:
+        from llamavae.evaluation.suite import model_evaluator
+
+        evaluator = model_evaluator(select, settings)
+    result = run(settings, resume=resume, evaluator=evaluator)
+    _announce(result, best=select)
 
 
 def demo(
@@ -119,8 +132,10 @@ def demo(
     run_demo(output, overrides or [])
 
 
-def _announce(result: TrainResult) -> None:
+def _announce(result: TrainResult, best: str | None) -> None:
     """Say where the model is, once however many processes trained it."""
     if os.environ.get("RANK", "0") == "0":
         model = result.folder / "model"
+        if best is not None:
+            note(f"the best model by {best} is in {result.folder / 'best'}")
         note(f"the model is in {model}; try: llamavae reconstruct --model {model} 'a sentence'")

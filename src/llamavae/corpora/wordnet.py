@@ -28,17 +28,18 @@ _FILES = ("data.noun", "data.verb", "data.adj", "data.adv")
 _POS = {"n": "noun", "v": "verb", "a": "adjective", "s": "adjective", "r": "adverb"}
 
 # Lexicographer files by their number (lexnames(5WN)): broad classes of meaning.
-_LEXNAMES = """
-adj.all adj.pert adv.all
-noun.Tops noun.act noun.animal noun.artifact noun.attribute noun.body noun.cognition
-noun.communication noun.event noun.feeling noun.food noun.group noun.location noun.motive
-noun.object noun.person noun.phenomenon noun.plant noun.possession noun.process noun.quantity
-noun.relation noun.shape noun.state noun.substance noun.time
-verb.body verb.change verb.cognition verb.communication verb.competition verb.consumption
-verb.contact verb.creation verb.emotion verb.motion verb.perception verb.possession verb.social
-verb.stative verb.weather
-adj.ppl
-""".split()
+_LEXNAMES = (
+    *("adj.all", "adj.pert", "adv.all"),
+    *("noun.Tops", "noun.act", "noun.animal", "noun.artifact", "noun.attribute", "noun.body"),
+    *("noun.cognition", "noun.communication", "noun.event", "noun.feeling", "noun.food"),
+    *("noun.group", "noun.location", "noun.motive", "noun.object", "noun.person"),
+    *("noun.phenomenon", "noun.plant", "noun.possession", "noun.process", "noun.quantity"),
+    *("noun.relation", "noun.shape", "noun.state", "noun.substance", "noun.time"),
+    *("verb.body", "verb.change", "verb.cognition", "verb.communication", "verb.competition"),
+    *("verb.consumption", "verb.contact", "verb.creation", "verb.emotion", "verb.motion"),
+    *("verb.perception", "verb.possession", "verb.social", "verb.stative", "verb.weather"),
+    "adj.ppl",
+)
 
 _INSTALL = (
     "Install it with `apt install wordnet-base` (Debian, Ubuntu) or `brew install wordnet` or "
@@ -138,7 +139,8 @@ def parse_line(line: str) -> Synset:
     """One line of a `data.*` file.
 
     Its fields: offset, number of the lexicographer file, type, number of words in hexadecimal,
-    then word and sense id for each word, then pointers and verb frames (not read), a bar, and the gloss.
+    then word and sense id for each word, then pointers and verb frames (not read), a bar, and
+    the gloss.
     """
     data, gloss = line.split(" | ", 1) if " | " in line else line.split("|", 1)
     fields = data.split()

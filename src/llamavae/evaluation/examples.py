@@ -86,11 +86,11 @@ def largest_dimensions(kl: Sequence[float], n: int) -> list[int]:
 
 
 def write_csv(rows: Rows, path: Path) -> Path:
-    """Save rows as a CSV file with a header line."""
+    """Save rows as a CSV file with a header line; what a row lacks stays empty."""
     if not rows:
         raise UserError(f"there are no rows to write to {path}")
     with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
+        writer = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)))
         writer.writeheader()
         writer.writerows(rows)
     return path

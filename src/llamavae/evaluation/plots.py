@@ -156,7 +156,7 @@ def plot_scores(rows: Sequence[Mapping[str, Any]], columns: int = 3) -> Figure:
         rows: One for each system and measure, with `system`, `measure`, `value` and `direction`
             ("higher" or "lower" is better). Where they are there, `unit` stands below the axis,
             `low` and `high` (95 % confidence interval) are drawn as a line over the bar, and
-            `shuffled` or `guess` (the control) as a dashed mark. Panels and bars keep the order
+            `shuffled`, `guess` or `control` as a dashed mark. Panels and bars keep the order
             of the rows.
         columns: Most panels side by side.
 
@@ -202,6 +202,50 @@ def plot_scores(rows: Sequence[Mapping[str, Any]], columns: int = 3) -> Figure:
     return figure
 
 
+def plot_trade_off(rows: Sequence[Mapping[str, Any]]) -> Figure:
+    """NLL against KL (distortion against rate), and BLEU against KL where there is any.
+
+    Args:
+        rows: A row for each model with `kl`, `nll`, `bleu` (0 to 100, or None) and, with it,
+            `bleu_shuffled`; `label`, which stands beside its point, and `line`: models that share
+            it are joined in the order of the rows.
+
+    Raises:
+        UserError: There is no row.
+    """
+    if not rows:
+        raise UserError("there is no model to plot: the list of rows is empty")
+    decoded = [row for row in rows if row["bleu"] is not None]
+    figure, axes = _figure(1, 2 if decoded else 1)
+    lines = list(dict.fromkeys(row["line"] for row in rows))
+    for i, line in enumerate(lines):
+        style = {"color": _CATEGORIES[i % 6], "marker": _MARKERS[i % 3], "markersize": 5}
+        panels = ("nll", rows, 4), ("bleu", decoded, -11)  # labels stand clear of the curve
+        for axis, (key, chosen, height) in zip(axes, panels, strict=False):
+            own = [row for row in chosen if row["line"] == line]
+            axis.plot([r["kl"] for r in own], [r[key] for r in own], label=line or None, **style)
+            for row in own:
+                axis.annotate(
+                    str(row["label"]),
+                    (row["kl"], row[key]),
+                    xytext=(5, height),
+                    textcoords="offset points",
+                    fontsize=8,
+                    color=INK,
+                )
+    _finish(axes[0], "KL (nats per sentence): rate", "NLL (nats per sentence): distortion")
+    if decoded:
+        points = [r["kl"] for r in decoded], [r["bleu_shuffled"] for r in decoded]
+        style = {"color": GREY, "marker": "x", "linestyle": "", "markersize": 5}
+        axes[1].plot(*points, label="shuffled z (control)", **style)
+        _finish(axes[1], "KL (nats per sentence): rate", "reconstruction BLEU (0 to 100)")
+        axes[1].set_ylim(-3, 103)
+    for axis in axes:
+        axis.margins(x=0.16)
+        _legend(axis)
+    return figure
+
+
 def plot_schedule(schedule: BetaSchedule, total: int) -> Figure:
     """Beta at every step of a run of `total` steps.
 
@@ -219,6 +263,65 @@ def plot_schedule(schedule: BetaSchedule, total: int) -> Figure:
     figure, (axis,) = _figure()
     axis.plot(steps, [schedule(int(step), total) for step in steps], color=BLUE)
     _finish(axis, "step", "β (weight of the KL)")
+    return figure
+
+
+def plot_curve(rows: Sequence[Mapping[str, Any]], x: str, y: str) -> Figure:
+    """One column of a table against another, in the order of `x`.
+
+    Args:
+        rows: Rows with both columns; those where one is missing are left out.
+        x: Column of the horizontal axis; spaced by powers where it spans more than two of ten.
+        y: Column of the vertical axis.
+
+    Raises:
+        UserError: No row has both.
+    """
+    points = sorted((r[x], r[y]) for r in rows if r.get(x) is not None and r.get(y) is not None)
+    if not points:
+        raise UserError(f"no row has both {x} and {y}")
+    figure, (axis,) = _figure()
+    axis.plot(*zip(*points, strict=True), color=BLUE, marker="o", markersize=4)
+    if points[0][0] > 0 and points[-1][0] / points[0][0] > 100:
+        axis.set_xscale("log")
+    _finish(axis, x, y)
+    return figure
+
+
+def plot_squares(rows: Sequence[Mapping[str, Any]], x: str, y: str, value: str) -> Figure:
+    """A matrix as squares whose area is the value: a Hinton diagram.
+
+    Args:
+        rows: A row for each cell, with the columns `x` and `y` that place it and its `value` of
+            0 or more.
+        x: Column whose values stand side by side, in the order of the rows.
+        y: Column whose values stand one below the other, in the order of the rows.
+        value: Column of the values.
+    """
+    if not rows:
+        raise UserError("there is no cell to plot: the list of rows is empty")
+    places = [{name: i for i, name in enumerate(dict.fromkeys(r[k] for r in rows))} for k in (x, y)]
+    across, down = places
+    width, line = 1.3 * _WIDTH, 0.22  # inches
+    side = 60 * min(0.75 * width / len(across), line)  # points of the largest square
+    largest = max(row[value] for row in rows) or 1.0
+    figure, (axis,) = _figure(width=width, height=0.9 + line * len(down))
+    axis.scatter(
+        [across[row[x]] for row in rows],
+        [down[row[y]] for row in rows],
+        s=[side**2 * max(0.0, row[value]) / largest for row in rows],
+        marker="s",
+        c=BLUE,
+        linewidths=0,
+    )
+    _finish(axis, x, "")
+    axis.set_yticks(range(len(down)), [textwrap.shorten(str(name), 24) for name in down])
+    step = max(1, len(across) // 16)
+    axis.set_xticks(range(0, len(across), step), [str(name) for name in list(across)[::step]])
+    axis.set_xlim(-0.8, len(across) - 0.2)
+    axis.set_ylim(len(down) - 0.4, -0.6)
+    axis.grid(visible=False)
+    axis.set_title(f"{value}, at most {largest:.3g}", fontsize=10, color=INK)
     return figure
 
 
@@ -285,7 +388,11 @@ _PANELS: dict[str, tuple[set[str], Callable[[Axes, Sequence[Line]], None]]] = {
 
 # ------------------------------------------------------------------------------- bars
 
-_CONTROLS = {"shuffled": "shuffled (control)", "guess": "guessing (control)"}
+_CONTROLS = {
+    "shuffled": "shuffled (control)",
+    "guess": "guessing (control)",
+    "control": "control",
+}
 
 
 def _bars(axis: Axes, rows: Sequence[Mapping[str, Any] | None]) -> None:

@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 from llamavae.errors import UserError
 from llamavae.flows.architectures import build_flow
 from llamavae.flows.flow import Flow
-from llamavae.flows.heldout import given, invertibility, nll
+from llamavae.flows.heldout import contrast, given, invertibility, mean_contrast, nll
 from llamavae.flows.resuming import SavedFit
 from llamavae.flows.rows import Rows
 
@@ -42,6 +42,8 @@ class Fitting:
         patience: Stop after this many looks without a better one.
         max_grad_norm: Gradients are clipped to this norm.
         seed: Seed of the order of rows and of the noise.
+        contrast: Weight of `contrast` beside the NLL, for a flow that shall also tell contexts
+            apart; the reference form alone can have it.
     """
 
     steps: int = 4000
@@ -52,6 +54,7 @@ class Fitting:
     patience: int = 5
     max_grad_norm: float = 1.0
     seed: int = 0
+    contrast: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "every", "patience"):
@@ -60,8 +63,9 @@ class Fitting:
         for name in ("learning_rate", "max_grad_norm"):
             if not getattr(self, name) > 0:
                 raise UserError(f"{name} must be above 0; got {getattr(self, name)}")
-        if not self.weight_decay >= 0:
-            raise UserError(f"weight_decay must not be negative; got {self.weight_decay}")
+        for name in ("weight_decay", "contrast"):
+            if not getattr(self, name) >= 0:
+                raise UserError(f"{name} must not be negative; got {getattr(self, name)}")
 
 
 @dataclass
@@ -74,8 +78,9 @@ class FlowFit:
         best_step: Step whose weights were kept; 0 is the Gaussian start.
         stopped: `steps` (all were made), `patience`, `diverged`, or `closed form`.
         history: A row for each look at the held-out data: `step`, `train_nll` since the last one
-            (none at step 0), `nll`, `inverse_error` (largest |T^-1(T(x)) - x|), `log_scale_min`
-            and `log_scale_max` (extremes over maps and rows of log |det| of one map, per
+            (none at step 0), `nll`, where it is asked for `contrast`, `inverse_error` (largest
+            |T^-1(T(x)) - x|), `log_scale_min` and `log_scale_max` (extremes over maps and rows of
+            log |det| of one map, per
             dimension), `seconds` since the last look.
     """
 
@@ -141,6 +146,11 @@ def fit_flow(
             "a flow needs at least 2 rows to train on and 1 that is held out; "
             f"got {len(train)} and {len(valid)}"
         )
+    if fitting.contrast and (not flow.context or flow.settings["form"] != "reference"):
+        raise UserError(
+            "the contrast compares each row with the contexts of all others, which only a flow "
+            "with a context, in the reference form, can do in one pass"
+        )
     if len(train) < flow.features:
         logger.warning(
             "%d rows are fewer than the %d dimensions: try the flow linear-gaussian, or more data",
@@ -157,7 +167,7 @@ def fit_flow(
         raise UserError(
             "the held-out NLL of a Gaussian is not finite: look for values that are far too large"
         )
-    start: dict[str, float] = {"step": 0, "nll": fit.nll}
+    start: dict[str, float] = {"step": 0, "nll": fit.nll, **_contrast(flow, held_out, fitting)}
     fit.history.append(start | invertibility(flow, held_out) | {"seconds": 0.0})
     if not flow.blocks:
         fit.stopped = "closed form"
@@ -189,6 +199,12 @@ def _references(
     for name in ("gaussian", "linear-gaussian"):
         fit.references[name] = gaussian(name, train, ridge)
     return ridge
+
+
+def _contrast(flow: Flow, held_out: Rows, fitting: Fitting) -> dict[str, float]:
+    if not fitting.contrast:
+        return {}
+    return {"contrast": mean_contrast(flow, held_out, fitting.batch_size)}
 
 
 class _Run:
@@ -240,12 +256,20 @@ class _Run:
                     self.fit.stopped = "diverged"
                     break
                 self.fit.history.append(row)
-                if row["nll"] < self.fit.nll:
+                if self._loss(row) < self._loss(self._best_row()):
                     self.fit.nll, self.fit.best_step = row["nll"], int(row["step"])
                     self.best = copy.deepcopy(self.flow.state_dict())
                 self._save(int(row["step"]))
         self.flow.load_state_dict(self.best)
         self.flow.eval()
+
+    def _best_row(self) -> dict[str, float]:
+        return next(row for row in self.fit.history if row["step"] == self.fit.best_step)
+
+    def _loss(self, row: dict[str, float]) -> float:
+        """What is minimised, on held-out data, in nats per dimension."""
+        weight = self.fitting.contrast / self.flow.features
+        return row["nll"] + weight * row.get("contrast", 0.0)
 
     def _look(self, to: int, step: int, bar: Any) -> dict[str, float] | None:
         """Train from `step` to step `to` and look at the held-out data; None if it diverged."""
@@ -255,6 +279,7 @@ class _Run:
         if math.isfinite(value):
             bar.set_postfix_str(f"held-out NLL {value:.4f} nats a dimension")
             row = {"step": to, "train_nll": train_nll, "nll": value}
+            row |= _contrast(self.flow, self.held_out, self.fitting)
             row |= invertibility(self.flow, self.held_out)
             return row | {"seconds": round(time.perf_counter() - start, 2)}
         logger.warning(
@@ -275,7 +300,12 @@ class _Run:
         for index in self._batches(steps, generator):
             part = self.train.take(index)
             x = part.draw(generator)
-            loss = -given(self.flow, part).log_prob(x).mean() / self.flow.features
+            p = given(self.flow, part)
+            y, log_det = p.transform.call_and_ladj(x.to(self.flow.affine.weight))
+            train_nll = loss = -(p.base.log_prob(y) + log_det).mean() / self.flow.features
+            if self.fitting.contrast and part.c is not None:
+                weight = self.fitting.contrast / self.flow.features
+                loss = loss + weight * contrast(p.base, y, part.c)
             if not loss.isfinite():
                 return math.nan
             self.optimizer.zero_grad()
@@ -284,7 +314,7 @@ class _Run:
             torch.nn.utils.clip_grad_norm_(self.flow.parameters(), self.fitting.max_grad_norm)
             self.optimizer.step()
             self.scheduler.step()
-            total += loss.item()
+            total += train_nll.item()
             bar.update()
         self.flow.eval()
         return total / steps

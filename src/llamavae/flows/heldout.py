@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import Tensor
+from zuko.distributions import DiagNormal
 
 from llamavae.flows.flow import Flow
 from llamavae.flows.rows import Rows
@@ -26,6 +28,39 @@ def nll(flow: Flow, rows: Rows) -> float:
         part = rows.take(index)
         total -= given(flow, part).log_prob(part.x).cpu().double().sum().item()
     return total / len(rows) / flow.features
+
+
+def contrast(base: DiagNormal, y: Tensor, c: Tensor) -> Tensor:
+    """How badly a flow tells which context a row has, among those of all rows, in nats; a scalar.
+
+    mean_i -log [ sum over j with c_j = c_i of p(x_i|c_j) / sum over all j of p(x_i|c_j) ]: with
+    labels as contexts the cross-entropy of the classifier that Bayes' rule makes of the density.
+    Ardizzone et al., arXiv 2001.06448, eq. 12 (IB-INN), whose L_Y it is.
+
+    Args:
+        base: N(P c, rho^2 I) of a flow in the reference form, a row for each context. Its T does
+            not depend on c, so that one pass and the distances to all means give all densities.
+        y: T(x) of the rows (B, D).
+        c: Their contexts (B, C).
+    """
+    rho = base.stddev[0, 0]
+    logits = -torch.cdist(y / rho, base.mean / rho).square() / 2  # (B, B)
+    same = (c[:, None] == c[None]).all(-1).to(logits.device)
+    own = logits.masked_fill(~same, -torch.inf).logsumexp(1)
+    return (logits.logsumexp(1) - own).mean()
+
+
+@torch.no_grad()
+def mean_contrast(flow: Flow, rows: Rows, batch_size: int) -> float:
+    """Mean `contrast` over batches; the last one, of another size, is left out if it can be."""
+    batches = [b for b in torch.arange(len(rows)).split(batch_size) if len(b) == batch_size]
+    total = 0.0
+    for index in batches or [torch.arange(len(rows))]:
+        part = rows.take(index)
+        assert part.c is not None
+        p = given(flow, part)
+        total += contrast(p.base, p.transform(part.x.to(flow.affine.weight)), part.c).item()
+    return total / max(1, len(batches))
 
 
 @torch.no_grad()

@@ -350,7 +350,7 @@ class InvertibleCVAE:
             "model_type": "invertible-cvae",
             "format_version": FORMAT_VERSION,
             "vae": self.vae.name_or_path,
-            "vae_fingerprint": _identity(self.vae),
+            "vae_fingerprint": latent_fingerprint(self.vae),
             "condition": self.condition.settings(),
             "report": self.report,
         }
@@ -422,7 +422,7 @@ class InvertibleCVAE:
                     "Give its new place: from_pretrained(..., vae=FOLDER), or --vae FOLDER"
                 )
             vae = LlaMaVAE.from_pretrained(place, **vae_options)
-        if _identity(vae) != settings["vae_fingerprint"]:
+        if latent_fingerprint(vae) != settings["vae_fingerprint"]:
             raise UserError(
                 f"{folder} was fitted for the VAE {settings['vae']}; {vae.name_or_path} has other "
                 "weights, so that its points mean something else. Give the right one, in the "
@@ -500,7 +500,10 @@ def _a_tenth(texts: Sequence[str]) -> Tensor:
     return places < distinct[max(1, len(distinct) // 10)] if len(distinct) > 1 else places < 0
 
 
-def _identity(vae: LlaMaVAE) -> str:
-    """A hash of the weights that make the latent space what it is."""
-    parameters = dict(vae.named_parameters())
-    return fingerprint({name: parameters[name] for name in vae.trained_names})
+def latent_fingerprint(vae: LlaMaVAE) -> str:
+    """A hash of the weights around z, from the sentence vector to what steers the decoder.
+
+    They are float32 whatever type the decoder is loaded in, so the hash does not depend on that.
+    """
+    parts = ("posterior.", "injection.")
+    return fingerprint({n: p for n, p in vae.named_parameters() if n.startswith(parts)})

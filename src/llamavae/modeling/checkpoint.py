@@ -35,6 +35,7 @@ from llamavae.modeling.backbones import hub_errors
 from llamavae.modeling.configuration import LlaMaVAEConfig
 from llamavae.modeling.decoder import TextDecoder
 from llamavae.modeling.encoder import SentenceEncoder
+from llamavae.pretrained import shipped
 
 if TYPE_CHECKING:
     from llamavae.modeling.llamavae import LlaMaVAE
@@ -66,10 +67,12 @@ def fetch(
     revision: str | None = None,
     **hub: Any,
 ) -> Path:
-    """The checkpoint's folder: `source` itself, or a download of that hub repository."""
+    """The checkpoint's folder: `source`, one that comes with the library, or a download."""
     folder = Path(source)
     if folder.is_dir():
         return folder
+    if inside := shipped(os.fspath(source)):
+        return inside
     with hub_errors("checkpoint", os.fspath(source)):
         return Path(
             snapshot_download(

@@ -26,6 +26,7 @@ from accelerate.utils import set_seed
 
 from llamavae.errors import UserError
 from llamavae.modeling import LlaMaVAE, SentenceEncoder, TextDecoder
+from llamavae.training.best import BestModel, ModelEvaluator
 from llamavae.training.card import model_card
 from llamavae.training.data import SentenceData, SentenceStream, prepare, steps_per_epoch
 from llamavae.training.recipe import Recipe, parse_recipe
@@ -60,7 +61,13 @@ class TrainResult:
     warnings: list[str]
 
 
-def train(recipe: Recipe, *, resume: bool = False, progress: bool = True) -> TrainResult:
+def train(
+    recipe: Recipe,
+    *,
+    resume: bool = False,
+    progress: bool = True,
+    evaluator: ModelEvaluator | None = None,
+) -> TrainResult:
     """Train a VAE as the recipe says, and write everything to its output folder.
 
     The folder gets `recipe.yaml`, `log.jsonl`, `checkpoint-N/` to resume from, and at the end
@@ -70,6 +77,9 @@ def train(recipe: Recipe, *, resume: bool = False, progress: bool = True) -> Tra
         recipe: All settings.
         resume: Continue an interrupted run in the folder, or start it if there is none.
         progress: Show progress bars on stderr.
+        evaluator: Measures the model at each evaluation, beside the usual diagnostics. Its numbers
+            are logged as `eval_MEASURE`, and the best model by the first of them is kept in
+            `best/`, beside the last one in `model/`.
 
     Raises:
         UserError: The corpus, a backbone or a setting is not usable, the folder holds another
@@ -77,10 +87,12 @@ def train(recipe: Recipe, *, resume: bool = False, progress: bool = True) -> Tra
         KeyboardInterrupt: The run was interrupted; it has saved a checkpoint to resume from.
     """
     with _quiet_libraries():
-        return _run(recipe, resume, progress)
+        return _run(recipe, resume, progress, evaluator)
 
 
-def _run(recipe: Recipe, resume: bool, progress: bool) -> TrainResult:
+def _run(
+    recipe: Recipe, resume: bool, progress: bool, evaluator: ModelEvaluator | None
+) -> TrainResult:
     start = time.time()
     folder = Path(recipe.output.folder)
     resume = _open_folder(folder, recipe, resume)
@@ -96,7 +108,8 @@ def _run(recipe: Recipe, resume: bool, progress: bool) -> TrainResult:
     steps = _steps(recipe, data)
     checkpoint = last_checkpoint(folder) if resume else None
     args = training_arguments(recipe, folder, steps, checkpoint is not None)
-    trainer = VAETrainer(model, args, data, validation, recipe, folder, progress)
+    best = None if evaluator is None else BestModel(evaluator, folder)
+    trainer = VAETrainer(model, args, data, validation, recipe, folder, progress, best)
     with _trained_in_float32(model):
         _train(trainer, checkpoint, resume)
         if trainer.measured_at != steps:

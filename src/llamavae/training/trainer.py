@@ -32,10 +32,12 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 
 from llamavae.errors import UserError
 from llamavae.modeling import LlaMaVAE, TextDecoder
+from llamavae.modeling.backbones import evaluating
 from llamavae.modeling.checkpoint import load_trained
 from llamavae.modeling.llamavae import LlaMaVAEOutput
 from llamavae.state import load_optimizer, load_random, save_optimizer, save_random
 from llamavae.training.bag_of_words import BagOfWords
+from llamavae.training.best import BestModel
 from llamavae.training.data import Collator, LengthBatches, SentenceData, SentenceStream
 from llamavae.training.diagnostics import diagnose
 from llamavae.training.distillation import similarity_loss
@@ -332,6 +334,7 @@ class VAETrainer(SentenceTrainer):
         recipe: Objective and evaluation settings.
         folder: Folder of the run.
         progress: Show a progress bar on stderr.
+        best: Measures the model too, and keeps the best one.
     """
 
     def __init__(
@@ -343,6 +346,7 @@ class VAETrainer(SentenceTrainer):
         recipe: Recipe,
         folder: Path,
         progress: bool = True,
+        best: BestModel | None = None,
     ) -> None:
         bag_of_words = recipe.objective.bag_of_words > 0
         super().__init__(
@@ -359,6 +363,7 @@ class VAETrainer(SentenceTrainer):
         self.bag = self.model.bag if isinstance(self.model, _WithBagOfWords) else None
         self.validation = validation
         self.recipe = recipe
+        self.best = best
         self.schedule = build_schedule(recipe.objective)
         self.metrics: dict[str, Any] = {}
         self.measured_at = -1
@@ -424,8 +429,9 @@ class VAETrainer(SentenceTrainer):
             metrics = measure(
                 self.vae, self.validation, decoded=settings.decoded, seed=self.args.seed
             )
+            chosen_by = self._keep_best()
         self.metrics, self.measured_at = metrics, self.state.global_step
-        named = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
+        named = {f"{metric_key_prefix}_{k}": v for k, v in (metrics | chosen_by).items()}
         scalars = {name: value for name, value in named.items() if not isinstance(value, list)}
         self.log(scalars)
         self.write({**scalars, **named})
@@ -438,6 +444,13 @@ class VAETrainer(SentenceTrainer):
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, named)
         self._since += time.perf_counter() - start
         return named
+
+    def _keep_best(self) -> dict[str, float]:
+        """The measures that models are chosen by, if any."""
+        if self.best is None:
+            return {}
+        with evaluating(self.vae):
+            return self.best(self.vae, self.state.global_step, self.is_world_process_zero())
 
     def save_weights(self, folder: Path, state: dict[str, Tensor] | None) -> None:
         """The VAE's checkpoint, the map of the bag-of-words loss, and the beta schedule's state."""

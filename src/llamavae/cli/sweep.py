@@ -1,0 +1,70 @@
+"""The verb `sweep`: one recipe with several values of some settings, and what they trade."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from llamavae.cli.options import quiet
+from llamavae.cli.output import note, write
+from llamavae.cli.training import Overrides
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb of this module."""
+    app.command()(sweep)
+
+
+def sweep(
+    recipe: Annotated[
+        str,
+        typer.Option("--recipe", "-r", metavar="NAME_OR_FILE", help="A shipped recipe or a file."),
+    ],
+    vary: Annotated[
+        list[str],
+        typer.Option(
+            "--vary",
+            metavar="KEY=VALUE,VALUE,...",
+            help="Train with each of these values; repeated, with all combinations.",
+        ),
+    ],
+    overrides: Overrides = None,
+    names: Annotated[
+        list[str] | None,
+        typer.Option("--evaluator", "-e", help="Also measure each model by it; may be repeated."),
+    ] = None,
+    limit: Annotated[
+        int, typer.Option(min=2, help="At most this many test sentences for the evaluators.")
+    ] = 500,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of every draw of the evaluators.")] = 0,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the sweep.")] = Path(
+        "runs/sweep"
+    ),
+) -> None:
+    """Train a recipe with several values of its settings, and plot distortion against rate.
+
+    A sweep that was interrupted goes on when it is started again; more values may be added.
+    """
+    from llamavae.evaluation.registry import evaluator
+    from llamavae.evaluation.sweep import parse_vary, run_sweep, sweep_runs, trade_off
+
+    runs = sweep_runs(recipe, overrides or [], parse_vary(vary), output)
+    evaluators = [evaluator(name) for name in dict.fromkeys(names or [])]
+    quiet()
+    try:
+        found = run_sweep(runs, evaluators, output, limit=limit, seed=seed, tell=note)
+    except KeyboardInterrupt as error:
+        raise KeyboardInterrupt("interrupted; the same command continues") from error
+    from llamavae.evaluation.report.sweep import write_sweep_report
+
+    page = write_sweep_report(found, output)
+    write(False, "model", "KL", "NLL", "BLEU")
+    for run, row in zip(found.runs, trade_off(found), strict=True):
+        values = (row[key] for key in ("kl", "nll", "bleu"))
+        write(False, run.name, *("" if v is None else f"{v:.2f}" for v in values))
+    for name, warnings in found.warnings.items():
+        for warning in warnings:
+            note(f"{name}: {warning}")
+    note(f"all numbers are in {output / 'sweep.csv'}; the page is {page}")

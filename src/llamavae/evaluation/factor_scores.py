@@ -1,0 +1,297 @@
+"""Do the dimensions of a space stand for labelled factors? Scores of disentanglement.
+
+Throughout, `points` are N points (N, D) and `factors` are K labels of each, numbered from 0
+(N, K); `code_factors` makes such numbers of any labels. Scores are between 0 and 1; higher is
+better.
+Here are those of *information* (MIG, modularity) and *prediction* (DCI, SAP), in the terms of
+Zaidi et al., arXiv 2012.09276; those of *intervention* are in `factor_interventions`.
+
+The scores were made for data of a generator, which draws images of given factors at will. Here
+all draws are from one labelled set, so what factors have in common in it (a verb and its object)
+stays in the scores. All of them are above 0 for random labels: report that control with them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import entr
+from sklearn.ensemble import RandomForestClassifier
+from sklearn.tree import DecisionTreeClassifier
+
+from llamavae.errors import UserError
+
+Floats = NDArray[np.floating]
+Integers = NDArray[np.integer]
+
+BINS = 20
+"""Bins of a dimension or of a continuous label, as in disentanglement_lib."""
+
+_PER_VALUE = 5
+"""Least sentences that a value has on average; with fewer, information is mostly bias."""
+
+
+# ------------------------------------------------------------------------------- labels
+
+
+class Factors(NamedTuple):
+    """Labels as numbers.
+
+    Attributes:
+        codes: Number of the value of each factor, from 0 (N, K).
+        names: Names of the K factors.
+        left_out: Name of a label that cannot be measured -> why.
+    """
+
+    codes: Integers
+    names: list[str]
+    left_out: dict[str, str]
+
+
+def code_factors(labels: Mapping[str, Sequence[Hashable]], bins: int = BINS) -> Factors:
+    """Number the values of each label.
+
+    Labels with decimals (`float`) are continuous: their range is cut into equal bins, as that of
+    a dimension is. All others are names, whole numbers too. Left out is a label that has one
+    value, that lacks values, whose values are lists, or that has fewer than 5 sentences to a value
+    on average.
+
+    Args:
+        labels: Name -> the labels of N sentences.
+        bins: Bins of a continuous label.
+
+    Example:
+        >>> found = code_factors({"tense": ["past", "future"] * 5, "language": ["en"] * 10})
+        >>> found.names, found.codes[:3, 0].tolist(), found.left_out
+        (['tense'], [1, 0, 1], {'language': 'all sentences have the value en'})
+    """
+    codes, left_out = {}, {}
+    for name, column in labels.items():
+        coded = _code(column, bins)
+        if isinstance(coded, str):
+            left_out[name] = coded
+        else:
+            codes[name] = coded
+    table = np.column_stack(list(codes.values())) if codes else np.empty((0, 0), dtype=int)
+    return Factors(table, list(codes), left_out)
+
+
+def _code(column: Sequence[Hashable], bins: int) -> Integers | str:
+    """Numbers of the values, or why there are none."""
+    if not all(isinstance(value, Hashable) for value in column):
+        return "the values are lists, not single labels"
+    missing = sum(value is None or value != value for value in column)
+    if missing:
+        return f"{missing} of {len(column)} sentences have no value"
+    if any(isinstance(value, float) for value in column):
+        values = _discretise(np.array(column, dtype=float)[:, None], bins)[:, 0]
+    else:
+        order = {value: i for i, value in enumerate(sorted(set(column), key=str))}
+        values = np.array([order[value] for value in column])
+    values = np.unique(values, return_inverse=True)[1]
+    count = int(values.max()) + 1
+    if count == 1:
+        return f"all sentences have the value {column[0]}"
+    if count * _PER_VALUE > len(column):
+        return f"{count} values for {len(column)} sentences: fewer than {_PER_VALUE} to a value"
+    return values
+
+
+# ------------------------------------------------------------------------------- information
+
+
+def information_matrix(points: Floats, factors: Integers, bins: int = BINS) -> Floats:
+    """Mutual information of each dimension and each factor in nats, shape (D, K).
+
+    The range of a dimension is cut into equal bins and frequencies stand for probabilities, as
+    in disentanglement_lib. That estimate is too high by about (bins - 1)(values - 1) / 2N nats;
+    Chen et al. integrate over the posterior instead.
+    """
+    points, factors = check(points, factors)
+    cells = _discretise(points, bins)
+    dimension = np.arange(points.shape[1])
+    result = np.empty((points.shape[1], factors.shape[1]))
+    for k, values in enumerate(factors.T):
+        count = int(values.max()) + 1
+        cell = (dimension * bins + cells) * count + values[:, None]
+        joint = np.bincount(cell.ravel(), minlength=len(dimension) * bins * count)
+        joint = joint.reshape(-1, bins, count) / len(points)
+        result[:, k] = (
+            entr(joint.sum(2)).sum(1) + entr(joint.sum(1)).sum(1) - entr(joint).sum((1, 2))
+        )
+    return result
+
+
+def entropies(factors: Integers) -> Floats:
+    """Entropy of each factor in nats, shape (K,)."""
+    return np.array([entr(np.bincount(v) / len(v)).sum() for v in np.asarray(factors).T])
+
+
+def mig(points: Floats, factors: Integers, bins: int = BINS) -> Floats:
+    """Mutual information gap of each factor, shape (K,); the score is the mean.
+
+    Chen et al., arXiv 1802.04942, equation 6: how much more the best dimension tells of the
+    factor than the second best, over the factor's entropy. See `information_matrix`.
+
+    Example:
+        >>> a, b = np.divmod(np.arange(400) % 4, 2)
+        >>> mig(np.column_stack([a, b]), np.column_stack([a, b])).round(2).tolist()
+        [1.0, 1.0]
+    """
+    second, first = np.sort(information_matrix(points, factors, bins), axis=0)[-2:]
+    return (first - second) / entropies(factors)
+
+
+def modularity(points: Floats, factors: Integers, bins: int = BINS) -> float:
+    """Whether each dimension tells of one factor only, mean over dimensions.
+
+    Ridgeway and Mozer, arXiv 1802.05312, section 3: 1 - the squared information on other factors
+    than the best, over (K - 1) times that on the best. A dimension that tells of nothing
+    counts 0, as in disentanglement_lib. Random labels score high, since the bias of the estimate
+    is largest for the factor with the most values.
+    """
+    squared = information_matrix(points, factors, bins) ** 2
+    if squared.shape[1] < 2:
+        raise UserError("modularity compares factors, so it needs at least 2; got 1")
+    best = squared.max(1)
+    rest = (squared.sum(1) - best) / (squared.shape[1] - 1)
+    return float(np.where(best > 1e-18, 1 - rest / np.maximum(best, 1e-18), 0.0).mean())
+
+
+def _discretise(points: Floats, bins: int) -> Integers:
+    low, high = points.min(0), points.max(0)
+    width = np.where(high > low, high - low, 1.0)
+    return np.minimum(((points - low) / width * bins).astype(np.int64), bins - 1)
+
+
+# ------------------------------------------------------------------------------- prediction
+
+
+class DCI(NamedTuple):
+    """Scores of Eastwood and Williams.
+
+    Attributes:
+        disentanglement: Whether a dimension matters to one factor only.
+        completeness: Whether a factor is predicted from one dimension only.
+        informativeness: Share of held-out labels that are predicted, mean over factors.
+        importance: What each dimension does for each factor; columns add up to 1 (D, K).
+        accuracy: Share of held-out labels that are predicted (K,).
+    """
+
+    disentanglement: float
+    completeness: float
+    informativeness: float
+    importance: Floats
+    accuracy: Floats
+
+
+def dci(points: Floats, factors: Integers, *, trees: int = 20, seed: int = 0) -> DCI:
+    """Disentanglement, completeness and informativeness (Eastwood and Williams, ICLR 2018).
+
+    A random forest predicts each factor; the importance of dimensions is that of its splits, as
+    in the paper. Two thirds of the points are fitted, the rest predicted. Each split may choose
+    any dimension: a forest that draws a few at a time spreads importance over all of them. What
+    differs elsewhere: disentanglement_lib boosts trees, which takes much longer; the paper tunes
+    the depth and takes the error of a regression, here it is the accuracy of a classification.
+    For random labels, disentanglement and completeness are near 0, and informativeness is that
+    of a guess.
+
+    With one factor, `disentanglement` is nan, since there is nothing to tell apart.
+    """
+    points, factors = check(points, factors)
+    fitted, held_out = split(len(points), 2 / 3, np.random.default_rng(seed))
+    importance = np.empty((points.shape[1], factors.shape[1]))
+    accuracy = np.empty(factors.shape[1])
+    for k, values in enumerate(factors.T):
+        forest = RandomForestClassifier(
+            trees,
+            max_features=None,  # pyright: ignore[reportArgumentType] all of them
+            random_state=seed,
+        )
+        forest.fit(points[fitted], values[fitted])
+        importance[:, k] = forest.feature_importances_
+        accuracy[k] = np.mean(forest.predict(points[held_out]) == values[held_out])
+    return DCI(
+        _concentration(importance), _concentration(importance.T), float(accuracy.mean()),
+        importance, accuracy,
+    )  # fmt: skip
+
+
+def _concentration(importance: Floats) -> float:
+    """1 - entropy of each row, with base the row's length; mean by the weight of the rows."""
+    rows = importance[importance.sum(1) > 0]
+    if importance.shape[1] < 2:
+        return math.nan
+    if not len(rows):
+        return 0.0
+    shares = rows / rows.sum(1, keepdims=True)
+    scores = 1 - entr(shares).sum(1) / np.log(importance.shape[1])
+    return float(np.average(scores, weights=rows.sum(1)))
+
+
+def sap(points: Floats, factors: Integers, *, seed: int = 0) -> Floats:
+    """Separated attribute predictability of each factor, shape (K,); the score is the mean.
+
+    Kumar et al., arXiv 1711.00848, section 3: how much better the best dimension alone predicts
+    the factor than the second best, by thresholds on it, in balanced accuracy. The thresholds, at
+    most one less than there are values, are those of a decision tree that is fitted to half of
+    the points; the other half is predicted. A perfect space has 1 - 1 / (number
+    of values), since a guess is right that often. disentanglement_lib has the accuracy of a
+    linear support vector machine instead.
+    """
+    points, factors = check(points, factors)
+    fitted, held_out = split(len(points), 1 / 2, np.random.default_rng(seed))
+    scores = np.empty((points.shape[1], factors.shape[1]))
+    for k, values in enumerate(factors.T):
+        count = np.bincount(values[fitted])
+        weight = 1 / count[values[fitted]]  # all values weigh alike
+        leaves = max(2, int((count > 0).sum()))
+        tree = DecisionTreeClassifier(max_leaf_nodes=leaves, random_state=seed)
+        for d, column in enumerate(points.T[:, :, None]):
+            tree.fit(column[fitted], values[fitted], weight)
+            right = tree.predict(column[held_out]) == values[held_out]
+            scores[d, k] = _mean_by_value(right, values[held_out])
+    second, first = np.sort(scores, axis=0)[-2:]
+    return first - second
+
+
+# ------------------------------------------------------------------------------- helpers
+
+
+def check(points: Floats, factors: Integers, least: int = 1) -> tuple[Floats, Integers]:
+    """Points (N, D) and factors (N, K) as arrays.
+
+    Raises:
+        UserError: Shapes do not match, or there is too little to compare.
+    """
+    points, factors = np.asarray(points, dtype=np.float64), np.asarray(factors)
+    if points.ndim != 2 or factors.ndim != 2 or len(points) != len(factors):
+        raise UserError(
+            "expected points (N, D) and K labels of each, as numbers (N, K); got "
+            f"{points.shape} and {factors.shape}"
+        )
+    if points.shape[1] < 2 or factors.shape[1] < least or len(points) < 4:
+        raise UserError(
+            "dimensions and factors are compared with one another, which takes at least 2 "
+            f"dimensions, {least} factor{'s'[: least > 1]} and 4 points; got {points.shape[1]}, "
+            f"{factors.shape[1]} and {len(points)}"
+        )
+    return points, factors
+
+
+def split(
+    n: int, share: float, rng: np.random.Generator
+) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Item numbers in two parts at random, the first of them this share of all."""
+    order = rng.permutation(n)
+    return order[: round(share * n)], order[round(share * n) :]
+
+
+def _mean_by_value(right: NDArray[np.bool_], values: Integers) -> float:
+    """Mean over the values that occur of the share that is right."""
+    count = np.bincount(values)
+    return float((np.bincount(values, right)[count > 0] / count[count > 0]).mean())

@@ -1,0 +1,95 @@
+"""The evaluators by name, and the suites they make up. A new evaluator is one line here.
+
+Nothing is imported before it is asked for, so that `--help` stays quick.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+from inspect import signature
+from typing import TYPE_CHECKING, Any
+
+from llamavae.errors import unknown
+
+if TYPE_CHECKING:
+    from llamavae.evaluation.evaluator import Evaluator
+
+
+class _Lazy(Mapping[str, "type[Evaluator]"]):
+    """Name -> class, imported from the place that stands for it."""
+
+    def __init__(self, places: Mapping[str, str]) -> None:
+        self.places = places
+
+    def __getitem__(self, name: str) -> type[Evaluator]:
+        if name not in self.places:
+            raise unknown("evaluator", name, self.places)
+        module, cls = self.places[name].split(":")
+        return getattr(import_module(f"llamavae.evaluation.{module}"), cls)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.places)
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+
+EVALUATORS = _Lazy(
+    {
+        "reconstruction": "reconstruction:Reconstruction",
+        "likelihood": "likelihood:Likelihood",
+        "usage": "usage:Usage",
+        "samples": "samples:Samples",
+        "geometry": "geometry:Geometry",
+        "disentanglement": "disentanglement:Disentanglement",
+        "sts": "sts:SemanticSimilarity",
+        "probes": "probes:Probes",
+        "clusters": "clusters:Clusters",
+    }
+)
+"""Evaluator name -> its class, in the order in which they run."""
+
+_STS = ["stsb", "stsb-test", "sts12", "sts13", "sts14", "sts15", "sts16", "sick-r"]
+_SENTEVAL = [
+    *("Length", "WordContent", "Depth", "TopConstituents", "BigramShift"),
+    *("Tense", "SubjNumber", "ObjNumber", "OddManOut", "CoordinationInversion"),
+]
+_PAPER: dict[str, dict[str, Any]] = {
+    "reconstruction": {},
+    "likelihood": {"samples": 100},
+    "geometry": {"pairs": 200},
+    "sts": {"tasks": _STS},
+    "probes": {"tasks": _SENTEVAL},
+    "clusters": {},
+}
+
+SUITES: dict[str, dict[str, dict[str, Any]]] = {
+    "quick": {name: {} for name in EVALUATORS if name != "sts"},
+    "paper": _PAPER,
+    "all": {name: _PAPER.get(name, {}) for name in EVALUATORS} | {"disentanglement": {"seeds": 10}},
+}
+"""Suite name -> its evaluators, each with the settings that differ from the defaults.
+
+`quick` needs the model and its corpus alone, and takes minutes on two CPU cores for a small model.
+`paper` is for what the paper (2312.13208) measures or shows by example; human scores of similarity
+come from the hub, and SentEval's tasks from its files. `all` is both, with more seeds.
+"""
+
+
+def evaluator(name: str, **settings: Any) -> Evaluator:
+    """An evaluator by name.
+
+    Args:
+        name: A name of `EVALUATORS`.
+        **settings: Arguments of its class.
+
+    Raises:
+        UserError: There is no such evaluator or setting, or a value is not usable.
+    """
+    cls = EVALUATORS[name]
+    known = list(signature(cls).parameters)
+    for setting in settings:
+        if setting not in known:
+            raise unknown(f"setting of the evaluator {name!r}", setting, known)
+    return cls(**settings)

@@ -1,0 +1,361 @@
+"""What a model writes from points of the prior: varied, new, fluent, of the right length?
+
+Words are taken by white space throughout.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from nltk.util import ngrams
+from numpy.typing import NDArray
+from sklearn.feature_extraction.text import CountVectorizer
+from torch import Tensor
+
+from llamavae.errors import UserError
+from llamavae.evaluation import similarity
+from llamavae.evaluation.bootstrap import bootstrap_interval
+from llamavae.evaluation.definitions import distinct_n
+from llamavae.evaluation.evaluator import Evaluation, EvaluationData, Evaluator, Measure, points
+from llamavae.evaluation.examples import Rows
+from llamavae.evaluation.likelihood import sentence_nll
+from llamavae.modeling import LlaMaVAE
+
+Values = NDArray[np.float64]
+
+_BLOCK = 32  # texts that are compared with all training texts at a time
+
+
+class Prior(Protocol):
+    """Anything that draws points."""
+
+    def sample(self, n: int, *, seed: int) -> Tensor:
+        """Points (n, D)."""
+        ...
+
+
+# ------------------------------------------------------------------------------- variety
+
+
+def self_bleu(texts: Sequence[str], order: int = 4) -> Values:
+    """BLEU of each text with all others as its references, shape (N,), 0 to 1.
+
+    Zhu et al., "Texygen" (arXiv 1802.01886): high where texts repeat one another. Smoothed as in
+    their code: no n-gram in common counts as 0.1 (method 1 of Chen and Cherry 2014, nltk's
+    `SmoothingFunction().method1`); without a word in common the score is 0. It rises with N:
+    compare equal numbers. The time grows with N, not with its square.
+
+    Args:
+        texts: N texts, at least 2.
+        order: Largest n of the n-grams.
+
+    Example:
+        >>> self_bleu(["a kind of dog", "a kind of cat", "robots paint"], order=2).round(3)
+        array([0.707, 0.707, 0.   ])
+    """
+    if len(texts) < 2:
+        raise UserError(f"self-BLEU compares texts with one another; got {len(texts)}")
+    words = [text.split() for text in texts]
+    common, total = _shared_ngrams(words, order)
+    precisions = np.where(common > 0, common, 0.1) / np.maximum(total, 1)
+    scores = precisions.prod(0) ** (1 / order) * _brevity([len(row) for row in words])
+    return np.where(common[0] > 0, scores, 0.0)
+
+
+def _shared_ngrams(words: Sequence[Sequence[str]], order: int) -> tuple[Values, Values]:
+    """Of each text, how many n-grams another text has as often, and how many there are.
+
+    Both (order, N), n from 1 to `order`.
+    """
+    common, total = np.zeros((2, order, len(words)))
+    for n in range(1, order + 1):
+        counts = [Counter(ngrams(row, n)) for row in words]
+        largest: dict[Any, tuple[int, int]] = {}  # of an n-gram's counts in texts, the first two
+        for count in counts:
+            for gram, times in count.items():
+                most, second = largest.get(gram, (0, 0))
+                largest[gram] = (times, most) if times > most else (most, max(second, times))
+        for i, count in enumerate(counts):
+            total[n - 1, i] = count.total()
+            for gram, times in count.items():
+                most, second = largest[gram]
+                common[n - 1, i] += times if times < most else second
+    return common, total
+
+
+def _brevity(lengths: Sequence[int]) -> Values:
+    """BLEU's penalty of each text that is shorter than the other text nearest in length."""
+    number = Counter(lengths)
+
+    def penalty(length: int) -> float:
+        others = [other for other in number if other != length or number[length] > 1]
+        closest = min(others, key=lambda other: (abs(other - length), other))
+        return min(1.0, math.exp(1 - closest / length)) if length else 0.0
+
+    penalties = {length: penalty(length) for length in number}
+    return np.array([penalties[length] for length in lengths])
+
+
+def duplicates(texts: Sequence[str]) -> float:
+    """Share of texts, 0 to 1, that equal an earlier one up to the amount of white space."""
+    return 1 - len({" ".join(text.split()) for text in texts}) / len(texts)
+
+
+# ------------------------------------------------------------------------------- novelty
+
+
+def nearest_texts(texts: Sequence[str], training: Sequence[str]) -> tuple[NDArray[np.intp], Values]:
+    """The training text that shares most words with each text, and how alike they are.
+
+    Alike means Jaccard similarity of the sets of words, 0 to 1: words that both have over words
+    that one of them has.
+
+    Args:
+        texts: N texts.
+        training: M texts, at least one.
+
+    Returns:
+        Numbers of training texts (N,), the first of equals, and similarities (N,).
+
+    Example:
+        >>> nearest_texts(["a red dog"], ["robots paint", "a big dog"])
+        (array([1]), array([0.5]))
+    """
+    vectorizer = CountVectorizer(token_pattern=r"\S+", lowercase=False, binary=True)
+    theirs: Any = vectorizer.fit_transform(training)
+    ours: Any = vectorizer.transform(texts)  # words that the training texts have
+    words, training_words = (
+        np.array([len(set(text.split())) for text in side]) for side in (texts, training)
+    )
+    index = np.empty(len(texts), np.intp)
+    alike = np.empty(len(texts))
+    for start in range(0, len(texts), _BLOCK):
+        rows = slice(start, start + _BLOCK)
+        common = (ours[rows] @ theirs.T).toarray()  # (block, M)
+        either = words[rows, None] + training_words - common
+        jaccard = common / np.maximum(either, 1)
+        index[rows] = jaccard.argmax(1)
+        alike[rows] = jaccard.max(1)
+    return index, alike
+
+
+# ------------------------------------------------------------------------------- MAUVE
+
+
+def mauve(texts: Sequence[str], references: Sequence[str], encoder: Any, seed: int = 0) -> float:
+    """MAUVE between texts and references, 0 to 1 (Pillutla et al., arXiv 2102.01454).
+
+    The area under the frontier of the two divergences between texts and references, both as
+    histograms over clusters of their vectors. Values depend on the encoder and on the number of
+    texts: compare equal ones, of some thousand texts. The authors' package computes it, with its
+    own defaults.
+
+    Args:
+        texts: N texts.
+        references: About as many texts by people.
+        encoder: Gives the vectors: anything that `points` takes. The authors take the last
+            token's vector of GPT-2 large.
+        seed: Seed of the clustering.
+
+    Raises:
+        UserError: The package is not installed.
+    """
+    try:
+        from mauve import compute_mauve  # pyright: ignore[reportMissingImports] optional
+    except ImportError as error:
+        raise UserError("MAUVE needs another package: pip install llamavae[mauve]") from error
+    ours, theirs = (points(encoder, side).numpy() for side in (texts, references))
+    return float(compute_mauve(ours, theirs, seed=seed, verbose=False).mauve)
+
+
+# ------------------------------------------------------------------------------- the evaluator
+
+_CONTROL = "the same of as many held-out sentences"
+
+
+class Samples(Evaluator):
+    """Texts written greedily from points of the prior, beside as many held-out sentences.
+
+    Good samples come near the held-out sentences in every measure; to be below them in
+    perplexity and above them in self-BLEU is to write the commonplace again and again. No single
+    measure says that samples are good: nonsense is varied. Self-BLEU is the primary one because
+    every system has it.
+
+    Args:
+        n: Number of samples; at most as many as there are held-out sentences.
+        prior: Where points are drawn; None takes the system's own prior.
+        mauve: Sentence encoder for MAUVE, see the function; None leaves it out.
+        batch_size: Sentences that pass the decoder together for their perplexity.
+        resamples: Bootstrap samples of an interval.
+    """
+
+    name = "samples"
+    needs = frozenset({"decode"})
+    measures = (
+        Measure(
+            "self-BLEU",
+            "0 to 1",
+            "lower",
+            "BLEU-4 of each text with all others as references, smoothing 1, mean over texts "
+            "(1802.01886)",
+            _CONTROL,
+        ),
+        *(
+            Measure(
+                f"distinct-{n}",
+                "0 to 1",
+                "higher",
+                f"different {grams} over all {grams} of the texts (1510.03055)",
+                _CONTROL,
+            )
+            for n, grams in ((1, "words"), (2, "bigrams"))
+        ),
+        Measure(
+            "duplicates", "0 to 1", "lower", "share of texts that equal an earlier one", _CONTROL
+        ),
+        Measure(
+            "plain perplexity",
+            "per token of the decoder",
+            "lower",
+            "exp of the NLL per token under the VAE's own decoder without z, the end of a sentence "
+            "counted. That decoder has learnt to write with z, so compare with the control and "
+            "between models of one decoder only",
+            _CONTROL,
+        ),
+        Measure(
+            "novelty", "0 to 1", "higher", "share of texts that are no training sentence", _CONTROL
+        ),
+        Measure(
+            "nearest training text",
+            "0 to 1",
+            "",
+            "largest Jaccard similarity of the words of a text and of a training sentence, mean "
+            "over texts",
+            _CONTROL,
+        ),
+        Measure("words", "words", "", "length of a text, mean over texts", _CONTROL),
+        Measure(
+            "deviation of words", "words", "", "standard deviation of the length of texts", _CONTROL
+        ),
+        Measure(
+            "MAUVE",
+            "0 to 1",
+            "higher",
+            "area under the divergence frontier of samples and held-out sentences (2102.01454); "
+            "state the encoder with it",
+            "the same of as many training sentences in place of samples",
+        ),
+    )
+
+    def __init__(
+        self,
+        n: int = 500,
+        prior: Prior | None = None,
+        mauve: similarity.Encoder | None = None,
+        batch_size: int = 64,
+        resamples: int = 1000,
+    ) -> None:
+        if n < 2:
+            raise UserError(f"samples are compared with one another, so n is at least 2; got {n}")
+        self.n, self.prior, self.mauve = n, prior, mauve
+        self.batch_size, self.resamples = batch_size, resamples
+
+    def evaluate(self, system: Any, data: EvaluationData) -> Evaluation:
+        """All measures, and the table `samples`.
+
+        Row of the table: `text`, `self-BLEU`, and where training texts are known `nearest` (the
+        training text that shares most words) and `similarity` (their Jaccard similarity).
+
+        Raises:
+            UserError: The system has no prior and none is given.
+        """
+        n = min(self.n, len(data.texts))
+        generator = data.generator()
+        samples = system.decode(self._points(system, n, data.seed))
+        real = _choice(data.texts, n, generator)
+        both = [*samples, *real]
+
+        # measure -> values of single texts, of the n samples and then of the n sentences
+        values: dict[str, NDArray[Any]] = {
+            "self-BLEU": np.concatenate([self_bleu(samples), self_bleu(real)])
+        }
+        nearest: list[int] = []
+        if isinstance(system, LlaMaVAE):
+            ids, _ = system.decoder.tokenize(both)
+            nll = sentence_nll(system, ids, None, self.batch_size)
+            values["plain perplexity"] = np.array([nll.numpy(), [len(row) - 1 for row in ids]]).T
+        if data.training_texts:
+            index, alike = nearest_texts(both, data.training_texts)
+            nearest = index[:n].tolist()
+            seen = {" ".join(text.split()) for text in data.training_texts}
+            values["novelty"] = np.array([" ".join(text.split()) not in seen for text in both])
+            values["nearest training text"] = alike
+        words = np.array([len(text.split()) for text in both])
+        values["words"] = values["deviation of words"] = words
+
+        rows: Rows = []
+        for name, each in values.items():
+            statistic = _STATISTICS.get(name, np.mean)
+            interval = bootstrap_interval(
+                lambda i, each=each, statistic=statistic: float(statistic(each[i])),  # samples only
+                n,
+                resamples=self.resamples,
+                seed=data.seed,
+            )
+            value, control = (float(statistic(side)) for side in (each[:n], each[n:]))
+            rows.append(self.measure(name).row(value, n, control=control, interval=interval))
+        for name, whole in _WHOLE.items():
+            rows.append(self.measure(name).row(whole(samples), n, control=whole(real)))
+        if self.mauve is not None:
+            value, control = mauve(samples, real, self.mauve, data.seed), None
+            if data.training_texts:
+                others = _choice(data.training_texts, n, generator)
+                control = mauve(others, real, self.mauve, data.seed)
+            rows.append(self.measure("MAUVE").row(value, n, control=control))
+        table: Rows = [
+            {"text": text, "self-BLEU": round(float(score), 4)}
+            for text, score in zip(samples, values["self-BLEU"][:n], strict=True)
+        ]
+        for i, number in enumerate(nearest):
+            table[i]["nearest"] = data.training_texts[number]
+            table[i]["similarity"] = round(float(values["nearest training text"][i]), 4)
+        return Evaluation(rows, {"samples": table})
+
+    def _points(self, system: Any, n: int, seed: int) -> Tensor:
+        if self.prior is not None:
+            return self.prior.sample(n, seed=seed)
+        if not callable(getattr(system, "prior", None)):
+            raise UserError(
+                "this system has no prior to draw samples from; give one to Samples(prior=...)"
+            )
+        return system.prior(n, seed=seed)
+
+
+def _choice(texts: Sequence[str], n: int, generator: torch.Generator) -> list[str]:
+    """A random choice of n texts."""
+    return [texts[int(i)] for i in torch.randperm(len(texts), generator=generator)[:n]]
+
+
+def _perplexity(nats_and_tokens: Values) -> float:
+    nats, tokens = nats_and_tokens.sum(0)
+    return float(np.exp(nats / tokens))
+
+
+_STATISTICS: dict[str, Callable[[NDArray[Any]], Any]] = {
+    "plain perplexity": _perplexity,
+    "deviation of words": np.std,
+}
+"""Measure -> what is made of the values of single texts, where it is not their mean."""
+
+_WHOLE: dict[str, Callable[[list[str]], float]] = {
+    "distinct-1": partial(distinct_n, n=1),
+    "distinct-2": partial(distinct_n, n=2),
+    "duplicates": duplicates,
+}
+"""Measures of a list of texts. They have no interval: a resampled list repeats texts."""

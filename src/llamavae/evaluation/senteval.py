@@ -1,0 +1,112 @@
+"""The ten probing tasks of SentEval: what a sentence vector tells of a sentence's form.
+
+Conneau et al., "What you can cram into a single vector" (arXiv 1805.01070). A file has one
+sentence a line, `part <tab> label <tab> sentence`, with part tr, va or te.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from llamavae.corpora import files
+from llamavae.errors import UserError, unknown
+
+VARIABLE = "LLAMAVAE_SENTEVAL"
+"""The environment variable that names the folder with the files."""
+
+TASKS = {
+    "Length": "sentence_length.txt",
+    "WordContent": "word_content.txt",
+    "Depth": "tree_depth.txt",
+    "TopConstituents": "top_constituents.txt",
+    "BigramShift": "bigram_shift.txt",
+    "Tense": "past_present.txt",
+    "SubjNumber": "subj_number.txt",
+    "ObjNumber": "obj_number.txt",
+    "OddManOut": "odd_man_out.txt",
+    "CoordinationInversion": "coordination_inversion.txt",
+}
+"""Task -> its file."""
+
+PARTS = {"tr": "train", "va": "validation", "te": "test"}
+"""Name of a part in a file -> here."""
+
+_GET = (
+    "Get the files from https://github.com/facebookresearch/SentEval/tree/main/data/probing and "
+    f"give their folder, or set {VARIABLE} to it."
+)
+
+
+@dataclass(frozen=True)
+class Part:
+    """Labelled sentences.
+
+    Attributes:
+        texts: N sentences.
+        labels: N labels.
+    """
+
+    texts: list[str]
+    labels: list[str]
+
+
+def load_task(
+    name: str, folder: str | Path | None = None, limit: int | None = None
+) -> dict[str, Part]:
+    """The parts `train`, `validation` and `test` of a task.
+
+    Args:
+        name: One of `TASKS`.
+        folder: Where its file lies; default: the variable LLAMAVAE_SENTEVAL.
+        limit: At most this many sentences of each part, the first ones (within a part the files
+            are shuffled).
+
+    Raises:
+        UserError: Unknown name, no such folder or file, or malformed lines, with their numbers.
+    """
+    if name not in TASKS:
+        raise unknown("SentEval task", name, TASKS)
+    place = folder or os.environ.get(VARIABLE)
+    if not place:
+        raise UserError(f"the probing tasks of SentEval are not here. {_GET}")
+    path = Path(place).expanduser() / TASKS[name]
+    if not path.is_file():
+        raise UserError(f"no file {path} for the SentEval task {name}. {_GET}")
+    return read_task(path, limit)
+
+
+def read_task(path: Path, limit: int | None = None) -> dict[str, Part]:
+    """The parts of a file in SentEval's format, see `load_task`."""
+    if limit is not None and limit < 1:
+        raise UserError(f"limit must be at least 1; got {limit}")
+    parts = {part: Part([], []) for part in PARTS.values()}
+    wrong: list[int] = []
+    for number, cells in _lines(path):
+        if len(cells) < 3 or cells[0] not in PARTS or not cells[1] or not cells[-1].strip():
+            wrong.append(number)
+            continue
+        part = parts[PARTS[cells[0]]]
+        if limit is None or len(part.texts) < limit:
+            part.texts.append(cells[-1].strip())
+            part.labels.append(cells[1])
+    if wrong:
+        raise UserError(
+            f"{path}: {len(wrong)} malformed line(s): {_some(wrong)}. Expected part (tr, va or "
+            "te), label and sentence, with tabs between them."
+        )
+    if empty := [name for name, part in parts.items() if not part.texts]:
+        raise UserError(f"{path} has no sentence of the part {' and '.join(empty)}")
+    return parts
+
+
+def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
+    for number, line in files.read_lines(path):
+        if line.strip():
+            yield number, line.rstrip("\r\n").split("\t")
+
+
+def _some(numbers: Sequence[int]) -> str:
+    return ", ".join(map(str, numbers[:5])) + (", ..." if len(numbers) > 5 else "")

@@ -1,0 +1,171 @@
+"""Run evaluators over a system, one after the other, and keep what each has found."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from llamavae.errors import UserError
+from llamavae.evaluation.data import data_hashes, evaluation_data
+from llamavae.evaluation.evaluator import EvaluationData, Evaluator, missing
+from llamavae.evaluation.registry import evaluator
+from llamavae.evaluation.results import Found, Results, read_results, write_results
+from llamavae.modeling import LlaMaVAE, SentenceEncoder
+from llamavae.modeling.backbones import fingerprint
+from llamavae.training import Recipe
+from llamavae.training.best import ModelEvaluator
+from llamavae.training.run import provenance
+
+
+def evaluate(
+    system: Any,
+    data: EvaluationData,
+    evaluators: Sequence[Evaluator],
+    folder: Path,
+    *,
+    name: str = "",
+    model: Mapping[str, Any] | None = None,
+    corpus: Mapping[str, Any] | None = None,
+) -> Results:
+    """Measure a system with each evaluator, and write what they find to a folder.
+
+    Each evaluator's results are written as soon as it is done. What the folder holds already, of
+    the same system and data with the same settings, is kept and not measured again. An evaluator
+    that lacks something is skipped, and one that ends with a `UserError` does not lose the others'
+    work; both are in the results with the reason.
+
+    Args:
+        system: Anything that encodes texts or decodes points.
+        data: What it is measured on.
+        evaluators: What measures it, of different names.
+        folder: Folder of the results; see `llamavae.evaluation.results`.
+        name: What the system is called; the folder's name by default.
+        model: What else is known of the system, for the report: `source`, `run`.
+        corpus: What else is known of the data: `corpus`, `split`.
+
+    Raises:
+        UserError: The folder holds an evaluation of another system or other data, or cannot be
+            written.
+    """
+    results = _open(system, data, folder, name, model or {}, corpus or {})
+    for number, each in enumerate(evaluators, 1):
+        say = _Progress(f"[{number}/{len(evaluators)}] {each.name}", data.progress)
+        settings = settings_of(each)
+        if (done := results.found.get(each.name)) and done.settings == settings:
+            say("is done already")
+            continue
+        for outcomes in (results.found, results.skipped, results.failed):
+            outcomes.pop(each.name, None)
+        changed = None
+        if lacking := missing(each, system, data):
+            results.skipped[each.name] = f"needs {lacking}"
+            say(f"skipped: it needs {lacking}")
+        else:
+            say("...")
+            start = time.perf_counter()
+            try:
+                evaluation = each(system, data)
+            except UserError as error:
+                results.failed[each.name] = str(error)
+                say(f"failed: {error}")
+            else:
+                seconds = round(time.perf_counter() - start, 1)
+                measures = [asdict(measure) for measure in each.measures]
+                found = Found(evaluation, measures, settings, seconds, provenance())
+                results.found[each.name], changed = found, each.name
+                say(f"{seconds:.1f} s")
+        write_results(results, folder, changed)
+    return results
+
+
+def model_evaluator(name: str, recipe: Recipe) -> ModelEvaluator:
+    """What `llamavae.training.train` takes to choose the best model of a run.
+
+    It measures on the recipe's validation sentences, `evaluation.sentences` of them.
+
+    Args:
+        name: A name of `EVALUATORS`.
+        recipe: Of the run.
+
+    Raises:
+        UserError: There is no such evaluator, or the corpus cannot be read.
+    """
+    each = evaluator(name)
+    data = evaluation_data(
+        split="validation",
+        recipe=recipe.model_dump(mode="json"),
+        limit=recipe.evaluation.sentences,
+        seed=recipe.optimisation.seed,
+    )
+    return lambda model: each(model, data).rows
+
+
+def _open(
+    system: Any,
+    data: EvaluationData,
+    folder: Path,
+    name: str,
+    model: Mapping[str, Any],
+    corpus: Mapping[str, Any],
+) -> Results:
+    """The results that the folder holds, or empty ones."""
+    new = Results(
+        name or folder.name,
+        {**model, "fingerprint": system_fingerprint(system)},
+        {
+            **corpus,
+            "texts": len(data.texts),
+            "labels": list(data.labels),
+            "training_texts": len(data.training_texts),
+            "seed": data.seed,
+            **data_hashes(data),
+        },
+    )
+    if not (folder / "results.json").is_file():
+        return new
+    old = read_results(folder)
+    for what, before, now in (
+        ("another model", old.model["fingerprint"], new.model["fingerprint"]),
+        ("other sentences or labels", old.data["hash"], new.data["hash"]),
+        ("other training sentences", old.data["training_hash"], new.data["training_hash"]),
+    ):
+        if before != now:
+            raise UserError(
+                f"{folder} holds an evaluation with {what}; choose another place with --output"
+            )
+    new.found, new.skipped, new.failed = old.found, old.skipped, old.failed
+    return new
+
+
+def settings_of(evaluator: Evaluator) -> dict[str, Any]:
+    """The settings of an evaluator, its public attributes, as JSON has them."""
+    public = {name: value for name, value in vars(evaluator).items() if not name.startswith("_")}
+    return json.loads(json.dumps(public, default=str))
+
+
+def system_fingerprint(system: Any) -> str:
+    """A hash of what makes a system measure as it does; of one without weights, its type."""
+    if isinstance(system, LlaMaVAE):
+        parameters = dict(system.named_parameters())
+        return fingerprint({name: parameters[name] for name in system.trained_names})
+    if isinstance(system, SentenceEncoder):
+        return system.cache_key()
+    return fingerprint(system) if isinstance(system, nn.Module) else type(system).__qualname__
+
+
+class _Progress:
+    """Lines on stderr about one evaluator."""
+
+    def __init__(self, label: str, shown: bool) -> None:
+        self.label, self.shown = label, shown
+
+    def __call__(self, text: str) -> None:
+        if self.shown:
+            print(f"{self.label} {text}", file=sys.stderr, flush=True)

@@ -1,0 +1,71 @@
+"""The best model of a run, by a measure of the caller's."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from llamavae.errors import UserError
+from llamavae.modeling import LlaMaVAE
+
+ModelEvaluator = Callable[[LlaMaVAE], Sequence[Mapping[str, Any]]]
+"""Measures a model: rows with `measure`, `group`, `value` and `direction`, and that by which models
+are chosen first."""
+
+
+class BestModel:
+    """Keeps the best model so far in `best/` of a run's folder.
+
+    What was best, and when, is in `best/best.json`; a resumed run goes on from there.
+
+    Args:
+        evaluator: Measures a model.
+        folder: Folder of the run.
+    """
+
+    def __init__(self, evaluator: ModelEvaluator, folder: Path) -> None:
+        self.evaluator, self.folder = evaluator, folder / "best"
+        file = self.folder / "best.json"
+        self.found = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+
+    def __call__(self, model: LlaMaVAE, step: int, save: bool = True) -> dict[str, float]:
+        """Measure the model, and keep it if it is the best.
+
+        Args:
+            model: The VAE.
+            step: Steps that it is trained for.
+            save: Whether this process writes files.
+
+        Returns:
+            Measure -> value, over all the data.
+
+        Raises:
+            UserError: Neither direction of the measure is better, or `best/` cannot be written.
+        """
+        rows = self.evaluator(model)
+        first = rows[0]
+        measure, value, direction = first["measure"], first["value"], first["direction"]
+        if direction not in ("higher", "lower"):
+            raise UserError(
+                f"models cannot be chosen by {measure}: neither high nor low values are better"
+            )
+        sign = 1 if direction == "higher" else -1
+        if self.found is None or sign * value > sign * self.found["value"]:
+            self.found = {"measure": measure, "value": value, "step": step}
+            if save:
+                self._save(model)
+        return {row["measure"]: row["value"] for row in rows if not row["group"]}
+
+    def _save(self, model: LlaMaVAE) -> None:
+        new = self.folder.with_name(".best")
+        try:
+            shutil.rmtree(new, ignore_errors=True)
+            model.save_pretrained(new)
+            (new / "best.json").write_text(json.dumps(self.found), encoding="utf-8")
+            shutil.rmtree(self.folder, ignore_errors=True)
+            new.rename(self.folder)
+        except OSError as error:
+            raise UserError(f"could not save the best model in {self.folder}: {error}") from error

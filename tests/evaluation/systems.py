@@ -1,0 +1,76 @@
+"""A system and evaluators that need no model."""
+
+from __future__ import annotations
+
+import torch
+
+from llamavae.errors import UserError
+from llamavae.evaluation.evaluator import Evaluation, EvaluationData, Evaluator, Measure
+
+DATA = EvaluationData(
+    ["a dog", "two cats", "an owl <b>", "the fox"],
+    {"number": ["one", "two", "one", "one"]},
+    ["a dog barks"],
+)
+
+
+class Letters:
+    """Encodes a text as its numbers of letters and words, and writes numbers."""
+
+    def encode(self, texts):
+        return torch.tensor([[len(text), len(text.split())] for text in texts], dtype=torch.float)
+
+    def decode(self, z):
+        return [" ".join(f"{value:g}" for value in row) for row in z.tolist()]
+
+
+class Length(Evaluator):
+    """Mean number of letters, times `factor`."""
+
+    name = "length"
+    needs = frozenset({"encode"})
+    measures = (
+        Measure("letters", "letters", "higher", "letters of a text, mean over texts", "no letters"),
+        Measure("words", "words", "", "words of a text, mean over texts"),
+    )
+
+    def __init__(self, factor=1.0):
+        self.factor = factor
+        self._calls = 0
+
+    def evaluate(self, system, data):
+        self._calls += 1
+        points = system.encode(data.texts) * self.factor
+        letters, words = points.mean(0).tolist()
+        n = len(points)
+        table = [
+            {"text": text, "letters": row[0], "words": row[1], "vector": row}
+            for text, row in zip(data.texts, points, strict=True)
+        ]
+        return Evaluation(
+            [
+                self.measure("letters").row(letters, n, control=0.0, interval=(3.5, 9.0)),
+                self.measure("letters").row(letters, n, group="short"),
+                self.measure("words").row(words, n),
+            ],
+            {"per text": table},
+        )
+
+
+class Fails(Length):
+    name = "fails"
+
+    def evaluate(self, system, data):
+        raise UserError("there is no file x.csv; get it from y")
+
+
+class Crashes(Length):
+    name = "crashes"
+
+    def evaluate(self, system, data):
+        raise RuntimeError("a mistake of ours")
+
+
+class Likely(Length):
+    name = "likely"
+    needs = frozenset({"likelihood", "training texts"})

@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+import pytest
+
+from llamavae.errors import UserError
+from llamavae.evaluation.evaluator import Evaluator
+from llamavae.evaluation.registry import EVALUATORS, SUITES, evaluator
+
+
+@pytest.mark.parametrize("name", EVALUATORS)
+def test_every_evaluator_says_what_it_measures(name):
+    found = evaluator(name)
+    assert isinstance(found, Evaluator)
+    assert found.name == name
+    assert found.primary is found.measures[0]
+    assert len({measure.name for measure in found.measures}) == len(found.measures)
+    for measure in found.measures:
+        assert len(measure.definition) > 15
+        assert measure.direction in ("higher", "lower", "")
+
+
+def test_names_differ_and_no_two_measures_are_confused():
+    names = [cls.name for cls in EVALUATORS.values()]
+    assert len(set(names)) == len(EVALUATORS) == len(names)
+
+
+@pytest.mark.parametrize("suite", SUITES)
+def test_every_suite_can_be_made(suite):
+    for name, settings in SUITES[suite].items():
+        evaluator(name, **settings)
+
+
+def test_all_is_all():
+    assert set(SUITES["all"]) == set(EVALUATORS)
+
+
+def test_unknown_names_are_refused_with_the_nearest():
+    with pytest.raises(UserError, match=r"unknown evaluator 'probs'. Did you mean 'probes'"):
+        evaluator("probs")
+    with pytest.raises(UserError, match=r"unknown evaluator"):
+        EVALUATORS["probs"]
+    with pytest.raises(
+        UserError,
+        match=r"unknown setting of the evaluator 'likelihood' 'sample'. Did you mean 'samples'",
+    ):
+        evaluator("likelihood", sample=3)
