@@ -5,9 +5,11 @@ SHELL := bash
 
 PYTHON ?= python3
 DEMO_OUTPUT ?= runs/demo
+DEMO_SENTENCES ?=
 TESTS ?=
 JOBS ?= 2
 BENCHMARK ?=
+STS ?=
 BIN := .venv/bin
 STAMP := .venv/.up-to-date
 IS_NEW_ENOUGH := -c 'import sys; sys.exit(sys.version_info < (3, 11))'
@@ -27,15 +29,15 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
-.PHONY: help install demo test lint format types imports docs benchmark build clean
+.PHONY: help install demo test lint format types imports docs benchmark mini build clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
 
 install: $(STAMP) ## create or update .venv with everything that development needs
 
-demo: $(STAMP) ## train a tiny model on the CPU and write its report to runs/demo (DEMO_OUTPUT=...)
-	$(BIN)/llamavae demo --output $(DEMO_OUTPUT)
+demo: $(STAMP) ## show what mini does, fine-tune it, write a page (DEMO_SENTENCES=FILE DEMO_OUTPUT=runs/demo)
+	$(BIN)/llamavae demo --output $(DEMO_OUTPUT) $(if $(DEMO_SENTENCES),--sentences '$(DEMO_SENTENCES)')
 
 test: $(STAMP) ## run the tests and the examples in docstrings, offline (TESTS=tests/corpora JOBS=2)
 	$(BIN)/python -m pytest -n $(JOBS) $(TESTS)
@@ -59,6 +61,12 @@ docs: $(STAMP) ## build the documentation into site/
 
 benchmark: $(STAMP) ## measure the ratios to the floor (BENCHMARK="--shape tiny --case step")
 	$(BIN)/python -m benchmarks $(BENCHMARK)
+
+mini: $(STAMP) ## make the models that come with the library anew, in hours (STS=FILE of the STS benchmark)
+	$(BIN)/llamavae train --recipe mini-vae --resume
+	$(BIN)/python -m pretrained.build ship runs/mini-vae
+	$(BIN)/python -m pretrained.build define
+	$(BIN)/python -m pretrained.build measure --sts $(STS)
 
 build: $(STAMP) ## build the wheel and the source archive into dist/
 	$(BIN)/python -m build

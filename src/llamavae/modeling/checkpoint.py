@@ -69,10 +69,11 @@ def fetch(
 ) -> Path:
     """The checkpoint's folder: `source`, one that comes with the library, or a download."""
     folder = Path(source)
+    inside = shipped(os.fspath(source))
+    if inside and not (folder / "config.json").is_file():
+        return inside
     if folder.is_dir():
         return folder
-    if inside := shipped(os.fspath(source)):
-        return inside
     with hub_errors("checkpoint", os.fspath(source)):
         return Path(
             snapshot_download(

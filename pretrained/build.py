@@ -1,0 +1,159 @@
+"""Make the models that come with the library out of a run of the recipe `mini-vae`.
+
+    python -m pretrained.build ship runs/mini-vae    weights in bfloat16 into the package
+    python -m pretrained.build define                fit `mini-definitions` and a prior on them
+    python -m pretrained.build measure --sts FILE    measure, write measures.json and model cards
+    python -m pretrained.build check --sts FILE      measure again, compare with measures.json
+
+FILE is the development part of the STS benchmark. Needs what the recipe needs: WordNet, and
+WorldTree's explanations in LLAMAVAE_WORLDTREE.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from llamavae import InvertibleCVAE, LlaMaVAE
+from llamavae.corpora import load_corpus
+from llamavae.flows import Fitting
+from llamavae.guidance import EncoderCondition, make_pairs
+from llamavae.guidance.prior import aggregate_posterior, fit_prior
+from llamavae.training import load_recipe
+from pretrained.card import definitions_card, vae_card
+from pretrained.measures import compare, measure_definitions, measure_vae
+
+HERE = Path(__file__).parent
+PACKAGE = HERE.parent / "src" / "llamavae" / "pretrained"
+VAE, DEFINITIONS = PACKAGE / "mini", PACKAGE / "mini-definitions"
+MIXED, NOISE = ("wordnet", "wordnet-examples", "worldtree"), 0.5
+MEASURES = HERE / "measures.json"
+FIT = {"flow": "glow", "form": "reference", "noise": 0.3, "contrast": 1.0, "steps": 4000, "seed": 0}
+
+
+def ship(run: Path) -> None:
+    """Copy the model of a finished run into the package, and its recipe and log to this folder."""
+    shutil.copy(run / "log.jsonl", HERE)
+    results = json.loads((run / "results.json").read_text(encoding="utf-8"))
+    shipped = load_recipe("mini-vae").model_dump(mode="json")
+    for place in (("teacher", "model"), ("output", "folder")):  # those of the machine
+        results["recipe"][place[0]][place[1]] = shipped[place[0]][place[1]]
+    results["command"] = "llamavae train --recipe mini-vae"
+    if changed := {k: v for k, v in results["recipe"].items() if v != shipped[k]}:
+        raise SystemExit(f"the run was not made by the recipe mini-vae as it is now: {changed}")
+    _write_json(HERE / "results.json", results)
+    shutil.rmtree(VAE, ignore_errors=True)
+    shutil.copytree(run / "model", VAE)
+    for path in VAE.rglob("*.safetensors"):
+        halve(path)
+
+
+def halve(path: Path) -> None:
+    """Store float32 weights as bfloat16; config.json still says float32, so they load as that."""
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
+    weights = {
+        name: value.bfloat16() if value.dtype == torch.float32 else value
+        for name, value in load_file(path).items()
+    }
+    save_file(weights, path, metadata)
+
+
+def fit_mixture(vae: LlaMaVAE) -> None:
+    """Fit the prior `mixture` to the points of the corpora's sentences."""
+    texts = {
+        split: [
+            text
+            for name in MIXED
+            for text in load_corpus(name, split, max_words=16, limit=limit)["text"]
+        ]
+        for split, limit in (("train", 20_000), ("validation", 2000))
+    }
+    train, valid = (aggregate_posterior(vae, t, NOISE, progress=True) for t in texts.values())
+    prior = fit_prior(train, "mixture", valid=valid, vae=vae, progress=True)
+    prior.report |= {"corpus": ", ".join(MIXED), "noise": NOISE}
+    shutil.rmtree(VAE / "priors", ignore_errors=True)
+    prior.save(VAE / "priors" / "mixture")
+
+
+def define(vae: LlaMaVAE) -> None:
+    """Fit the flow from words to definitions, on WordNet's pairs."""
+    assert vae.encoder is not None
+    condition = EncoderCondition(vae.encoder)
+    rows = load_corpus("wordnet-pairs", "train", max_words=16)
+    pairs = make_pairs(rows, condition)
+    torch.manual_seed(FIT["seed"])
+    cvae = InvertibleCVAE.build(vae, condition, FIT["flow"], FIT["form"])
+    fitting = Fitting(steps=FIT["steps"], seed=FIT["seed"], contrast=FIT["contrast"])
+    vocabulary = list(dict.fromkeys(rows["word"]))
+    fit = cvae.fit(pairs, vocabulary=vocabulary, noise=FIT["noise"], fitting=fitting)
+    print(f"held-out NLL {fit.nll:.4f} nats per dimension; beside it {fit.references}")
+    shutil.rmtree(DEFINITIONS, ignore_errors=True)
+    cvae.save_pretrained(DEFINITIONS)
+
+
+def measured(sts: Path) -> dict[str, Any]:
+    """All measures of both models."""
+    found: dict[str, Any] = measure_vae(LlaMaVAE.from_pretrained("mini"), sts)
+    if DEFINITIONS.is_dir():
+        cvae = InvertibleCVAE.from_pretrained("mini-definitions")
+        found["definitions"] = measure_definitions(cvae)
+    return found
+
+
+def measure(sts: Path) -> None:
+    """Write measures.json and the model cards."""
+    found = measured(sts)
+    _write_json(MEASURES, found)
+    run = json.loads((HERE / "results.json").read_text(encoding="utf-8"))
+    (VAE / "README.md").write_text(vae_card(found, run), encoding="utf-8")
+    if "definitions" in found:
+        (DEFINITIONS / "README.md").write_text(definitions_card(found, FIT), encoding="utf-8")
+
+
+def _write_json(path: Path, values: dict[str, Any]) -> None:
+    path.write_text(json.dumps(values, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def check(sts: Path) -> int:
+    """Measure again and say what differs from measures.json; the number of differences."""
+    differences: Iterable[str] = compare(json.loads(MEASURES.read_text("utf-8")), measured(sts))
+    count = 0
+    for count, line in enumerate(differences, 1):  # noqa: B007
+        print(line)
+    print("all measures are those of the model cards" if not count else f"{count} differ")
+    return count
+
+
+def main() -> None:
+    """Run one step."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    steps = parser.add_subparsers(dest="step", required=True)
+    steps.add_parser("ship").add_argument("run", type=Path)
+    steps.add_parser("define")
+    for name in ("measure", "check"):
+        steps.add_parser(name).add_argument("--sts", type=Path, required=True)
+    given = parser.parse_args()
+    if given.step == "ship":
+        ship(given.run)
+    elif given.step == "define":
+        vae = LlaMaVAE.from_pretrained("mini")
+        fit_mixture(vae)
+        define(vae)
+    elif given.step == "measure":
+        measure(given.sts)
+    else:
+        sys.exit(min(check(given.sts), 1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,88 @@
+"""The measures on the cards of `mini` and `mini-definitions`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from llamavae import InvertibleCVAE, LlaMaVAE
+from llamavae.corpora import load_corpus
+from llamavae.evaluation.definitions import distinct_n, score_definitions
+from llamavae.evaluation.evaluator import EvaluationData
+from llamavae.evaluation.registry import evaluator
+from llamavae.evaluation.reverse import rank_of_truth, score_ranks
+from llamavae.guidance.prior import load_prior
+
+SEED, SAMPLES, RANKED, DEFINED = 0, 50, 500, 500
+CORPORA = {"WordNet definitions": "wordnet", "WorldTree explanations": "worldtree"}
+_LIMIT, _WORDS = 1000, 16
+_SHOWN = {
+    "reconstruction": ("BLEU", "exact match", "token F1", "encoder cosine"),
+    "likelihood": ("perplexity", "bits per byte", "IW-NLL", "NLL"),
+    "usage": ("active units", "KL"),
+}
+_TOLERANCE = 0.01
+"""Relative difference that another machine's arithmetic may make."""
+
+
+def measure_vae(vae: LlaMaVAE, sts: Path) -> dict[str, Any]:
+    """Held-out measures of the VAE by corpus, STS, and what it writes from the prior.
+
+    Args:
+        vae: The model.
+        sts: The development part of the STS benchmark.
+    """
+    found: dict[str, Any] = {"corpora": {}}
+    for title, name in CORPORA.items():
+        rows = load_corpus(name, "test", max_words=_WORDS, limit=_LIMIT, seed=SEED)
+        data = EvaluationData(list(rows["text"]), seed=SEED)
+        measured: list[dict[str, Any]] = []
+        for kind, shown in _SHOWN.items():
+            settings = {"samples": 50} if kind == "likelihood" else {}
+            evaluation = evaluator(kind, **settings)(vae, data)
+            measured += [
+                row for row in evaluation.rows if row["measure"] in shown and not row["group"]
+            ]
+        found["corpora"][title] = measured
+    data = EvaluationData(["a", "b"], seed=SEED)
+    found["sts"] = evaluator("sts", files={"stsb": sts})(vae, data).rows
+    found["samples"] = vae.sample(SAMPLES, seed=SEED)
+    found["mixture samples"] = vae.decode(load_prior("mixture", vae).sample(SAMPLES, seed=SEED))
+    return found
+
+
+def measure_definitions(cvae: InvertibleCVAE) -> dict[str, Any]:
+    """Scores of definitions and ranks of words, on held-out definitions of WordNet."""
+    rows = load_corpus("wordnet-pairs", "test", max_words=_WORDS, limit=5000, seed=SEED)
+    known = dict(zip(rows["word"], rows["text"], strict=True))  # one definition a word
+    words, texts = list(known), list(known.values())
+    written = cvae.generate(words[:DEFINED], 1, 0.0)
+    scores = score_definitions(written, texts[:DEFINED], words[:DEFINED], encoder=cvae.vae.encoder)
+    z = cvae.vae.encode(texts[:RANKED]).mean
+    scored = cvae.scores(z, cvae.condition.vectors(words))
+    ranks = rank_of_truth(scored, torch.arange(len(z)))
+    return {
+        "scores": scores,
+        "distinct-2": distinct_n(written),
+        "ranks": score_ranks(ranks, len(words)),
+        "examples": dict(zip(words[:20], written[:20], strict=True)),
+        "fit": cvae.report,
+    }
+
+
+def compare(before: Any, now: Any, place: str = "") -> Iterator[str]:
+    """Where two results differ by more than the tolerance; texts must be the same."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        for key in sorted(before.keys() | now.keys()):
+            yield from compare(before.get(key), now.get(key), f"{place}/{key}")
+    elif isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
+        for number, pair in enumerate(zip(before, now, strict=True)):
+            yield from compare(*pair, f"{place}/{number}")
+    elif isinstance(before, float) and isinstance(now, int | float):
+        if abs(before - now) > _TOLERANCE * max(abs(before), 0.1):
+            yield f"{place}: {before:g} on the card, {now:g} now"
+    elif before != now:
+        yield f"{place}: {before!r} on the card, {now!r} now"
