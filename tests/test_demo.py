@@ -9,30 +9,28 @@ import pytest
 from rich.console import Console
 
 from llamavae import LlaMaVAE
+from llamavae.corpora import factors
 from llamavae.demo import run_demo
 from llamavae.errors import UserError
 
-SMALL = [
-    "corpus.limit=200",
-    "encoder.scratch={hidden_size: 16, layers: 1, heads: 2, ffn: 16, vocabulary: 300}",
-    "decoder.scratch={hidden_size: 16, layers: 1, heads: 2, kv_heads: 1, ffn: 16, "
-    "vocabulary: 300, warmup_steps: 2, warmup_batch_size: 8}",
-    "decoder.max_tokens=16",
-    "latent={dim: 4, slots: 1, hidden: 8}",
-    "optimisation={steps: 4, batch_size: 8}",
-    "evaluation={every: 2, sentences: 20, decoded: 4}",
+SHORT = [
+    "optimisation={steps: 4, batch_size: 4}",
+    "evaluation={every: 2, sentences: 4, decoded: 2}",
     "output={save_every: 2, log_every: 1}",
 ]
 
 
 @pytest.fixture(autouse=True)
 def _few_sentences(monkeypatch):
-    monkeypatch.setattr("llamavae.demo._SENTENCES", 12)
+    monkeypatch.setattr("llamavae.demo._OWN", 60)
+    monkeypatch.setattr("llamavae.demo._SAMPLES", 8)
+    monkeypatch.setattr("llamavae.demo._WORDS", ("lantern", "river"))
 
 
-def demo(folder, overrides=SMALL):
+def demo(folder, sentences=None, overrides=SHORT):
     shown = io.StringIO()
-    result = run_demo(folder, overrides, Console(file=shown, width=200), progress=False)
+    console = Console(file=shown, width=200)
+    result = run_demo(folder, sentences, overrides, console, progress=False)
     return result, shown.getvalue()
 
 
@@ -42,33 +40,34 @@ def rows(path):
 
 
 def test_demo_leaves_everything_in_its_folder(tmp_path):
-    result, shown = demo(tmp_path / "run")
     folder = tmp_path / "run"
-    for name in ("reconstructions", "interpolations", "traversals", "samples", "measures"):
+    result, shown = demo(folder)
+    for name in ("reconstruct", "interpolate", "traverse", "sample", "measures"):
         assert name in shown
     assert f"{folder / 'report.html'}" in shown
 
+    lines = (folder / "sentences.txt").read_text().splitlines()
+    assert len(set(lines)) == 60
+    assert lines[0][0].isupper()
+    assert all(factors.parse(line[:-1].lower()) for line in lines)
+
     saved = json.loads((folder / "results.json").read_text())
     assert saved["demo"] == result.measures
-    assert saved["metrics"]["sentences"] == 20
-    assert result.measures["sentences"] == result.measures["samples"] == 12
-    assert set(result.measures["factor_accuracy"]) >= {"verb", "tense"}
+    assert saved["recipe"]["start_from"] == "mini"
+    assert result.measures["samples"] == 8
+    assert set(result.measures["before"]) == set(result.measures["after"])
+    assert "grammatical_samples" in result.measures["after"]
 
-    assert len(rows(folder / "reconstructions.csv")) == 12
-    assert len(rows(folder / "interpolations.csv")) == 27
-    assert len(rows(folder / "traversals.csv")) == 21
+    held_out = rows(folder / "reconstructions.csv")
+    assert len(held_out) == result.measures["sentences"] == 3
+    assert {"text", "before", "reconstruction", "shuffled"} <= set(held_out[0])
+    assert {row["text"] for row in held_out} < set(lines)
     samples = rows(folder / "samples.csv")
-    assert {"text", "grammatical", "verb"} <= set(samples[0])
     assert {row["grammatical"] for row in samples} <= {"yes", "no"}
 
-    plots = {path.name for path in (folder / "plots").iterdir()}
-    assert plots == {
-        "training.png",
-        "kl-per-dimension.png",
-        "schedule.png",
-        *(f"map-{name}.png" for name in ("verb", "tense", "number", "order")),
-    }
-    assert "What survives the way through z" in result.report.read_text(encoding="utf-8")
+    page = result.report.read_text(encoding="utf-8")
+    assert "What mini does, before the fine-tune" in page
+    assert "grammatical samples" in page
     assert LlaMaVAE.from_pretrained(folder / "model").sample(1, seed=0)
 
     again, shown = demo(folder)
@@ -76,7 +75,7 @@ def test_demo_leaves_everything_in_its_folder(tmp_path):
     assert again.measures == result.measures
 
     with pytest.raises(UserError, match="other settings"):
-        demo(folder, [*SMALL, "optimisation.steps=6"])
+        demo(folder, overrides=[*SHORT, "optimisation.steps=6"])
 
 
 def test_interrupted_demo_goes_on(tmp_path):
@@ -90,6 +89,18 @@ def test_interrupted_demo_goes_on(tmp_path):
     assert resumed.measures == whole.measures
 
 
-def test_demo_is_about_factors(tmp_path):
-    with pytest.raises(UserError, match="llamavae train"):
-        demo(tmp_path, ["corpus.name=wordnet"])
+def test_demo_takes_sentences_of_ones_own(tmp_path):
+    file = tmp_path / "mine.csv"
+    lines = [f"{i},sentence number {i} is about a dog" for i in range(40)]
+    file.write_text("\n".join(["id,review", *lines]))
+    result, shown = demo(tmp_path / "run", file, [*SHORT, "corpus.column=review"])
+    assert str(file) in shown
+    assert not (tmp_path / "run" / "sentences.txt").exists()
+    assert "grammatical_samples" not in result.measures["after"]
+
+
+def test_demo_refuses_a_file_that_is_too_short(tmp_path):
+    file = tmp_path / "mine.txt"
+    file.write_text("a dog barks\nan owl reads\nrobots paint\nseven trains leave\n")
+    with pytest.raises(UserError, match="some hundreds"):
+        demo(tmp_path / "run", file)

@@ -92,7 +92,7 @@ def small_vae() -> Path:
 def workplace(tmp_path, monkeypatch):
     """A folder in which every name that the pages use is a tiny model or file."""
     monkeypatch.chdir(tmp_path)
-    for run in ("demo", "wordnet-cpu", "wordnet-minilm", "stories260k"):
+    for run in ("factors", "wordnet-cpu", "wordnet-minilm", "stories260k"):
         Path("runs", run).mkdir(parents=True)
         Path("runs", run, "model").symlink_to(small_vae())
     for name, folder in (

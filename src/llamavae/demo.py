@@ -1,4 +1,8 @@
-"""The demo: train a small VAE on the factors grammar, try it, measure it, and write a report."""
+"""The demo: what the model `mini` does, a fine-tune on a file of sentences, and a page of both.
+
+The fine-tune is `train` with the recipe `fine-tune`. Without a file the demo writes one, from the
+grammar of `llamavae.corpora.factors`, whose parser can then tell sentences from other texts.
+"""
 
 from __future__ import annotations
 
@@ -17,19 +21,38 @@ from rich.table import Table
 
 from llamavae.corpora import factors, load_corpus
 from llamavae.errors import UserError
-from llamavae.evaluation import examples, plots
+from llamavae.evaluation import examples
 from llamavae.evaluation.examples import Rows
 from llamavae.evaluation.report import pieces
-from llamavae.evaluation.report.pieces import Html, Section
+from llamavae.evaluation.report.pieces import Section
 from llamavae.evaluation.report.run import Number, read_run, write_run_report
+from llamavae.guidance import InvertibleCVAE, load_prior
 from llamavae.modeling import LlaMaVAE
-from llamavae.training import Recipe, TrainResult, load_recipe, train
+from llamavae.pretrained import shipped_names
+from llamavae.training import Recipe, load_recipe, train
 from llamavae.training.diagnostics import exact_match, reconstruction_bleu
-from llamavae.training.schedules import TargetRate, build_schedule
 
-_SENTENCES = 500  # held-out sentences, and as many samples from the prior
-_MAPPED = ("verb", "tense", "number", "order")
-_SEED = 0
+MINI, DEFINITIONS = "mini", "mini-definitions"
+_SETTINGS = (
+    "optimisation.steps=500",
+    "optimisation.learning_rate=1e-3",
+    "objective.beta=0.3",  # above the recipe's: samples become sentences within two minutes
+    "evaluation.every=250",
+)
+_OWN = 2000  # sentences of the file that the demo writes
+_HELD_OUT = 500  # at most
+_SAMPLES = 200
+_SEED = 1
+
+_SENTENCES = (
+    "a dog is a kind of animal",
+    "a person who plays the violin",
+    "the act of making something more beautiful",
+    "plants require sunlight to grow",
+    "Anna paid 34 dollars for two tickets to Berlin",
+)
+_ENDS = ("a small bird that lives in trees", "a person who plays the violin")
+_WORDS = ("violinist", "kindness", "lantern", "river", "whisper")
 
 
 @dataclass(frozen=True)
@@ -39,7 +62,7 @@ class DemoResult:
     Attributes:
         folder: The run's folder.
         report: The page in it.
-        measures: What was measured on held-out sentences and on samples from the prior.
+        measures: What was measured before and after, on held-out sentences and on samples.
     """
 
     folder: Path
@@ -47,53 +70,70 @@ class DemoResult:
     measures: dict[str, Any]
 
 
+@dataclass(frozen=True)
+class Shown:
+    """Something that a model does: real output, and a line on how to read it."""
+
+    name: str
+    rows: Rows
+    seen: str
+
+
 def run_demo(
     output: Path,
+    sentences: Path | None = None,
     overrides: Sequence[str] = (),
     console: Console | None = None,
     progress: bool = True,
 ) -> DemoResult:
-    """Train the recipe `demo`, show what the model does, measure it, and write a report.
+    """Show what `mini` does, fine-tune it, measure it before and after, and write a report.
 
     An interrupted run is continued; a finished one is not trained again, only measured.
 
     Args:
         output: Folder of the run.
-        overrides: Changes of the recipe, as `section.key=value`.
+        sentences: File that `mini` is fine-tuned on, as for `corpus.name`; by default the demo
+            writes `sentences.txt` into `output`.
+        overrides: Changes of the recipe `fine-tune`, as `section.key=value`.
         console: Where sentences and numbers are shown; the terminal by default.
         progress: Show progress bars on stderr.
 
     Raises:
-        UserError: The folder holds another run, or a setting is not usable.
+        UserError: The file cannot be read or is too short, the folder holds another run, or a
+            setting is not usable.
     """
     console = console or Console()
-    recipe = load_recipe("demo", list(overrides))
-    recipe.output.folder = str(output)
-    if recipe.corpus.name != "factors":
-        raise UserError(
-            f"the demo measures with the grammar of factors, not on {recipe.corpus.name}: use "
-            "llamavae train for another corpus"
-        )
+    recipe = load_recipe("fine-tune", [*_SETTINGS, *overrides])
+    recipe.start_from, recipe.output.folder = MINI, str(output)
+    recipe.corpus.name = str(_own_sentences(output) if sentences is None else sentences)
+    recipe.description = f"The model {MINI}, fine-tuned on {recipe.corpus.name}."
+    held_out = _held_out(recipe)
+
+    mini = LlaMaVAE.from_pretrained(MINI)
+    console.rule(f"What {MINI} does")
+    tour = _tour(mini)
+    for shown in tour:
+        _show(console, shown)
+
+    console.rule(f"{MINI}, fine-tuned on your sentences")
     _announce(console, recipe, output)
-    trained = train(recipe, resume=True, progress=progress)
-    console.print("Measuring on held-out sentences and on samples from the prior ...")
-    held_out = load_corpus("factors", "test", limit=_SENTENCES, seed=_SEED)
-    training = load_corpus("factors", "train", limit=recipe.corpus.limit)
-    tables = _tables(trained, list(held_out["text"]))
-    measures = _measure(tables, set(training["text"]))
-    _show(console, tables, measures)
+    tuned = train(recipe, resume=True, progress=progress).model
+    tables = _tables(mini, tuned, held_out)
+    measures = _measure(tables)
+    numbers = _numbers(measures)
+    for shown in _before_and_after(tables, numbers):
+        _show(console, shown)
 
     for name, rows in tables.items():
         examples.write_csv(rows, output / f"{name}.csv")
-    results, log = read_run(output)
+    results, _ = read_run(output)
     _write_json(output / "results.json", results | {"demo": measures})
-    maps = _plots(trained.model, held_out, recipe, results, log, output)
-    sections = [_factor_section(measures), maps]
-    path = write_run_report(output, tables, _report_measures(measures), sections)
+    path = write_run_report(output, tables, _headline(numbers), [_tour_section(tour)])
     console.print(
         f"Everything is in {output}:\n"
         f"  {path}  the report: open it in a browser\n"
-        f"  {output / 'model'}  the model: LlaMaVAE.from_pretrained({str(output / 'model')!r})\n"
+        f"  {output / 'model'}  the fine-tuned model; try\n"
+        f"      llamavae reconstruct --model {output / 'model'} 'a sentence'\n"
         f"  {output / 'results.json'}  all numbers; the sentences behind them are in *.csv",
         markup=False,
         highlight=False,
@@ -102,212 +142,256 @@ def run_demo(
     return DemoResult(output, path, measures)
 
 
-# ------------------------------------------------------------------------------- training
+# ------------------------------------------------------------------------------- sentences
+
+
+def _own_sentences(folder: Path) -> Path:
+    """A file of the grammar's sentences, one a line; one that is there stays."""
+    path = folder / "sentences.txt"
+    if not path.is_file():
+        numbers = random.Random(_SEED).sample(range(factors.SIZE), _OWN)
+        folder.mkdir(parents=True, exist_ok=True)
+        lines = [
+            f"{factors.generate(n)[0].capitalize()}.\n" for n in numbers
+        ]  # mini saw no capitals
+        path.write_text("".join(lines), encoding="utf-8")
+    return path
+
+
+def _grammatical(text: str) -> bool:
+    return factors.parse(text.removesuffix(".").lower()) is not None
+
+
+def _held_out(recipe: Recipe) -> list[str]:
+    """Sentences of the file that are not trained on."""
+    c = recipe.corpus
+    options = c.model_dump(
+        include={"path", "column", "config", "revision", "min_words", "max_words"}
+    )
+    found = list(load_corpus(c.name, "test", limit=_HELD_OUT, **options)["text"])
+    if len(found) < 2:
+        raise UserError(
+            f"{c.name} leaves {len(found)} sentence(s) to measure with: give a file of some "
+            "hundreds"
+        )
+    return found
+
+
+# ------------------------------------------------------------------------------- what mini does
+
+
+def _tour(mini: LlaMaVAE) -> list[Shown]:
+    """Each thing that the model does, once."""
+    dims = mini.config.latent_dim
+    rows = examples.reconstructions(mini, _SENTENCES)
+    q = mini.encode(list(_SENTENCES))
+    kl = (q.mean.square() + q.logvar.exp() - 1 - q.logvar).mean(0) / 2
+    prior = load_prior("mixture", mini)
+    [dim] = examples.largest_dimensions(kl.tolist(), 1)
+    tour = [
+        Shown(
+            "reconstruct",
+            [{key: row[key] for key in ("text", "reconstruction", "shuffled")} for row in rows],
+            f"Each sentence became {dims} numbers, and the decoder wrote it again from these "
+            "alone. Shuffled: from the numbers of the next sentence. The text comes from the "
+            "point. Names and numbers, as in the last one, do not fit through.",
+        ),
+        Shown(
+            "interpolate",
+            [
+                {"position": row["position"], "text": row["text"]}
+                for row in examples.interpolations(mini, [_ENDS], steps=7)
+            ],
+            "Points on the straight line from one sentence to another.",
+        ),
+        Shown(
+            "traverse",
+            examples.traversals(mini, _SENTENCES[1], [dim], steps=5),
+            f"One number of a sentence changes, the other {dims - 1} stay. One number seldom has "
+            "one meaning.",
+        ),
+        Shown(
+            "sample",
+            [{"text": text} for text in mini.decode(prior.sample(6, seed=_SEED))],
+            "Points drawn from a mixture of Gaussians, fitted to the points of the sentences that "
+            "mini was trained on. Unselected: nobody wrote these.",
+        ),
+    ]
+    if DEFINITIONS in shipped_names():
+        guided = InvertibleCVAE.from_pretrained(DEFINITIONS, mini)
+        written = guided.generate(list(_WORDS), 1, 0.0)
+        tour.append(
+            Shown(
+                "define",
+                [{"word": w, "text": text} for w, text in zip(_WORDS, written, strict=True)],
+                f"{DEFINITIONS}: a flow leads from a word to a point, and mini's decoder writes "
+                "what stands there.",
+            )
+        )
+    return tour
+
+
+def _tour_section(tour: Sequence[Shown]) -> Section:
+    parts = [piece for s in tour for piece in (pieces.prose(s.seen), pieces.table(s.rows, s.name))]
+    return Section(f"What {MINI} does, before the fine-tune", pieces.join(parts))
+
+
+# ------------------------------------------------------------------------------- before and after
 
 
 def _announce(console: Console, recipe: Recipe, folder: Path) -> None:
     """Say whether the model is trained, goes on training, or is there already."""
     if (folder / "results.json").is_file():
-        console.print(f"The model in {folder} is trained already.", markup=False, highlight=False)
+        text = f"The model in {folder} is trained already."
     elif (folder / "recipe.yaml").is_file():
-        console.print(f"Continuing the interrupted run in {folder}.", markup=False, highlight=False)
+        text = f"Continuing the interrupted run in {folder}."
     else:
-        steps = recipe.optimisation.steps
-        console.print(f"Training a small VAE from scratch, {steps} steps, on sentences like:")
-        for index in random.Random(_SEED).sample(range(factors.SIZE), 3):
-            console.print(f"  {factors.generate(index)[0]}", style="italic", highlight=False)
+        text = f"Training on {recipe.corpus.name}, {recipe.optimisation.steps} steps."
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
-# ------------------------------------------------------------------------------- measuring
-
-
-def _tables(trained: TrainResult, held_out: list[str]) -> dict[str, Rows]:
-    """Reconstructions, interpolations, traversals, and labelled samples from the prior."""
-    model, kl = trained.model, trained.metrics["kl_per_dimension"]
-    samples = examples.prior_samples(model, _SENTENCES, _SEED)
+@torch.no_grad()
+def _tables(mini: LlaMaVAE, tuned: LlaMaVAE, held_out: list[str]) -> dict[str, Rows]:
+    """Texts of both models from held-out sentences, and from the same points of the prior."""
+    before, after = (examples.reconstructions(model, held_out) for model in (mini, tuned))
+    reconstructions = [
+        new | {"before": old["reconstruction"], "before_shuffled": old["shuffled"]}
+        for old, new in zip(before, after, strict=True)
+    ]
+    samples: Rows = [
+        {"before": old["text"], "text": new["text"]}
+        for old, new in zip(
+            *(examples.prior_samples(model, _SAMPLES, _SEED) for model in (mini, tuned)),
+            strict=True,
+        )
+    ]
+    if all(map(_grammatical, held_out)):
+        for row in samples:
+            row["grammatical"] = "yes" if _grammatical(row["text"]) else "no"
+    pairs = list(zip(held_out[0:6:2], held_out[1:6:2], strict=False))
     return {
-        "reconstructions": examples.reconstructions(model, held_out),
-        "interpolations": examples.interpolations(
-            model, [(held_out[i], held_out[i + 1]) for i in (0, 2, 4)]
-        ),
-        "traversals": examples.traversals(model, held_out[0], examples.largest_dimensions(kl, 3)),
-        "samples": [row | _labels(row["text"]) for row in samples],
+        "reconstructions": reconstructions,
+        "interpolations": examples.interpolations(tuned, pairs),
+        "samples": samples,
     }
 
 
-def _labels(text: str) -> dict[str, str]:
-    """The factors that the grammar's parser reads in a text, all empty if it is no sentence."""
-    found = factors.parse(text)
-    blank = dict.fromkeys(factors.FACTORS, "")
-    return {"grammatical": "yes" if found else "no", **(found or blank)}
+def _measure(tables: Mapping[str, Rows]) -> dict[str, Any]:
+    """Numbers of the tables, before and after; shares are 0 to 1."""
+    rows, samples = tables["reconstructions"], tables["samples"]
+    texts = [row["text"] for row in rows]
 
+    def measured(written: str, shuffled: str, drawn: str) -> dict[str, float]:
+        right, wrong = ([row[key] for row in rows] for key in (written, shuffled))
+        found = {
+            "bleu": reconstruction_bleu(right, texts),
+            "bleu_shuffled": reconstruction_bleu(wrong, texts),
+            "exact_match": exact_match(right, texts),
+            "exact_match_shuffled": exact_match(wrong, texts),
+            "distinct_samples": len({row[drawn] for row in samples}) / len(samples),
+        }
+        if "grammatical" in samples[0]:
+            parsed = sum(_grammatical(row[drawn]) for row in samples)
+            found["grammatical_samples"] = parsed / len(samples)
+        return found
 
-def _measure(tables: Mapping[str, Rows], training: set[str]) -> dict[str, Any]:
-    """Numbers of the tables; shares are 0 to 1."""
-    rows, samples = tables["reconstructions"], [row["text"] for row in tables["samples"]]
-    texts, written, shuffled = (
-        [row[key] for row in rows] for key in ("text", "reconstruction", "shuffled")
-    )
     return {
-        "sentences": len(texts),
-        "seed": _SEED,
-        "bleu": reconstruction_bleu(written, texts),
-        "bleu_shuffled": reconstruction_bleu(shuffled, texts),
-        "exact_match": exact_match(written, texts),
-        "exact_match_shuffled": exact_match(shuffled, texts),
-        "grammatical_reconstructions": _grammatical(written),
-        "factor_accuracy": _factor_accuracy(written, texts),
-        "factor_accuracy_shuffled": _factor_accuracy(shuffled, texts),
+        "sentences": len(rows),
         "samples": len(samples),
-        "grammatical_samples": _grammatical(samples),
-        "distinct_samples": len(set(samples)) / len(samples),
-        "new_samples": sum(text not in training for text in samples) / len(samples),
-        "grammatical_interpolations": _grammatical(
-            [row["text"] for row in tables["interpolations"]]
+        "seed": _SEED,
+        "before": measured("before", "before_shuffled", "before"),
+        "after": measured("reconstruction", "shuffled", "text"),
+    }
+
+
+def _numbers(m: Mapping[str, Any]) -> Rows:
+    """Each measure before and after, as text, with its control and how it was obtained."""
+    held = f"{m['sentences']} held-out sentences of the file, greedy from the posterior mean"
+    drawn = f"{m['samples']} points of N(0, I), seed {m['seed']}, decoded greedily"
+    kinds = {
+        "bleu": ("BLEU (0 to 100)", f"sacrebleu corpus BLEU; {held}"),
+        "exact_match": ("come back exactly", held),
+        "distinct_samples": ("different samples", drawn),
+        "grammatical_samples": (
+            "grammatical samples",
+            f"what the grammar's parser accepts; {drawn}",
         ),
     }
 
+    def text(when: str, key: str) -> str:
+        value = m[when].get(key)
+        return "" if value is None else f"{value:.1f}" if "bleu" in key else f"{value:.1%}"
 
-def _grammatical(texts: Sequence[str]) -> float:
-    return sum(factors.parse(text) is not None for text in texts) / len(texts)
+    return [
+        {
+            "measure": name,
+            "before": text("before", key),
+            "fine-tuned": text("after", key),
+            "shuffled z": text("after", f"{key}_shuffled"),
+            "how": how,
+        }
+        for key, (name, how) in kinds.items()
+        if key in m["after"]
+    ]
 
 
-def _factor_accuracy(written: Sequence[str], texts: Sequence[str]) -> dict[str, float]:
-    """Share of sentences whose factor is kept; one that does not parse keeps none."""
-    found = [factors.parse(text) or {} for text in written]
-    wanted = [factors.parse(text) or {} for text in texts]
-    return {
-        name: sum(f.get(name) == w[name] for f, w in zip(found, wanted, strict=True)) / len(wanted)
-        for name in factors.FACTORS
-    }
+def _headline(numbers: Rows) -> list[Number]:
+    """The measures of the fine-tuned model for the page; those of mini stand in the note."""
+    return [
+        Number(
+            row["measure"],
+            row["fine-tuned"],
+            row["shuffled z"],
+            "higher",
+            f"{row['before']} before; {row['how']}",
+        )
+        for row in numbers
+    ]
+
+
+def _before_and_after(tables: Mapping[str, Rows], numbers: Rows) -> list[Shown]:
+    """The first rows of the tables, and the numbers."""
+    return [
+        Shown(
+            "held-out sentences",
+            [
+                {"text": r["text"], "before": r["before"], "fine-tuned": r["reconstruction"]}
+                for r in tables["reconstructions"][:5]
+            ],
+            "Sentences of the file that were not trained on.",
+        ),
+        Shown(
+            "samples",
+            [{"before": r["before"], "fine-tuned": r["text"]} for r in tables["samples"][:6]],
+            "From the same points of N(0, I), unselected.",
+        ),
+        Shown(
+            "measures",
+            [
+                {key: row[key] for key in ("measure", "before", "fine-tuned", "shuffled z")}
+                for row in numbers
+            ],
+            "Shuffled z: each sentence is written from the point of another. A model whose text "
+            "comes from z is then far worse.",
+        ),
+    ]
+
+
+# ------------------------------------------------------------------------------- showing
+
+
+def _show(console: Console, shown: Shown) -> None:
+    grid = Table(title=shown.name, title_justify="left", box=box.SIMPLE_HEAD)
+    for column in shown.rows[0]:
+        grid.add_column(column)
+    for row in shown.rows:
+        grid.add_row(*(escape(str(value)) for value in row.values()))
+    console.print(grid)
+    console.print(shown.seen, markup=False, highlight=False, style="italic")
+    console.print()
 
 
 def _write_json(path: Path, values: dict[str, Any]) -> None:
     new = path.with_suffix(".new")
     new.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     new.replace(path)
-
-
-# ------------------------------------------------------------------------------- showing
-
-
-def _show(console: Console, tables: Mapping[str, Rows], measures: Mapping[str, Any]) -> None:
-    """A few rows of each table, and the numbers."""
-    shown = {
-        "reconstructions": ("text", "reconstruction", "shuffled"),
-        "interpolations": ("position", "text"),
-        "traversals": ("dimension", "value", "text"),
-        "samples": ("text", "grammatical"),
-    }
-    counts = {"reconstructions": 6, "interpolations": 9, "traversals": 7, "samples": 8}
-    for name, columns in shown.items():
-        grid = Table(title=name, title_justify="left", box=box.SIMPLE_HEAD)
-        for column in columns:
-            grid.add_column("with shuffled z" if column == "shuffled" else column)
-        for row in tables[name][: counts[name]]:
-            grid.add_row(*(escape(str(row[column])) for column in columns))
-        console.print(grid)
-    grid = Table(title="measures", title_justify="left", box=box.SIMPLE_HEAD)
-    for column in ("measure", "value", "with shuffled z"):
-        grid.add_column(column)
-    for m in _report_measures(measures):
-        grid.add_row(m.name, m.value, m.control)
-    console.print(grid)
-
-
-def _report_measures(m: Mapping[str, Any]) -> list[Number]:
-    held = f"{m['sentences']} sentences of the test split, greedy from the posterior mean"
-    drawn = f"{m['samples']} points of the prior, seed {m['seed']}, decoded greedily"
-    return [
-        Number(
-            "test BLEU (0 to 100)",
-            f"{m['bleu']:.1f}",
-            f"{m['bleu_shuffled']:.1f}",
-            "higher",
-            f"sacrebleu corpus BLEU; {held}",
-        ),
-        Number(
-            "test sentences that come back exactly",
-            f"{m['exact_match']:.1%}",
-            f"{m['exact_match_shuffled']:.1%}",
-            "higher",
-            held,
-        ),
-        Number(
-            "grammatical samples from the prior",
-            f"{m['grammatical_samples']:.1%}",
-            "",
-            "higher",
-            "share that the grammar's parser accepts, with agreement and the objects and places "
-            f"that each verb takes; {drawn}",
-        ),
-        Number(
-            "different samples from the prior",
-            f"{m['distinct_samples']:.1%}",
-            "",
-            "higher",
-            f"different texts among {drawn}",
-        ),
-        Number(
-            "samples that are no training sentence",
-            f"{m['new_samples']:.1%}",
-            "",
-            "",
-            drawn,
-        ),
-    ]
-
-
-def _factor_section(measures: Mapping[str, Any]) -> Section:
-    """How well each factor survives the way through z."""
-    right, shuffled = measures["factor_accuracy"], measures["factor_accuracy_shuffled"]
-    rows = [
-        {
-            "factor": name,
-            "values": len(values),
-            "kept": Html(f"<b>{right[name]:.1%}</b>"),
-            "shuffled z": f"{shuffled[name]:.1%}",
-        }
-        for name, values in factors.FACTORS.items()
-    ]
-    note = (
-        "Share of test sentences whose reconstruction, read by the grammar's parser, has the same "
-        "value of the factor. A reconstruction that does not parse counts as wrong."
-    )
-    body = [pieces.prose(note), pieces.table(rows, f"{measures['sentences']} test sentences")]
-    return Section("What survives the way through z", pieces.join(body))
-
-
-def _plots(
-    model: LlaMaVAE,
-    held_out: Any,
-    recipe: Recipe,
-    results: Mapping[str, Any],
-    log: list[dict[str, Any]],
-    folder: Path,
-) -> Section:
-    """Save all plots as PNG; returns the maps of the latent space as a section."""
-    with torch.no_grad():
-        mean = model.encode(list(held_out["text"])).mean.cpu().numpy()
-    maps = {name: plots.plot_latent_map(mean, held_out[name], name) for name in _MAPPED}
-    metrics = results["metrics"]
-    figures = {f"map-{name}": figure for name, figure in maps.items()} | {
-        "training": plots.plot_training(log),
-        "kl-per-dimension": plots.plot_kl_per_dimension(
-            metrics["kl_per_dimension"], metrics["active_units"]
-        ),
-    }
-    schedule, steps = build_schedule(recipe.objective), recipe.optimisation.steps
-    if steps is not None and not isinstance(schedule, TargetRate):
-        figures["schedule"] = plots.plot_schedule(schedule, steps)
-    (folder / "plots").mkdir(exist_ok=True)
-    for name, figure in figures.items():
-        figure.savefig(folder / "plots" / f"{name}.png", dpi=150)
-    shown = pieces.gallery(
-        pieces.figure(figure, f"Posterior means by {name}") for name, figure in maps.items()
-    )
-    note = (
-        f"Posterior means of {len(mean)} test sentences on the first two of "
-        f"{mean.shape[1]} principal components; a factor may well lie in the others."
-    )
-    return Section("Maps of the latent space", pieces.join([pieces.prose(note), shown]))

@@ -54,7 +54,9 @@ def test_every_verb_and_option_has_help(verb: str, run: Any) -> None:
     assert "Usage: llamavae" in result.stdout
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["recipes"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["train", "--help"], ["evaluate", "--help"], ["recipes"]]
+)
 def test_quick_commands_load_nothing_heavy(arguments: list[str]) -> None:
     code = (
         "import sys\n"

@@ -165,13 +165,12 @@ def test_bad_input(run: Any, arguments: list[str], stdin: str | bytes, message: 
     assert result.stderr.startswith("error: ")
 
 
-def test_without_a_model_the_message_says_how_to_get_one(
+def test_without_a_model_the_one_of_the_library_is_used(
     run: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("LLAMAVAE_MODEL")
-    result = run("sample")
-    assert result.exit_code == 2
-    assert "make demo" in result.stderr
+    sentence = "a dog is a kind of animal"
+    assert run("reconstruct", sentence).stdout == run("reconstruct", sentence, "-m", "mini").stdout
 
 
 def test_the_folder_of_a_run_serves_as_model(run: Any, model_folder: Path) -> None:

@@ -131,6 +131,10 @@ def test_corpora(run: Any) -> None:
 def test_demo_is_a_call_of_run_demo(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[Any] = []
     monkeypatch.setattr("llamavae.demo.run_demo", lambda *args: calls.append(args))
-    assert run("demo", "--output", "x", "--set", "latent.dim=8").exit_code == 0
+    given = ["--output", "x", "--sentences", "y.txt", "--set", "objective.beta=1"]
+    assert run("demo", *given).exit_code == 0
     assert run("demo").exit_code == 0
-    assert calls == [(Path("x"), ["latent.dim=8"]), (Path("runs/demo"), [])]
+    assert calls == [
+        (Path("x"), Path("y.txt"), ["objective.beta=1"]),
+        (Path("runs/demo"), None, []),
+    ]

@@ -99,6 +99,13 @@ def test_what_is_known_of_the_run(tmp_path):
     assert run_of("owner/name") is None
 
 
+def test_the_folder_where_one_stands_is_not_the_run_of_a_name(tmp_path, monkeypatch):
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe()))
+    monkeypatch.chdir(tmp_path)
+    assert run_of("mini") is None
+    assert run_of(".") == {"recipe": recipe()}
+
+
 def test_hashes_follow_what_an_evaluator_may_read():
     data = DATA
     before = data_hashes(data)

@@ -30,6 +30,24 @@ def test_every_suite_can_be_made(suite):
         evaluator(name, **settings)
 
 
+@pytest.mark.parametrize(
+    ("name", "settings", "message"),
+    [
+        ("samples", {"n": "many"}, r"samples\.n takes a whole number; got 'many'"),
+        ("usage", {"resamples": 0.5}, r"usage\.resamples takes a whole number; got 0\.5"),
+        ("usage", {"resamples": None}, r"usage\.resamples takes a whole number; got None"),
+        ("sts", {"tasks": "stsb"}, r"sts\.tasks takes a list, such as \[a, b\]; got 'stsb'"),
+    ],
+)
+def test_values_of_another_kind_are_refused(name, settings, message):
+    with pytest.raises(UserError, match=message):
+        evaluator(name, **settings)
+
+
+def test_a_setting_may_be_none_where_it_says_so():
+    evaluator("probes", limit=None)
+
+
 def test_all_is_all():
     assert set(SUITES["all"]) == set(EVALUATORS)
 

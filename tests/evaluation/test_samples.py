@@ -17,6 +17,7 @@ from llamavae.evaluation.definitions import distinct_n
 from llamavae.evaluation.evaluator import EvaluationData
 from llamavae.evaluation.likelihood import sentence_nll
 from llamavae.evaluation.samples import Samples, duplicates, mauve, nearest_texts, self_bleu
+from llamavae.guidance import fit_prior
 
 TEXTS = st.lists(
     st.lists(st.sampled_from(["a", "b", "c", "d"]), max_size=7).map(" ".join),
@@ -159,6 +160,17 @@ def test_a_fitted_prior():
 
     found = Samples(prior=Fitted(), resamples=20)(Planted(REAL), EvaluationData(REAL, seed=2))
     assert {row["text"] for row in found.tables["samples"]} == {REAL[2]}
+
+
+def test_a_saved_prior_of_the_model(tmp_path):
+    model = tiny.vae()
+    data = EvaluationData(tiny.SENTENCES)
+    prior = fit_prior(5 + torch.randn(40, model.config.latent_dim), "gaussian", vae=model)
+    prior.save(tmp_path)
+    found = Samples(prior=str(tmp_path), resamples=20)(model, data)
+    assert found == Samples(prior=prior, resamples=20)(model, data)
+    with pytest.raises(UserError, match="there is no prior mixture"):
+        Samples(prior="mixture")(model, data)
 
 
 def test_mistakes():

@@ -1,37 +1,72 @@
+"""What is measured of a flow on held-out rows: the contrast between contexts."""
+
 from __future__ import annotations
 
 import math
 
 import pytest
 import torch
-from tests.flows.cases import random_flow
+from zuko.distributions import DiagNormal
 
-from llamavae.flows import Rows, build_flow
-from llamavae.flows.heldout import invertibility, nll
-
-
-def test_nll_by_hand():
-    x = torch.tensor([[1.0, -1.0], [0.0, 2.0]])
-    expected = 0.5 * math.log(2 * math.pi) + 0.5 * (1 + 1 + 0 + 4) / 4
-    assert nll(build_flow("gaussian", 2), Rows(x)) == pytest.approx(expected)
+from llamavae.errors import UserError
+from llamavae.flows import Fitting, build_flow, fit_flow
+from llamavae.flows.heldout import contrast, mean_contrast
+from llamavae.flows.rows import Rows
 
 
-def test_nll_is_the_mean_over_all_rows(monkeypatch):
-    flow = random_flow("glow", 3, 2)
-    x, c = torch.randn(10, 3), torch.randn(10, 2)
-    expected = -flow(c).log_prob(x).mean().item() / 3
-    assert nll(flow, Rows(x, c)) == pytest.approx(expected)
-    monkeypatch.setattr("llamavae.flows.heldout._CHUNK", 3)
-    assert nll(flow, Rows(x, c)) == pytest.approx(expected)
+def base(means: list[list[float]], rho: float = 1.0) -> DiagNormal:
+    mean = torch.tensor(means)
+    return DiagNormal(mean, torch.full_like(mean, rho))
 
 
-def test_invertibility_of_a_linear_map():
-    flow = build_flow("gaussian", 2)
+def test_contrast_is_the_cross_entropy_of_bayes_rule() -> None:
+    means, y = [[0.0], [2.0]], torch.tensor([[0.0], [2.0]])
+    c = torch.tensor([[0.0], [1.0]])
+    expected = math.log(1 + math.exp(-(2.0**2) / 2 / 0.5**2))
+    assert contrast(base(means, 0.5), y, c).item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_rows_of_one_context_are_no_rivals() -> None:
+    y, c = torch.zeros(3, 1), torch.tensor([[1.0], [1.0], [2.0]])
+    found = contrast(base([[0.0], [0.0], [0.0]]), y, c).item()
+    assert found == pytest.approx((2 * math.log(3 / 2) + math.log(3)) / 3)
+
+
+def test_contrast_agrees_with_the_densities_of_the_flow() -> None:
+    torch.manual_seed(0)
+    flow = build_flow("glow", features=3, context=5, form="reference", blocks=2)
+    x, c = torch.randn(40, 3), torch.randn(40, 5)
+    flow.initialise(x, c)
+    flow.eval()
     with torch.no_grad():
-        flow.affine.weight.copy_(torch.diag(torch.tensor([math.exp(3), math.exp(-1)])))
-    found = invertibility(flow, Rows(torch.randn(5, 2)))
-    assert found["log_scale_min"] == found["log_scale_max"] == pytest.approx((3 - 1) / 2)
-    assert found["inverse_error"] < 1e-5
-    with torch.no_grad():
-        flow.affine.weight[1, 1] = 1e-30
-    assert invertibility(flow, Rows(torch.full((5, 2), 1e-3)))["inverse_error"] < 1e-5
+        density = torch.stack([flow(c).log_prob(row.expand(40, -1)) for row in x])  # (row, context)
+    expected = -density.log_softmax(1).diagonal().mean().item()
+    assert mean_contrast(flow, Rows(x, c), 40) == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_fit_with_contrast_tells_contexts_apart_better() -> None:
+    torch.manual_seed(0)
+    label = torch.randint(2, (1500,))
+    c = torch.nn.functional.one_hot(label, 2).float()
+    angle = torch.rand(1500) * 2 * torch.pi
+    radius = 1.0 + label  # two rings: no linear map tells them apart
+    x = torch.stack([radius * angle.cos(), radius * angle.sin(), torch.randn(1500)], 1)
+    x = x + 0.15 * torch.randn_like(x)
+    found = {}
+    for weight in (0.0, 20.0):
+        torch.manual_seed(0)
+        options = {"form": "reference", "blocks": 4, "hidden": (32,)}
+        flow = build_flow("glow", features=3, context=2, **options)
+        fitting = Fitting(steps=400, every=100, learning_rate=3e-3, contrast=weight)
+        fit = fit_flow(flow, x[:1200], c[:1200], fitting=fitting, progress=False)
+        assert ("contrast" in fit.history[-1]) == (weight > 0)
+        found[weight] = mean_contrast(flow, Rows(x[1200:], c[1200:]), 300)
+    assert found[20.0] < 0.8 * found[0.0]
+
+
+@pytest.mark.parametrize(("context", "form"), [(0, "reference"), (4, "conditional")])
+def test_contrast_needs_the_reference_form_and_a_context(context: int, form: str) -> None:
+    flow = build_flow("glow", features=3, context=context, form=form)
+    c = torch.randn(50, context) if context else None
+    with pytest.raises(UserError, match="reference form"):
+        fit_flow(flow, torch.randn(50, 3), c, fitting=Fitting(contrast=1.0), progress=False)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import pytest
 from tests import tiny
@@ -24,14 +25,19 @@ def scores(values, direction="higher"):
 
 @pytest.mark.parametrize(
     ("direction", "values", "step"),
-    [("higher", [1, 3, 2], 1), ("lower", [1, 3, 2], 0), ("higher", [2, 2, 2], 0)],
+    [
+        ("higher", [1, 3, 2], 1),
+        ("lower", [1, 3, 2], 0),
+        ("higher", [2, 2, 2], 0),
+        ("lower", [math.nan, 3, math.nan], 1),
+    ],
 )
 def test_the_best_is_kept(direction, values, step, tmp_path):
     vae = tiny.vae()
     best = BestModel(scores(values, direction), tmp_path)
     for i in range(len(values)):
         vae.posterior.linear.bias.data.fill_(i)
-        assert best(vae, i) == {"score": values[i], "other": 0}
+        assert best(vae, i) == pytest.approx({"score": values[i], "other": 0}, nan_ok=True)
     assert json.loads((tmp_path / "best" / "best.json").read_text()) == {
         "measure": "score",
         "value": values[step],
@@ -71,3 +77,8 @@ def test_a_run_logs_the_measures_and_keeps_its_best_model(tmp_path):
     assert json.loads((result.folder / "best" / "best.json").read_text())["step"] == 2
     assert LlaMaVAE.from_pretrained(result.folder / "best").reconstruct(["the owl paints bread."])
     assert "score" not in result.metrics
+    saved = json.loads((result.folder / "results.json").read_text())
+    assert [row["value"] for row in saved["measured"]] == [2, 7, 0]
+    card = (result.folder / "model" / "README.md").read_text(encoding="utf-8")
+    assert "| score | 2 |  |  | higher |" in card
+    assert "| 7 |" not in card  # of a part of the data

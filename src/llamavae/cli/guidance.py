@@ -140,6 +140,13 @@ def fit_condition(
     noise: Annotated[
         float, typer.Option(min=0, help="Width of the posteriors, as a multiple of their own.")
     ] = 1.0,
+    contrast: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            help="Weight of telling conditions apart, for reverse and for labels.",
+        ),
+    ] = 0.0,
     seed: Annotated[int, typer.Option(min=0, help="Seed.")] = 0,
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue the fit in the output folder.")
@@ -155,7 +162,7 @@ def fit_condition(
 
     if flow not in flow_names():
         raise unknown("flow", flow, flow_names())
-    fitting = Fitting(steps=steps, learning_rate=learning_rate, seed=seed)
+    fitting = Fitting(steps=steps, learning_rate=learning_rate, seed=seed, contrast=contrast)
     if (output / "config.json").is_file():
         raise UserError(f"{output} already holds a model; choose another place with --output")
     state = output / "state"
@@ -206,16 +213,16 @@ class GuideOptions:
     """Which model, and where its VAE is."""
 
     model: Annotated[
-        str | None,
+        str,
         typer.Option(
             "--model",
             "-m",
             envvar="LLAMAVAE_GUIDE",
             metavar="FOLDER_OR_ID",
-            help="What fit-condition wrote, or hub id.",
+            help="What fit-condition wrote, or hub id; mini-definitions comes with the library.",
             rich_help_panel="Model",
         ),
-    ] = None
+    ] = "mini-definitions"
     vae: Annotated[
         str | None,
         typer.Option(
@@ -238,13 +245,8 @@ class GuideOptions:
             words: All that will be asked of a file of word vectors; None reads the whole file.
 
         Raises:
-            UserError: None is given, or it cannot be loaded.
+            UserError: It cannot be loaded.
         """
-        if self.model is None:
-            raise UserError(
-                "no model: give --model FOLDER or set LLAMAVAE_GUIDE.\n"
-                "To make one for a VAE: llamavae fit-condition --model VAE --output FOLDER"
-            )
         quiet()
         from llamavae import InvertibleCVAE
 

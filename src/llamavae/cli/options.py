@@ -86,16 +86,16 @@ class ModelOptions:
     """Which model, and where it runs."""
 
     model: Annotated[
-        str | None,
+        str,
         typer.Option(
             "--model",
             "-m",
             envvar="LLAMAVAE_MODEL",
             metavar="FOLDER_OR_ID",
-            help="Folder of a run or a model, or hub id.",
+            help="Folder of a run or a model, or hub id; mini comes with the library.",
             rich_help_panel="Model",
         ),
-    ] = None
+    ] = "mini"
     device: Device = None
     dtype: Dtype = None
     batch_size: Annotated[
@@ -109,14 +109,8 @@ class ModelOptions:
         """The model.
 
         Raises:
-            UserError: None is given, it cannot be loaded, or there is no such device.
+            UserError: It cannot be loaded, or there is no such device.
         """
-        if self.model is None:
-            raise UserError(
-                "no model: give --model FOLDER_OR_ID or set LLAMAVAE_MODEL.\n"
-                "To make one in minutes: `make demo`, or `llamavae train --recipe demo`; then "
-                "use --model runs/demo/model"
-            )
         source = Path(self.model).expanduser()
         if not (source / "config.json").exists() and (source / "model" / "config.json").exists():
             source = source / "model"  # the folder of a run

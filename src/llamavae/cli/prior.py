@@ -87,10 +87,13 @@ def fit_prior(
         raise unknown("flow", flow, flow_names())
     vae = model.load()
     from llamavae.guidance import prior
+    from llamavae.pretrained import shipped
 
-    place = output or prior.place_inside(vae, kind)
+    place = output or (None if shipped(vae.name_or_path or "") else prior.place_inside(vae, kind))
     if place is None:
-        raise UserError(f"{vae.name_or_path} is no folder: give one for the prior with --output")
+        raise UserError(
+            f"{vae.name_or_path} is no folder of yours: give one for the prior with --output"
+        )
     if place.exists() and not overwrite:
         raise UserError(f"{place} exists already; take another --output, or --overwrite it")
     train, held_out = (

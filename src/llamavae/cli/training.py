@@ -123,13 +123,25 @@ def demo(
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Folder of the run and its report.")
     ] = Path("runs/demo"),
+    sentences: Annotated[
+        Path | None,
+        typer.Option(
+            "--sentences",
+            "-s",
+            metavar="FILE",
+            help="Sentences of yours to fine-tune on, one a line; else the demo writes some.",
+        ),
+    ] = None,
     overrides: Overrides = None,
 ) -> None:
-    """Train a small model on the built-in corpus and show what it can do: minutes on a CPU."""
+    """Show what the model mini does, and fine-tune it on your sentences: minutes on a CPU.
+
+    --set changes the recipe fine-tune, such as --set optimisation.steps=600.
+    """
     quiet()
     from llamavae.demo import run_demo
 
-    run_demo(output, overrides or [])
+    run_demo(output, sentences, overrides or [])
 
 
 def _announce(result: TrainResult, best: str | None) -> None:

@@ -4,8 +4,8 @@ A *statistic* here is a function of item numbers: it gets N of them, drawn with 
 0 to N - 1, and returns the measure of those items. So a mean is `lambda i: values[i].mean()`, and
 a corpus BLEU adds up the n-gram counts of the items before it divides.
 
-What is resampled is items, so intervals say how much another test set of this size would differ;
-they say nothing of another training seed.
+What is resampled is items, so an interval says how much the choice of the test set matters; it says
+nothing of another training seed.
 """
 
 from __future__ import annotations

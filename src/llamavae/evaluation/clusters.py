@@ -5,9 +5,7 @@ Throughout, points are (N, D) and labels are N, one for each point.
 
 from __future__ import annotations
 
-import textwrap
 import warnings
-from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, Literal, get_args
 
@@ -31,7 +29,7 @@ from llamavae.evaluation.evaluator import (
     points,
 )
 from llamavae.evaluation.examples import Rows
-from llamavae.evaluation.plots import _CATEGORIES, _MARKERS, GREY, INK, _figure, _finish
+from llamavae.evaluation.plots import scatter_by_label
 from llamavae.evaluation.probes import (
     MOST_CLASSES,
     classes,
@@ -108,42 +106,8 @@ def plot_map(rows: Sequence[Mapping[str, Any]], label: str, title: str = "") -> 
     for row in rows:
         if missing := {"x", "y", label} - set(row):
             raise UserError(f"a row of a map lacks {', '.join(sorted(missing))}: {dict(row)}")
-    names = [textwrap.shorten(str(row[label]), 24, placeholder="…") for row in rows]
-    counted = [name for name, _ in Counter(names).most_common()]
-    own = counted if len(counted) <= 12 else counted[:11]
-    styles = {name: (_CATEGORIES[i % 6], _MARKERS[i // 6]) for i, name in enumerate(sorted(own))}
-    rest = f"{len(counted) - len(own)} others"
-    if len(own) < len(counted):
-        styles = {rest: (GREY, "."), **styles}  # below the others
-    groups: dict[str, list[tuple[float, float]]] = {name: [] for name in styles}
-    for name, row in zip(names, rows, strict=True):
-        groups[name if name in own else rest].append((row["x"], row["y"]))
-
-    figure, (axis,) = _figure(height=4.4)
-    for name, (colour, marker) in styles.items():
-        axis.scatter(
-            *zip(*groups[name], strict=True),
-            s=12,
-            c=colour,
-            marker=marker,
-            linewidths=0,
-            alpha=0.75,
-            label=name,
-        )
-    _finish(axis, "", "")
-    axis.set_title(title or label, fontsize=10, color=INK)
-    widest = max(len(name) for name in styles)
-    figure.legend(
-        loc="outside lower center",
-        ncols=max(1, min(4, len(styles), 48 // (widest + 5))),
-        fontsize=9,
-        frameon=False,
-        labelcolor=INK,
-        markerscale=1.6,
-        columnspacing=1.0,
-        handletextpad=0.2,
-    )
-    return figure
+    plane = np.array([[row["x"], row["y"]] for row in rows])
+    return scatter_by_label(plane, [row[label] for row in rows], title or label)
 
 
 # ------------------------------------------------------------------------------- measures

@@ -130,7 +130,7 @@ def run_of(model: str | Path) -> dict[str, Any] | None:
     Returns:
         A dictionary with `recipe` in it, or None where no run is beside the model.
     """
-    for folder in (Path(model), Path(model).parent):
+    for folder in run_folders(model):
         results, recipe = folder / "results.json", folder / "recipe.yaml"
         if results.is_file():
             found = json.loads(results.read_text(encoding="utf-8"))
@@ -139,6 +139,12 @@ def run_of(model: str | Path) -> dict[str, Any] | None:
         if recipe.is_file():
             return {"recipe": yaml.safe_load(recipe.read_text(encoding="utf-8"))}
     return None
+
+
+def run_folders(model: str | Path) -> tuple[Path, ...]:
+    """Where the run of a model may lie: its folder and the one around it; none of a hub id."""
+    folder = Path(model)
+    return (folder, folder.parent) if str(model) and folder.is_dir() else ()
 
 
 def data_hashes(data: EvaluationData) -> dict[str, str]:

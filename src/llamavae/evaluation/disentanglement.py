@@ -37,6 +37,7 @@ from llamavae.evaluation.factor_scores import (
 
 _RESAMPLES = 200
 _CONTROL = "the same of labels that are dealt out to other sentences, mean over seeds"
+_SEEDS = "; mean over seeds, and the interval is of seeds, not of sentences"
 
 ROTATED = "after a random rotation"
 """Group of the MIG of the same points on other axes: those of the space are none special if it
@@ -80,7 +81,7 @@ class Disentanglement(Evaluator):
             "0 to 1",
             "higher",
             "1 − entropy of a dimension's importance over factors, mean weighted by importance; "
-            "random forests (Eastwood and Williams 2018)",
+            "random forests (Eastwood and Williams 2018)" + _SEEDS,
             _CONTROL,
         ),
         Measure(
@@ -88,7 +89,7 @@ class Disentanglement(Evaluator):
             "0 to 1",
             "higher",
             "1 − entropy of a factor's importance over dimensions, mean over factors; random "
-            "forests (Eastwood and Williams 2018)",
+            "forests (Eastwood and Williams 2018)" + _SEEDS,
             _CONTROL,
         ),
         Measure(
@@ -96,7 +97,7 @@ class Disentanglement(Evaluator):
             "0 to 1",
             "higher",
             "share of held-out labels that random forests predict, mean over factors (Eastwood "
-            "and Williams 2018)",
+            "and Williams 2018)" + _SEEDS,
             _CONTROL,
         ),
         Measure(
@@ -104,7 +105,7 @@ class Disentanglement(Evaluator):
             "0 to 1",
             "higher",
             "balanced held-out accuracy of thresholds on a factor's best dimension minus that on "
-            "the second best, mean over factors (1711.00848)",
+            "the second best, mean over factors (1711.00848)" + _SEEDS,
             _CONTROL,
         ),
         Measure(
@@ -120,7 +121,7 @@ class Disentanglement(Evaluator):
             "0 to 1",
             "higher",
             "accuracy of a linear classifier that sees the mean difference of pairs that share "
-            "one factor and names that factor (beta-VAE, Higgins et al. 2017)",
+            "one factor and names that factor (beta-VAE, Higgins et al. 2017)" + _SEEDS,
             _CONTROL,
         ),
         Measure(
@@ -128,7 +129,7 @@ class Disentanglement(Evaluator):
             "0 to 1",
             "higher",
             "accuracy of the majority vote that names the factor that is fixed in a batch by the "
-            "dimension with the least relative variance (FactorVAE, 1802.05983)",
+            "dimension with the least relative variance (FactorVAE, 1802.05983)" + _SEEDS,
             _CONTROL,
         ),
     )

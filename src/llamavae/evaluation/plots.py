@@ -16,6 +16,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
 from sklearn.decomposition import PCA
 
 from llamavae.errors import UserError, unknown
@@ -25,8 +26,8 @@ from llamavae.training.schedules import BetaSchedule, TargetRate
 INK, FAINT, PAPER = "#1f2328", "#d1d5da", "#ffffff"
 BLUE, VERMILION, GREEN, PURPLE = "#0072b2", "#d55e00", "#009e73", "#cc79a7"
 SKY, ORANGE, GREY = "#56b4e9", "#e69f00", "#8c959f"
-_CATEGORIES = (BLUE, VERMILION, GREEN, PURPLE, SKY, ORANGE)
-_MARKERS = "o^s"
+CATEGORIES = (BLUE, VERMILION, GREEN, PURPLE, SKY, ORANGE)
+MARKERS = "o^s"
 
 _WIDTH, _HEIGHT = 4.6, 3.2  # inches of one panel
 
@@ -52,7 +53,7 @@ def plot_training(log: Sequence[Line], panels: Sequence[str] | None = None) -> F
     if not chosen:
         raise UserError("the log has no training line yet, so there is nothing to plot")
     columns = min(len(chosen), 2)
-    figure, axes = _figure(math.ceil(len(chosen) / columns), columns)
+    figure, axes = new_figure(math.ceil(len(chosen) / columns), columns)
     for name, axis in zip(chosen, axes, strict=False):
         _PANELS[name][1](axis, log)
     for axis in axes[len(chosen) :]:
@@ -80,7 +81,7 @@ def plot_kl_per_dimension(kl: Sequence[float], active: int | None = None) -> Fig
         raise UserError("there is no dimension to plot: the list of KL values is empty")
     values = np.sort(np.asarray(kl, dtype=float))[::-1]
     threshold = ACTIVE_THRESHOLD / 2
-    figure, (axis,) = _figure()
+    figure, (axis,) = new_figure()
     colours = [BLUE if value > threshold else GREY for value in values]
     axis.bar(np.arange(1, len(values) + 1), values, color=colours, width=0.8)
     axis.axhline(
@@ -90,11 +91,51 @@ def plot_kl_per_dimension(kl: Sequence[float], active: int | None = None) -> Fig
         linewidth=1,
         label=f"active means Var(μ) > {ACTIVE_THRESHOLD}, so KL > {threshold}",
     )
-    _finish(axis, "dimensions, largest KL first", "KL (nats per sentence)")
+    finish(axis, "dimensions, largest KL first", "KL (nats per sentence)")
     axis.set_xlim(0.3, len(values) + 0.7)
     count = "" if active is None else f"; {active} of {len(values)} units active"
     axis.set_title(f"KL {values.sum():.1f} nats in all{count}", fontsize=10, color=INK)
     _legend(axis, loc="upper right")
+    return figure
+
+
+def scatter_by_label(
+    points: NDArray[np.float64], labels: Sequence[str], title: str = "", x: str = "", y: str = ""
+) -> Figure:
+    """Points of a plane, coloured by a label.
+
+    Args:
+        points: Shape (N, 2).
+        labels: One for each point; beyond 12 different ones, the rarer share one colour.
+        title: Above the plot.
+        x: What the first axis is.
+        y: What the second axis is.
+    """
+    names = [textwrap.shorten(str(label), 24, placeholder="…") for label in labels]
+    counted = [name for name, _ in Counter(names).most_common()]
+    own = counted if len(counted) <= 12 else counted[:11]
+    styles = {name: (CATEGORIES[i % 6], MARKERS[i // 6]) for i, name in enumerate(sorted(own))}
+    rest = f"{len(counted) - len(own)} others"
+    if len(own) < len(counted):
+        styles = {rest: (GREY, "."), **styles}  # below the others
+    group = np.array([name if name in own else rest for name in names])
+    figure, (axis,) = new_figure(height=4.4)
+    for name, (colour, marker) in styles.items():
+        here = points[group == name]
+        axis.scatter(*here.T, s=12, c=colour, marker=marker, linewidths=0, alpha=0.75, label=name)
+    finish(axis, x, y)
+    axis.set_title(title, fontsize=10, color=INK)
+    widest = max(len(name) for name in styles)
+    figure.legend(
+        loc="outside lower center",
+        ncols=max(1, min(4, len(styles), 48 // (widest + 5))),
+        fontsize=9,
+        frameon=False,
+        labelcolor=INK,
+        markerscale=1.6,
+        columnspacing=1.0,
+        handletextpad=0.2,
+    )
     return figure
 
 
@@ -123,30 +164,7 @@ def plot_latent_map(z: Any, labels: Sequence[str], title: str = "") -> Figure:
         for i, variance in enumerate(pca.explained_variance_, 1)
     ]
 
-    figure, (axis,) = _figure(height=4.4)
-    counted = [label for label, _ in Counter(labels).most_common()]
-    own = sorted(counted if len(counted) <= 12 else counted[:11])
-    groups = [(label, _CATEGORIES[i % 6], _MARKERS[i // 6]) for i, label in enumerate(own)]
-    if len(own) < len(counted):
-        groups.insert(0, (f"{len(counted) - len(own)} others", GREY, "."))
-    place = {label: label for label in own}
-    names = np.array([place.get(label, groups[0][0]) for label in labels])
-    for label, colour, marker in groups:
-        here = plane[names == label]
-        axis.scatter(*here.T, s=12, c=colour, marker=marker, linewidths=0, alpha=0.75, label=label)
-    _finish(axis, *shares)
-    axis.set_title(title, fontsize=10, color=INK)
-    figure.legend(
-        loc="outside lower center",
-        ncols=min(4, len(groups)),
-        fontsize=9,
-        frameon=False,
-        labelcolor=INK,
-        markerscale=1.6,
-        columnspacing=1.0,
-        handletextpad=0.2,
-    )
-    return figure
+    return scatter_by_label(plane, labels, title, *shares)
 
 
 def plot_scores(rows: Sequence[Mapping[str, Any]], columns: int = 3) -> Figure:
@@ -178,7 +196,7 @@ def plot_scores(rows: Sequence[Mapping[str, Any]], columns: int = 3) -> Figure:
     names = [textwrap.fill(str(system), 26) for system in systems]
     columns = min(columns, len(measures))
     height = 1.0 + 0.34 * len(systems)
-    figure, axes = _figure(math.ceil(len(measures) / columns), columns, _WIDTH * 0.7, height)
+    figure, axes = new_figure(math.ceil(len(measures) / columns), columns, _WIDTH * 0.7, height)
     for i, (measure, axis) in enumerate(zip(measures, axes, strict=False)):
         _bars(axis, [cells.get((system, measure)) for system in systems])
         axis.set_title(measure, fontsize=10, color=INK)
@@ -216,10 +234,10 @@ def plot_trade_off(rows: Sequence[Mapping[str, Any]]) -> Figure:
     if not rows:
         raise UserError("there is no model to plot: the list of rows is empty")
     decoded = [row for row in rows if row["bleu"] is not None]
-    figure, axes = _figure(1, 2 if decoded else 1)
+    figure, axes = new_figure(1, 2 if decoded else 1)
     lines = list(dict.fromkeys(row["line"] for row in rows))
     for i, line in enumerate(lines):
-        style = {"color": _CATEGORIES[i % 6], "marker": _MARKERS[i % 3], "markersize": 5}
+        style = {"color": CATEGORIES[i % 6], "marker": MARKERS[i % 3], "markersize": 5}
         panels = ("nll", rows, 4), ("bleu", decoded, -11)  # labels stand clear of the curve
         for axis, (key, chosen, height) in zip(axes, panels, strict=False):
             own = [row for row in chosen if row["line"] == line]
@@ -233,12 +251,12 @@ def plot_trade_off(rows: Sequence[Mapping[str, Any]]) -> Figure:
                     fontsize=8,
                     color=INK,
                 )
-    _finish(axes[0], "KL (nats per sentence): rate", "NLL (nats per sentence): distortion")
+    finish(axes[0], "KL (nats per sentence): rate", "NLL (nats per sentence): distortion")
     if decoded:
         points = [r["kl"] for r in decoded], [r["bleu_shuffled"] for r in decoded]
         style = {"color": GREY, "marker": "x", "linestyle": "", "markersize": 5}
         axes[1].plot(*points, label="shuffled z (control)", **style)
-        _finish(axes[1], "KL (nats per sentence): rate", "reconstruction BLEU (0 to 100)")
+        finish(axes[1], "KL (nats per sentence): rate", "reconstruction BLEU (0 to 100)")
         axes[1].set_ylim(-3, 103)
     for axis in axes:
         axis.margins(x=0.16)
@@ -260,9 +278,9 @@ def plot_schedule(schedule: BetaSchedule, total: int) -> Figure:
     if total < 1:
         raise UserError(f"a run has at least one step; got {total}")
     steps = np.unique(np.linspace(0, total, min(total, 2000) + 1).astype(int))
-    figure, (axis,) = _figure()
+    figure, (axis,) = new_figure()
     axis.plot(steps, [schedule(int(step), total) for step in steps], color=BLUE)
-    _finish(axis, "step", "β (weight of the KL)")
+    finish(axis, "step", "β (weight of the KL)")
     return figure
 
 
@@ -280,11 +298,11 @@ def plot_curve(rows: Sequence[Mapping[str, Any]], x: str, y: str) -> Figure:
     points = sorted((r[x], r[y]) for r in rows if r.get(x) is not None and r.get(y) is not None)
     if not points:
         raise UserError(f"no row has both {x} and {y}")
-    figure, (axis,) = _figure()
+    figure, (axis,) = new_figure()
     axis.plot(*zip(*points, strict=True), color=BLUE, marker="o", markersize=4)
     if points[0][0] > 0 and points[-1][0] / points[0][0] > 100:
         axis.set_xscale("log")
-    _finish(axis, x, y)
+    finish(axis, x, y)
     return figure
 
 
@@ -305,7 +323,7 @@ def plot_squares(rows: Sequence[Mapping[str, Any]], x: str, y: str, value: str) 
     width, line = 1.3 * _WIDTH, 0.22  # inches
     side = 60 * min(0.75 * width / len(across), line)  # points of the largest square
     largest = max(row[value] for row in rows) or 1.0
-    figure, (axis,) = _figure(width=width, height=0.9 + line * len(down))
+    figure, (axis,) = new_figure(width=width, height=0.9 + line * len(down))
     axis.scatter(
         [across[row[x]] for row in rows],
         [down[row[y]] for row in rows],
@@ -314,7 +332,7 @@ def plot_squares(rows: Sequence[Mapping[str, Any]], x: str, y: str, value: str) 
         c=BLUE,
         linewidths=0,
     )
-    _finish(axis, x, "")
+    finish(axis, x, "")
     axis.set_yticks(range(len(down)), [textwrap.shorten(str(name), 24) for name in down])
     step = max(1, len(across) // 16)
     axis.set_xticks(range(0, len(across), step), [str(name) for name in list(across)[::step]])
@@ -334,7 +352,7 @@ def _nll(axis: Axes, log: Sequence[Line]) -> None:
     _curve(
         axis, log, "eval_nll_shuffled", VERMILION, linestyle="--", marker="s", label="shuffled z"
     )
-    _finish(axis, "step", "NLL (nats per sentence)")
+    finish(axis, "step", "NLL (nats per sentence)")
     _from_zero(axis)
     _legend(axis)
 
@@ -342,14 +360,14 @@ def _nll(axis: Axes, log: Sequence[Line]) -> None:
 def _kl(axis: Axes, log: Sequence[Line]) -> None:
     _curve(axis, log, "kl", color=SKY, linewidth=1, label="training")
     _curve(axis, log, "eval_kl", color=BLUE, marker="o", label="held-out")
-    _finish(axis, "step", "KL (nats per sentence)")
+    finish(axis, "step", "KL (nats per sentence)")
     _from_zero(axis)
     _legend(axis)
 
 
 def _beta(axis: Axes, log: Sequence[Line]) -> None:
     _curve(axis, log, "beta", color=GREEN)
-    _finish(axis, "step", "β (weight of the KL)")
+    finish(axis, "step", "β (weight of the KL)")
     _from_zero(axis)
 
 
@@ -358,21 +376,21 @@ def _bleu(axis: Axes, log: Sequence[Line]) -> None:
     _curve(
         axis, log, "eval_bleu_shuffled", VERMILION, linestyle="--", marker="s", label="shuffled z"
     )
-    _finish(axis, "step", "reconstruction BLEU (0 to 100)")
+    finish(axis, "step", "reconstruction BLEU (0 to 100)")
     axis.set_ylim(-3, 103)
     _legend(axis)
 
 
 def _units(axis: Axes, log: Sequence[Line]) -> None:
     _curve(axis, log, "eval_active_units", color=PURPLE, marker="o")
-    _finish(axis, "step", "active units (Var(μ) > 0.01)")
+    finish(axis, "step", "active units (Var(μ) > 0.01)")
     _from_zero(axis)
     axis.yaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def _warmup(axis: Axes, log: Sequence[Line]) -> None:
     _curve(axis, log, "warmup_nll", color=ORANGE, step="warmup_step")
-    _finish(axis, "warm-up step of the plain language model", "NLL (nats per sentence)")
+    finish(axis, "warm-up step of the plain language model", "NLL (nats per sentence)")
     _from_zero(axis)
 
 
@@ -409,7 +427,7 @@ def _bars(axis: Axes, rows: Sequence[Mapping[str, Any] | None]) -> None:
     for y, row in shown:
         _bar(axis, y, row, room)
     first = shown[0][1]
-    _finish(axis, f"{first.get('unit', '')}\n{first['direction']} is better".strip(), "")
+    finish(axis, f"{first.get('unit', '')}\n{first['direction']} is better".strip(), "")
     axis.grid(visible=False, axis="y")
     axis.tick_params(axis="y", length=0)
     axis.xaxis.set_major_locator(MaxNLocator(nbins=4))
@@ -473,9 +491,10 @@ def _curve(
         )
 
 
-def _figure(
+def new_figure(
     rows: int = 1, columns: int = 1, width: float = _WIDTH, height: float = _HEIGHT
 ) -> tuple[Figure, list[Axes]]:
+    """An empty figure of so many panels, and their axes."""
     figure = Figure((columns * width, rows * height), layout="constrained", facecolor=PAPER)
     return figure, list(figure.subplots(rows, columns, squeeze=False).flat)
 
@@ -484,7 +503,7 @@ def _from_zero(axis: Axes) -> None:
     axis.set_ylim(0, 1.06 * axis.dataLim.ymax or 1.0)
 
 
-def _finish(axis: Axes, x: str, y: str) -> None:
+def finish(axis: Axes, x: str, y: str) -> None:
     """One look for all axes."""
     axis.set_facecolor(PAPER)
     axis.set_xlabel(x, fontsize=10, color=INK)

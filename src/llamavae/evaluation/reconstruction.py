@@ -360,6 +360,8 @@ class Reconstruction(Evaluator):
         Raises:
             UserError: A model that is asked for cannot be found, read or reached.
         """
+        bleurt = None if self.bleurt is None else similarity.load_bleurt(self.bleurt)
+        bert = None if self.bertscore is None else similarity.load_encoder(self.bertscore)
         texts = list(data.texts)
         encoder = self.encoder or getattr(system, "encoder", None)
         vectors = points(encoder, texts) if can_encode(encoder) else None
@@ -378,8 +380,7 @@ class Reconstruction(Evaluator):
             for side, each in ((items, ours), (control, ours[torch.from_numpy(other)])):
                 cosine = F.cosine_similarity(each.double(), vectors.double())
                 side["encoder cosine"] = cosine.numpy()
-        if self.bertscore is not None:
-            bert = similarity.load_encoder(self.bertscore)
+        if bert is not None:
             for side, each in ((items, written), (control, exchanged)):
                 side["BERTScore"] = bert_score(each, texts, bert, self.bertscore_layer).numpy()
 
@@ -398,9 +399,8 @@ class Reconstruction(Evaluator):
                         group=group,
                     )
                 )
-        if self.bleurt is not None:
-            model = similarity.load_bleurt(self.bleurt)
-            value, low = (similarity.bleurt(side, texts, model) for side in (written, exchanged))
+        if bleurt is not None:
+            value, low = (similarity.bleurt(side, texts, bleurt) for side in (written, exchanged))
             rows.append(self.measure("BLEURT").row(value, len(texts), control=low))
 
         bleu = [bleu_of_counts(row[None], effective_order=True) for row in items.pop("BLEU")]

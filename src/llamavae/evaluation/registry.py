@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from importlib import import_module
-from inspect import signature
+from inspect import Parameter, signature
 from typing import TYPE_CHECKING, Any
 
-from llamavae.errors import unknown
+from llamavae.errors import UserError, unknown
 
 if TYPE_CHECKING:
     from llamavae.evaluation.evaluator import Evaluator
@@ -88,8 +88,21 @@ def evaluator(name: str, **settings: Any) -> Evaluator:
         UserError: There is no such evaluator or setting, or a value is not usable.
     """
     cls = EVALUATORS[name]
-    known = list(signature(cls).parameters)
-    for setting in settings:
+    known = signature(cls).parameters
+    for setting, value in settings.items():
         if setting not in known:
             raise unknown(f"setting of the evaluator {name!r}", setting, known)
+        if expected := _mistaken(value, known[setting]):
+            raise UserError(f"{name}.{setting} takes {expected}; got {value!r}")
     return cls(**settings)
+
+
+def _mistaken(value: Any, setting: Parameter) -> str:
+    """What a setting takes, by its default, if the value is something else."""
+    if value is None and "None" in str(setting.annotation):
+        return ""
+    if isinstance(setting.default, tuple) and not isinstance(value, list | tuple):
+        return "a list, such as [a, b]"
+    if isinstance(setting.default, int) and (not isinstance(value, int) or value is True):
+        return "a whole number"
+    return ""

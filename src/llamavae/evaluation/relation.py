@@ -17,7 +17,7 @@ from scipy.stats import permutation_test, rankdata
 
 from llamavae.errors import UserError, unknown
 from llamavae.evaluation.examples import Rows
-from llamavae.evaluation.plots import BLUE, INK, _figure, _finish
+from llamavae.evaluation.plots import BLUE, INK, finish, new_figure
 
 _NAMED = 12
 """Most models whose dots bear their names."""
@@ -79,7 +79,7 @@ def plot_relation(rows: Values, geometry: Sequence[str], quality: Sequence[str])
         raise UserError("there is nothing to plot: give a measure of geometry and one of quality")
     values = _by_measure(rows)
     found = {(row["geometry"], row["quality"]): row for row in relate(rows, geometry, quality)}
-    figure, axes = _figure(len(quality), len(geometry))
+    figure, axes = new_figure(len(quality), len(geometry))
     for axis, (b, a) in zip(axes, ((b, a) for b in quality for a in geometry), strict=True):
         x, y, models = _common(values, a, b)
         axis.scatter(x, y, s=28, c=BLUE, linewidths=0)
@@ -97,7 +97,7 @@ def plot_relation(rows: Values, geometry: Sequence[str], quality: Sequence[str])
         title = f"{row['n']} models"
         if row["spearman"] is not None:
             title = f"ρ = {row['spearman']:.2f}, p = {row['p']:.2g}, {title}".replace("-", "−")
-        _finish(axis, a, b)
+        finish(axis, a, b)
         axis.set_title(title, fontsize=10, color=INK)
         axis.margins(x=0.15)
     return figure

@@ -25,6 +25,7 @@ from llamavae.evaluation.definitions import distinct_n
 from llamavae.evaluation.evaluator import Evaluation, EvaluationData, Evaluator, Measure, points
 from llamavae.evaluation.examples import Rows
 from llamavae.evaluation.likelihood import sentence_nll
+from llamavae.guidance import load_prior
 from llamavae.modeling import LlaMaVAE
 
 Values = NDArray[np.float64]
@@ -169,7 +170,9 @@ def mauve(texts: Sequence[str], references: Sequence[str], encoder: Any, seed: i
     try:
         from mauve import compute_mauve  # pyright: ignore[reportMissingImports] optional
     except ImportError as error:
-        raise UserError("MAUVE needs another package: pip install llamavae[mauve]") from error
+        raise UserError(
+            "MAUVE needs a package under the GPL: pip install llamavae[mauve]"
+        ) from error
     ours, theirs = (points(encoder, side).numpy() for side in (texts, references))
     return float(compute_mauve(ours, theirs, seed=seed, verbose=False).mauve)
 
@@ -189,7 +192,8 @@ class Samples(Evaluator):
 
     Args:
         n: Number of samples; at most as many as there are held-out sentences.
-        prior: Where points are drawn; None takes the system's own prior.
+        prior: Where points are drawn: what `fit_prior` returns, or for a `LlaMaVAE` the kind or
+            folder of one that was saved, see `load_prior`. None takes the system's own prior.
         mauve: Sentence encoder for MAUVE, see the function; None leaves it out.
         batch_size: Sentences that pass the decoder together for their perplexity.
         resamples: Bootstrap samples of an interval.
@@ -229,7 +233,11 @@ class Samples(Evaluator):
             _CONTROL,
         ),
         Measure(
-            "novelty", "0 to 1", "higher", "share of texts that are no training sentence", _CONTROL
+            "novelty",
+            "0 to 1",
+            "higher",
+            "share of texts that are no training sentence",
+            _CONTROL + "; 1 where training sentences were kept out of these",
         ),
         Measure(
             "nearest training text",
@@ -256,7 +264,7 @@ class Samples(Evaluator):
     def __init__(
         self,
         n: int = 500,
-        prior: Prior | None = None,
+        prior: Prior | str | None = None,
         mauve: similarity.Encoder | None = None,
         batch_size: int = 64,
         resamples: int = 1000,
@@ -328,6 +336,8 @@ class Samples(Evaluator):
         return Evaluation(rows, {"samples": table})
 
     def _points(self, system: Any, n: int, seed: int) -> Tensor:
+        if isinstance(self.prior, str):
+            return load_prior(self.prior, system).sample(n, seed=seed)
         if self.prior is not None:
             return self.prior.sample(n, seed=seed)
         if not callable(getattr(system, "prior", None)):

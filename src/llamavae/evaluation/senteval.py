@@ -36,7 +36,7 @@ PARTS = {"tr": "train", "va": "validation", "te": "test"}
 
 _GET = (
     "Get the files from https://github.com/facebookresearch/SentEval/tree/main/data/probing and "
-    f"give their folder, or set {VARIABLE} to it."
+    f"give their folder (--set probes.folder=FOLDER), or set {VARIABLE} to it."
 )
 
 

@@ -136,7 +136,8 @@ def load_pairs(name: str, malformed: Malformed = "refuse") -> Pairs:
         raise UserError(
             f"{task.title} is the split {task.split!r} of {task.dataset!r} on the hub, which "
             f"cannot be loaded: {error.__cause__ or error}. Without the hub give a file with rows "
-            f"of sentence, sentence, score: files={{{name!r}: 'pairs.csv'}}"
+            f"of sentence, sentence, score: files={{{name!r}: 'pairs.csv'}}, or on the command "
+            f"line --set 'sts.files={{{name}: pairs.csv}}'"
         ) from error
     if task.split not in splits:
         raise unknown("split", task.split, splits, hint=f"(of {task.dataset})")
@@ -159,7 +160,10 @@ def _check(rows: Iterable[_NamedRow], where: str, malformed: Malformed) -> Pairs
         shown = "; ".join(wrong[:5]) + ("; ..." if len(wrong) > 5 else "")
         message = f"{len(wrong)} malformed row(s) among {len(wrong) + len(pairs.scores)}: {shown}"
         if malformed == "refuse":
-            raise UserError(f"{message}. Correct them, or pass malformed='skip' to leave them out.")
+            raise UserError(
+                f"{message}. Correct them, or pass malformed='skip' to leave them out "
+                "(--set sts.malformed=skip)."
+            )
         logger.warning("left out %s", message)
     if len(pairs.scores) < 2:
         raise UserError(f"{where}: a correlation needs at least 2 pairs; got {len(pairs.scores)}")

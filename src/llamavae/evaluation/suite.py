@@ -138,7 +138,8 @@ def _open(
     ):
         if before != now:
             raise UserError(
-                f"{folder} holds an evaluation with {what}; choose another place with --output"
+                f"{folder} holds an evaluation with {what}; choose another place with --output, or "
+                "remove it"
             )
     new.found, new.skipped, new.failed = old.found, old.skipped, old.failed
     return new

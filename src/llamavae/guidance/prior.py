@@ -30,6 +30,7 @@ from llamavae.flows import Fitting, Flow, Rows, build_flow, fit_flow, load_flow,
 from llamavae.guidance.asked import seeded
 from llamavae.guidance.cvae import latent_fingerprint, posterior
 from llamavae.modeling import LlaMaVAE
+from llamavae.pretrained import shipped
 
 FORMAT_VERSION = 1
 COMPONENTS = (1, 2, 5, 10, 20, 50)
@@ -277,7 +278,7 @@ def load_prior(source: str | os.PathLike[str], vae: LlaMaVAE | None = None) -> P
 
 def place_inside(vae: LlaMaVAE, name: str) -> Path | None:
     """Where a prior lies in the folder of a VAE; None for a VAE that was not loaded from one."""
-    folder = vae.name_or_path
+    folder = shipped(vae.name_or_path or "") or vae.name_or_path
     return Path(folder, _PLACE, name) if folder and Path(folder).is_dir() else None
 
 

@@ -74,7 +74,7 @@ class LlaMaVAE(PreTrainedModel):
         encoder: The sentence encoder; None for a model of precomputed sentence vectors.
 
     Example:
-        >>> model = LlaMaVAE.from_pretrained("runs/demo/model")  # doctest: +SKIP
+        >>> model = LlaMaVAE.from_pretrained("mini")  # doctest: +SKIP
         >>> z = model.encode(["a dog is a kind of animal"])  # doctest: +SKIP
         >>> model.decode(z.mean)  # doctest: +SKIP
         ['a dog is a kind of animal']

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -24,10 +25,15 @@ class BestModel:
     Args:
         evaluator: Measures a model.
         folder: Folder of the run.
+
+    Attributes:
+        rows: What the evaluator said of the model that was measured last.
+        found: `measure`, `value` and `step` of the best model; None before the first.
     """
 
     def __init__(self, evaluator: ModelEvaluator, folder: Path) -> None:
         self.evaluator, self.folder = evaluator, folder / "best"
+        self.rows: Sequence[Mapping[str, Any]] = ()
         file = self.folder / "best.json"
         self.found = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
 
@@ -45,7 +51,7 @@ class BestModel:
         Raises:
             UserError: Neither direction of the measure is better, or `best/` cannot be written.
         """
-        rows = self.evaluator(model)
+        self.rows = rows = self.evaluator(model)
         first = rows[0]
         measure, value, direction = first["measure"], first["value"], first["direction"]
         if direction not in ("higher", "lower"):
@@ -53,7 +59,8 @@ class BestModel:
                 f"models cannot be chosen by {measure}: neither high nor low values are better"
             )
         sign = 1 if direction == "higher" else -1
-        if self.found is None or sign * value > sign * self.found["value"]:
+        best = math.nan if self.found is None else self.found["value"]
+        if math.isnan(best) or sign * value > sign * best:
             self.found = {"measure": measure, "value": value, "step": step}
             if save:
                 self._save(model)

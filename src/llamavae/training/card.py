@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import yaml
@@ -81,6 +82,7 @@ def model_card(model: LlaMaVAE, results: dict[str, Any]) -> str:
         "Shuffled: the same measure when each sentence gets another one's z. BLEU is sacrebleu's "
         f"corpus BLEU over the first {recipe['evaluation']['decoded']} of them.",
         _table(("measure", "value", "shuffled z", "better"), _measures(metrics, config.latent_dim)),
+        _measured(results.get("measured", [])),
         "What the monitor says:",
         warnings,
         "## How it was made",
@@ -149,6 +151,26 @@ def _measures(metrics: dict[str, Any], dim: int) -> list[tuple[str, ...]]:
         shuffled = format(metrics[control], form) if control and control in metrics else ""
         rows.append((text, value, shuffled, better))
     return rows
+
+
+def _measured(rows: Sequence[Mapping[str, Any]]) -> str:
+    """What an evaluator that models were chosen by said of this one, over all the data."""
+    form = "{:.4g}".format
+    lines = [
+        (
+            f"{row['measure']}{', ' if row.get('unit') else ''}{row.get('unit', '')}",
+            form(row["value"]),
+            "" if row.get("control") is None else form(row["control"]),
+            "" if row.get("low") is None else f"{form(row['low'])} to {form(row['high'])}",
+            row["direction"],
+        )
+        for row in rows
+        if not row["group"]
+    ]
+    if not lines:
+        return ""
+    head = ("measure", "value", "control", "95 % interval", "better")
+    return f"By the evaluator that chose the best model of the run:\n\n{_table(head, lines)}"
 
 
 def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:

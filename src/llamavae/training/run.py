@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -118,7 +118,8 @@ def _run(
         model.eval()
         result = TrainResult(model, folder, trainer.metrics, trainer.warnings)
         if trainer.is_world_process_zero():
-            _write_results(result, recipe, data, time.time() - start, made_by)
+            measured = [] if best is None else best.rows
+            _write_results(result, recipe, data, time.time() - start, made_by, measured)
     processes().wait_for_everyone()
     return result
 
@@ -485,11 +486,13 @@ def _write_results(
     data: SentenceData | SentenceStream,
     seconds: float,
     made_by: dict[str, Any],
+    measured: Sequence[Mapping[str, Any]],
 ) -> None:
     """The final checkpoint with its model card, and results.json."""
     results = {
         "metrics": result.metrics,
         "warnings": result.warnings,
+        "measured": list(measured),
         "recipe": recipe.model_dump(mode="json"),
         "seed": recipe.optimisation.seed,
         "sentences": None if isinstance(data, SentenceStream) else len(data),

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
 from tests.evaluation.report.html import EVIL, check_page
 from tests.evaluation.systems import DATA, Fails, Length, Letters, Likely
 
@@ -11,6 +12,8 @@ from llamavae.evaluation.compare import compare
 from llamavae.evaluation.evaluator import Evaluation
 from llamavae.evaluation.report import write_report
 from llamavae.evaluation.report.comparison import write_comparison
+from llamavae.evaluation.results import write_results
+from llamavae.evaluation.samples import Samples
 from llamavae.evaluation.suite import evaluate
 from llamavae.training import load_recipe
 
@@ -79,6 +82,7 @@ def test_page_says_what_how_and_with_which_control(folder):
         "was skipped: needs a system with a likelihood",
         "The first 1 of 1, not selected",
         "Here are the first 6 of 9 paths, not selected.",
+        "runs over 95 % of the points of the sentences; words that changed",
         "dimension 3, start 1",
         "What each dimension knows of each factor, in nats",
         "per text: all 4 rows",
@@ -126,3 +130,18 @@ def test_a_run_has_its_own_page(tmp_path):
     (tmp_path / "results.json").write_text(json.dumps({}))
     with pytest.raises(UserError, match=r"holds no finished run: log\.jsonl"):
         write_report(tmp_path)
+
+
+@pytest.mark.parametrize(("prior", "shown"), [(None, "the prior N(0, I)"), ("flow", "prior flow")])
+def test_samples_say_where_their_points_are_from(prior, shown, tmp_path):
+    class Planted(Letters):
+        def prior(self, n, seed):
+            return torch.zeros(n, 1)
+
+        def decode(self, z):
+            return ["a dog"] * len(z)
+
+    results = evaluate(Planted(), DATA, [Samples(resamples=20)], tmp_path)
+    results.found["samples"].settings["prior"] = prior
+    write_results(results, tmp_path)
+    assert shown in words(check_page(write_report(tmp_path).read_text(encoding="utf-8")))

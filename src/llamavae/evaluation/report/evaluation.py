@@ -9,6 +9,7 @@ from typing import Any
 
 from llamavae.evaluation import plots
 from llamavae.evaluation.clusters import plot_map
+from llamavae.evaluation.data import run_folders
 from llamavae.evaluation.examples import Rows
 from llamavae.evaluation.report.page import page
 from llamavae.evaluation.report.pieces import (
@@ -57,7 +58,7 @@ def write_evaluation_report(folder: Path) -> Path:
     sections = [
         about(run["recipe"], run.get("sentences")) if run else _plain(results),
         headline(results),
-        *text_sections(texts),
+        *text_sections(texts, _prior(results)),
         *(evaluator_section(name, found) for name, found in results.found.items()),
         *_training(results),
         how(results),
@@ -76,6 +77,12 @@ def _lead(results: Results) -> str:
     )
 
 
+def _prior(results: Results) -> str:
+    """What the samples were drawn from: the system's own prior, or the one that was asked for."""
+    samples = results.found.get("samples")
+    return str(samples.settings["prior"] or "N(0, I)") if samples else "N(0, I)"
+
+
 def _plain(results: Results) -> Section:
     source = results.model.get("source") or results.system
     return Section("The model", prose(f"{source}. No run is beside it that says how it was made."))
@@ -91,18 +98,24 @@ def headline(results: Results) -> Section:
         for what, outcomes in (("failed", results.failed), ("was skipped", results.skipped))
         for name, reason in outcomes.items()
     ]
-    rows = []
-    for name, found in results.found.items():
-        if row := found.primary:
-            rows.append({"evaluator": Html(f'<a href="#{_id(name)}">{escape(name)}</a>')})
-            rows[-1] |= _number(row, found)
+    rows = [
+        _number(row, found) | {"measure": _linked(name, row)}
+        for name, found in results.found.items()
+        if (row := found.primary)
+    ]
     note = prose(
-        "The interval holds the value of another test set of this size 95 times in 100 (bootstrap "
-        "over sentences, unless the definition says otherwise). The control is what the same "
-        "measure gives where it should find nothing, or where a simpler system stands: a value "
-        "means something as far as it is away from it."
+        "Of 100 test sets of this size, about 95 give an interval that holds the value for all "
+        "such sentences (bootstrap over sentences, unless the definition says otherwise). The "
+        "control is what the same measure gives where it should find nothing, or where a simpler "
+        "system stands: a value means something as far as it is away from it."
     )
     return Section("In numbers", join([*lost, table(rows, "The primary measures"), note]))
+
+
+def _linked(name: str, row: Mapping[str, Any]) -> Html:
+    """A measure with a link to all that its evaluator found."""
+    link = f'<a href="#{_id(name)}">{escape(row["measure"])}</a>'
+    return Html(f"{link}<small>{escape(name)}</small><small>{escape(row['unit'])}</small>")
 
 
 def _number(row: Mapping[str, Any], found: Found, control: bool = True) -> dict[str, Any]:
@@ -111,27 +124,24 @@ def _number(row: Mapping[str, Any], found: Found, control: bool = True) -> dict[
     how = [measure.get("definition", ""), f"n = {row['n']:,}"]
     if control and row["control"] is not None:
         how.append(f"control: {measure.get('control') or 'of the same measure'}")
+    note = "; ".join(filter(None, how))
     return {
-        "measure, and how it is obtained": with_note(_title(row), "; ".join(filter(None, how))),
+        "measure": with_note(row["measure"], row["unit"]),
         "value": Html(f"<b>{number_text(row['value'])}</b>"),
         "95 % interval": interval_text(row),
         "control": "" if row["control"] is None else number_text(row["control"]),
         "better": row["direction"],
+        "how it is obtained": Html(f"<small>{escape(note)}</small>"),
     }
-
-
-def _title(row: Mapping[str, Any]) -> str:
-    unit = f" ({row['unit']})" if row["unit"] else ""
-    return row["measure"] + unit + (f", {row['group']}" if row["group"] else "")
 
 
 def evaluator_section(name: str, found: Found) -> Section:
     """All that an evaluator found: numbers, plots, and the first rows of its tables."""
     whole = [row for row in found.evaluation.rows if not row["group"]]
     parts = [row for row in found.evaluation.rows if row["group"]]
-    controls = {m["control"] for m in found.measures if m["control"]}
-    one = len(controls) == 1
-    body = [prose(f"The control is {controls.pop()}.")] if one else []
+    controls = [m["control"] for m in found.measures if m["control"]]
+    one = len(controls) > 1 and len(set(controls)) == 1
+    body = [prose(f"The control is {controls[0]}.")] if one else []
     if whole:
         body.append(table([_number(row, found, not one) for row in whole], "All measures"))
     if parts:
@@ -204,8 +214,7 @@ def _id(name: str) -> str:
 
 def _training(results: Results) -> list[Section]:
     """The course of the run, where its folder is still beside the model."""
-    source = Path(results.model.get("source") or "")
-    for folder in (source, source.parent):
+    for folder in run_folders(results.model.get("source") or ""):
         if (folder / "log.jsonl").is_file() and (folder / "results.json").is_file():
             finished, log = read_run(folder)
             return [training(log, finished["metrics"])]

@@ -73,7 +73,8 @@ caption { text-align: left; padding: 0.25rem 0; white-space: nowrap; }
 th, td { text-align: left; vertical-align: top; padding: 0.35rem 1.25rem 0.35rem 0;
   border-bottom: 1px solid var(--line); white-space: nowrap; }
 th { color: var(--faint); font-weight: 600; }
-td.long { min-width: min(18.5rem, 52vw); max-width: 32rem; white-space: normal; }
+td.long { min-width: min(18.5rem, 52vw); max-width: 32rem; white-space: normal;
+  overflow-wrap: anywhere; }
 .number { text-align: right; font-variant-numeric: tabular-nums; }
 small { display: block; color: var(--faint); }
 mark { background: var(--mark); color: inherit; border-radius: 3px; padding: 0 0.15em; }

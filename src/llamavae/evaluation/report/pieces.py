@@ -80,8 +80,11 @@ def _kind(value: object) -> str:
     """Numbers stand right, and long text gets room."""
     if _is_number(value):
         return ' class="number"'
-    plain = re.sub(r"<.*?>", "", value) if isinstance(value, Html) else str(value)
-    return ' class="long"' if len(plain) > 30 else ""
+    if not isinstance(value, Html):
+        return ' class="long"' if len(str(value)) > 30 else ""
+    lines = value.split("<small>")
+    longest = max(len(re.sub(r"<.*?>", "", line)) for line in lines)
+    return ' class="long"' if longest > 30 else ""
 
 
 def _is_number(value: object) -> TypeGuard[int | float]:

@@ -27,27 +27,29 @@ TEXTS = ("reconstructions", "interpolations", "traversals", "samples")
 """Tables of sentences that have sections of their own."""
 
 
-def text_sections(tables: Mapping[str, Rows]) -> list[Section]:
+def text_sections(tables: Mapping[str, Rows], prior: str = "N(0, I)") -> list[Section]:
     """Sections about the tables that hold sentences of a model, as far as they are there.
 
     Args:
         tables: Rows like those of `llamavae.evaluation.examples` under names of `TEXTS`.
+        prior: What the points of the samples were drawn from.
     """
     sections = []
     if reconstructed := tables.get("reconstructions"):
         sections.append(show_reconstructions(reconstructed))
     if paths := tables.get("interpolations"):
-        note = "Steps on the straight line between two sentences; words that changed are marked."
+        note = "Steps on the way from one sentence to another; words that changed are marked."
         sections.append(show_paths("Interpolation", note, paths, ("pair",)))
     if moved := tables.get("traversals"):
+        span = "the points of the sentences" if "start" in moved[0] else "the prior"
         note = (
-            "One coordinate of a sentence's point runs over 95 % of the prior; words that changed "
+            f"One coordinate of a sentence's point runs over 95 % of {span}; words that changed "
             "are marked."
         )
         first = [row for row in moved if row.get("start") == moved[0].get("start")]
         sections.append(show_paths("Traversal", note, first, ("dimension", "start")))
     if drawn := tables.get("samples"):
-        sections.append(show_samples(drawn))
+        sections.append(show_samples(drawn, prior))
     return sections
 
 
@@ -122,10 +124,10 @@ def _marked(before: str, after: str) -> Html:
     return Html(re.sub(r"<del>.*?</del> ?", "", changes(before, after)).strip())
 
 
-def show_samples(rows: Rows) -> Section:
+def show_samples(rows: Rows, prior: str = "N(0, I)") -> Section:
     """The first sentences written from the prior, as they come, with their labels if they have."""
     few = rows[:_SHOWN_SAMPLES]
-    note = "Points are drawn from the prior N(0, I) and decoded greedily."
+    note = f"Points are drawn from the prior {prior} and decoded greedily."
     if "grammatical" in few[0]:
         note += " The labels are what the parser of the corpus's grammar reads in the text."
     caption = f"The first {len(few)} of {len(rows)}, not selected"
