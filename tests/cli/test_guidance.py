@@ -236,7 +236,6 @@ def test_a_matrix_with_a_row_for_each_text(folder, run, tmp_path, suffix):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("define", "dog"), "fit-condition"),
         (("define", "--model", "x"), "give words"),
         (("define", "--file", "f.json", "--context", "c", "--model", "x"), "not with --file"),
         (("define", "dog", "--device", "nothing", "--model", "x"), "no device 'nothing'"),

@@ -19,7 +19,8 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Recipe, bool]]:
     class Result:
         folder = Path("runs/x")
 
-    def train(recipe: Recipe, *, resume: bool = False) -> Result:
+    def train(recipe: Recipe, *, resume: bool = False, evaluator: Any = None) -> Result:
+        assert evaluator is None
         calls.append((recipe, resume))
         return Result()
 
