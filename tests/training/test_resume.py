@@ -20,7 +20,12 @@ from llamavae.training.run import TrainResult
 from llamavae.training.trainer import LanguageModelTrainer, VAETrainer
 
 STEPS = 10
-LISTENING: dict[str, Any] = {"schedule": "target_rate", "target_rate": 0.2, "word_dropout": 0.3}
+LISTENING: dict[str, Any] = {
+    "schedule": "target_rate",
+    "target_rate": 0.2,
+    "word_dropout": 0.3,
+    "bag_of_words": 0.5,
+}
 
 
 @pytest.fixture(scope="module")

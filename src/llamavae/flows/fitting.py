@@ -80,8 +80,7 @@ class FlowFit:
         history: A row for each look at the held-out data: `step`, `train_nll` since the last one
             (none at step 0), `nll`, where it is asked for `contrast`, `inverse_error` (largest
             |T^-1(T(x)) - x|), `log_scale_min` and `log_scale_max` (extremes over maps and rows of
-            log |det| of one map, per
-            dimension), `seconds` since the last look.
+            log |det| of one map, per dimension), `seconds` since the last look.
     """
 
     nll: float = math.inf
