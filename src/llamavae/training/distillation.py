@@ -19,11 +19,13 @@ def cosines(vectors: Tensor) -> Tensor:
 
 
 def similarity_loss(mean: Tensor, teacher: Tensor) -> Tensor:
-    """Mean squared difference between the cosines of two sets of vectors, over pairs; a scalar.
+    """How much two sets of cosines differ, but for a constant; a scalar.
 
-    mean over i != j of (cos(mu_i, mu_j) - cos(t_i, t_j))^2, from 0 to 4; 0 for less than two
-    sentences. It does not change when mu is turned or scaled: where the sentences lie, and how
-    far from the origin, is left to the evidence lower bound.
+    The variance, over pairs i != j, of d_ij = cos(mu_i, mu_j) - cos(t_i, t_j): from 0 to 4; 0 for
+    less than three sentences. It does not change when mu is turned or scaled: where the
+    sentences lie, and how far from the origin, is left to the evidence lower bound. So is the mean
+    of d: the vectors of many a teacher point to one side, their cosines being positive on average,
+    and means mu that did the same would lie where N(0, I) does not.
 
     Similarity-preserving distillation (Tung and Mori, arXiv 1907.09682) with cosines in place of
     rows of inner products; a relation-wise loss in the sense of relational knowledge distillation
@@ -33,9 +35,11 @@ def similarity_loss(mean: Tensor, teacher: Tensor) -> Tensor:
         mean: Posterior means mu (B, D).
         teacher: The teacher's vectors t of the same sentences (B, K).
     """
-    pairs = len(mean) * (len(mean) - 1) / 2
-    difference = cosines(mean) - cosines(teacher).to(mean.device)
-    return difference.triu(1).square().sum() / max(1.0, pairs)
+    rows, columns = torch.triu_indices(len(mean), len(mean), 1, device=mean.device)
+    difference = (cosines(mean) - cosines(teacher).to(mean.device))[rows, columns]
+    if not len(difference):
+        return difference.sum()
+    return (difference - difference.mean()).square().mean()
 
 
 def similarity_correlation(mean: Tensor, teacher: Tensor) -> float:
