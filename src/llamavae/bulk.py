@@ -239,7 +239,7 @@ def _list_array(vectors: Tensor) -> pa.Array:
 def _truncated(model: LlaMaVAE, texts: list[str]) -> int:
     """How many texts are longer than the encoder reads; short ones are not tokenised again."""
     assert model.encoder is not None
-    limit = model.encoder.model.max_seq_length
+    limit = model.encoder.max_tokens
     long = [text for text in texts if limit is not None and 2 * len(text.encode()) + 8 > limit]
     return model.encoder.truncated(long) if long else 0
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import transformers as hf
+from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
 from tests import tiny
 
@@ -105,6 +106,22 @@ def test_an_embedded_lora_backbone_is_the_plain_one(tmp_path):
     assert torch.equal(lm(ids).logits, untouched(ids).logits)
 
 
+def test_backbones_that_train_in_full_are_saved_once(tmp_path):
+    settings = {"decoder_training": "full", "encoder_training": "full", "encoder_pooling": "mean"}
+    vae = shaken("memory", "llama", "bert", embed_backbones=True, **settings)
+    vae.save_pretrained(tmp_path)
+    names = set(load_file(tmp_path / "model.safetensors"))
+    assert names == {n for n in vae.trained_names if n.startswith(("posterior", "injection"))}
+    assert_alike(vae, LlaMaVAE.from_pretrained(tmp_path))
+    other = tiny.vae("memory", "llama", "bert", embed_backbones=True, **settings)
+    checkpoint.reload(other, tmp_path)
+    assert_alike(vae, other)
+    state = {name: value.clone() for name, value in vae.state_dict().items()}
+    other = tiny.vae("memory", "llama", "bert", embed_backbones=True, **settings)
+    other.save_pretrained(tmp_path, state_dict=state)
+    assert_alike(vae, LlaMaVAE.from_pretrained(tmp_path))
+
+
 @pytest.mark.parametrize("kind", ["bert-cls", "t5", "sentence-t5"])
 @pytest.mark.parametrize("embed", [False, True])
 def test_encoders_survive(kind, embed, tmp_path):
@@ -121,7 +138,7 @@ def test_a_chosen_pooling_survives(embed, tmp_path):
     again = LlaMaVAE.from_pretrained(tmp_path)
     assert_alike(vae, again)
     assert again.encoder is not None
-    assert again.encoder.model.max_seq_length == 7
+    assert again.encoder.max_tokens == 7
 
 
 def test_a_model_without_encoder_survives(tmp_path):
@@ -174,8 +191,6 @@ def test_weights_in_several_files(tmp_path):
 
 
 def test_only_what_trained_is_in_the_checkpoint(saved):
-    from safetensors.torch import load_file
-
     names = set(load_file(saved / "model.safetensors"))
     assert names == set(tiny.vae().trained_names)
     assert files(saved) == ["config.json", "model.safetensors"]

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import transformers as hf
 from sentence_transformers import SentenceTransformer
 from tests import tiny
 
@@ -51,7 +52,7 @@ def test_a_default_prompt_is_used_in_training_too():
     model = SentenceTransformer(
         str(tiny.encoder()), device="cpu", prompts={"query": "seven "}, default_prompt_name="query"
     )
-    encoder = SentenceEncoder(model).eval()
+    encoder = SentenceEncoder.load(model).eval()
     h = encoder.encode(tiny.SENTENCES)
     assert_same(encoder(encoder.tokenize(tiny.SENTENCES)), h)
     assert not torch.allclose(h, load().encode(tiny.SENTENCES))
@@ -59,7 +60,7 @@ def test_a_default_prompt_is_used_in_training_too():
 
 def test_truncated_vectors_are_truncated_in_training_too():
     model = SentenceTransformer(str(tiny.encoder()), device="cpu", truncate_dim=5)
-    encoder = SentenceEncoder(model).eval()
+    encoder = SentenceEncoder.load(model).eval()
     assert encoder.dim == 5
     assert_same(encoder(encoder.tokenize(tiny.SENTENCES)), encoder.encode(tiny.SENTENCES))
 
@@ -69,7 +70,7 @@ def test_truncated_vectors_are_truncated_in_training_too():
 def test_pooling_by_hand(kind, pooling):
     encoder = load(kind, pooling=pooling)
     features = encoder.tokenize(tiny.SENTENCES)
-    states = encoder.model[0](dict(features))["token_embeddings"]
+    states = encoder.model(**features).last_hidden_state
     mask = features["attention_mask"]
     expected = {
         "cls": states[:, 0],
@@ -78,6 +79,39 @@ def test_pooling_by_hand(kind, pooling):
     }[pooling]
     assert_same(encoder(features), expected)
     assert_same(encoder.encode(tiny.SENTENCES), expected)
+
+
+@pytest.mark.parametrize("pooling", ["cls", "mean", "last"])
+def test_what_is_saved_is_a_sentence_transformers_model_too(pooling, tmp_path):
+    encoder = load("bert", pooling=pooling, training="lora", lora_rank=2)
+    encoder.save(tmp_path / "new" / "encoder")
+    saved = tmp_path / "new" / "encoder"
+    expected = load("bert", pooling=pooling).encode(tiny.SENTENCES)
+    assert_same(SentenceEncoder.load(saved).encode(tiny.SENTENCES), expected)
+    assert_same(SentenceEncoder.load(saved, pooling=pooling).encode(tiny.SENTENCES), expected)
+
+
+def test_of_an_encoder_decoder_the_encoder_is_read(tmp_path):
+    config = hf.BartConfig(
+        vocab_size=tiny.VOCAB,
+        d_model=16,
+        encoder_layers=1,
+        decoder_layers=1,
+        encoder_attention_heads=2,
+        decoder_attention_heads=2,
+        encoder_ffn_dim=16,
+        decoder_ffn_dim=16,
+        max_position_embeddings=64,
+    )
+    bart = hf.BartModel(config).eval()
+    bart.save_pretrained(tmp_path)
+    tiny.tokenizer().save_pretrained(tmp_path)
+    encoder = SentenceEncoder.load(tmp_path, pooling="mean").eval()
+    features = encoder.tokenize(["a dog"])
+    with torch.no_grad():
+        states = bart.get_encoder()(**features).last_hidden_state
+    assert_same(encoder.encode(["a dog"]), states.mean(1))
+    assert encoder.max_tokens == 64
 
 
 def test_pooling_replaces_the_models_own():
@@ -157,7 +191,7 @@ def test_the_cache_key_follows_all_that_decides_a_vector():
         next(weights.parameters()).view(-1)[0] += 1e-3
     others["weights"] = weights
     prompt = {"prompts": {"q": "query: "}, "default_prompt_name": "q"}
-    others["prompt"] = SentenceEncoder(
+    others["prompt"] = SentenceEncoder.load(
         SentenceTransformer(str(tiny.encoder()), device="cpu", **prompt)
     )
     keys = {name: encoder.cache_key() for name, encoder in others.items()}

@@ -180,7 +180,7 @@ def test_the_key_covers_the_encoder(decoder, encoder, calls):
     prepare(tiny.SENTENCES, decoder, encoder, progress=False)
     prepare(tiny.SENTENCES, decoder, SentenceEncoder.load(tiny.encoder("bert-cls")), progress=False)
     for limit in (5, 6):
-        encoder.model.max_seq_length = limit
+        encoder.max_tokens = limit
         prepare(tiny.SENTENCES, decoder, encoder, progress=False)
     with torch.no_grad():
         next(encoder.parameters()).view(-1)[0] += 1e-3

@@ -13,7 +13,6 @@ from functools import partial
 from typing import Any, cast
 
 import torch
-from sklearn.covariance import ledoit_wolf
 from torch import BoolTensor, Tensor, nn
 from torch.distributions import AffineTransform, Transform, constraints
 from zuko.flows import GeneralCouplingTransform, MaskedAutoregressiveTransform
@@ -101,6 +100,8 @@ class Affine(LazyTransform):
             residual = residual - c.cpu().double() @ slope.mT
             if self.slope is not None:
                 self.slope.copy_(slope)
+        from sklearn.covariance import ledoit_wolf  # takes a second; only fitting needs it
+
         covariance = torch.from_numpy(ledoit_wolf(residual.numpy(), assume_centered=True)[0])
         variance = covariance.diagonal()
         variance += _FLOOR * variance.mean().clamp_min(_FLOOR)

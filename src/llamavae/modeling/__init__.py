@@ -9,7 +9,7 @@ from llamavae.lazy import lazy_names
 if TYPE_CHECKING:
     from llamavae.modeling.configuration import LlaMaVAEConfig
     from llamavae.modeling.decoder import TextDecoder
-    from llamavae.modeling.encoder import SentenceEncoder
+    from llamavae.modeling.encoder import SentenceEncoder, TransformersEncoder
     from llamavae.modeling.injection import Injection, Steering
     from llamavae.modeling.llamavae import LlaMaVAE, LlaMaVAEOutput
     from llamavae.modeling.posterior import DiagonalGaussian, Posterior, kl_term
@@ -24,6 +24,7 @@ __all__ = [
     "SentenceEncoder",
     "Steering",
     "TextDecoder",
+    "TransformersEncoder",
     "kl_term",
 ]
 
@@ -32,7 +33,7 @@ __getattr__, __dir__ = lazy_names(
     {
         "llamavae.modeling.configuration": ["LlaMaVAEConfig"],
         "llamavae.modeling.decoder": ["TextDecoder"],
-        "llamavae.modeling.encoder": ["SentenceEncoder"],
+        "llamavae.modeling.encoder": ["SentenceEncoder", "TransformersEncoder"],
         "llamavae.modeling.injection": ["Injection", "Steering"],
         "llamavae.modeling.llamavae": ["LlaMaVAE", "LlaMaVAEOutput"],
         "llamavae.modeling.posterior": ["DiagonalGaussian", "Posterior", "kl_term"],

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import torch
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
-from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.pytorch_utils import Conv1D
 
@@ -72,6 +72,8 @@ def freeze_or_adapt(module: nn.Module, training: str, rank: int, alpha: int) -> 
     """
     module.requires_grad_(training == "full")
     if training == "lora":
+        from peft import LoraConfig, inject_adapter_in_model  # takes a second
+
         head = getattr(module, "get_output_embeddings", lambda: None)()
         parts = {
             name: part
@@ -85,6 +87,27 @@ def freeze_or_adapt(module: nn.Module, training: str, rank: int, alpha: int) -> 
             fan_in_fan_out=any(isinstance(part, Conv1D) for part in parts.values()),
         )
         inject_adapter_in_model(config, module)
+
+
+def save_plain(
+    model: PreTrainedModel, folder: Path, state: Mapping[str, Tensor] | None = None
+) -> None:
+    """Save a backbone in transformers' own format, with LoRA left out.
+
+    Args:
+        model: The backbone.
+        folder: Where to.
+        state: Weights that replace the model's own of the same names.
+    """
+    given = state or {}
+    instead = {id(p): given[name] for name, p in model.named_parameters() if name in given}
+    own: dict[str, Tensor] = model.state_dict(keep_vars=True)
+    weights = {
+        name.replace(".base_layer", ""): instead.get(id(value), value).detach()
+        for name, value in own.items()
+        if "lora_" not in name
+    }
+    model.save_pretrained(folder, state_dict=weights)
 
 
 def quiet_dropout(module: nn.Module) -> None:

@@ -1,7 +1,8 @@
 """Checkpoints: `config.json`, `model.safetensors`, and where asked `encoder/` and `decoder/`.
 
 `model.safetensors` holds what trained. A backbone is named by id and revision in `config.json`,
-or saved beside in its own library's format when `embed_backbones` is set.
+or saved beside in its own library's format when `embed_backbones` is set; one that is saved
+beside and trains in full is there only.
 """
 
 from __future__ import annotations
@@ -25,19 +26,19 @@ from huggingface_hub import (
 from huggingface_hub.errors import HfHubHTTPError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Transformer
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from llamavae.errors import UserError, unknown
-from llamavae.modeling.backbones import hub_errors
+from llamavae.modeling.backbones import hub_errors, save_plain
 from llamavae.modeling.configuration import LlaMaVAEConfig
 from llamavae.modeling.decoder import TextDecoder
-from llamavae.modeling.encoder import SentenceEncoder
+from llamavae.modeling.encoder import SentenceEncoder, TransformersEncoder
 from llamavae.pretrained import shipped
 
 if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
     from llamavae.modeling.llamavae import LlaMaVAE
 
 Source = str | os.PathLike[str]
@@ -158,8 +159,8 @@ def load_encoder(
         "lora_rank": config.lora_rank,
         "lora_alpha": config.lora_alpha,
     }
-    if isinstance(source, SentenceTransformer):
-        return SentenceEncoder(source, **options)
+    if not isinstance(source, str | os.PathLike):
+        return SentenceEncoder.load(source, max_tokens=config.encoder_max_tokens, **options)
     revision = _revision(config, "encoder", source)
     encoder = SentenceEncoder.load(
         os.fspath(source),
@@ -231,8 +232,33 @@ def _revision(config: LlaMaVAEConfig, which: str, source: Source) -> str | None:
     return getattr(config, f"{which}_revision") if named else None
 
 
-def load_trained(model: torch.nn.Module, names: list[str], folder: Path) -> None:
-    """Copy the trained weights in `folder` into `model`.
+def _whole_backbones(model: LlaMaVAE) -> dict[str, PreTrainedModel]:
+    """Backbones that train in full and are saved beside: the prefix of their weights' names."""
+    found: dict[str, PreTrainedModel] = {}
+    if model.config.embed_backbones:
+        if model.decoder.training_mode == "full":
+            found["decoder.lm."] = model.decoder.lm
+        if isinstance(model.encoder, TransformersEncoder) and model.encoder.training_mode == "full":
+            found["encoder.model."] = model.encoder.model
+    return found
+
+
+def reload(model: LlaMaVAE, folder: Path) -> None:
+    """Bring a model back to the weights of its checkpoint in `folder`, those of backbones too.
+
+    Raises:
+        UserError: A file or weight is missing, left over or of another shape.
+    """
+    for prefix, own in _whole_backbones(model).items():
+        place = folder / prefix.partition(".")[0]
+        with hub_errors(place.name, str(place)):
+            saved = type(own).from_pretrained(place, dtype=own.dtype)
+        own.load_state_dict(saved.state_dict())
+    load_trained(model, folder)
+
+
+def load_trained(model: LlaMaVAE, folder: Path) -> None:
+    """Copy the trained weights of `model.safetensors` in `folder` into `model`.
 
     Raises:
         UserError: A weight is missing, left over or of another shape.
@@ -257,15 +283,16 @@ def load_trained(model: torch.nn.Module, names: list[str], folder: Path) -> None
                 f"{path} is damaged: {error}. Save or copy the checkpoint again"
             ) from error
     parameters = dict(model.named_parameters())
-    missing = sorted(set(names) - set(weights))
-    extra = sorted(set(weights) - set(names))
+    beside = tuple(_whole_backbones(model))
+    needed = {name for name in model.trained_names if not name.startswith(beside)}
+    missing, extra = sorted(needed - set(weights)), sorted(set(weights) - set(model.trained_names))
     if missing or extra:
         raise UserError(
             f"the weights in {folder} do not fit its config.json: {len(missing)} missing"
             f" {missing[:3]}, {len(extra)} left over {extra[:3]}"
         )
     with torch.no_grad():
-        for name in names:
+        for name in (n for n in model.trained_names if n in weights):
             if parameters[name].shape != weights[name].shape:
                 raise UserError(
                     f"weight {name} in {folder} has shape {tuple(weights[name].shape)}; this model "
@@ -295,6 +322,10 @@ def save(
         )
     source = state or parameters
     trained = {name: source[name].detach() for name in model.trained_names}
+    beside = {
+        prefix: {n.removeprefix(prefix): trained.pop(n) for n in [*trained] if n.startswith(prefix)}
+        for prefix in _whole_backbones(model)
+    }
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".saving-", dir=folder) as temporary:
         new = Path(temporary)
@@ -307,10 +338,10 @@ def save(
             if model.card:
                 (new / CARD).write_text(model.card, encoding="utf-8")
             if config.embed_backbones:
-                _save_plain(model.decoder.lm, new / "decoder")
+                save_plain(model.decoder.lm, new / "decoder", beside.get("decoder.lm."))
                 model.decoder.tokenizer.save_pretrained(new / "decoder")
                 if model.encoder is not None:
-                    _save_encoder(model.encoder, new / "encoder")
+                    model.encoder.save(new / "encoder", beside.get("encoder.model."))
         except (OSError, SafetensorError) as error:
             raise UserError(
                 f"could not save the checkpoint to {folder}: {error}. What was there before is "
@@ -334,26 +365,6 @@ def _portable(config: LlaMaVAEConfig) -> LlaMaVAEConfig:
         if config.embed_backbones and name is not None and Path(name).is_absolute():
             setattr(config, f"{which}_name_or_path", which)
     return config
-
-
-def _save_encoder(encoder: SentenceEncoder, folder: Path) -> None:
-    """The encoder in sentence-transformers' own format, with LoRA left out."""
-    encoder.model.save_pretrained(str(folder))
-    modules = json.loads((folder / "modules.json").read_text(encoding="utf-8"))
-    if encoder.training_mode == "lora":
-        for part, entry in zip(encoder.model, modules, strict=True):
-            if isinstance(part, Transformer):
-                _save_plain(part.auto_model, folder / entry["path"])
-
-
-def _save_plain(model: PreTrainedModel, folder: Path) -> None:
-    """A backbone in transformers' own format, with LoRA left out."""
-    state = {
-        name.replace(".base_layer", ""): value
-        for name, value in model.state_dict().items()
-        if "lora_" not in name
-    }
-    model.save_pretrained(folder, state_dict=state)
 
 
 def upload(

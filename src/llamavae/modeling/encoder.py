@@ -3,61 +3,58 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
-from collections.abc import Sequence
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
-from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Pooling as PoolingLayer
-from sentence_transformers.sentence_transformer.modules import Transformer
 from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForTextEncoding,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
-from llamavae.errors import UserError
-from llamavae.modeling.backbones import evaluating, fingerprint, freeze_or_adapt, hub_errors
+from llamavae.modeling.backbones import (
+    evaluating,
+    fingerprint,
+    freeze_or_adapt,
+    hub_errors,
+    save_plain,
+)
 from llamavae.modeling.names import EncoderTraining, Pooling
 
-_POOLING: dict[Pooling, Literal["cls", "mean", "lasttoken"]] = {
-    "cls": "cls",
-    "mean": "mean",
-    "last": "lasttoken",
-}
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
 
 
-class SentenceEncoder(nn.Module):
-    """A sentence-transformers model with a training mode.
+class SentenceEncoder(nn.Module, ABC):
+    """A sentence encoder with a training mode; `SentenceEncoder.load` gives one.
 
     Args:
-        model: The sentence-transformers model. It owns its tokenizer and its length limit.
+        model: The network.
+        tokenizer: What it reads.
         training: What of it trains: nothing (`frozen`), LoRA matrices (`lora`), all (`full`).
-        lora_rank: Rank of the LoRA matrices.
-        lora_alpha: Scale of the LoRA matrices.
     """
 
     def __init__(
-        self,
-        model: SentenceTransformer,
-        training: EncoderTraining = "frozen",
-        lora_rank: int = 16,
-        lora_alpha: int = 32,
+        self, model: nn.Module, tokenizer: PreTrainedTokenizerBase, training: EncoderTraining
     ) -> None:
         super().__init__()
         self.model = model
+        self.tokenizer = tokenizer
         self.training_mode = training
-        for part in model:
-            if isinstance(part, Transformer):
-                freeze_or_adapt(part.auto_model, training, lora_rank, lora_alpha)
-                pooler = getattr(part.auto_model, "pooler", None)
-                if isinstance(pooler, nn.Module):  # BERT's own; its output is not used
-                    pooler.requires_grad_(False)
-            else:
-                part.requires_grad_(training == "full")
 
-    @classmethod
+    @staticmethod
     def load(
-        cls,
-        source: str | Path,
+        source: str | os.PathLike[str] | SentenceTransformer,
         *,
         revision: str | None = None,
         pooling: Pooling | None = None,
@@ -70,9 +67,12 @@ class SentenceEncoder(nn.Module):
     ) -> SentenceEncoder:
         """Load from a hub id or a folder.
 
+        With `pooling` the source is read by transformers alone; without it by
+        sentence-transformers, whose import takes seconds.
+
         Args:
             source: A sentence-transformers model, or any transformers encoder (of an
-                encoder-decoder such as T5, the encoder half).
+                encoder-decoder such as T5, the encoder half); or a `SentenceTransformer`.
             revision: Branch, tag or commit of the hub repository.
             pooling: How token vectors become h: `cls`, `mean` or `last`. None keeps the model's
                 own modules; a plain transformers encoder then gets `mean`.
@@ -81,49 +81,72 @@ class SentenceEncoder(nn.Module):
             token: Access token for the hub.
             cache_dir: Where hub files are kept.
             local_files_only: Never contact the hub.
-            **options: Arguments of `SentenceEncoder`.
+            **options: `training` (see `SentenceEncoder`), `lora_rank`, `lora_alpha`.
 
         Raises:
             UserError: The model cannot be found, read or reached.
         """
+        hub = {
+            "revision": revision,
+            "token": token,
+            "cache_dir": cache_dir,
+            "local_files_only": local_files_only,
+        }
         weights: dict[str, Any] = {"dtype": dtype} if dtype else {}
-        with hub_errors("sentence encoder", str(source)):
-            if pooling is None:
-                model = SentenceTransformer(
-                    str(source),
-                    revision=revision,
-                    device="cpu",
-                    token=token,
-                    cache_folder=cache_dir,
-                    local_files_only=local_files_only,
-                    model_kwargs=weights,
-                )
-            else:
-                hub = {
-                    "revision": revision,
-                    "token": token,
-                    "cache_dir": cache_dir,
-                    "local_files_only": local_files_only,
-                }
-                body = Transformer(
-                    str(source),
-                    model_kwargs={**hub, **weights},
-                    processor_kwargs=hub,
-                    config_kwargs=hub,
-                )
-                head = PoolingLayer(body.get_embedding_dimension(), _POOLING[pooling])
-                model = SentenceTransformer(modules=[body, head], device="cpu")
+        if pooling is not None and isinstance(source, str | os.PathLike):
+            with hub_errors("sentence encoder", str(source)):
+                config = AutoConfig.from_pretrained(source, **hub)
+                text = type(config) in AutoModelForTextEncoding._model_mapping
+                kind: Any = AutoModelForTextEncoding if text else AutoModel
+                model = kind.from_pretrained(source, config=config, **hub, **weights)
+                tokenizer = AutoTokenizer.from_pretrained(source, **hub)
+            half = model.get_encoder() if config.is_encoder_decoder and not text else model
+            encoder = TransformersEncoder(half, tokenizer, pooling, **options)
+        else:
+            from llamavae.modeling.sentence_transformer import SentenceTransformerEncoder, read
+
+            if isinstance(source, str | os.PathLike):
+                with hub_errors("sentence encoder", str(source)):
+                    source = read(str(source), hub, weights)
+            encoder = SentenceTransformerEncoder(source, **options)
         if max_tokens is not None:
-            model.max_seq_length = max_tokens
-        return cls(model, **options)
+            encoder.max_tokens = max_tokens
+        return encoder
 
     @property
+    @abstractmethod
     def dim(self) -> int:
         """Size H_enc of the sentence vector."""
-        dim = self.model.get_embedding_dimension()
-        if dim is None:
-            raise UserError("the sentence encoder does not say how large its vectors are")
-        return dim
+
+    @property
+    @abstractmethod
+    def max_tokens(self) -> int | None:
+        """Most tokens of a sentence that are read."""
+
+    @max_tokens.setter
+    @abstractmethod
+    def max_tokens(self, value: int) -> None: ...
+
+    @abstractmethod
+    def tokenize(self, texts: Sequence[str]) -> dict[str, Tensor]:
+        """Inputs of `forward` for a batch of texts, padded to its longest."""
+
+    @abstractmethod
+    def forward(self, features: dict[str, Tensor]) -> Tensor:
+        """Sentence vectors h (B, H_enc), with gradients where the encoder trains."""
+
+    @abstractmethod
+    def save(self, folder: Path, state: Mapping[str, Tensor] | None = None) -> None:
+        """Write the encoder in sentence-transformers' own format, with LoRA left out.
+
+        Args:
+            folder: Where to; made if missing.
+            state: Weights that replace the model's own of the same names.
+        """
+
+    @abstractmethod
+    def _settings(self) -> dict[str, Any]:
+        """What decides a sentence's vector beside weights and tokenizer."""
 
     @property
     def trains(self) -> bool:
@@ -135,50 +158,120 @@ class SentenceEncoder(nn.Module):
         super().train(mode and self.trains)
         return self
 
-    def tokenize(self, texts: Sequence[str]) -> dict[str, Tensor]:
-        """Inputs of `forward` for a batch of texts, padded to its longest."""
-        prompt = self.model.prompts.get(self.model.default_prompt_name or "")
-        features = self.model.preprocess(list(texts), prompt=prompt)
-        return {k: v for k, v in features.items() if isinstance(v, Tensor)}
-
-    def forward(self, features: dict[str, Tensor]) -> Tensor:
-        """Sentence vectors h (B, H_enc), with gradients where the encoder trains."""
-        return self.model(dict(features))["sentence_embedding"][:, : self.dim]
-
     @torch.no_grad()
     def encode(self, texts: Sequence[str], batch_size: int = 64) -> Tensor:
         """Sentence vectors h (B, H_enc), without gradients, in batches by length."""
         if not texts:
             return torch.empty(0, self.dim)
+        order = sorted(range(len(texts)), key=lambda i: -len(texts[i]))
+        device = next(self.model.parameters()).device
+        parts: list[Tensor] = []
         with evaluating(self):
-            h = self.model.encode(
-                list(texts), batch_size=batch_size, convert_to_tensor=True, show_progress_bar=False
-            )
-        return h.clone()  # encode runs in inference mode; a clone may enter autograd
+            for start in range(0, len(order), batch_size):
+                batch = self.tokenize([texts[i] for i in order[start : start + batch_size]])
+                parts.append(self({name: value.to(device) for name, value in batch.items()}))
+        h = torch.cat(parts)
+        return torch.empty_like(h).index_copy_(0, torch.tensor(order, device=h.device), h)
 
     def truncated(self, texts: Sequence[str]) -> int:
         """How many of the texts are longer than the encoder reads."""
-        limit, tokenizer = self.model.max_seq_length, self.model.tokenizer
+        limit = self.max_tokens
         if limit is None or not texts:
             return 0
-        lengths = (len(ids) for ids in tokenizer(list(texts), truncation=False)["input_ids"])
+        lengths = (len(ids) for ids in self.tokenizer(list(texts), truncation=False)["input_ids"])
         return sum(length > limit for length in lengths)
 
     def cache_key(self) -> str:
         """A hash of all that decides a sentence's vector: weights, tokenizer, pooling, limit."""
-        modules = [
-            getattr(part, "get_config_dict", dict)() | {"type": type(part).__name__}
-            for part in self.model
-        ]
-        backend = getattr(self.model.tokenizer, "backend_tokenizer", None)
+        backend = getattr(self.tokenizer, "backend_tokenizer", None)
         tokenizer = json.loads(backend.to_str()) if backend is not None else {}
         for state in ("truncation", "padding"):  # each call leaves its own behind
             tokenizer.pop(state, None)
-        settings = {
-            "modules": modules,
-            "max_tokens": self.model.max_seq_length,
-            "prompt": [self.model.prompts, self.model.default_prompt_name],
-            "tokenizer": tokenizer,
-        }
+        settings = {**self._settings(), "max_tokens": self.max_tokens, "tokenizer": tokenizer}
         text = json.dumps(settings, sort_keys=True, default=str) + fingerprint(self.model)
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+class TransformersEncoder(SentenceEncoder):
+    """A transformers encoder whose token vectors are pooled.
+
+    Args:
+        model: The encoder.
+        tokenizer: Its tokenizer.
+        pooling: `mean` of the token vectors, or that of the first (`cls`) or `last` token.
+        training: See `SentenceEncoder`.
+        lora_rank: Rank of the LoRA matrices.
+        lora_alpha: Scale of the LoRA matrices.
+    """
+
+    model: PreTrainedModel
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        pooling: Pooling = "mean",
+        training: EncoderTraining = "frozen",
+        lora_rank: int = 16,
+        lora_alpha: int = 32,
+    ) -> None:
+        super().__init__(model, tokenizer, training)
+        self.pooling: Pooling = pooling
+        self._reads = set(inspect.signature(model.forward).parameters)
+        positions = getattr(model.config, "max_position_embeddings", None)
+        if positions:
+            tokenizer.model_max_length = min(tokenizer.model_max_length, positions)
+        freeze_or_adapt(model, training, lora_rank, lora_alpha)
+        pooler = getattr(model, "pooler", None)
+        if isinstance(pooler, nn.Module):  # BERT's own; its output is not used
+            pooler.requires_grad_(False)
+
+    @property
+    def dim(self) -> int:
+        """Size H_enc of the sentence vector."""
+        return self.model.config.hidden_size
+
+    @property
+    def max_tokens(self) -> int | None:
+        """Most tokens of a sentence that are read."""
+        return self.tokenizer.model_max_length
+
+    @max_tokens.setter
+    def max_tokens(self, value: int) -> None:
+        self.tokenizer.model_max_length = value
+
+    def tokenize(self, texts: Sequence[str]) -> dict[str, Tensor]:
+        """Inputs of `forward` for a batch of texts, padded to its longest."""
+        features = self.tokenizer(list(texts), padding=True, truncation=True, return_tensors="pt")
+        return {name: value for name, value in features.items() if name in self._reads}
+
+    def forward(self, features: dict[str, Tensor]) -> Tensor:
+        """Sentence vectors h (B, H_enc), with gradients where the encoder trains."""
+        states, mask = self.model(**features).last_hidden_state, features["attention_mask"]
+        if self.pooling == "mean":
+            weights = mask[..., None].to(states.dtype)
+            return (states * weights).sum(1) / weights.sum(1).clamp(min=1)
+        positions = torch.arange(mask.shape[1], device=mask.device) * mask
+        at = positions.argmax(1) if self.pooling == "last" else mask.argmax(1)
+        return states[torch.arange(len(states), device=mask.device), at]
+
+    def save(self, folder: Path, state: Mapping[str, Tensor] | None = None) -> None:
+        """Write what transformers and sentence-transformers can both read, without LoRA."""
+        save_plain(self.model, folder, state)
+        self.tokenizer.save_pretrained(folder)
+        package, pooling = "sentence_transformers.models", folder / "1_Pooling"
+        parts = {"Transformer": "", "Pooling": pooling.name}
+        modules = [
+            {"idx": i, "name": str(i), "path": path, "type": f"{package}.{kind}"}
+            for i, (kind, path) in enumerate(parts.items())
+        ]
+        (folder / "modules.json").write_text(json.dumps(modules, indent=1), encoding="utf-8")
+        modes = {"cls": "cls_token", "mean": "mean_tokens", "last": "lasttoken"}
+        settings = {"word_embedding_dimension": self.dim} | {
+            f"pooling_mode_{name}": mode == self.pooling for mode, name in modes.items()
+        }
+        pooling.mkdir(exist_ok=True)
+        (pooling / "config.json").write_text(json.dumps(settings, indent=1), encoding="utf-8")
+
+    def _settings(self) -> dict[str, Any]:
+        return {"pooling": self.pooling, "type": type(self.model).__name__}

@@ -13,10 +13,9 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self, cast
+from typing import TYPE_CHECKING, Any, Literal, Self, cast
 
 import torch
-from sentence_transformers import SentenceTransformer
 from torch import Tensor
 from transformers import (
     AutoConfig,
@@ -35,6 +34,9 @@ from llamavae.modeling.decoder import TextDecoder
 from llamavae.modeling.encoder import SentenceEncoder
 from llamavae.modeling.injection import Injection, attention_shapes, enable_memory
 from llamavae.modeling.posterior import DiagonalGaussian, KLRule, Posterior, kl_term
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
 
 Texts = str | Sequence[str]
 Points = Tensor | Texts
@@ -231,7 +233,7 @@ class LlaMaVAE(PreTrainedModel):
             checkpoint.load_decoder(config, decoder, **hub, **decoder_options),
             checkpoint.load_encoder(config, encoder, **hub),
         )
-        checkpoint.load_trained(model, model.trained_names, folder)
+        checkpoint.load_trained(model, folder)
         model.card = checkpoint.read_card(folder)
         model.name_or_path = checkpoint.absolute(pretrained_model_name_or_path)
         if "device_map" in decoder_options:

@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import platform
-import shlex
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import version
 from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
@@ -26,6 +21,7 @@ from accelerate.utils import set_seed
 
 from llamavae.errors import UserError
 from llamavae.modeling import LlaMaVAE, SentenceEncoder, TextDecoder
+from llamavae.provenance import provenance
 from llamavae.training.best import BestModel, ModelEvaluator
 from llamavae.training.card import model_card
 from llamavae.training.data import SentenceData, SentenceStream, prepare, steps_per_epoch
@@ -304,7 +300,7 @@ def _new_model(
         max_tokens=d.max_tokens,
         encoder_dim=0 if corpus.vectors is None else corpus.vectors[0].shape[1],
         encoder_revision=e.revision,
-        encoder_pooling=e.pooling,
+        encoder_pooling="mean" if e.scratch and e.pooling is None else e.pooling,
         encoder_max_tokens=e.max_tokens,
         encoder_training=e.training,
         decoder_revision=d.revision,
@@ -511,38 +507,3 @@ def _read_results(folder: Path) -> dict[str, Any] | None:
     """Contents of `results.json`, which a finished run has."""
     path = folder / "results.json"
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
-
-
-def provenance() -> dict[str, Any]:
-    """What a number needs beside it: command, versions, commit and machine."""
-    command = [Path(sys.argv[0]).name, *sys.argv[1:]]
-    return {
-        "command": shlex.join(command),
-        "version": version("llamavae"),
-        "commit": _commit(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "machine": _machine(),
-    }
-
-
-def _machine() -> str:
-    if torch.cuda.is_available():
-        return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}"
-    return f"{os.cpu_count()} CPU cores, {platform.machine()}"
-
-
-def _commit() -> str | None:
-    """The commit of the source tree that is running, or None when it is installed as a package."""
-    here = Path(__file__)
-    try:
-        # an installed package may lie inside the repository of another project
-        _git("ls-files", "--error-unmatch", here.name, cwd=here.parent)
-        return _git("rev-parse", "--short", "HEAD", cwd=here.parent)
-    except (OSError, subprocess.CalledProcessError):
-        return None
-
-
-def _git(*arguments: str, cwd: Path) -> str:
-    done = subprocess.run(["git", *arguments], cwd=cwd, capture_output=True, text=True, check=True)
-    return done.stdout.strip()

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import (
     LlamaConfig,
@@ -18,6 +15,7 @@ from transformers import (
 )
 
 from llamavae.errors import UserError
+from llamavae.modeling import TransformersEncoder
 from llamavae.modeling.decoder import TokenPolicy
 from llamavae.training.recipe import ScratchDecoder, ScratchEncoder
 
@@ -47,7 +45,7 @@ def train_tokenizer(texts: Sequence[str], vocabulary: int) -> PreTrainedTokenize
 
 
 def make_encoder(settings: ScratchEncoder, texts: Sequence[str], folder: Path) -> None:
-    """Write a fresh sentence-transformers model to `folder`: T5 encoder, mean pooling."""
+    """Write a fresh T5 encoder and its tokenizer to `folder`, to be used with mean pooling."""
     _divides("encoder.scratch", "heads", settings.heads, "hidden_size", settings.hidden_size)
     tokenizer = train_tokenizer(texts, settings.vocabulary)
     tokens = TokenPolicy.of(tokenizer)
@@ -63,12 +61,7 @@ def make_encoder(settings: ScratchEncoder, texts: Sequence[str], folder: Path) -
         pad_token_id=tokens.pad,
         eos_token_id=tokens.eos,
     )
-    with tempfile.TemporaryDirectory() as body:
-        T5EncoderModel(config).save_pretrained(body)
-        tokenizer.save_pretrained(body)
-        transformer = Transformer(body)
-    pooling = Pooling(config.d_model, "mean")
-    SentenceTransformer(modules=[transformer, pooling], device="cpu").save_pretrained(str(folder))
+    TransformersEncoder(T5EncoderModel(config), tokenizer).save(folder)
 
 
 def make_decoder(settings: ScratchDecoder, texts: Sequence[str], folder: Path) -> None:

@@ -33,7 +33,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 from llamavae.errors import UserError
 from llamavae.modeling import LlaMaVAE, TextDecoder
 from llamavae.modeling.backbones import evaluating
-from llamavae.modeling.checkpoint import load_trained
+from llamavae.modeling.checkpoint import reload
 from llamavae.modeling.llamavae import LlaMaVAEOutput
 from llamavae.state import load_optimizer, load_random, save_optimizer, save_random
 from llamavae.training.bag_of_words import BagOfWords
@@ -465,7 +465,7 @@ class VAETrainer(SentenceTrainer):
         """The trained weights, and the state of the beta schedule."""
         if self.bag is not None:
             load_model(self.bag, folder / _BAG)
-        load_trained(self.vae, self.vae.trained_names, folder)
+        reload(self.vae, folder)
         self.schedule.load_state(json.loads((folder / "schedule.json").read_text()))
 
 
