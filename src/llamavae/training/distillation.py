@@ -19,13 +19,17 @@ def cosines(vectors: Tensor) -> Tensor:
 
 
 def similarity_loss(mean: Tensor, teacher: Tensor) -> Tensor:
-    """How much two sets of cosines differ, but for a constant; a scalar.
+    """Mean squared difference between the cosines of means and a teacher's centred ones; a scalar.
 
-    The variance, over pairs i != j, of d_ij = cos(mu_i, mu_j) - cos(t_i, t_j): from 0 to 4; 0 for
-    less than three sentences. It does not change when mu is turned or scaled: where the
-    sentences lie, and how far from the origin, is left to the evidence lower bound. So is the mean
-    of d: the vectors of many a teacher point to one side, their cosines being positive on average,
-    and means mu that did the same would lie where N(0, I) does not.
+    mean over i != j of (cos(mu_i, mu_j) - (cos(t_i, t_j) - c))^2, with c the mean of the teacher's
+    cosines: from 0 to 9, and 0 for less than two sentences. It does not change when mu is turned or
+    scaled: where the sentences lie, and how far from the origin, is left to the evidence lower
+    bound.
+
+    The vectors of most teachers point to one side: their cosines are positive on average. Means
+    mu that copied this would lie to one side of the origin, where N(0, I) has little mass. If
+    all cosines of mu were free to differ from the teacher's by a constant, mu would go there
+    too, since a large vector that all share makes their cosines alike.
 
     Similarity-preserving distillation (Tung and Mori, arXiv 1907.09682) with cosines in place of
     rows of inner products; a relation-wise loss in the sense of relational knowledge distillation
@@ -36,10 +40,10 @@ def similarity_loss(mean: Tensor, teacher: Tensor) -> Tensor:
         teacher: The teacher's vectors t of the same sentences (B, K).
     """
     rows, columns = torch.triu_indices(len(mean), len(mean), 1, device=mean.device)
-    difference = (cosines(mean) - cosines(teacher).to(mean.device))[rows, columns]
-    if not len(difference):
-        return difference.sum()
-    return (difference - difference.mean()).square().mean()
+    ours, theirs = cosines(mean)[rows, columns], cosines(teacher).to(mean.device)[rows, columns]
+    if not len(ours):
+        return ours.sum()
+    return (ours - (theirs - theirs.mean())).square().mean()
 
 
 def similarity_correlation(mean: Tensor, teacher: Tensor) -> float:

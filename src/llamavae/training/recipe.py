@@ -228,7 +228,7 @@ class TeacherSettings(_Section):
     revision: str | None = None
     """Branch, tag or commit of the hub repository."""
     weight: float = Field(default=1.0, ge=0)
-    """Nats that are added to the loss for a variance of 1 of the difference between the cosines."""
+    """Nats that are added to the loss for a mean squared difference of 1 between the cosines."""
 
 
 class OptimisationSettings(_Section):
