@@ -65,6 +65,8 @@ benchmark: $(STAMP) ## measure the ratios to the floor (BENCHMARK="--shape tiny 
 mini: $(STAMP) ## make the models that come with the library anew, in hours (STS=FILE of the STS benchmark)
 	$(BIN)/llamavae train --recipe mini-vae --resume
 	$(BIN)/python -m pretrained.build ship runs/mini-vae
+	$(BIN)/llamavae train --recipe mini-more --resume
+	$(BIN)/python -m pretrained.build ship runs/mini-more
 	$(BIN)/python -m pretrained.build define
 	$(BIN)/python -m pretrained.build measure --sts $(STS)
 

@@ -1,6 +1,7 @@
-"""Make the models that come with the library out of a run of the recipe `mini-vae`.
+"""Make the models that come with the library out of runs of the recipes `mini-vae` and `mini-more`.
 
     python -m pretrained.build ship runs/mini-vae    weights in bfloat16 into the package
+    python -m pretrained.build ship runs/mini-more   the same, trained on from the former
     python -m pretrained.build define                fit `mini-definitions` and a prior on them
     python -m pretrained.build measure --sts FILE    measure, write measures.json and model cards
     python -m pretrained.build check --sts FILE      measure again, compare with measures.json
@@ -36,21 +37,31 @@ HERE = Path(__file__).parent
 PACKAGE = HERE.parent / "src" / "llamavae" / "pretrained"
 VAE, DEFINITIONS = PACKAGE / "mini", PACKAGE / "mini-definitions"
 MIXED, NOISE = ("wordnet", "wordnet-examples", "worldtree"), 0.5
+STAGES = ("mini-vae", "mini-more")
 MEASURES = HERE / "measures.json"
 FIT = {"flow": "glow", "form": "reference", "noise": 0.3, "contrast": 1.0, "steps": 4000, "seed": 0}
 
 
 def ship(run: Path) -> None:
-    """Copy the model of a finished run into the package, and its recipe and log to this folder."""
-    shutil.copy(run / "log.jsonl", HERE)
+    """Copy the model of a finished run into the package; its results and log come to this folder.
+
+    Each stage keeps its own: `mini-more` starts from what `mini-vae` shipped.
+    """
     results = json.loads((run / "results.json").read_text(encoding="utf-8"))
-    shipped = load_recipe("mini-vae").model_dump(mode="json")
+    stage = results["recipe"]["name"]
+    if stage not in STAGES:
+        raise SystemExit(f"{run} is a run of the recipe {stage}, not of {' or '.join(STAGES)}")
+    recipe = load_recipe(stage).model_dump(mode="json")
     for place in (("teacher", "model"), ("output", "folder")):  # those of the machine
-        results["recipe"][place[0]][place[1]] = shipped[place[0]][place[1]]
-    results["command"] = "llamavae train --recipe mini-vae"
-    if changed := {k: v for k, v in results["recipe"].items() if v != shipped[k]}:
-        raise SystemExit(f"the run was not made by the recipe mini-vae as it is now: {changed}")
-    _write_json(HERE / "results.json", results)
+        results["recipe"][place[0]][place[1]] = recipe[place[0]][place[1]]
+    results["command"] = f"llamavae train --recipe {stage}"
+    if changed := {k: v for k, v in results["recipe"].items() if v != recipe[k]}:
+        raise SystemExit(f"the run was not made by the recipe {stage} as it is now: {changed}")
+    for later in STAGES[STAGES.index(stage) :]:
+        shutil.rmtree(HERE / later, ignore_errors=True)
+    (HERE / stage).mkdir()
+    shutil.copy(run / "log.jsonl", HERE / stage)
+    _write_json(HERE / stage / "results.json", results)
     shutil.rmtree(VAE, ignore_errors=True)
     shutil.copytree(run / "model", VAE)
     for path in VAE.rglob("*.safetensors"):
@@ -114,8 +125,9 @@ def measure(sts: Path) -> None:
     """Write measures.json and the model cards."""
     found = measured(sts)
     _write_json(MEASURES, found)
-    run = json.loads((HERE / "results.json").read_text(encoding="utf-8"))
-    (VAE / "README.md").write_text(vae_card(found, run), encoding="utf-8")
+    places = [HERE / stage / "results.json" for stage in STAGES]
+    runs = [json.loads(place.read_text(encoding="utf-8")) for place in places if place.is_file()]
+    (VAE / "README.md").write_text(vae_card(found, runs), encoding="utf-8")
     if "definitions" in found:
         (DEFINITIONS / "README.md").write_text(definitions_card(found, FIT), encoding="utf-8")
 

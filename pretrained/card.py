@@ -23,15 +23,15 @@ _NOTICES = f"""\
 No sentence of these is in the files; the weights are Apache-2.0, under the notices above."""
 
 
-def vae_card(found: Mapping[str, Any], run: Mapping[str, Any]) -> str:
+def vae_card(found: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> str:
     """README.md of `mini`.
 
     Args:
         found: Contents of measures.json.
-        run: results.json of the training run.
+        runs: results.json of the training runs, each of which goes on with the model before.
     """
+    run = runs[0]
     recipe = run["recipe"]
-    steps, batch = recipe["optimisation"]["steps"], recipe["optimisation"]["batch_size"]
     sections = [
         "---\nlibrary_name: llamavae\nlicense: apache-2.0\nlanguage: en\n"
         "tags: [sentence-vae, controllable-generation]\n---",
@@ -44,11 +44,10 @@ def vae_card(found: Mapping[str, Any], run: Mapping[str, Any]) -> str:
         "## Data and licences",
         f"{run['sentences']:,} sentences of at most 16 words.\n\n{_NOTICES}",
         "## How it was made",
-        f"Recipe `mini-vae`, both backbones from scratch: {steps:,} steps of {batch} sentences, "
-        f"seed {run['seed']}, {run['seconds'] / 3600:.1f} hours on one core of {run['machine']}, "
-        f"PyTorch {run['torch']}. The posterior mean also learned the similarities of "
-        "all-MiniLM-L6-v2 (Apache-2.0), which is not needed afterwards. `make mini` makes it anew; "
-        "the log of the run is pretrained/log.jsonl in the source.",
+        f"By the {', then the '.join(map(_stage, runs))}; on one core of {run['machine']}, "
+        f"PyTorch {run['torch']}. Both backbones are from scratch. The posterior mean also learned "
+        "the similarities of all-MiniLM-L6-v2 (Apache-2.0), which is not needed afterwards. "
+        "`make mini` makes it anew; the logs of the runs are in the source, pretrained/.",
         "## Measures",
         "On held-out sentences of at most 16 words, free-running and greedy from the posterior "
         "mean. Control: each sentence gets the point of another. Intervals are 95 % bootstrap "
@@ -72,6 +71,15 @@ def vae_card(found: Mapping[str, Any], run: Mapping[str, Any]) -> str:
         "point, not what is true. Nothing was done against bias or offensive words in WordNet.",
     ]
     return "\n\n".join(sections) + "\n"
+
+
+def _stage(run: Mapping[str, Any]) -> str:
+    recipe, hours = run["recipe"], run["seconds"] / 3600
+    steps, batch = recipe["optimisation"]["steps"], recipe["optimisation"]["batch_size"]
+    return (
+        f"recipe `{recipe['name']}`: {steps:,} steps of {batch} sentences, seed {run['seed']}, beta "
+        f"up to {recipe['objective']['beta']:g}, {hours:.1f} hours"
+    )
 
 
 def definitions_card(found: Mapping[str, Any], fit: Mapping[str, Any]) -> str:
