@@ -13,6 +13,12 @@ class UserError(ValueError):
     """
 
 
+class MissingData(UserError):
+    """Data that have to be fetched are not there; the message says what was tried, and where to
+    get them.
+    """
+
+
 def nearest(name: str, known: Iterable[str], n: int = 3) -> list[str]:
     """The up to `n` names of `known` that are spelt most like `name`, best first."""
     names = list(known)

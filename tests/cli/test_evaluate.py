@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import json
+from itertools import pairwise
 
 import pytest
 from tests import tiny
@@ -63,6 +64,30 @@ def test_a_plain_sentence_encoder_is_skipped_where_it_cannot_do_it(corpus, run, 
     assert "skipped: usage: needs a system with a posterior" in result.stderr
 
 
+def test_an_evaluator_that_fails_is_no_success(corpus, run, tmp_path):
+    options = ("-e", "probes", "--set", "probes.tasks=[Depth]", "--set", "probes.folder=nowhere")
+    result = run(*evaluation(corpus, tmp_path, *options))
+    assert result.exit_code == 1
+    assert result.stdout.splitlines()[1].startswith("usage")
+    assert "failed: probes: no file nowhere/tree_depth.txt" in result.stderr
+    assert result.stderr.splitlines()[-1] == "error: 1 of 2 evaluators failed: probes"
+    assert list(read_results(tmp_path).failed) == ["probes"]
+    # what failed before is no failure of this command
+    assert run(*evaluation(corpus, tmp_path)).exit_code == 0
+
+
+def test_benchmarks_that_are_not_found_are_named(corpus, run, tmp_path):
+    pairs = tmp_path / "pairs.csv"
+    pairs.write_text("".join(f"{a},{b},{i}\n" for i, (a, b) in enumerate(pairwise("abcdef"))))
+    options = ("--corpus", corpus, "--split", "all", "--suite", "paper", "-e", "sts")
+    files = ("--set", f"sts.files={{stsb: {pairs}}}")
+    result = run("evaluate", *options, *files, "-o", tmp_path / "a")
+    assert result.exit_code == 0, result.stderr
+    assert "STS Spearman" in result.stdout
+    assert "not found: sts, STS12: STS12 is the split 'test' of 'mteb/sts12-sts'" in result.stderr
+    assert next(iter(read_results(tmp_path / "a").not_found)) == "sts, STS-B test"
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -80,6 +105,14 @@ def test_mistakes_are_named(options, message, run, tmp_path):
     assert result.exit_code == 2
     assert message in result.stderr
     assert not (tmp_path / "x").exists()
+
+
+def test_the_folder_of_a_sweep_is_refused_before_anything_is_loaded(corpus, run, tmp_path):
+    (tmp_path / "sweep.json").write_text("{}")
+    result = run(*evaluation(corpus, tmp_path, "--model", "no-such-model"))
+    assert result.exit_code == 2
+    assert f"{tmp_path} holds a sweep (sweep.json)" in result.stderr
+    assert "choose another place with --output" in result.stderr
 
 
 def test_folders_without_an_evaluation(run, tmp_path):

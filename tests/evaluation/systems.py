@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import zlib
+
 import torch
 
+from llamavae.corpora import factors
 from llamavae.errors import UserError
 from llamavae.evaluation.evaluator import Evaluation, EvaluationData, Evaluator, Measure
 
@@ -22,6 +25,49 @@ class Letters:
 
     def decode(self, z):
         return [" ".join(f"{value:g}" for value in row) for row in z.tolist()]
+
+
+_VALUES = [(name, value) for name, values in factors.FACTORS.items() for value in values]
+
+
+class Grammar:
+    """A perfect space: a coordinate for each value of each factor, written by the largest.
+
+    Where they would be no sentence, since a verb limits its objects and places, it writes them
+    as a list of words. What is no sentence has a point by chance.
+    """
+
+    def encode(self, texts):
+        return torch.stack([self.point(text) for text in texts])
+
+    def point(self, text):
+        labels = factors.parse(text)
+        if labels is None:
+            return torch.randn(
+                len(_VALUES), generator=torch.Generator().manual_seed(zlib.crc32(text.encode()))
+            )
+        return torch.tensor([float(labels[name] == value) for name, value in _VALUES])
+
+    def decode(self, z):
+        texts = []
+        for point in z:
+            best: dict[str, tuple[float, str]] = {}
+            for coordinate, (name, value) in zip(point.tolist(), _VALUES, strict=True):
+                if name not in best or coordinate > best[name][0] + 1e-4:
+                    best[name] = (coordinate, value)
+            labels = {name: value for name, (_, value) in best.items()}
+            try:
+                texts.append(factors.realise(labels))
+            except UserError:
+                texts.append(" ".join(labels.values()))
+        return texts
+
+
+class Deaf(Grammar):
+    """Writes the same whatever the point."""
+
+    def decode(self, z):
+        return ["the dog barks"] * len(z)
 
 
 class Length(Evaluator):
@@ -62,6 +108,16 @@ class Fails(Length):
 
     def evaluate(self, system, data):
         raise UserError("there is no file x.csv; get it from y")
+
+
+class Partly(Length):
+    """Measures what it finds."""
+
+    name = "partly"
+
+    def evaluate(self, system, data):
+        found = super().evaluate(system, data)
+        return Evaluation(found.rows, {}, {"task 2": "there is no file y.csv; get it from z"})
 
 
 class Crashes(Length):

@@ -10,6 +10,7 @@ from tests.evaluation.systems import DATA
 from llamavae.errors import UserError
 from llamavae.evaluation.compare import compare, item_statistic
 from llamavae.evaluation.evaluator import Evaluation, Evaluator, Measure
+from llamavae.evaluation.report.comparison import verdict_text
 from llamavae.evaluation.results import Results
 from llamavae.evaluation.suite import evaluate
 from llamavae.training.diagnostics import reconstruction_bleu
@@ -94,14 +95,17 @@ def test_differences_by_sentence(make):
     assert bleu["c"]["p"] < 0.01
 
 
-def test_where_items_are_unknown_intervals_decide(make):
-    rows = compare([make("a", System(1)), make("b", System(1, 0.1)), make("c", System(1, 0.3))])
+def test_where_items_are_unknown_nothing_is_called_more_than_chance(make):
+    first, other = make("a", System(1)), make("b", System(1, 0.3))
+    rows = compare([first, other])
     cost = rows_of(rows, "cost")
-    assert [cost[name]["verdict"] for name in "abc"] == ["", "no clear difference", "worse"]
-    assert [cost[name]["test"] for name in "abc"] == ["", "intervals", "intervals"]
-    assert cost["c"]["p"] is None
-    assert rows_of(rows, "size")["c"]["verdict"] == ""
-    assert rows_of(rows, "score", "part")["c"]["p"] is None
+    assert cost["b"]["low"] > cost["a"]["high"]  # it may be an interval of seeds
+    for found in (cost["b"], rows_of(rows, "size")["b"], rows_of(rows, "score", "part")["b"]):
+        assert found["difference"] == pytest.approx(0.3)
+        assert (found["p"], found["test"], found["verdict"]) == (None, "", "")
+        assert verdict_text(found) == "not tested"
+    assert verdict_text(cost["a"]) == ""
+    assert verdict_text(rows_of(rows, "score")["b"]) == "better, p = 0.001"
 
 
 def test_other_sentences_or_settings_are_not_tested(make):
@@ -110,6 +114,12 @@ def test_other_sentences_or_settings_are_not_tested(make):
         found = rows_of(compare([first, other]), "score")[other.system]
         assert found["difference"] == pytest.approx(0.5)
         assert (found["p"], found["test"], found["verdict"]) == (None, "", "")
+
+
+def test_other_parts_that_were_not_found_are_not_tested(make):
+    first, other = make("a", System(1)), make("b", System(1, 0.5))
+    other.found["scored"].evaluation.not_found["STS12"] = "it is not here"
+    assert rows_of(compare([first, other]), "score")["b"]["test"] == ""
 
 
 def test_what_only_one_has_stands_alone(make):

@@ -1,63 +1,22 @@
 from __future__ import annotations
 
 import json
-import zlib
 from typing import Any
 
 import pytest
 import torch
 from tests import tiny
+from tests.evaluation.systems import Deaf, Grammar
 
 from llamavae.corpora import factors
 from llamavae.errors import UserError
 from llamavae.evaluation.evaluator import EvaluationData
-from llamavae.evaluation.geometry import BETWEEN, CEILING, SHARED, UNCHANGED, Geometry
+from llamavae.evaluation.geometry import CEILING, SHARED, UNCHANGED, Geometry
 
 CORPUS = factors.load(40)
 TEXTS = list(CORPUS["text"])
 LABELS = {name: list(CORPUS[name]) for name in factors.FACTORS}
-VALUES = [(name, value) for name, values in factors.FACTORS.items() for value in values]
-QUICK: dict[str, Any] = {"pairs": 6, "steps": 5, "dimensions": 3, "starts": 4, "analogies": 6}
-
-
-class Grammar:
-    """A perfect space: a coordinate for each value of each factor, written by the largest.
-
-    Where they would be no sentence, since a verb limits its objects and places, it writes them
-    as a list of words. What is no sentence has a point by chance.
-    """
-
-    def encode(self, texts):
-        return torch.stack([self.point(text) for text in texts])
-
-    def point(self, text):
-        labels = factors.parse(text)
-        if labels is None:
-            return torch.randn(
-                len(VALUES), generator=torch.Generator().manual_seed(zlib.crc32(text.encode()))
-            )
-        return torch.tensor([float(labels[name] == value) for name, value in VALUES])
-
-    def decode(self, z):
-        texts = []
-        for point in z:
-            best: dict[str, tuple[float, str]] = {}
-            for coordinate, (name, value) in zip(point.tolist(), VALUES, strict=True):
-                if name not in best or coordinate > best[name][0] + 1e-4:
-                    best[name] = (coordinate, value)
-            labels = {name: value for name, (_, value) in best.items()}
-            try:
-                texts.append(factors.realise(labels))
-            except UserError:
-                texts.append(" ".join(labels.values()))
-        return texts
-
-
-class Deaf(Grammar):
-    """Writes the same whatever the point."""
-
-    def decode(self, z):
-        return [TEXTS[0]] * len(z)
+QUICK: dict[str, Any] = {"dimensions": 3, "starts": 4, "analogies": 6}
 
 
 def measured(system, labels=LABELS, **settings):
@@ -93,18 +52,6 @@ def test_a_perfect_space_answers_analogies(found):
     assert all(row["text"] == row["answer"] and row["exact"] for row in table)
 
 
-def test_its_paths_are_smoother_than_their_controls(found):
-    rows = {(row["measure"], row["group"]): row for row in found.rows}
-    for name in ("interpolation smoothness", "sentence smoothness"):
-        assert rows[name, ""]["value"] > 1.2 * rows[name, ""]["control"]
-        assert rows[name, ""]["value"] > 1.2 * rows[name, BETWEEN]["value"]
-    assert found.value("degenerate paths") == 0
-    table = found.tables["interpolations"]
-    assert len(table) == 6 * 5
-    assert [row["position"] for row in table[:5]] == [0, 0.25, 0.5, 0.75, 1]
-    assert {row["text"] for row in table if row["position"] in (0, 1)} <= set(TEXTS)
-
-
 def test_traversals_are_tabled(found):
     table = found.tables["traversals"]
     assert len(table) == 8 * 4 * 2
@@ -116,9 +63,7 @@ def test_traversals_are_tabled(found):
 
 def test_a_decoder_that_ignores_z_scores_nothing():
     found = measured(Deaf())
-    for name in ("interpolation smoothness", "sentence smoothness", "traversal consistency"):
-        assert found.value(name) == 0
-    assert found.value("degenerate paths") == found.value("repeated steps") == 1
+    assert found.value("traversal consistency") == 0
     assert found.value("unmoved traversals") == 1
     assert found.value("analogy exact match") == 0
 
@@ -150,14 +95,13 @@ def test_axes_that_mean_something_are_consistent_and_random_directions_are_not()
 def test_a_real_model_with_its_own_vectors_or_given_ones():
     model = tiny.vae()
     data = EvaluationData(tiny.SENTENCES)
-    found = Geometry(**QUICK, path="slerp")(model, data)
-    settings = {row["setting"]: row["value"] for row in found.tables["settings"]}
-    assert settings["path"] == "slerp"
-    assert settings["sentence vectors"] == "the system's own encoder"
-    assert settings["token vectors of word mover's distance"].startswith("input embeddings")
-    assert found == Geometry(**QUICK, path="slerp")(model, data)
-    other = Geometry(**QUICK, path="slerp", encoder=tiny.encoder("bert-cls"))(model, data)
-    assert other.value("interpolation smoothness") == found.value("interpolation smoothness")
+    found = Geometry(**QUICK)(model, data)
+    assert found.tables["settings"] == [
+        {"setting": "sentence vectors", "value": "the system's own encoder"}
+    ]
+    assert found == Geometry(**QUICK)(model, data)
+    other = Geometry(**QUICK, encoder=tiny.encoder("bert-cls"))(model, data)
+    assert other.value("IsoScore") == found.value("IsoScore")
     assert other.tables["settings"] != found.tables["settings"]
 
 
@@ -180,9 +124,7 @@ def test_what_it_cannot_measure():
 
     with pytest.raises(UserError, match="cannot decode"):
         Geometry()(Reader(), EvaluationData(TEXTS))
-    with pytest.raises(UserError, match="unknown path 'arc'"):
-        Geometry(path="arc")  # pyright: ignore[reportArgumentType]
-    with pytest.raises(UserError, match=r"needs at least .*; got 500, 50, 2, 6, 12, 120 and 3"):
-        Geometry(steps=2)
+    with pytest.raises(UserError, match=r"needs at least .*; got 500, 6, 1, 120 and 3"):
+        Geometry(starts=1)
     with pytest.raises(UserError, match="free of the others"):
         measured(Grammar(), factors=["object"])

@@ -11,7 +11,7 @@ from sklearn.preprocessing import StandardScaler
 from tests import tiny
 
 from llamavae.corpora import load_corpus
-from llamavae.errors import UserError
+from llamavae.errors import MissingData, UserError
 from llamavae.evaluation.evaluator import EvaluationData
 from llamavae.evaluation.probes import (
     GRID,
@@ -239,6 +239,25 @@ def test_senteval(tmp_path, corpus):
     assert next(row for row in found.rows if row["group"] == "")["n"] == 180
     few = Probes(["SubjNumber"], tmp_path, limit=50, resamples=9)(Planted(corpus), data(corpus))
     assert [row["train"] for row in few.tables["probes"]] == [30, 50]
+
+
+def test_of_all_tasks_those_that_are_found_are_probed(tmp_path, corpus, caplog):
+    parts = ["tr"] * 200 + ["va"] * 100 + ["te"] * 100
+    lines = [
+        f"{p}\t{n}\t{text}\n"
+        for p, n, text in zip(parts, corpus["number"], corpus["text"], strict=True)
+    ]
+    (tmp_path / "subj_number.txt").write_text("".join(lines))
+    found = Probes(["all"], tmp_path, resamples=9)(Planted(corpus), data(corpus))
+    assert found.value("probe accuracy", "SentEval SubjNumber") == 1
+    assert len(found.not_found) == len(caplog.messages) == 9
+    reason = found.not_found["SentEval Depth"]
+    assert f"no file {tmp_path / 'tree_depth.txt'}" in reason
+    assert "github.com/facebookresearch/SentEval" in reason
+    with pytest.raises(MissingData, match=r"no file .*tree_depth"):
+        Probes(["all", "Depth"], tmp_path)(Planted(corpus), data(corpus))
+    with pytest.raises(MissingData, match=r"no file .*sentence_length"):
+        Probes(["all"], tmp_path / "empty")(Planted(corpus), data(corpus))
 
 
 def test_errors(corpus, tmp_path):

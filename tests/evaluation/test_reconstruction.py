@@ -1,31 +1,21 @@
 from __future__ import annotations
 
 import pytest
-import sacrebleu
 import torch
 import transformers as hf
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from tests import tiny
-from torch.nn import functional as F
 
 from llamavae.errors import UserError
 from llamavae.evaluation import similarity
+from llamavae.evaluation.bootstrap import bootstrap_interval
 from llamavae.evaluation.evaluator import EvaluationData
+from llamavae.evaluation.overlap import token_f1
 from llamavae.evaluation.reconstruction import (
     Reconstruction,
-    bert_score,
-    bleu_counts,
-    bleu_of_counts,
     decode_by_length,
     length_groups,
-    rouge,
-    token_f1,
 )
 from llamavae.training.diagnostics import derangement, exact_match, reconstruction_bleu
-
-TEXTS = st.lists(st.sampled_from(["a", "b", "c,", "d."]), max_size=7).map(" ".join)
-PAIRS = st.lists(st.tuples(TEXTS, TEXTS), min_size=1, max_size=5)
 
 
 class Planted:
@@ -44,67 +34,14 @@ class Planted:
         return [self.written[i] for i in numbers]
 
 
-# ------------------------------------------------------------------------------- overlap
+# ------------------------------------------------------------------------------- decoding
 
 
-@settings(max_examples=30)
-@given(PAIRS)
-def test_bleu_is_sacrebleus(pairs):
-    written, references = map(list, zip(*pairs, strict=True))
-    counts = bleu_counts(written, references)
-    assert counts.shape == (len(pairs), 10)
-    assert bleu_of_counts(counts) == pytest.approx(reconstruction_bleu(written, references))
-    single = sacrebleu.sentence_bleu(written[0], [references[0]]).score
-    assert bleu_of_counts(counts[:1], effective_order=True) == pytest.approx(single)
-
-
-@pytest.mark.parametrize(
-    ("text", "reference", "expected"),
-    [
-        ("a kind of dog", "a kind of dog", 1),
-        ("a kind of dog", "a dog of a kind", 2 * 4 / (4 + 5)),
-        ("Dog", "dog", 0),  # case counts
-        ("a a a", "a", 2 * 1 / (3 + 1)),  # each word as often as both have it
-        ("", "dog", 0),
-        ("", "", 1),
-    ],
-)
-def test_token_f1(text, reference, expected):
-    assert token_f1(text, reference) == pytest.approx(expected)
-
-
-@pytest.mark.parametrize(
-    ("text", "reference", "expected"),
-    [  # what the package rouge-score 0.1.2 says
-        ("the cat sat on the mat", "a cat sat, on a Mat!", (2 / 3, 0.4, 2 / 3)),
-        ("x y z", "z y x", (1, 0, 1 / 3)),
-        ("a b c d e", "a c e b d f", (10 / 11, 0, 6 / 11)),
-        ("dog", "dog", (1, 0, 1)),
-        ("", "", (0, 0, 0)),
-        ("été", "t", (1, 0, 1)),
-    ],
-)
-def test_rouge(text, reference, expected):
-    assert rouge(text, reference) == pytest.approx(expected)
-
-
-def longest(a, b):
-    """Length of the longest common subsequence, by its definition."""
-    if not a or not b:
-        return 0
-    if a[-1] == b[-1]:
-        return 1 + longest(a[:-1], b[:-1])
-    return max(longest(a[:-1], b), longest(a, b[:-1]))
-
-
-@given(*2 * [st.lists(st.sampled_from("abc"), max_size=6)])
-def test_rouge_l_is_the_longest_common_subsequence(a, b):
-    expected = 2 * longest(a, b) / max(len(a) + len(b), 1)
-    one, two, subsequence = rouge(" ".join(a), " ".join(b))
-    assert subsequence == pytest.approx(expected)
-    assert two <= 1
-    assert subsequence <= one <= 1
-    assert one == pytest.approx(token_f1(" ".join(a), " ".join(b))) or not (a or b)
+def test_texts_of_similar_length_are_decoded_together():
+    texts = ["one two three four", "x", "one two three", "y", "one two"]
+    system = Planted(texts)
+    assert decode_by_length(system, torch.eye(5), [4, 1, 3, 1, 2], batch_size=2) == texts
+    assert system.batches == [[0, 2], [4, 1], [3]]
 
 
 def test_length_groups_divide_the_texts():
@@ -119,56 +56,6 @@ def test_length_groups_divide_the_texts():
     }
 
 
-# ------------------------------------------------------------------------------- BERTScore
-
-
-@pytest.fixture(scope="module")
-def bert():
-    return similarity.load_encoder(tiny.encoder("bert"))
-
-
-def by_hand(text, reference, bert, layer):
-    """The F measure of one pair, from the definition."""
-    model, tokenizer = bert
-    vectors = []
-    for each in (text, reference):
-        inputs = tokenizer(each, return_tensors="pt")
-        with torch.no_grad():
-            states = model(**inputs, output_hidden_states=True).hidden_states[layer]
-        vectors.append(F.normalize(states[0].double(), dim=-1).numpy())
-    cosine = vectors[0] @ vectors[1].T
-    precision = cosine.max(1)[1:-1].mean()  # the first and last token are special
-    recall = cosine.max(0)[1:-1].mean()
-    return 2 * precision * recall / (precision + recall)
-
-
-@pytest.mark.parametrize("layer", [1, 2])
-@pytest.mark.parametrize("batch_size", [2, 64])
-def test_bert_score_by_hand(bert, layer, batch_size):
-    texts, references = tiny.SENTENCES, tiny.SENTENCES[3:] + tiny.SENTENCES[:3]
-    scores = bert_score(texts, references, bert, layer, batch_size)
-    expected = [by_hand(*pair, bert, layer) for pair in zip(texts, references, strict=True)]
-    assert scores.tolist() == pytest.approx(expected, abs=1e-5)
-    assert scores.max() < 0.99
-
-
-def test_bert_score_at_its_ends(bert):
-    assert bert_score(tiny.SENTENCES, tiny.SENTENCES, bert, 2).tolist() == pytest.approx([1.0] * 8)
-    assert bert_score(["", "a dog", ""], ["a dog", "", ""], bert, 2).tolist() == [0, 0, 0]
-    with pytest.raises(UserError, match="layers 1 to 2; got layer 17"):
-        bert_score(["a"], ["a"], bert, 17)
-
-
-# ------------------------------------------------------------------------------- decoding
-
-
-def test_texts_of_similar_length_are_decoded_together():
-    texts = ["one two three four", "x", "one two three", "y", "one two"]
-    system = Planted(texts)
-    assert decode_by_length(system, torch.eye(5), texts, batch_size=2) == texts
-    assert system.batches == [[0, 2], [4, 1], [3]]
-
-
 @pytest.fixture(scope="module")
 def model():
     torch.manual_seed(3)
@@ -179,8 +66,9 @@ def test_shuffled_texts_are_those_of_shuffled_points(model):
     """So nothing has to be decoded anew for the control."""
     z = 3 * torch.randn(8, tiny.LATENT)
     other = derangement(8, torch.Generator().manual_seed(0))
-    written = decode_by_length(model, z, tiny.SENTENCES, 3)
-    again = decode_by_length(model, z[other], tiny.SENTENCES, 3)
+    lengths = [len(text) for text in tiny.SENTENCES]
+    written = decode_by_length(model, z, lengths, 3)
+    again = decode_by_length(model, z[other], lengths, 3)
     assert again == [written[i] for i in other]
     assert len(set(written)) > 4
 
@@ -240,13 +128,93 @@ def test_the_interval_of_a_share():
     assert (row["low"], row["high"]) == pytest.approx((0.451, 0.549), abs=0.01)
 
 
+def test_the_interval_of_bleu():
+    texts = [f"the dog number {i} is a dog" for i in range(60)]
+    written = [text.replace("is a", "eats") if i % 3 else text for i, text in enumerate(texts)]
+    found = Reconstruction(resamples=50)(Planted(texts, written), EvaluationData(texts, seed=2))
+    expected = bootstrap_interval(
+        lambda items: reconstruction_bleu([written[i] for i in items], [texts[i] for i in items]),
+        60,
+        resamples=50,
+        seed=2,
+    )
+    assert (found.rows[0]["low"], found.rows[0]["high"]) == pytest.approx(expected)
+
+
+class Counting:
+    """A sentence encoder that keeps what it encoded."""
+
+    def __init__(self):
+        self.encoded = []
+
+    def encode(self, texts):
+        self.encoded += texts
+        return torch.tensor([[1.0, text.count("1"), text.count("2")] for text in texts])
+
+
+def test_controls_and_cosine_are_of_a_sample():
+    texts = [f"sentence {i}" for i in range(400)] + ["one long sentence that comes " + "1 " * 9]
+    written = [text if i % 2 else "nothing 1" for i, text in enumerate(texts)]
+    system, encoder = Planted(texts, written), Counting()
+    found = Reconstruction(encoder=encoder, sample=50, resamples=20)(system, EvaluationData(texts))
+    sizes = {row["measure"]: row["n"] for row in found.rows if not row["group"]}
+    assert sizes.pop("encoder cosine") == 50
+    assert set(sizes.values()) == {401}
+    table = found.tables["reconstructions"]
+    drawn = [row for row in table if row["encoder cosine"] is not None]
+    assert len(drawn) == 50
+    assert found.value("encoder cosine") == pytest.approx(
+        sum(row["encoder cosine"] for row in drawn) / 50, abs=1e-4
+    )
+    row = next(row for row in found.rows if row["measure"] == "token F1")
+    assert row["value"] == pytest.approx(sum(row["token F1"] for row in table) / 401, abs=1e-4)
+    control = sum(token_f1(row["shuffled"], row["text"]) for row in drawn) / 50
+    assert row["control"] == pytest.approx(control)
+    long = next(row for row in found.rows if row["group"] == "words 11 to 20")
+    assert (long["n"], long["control"]) == (1, None)
+    assert len(set(encoder.encoded)) == len(encoder.encoded)
+    again = Reconstruction(encoder=encoder, sample=50, resamples=20)(system, EvaluationData(texts))
+    assert again == found
+
+
+def test_no_text_is_encoded_twice(model, monkeypatch):
+    encoded = []
+    plain = model.encoder.encode
+
+    def encode(texts, *options):
+        encoded.extend(texts)
+        return plain(texts, *options)
+
+    monkeypatch.setattr(model.encoder, "encode", encode)
+    Reconstruction(resamples=20)(model, EvaluationData(tiny.SENTENCES))
+    assert len(set(encoded)) == len(encoded)
+    assert "" not in encoded
+
+
+def test_a_llamavae_decodes_by_its_own_tokens(model, monkeypatch):
+    batches = []
+    plain = model.decode
+    monkeypatch.setattr(model, "decode", lambda z: batches.append(z) or plain(z))
+    Reconstruction(3, resamples=20)(model, EvaluationData(tiny.SENTENCES))
+    z = model.encode(tiny.SENTENCES).mean
+    tokens = [len(row) for row in model.decoder.tokenize(tiny.SENTENCES)[0]]
+    order = sorted(range(8), key=lambda i: -tokens[i])
+    assert torch.allclose(torch.cat(batches), z[order], atol=1e-5)
+
+
+def test_a_sample_of_nothing():
+    with pytest.raises(UserError, match="at least 1 sentence; got 0"):
+        Reconstruction(sample=0)
+
+
 def test_empty_texts():
     texts = ["a dog", "a cat", "an owl"]
     found = Reconstruction(resamples=20)(Planted(texts, ["", "", ""]), EvaluationData(texts))
     assert all(row["value"] == row["control"] == 0 for row in found.rows)
 
 
-def test_models_that_are_asked_for(bert):
+def test_models_that_are_asked_for():
+    bert = similarity.load_encoder(tiny.encoder("bert"))
     _, tokenizer = bert
     rating = hf.AutoModelForSequenceClassification.from_pretrained(
         tiny.encoder("bert"), num_labels=1
@@ -255,7 +223,7 @@ def test_models_that_are_asked_for(bert):
     options = {"bertscore": bert, "bertscore_layer": 2, "resamples": 20}
     evaluator = Reconstruction(bleurt=(rating, tokenizer), **options)
     found = evaluator(Planted(tiny.SENTENCES, written), EvaluationData(tiny.SENTENCES))
-    score = bert_score(written, tiny.SENTENCES, bert, 2).mean().item()
+    score = similarity.bert_score(written, tiny.SENTENCES, bert, 2).mean().item()
     assert found.value("BERTScore") == pytest.approx(score)
     score = similarity.bleurt(written, tiny.SENTENCES, (rating, tokenizer))
     assert found.value("BLEURT") == pytest.approx(score)

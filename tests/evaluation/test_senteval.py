@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from llamavae.errors import UserError
+from llamavae.errors import MissingData, UserError
 from llamavae.evaluation.senteval import TASKS, VARIABLE, Part, load_task, read_task
 
 LINES = [
@@ -52,10 +52,10 @@ def test_ten_tasks():
 def test_missing(tmp_path, monkeypatch):
     monkeypatch.delenv(VARIABLE, raising=False)
     with pytest.raises(
-        UserError, match=r"not here.*github.com/facebookresearch/SentEval.*LLAMAVAE"
+        MissingData, match=r"not here.*github.com/facebookresearch/SentEval.*LLAMAVAE"
     ):
         load_task("Tense")
-    with pytest.raises(UserError, match=r"no file .*tree_depth\.txt.*github"):
+    with pytest.raises(MissingData, match=r"no file .*tree_depth\.txt.*github"):
         load_task("Depth", tmp_path)
     with pytest.raises(UserError, match=r"unknown SentEval task 'Dept'\. Did you mean 'Depth'"):
         load_task("Dept", tmp_path)

@@ -8,9 +8,11 @@ import torch
 import transformers as hf
 from scipy.optimize import linear_sum_assignment, linprog
 from tests import tiny
+from torch.nn import functional as F
 
 from llamavae.errors import UserError
 from llamavae.evaluation.similarity import (
+    bert_score,
     bleurt,
     encoder_cosine,
     load_bleurt,
@@ -142,6 +144,46 @@ def test_encoder_cosine_of_a_sentence_encoder():
     texts = tiny.SENTENCES
     assert encoder_cosine(texts, texts, encoder) == pytest.approx(1)
     assert encoder_cosine(texts[1:] + texts[:1], texts, encoder) < 0.99
+
+
+# ------------------------------------------------------------------------------- BERTScore
+
+
+@pytest.fixture(scope="module")
+def bert():
+    return load_encoder(tiny.encoder("bert"))
+
+
+def by_hand(text, reference, bert, layer):
+    """The F measure of one pair, from the definition."""
+    model, tokenizer = bert
+    vectors = []
+    for each in (text, reference):
+        inputs = tokenizer(each, return_tensors="pt")
+        with torch.no_grad():
+            states = model(**inputs, output_hidden_states=True).hidden_states[layer]
+        vectors.append(F.normalize(states[0].double(), dim=-1).numpy())
+    cosine = vectors[0] @ vectors[1].T
+    precision = cosine.max(1)[1:-1].mean()  # the first and last token are special
+    recall = cosine.max(0)[1:-1].mean()
+    return 2 * precision * recall / (precision + recall)
+
+
+@pytest.mark.parametrize("layer", [1, 2])
+@pytest.mark.parametrize("batch_size", [2, 64])
+def test_bert_score_by_hand(bert, layer, batch_size):
+    texts, references = tiny.SENTENCES, tiny.SENTENCES[3:] + tiny.SENTENCES[:3]
+    scores = bert_score(texts, references, bert, layer, batch_size)
+    expected = [by_hand(*pair, bert, layer) for pair in zip(texts, references, strict=True)]
+    assert scores.tolist() == pytest.approx(expected, abs=1e-5)
+    assert scores.max() < 0.99
+
+
+def test_bert_score_at_its_ends(bert):
+    assert bert_score(tiny.SENTENCES, tiny.SENTENCES, bert, 2).tolist() == pytest.approx([1.0] * 8)
+    assert bert_score(["", "a dog", ""], ["a dog", "", ""], bert, 2).tolist() == [0, 0, 0]
+    with pytest.raises(UserError, match="layers 1 to 2; got layer 17"):
+        bert_score(["a"], ["a"], bert, 17)
 
 
 # ------------------------------------------------------------------------------- BLEURT

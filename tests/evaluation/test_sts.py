@@ -16,9 +16,10 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.evaluation import EmbeddingSimilarityEvaluator
 from tests import tiny
 
-from llamavae.errors import UserError
+from llamavae.errors import MissingData, UserError
 from llamavae.evaluation.evaluator import EvaluationData
 from llamavae.evaluation.sts import (
+    GROUPS,
     TASKS,
     Pairs,
     SemanticSimilarity,
@@ -204,6 +205,38 @@ def test_offline(task):
     assert f"files={{'{task}': 'pairs.csv'}}" in str(error.value)
 
 
+def test_of_a_group_what_is_found_is_measured(file, caplog):
+    evaluator = SemanticSimilarity(["english"], {"sts13": file, "sick-r": file}, resamples=20)
+    with caplog.at_level(logging.WARNING):
+        found = evaluator(planted(ROWS), DATA)
+    # the first benchmark is not there, so none stands in its place
+    assert [(row["measure"], row["group"]) for row in found.rows] == [
+        (name, group) for name in ("STS Spearman", "STS Pearson") for group in ("STS13", "SICK-R")
+    ]
+    lost = ["STS-B dev", "STS-B test", "STS12", "STS14", "STS15", "STS16"]
+    assert list(found.not_found) == lost
+    assert "'mteb/sts12-sts' on the hub" in found.not_found["STS12"]
+    assert "files={'sts12': 'pairs.csv'}" in found.not_found["STS12"]
+    assert len(caplog.messages) == len(lost)
+    assert "sts12 is not measured" in caplog.text
+
+
+def test_what_is_named_or_has_a_file_has_to_be_there(file, tmp_path):
+    with pytest.raises(MissingData, match="STS12 is the split"):
+        SemanticSimilarity(["stsb", "sts12", "english"], {"stsb": file})(planted(ROWS), DATA)
+    with pytest.raises(UserError, match="no such file"):
+        SemanticSimilarity(["english"], {"stsb": file, "sts12": tmp_path / "x.csv"})(
+            planted(ROWS), DATA
+        )
+    with pytest.raises(MissingData, match="STS-B dev is the split"):
+        SemanticSimilarity(["english"])(planted(ROWS), DATA)
+
+
+def test_groups_are_all_tasks():
+    assert sorted(task for group in GROUPS.values() for task in group) == sorted(TASKS)
+    assert GROUPS["multilingual"][0] == "stsb-de"
+
+
 def test_unknown_task():
     with pytest.raises(UserError, match=r"unknown STS task 'stbs'\. Did you mean 'stsb'"):
         SemanticSimilarity(["stbs"])
@@ -285,7 +318,7 @@ def test_equals_sentence_transformers(file, wrapped):
     expected = EmbeddingSimilarityEvaluator(
         pairs.first, pairs.second, pairs.scores, main_similarity="cosine"
     )(model)
-    system = SentenceEncoder(model) if wrapped else model
+    system = SentenceEncoder.load(model) if wrapped else model
     found = SemanticSimilarity(files={"stsb": file}, resamples=50)(system, DATA)
     assert found.value("STS Spearman") == pytest.approx(expected["spearman_cosine"], abs=1e-4)
     assert found.value("STS Pearson") == pytest.approx(expected["pearson_cosine"], abs=1e-4)

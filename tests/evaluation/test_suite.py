@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 from tests import tiny
-from tests.evaluation.systems import DATA, Crashes, Fails, Length, Letters, Likely
+from tests.evaluation.systems import DATA, Crashes, Fails, Length, Letters, Likely, Partly
 
 from llamavae.errors import UserError
 from llamavae.evaluation.results import read_results
@@ -81,6 +81,16 @@ def test_what_cannot_run_is_said_and_the_others_run(tmp_path, capsys):
     assert "[3/3] length " in shown
 
 
+def test_what_was_not_found_is_said_and_looked_for_again(tmp_path):
+    partly = Partly()
+    for calls in (1, 2):
+        evaluate(Letters(), DATA, [partly, Length()], tmp_path)
+        assert partly._calls == calls
+    read = read_results(tmp_path)
+    assert read.not_found == {"partly, task 2": "there is no file y.csv; get it from z"}
+    assert read.found["partly"].evaluation.value("letters") == 7.5
+
+
 def test_a_mistake_of_ours_keeps_what_is_finished(tmp_path):
     with pytest.raises(RuntimeError):
         evaluate(Letters(), DATA, [Length(), Crashes()], tmp_path)
@@ -125,6 +135,22 @@ def test_a_folder_of_something_else_is_refused(system, data, what, tmp_path):
     evaluate(Letters(), DATA, [Length()], tmp_path)
     with pytest.raises(UserError, match=f"holds an evaluation with {what}"):
         evaluate(system, data, [Length()], tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("file", "what"),
+    [
+        ("recipe.yaml", "a training run"),
+        ("sweep.json", "a sweep"),
+        ("study.json", "a study"),
+        ("comparison.csv", "a comparison"),
+    ],
+)
+def test_a_folder_of_another_kind_is_refused(file, what, tmp_path):
+    (tmp_path / file).write_text("")
+    with pytest.raises(UserError, match=f"holds {what} .*choose another place with --output"):
+        evaluate(Letters(), DATA, [Length()], tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [file]
 
 
 def test_a_folder_that_cannot_be_written(tmp_path):

@@ -249,7 +249,7 @@ def test_geometry_is_related_to_what_evaluators_say_of_quality():
             ("reconstruction", "BLEU"): 10.0 * i,
             ("training", "BLEU"): -1.0,
             ("training", "KL"): 0.0,
-            ("geometry", "interpolation smoothness"): 0.1 * i,
+            ("interpolation", "interpolation smoothness"): 0.1 * i,
         }
         for i in range(3)
     }

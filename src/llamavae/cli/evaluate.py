@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from llamavae.cli.options import Json, ModelOptions, grouped, quiet
-from llamavae.cli.output import note, write
+from llamavae.cli.output import note, show_error, write
 from llamavae.errors import UserError, unknown
 
 if TYPE_CHECKING:
@@ -73,13 +73,18 @@ def evaluate(
 ) -> None:
     """Measure a model: all numbers beside their controls, and the texts behind them.
 
-    An evaluation that was interrupted goes on when it is started again.
+    An evaluation that was interrupted goes on when it is started again. It ends with status 1 where
+    an evaluator failed; what the others found is there all the same.
     """
     from llamavae.evaluation.data import evaluation_data, run_of
+    from llamavae.evaluation.results import check_folder
     from llamavae.evaluation.suite import evaluate as run_suite
 
-    evaluators = _evaluators(suite, names or [], settings or [], model.batch_size)
     source = encoder or model.model or ""
+    name = _name(source)
+    folder = output or Path("runs/evaluation") / name
+    check_folder(folder)  # before anything is loaded
+    evaluators = _evaluators(suite, names or [], settings or [], model.batch_size)
     run = None if encoder else run_of(source)
     options: dict[str, Any] = {} if path is None else {"path": path}
     data = evaluation_data(
@@ -98,8 +103,6 @@ def evaluate(
         system = SentenceEncoder.load(encoder)
     else:
         system = model.load()
-    name = _name(source)
-    folder = output or Path("runs/evaluation") / name
     results = run_suite(
         system,
         data,
@@ -110,10 +113,17 @@ def evaluate(
         corpus={"corpus": corpus or (run and run["recipe"]["corpus"]["name"]), "split": split},
     )
     _show(results.rows, json)
-    for reason, outcomes in (("skipped", results.skipped), ("failed", results.failed)):
+    for reason, outcomes in (
+        ("skipped", results.skipped),
+        ("not found", results.not_found),
+        ("failed", results.failed),
+    ):
         for each, text in outcomes.items():
             note(f"{reason}: {each}: {text}")
     note(f"results are in {folder}; a page of them: llamavae report {folder}")
+    if failed := [each.name for each in evaluators if each.name in results.failed]:
+        show_error(f"{len(failed)} of {len(evaluators)} evaluators failed: {', '.join(failed)}")
+        raise typer.Exit(1)
 
 
 def _evaluators(

@@ -175,7 +175,7 @@ class _Study:
 
     def keep(self, system: str, rows: Rows) -> None:
         """Save the rows of a system and show them."""
-        from llamavae.training.run import provenance
+        from llamavae.provenance import provenance
 
         self.systems[system] = rows
         self.folder.mkdir(parents=True, exist_ok=True)

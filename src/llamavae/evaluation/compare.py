@@ -1,8 +1,8 @@
 """Evaluations side by side: which differences are more than chance?
 
 Systems that were measured on the same sentences are compared sentence by sentence, with the paired
-bootstrap, wherever the folder holds what each sentence adds to a measure. Elsewhere only intervals
-can be compared, and intervals that overlap do not show that there is no difference.
+bootstrap, wherever the folder holds what each sentence adds to a measure. Nothing else is called
+more than chance: intervals are of one system alone, and some are of seeds and not of sentences.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from llamavae.errors import UserError
 from llamavae.evaluation.bootstrap import Statistic, paired_bootstrap
 from llamavae.evaluation.evaluator import Evaluation
 from llamavae.evaluation.examples import Rows
-from llamavae.evaluation.reconstruction import bleu_counts, bleu_of_counts
+from llamavae.evaluation.overlap import bleu_counts, bleu_of_counts
 from llamavae.evaluation.results import Found, Results
 
 SIGNIFICANT = 0.05
@@ -30,11 +30,10 @@ def compare(evaluations: Sequence[Results], resamples: int = 1000) -> Rows:
 
     Row: `system`, `evaluator`, `measure`, `group`, `value`, `low`, `high`, `control`, `unit`,
     `direction` and `n` as in the evaluations, and, for all but the first system: `difference` (its
-    value minus the first one's), `p` (two-sided, of the paired bootstrap; None where it cannot be
-    computed), `test` (`paired bootstrap`; `intervals`; empty where neither can be done, or where
-    the two were measured on different sentences or with different settings) and `verdict`:
-    `better`, `worse` (`higher`, `lower` where neither is better in itself), or `no clear
-    difference`.
+    value minus the first one's), `p` (two-sided, of the paired bootstrap; None where the items are
+    not known, or where the two were measured on different sentences or with different settings),
+    `test` (`paired bootstrap`; empty without p) and `verdict`: `better`, `worse` (`higher`, `lower`
+    where neither is better in itself), or `no clear difference`; empty without p.
 
     Args:
         evaluations: At least two, of systems with different names.
@@ -89,16 +88,13 @@ def _difference(
         seed = int(first.data["seed"])
         p = paired_bootstrap(a.of, b.of, row["n"], resamples=resamples, seed=seed).p
         return found | {"p": p, "test": "paired bootstrap", "verdict": _verdict(found, row, p)}
-    if row["low"] is not None and base["low"] is not None:
-        apart = row["low"] > base["high"] or row["high"] < base["low"]
-        verdict = _verdict(found, row, 0.0 if apart else 1.0)
-        return found | {"test": "intervals", "verdict": verdict}
     return found
 
 
-def _decisive(found: Found) -> dict[str, Any]:
-    """The settings that numbers may depend on."""
-    return {name: value for name, value in found.settings.items() if name != "batch_size"}
+def _decisive(found: Found) -> tuple[dict[str, Any], list[str]]:
+    """What numbers may depend on: the settings, and what was not found."""
+    settings = {name: value for name, value in found.settings.items() if name != "batch_size"}
+    return settings, sorted(found.evaluation.not_found)
 
 
 def _verdict(found: dict[str, Any], row: dict[str, Any], p: float) -> str:

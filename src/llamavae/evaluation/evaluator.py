@@ -14,10 +14,12 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.distributions import Distribution
 
 from llamavae.errors import UserError
+from llamavae.evaluation.bootstrap import bootstrap_interval
 from llamavae.evaluation.examples import Rows
 
 Need = Literal["encode", "decode", "posterior", "likelihood", "labels", "training texts"]
@@ -73,6 +75,30 @@ class Measure:
             "n": n,
         }
 
+    def mean(
+        self,
+        values: NDArray[Any],
+        seed: int,
+        *,
+        control: NDArray[Any] | None = None,
+        group: str = "",
+    ) -> dict[str, Any]:
+        """The mean of N items as a tidy row, with its bootstrap interval.
+
+        Args:
+            values: One for each item (N,).
+            seed: Seed of the bootstrap.
+            control: The same items under the measure's control.
+            group: As for `row`.
+        """
+        return self.row(
+            float(values.mean()),
+            len(values),
+            control=None if control is None else float(control.mean()),
+            interval=bootstrap_interval(lambda i: values[i].mean(), len(values), seed=seed),
+            group=group,
+        )
+
 
 @dataclass(frozen=True)
 class EvaluationData:
@@ -117,10 +143,12 @@ class Evaluation:
     Attributes:
         rows: Rows of `Measure.row`, those of the primary measure first.
         tables: Name -> rows with what stands behind the numbers: texts, curves, points of a map.
+        not_found: Part that was to be measured, such as a benchmark -> why its data are not there.
     """
 
     rows: Rows
     tables: dict[str, Rows] = field(default_factory=dict)
+    not_found: dict[str, str] = field(default_factory=dict)
 
     def value(self, measure: str, group: str = "") -> float:
         """The value of one measure."""

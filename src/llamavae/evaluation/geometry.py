@@ -1,11 +1,10 @@
-"""Geometry of the latent space: are paths straight, do directions mean something, is it even?"""
+"""Geometry of the latent space: do directions mean something, and is it even?"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import pairwise
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -32,19 +31,9 @@ from llamavae.evaluation.evaluator import (
 from llamavae.evaluation.examples import Rows
 from llamavae.evaluation.isotropy import iso_score, mean_cosine
 from llamavae.evaluation.similarity import Encoder
-from llamavae.evaluation.smoothness import (
-    PATHS,
-    Distance,
-    SentenceAngle,
-    decode_paths,
-    sentence_vectors,
-    smoothness,
-    word_mover,
-)
+from llamavae.evaluation.smoothness import sentence_vectors
 from llamavae.latent import arithmetic
 
-BETWEEN = "other texts between"
-"""Group of the smoothness of paths whose inner texts are those of other paths."""
 SHARED = "random directions"
 """Group of the consistency of directions that are drawn at random, one for all sentences."""
 UNCHANGED = "c itself"
@@ -54,13 +43,7 @@ CEILING = "answer itself"
 
 
 class Geometry(Evaluator):
-    """Interpolation, traversal, analogies and isotropy.
-
-    *Interpolation smoothness* is measured in two distances. Word mover's takes the input
-    embeddings of the system's decoder as token vectors; of a system without them (`decoder.lm`
-    and its tokenizer), each word is encoded as a text of its own. The angle takes the sentence
-    vectors of `encoder`, or of the system's own sentence encoder. Numbers of two systems compare
-    only where these are the same; the table `settings` names them.
+    """Traversal, analogies and isotropy.
 
     *Traversal consistency* asks whether a dimension changes all sentences alike. From each of S
     sentences, coordinate d goes from the 2.5 to the 97.5 % quantile of all points; e is the
@@ -69,19 +52,18 @@ class Geometry(Evaluator):
     (arXiv 2010.03446) for texts instead of words. A text that stays as it is has the cosine 0.
     Measured are the dimensions with the largest variance. The control gives each sentence a
     random direction of its own, of equal length; and where one random direction for all is as
-    consistent as the dimensions are, the axes are none special.
+    consistent as the dimensions are, the axes are none special. Sentence vectors are those of
+    `encoder`, or of the system's own sentence encoder. Numbers of two systems compare only where
+    these are the same; the table `settings` names them.
 
     *Analogies* are measured where the sentences are those of the grammar `factors` with all its
     labels, see `analogies`.
 
-    Intervals are bootstrap intervals over paths, starts, analogies or points; IsoScore has none,
-    since points that repeat in a sample lower it.
+    Intervals are bootstrap intervals over starts, analogies or points; IsoScore has none, since
+    points that repeat in a sample lower it.
 
     Args:
         sentences: Most sentences that are encoded, the first ones.
-        pairs: Most pairs of sentences with a path between; fewer where there are fewer sentences.
-        steps: Points on a path, its ends included.
-        path: `linear` or `slerp`.
         dimensions: Dimensions that are traversed.
         starts: Sentences from which they are traversed.
         analogies: Analogies that are asked.
@@ -93,30 +75,6 @@ class Geometry(Evaluator):
     name = "geometry"
     needs: ClassVar[frozenset[Need]] = frozenset({"encode", "decode"})
     measures = (
-        Measure(
-            "interpolation smoothness",
-            "0 to 1",
-            "higher",
-            "word mover's distance of the ends over the length of the path, mean over pairs of "
-            "sentences; 0 where the ends are the same text (LangSpace, 2505.00004)",
-            "the inner texts of each path in random order",
-        ),
-        Measure(
-            "sentence smoothness",
-            "0 to 1",
-            "higher",
-            "the same with the angle of sentence vectors as distance",
-            "the inner texts of each path in random order",
-        ),
-        Measure(
-            "degenerate paths",
-            "0 to 1",
-            "lower",
-            "share of paths between different sentences whose ends are the same text",
-        ),
-        Measure(
-            "repeated steps", "0 to 1", "", "share of steps on paths that do not change the text"
-        ),
         Measure(
             "traversal consistency",
             "−1 to 1",
@@ -172,26 +130,18 @@ class Geometry(Evaluator):
     def __init__(
         self,
         sentences: int = 500,
-        pairs: int = 50,
-        steps: int = 9,
-        path: Literal["linear", "slerp"] = "linear",
         dimensions: int = 6,
         starts: int = 12,
         analogies: int = 120,
         factors: Sequence[str] = ("tense", "negation", "number"),
         encoder: str | Path | Encoder | None = None,
     ) -> None:
-        least = min(pairs, dimensions, analogies, len(factors))
-        if least < 1 or steps < 3 or min(sentences, starts) < 2:
+        if min(dimensions, analogies, len(factors)) < 1 or min(sentences, starts) < 2:
             raise UserError(
-                "geometry needs at least 2 sentences, 1 pair, 3 steps, 1 dimension, 2 starts, "
-                f"1 analogy and 1 factor; got {sentences}, {pairs}, {steps}, {dimensions}, "
-                f"{starts}, {analogies} and {len(factors)}"
+                "geometry needs at least 2 sentences, 1 dimension, 2 starts, 1 analogy and 1 "
+                f"factor; got {sentences}, {dimensions}, {starts}, {analogies} and {len(factors)}"
             )
-        if path not in PATHS:
-            raise UserError(f"unknown path {path!r}; use 'linear' or 'slerp'")
         self.sentences = sentences
-        self.pairs, self.steps, self.path = pairs, steps, path
         self.dimensions, self.starts = dimensions, starts
         self.analogies, self.factors = analogies, tuple(factors)
         self.encoder = encoder
@@ -199,59 +149,21 @@ class Geometry(Evaluator):
     def evaluate(self, system: Any, data: EvaluationData) -> Evaluation:
         """All measures that the data allow, and what was decoded.
 
-        Row of `interpolations`: `pair` (from 1), `position` (0 to 1), `text`. Row of `traversals`:
-        `dimension`, `start` (from 1), `value`, `text`. Row of `analogies`: `factor`, `a`, `b`, `c`,
-        `answer`, `text`, and whether it is `exact`, the factor `changed` and the rest `kept`. Row
-        of `consistency`: `dimension`, `variance` of the points, `consistency`. Row of `settings`:
-        `setting`, `value`.
+        Row of `traversals`: `dimension`, `start` (from 1), `value`, `text`. Row of `consistency`:
+        `dimension`, `variance` of the points, `consistency`. Row of `analogies`: `factor`, `a`,
+        `b`, `c`, `answer`, `text`, and whether it is `exact`, the factor `changed` and the rest
+        `kept`. Row of `settings`: `setting`, `value`.
         """
         texts = list(data.texts)[: self.sentences]
         x = points(system, texts)
         encode, encoder_name = sentence_vectors(system, self.encoder)
-        mover, mover_name = word_mover(system, encode, encoder_name)
-        rows, tables = self._interpolate(system, x, mover, SentenceAngle(encode), data)
-        found = self._traverse(system, x, encode, data)
-        rows, tables = rows + found[0], tables | found[1]
+        rows, tables = self._traverse(system, x, encode, data)
         if has_factors(data.labels, texts):
             answered, tables["analogies"] = self._answer(system, x, texts, data)
             rows += answered
         rows += self._isotropy(x.double().numpy(), data)
-        tables["settings"] = [
-            {"setting": "token vectors of word mover's distance", "value": mover_name},
-            {"setting": "sentence vectors", "value": encoder_name},
-            {"setting": "path", "value": self.path},
-        ]
+        tables["settings"] = [{"setting": "sentence vectors", "value": encoder_name}]
         return Evaluation(rows, tables)
-
-    # ------------------------------------------------------------------ paths
-
-    def _interpolate(
-        self, system: Any, x: Tensor, mover: Distance, angle: Distance, data: EvaluationData
-    ) -> tuple[Rows, dict[str, Rows]]:
-        paths = decode_paths(system, x, self.pairs, self.steps, self.path, data.seed)
-        rows: Rows = []
-        for measure, distance in zip(self.measures[:2], (mover, angle), strict=True):
-            rows += [
-                _mean_row(
-                    measure,
-                    smoothness(paths.written, distance),
-                    data,
-                    smoothness(paths.mixed, distance),
-                ),
-                _mean_row(measure, smoothness(paths.foreign, distance), data, group=BETWEEN),
-            ]
-        same = np.array([path[0] == path[-1] for path in paths.written], dtype=float)
-        repeated = np.array([[x == y for x, y in pairwise(path)] for path in paths.written])
-        rows += [
-            _mean_row(self.measure("degenerate paths"), same, data),
-            _mean_row(self.measure("repeated steps"), repeated.mean(1), data),
-        ]
-        table: Rows = [
-            {"pair": pair, "position": round(step / (self.steps - 1), 3), "text": text}
-            for pair, path in enumerate(paths.written, 1)
-            for step, text in enumerate(path)
-        ]
-        return rows, {"interpolations": table}
 
     # ------------------------------------------------------------------ traversals
 
@@ -287,7 +199,9 @@ class Geometry(Evaluator):
         rows = [
             _consistency_row(consistency, change, data, of_own),
             _consistency_row(consistency, of_shared, data, group=SHARED),
-            _mean_row(self.measure("unmoved traversals"), unmoved.mean(0), data, unmoved_own),
+            self.measure("unmoved traversals").mean(
+                unmoved.mean(0), data.seed, control=unmoved_own
+            ),
         ]
         traversals: Rows = [
             {
@@ -327,15 +241,15 @@ class Geometry(Evaluator):
         rows: Rows = []
         for field, name in _ANALOGIES.items():
             measure, value = self.measure(name), getattr(scores, field)
-            rows.append(_mean_row(measure, value, data, getattr(control, field)))
+            rows.append(measure.mean(value, data.seed, control=getattr(control, field)))
             for factor in self.factors:
                 here = np.array([analogy.factor == factor for analogy in asked])
                 if here.any():
                     held = getattr(control, field)[here]
-                    rows.append(_mean_row(measure, value[here], data, held, group=factor))
+                    rows.append(measure.mean(value[here], data.seed, control=held, group=factor))
             rows += [
-                _mean_row(measure, getattr(unchanged, field), data, group=UNCHANGED),
-                _mean_row(measure, getattr(ceiling, field), data, group=CEILING),
+                measure.mean(getattr(unchanged, field), data.seed, group=UNCHANGED),
+                measure.mean(getattr(ceiling, field), data.seed, group=CEILING),
             ]
         return rows, analogy_rows(asked, written[:n], scores)
 
@@ -361,23 +275,6 @@ _ANALOGIES = {
     "kept": "analogy rest",
 }
 """Field of `Scores` -> name of its measure."""
-
-
-def _mean_row(
-    measure: Measure,
-    values: NDArray[np.floating],
-    data: EvaluationData,
-    control: NDArray[np.floating] | None = None,
-    group: str = "",
-) -> dict[str, Any]:
-    """The mean of items, with its interval."""
-    return measure.row(
-        float(values.mean()),
-        len(values),
-        control=None if control is None else float(control.mean()),
-        interval=bootstrap_interval(lambda i: values[i].mean(), len(values), seed=data.seed),
-        group=group,
-    )
 
 
 def _consistency_row(

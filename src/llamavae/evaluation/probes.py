@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
-from llamavae.errors import UserError, unknown
+from llamavae.errors import UserError
 from llamavae.evaluation import senteval
 from llamavae.evaluation.bootstrap import Statistic, bootstrap_interval
 from llamavae.evaluation.evaluator import (
@@ -29,6 +29,7 @@ from llamavae.evaluation.evaluator import (
     points,
 )
 from llamavae.evaluation.examples import Rows
+from llamavae.evaluation.tasks import check_tasks, load_tasks
 
 GRID = tuple(2.0**power for power in range(-2, 4))
 """Values of C, the inverse of the L2 penalty: 1/4 to 8, SentEval's with scikit-learn."""
@@ -253,7 +254,8 @@ class Probes(Evaluator):
     speech (`pos`) and class of meaning (`lexname`) of `wordnet`.
 
     Args:
-        tasks: Names of `senteval.TASKS` that are probed too.
+        tasks: Names of `senteval.TASKS` that are probed too, and that have to be there; `all`
+            stands for those of the ten that are found.
         folder: Folder with SentEval's files; default: the variable LLAMAVAE_SENTEVAL.
         limit: Most sentences that are used: of the data, and of each part of a SentEval task.
         resamples: Bootstrap samples of an interval.
@@ -270,9 +272,7 @@ class Probes(Evaluator):
         limit: int | None = 2000,
         resamples: int = 1000,
     ) -> None:
-        for task in tasks:
-            if task not in senteval.TASKS:
-                raise unknown("SentEval task", task, senteval.TASKS)
+        check_tasks("SentEval task", tasks, senteval.TASKS, senteval.GROUPS)
         self.tasks, self.folder = tuple(tasks), folder
         self.limit, self.resamples = limit, resamples
 
@@ -280,12 +280,16 @@ class Probes(Evaluator):
         """Accuracies for each label and their means; how each probe was fitted; what was left out.
 
         Raises:
-            UserError: A file of SentEval is missing or malformed, or there is nothing to probe.
+            MissingData: A file of SentEval that is named is missing, or all of them.
+            UserError: A file of SentEval is malformed, or there is nothing to probe.
         """
         columns, left_out = classes(data.labels)
         columns["length in words"] = length_classes(data.texts)
         sources = [_sample(data.texts, columns, self.limit, data.seed)]
-        sources += [_senteval(task, self.folder, self.limit) for task in self.tasks]
+        found, lost = load_tasks(
+            self.tasks, senteval.GROUPS, lambda task: _senteval(task, self.folder, self.limit)
+        )
+        sources += found.values()
         probed: dict[str, _Probed] = {}
         table: Rows = []
         for number, source in enumerate(sources):
@@ -315,7 +319,11 @@ class Probes(Evaluator):
             for measure in self.measures
             for group, members in groups.items()
         ]
-        return Evaluation(rows, {"probes": table} | left_out_table(left_out))
+        return Evaluation(
+            rows,
+            {"probes": table} | left_out_table(left_out),
+            {f"SentEval {task}": reason for task, reason in lost.items()},
+        )
 
     def _row(
         self, measure: Measure, probed: Sequence[_Probed], group: str, seed: int

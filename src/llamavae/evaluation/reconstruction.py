@@ -1,27 +1,21 @@
-"""What is left of a sentence that goes through its point: encoded, decoded freely, and compared.
-
-Throughout, `written` and `references` are N texts each, one pair an item.
-"""
+"""What is left of a sentence that goes through its point: encoded, decoded freely, and compared."""
 
 from __future__ import annotations
 
-import re
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sacrebleu import BLEU
 from torch import Tensor
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from llamavae.errors import UserError
 from llamavae.evaluation import similarity
-from llamavae.evaluation.bootstrap import bootstrap_interval
+from llamavae.evaluation.bootstrap import bootstrap_sums, percentile_interval
 from llamavae.evaluation.evaluator import (
     Evaluation,
     EvaluationData,
@@ -31,11 +25,11 @@ from llamavae.evaluation.evaluator import (
     points,
 )
 from llamavae.evaluation.examples import Rows
+from llamavae.evaluation.overlap import bleu_counts, bleu_of_counts, rouge, token_f1
 from llamavae.modeling import LlaMaVAE
-from llamavae.modeling.backbones import evaluating
 from llamavae.training.diagnostics import derangement
 
-Values = NDArray[np.float64]
+Values = NDArray[Any]
 
 
 class Decoder(Protocol):
@@ -49,7 +43,7 @@ class Decoder(Protocol):
 def decode_by_length(
     system: Decoder,
     z: Tensor,
-    texts: Sequence[str],
+    lengths: Sequence[int],
     batch_size: int = 64,
     progress: bool = False,
 ) -> list[str]:
@@ -61,11 +55,11 @@ def decode_by_length(
     Args:
         system: Decodes points.
         z: Points (N, D).
-        texts: N texts about as long as those that will be written.
+        lengths: About how long each of the N texts will be, in any unit.
         batch_size: Points that are decoded together.
         progress: Show a progress bar on stderr.
     """
-    order = np.argsort([-len(text) for text in texts], kind="stable")
+    order = np.argsort([-length for length in lengths], kind="stable")
     written = [""] * len(z)
     with tqdm(total=len(z), desc="decoding", disable=not progress, leave=False) as bar:
         for start in range(0, len(z), batch_size):
@@ -92,164 +86,12 @@ def length_groups(texts: Sequence[str]) -> dict[str, NDArray[np.intp]]:
     return {name: np.flatnonzero(inside) for name, inside in ranges.items() if inside.any()}
 
 
-# ------------------------------------------------------------------------------- overlap
-
-
-def bleu_counts(written: Sequence[str], references: Sequence[str]) -> NDArray[np.int64]:
-    """What each item adds to corpus BLEU, shape (N, 10).
-
-    Its length and its reference's, then its n-grams that the reference has and all its n-grams,
-    n from 1 to 4, as sacrebleu counts them (13a tokenisation, cased).
-    """
-    metric = BLEU(effective_order=True)
-    scores = [metric.sentence_score(w, [r]) for w, r in zip(written, references, strict=True)]
-    return np.array([[s.sys_len, s.ref_len, *s.counts, *s.totals] for s in scores])
-
-
-def bleu_of_counts(counts: NDArray[np.int64], *, effective_order: bool = False) -> float:
-    """BLEU, 0 to 100, of the sum of counts (N, 10) of items.
-
-    Args:
-        counts: Rows of `bleu_counts`.
-        effective_order: Count only the orders that the text is long enough for, as sacrebleu does
-            for single sentences.
-
-    Example:
-        >>> counts = bleu_counts(["a kind of dog", "a cat"], ["a kind of big dog", "a cat"])
-        >>> round(bleu_of_counts(counts), 2)
-        55.7
-    """
-    length, expected, *ngrams = counts.sum(0).tolist()
-    options: dict[str, Any] = {"smooth_method": "exp", "effective_order": effective_order}
-    return BLEU.compute_bleu(ngrams[:4], ngrams[4:], length, expected, **options).score
-
-
-def token_f1(text: str, reference: str) -> float:
-    """F1 of the bags of words of two texts, 0 to 1.
-
-    That of SQuAD (Rajpurkar et al., arXiv 1606.05250) without its normalisation: words are taken
-    by white space, and case, articles and punctuation count.
-
-    Example:
-        >>> token_f1("a kind of dog", "a dog of a kind")
-        0.888...
-    """
-    a, b = Counter(text.split()), Counter(reference.split())
-    return 1.0 if a == b else _f1(_common(a, b), a, b)
-
-
-def rouge(text: str, reference: str) -> tuple[float, float, float]:
-    """ROUGE-1, ROUGE-2 and ROUGE-L of two texts: F1 values, 0 to 1 (Lin 2004, W04-1013).
-
-    As the package rouge-score computes them without stemming: words are runs of the letters a to
-    z and digits of the text in lower case; ROUGE-L takes the longest common subsequence of the
-    whole texts. Texts in other scripts have no such words and score 0.
-
-    Example:
-        >>> rouge("the cat sat on the mat", "a cat sat, on a Mat!")
-        (0.666..., 0.4, 0.666...)
-    """
-    ours, theirs = (re.findall("[a-z0-9]+", x.lower()) for x in (text, reference))
-    one, two = (
-        _f1(_common(a, b), a, b)
-        for a, b in (
-            (Counter(ours), Counter(theirs)),
-            (Counter(pairwise(ours)), Counter(pairwise(theirs))),
-        )
-    )
-    return one, two, _f1(_longest_common_subsequence(ours, theirs), Counter(ours), Counter(theirs))
-
-
-def _common(a: Counter[Any], b: Counter[Any]) -> int:
-    return (a & b).total()
-
-
-def _f1(common: int, a: Counter[Any], b: Counter[Any]) -> float:
-    return 2 * common / (a.total() + b.total()) if common else 0.0
-
-
-def _longest_common_subsequence(a: Sequence[str], b: Sequence[str]) -> int:
-    row = [0] * (len(b) + 1)  # lengths for the words of `a` so far and the first j of `b`
-    for word in a:
-        before = 0
-        for j, other in enumerate(b, 1):
-            above = row[j]
-            row[j] = before + 1 if word == other else max(above, row[j - 1])
-            before = above
-    return row[-1]
-
-
-# ------------------------------------------------------------------------------- BERTScore
-
-
-@torch.no_grad()
-def bert_score(
-    written: Sequence[str],
-    references: Sequence[str],
-    model: similarity.Scorer,
-    layer: int,
-    batch_size: int = 64,
-) -> Tensor:
-    """BERTScore of each text, shape (N,), -1 to 1 (Zhang et al., arXiv 1904.09675).
-
-    The F measure, from the cosines of token vectors: precision is the mean over the text's tokens
-    of the best cosine with a token of the reference, recall the reverse. As in the package
-    bert-score without idf weights and without rescaling: the special tokens around a text may be
-    the best match but are not averaged over; an empty text scores 0.
-
-    Args:
-        written: N texts.
-        references: N texts.
-        model: A transformers encoder whose tokenizer puts special tokens around a text.
-        layer: Number of the layer whose vectors count, from 1. The authors chose 17 for
-            roberta-large, 9 for bert-base-uncased, 5 for distilbert-base-uncased.
-        batch_size: Pairs that pass the encoder together.
-
-    Raises:
-        UserError: The model cannot be found, read or reached, or has no such layer.
-    """
-    encoder, tokenizer = similarity.load_encoder(model)
-    if not 1 <= layer <= encoder.config.num_hidden_layers:
-        raise UserError(
-            f"this encoder of BERTScore has layers 1 to {encoder.config.num_hidden_layers}; got "
-            f"layer {layer}"
-        )
-
-    def vectors(texts: Sequence[str]) -> tuple[Tensor, Tensor, Tensor]:
-        """Unit vectors (B, T, H), which are tokens, and which of these are averaged over (B, T)."""
-        limit = tokenizer.model_max_length
-        batch = tokenizer(
-            list(texts),
-            padding=True,
-            truncation=True,
-            max_length=min(limit, getattr(encoder.config, "max_position_embeddings", limit)),
-            return_tensors="pt",
-            return_special_tokens_mask=True,
-        ).to(encoder.device)
-        special = batch.pop("special_tokens_mask").bool()  # of padding too
-        states = encoder(**batch, output_hidden_states=True).hidden_states[layer]
-        return F.normalize(states.double(), dim=-1), batch["attention_mask"].bool(), ~special
-
-    def mean(best: Tensor, counted: Tensor) -> Tensor:
-        return (best * counted).sum(1) / counted.sum(1).clamp(min=1)
-
-    scores = []
-    with evaluating(encoder):
-        for start in range(0, len(written), batch_size):
-            batch = slice(start, start + batch_size)
-            a, a_tokens, a_counted = vectors(written[batch])
-            b, b_tokens, b_counted = vectors(references[batch])
-            cosine = a @ b.mT  # (B, T, S)
-            precision = mean(cosine.masked_fill(~b_tokens[:, None], -1).amax(2), a_counted)
-            recall = mean(cosine.masked_fill(~a_tokens[:, :, None], -1).amax(1), b_counted)
-            f = (2 * precision * recall / (precision + recall)).nan_to_num(0.0)
-            scores.append(torch.where(a_counted.any(1) & b_counted.any(1), f, 0.0).cpu())
-    return torch.cat(scores)
-
-
 # ------------------------------------------------------------------------------- the evaluator
 
-_CONTROL = "the same when each sentence is held against the text from another's point"
+_CONTROL = (
+    "the same when each sentence is held against the text from another's point; of at most "
+    "`sample` sentences"
+)
 
 _MEASURES = (
     Measure(
@@ -293,8 +135,8 @@ _MEASURES = (
         "encoder cosine",
         "−1 to 1",
         "higher",
-        "cosine of the sentence vectors of text and sentence, 0 if one is empty, mean over items; "
-        "by the system's own encoder unless another is named",
+        "cosine of the sentence vectors of text and sentence, 0 if one is empty, mean over at most "
+        "`sample` items; by the system's own encoder unless another is named",
         _CONTROL,
     ),
     Measure(
@@ -315,6 +157,7 @@ _MEASURES = (
     ),
 )
 
+_ROUGE = ("ROUGE-1", "ROUGE-2", "ROUGE-L")
 _BY_LENGTH = ("BLEU", "exact match", "token F1")
 
 
@@ -331,6 +174,7 @@ class Reconstruction(Evaluator):
         bleurt: Checkpoint for BLEURT; None leaves it out.
         bertscore: Encoder for BERTScore, such as `roberta-large`; None leaves it out.
         bertscore_layer: Its layer, see `bert_score`.
+        sample: Most sentences, drawn at random, for controls and the cosine.
         resamples: Bootstrap samples of an interval.
     """
 
@@ -345,98 +189,134 @@ class Reconstruction(Evaluator):
         bleurt: similarity.Scorer | None = None,
         bertscore: similarity.Scorer | None = None,
         bertscore_layer: int = 17,
+        sample: int = 1000,
         resamples: int = 1000,
     ) -> None:
+        if sample < 1:
+            raise UserError(f"controls need a sample of at least 1 sentence; got {sample}")
         self.batch_size, self.encoder, self.bleurt = batch_size, encoder, bleurt
         self.bertscore, self.bertscore_layer = bertscore, bertscore_layer
-        self.resamples = resamples
+        self.sample, self.resamples = sample, resamples
 
     def evaluate(self, system: Any, data: EvaluationData) -> Evaluation:
         """All measures, the main ones also by length, and the table `reconstructions`.
 
         Row of the table: `text`, `reconstruction`, `bleu` (sentence BLEU, 0 to 100), the other
-        measures of single items, and `shuffled`, the text it is held against as control.
+        measures of single items (the cosine outside of the sample is None), and `shuffled`, the
+        text it is held against as control.
 
         Raises:
             UserError: A model that is asked for cannot be found, read or reached.
         """
         bleurt = None if self.bleurt is None else similarity.load_bleurt(self.bleurt)
         bert = None if self.bertscore is None else similarity.load_encoder(self.bertscore)
-        texts = list(data.texts)
         encoder = self.encoder or getattr(system, "encoder", None)
-        vectors = points(encoder, texts) if can_encode(encoder) else None
+        texts, generator = list(data.texts), data.generator()
+        known: dict[str, Tensor] = {}  # sentence vectors, so that no text is encoded twice
         if isinstance(system, LlaMaVAE) and encoder is system.encoder:
-            z = system.encode(cast(Tensor, vectors)).mean  # the texts are not encoded twice
+            vectors = points(encoder, texts)
+            known.update(zip(texts, vectors, strict=True))
+            z = system.encode(vectors).mean
         else:
             z = points(system, texts)
-        written = decode_by_length(system, z, texts, self.batch_size, data.progress)
-        other = derangement(len(texts), data.generator(), texts).numpy()
-        exchanged = [written[i] for i in other]
-        items, control = _overlap(written, texts), _overlap(exchanged, texts)
-        if vectors is not None:
-            ours = torch.zeros_like(vectors)  # of empty texts, which not every encoder reads
-            if full := [i for i, text in enumerate(written) if text]:
-                ours[full] = points(encoder, [written[i] for i in full])
-            for side, each in ((items, ours), (control, ours[torch.from_numpy(other)])):
-                cosine = F.cosine_similarity(each.double(), vectors.double())
-                side["encoder cosine"] = cosine.numpy()
-        if bert is not None:
-            for side, each in ((items, written), (control, exchanged)):
-                side["BERTScore"] = bert_score(each, texts, bert, self.bertscore_layer).numpy()
+        lengths = _lengths(system, texts)
+        written = decode_by_length(system, z, lengths, self.batch_size, data.progress)
+        shuffled = [written[i] for i in derangement(len(texts), generator, texts)]
+        sample = torch.randperm(len(texts), generator=generator)[: self.sample].sort().values
+        held, exchanged = ([of[i] for i in sample] for of in (texts, shuffled))
 
+        items, control = self._items(written, texts, bert), self._items(exchanged, held, bert)
         rows: Rows = []
-        everything = {"": np.arange(len(texts))}
-        for name, values in items.items():
-            groups = everything | (length_groups(texts) if name in _BY_LENGTH else {})
-            summary = bleu_of_counts if name == "BLEU" else _mean
-            for group, part in groups.items():
-                rows.append(
-                    self.measure(name).row(
-                        summary(values[part]),
-                        len(part),
-                        control=summary(control[name][part]),
-                        interval=self._interval(summary, values[part], data.seed),
-                        group=group,
-                    )
-                )
-        if bleurt is not None:
-            value, low = (similarity.bleurt(side, texts, bleurt) for side in (written, exchanged))
-            rows.append(self.measure("BLEURT").row(value, len(texts), control=low))
-
+        for group, part in {"": np.arange(len(texts)), **length_groups(texts)}.items():
+            names, inside = _BY_LENGTH if group else items, np.isin(sample, part)
+            ours = {name: items[name][part] for name in names}
+            theirs = {name: control[name][inside] for name in names}
+            rows += self._rows(ours, theirs, data.seed, group)
         bleu = [bleu_of_counts(row[None], effective_order=True) for row in items.pop("BLEU")]
+        columns: dict[str, list[Any]] = {
+            "text": texts,
+            "reconstruction": written,
+            "bleu": np.round(bleu, 1).tolist(),
+            **{name: values[:, 0].round(4).tolist() for name, values in items.items()},
+        }
+        if can_encode(encoder):
+            ours, theirs = (
+                {"encoder cosine": _cosines(encoder, known, side, held)}
+                for side in ([written[i] for i in sample], exchanged)
+            )
+            rows += self._rows(ours, theirs, data.seed)
+            cosines = ours["encoder cosine"][:, 0].round(4).tolist()
+            found = dict(zip(sample.tolist(), cosines, strict=True))
+            columns["encoder cosine"] = [found.get(i) for i in range(len(texts))]
+        columns["shuffled"] = shuffled
+        if bleurt is not None:
+            value = similarity.bleurt(written, texts, bleurt)
+            low = similarity.bleurt(exchanged, held, bleurt)
+            rows.append(self.measure("BLEURT").row(value, len(texts), control=low))
+        order = [measure.name for measure in self.measures]
+        rows.sort(key=lambda row: order.index(row["measure"]))
+
         table = [
-            {
-                "text": text,
-                "reconstruction": written[i],
-                "bleu": round(bleu[i], 1),
-                **{name: round(float(values[i]), 4) for name, values in items.items()},
-                "shuffled": exchanged[i],
-            }
-            for i, text in enumerate(texts)
+            dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)
         ]
         return Evaluation(rows, {"reconstructions": table})
 
-    def _interval(
-        self, summary: Callable[[NDArray[Any]], float], values: NDArray[Any], seed: int
-    ) -> tuple[float, float]:
-        return bootstrap_interval(
-            lambda rows: summary(values[rows]),
-            len(values),
-            resamples=self.resamples,
-            seed=seed,
-        )
+    def _items(
+        self, written: list[str], texts: list[str], bert: similarity.Loaded | None
+    ) -> dict[str, Values]:
+        """What each of N items adds to each measure: n-gram counts (N, 10), or a value (N, 1)."""
+        pairs = list(zip(written, texts, strict=True))
+        values = {
+            "exact match": [a.split() == b.split() for a, b in pairs],
+            "token F1": [token_f1(*pair) for pair in pairs],
+            **dict(zip(_ROUGE, zip(*(rouge(*pair) for pair in pairs), strict=True), strict=True)),
+        }
+        if bert is not None:
+            scores = similarity.bert_score(written, texts, bert, self.bertscore_layer)
+            values["BERTScore"] = scores.tolist()
+        columns = {name: np.array(each, dtype=float)[:, None] for name, each in values.items()}
+        return {"BLEU": bleu_counts(written, texts), **columns}
+
+    def _rows(
+        self, items: dict[str, Values], control: dict[str, Values], seed: int, group: str = ""
+    ) -> Rows:
+        """A row of each measure of the same N items; those of the control may be fewer, or none."""
+        drawn = bootstrap_sums(np.hstack([*items.values()]), resamples=self.resamples, seed=seed)
+        edges = np.cumsum([values.shape[1] for values in items.values()])[:-1]
+        rows = []
+        for name, sums in zip(items, np.split(drawn, edges, axis=1), strict=True):
+            n, others = len(items[name]), control[name]
+            row = self.measure(name).row(
+                _of_sums(name, items[name].sum(0), n),
+                n,
+                control=_of_sums(name, others.sum(0), len(others)) if len(others) else None,
+                interval=percentile_interval([_of_sums(name, each, n) for each in sums]),
+                group=group,
+            )
+            rows.append(row)
+        return rows
 
 
-def _mean(values: Values) -> float:
-    return float(values.mean())
+def _of_sums(name: str, sums: Values, n: int) -> float:
+    """A measure of what n items add up to."""
+    return bleu_of_counts(sums[None].astype(int)) if name == "BLEU" else float(sums[0]) / n
 
 
-def _overlap(written: list[str], texts: list[str]) -> dict[str, NDArray[Any]]:
-    pairs = list(zip(written, texts, strict=True))
-    rouges = np.array([rouge(*pair) for pair in pairs])
-    return {
-        "BLEU": bleu_counts(written, texts),
-        "exact match": np.array([a.split() == b.split() for a, b in pairs], dtype=float),
-        "token F1": np.array([token_f1(*pair) for pair in pairs]),
-        **{f"ROUGE-{kind}": rouges[:, i] for i, kind in enumerate("12L")},
-    }
+def _lengths(system: Any, texts: list[str]) -> list[int]:
+    """How long the texts are: in tokens of the decoder, if it is known, or in letters."""
+    rows = system.decoder.tokenize(texts)[0] if isinstance(system, LlaMaVAE) else texts
+    return [len(row) for row in rows]
+
+
+def _cosines(
+    encoder: Any, known: dict[str, Tensor], written: list[str], texts: list[str]
+) -> Values:
+    """Cosine of the vectors of each of N texts and its sentence (N, 1); 0 where one is empty.
+
+    Vectors that are not yet `known` are added there. Not every encoder reads empty texts.
+    """
+    if new := [text for text in dict.fromkeys(written + texts) if text and text not in known]:
+        known.update(zip(new, points(encoder, new), strict=True))
+    known[""] = torch.zeros_like(next(iter(known.values())))
+    a, b = (torch.stack([known[text] for text in side]).double() for side in (written, texts))
+    return F.cosine_similarity(a, b)[:, None].numpy()

@@ -41,6 +41,7 @@ EVALUATORS = _Lazy(
         "likelihood": "likelihood:Likelihood",
         "usage": "usage:Usage",
         "samples": "samples:Samples",
+        "interpolation": "interpolation:Interpolation",
         "geometry": "geometry:Geometry",
         "disentanglement": "disentanglement:Disentanglement",
         "sts": "sts:SemanticSimilarity",
@@ -50,17 +51,13 @@ EVALUATORS = _Lazy(
 )
 """Evaluator name -> its class, in the order in which they run."""
 
-_STS = ["stsb", "stsb-test", "sts12", "sts13", "sts14", "sts15", "sts16", "sick-r"]
-_SENTEVAL = [
-    *("Length", "WordContent", "Depth", "TopConstituents", "BigramShift"),
-    *("Tense", "SubjNumber", "ObjNumber", "OddManOut", "CoordinationInversion"),
-]
 _PAPER: dict[str, dict[str, Any]] = {
     "reconstruction": {},
     "likelihood": {"samples": 100},
-    "geometry": {"pairs": 200},
-    "sts": {"tasks": _STS},
-    "probes": {"tasks": _SENTEVAL},
+    "interpolation": {"pairs": 200},
+    "geometry": {},
+    "sts": {"tasks": ["english"]},
+    "probes": {"tasks": ["all"]},
     "clusters": {},
 }
 
@@ -73,7 +70,8 @@ SUITES: dict[str, dict[str, dict[str, Any]]] = {
 
 `quick` needs the model and its corpus alone, and takes minutes on two CPU cores for a small model.
 `paper` is for what the paper (2312.13208) measures or shows by example; human scores of similarity
-come from the hub, and SentEval's tasks from its files. `all` is both, with more seeds.
+come from the hub and SentEval's tasks from its files, as far as they are found. `all` is both, with
+more seeds.
 """
 
 

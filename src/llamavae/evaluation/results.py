@@ -1,7 +1,8 @@
 """What an evaluation leaves in its folder, written and read.
 
     results.json                 what was measured on what; per evaluator its settings, rows and
-                                 how they were obtained; what was skipped or failed, and why
+                                 how they were obtained, and what of it was not found; what was
+                                 skipped or failed, and why
     rows.csv                     all numbers as one table
     EVALUATOR/TABLE.jsonl        texts, curves and points behind the numbers, a JSON object a line
 
@@ -30,7 +31,7 @@ class Found:
         measures: Its measures as dictionaries, the primary one first.
         settings: Its settings.
         seconds: How long it took.
-        made_by: Command, versions and machine, see `llamavae.training.run.provenance`.
+        made_by: Command, versions and machine, see `llamavae.provenance`.
     """
 
     evaluation: Evaluation
@@ -68,6 +69,15 @@ class Results:
     failed: dict[str, str] = field(default_factory=dict)
 
     @property
+    def not_found(self) -> dict[str, str]:
+        """Evaluator and part that it was to measure -> why its data are not there."""
+        return {
+            f"{name}, {part}": reason
+            for name, found in self.found.items()
+            for part, reason in found.evaluation.not_found.items()
+        }
+
+    @property
     def rows(self) -> Rows:
         """All numbers, with the evaluator in front."""
         return [
@@ -75,6 +85,28 @@ class Results:
             for name, found in self.found.items()
             for row in found.evaluation.rows
         ]
+
+
+_OTHERS = {
+    "recipe.yaml": "a training run",
+    "sweep.json": "a sweep",
+    "study.json": "a study",
+    "comparison.csv": "a comparison",
+}
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse a folder of something else than an evaluation, whose files would be overwritten.
+
+    Raises:
+        UserError: The folder holds a run, a sweep, a study or a comparison.
+    """
+    for name, what in _OTHERS.items():
+        if (folder / name).is_file():
+            raise UserError(
+                f"{folder} holds {what} ({name}), and its results would be overwritten; choose "
+                "another place with --output"
+            )
 
 
 def read_results(folder: Path) -> Results:
@@ -103,7 +135,8 @@ def read_results(folder: Path) -> Results:
 
 def _read_found(folder: Path, values: dict[str, Any]) -> Found:
     tables = {name: _read_table(folder / _file(name)) for name in values.pop("tables")}
-    return Found(Evaluation(values.pop("rows"), tables), **values)
+    evaluation = Evaluation(values.pop("rows"), tables, values.pop("not_found", {}))
+    return Found(evaluation, **values)
 
 
 def _file(table: str) -> str:
@@ -155,6 +188,7 @@ def _values(found: Found) -> dict[str, Any]:
     return {
         "rows": found.evaluation.rows,
         "tables": list(found.evaluation.tables),
+        "not_found": found.evaluation.not_found,
         "measures": found.measures,
         "settings": found.settings,
         "seconds": found.seconds,

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llamavae.corpora import files
-from llamavae.errors import UserError, unknown
+from llamavae.errors import MissingData, UserError, unknown
 
 VARIABLE = "LLAMAVAE_SENTEVAL"
 """The environment variable that names the folder with the files."""
@@ -30,6 +30,9 @@ TASKS = {
     "CoordinationInversion": "coordination_inversion.txt",
 }
 """Task -> its file."""
+
+GROUPS = {"all": tuple(TASKS)}
+"""A group's name stands for those of its tasks whose files are found."""
 
 PARTS = {"tr": "train", "va": "validation", "te": "test"}
 """Name of a part in a file -> here."""
@@ -65,16 +68,17 @@ def load_task(
             are shuffled).
 
     Raises:
-        UserError: Unknown name, no such folder or file, or malformed lines, with their numbers.
+        MissingData: No such folder or file.
+        UserError: Unknown name, or malformed lines, with their numbers.
     """
     if name not in TASKS:
         raise unknown("SentEval task", name, TASKS)
     place = folder or os.environ.get(VARIABLE)
     if not place:
-        raise UserError(f"the probing tasks of SentEval are not here. {_GET}")
+        raise MissingData(f"the probing tasks of SentEval are not here. {_GET}")
     path = Path(place).expanduser() / TASKS[name]
     if not path.is_file():
-        raise UserError(f"no file {path} for the SentEval task {name}. {_GET}")
+        raise MissingData(f"no file {path} for the SentEval task {name}. {_GET}")
     return read_task(path, limit)
 
 

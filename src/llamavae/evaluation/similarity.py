@@ -115,6 +115,71 @@ def _distance(a: Tensor, b: Tensor) -> float:
 
 
 @torch.no_grad()
+def bert_score(
+    written: Sequence[str],
+    references: Sequence[str],
+    model: Scorer,
+    layer: int,
+    batch_size: int = 64,
+) -> Tensor:
+    """BERTScore of each text, shape (N,), -1 to 1 (Zhang et al., arXiv 1904.09675).
+
+    The F measure, from the cosines of token vectors: precision is the mean over the text's tokens
+    of the best cosine with a token of the reference, recall the reverse. As in the package
+    bert-score without idf weights and without rescaling: the special tokens around a text may be
+    the best match but are not averaged over; an empty text scores 0.
+
+    Args:
+        written: N texts.
+        references: N texts.
+        model: A transformers encoder whose tokenizer puts special tokens around a text.
+        layer: Number of the layer whose vectors count, from 1. The authors chose 17 for
+            roberta-large, 9 for bert-base-uncased, 5 for distilbert-base-uncased.
+        batch_size: Pairs that pass the encoder together.
+
+    Raises:
+        UserError: The model cannot be found, read or reached, or has no such layer.
+    """
+    encoder, tokenizer = load_encoder(model)
+    if not 1 <= layer <= encoder.config.num_hidden_layers:
+        raise UserError(
+            f"this encoder of BERTScore has layers 1 to {encoder.config.num_hidden_layers}; got "
+            f"layer {layer}"
+        )
+
+    def vectors(texts: Sequence[str]) -> tuple[Tensor, Tensor, Tensor]:
+        """Unit vectors (B, T, H), which are tokens, and which of these are averaged over (B, T)."""
+        limit = tokenizer.model_max_length
+        batch = tokenizer(
+            list(texts),
+            padding=True,
+            truncation=True,
+            max_length=min(limit, getattr(encoder.config, "max_position_embeddings", limit)),
+            return_tensors="pt",
+            return_special_tokens_mask=True,
+        ).to(encoder.device)
+        special = batch.pop("special_tokens_mask").bool()  # of padding too
+        states = encoder(**batch, output_hidden_states=True).hidden_states[layer]
+        return F.normalize(states.double(), dim=-1), batch["attention_mask"].bool(), ~special
+
+    def mean(best: Tensor, counted: Tensor) -> Tensor:
+        return (best * counted).sum(1) / counted.sum(1).clamp(min=1)
+
+    scores = []
+    with evaluating(encoder):
+        for start in range(0, len(written), batch_size):
+            batch = slice(start, start + batch_size)
+            a, a_tokens, a_counted = vectors(written[batch])
+            b, b_tokens, b_counted = vectors(references[batch])
+            cosine = a @ b.mT  # (B, T, S)
+            precision = mean(cosine.masked_fill(~b_tokens[:, None], -1).amax(2), a_counted)
+            recall = mean(cosine.masked_fill(~a_tokens[:, :, None], -1).amax(1), b_counted)
+            f = (2 * precision * recall / (precision + recall)).nan_to_num(0.0)
+            scores.append(torch.where(a_counted.any(1) & b_counted.any(1), f, 0.0).cpu())
+    return torch.cat(scores)
+
+
+@torch.no_grad()
 def bleurt(
     written: Sequence[str],
     references: Sequence[str],

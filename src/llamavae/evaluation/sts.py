@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from llamavae.corpora import files, hub
-from llamavae.errors import UserError, unknown
+from llamavae.errors import MissingData, UserError, unknown
 from llamavae.evaluation.bootstrap import bootstrap_interval
 from llamavae.evaluation.evaluator import (
     Evaluation,
@@ -34,6 +34,7 @@ from llamavae.evaluation.evaluator import (
     points,
 )
 from llamavae.evaluation.examples import Rows
+from llamavae.evaluation.tasks import Groups, check_tasks, load_tasks, task_names
 from llamavae.modeling import LlaMaVAE
 
 logger = logging.getLogger(__name__)
@@ -73,6 +74,13 @@ TASKS: dict[str, Task] = {
 }
 """The benchmarks by name: STS 2012 to 2016 (all pairs of a year), STS-B (1708.00055), SICK-R, and
 STS-B translated into nine languages."""
+
+_MULTILINGUAL = tuple(name for name, task in TASKS.items() if task.config)
+GROUPS = {
+    "english": tuple(name for name in TASKS if name not in _MULTILINGUAL),
+    "multilingual": _MULTILINGUAL,
+}
+"""A group's name stands for those of its tasks that are found."""
 
 
 # ------------------------------------------------------------------------------- pairs
@@ -125,7 +133,8 @@ def load_pairs(name: str, malformed: Malformed = "refuse") -> Pairs:
         malformed: As for `read_pairs`.
 
     Raises:
-        UserError: Unknown name, or the hub cannot be reached or lacks the data set.
+        MissingData: The hub cannot be reached, or lacks the data set.
+        UserError: Unknown name, or malformed rows.
     """
     if name not in TASKS:
         raise unknown("STS task", name, TASKS)
@@ -133,7 +142,7 @@ def load_pairs(name: str, malformed: Malformed = "refuse") -> Pairs:
     try:
         splits = hub.open_splits(task.dataset, config=task.config)
     except UserError as error:
-        raise UserError(
+        raise MissingData(
             f"{task.title} is the split {task.split!r} of {task.dataset!r} on the hub, which "
             f"cannot be loaded: {error.__cause__ or error}. Without the hub give a file with rows "
             f"of sentence, sentence, score: files={{{name!r}: 'pairs.csv'}}, or on the command "
@@ -279,7 +288,8 @@ class SemanticSimilarity(Evaluator):
     compression to D dimensions costs.
 
     Args:
-        tasks: Names of `TASKS` or of `files`, the primary one first.
+        tasks: Names of `TASKS` or of `files`, the primary one first. They have to be there; the
+            name of a group in `GROUPS` stands for those of its tasks that are found.
         files: Task -> local file, see `read_pairs`, in place of the hub.
         malformed: See `read_pairs`.
         resamples: Bootstrap samples of an interval.
@@ -302,23 +312,27 @@ class SemanticSimilarity(Evaluator):
         self.resamples = resamples
         if not self.tasks:
             raise UserError("name at least one STS task")
-        for task in self.tasks:
-            if task not in {*TASKS, *self.files}:
-                raise unknown("STS task", task, TASKS, hint="Or give its file in files=.")
+        known = [*TASKS, *self.files]
+        check_tasks("STS task", self.tasks, known, GROUPS, "Or give its file in files=.")
 
     def evaluate(self, system: Any, data: EvaluationData) -> Evaluation:
         """The correlations for each task, and the pairs with their cosines.
 
+        Where the first task is not found, no row is without a group.
+
         Raises:
-            UserError: A file is malformed, or the hub cannot be reached.
+            MissingData: A task that is named is not there, or none of a group's.
+            UserError: A file is malformed.
         """
-        loaded = {task: self._pairs(task) for task in self.tasks}
+        groups: Groups = {name: GROUPS[name] for name in GROUPS if name not in self.files}
+        loaded, lost = load_tasks(self.tasks, groups, self._pairs)
+        first, *_ = task_names(self.tasks, groups)
         rows: Rows = []
         table: Rows = []
-        for i, (task, pairs) in enumerate(loaded.items()):
-            title = TASKS[task].title if task in TASKS else task
+        for task, pairs in loaded.items():
+            title = _title(task)
             ours, raw = pair_cosines(system, pairs)
-            rows += self._rows(pairs.scores, ours, raw, title if i else "", data.seed)
+            rows += self._rows(pairs.scores, ours, raw, "" if task == first else title, data.seed)
             table += [
                 {"task": title, "sentence1": a, "sentence2": b, "score": score, "cosine": cosine}
                 | ({} if raw is None else {"encoder cosine": float(raw[j])})
@@ -328,7 +342,8 @@ class SemanticSimilarity(Evaluator):
             ]
         left_out = [{"row": line} for pairs in loaded.values() for line in pairs.skipped]
         rows.sort(key=lambda row: row["measure"] != self.primary.name)
-        return Evaluation(rows, {"pairs": table} | ({"left out": left_out} if left_out else {}))
+        tables = {"pairs": table} | ({"left out": left_out} if left_out else {})
+        return Evaluation(rows, tables, {_title(task): reason for task, reason in lost.items()})
 
     def _pairs(self, task: str) -> Pairs:
         if task in self.files:
@@ -359,6 +374,10 @@ class SemanticSimilarity(Evaluator):
             )
             for measure, correlation in ((SPEARMAN, spearman), (PEARSON, pearson))
         ]
+
+
+def _title(task: str) -> str:
+    return TASKS[task].title if task in TASKS else task
 
 
 @torch.no_grad()

@@ -16,12 +16,12 @@ from llamavae.errors import UserError
 from llamavae.evaluation.data import data_hashes, evaluation_data
 from llamavae.evaluation.evaluator import EvaluationData, Evaluator, missing
 from llamavae.evaluation.registry import evaluator
-from llamavae.evaluation.results import Found, Results, read_results, write_results
+from llamavae.evaluation.results import Found, Results, check_folder, read_results, write_results
 from llamavae.modeling import LlaMaVAE, SentenceEncoder
 from llamavae.modeling.backbones import fingerprint
+from llamavae.provenance import provenance
 from llamavae.training import Recipe
 from llamavae.training.best import ModelEvaluator
-from llamavae.training.run import provenance
 
 
 def evaluate(
@@ -37,9 +37,9 @@ def evaluate(
     """Measure a system with each evaluator, and write what they find to a folder.
 
     Each evaluator's results are written as soon as it is done. What the folder holds already, of
-    the same system and data with the same settings, is kept and not measured again. An evaluator
-    that lacks something is skipped, and one that ends with a `UserError` does not lose the others'
-    work; both are in the results with the reason.
+    the same system and data with the same settings, is kept and not measured again, unless a part
+    was not found. An evaluator that lacks something is skipped, and one that ends with a
+    `UserError` does not lose the others' work; both are in the results with the reason.
 
     Args:
         system: Anything that encodes texts or decodes points.
@@ -51,14 +51,15 @@ def evaluate(
         corpus: What else is known of the data: `corpus`, `split`.
 
     Raises:
-        UserError: The folder holds an evaluation of another system or other data, or cannot be
-            written.
+        UserError: The folder holds something else, such as a run, or an evaluation of another
+            system or other data, or it cannot be written.
     """
     results = _open(system, data, folder, name, model or {}, corpus or {})
     for number, each in enumerate(evaluators, 1):
         say = _Progress(f"[{number}/{len(evaluators)}] {each.name}", data.progress)
         settings = settings_of(each)
-        if (done := results.found.get(each.name)) and done.settings == settings:
+        done = results.found.get(each.name)
+        if done and done.settings == settings and not done.evaluation.not_found:
             say("is done already")
             continue
         for outcomes in (results.found, results.skipped, results.failed):
@@ -116,6 +117,7 @@ def _open(
     corpus: Mapping[str, Any],
 ) -> Results:
     """The results that the folder holds, or empty ones."""
+    check_folder(folder)
     new = Results(
         name or folder.name,
         {**model, "fingerprint": system_fingerprint(system)},

@@ -21,8 +21,8 @@ from llamavae.evaluation.evaluator import EvaluationData, Evaluator, Measure
 from llamavae.evaluation.examples import Rows, write_csv
 from llamavae.evaluation.results import Results
 from llamavae.evaluation.suite import evaluate
+from llamavae.provenance import provenance
 from llamavae.training import Recipe, TrainResult, load_recipe, train
-from llamavae.training.run import provenance
 
 TRAINING = "training"
 """Stands for an evaluator in the rows of what a run itself measured at its end."""
@@ -198,6 +198,11 @@ def run_sweep(
                 rows += [row for row in found.rows if row["evaluator"] in names]
                 lost = {**found.skipped, **found.failed}
                 warnings += [f"{name}: {lost[name]}" for name in names if name in lost]
+                warnings += [
+                    f"{part} was not found: {reason}"
+                    for part, reason in found.not_found.items()
+                    if part.split(",")[0] in names
+                ]
         except UserError as error:
             raise UserError(f"{run.name}: {error}") from error
         sweep.runs.append(run)

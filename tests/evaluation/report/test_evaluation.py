@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 from tests.evaluation.report.html import EVIL, check_page
-from tests.evaluation.systems import DATA, Fails, Length, Letters, Likely
+from tests.evaluation.systems import DATA, Fails, Length, Letters, Likely, Partly
 
 from llamavae.errors import UserError
 from llamavae.evaluation.compare import compare
@@ -55,7 +55,7 @@ def folder(tmp_path):
     evaluate(
         Letters(),
         DATA,
-        [Length(), Tables(), Fails(), Likely()],
+        [Length(), Tables(), Fails(), Likely(), Partly()],
         tmp_path,
         name="my <model>",
         model={"source": "letters", "run": run},
@@ -73,13 +73,14 @@ def test_page_says_what_how_and_with_which_control(folder):
     text = words(page)
     for part in (
         "my <model>: evaluation",
-        "2 evaluators on 4 sentences of zoo (test), seed 0.",
+        "3 evaluators on 4 sentences of zoo (test), seed 0.",
         "corpus factors, 40,000 training sentences",
         "letters of a text, mean over texts; n = 4; control: no letters",
         "3.5 to 9",
         "1,234,567",
         "failed: there is no file x.csv; get it from y",
         "was skipped: needs a system with a likelihood",
+        "partly, task 2 was not found: there is no file y.csv",
         "The first 1 of 1, not selected",
         "Here are the first 6 of 9 paths, not selected.",
         "runs over 95 % of the points of the sentences; words that changed",
@@ -119,7 +120,7 @@ def test_page_of_a_comparison(tmp_path):
     )
     text = words(page)
     assert "a <b> and c" in text
-    assert "no clear difference" in text
+    assert "not tested" in text
     assert "letters; higher is better" in text
     assert evaluations[0].data["hash"] in text
     assert page.tags.count("svg") == 1

@@ -56,8 +56,8 @@ def _numbers(evaluations: Sequence[Results], rows: Rows) -> Section:
         "Below a value stands its 95 % interval, and how it differs from the first system. p is "
         "that of the paired bootstrap over sentences (Koehn 2004), two-sided; a difference is "
         f"called better or worse where p < {SIGNIFICANT:g}. Of 20 measures that do not differ, "
-        "one is expected to fall below that by chance. Where no p stands, intervals that do not "
-        "overlap count, which is stricter."
+        "one is expected to fall below that by chance. A difference is not tested where what each "
+        "sentence adds to the measure is not known, or where the two were measured differently."
     )
     bars = [row for row in chosen if row["direction"]]
     body = [note, side_by_side(systems, chosen, "The primary measures")]
@@ -113,9 +113,9 @@ def _cell(row: dict[str, Any] | None) -> Html | str:
 
 def verdict_text(row: dict[str, Any]) -> str:
     """What is known of a difference from the first system, in words."""
-    if not row["verdict"]:
+    if row["difference"] is None:
         return ""
-    return row["verdict"] + (f", p = {row['p']:.3f}" if row["p"] is not None else "")
+    return "not tested" if row["p"] is None else f"{row['verdict']}, p = {row['p']:.3f}"
 
 
 def _measured(evaluations: Sequence[Results]) -> Section:

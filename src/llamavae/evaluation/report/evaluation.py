@@ -95,7 +95,11 @@ def headline(results: Results) -> Section:
     """The primary measure of each evaluator, under what was skipped or failed."""
     lost = [
         Html(f'<p class="warning"><b>{escape(name)}</b> {escape(f"{what}: {reason}")}</p>')
-        for what, outcomes in (("failed", results.failed), ("was skipped", results.skipped))
+        for what, outcomes in (
+            ("failed", results.failed),
+            ("was skipped", results.skipped),
+            ("was not found", results.not_found),
+        )
         for name, reason in outcomes.items()
     ]
     rows = [
@@ -115,7 +119,8 @@ def headline(results: Results) -> Section:
 def _linked(name: str, row: Mapping[str, Any]) -> Html:
     """A measure with a link to all that its evaluator found."""
     link = f'<a href="#{_id(name)}">{escape(row["measure"])}</a>'
-    return Html(f"{link}<small>{escape(name)}</small><small>{escape(row['unit'])}</small>")
+    notes = filter(None, (name, row["group"], row["unit"]))
+    return Html(link + "".join(f"<small>{escape(text)}</small>" for text in notes))
 
 
 def _number(row: Mapping[str, Any], found: Found, control: bool = True) -> dict[str, Any]:

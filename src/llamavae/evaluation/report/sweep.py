@@ -21,7 +21,7 @@ from llamavae.evaluation.report.pieces import (
 from llamavae.evaluation.report.run import provenance
 from llamavae.evaluation.results import interval_text, number_text
 from llamavae.evaluation.sweep import TRAINING, Sweep, geometry_and_quality, trade_off
-from llamavae.training.run import provenance as made_by
+from llamavae.provenance import provenance as made_by
 
 
 def write_sweep_report(sweep: Sweep, folder: Path) -> Path:

@@ -1,0 +1,108 @@
+"""How many words two texts share.
+
+Throughout, `written` and `references` are N texts each, one pair an item.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sacrebleu import BLEU
+from sacrebleu.tokenizers.tokenizer_13a import Tokenizer13a
+
+_tokenize = Tokenizer13a()  # remembers the texts it has seen
+
+
+def bleu_counts(written: Sequence[str], references: Sequence[str]) -> NDArray[np.int64]:
+    """What each item adds to corpus BLEU, shape (N, 10).
+
+    Its length and its reference's, then its n-grams that the reference has and all its n-grams,
+    n from 1 to 4, as sacrebleu counts them (13a tokenisation, cased).
+    """
+    rows = []
+    for pair in zip(written, references, strict=True):
+        a, b = (_tokenize(text.rstrip()).split() for text in pair)
+        common, total = ([_common(a, x, n) for n in (1, 2, 3, 4)] for x in (b, a))
+        rows.append([len(a), len(b), *common, *total])
+    return np.array(rows)
+
+
+def bleu_of_counts(counts: NDArray[np.int64], *, effective_order: bool = False) -> float:
+    """BLEU, 0 to 100, of the sum of counts (N, 10) of items.
+
+    Args:
+        counts: Rows of `bleu_counts`.
+        effective_order: Count only the orders that the text is long enough for, as sacrebleu does
+            for single sentences.
+
+    Example:
+        >>> counts = bleu_counts(["a kind of dog", "a cat"], ["a kind of big dog", "a cat"])
+        >>> round(bleu_of_counts(counts), 2)
+        55.7
+    """
+    length, expected, *ngrams = counts.sum(0).tolist()
+    options: dict[str, Any] = {"smooth_method": "exp", "effective_order": effective_order}
+    return BLEU.compute_bleu(ngrams[:4], ngrams[4:], length, expected, **options).score
+
+
+def token_f1(text: str, reference: str) -> float:
+    """F1 of the bags of words of two texts, 0 to 1.
+
+    That of SQuAD (Rajpurkar et al., arXiv 1606.05250) without its normalisation: words are taken
+    by white space, and case, articles and punctuation count.
+
+    Example:
+        >>> token_f1("a kind of dog", "a dog of a kind")
+        0.888...
+    """
+    a, b = text.split(), reference.split()
+    return 1.0 if a == b else _f1(_common(a, b, 1), len(a), len(b))
+
+
+def rouge(text: str, reference: str) -> tuple[float, float, float]:
+    """ROUGE-1, ROUGE-2 and ROUGE-L of two texts: F1 values, 0 to 1 (Lin 2004, W04-1013).
+
+    As the package rouge-score computes them without stemming: words are runs of the letters a to
+    z and digits of the text in lower case; ROUGE-L takes the longest common subsequence of the
+    whole texts. Texts in other scripts have no such words and score 0.
+
+    Example:
+        >>> rouge("the cat sat on the mat", "a cat sat, on a Mat!")
+        (0.666..., 0.4, 0.666...)
+    """
+    a, b = (re.findall("[a-z0-9]+", x.lower()) for x in (text, reference))
+    return (
+        _f1(_common(a, b, 1), len(a), len(b)),
+        _f1(_common(a, b, 2), len(a) - 1, len(b) - 1),
+        _f1(_longest_common_subsequence(a, b), len(a), len(b)),
+    )
+
+
+def _common(a: Sequence[str], b: Sequence[str], n: int) -> int:
+    """How many n-grams two texts share, each as often as both have it."""
+    if a == b:
+        return max(len(a) - n + 1, 0)
+    ours, theirs = (Counter(zip(*(x[i:] for i in range(n)), strict=False)) for x in (a, b))
+    return sum(min(ours[x], theirs[x]) for x in ours.keys() & theirs.keys())
+
+
+def _f1(common: int, ours: int, theirs: int) -> float:
+    return 2 * common / (ours + theirs) if common else 0.0
+
+
+def _longest_common_subsequence(a: Sequence[str], b: Sequence[str]) -> int:
+    if a == b:
+        return len(a)
+    row = [0] * (len(b) + 1)  # lengths for the words of `a` so far and the first j of `b`
+    for word in a:
+        before = 0
+        for j, other in enumerate(b, 1):
+            above = row[j]
+            row[j] = before + 1 if word == other else max(above, row[j - 1])
+            before = above
+    return row[-1]
