@@ -77,8 +77,8 @@ def _stage(run: Mapping[str, Any]) -> str:
     recipe, hours = run["recipe"], run["seconds"] / 3600
     steps, batch = recipe["optimisation"]["steps"], recipe["optimisation"]["batch_size"]
     return (
-        f"recipe `{recipe['name']}`: {steps:,} steps of {batch} sentences, seed {run['seed']}, beta "
-        f"up to {recipe['objective']['beta']:g}, {hours:.1f} hours"
+        f"recipe `{recipe['name']}`: {steps:,} steps of {batch} sentences, seed {run['seed']}, "
+        f"beta up to {recipe['objective']['beta']:g}, {hours:.1f} hours"
     )
 
 
