@@ -117,8 +117,8 @@ def _teacher(recipe: dict[str, Any]) -> str:
     return (
         f"Beside it {t['weight']:g} nats times the mean squared difference between the cosines "
         f"of posterior means and the centred ones of `{t['model']}` (a similarity-preserving loss, "
-        "arXiv 1907.09682, 1904.05068). The teacher is used in training only: its weights are not in "
-        "this model, and its licence is its own."
+        "arXiv 1907.09682, 1904.05068). The teacher is used in training only: its weights are not "
+        "in this model, and its licence is its own."
     )
 
 
