@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import transformers as hf
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
 from tests import tiny
 
@@ -106,20 +106,54 @@ def test_an_embedded_lora_backbone_is_the_plain_one(tmp_path):
     assert torch.equal(lm(ids).logits, untouched(ids).logits)
 
 
-def test_backbones_that_train_in_full_are_saved_once(tmp_path):
+def whole(tmp_path):
+    """A checkpoint whose backbones trained in full and are inside."""
     settings = {"decoder_training": "full", "encoder_training": "full", "encoder_pooling": "mean"}
     vae = shaken("memory", "llama", "bert", embed_backbones=True, **settings)
     vae.save_pretrained(tmp_path)
+    return vae
+
+
+def test_backbones_that_train_in_full_are_saved_once(tmp_path):
+    vae = whole(tmp_path)
     names = set(load_file(tmp_path / "model.safetensors"))
     assert names == {n for n in vae.trained_names if n.startswith(("posterior", "injection"))}
-    assert_alike(vae, LlaMaVAE.from_pretrained(tmp_path))
-    other = tiny.vae("memory", "llama", "bert", embed_backbones=True, **settings)
-    checkpoint.reload(other, tmp_path)
-    assert_alike(vae, other)
-    state = {name: value.clone() for name, value in vae.state_dict().items()}
-    other = tiny.vae("memory", "llama", "bert", embed_backbones=True, **settings)
-    other.save_pretrained(tmp_path, state_dict=state)
-    assert_alike(vae, LlaMaVAE.from_pretrained(tmp_path))
+    again = LlaMaVAE.from_pretrained(tmp_path)
+    assert_alike(vae, again)
+    state = {name: 1.1 * value for name, value in vae.state_dict().items()}
+    again.save_pretrained(tmp_path / "other", state_dict=state)
+    again.load_state_dict(state)
+    assert_alike(again, LlaMaVAE.from_pretrained(tmp_path / "other"))
+    checkpoint.reload(again, tmp_path)
+    assert_alike(vae, again)
+
+
+@pytest.mark.parametrize("which", ["encoder", "decoder"])
+def test_a_backbone_from_elsewhere_gets_the_trained_weights(which, tmp_path):
+    vae = whole(tmp_path)
+    elsewhere = {"encoder": tiny.encoder("bert"), "decoder": tiny.decoder()}
+    assert_alike(vae, LlaMaVAE.from_pretrained(tmp_path, **{which: elsewhere[which]}))
+
+
+@pytest.mark.parametrize("which", ["encoder", "decoder"])
+def test_a_weight_that_a_backbone_lacks_is_an_error(which, tmp_path):
+    whole(tmp_path)
+    path = tmp_path / which / "model.safetensors"
+    weights = load_file(path)
+    lost = next(name for name in weights if "layer" in name)
+    del weights[lost]
+    save_file(weights, path, {"format": "pt"})
+    with pytest.raises(UserError, match=f"1 are missing, .*{lost}"):
+        LlaMaVAE.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("which", ["encoder", "decoder"])
+def test_damaged_backbones(which, tmp_path):
+    whole(tmp_path)
+    path = tmp_path / which / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(UserError, match=f"{which} does not hold a usable"):
+        LlaMaVAE.from_pretrained(tmp_path)
 
 
 @pytest.mark.parametrize("kind", ["bert-cls", "t5", "sentence-t5"])

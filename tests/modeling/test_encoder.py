@@ -91,27 +91,24 @@ def test_what_is_saved_is_a_sentence_transformers_model_too(pooling, tmp_path):
     assert_same(SentenceEncoder.load(saved, pooling=pooling).encode(tiny.SENTENCES), expected)
 
 
-def test_of_an_encoder_decoder_the_encoder_is_read(tmp_path):
-    config = hf.BartConfig(
-        vocab_size=tiny.VOCAB,
-        d_model=16,
-        encoder_layers=1,
-        decoder_layers=1,
-        encoder_attention_heads=2,
-        decoder_attention_heads=2,
-        encoder_ffn_dim=16,
-        decoder_ffn_dim=16,
-        max_position_embeddings=64,
-    )
-    bart = hf.BartModel(config).eval()
+def test_an_encoder_decoder_whose_encoder_cannot_be_had_alone_is_refused(tmp_path):
+    sizes = {"d_model": 16, "encoder_attention_heads": 2, "decoder_attention_heads": 2}
+    layers = {"encoder_layers": 1, "decoder_layers": 1}
+    bart = hf.BartModel(hf.BartConfig(vocab_size=tiny.VOCAB, **sizes, **layers))
     bart.save_pretrained(tmp_path)
     tiny.tokenizer().save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="a bart, without its decoder"):
+        SentenceEncoder.load(tmp_path, pooling="mean")
+
+
+def test_positions_that_start_behind_the_padding_are_not_counted(tmp_path):
+    sizes = {"hidden_size": 16, "num_attention_heads": 2, "num_hidden_layers": 1}
+    config = hf.RobertaConfig(vocab_size=tiny.VOCAB, max_position_embeddings=18, **sizes)
+    hf.RobertaModel(config).save_pretrained(tmp_path)
+    tiny.tokenizer().save_pretrained(tmp_path)
     encoder = SentenceEncoder.load(tmp_path, pooling="mean").eval()
-    features = encoder.tokenize(["a dog"])
-    with torch.no_grad():
-        states = bart.get_encoder()(**features).last_hidden_state
-    assert_same(encoder.encode(["a dog"]), states.mean(1))
-    assert encoder.max_tokens == 64
+    assert encoder.max_tokens == 18 - config.pad_token_id - 1
+    assert encoder.encode(["a dog " * 30]).isfinite().all()
 
 
 def test_pooling_replaces_the_models_own():

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -26,7 +29,9 @@ def hub_errors(kind: str, source: str) -> Iterator[None]:
         raise
     except TypeError as error:  # an option that the model does not know
         raise UserError(f"could not load the {kind} {source!r}: {error}") from error
-    except (OSError, HfHubHTTPError, ValueError) as error:
+    except torch.OutOfMemoryError:
+        raise
+    except (OSError, HfHubHTTPError, ValueError, RuntimeError, SafetensorError) as error:
         folder = Path(source)
         if folder.is_dir():
             found = ", ".join(sorted(p.name for p in folder.iterdir())[:12]) or "nothing"
@@ -52,6 +57,27 @@ def hub_errors(kind: str, source: str) -> Iterator[None]:
             "If the hub cannot be reached from here, download the model on another machine "
             f"(`hf download {source} --local-dir FOLDER`) and give the folder instead of the id"
         ) from error
+
+
+def load_whole(kind: Any, source: str | os.PathLike[str], **options: Any) -> PreTrainedModel:
+    """A pretrained model; transformers would make up the weights that its files lack.
+
+    Args:
+        kind: A class of transformers that has `from_pretrained`.
+        source: Hub id or folder.
+        **options: Arguments of `from_pretrained`.
+
+    Raises:
+        UserError: Weights are missing. BERT's pooler may be: no sentence vector uses it.
+    """
+    model, report = kind.from_pretrained(source, output_loading_info=True, **options)
+    lost = sorted(name for name in report["missing_keys"] if "pooler." not in name)
+    if lost and "quantization_config" not in options:
+        raise UserError(
+            f"{source} does not hold all weights of a {type(model).__name__}: {len(lost)} are "
+            f"missing, {lost[0]} among them. Either it is damaged, or it is a model of another kind"
+        )
+    return model
 
 
 def _missing_folder(source: str) -> bool:

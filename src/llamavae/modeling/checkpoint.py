@@ -13,6 +13,7 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +31,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from llamavae.errors import UserError, unknown
-from llamavae.modeling.backbones import hub_errors, save_plain
+from llamavae.modeling.backbones import hub_errors, load_whole, save_plain
 from llamavae.modeling.configuration import LlaMaVAEConfig
 from llamavae.modeling.decoder import TextDecoder
 from llamavae.modeling.encoder import SentenceEncoder, TransformersEncoder
@@ -243,21 +244,29 @@ def _whole_backbones(model: LlaMaVAE) -> dict[str, PreTrainedModel]:
     return found
 
 
-def reload(model: LlaMaVAE, folder: Path) -> None:
-    """Bring a model back to the weights of its checkpoint in `folder`, those of backbones too.
+def reload(
+    model: LlaMaVAE, folder: Path, backbones: Collection[str] = ("encoder", "decoder")
+) -> None:
+    """Bring a model back to the weights of its checkpoint in `folder`.
+
+    Args:
+        model: The model.
+        folder: The checkpoint.
+        backbones: Those that get their weights back, if they train in full and are saved beside.
 
     Raises:
         UserError: A file or weight is missing, left over or of another shape.
     """
     for prefix, own in _whole_backbones(model).items():
-        place = folder / prefix.partition(".")[0]
-        with hub_errors(place.name, str(place)):
-            saved = type(own).from_pretrained(place, dtype=own.dtype)
-        own.load_state_dict(saved.state_dict())
-    load_trained(model, folder)
+        name = prefix.partition(".")[0]
+        if name in backbones:
+            with hub_errors(name, str(folder / name)):
+                saved = load_whole(type(own), folder / name, dtype=own.dtype)
+                own.load_state_dict(saved.state_dict())
+    _load_trained(model, folder)
 
 
-def load_trained(model: LlaMaVAE, folder: Path) -> None:
+def _load_trained(model: LlaMaVAE, folder: Path) -> None:
     """Copy the trained weights of `model.safetensors` in `folder` into `model`.
 
     Raises:

@@ -20,7 +20,13 @@ from transformers import (
 )
 
 from llamavae.errors import UserError
-from llamavae.modeling.backbones import evaluating, freeze_or_adapt, hub_errors, quiet_dropout
+from llamavae.modeling.backbones import (
+    evaluating,
+    freeze_or_adapt,
+    hub_errors,
+    load_whole,
+    quiet_dropout,
+)
 from llamavae.modeling.injection import MEMORY_ARGUMENT, Steering, steered
 from llamavae.modeling.names import DecoderTraining
 
@@ -134,7 +140,7 @@ class TextDecoder(nn.Module):
                 "cache_dir": cache_dir,
                 "local_files_only": local_files_only,
             }
-            lm = AutoModelForCausalLM.from_pretrained(source, **hub, **options)
+            lm = load_whole(AutoModelForCausalLM, source, **hub, **options)
             tokenizer = AutoTokenizer.from_pretrained(source, **hub)
         return cls(lm, tokenizer, max_tokens, training, lora_rank, lora_alpha)
 

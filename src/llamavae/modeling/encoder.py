@@ -22,11 +22,13 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from llamavae.errors import UserError
 from llamavae.modeling.backbones import (
     evaluating,
     fingerprint,
     freeze_or_adapt,
     hub_errors,
+    load_whole,
     save_plain,
 )
 from llamavae.modeling.names import EncoderTraining, Pooling
@@ -76,7 +78,8 @@ class SentenceEncoder(nn.Module, ABC):
             revision: Branch, tag or commit of the hub repository.
             pooling: How token vectors become h: `cls`, `mean` or `last`. None keeps the model's
                 own modules; a plain transformers encoder then gets `mean`.
-            max_tokens: Most tokens of a sentence; None keeps the model's own limit.
+            max_tokens: Most tokens of a sentence; None keeps the model's own limit, with `pooling`
+                its tokenizer's.
             dtype: Type of the weights; None keeps that of the checkpoint.
             token: Access token for the hub.
             cache_dir: Where hub files are kept.
@@ -97,11 +100,15 @@ class SentenceEncoder(nn.Module, ABC):
             with hub_errors("sentence encoder", str(source)):
                 config = AutoConfig.from_pretrained(source, **hub)
                 text = type(config) in AutoModelForTextEncoding._model_mapping
-                kind: Any = AutoModelForTextEncoding if text else AutoModel
-                model = kind.from_pretrained(source, config=config, **hub, **weights)
+                if config.is_encoder_decoder and not text:
+                    raise UserError(
+                        f"transformers cannot load the encoder of {source}, a {config.model_type}, "
+                        "without its decoder; take an encoder, or an encoder-decoder such as T5"
+                    )
+                kind = AutoModelForTextEncoding if text else AutoModel
+                model = load_whole(kind, source, config=config, **hub, **weights)
                 tokenizer = AutoTokenizer.from_pretrained(source, **hub)
-            half = model.get_encoder() if config.is_encoder_decoder and not text else model
-            encoder = TransformersEncoder(half, tokenizer, pooling, **options)
+            encoder = TransformersEncoder(model, tokenizer, pooling, **options)
         else:
             from llamavae.modeling.sentence_transformer import SentenceTransformerEncoder, read
 
@@ -220,6 +227,10 @@ class TransformersEncoder(SentenceEncoder):
         self._reads = set(inspect.signature(model.forward).parameters)
         positions = getattr(model.config, "max_position_embeddings", None)
         if positions:
+            table = getattr(getattr(model, "embeddings", None), "position_embeddings", None)
+            padding = getattr(table, "padding_idx", None)
+            if padding is not None:  # RoBERTa and its kin count positions from behind it
+                positions -= padding + 1
             tokenizer.model_max_length = min(tokenizer.model_max_length, positions)
         freeze_or_adapt(model, training, lora_rank, lora_alpha)
         pooler = getattr(model, "pooler", None)

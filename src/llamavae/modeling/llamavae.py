@@ -222,10 +222,10 @@ class LlaMaVAE(PreTrainedModel):
                 "a checkpoint is loaded with its own config; to change settings load it and set "
                 "model.config, or build a new model with from_backbones"
             )
-        for which, place in (("encoder", encoder), ("decoder", decoder)):
-            if place is not None:
-                setattr(config, f"{which}_name_or_path", checkpoint.absolute(place))
-                setattr(config, f"{which}_revision", None)
+        others = {w: place for w, place in (("encoder", encoder), ("decoder", decoder)) if place}
+        for which, place in others.items():
+            setattr(config, f"{which}_name_or_path", checkpoint.absolute(place))
+            setattr(config, f"{which}_revision", None)
         decoder = decoder or checkpoint.backbone(folder, config, "decoder")
         encoder = encoder or checkpoint.backbone(folder, config, "encoder")
         model = cls(
@@ -233,7 +233,7 @@ class LlaMaVAE(PreTrainedModel):
             checkpoint.load_decoder(config, decoder, **hub, **decoder_options),
             checkpoint.load_encoder(config, encoder, **hub),
         )
-        checkpoint.load_trained(model, folder)
+        checkpoint.reload(model, folder, others)
         model.card = checkpoint.read_card(folder)
         model.name_or_path = checkpoint.absolute(pretrained_model_name_or_path)
         if "device_map" in decoder_options:
