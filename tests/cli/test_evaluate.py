@@ -8,6 +8,7 @@ import pytest
 from tests import tiny
 
 from llamavae.evaluation.results import read_results
+from llamavae.modeling import SentenceEncoder
 
 
 @pytest.fixture
@@ -64,6 +65,18 @@ def test_a_plain_sentence_encoder_is_skipped_where_it_cannot_do_it(corpus, run, 
     assert "skipped: usage: needs a system with a posterior" in result.stderr
 
 
+def test_a_plain_sentence_encoder_is_placed_like_a_model(corpus, run, tmp_path):
+    folder = tiny.encoder("bert-mean")
+    options = ("--encoder", folder, "--device", "cpu", "--dtype", "bfloat16", "-e", "probes")
+    result = run(*evaluation(corpus, tmp_path, *options))
+    assert result.exit_code == 0, result.stderr
+    half = SentenceEncoder.load(folder, dtype="bfloat16")
+    assert read_results(tmp_path).model["fingerprint"] == half.cache_key()
+    result = run(*evaluation(corpus, tmp_path, "--encoder", folder, "--device", "tpu9"))
+    assert result.exit_code == 2
+    assert "there is no device 'tpu9'" in result.stderr
+
+
 def test_an_evaluator_that_fails_is_no_success(corpus, run, tmp_path):
     options = ("-e", "probes", "--set", "probes.tasks=[Depth]", "--set", "probes.folder=nowhere")
     result = run(*evaluation(corpus, tmp_path, *options))
@@ -88,6 +101,17 @@ def test_benchmarks_that_are_not_found_are_named(corpus, run, tmp_path):
     assert next(iter(read_results(tmp_path / "a").not_found)) == "sts, STS-B test"
 
 
+def test_probes_without_sentevals_files_are_a_success(corpus, run, tmp_path, monkeypatch):
+    monkeypatch.delenv("LLAMAVAE_SENTEVAL", raising=False)
+    options = ("--corpus", corpus, "--split", "all", "--suite", "paper", "-e", "probes")
+    result = run("evaluate", *options, "-o", tmp_path / "a")
+    assert result.exit_code == 0, result.stderr
+    assert "accuracy above majority" in result.stdout
+    [line] = [line for line in result.stderr.splitlines() if line.startswith("not found: ")]
+    assert line.startswith("not found: probes, SentEval Length; probes, SentEval WordContent; ")
+    assert line.endswith("or set LLAMAVAE_SENTEVAL to it.")
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -97,6 +121,8 @@ def test_benchmarks_that_are_not_found_are_named(corpus, run, tmp_path):
         (["-e", "usage", "--set", "probes.k=1"], "probes is not run"),
         (["-e", "usage", "--set", "resamples=1"], "expected EVALUATOR.SETTING=VALUE"),
         (["-e", "usage", "--set", "usage.resamples=[1"], "the value is not YAML"),
+        (["-e", "sts", "--set", "sts.files=x.csv"], "sts.files takes names with values"),
+        (["-m", "mini", "--encoder", "x"], "give --model or --encoder, not both"),
         (["-e", "usage"], "name a corpus, a file of sentences or a hub id"),
     ],
 )

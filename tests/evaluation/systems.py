@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Sequence
 
 import torch
 
@@ -111,13 +112,20 @@ class Fails(Length):
 
 
 class Partly(Length):
-    """Measures what it finds."""
+    """Measures what it finds: all but the tasks that are lost, or nothing where `lost` is None."""
 
     name = "partly"
 
+    def __init__(self, factor=1.0, lost: Sequence[str] | None = ("task 2",)):
+        super().__init__(factor)
+        self._lost = lost
+
     def evaluate(self, system, data):
+        if self._lost is None:
+            raise UserError("the hub is down")
         found = super().evaluate(system, data)
-        return Evaluation(found.rows, {}, {"task 2": "there is no file y.csv; get it from z"})
+        reason = "there is no file y.csv; get it from z"
+        return Evaluation(found.rows, {}, dict.fromkeys(self._lost, reason))
 
 
 class Crashes(Length):

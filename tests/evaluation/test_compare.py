@@ -116,6 +116,17 @@ def test_other_sentences_or_settings_are_not_tested(make):
         assert (found["p"], found["test"], found["verdict"]) == (None, "", "")
 
 
+def test_other_judges_are_not_tested(make):
+    first, other = make("a", System(1)), make("b", System(1, 0.5))
+    for results, judge in ((first, "hash 1"), (other, "hash 2")):
+        results.found["scored"].evaluation.rows[0]["judge"] = judge
+    rows = compare([first, other])
+    score = rows_of(rows, "score")["b"]
+    assert (score["p"], score["test"], score["verdict"]) == (None, "", "")
+    assert score["judge"] == "hash 2"
+    assert rows_of(rows, "BLEU")["b"]["test"] == "paired bootstrap"  # nobody judges it
+
+
 def test_other_parts_that_were_not_found_are_not_tested(make):
     first, other = make("a", System(1)), make("b", System(1, 0.5))
     other.found["scored"].evaluation.not_found["STS12"] = "it is not here"

@@ -12,6 +12,7 @@ from tests import tiny
 
 from llamavae.corpora import load_corpus
 from llamavae.errors import MissingData, UserError
+from llamavae.evaluation import senteval
 from llamavae.evaluation.evaluator import EvaluationData
 from llamavae.evaluation.probes import (
     GRID,
@@ -256,8 +257,15 @@ def test_of_all_tasks_those_that_are_found_are_probed(tmp_path, corpus, caplog):
     assert "github.com/facebookresearch/SentEval" in reason
     with pytest.raises(MissingData, match=r"no file .*tree_depth"):
         Probes(["all", "Depth"], tmp_path)(Planted(corpus), data(corpus))
-    with pytest.raises(MissingData, match=r"no file .*sentence_length"):
-        Probes(["all"], tmp_path / "empty")(Planted(corpus), data(corpus))
+
+
+def test_without_sentevals_files_the_rest_is_probed(corpus, caplog, monkeypatch):
+    monkeypatch.delenv("LLAMAVAE_SENTEVAL", raising=False)
+    found = Probes(["all"], resamples=9)(Planted(corpus), data(corpus))
+    assert found.rows == Probes(resamples=9)(Planted(corpus), data(corpus)).rows
+    assert [f"SentEval {task}" for task in senteval.TASKS] == list(found.not_found)
+    assert len(caplog.messages) == 1
+    assert "not measured: Length; WordContent; " in caplog.text
 
 
 def test_errors(corpus, tmp_path):

@@ -15,6 +15,7 @@ from llamavae.evaluation.reconstruction import (
     decode_by_length,
     length_groups,
 )
+from llamavae.modeling import SentenceEncoder
 from llamavae.training.diagnostics import derangement, exact_match, reconstruction_bleu
 
 
@@ -150,6 +151,23 @@ class Counting:
     def encode(self, texts):
         self.encoded += texts
         return torch.tensor([[1.0, text.count("1"), text.count("2")] for text in texts])
+
+
+def test_the_encoder_may_be_named_and_its_hash_stands_in_the_row(model):
+    data = EvaluationData(tiny.SENTENCES)
+    folder = tiny.encoder("bert-cls")
+    encoder = SentenceEncoder.load(folder)
+    named = Reconstruction(encoder=str(folder), resamples=20)(model, data)
+    assert named == Reconstruction(encoder=encoder, resamples=20)(model, data)
+    assert judges(named) == {"encoder cosine": encoder.cache_key()}
+    assert judges(Reconstruction(resamples=20)(model, data)) == {
+        "encoder cosine": model.encoder.cache_key()
+    }
+    assert judges(Reconstruction(resamples=20)(Planted(tiny.SENTENCES), data)) == {}
+
+
+def judges(found):
+    return {row["measure"]: row["judge"] for row in found.rows if "judge" in row}
 
 
 def test_controls_and_cosine_are_of_a_sample():

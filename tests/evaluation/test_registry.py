@@ -1,6 +1,10 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+import torch
+from tests.evaluation.systems import Letters
 
 from llamavae.errors import UserError
 from llamavae.evaluation.evaluator import Evaluator
@@ -37,6 +41,17 @@ def test_every_suite_can_be_made(suite):
         ("usage", {"resamples": 0.5}, r"usage\.resamples takes a whole number; got 0\.5"),
         ("usage", {"resamples": None}, r"usage\.resamples takes a whole number; got None"),
         ("sts", {"tasks": "stsb"}, r"sts\.tasks takes a list, such as \[a, b\]; got 'stsb'"),
+        ("sts", {"tasks": 5}, r"sts\.tasks takes a list, such as \[a, b\]; got 5"),
+        ("sts", {"tasks": [2012]}, r"sts\.tasks takes a text; got 2012 in \[2012\]"),
+        (
+            "sts",
+            {"files": "x.csv"},
+            r"files takes names with values, such as \{a: b\}; got 'x.csv'",
+        ),
+        ("sts", {"files": {"a": 5}}, r"files takes a text or a path; got 5 in \{'a': 5\}"),
+        ("interpolation", {"path": ["a"]}, r"path takes 'linear' or 'slerp'; got \['a'\]"),
+        ("probes", {"folder": 5}, r"probes\.folder takes a text or a path; got 5"),
+        ("reconstruction", {"encoder": 5}, r"a text or a path or an instance of Encoder; got 5"),
     ],
 )
 def test_values_of_another_kind_are_refused(name, settings, message):
@@ -46,6 +61,20 @@ def test_values_of_another_kind_are_refused(name, settings, message):
 
 def test_a_setting_may_be_none_where_it_says_so():
     evaluator("probes", limit=None)
+
+
+class Still:
+    """A prior that draws the same point."""
+
+    def sample(self, n, *, seed):
+        return torch.zeros(n, 2)
+
+
+def test_values_are_taken_as_they_are():
+    encoder, prior, files = Letters(), Still(), {"x": Path("x.csv"), "y": "y.csv"}
+    assert vars(evaluator("reconstruction", encoder=encoder))["encoder"] is encoder
+    assert vars(evaluator("sts", tasks=("x",), files=files))["tasks"] == ("x",)
+    assert vars(evaluator("samples", prior=prior))["prior"] is prior
 
 
 def test_all_is_all():

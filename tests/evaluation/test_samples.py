@@ -210,6 +210,11 @@ def test_mauve_is_asked_for_vectors(monkeypatch):
     found = Samples(mauve=Lengths(), resamples=20)(Planted(REAL), data)
     assert (found.rows[-1]["value"], found.rows[-1]["control"]) == (0.5, 0.5)
     assert len(asked) == 3
+    found = Samples(mauve=str(tiny.encoder()), resamples=20)(Planted(REAL), data)
+    assert found.rows[-1]["value"] == 0.5
+    assert len(asked[-1][0][0]) == tiny.HIDDEN
+    with pytest.raises(UserError, match="there is no folder"):
+        Samples(mauve="./missing")(Planted(REAL), data)
 
 
 def test_mauve_is_an_extra(monkeypatch):

@@ -8,9 +8,11 @@ import torch
 import transformers as hf
 from scipy.optimize import linear_sum_assignment, linprog
 from tests import tiny
+from tests.evaluation import systems
 from torch.nn import functional as F
 
 from llamavae.errors import UserError
+from llamavae.evaluation.reconstruction import Reconstruction
 from llamavae.evaluation.similarity import (
     bert_score,
     bleurt,
@@ -18,6 +20,7 @@ from llamavae.evaluation.similarity import (
     load_bleurt,
     load_encoder,
     mover_score,
+    sentence_encoder,
 )
 from llamavae.modeling import SentenceEncoder
 
@@ -139,6 +142,14 @@ def test_encoder_cosine_by_hand():
     assert encoder_cosine([""], ["b"], Letters()) == 0
 
 
+def test_a_sentence_encoder_is_loaded_where_it_is_named():
+    folder = tiny.encoder("bert-mean")
+    for name in (folder, str(folder)):
+        loaded = sentence_encoder(name)
+        assert isinstance(loaded, SentenceEncoder)
+        assert sentence_encoder(loaded) is loaded
+
+
 def test_encoder_cosine_of_a_sentence_encoder():
     encoder = SentenceEncoder.load(tiny.encoder("bert-mean"))
     texts = tiny.SENTENCES
@@ -244,6 +255,19 @@ def test_models_that_cannot_be_had(score, tmp_path):
         score(["a"], ["a"])
     with pytest.raises(UserError, match="there is no folder"):
         score(["a"], ["a"], tmp_path / "missing")
+
+
+def test_an_error_names_the_score(tmp_path):
+    for score, load in (
+        ("MoverScore", lambda folder: mover_score(["a"], ["a"], folder)),
+        ("BERTScore", lambda folder: bert_score(["a"], ["a"], folder, 1)),
+        (
+            "BERTScore",
+            lambda folder: Reconstruction(bertscore=folder)(systems.Letters(), systems.DATA),
+        ),
+    ):
+        with pytest.raises(UserError, match=f"encoder of {score}"):
+            load(tmp_path / "missing")
 
 
 @pytest.mark.parametrize("texts", [[], ["a", "b"]])

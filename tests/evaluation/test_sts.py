@@ -218,7 +218,7 @@ def test_of_a_group_what_is_found_is_measured(file, caplog):
     assert "'mteb/sts12-sts' on the hub" in found.not_found["STS12"]
     assert "files={'sts12': 'pairs.csv'}" in found.not_found["STS12"]
     assert len(caplog.messages) == len(lost)
-    assert "sts12 is not measured" in caplog.text
+    assert "not measured: sts12: STS12 is the split" in caplog.text
 
 
 def test_what_is_named_or_has_a_file_has_to_be_there(file, tmp_path):

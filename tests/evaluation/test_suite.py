@@ -9,13 +9,13 @@ from tests import tiny
 from tests.evaluation.systems import DATA, Crashes, Fails, Length, Letters, Likely, Partly
 
 from llamavae.errors import UserError
+from llamavae.evaluation.evaluator import system_fingerprint
+from llamavae.evaluation.reconstruction import Reconstruction
 from llamavae.evaluation.results import read_results
-from llamavae.evaluation.suite import (
-    evaluate,
-    model_evaluator,
-    settings_of,
-    system_fingerprint,
-)
+from llamavae.evaluation.similarity import load_encoder
+from llamavae.evaluation.suite import evaluate, model_evaluator, settings_of
+from llamavae.modeling import SentenceEncoder
+from llamavae.modeling.backbones import fingerprint
 from llamavae.training import load_recipe
 
 
@@ -89,6 +89,27 @@ def test_what_was_not_found_is_said_and_looked_for_again(tmp_path):
     read = read_results(tmp_path)
     assert read.not_found == {"partly, task 2": "there is no file y.csv; get it from z"}
     assert read.found["partly"].evaluation.value("letters") == 7.5
+
+
+def test_what_was_found_is_kept_until_as_much_is_found_again(tmp_path):
+    def again(lost, factor=1.0):
+        return evaluate(Letters(), DATA, [Partly(factor, lost=lost)], tmp_path)
+
+    first = again(["task 2"]).found["partly"]
+    failed = again(None)
+    assert failed.found["partly"] == read_results(tmp_path).found["partly"] == first
+    assert failed.failed == {"partly": "the hub is down (what it found before is kept)"}
+    less = again(["task 1", "task 2"])
+    assert less.found["partly"] == read_results(tmp_path).found["partly"] == first
+    assert not less.failed
+    assert read_results(tmp_path).failed == {}
+    assert again(None, 2.0).found["partly"] == first
+    assert read_results(tmp_path).failed["partly"].endswith("with other settings is kept)")
+    assert not again([]).not_found
+    again(None, 2.0)
+    assert not again([]).failed  # done already: what failed is not asked for any more
+    assert read_results(tmp_path).failed == {}
+    assert again(["task 2"], 2.0).found["partly"].evaluation.value("letters") == 15
 
 
 def test_a_mistake_of_ours_keeps_what_is_finished(tmp_path):
@@ -181,6 +202,18 @@ def test_fingerprints_follow_the_weights():
 
 def test_settings_are_public_attributes():
     assert settings_of(Length(3.0)) == {"factor": 3.0}
+
+
+def test_settings_tell_encoders_apart():
+    mean, same, cls = (
+        SentenceEncoder.load(tiny.encoder(kind)) for kind in ("bert-mean", "bert-mean", "bert-cls")
+    )
+    settings = [settings_of(Reconstruction(encoder=each)) for each in (mean, same, cls)]
+    assert settings[0] == settings[1] != settings[2]
+    assert settings[0]["encoder"] == mean.cache_key()
+    (model, tokenizer) = load_encoder(tiny.encoder("bert"))
+    pair = settings_of(Reconstruction(bertscore=(model, tokenizer)))["bertscore"]
+    assert pair[0] == fingerprint(model)
 
 
 def test_an_evaluator_for_training_measures_on_validation_sentences():

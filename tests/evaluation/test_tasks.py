@@ -24,7 +24,7 @@ def test_of_a_group_what_is_found_is_measured_and_the_rest_is_said(caplog):
         loaded, lost = load_tasks(["all"], GROUPS, having("a", "c"))
     assert loaded == {"a": "A", "c": "C"}
     assert lost == {"b": "no file b.txt; get it from x"}
-    assert caplog.messages == ["b is not measured: no file b.txt; get it from x"]
+    assert caplog.messages == ["not measured: b: no file b.txt; get it from x"]
 
 
 def test_what_is_named_comes_first_and_has_to_be_there():
@@ -40,6 +40,11 @@ def test_nothing_found(caplog):
         load_tasks(["all"], GROUPS, having())
     assert not caplog.messages
     assert load_tasks([], GROUPS, having()) == ({}, {})
+    loaded, lost = load_tasks(["all"], GROUPS, having(), required=False)
+    assert not loaded
+    assert list(lost) == ["a", "b", "c"]
+    with pytest.raises(MissingData, match=r"no file b\.txt"):
+        load_tasks(["all", "b"], GROUPS, having(), required=False)
 
 
 def test_another_error_is_no_missing_file():

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from llamavae.cli.options import Json, ModelOptions, grouped, quiet
+from llamavae.cli.options import Json, ModelOptions, grouped
 from llamavae.cli.output import note, show_error, write
 from llamavae.errors import UserError, unknown
 
@@ -24,6 +24,7 @@ def register(app: typer.Typer) -> None:
 
 
 def evaluate(
+    context: typer.Context,
     model: ModelOptions,
     encoder: Annotated[
         str | None,
@@ -79,8 +80,12 @@ def evaluate(
     from llamavae.evaluation.data import evaluation_data, run_of
     from llamavae.evaluation.results import check_folder
     from llamavae.evaluation.suite import evaluate as run_suite
+    from llamavae.evaluation.tasks import by_reason
 
-    source = encoder or model.model or ""
+    given = context.get_parameter_source("model")  # LLAMAVAE_MODEL may be set all the same
+    if encoder is not None and given and given.name == "COMMANDLINE":
+        raise UserError("give --model or --encoder, not both: one system is measured")
+    source = encoder or model.model
     name = _name(source)
     folder = output or Path("runs/evaluation") / name
     check_folder(folder)  # before anything is loaded
@@ -96,13 +101,7 @@ def evaluate(
         progress=True,
         **options,
     )
-    if encoder is not None:
-        quiet()
-        from llamavae.modeling import SentenceEncoder
-
-        system = SentenceEncoder.load(encoder)
-    else:
-        system = model.load()
+    system = model.load() if encoder is None else model.load_encoder(encoder)
     results = run_suite(
         system,
         data,
@@ -118,7 +117,7 @@ def evaluate(
         ("not found", results.not_found),
         ("failed", results.failed),
     ):
-        for each, text in outcomes.items():
+        for each, text in by_reason(outcomes).items():
             note(f"{reason}: {each}: {text}")
     note(f"results are in {folder}; a page of them: llamavae report {folder}")
     if failed := [each.name for each in evaluators if each.name in results.failed]:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
     from llamavae import LlaMaVAE
+    from llamavae.modeling import SentenceEncoder
 
 Json = Annotated[bool, typer.Option("--json", help="Write one JSON object a line.")]
 TextArguments = Annotated[
@@ -120,6 +121,19 @@ class ModelOptions:
         return LlaMaVAE.from_pretrained(
             source if source.is_dir() else self.model, **placement(self.device, self.dtype)
         )
+
+    def load_encoder(self, source: str) -> SentenceEncoder:
+        """A plain sentence encoder, on the device and in the dtype of the model.
+
+        Raises:
+            UserError: It cannot be loaded, or there is no such device.
+        """
+        quiet()
+        from llamavae.modeling import SentenceEncoder
+
+        options = placement(None if self.device == "auto" else self.device, self.dtype)
+        device = options.pop("device_map", "cpu")
+        return SentenceEncoder.load(source, **options).to(device)
 
 
 def placement(device: str | None, dtype: str | None) -> dict[str, Any]:

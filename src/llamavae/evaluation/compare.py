@@ -31,9 +31,10 @@ def compare(evaluations: Sequence[Results], resamples: int = 1000) -> Rows:
     Row: `system`, `evaluator`, `measure`, `group`, `value`, `low`, `high`, `control`, `unit`,
     `direction` and `n` as in the evaluations, and, for all but the first system: `difference` (its
     value minus the first one's), `p` (two-sided, of the paired bootstrap; None where the items are
-    not known, or where the two were measured on different sentences or with different settings),
-    `test` (`paired bootstrap`; empty without p) and `verdict`: `better`, `worse` (`higher`, `lower`
-    where neither is better in itself), or `no clear difference`; empty without p.
+    not known, or where the two were measured on different sentences, with different settings or by
+    different encoders, their `judge`), `test` (`paired bootstrap`; empty without p) and `verdict`:
+    `better`, `worse` (`higher`, `lower` where neither is better in itself), or `no clear
+    difference`; empty without p.
 
     Args:
         evaluations: At least two, of systems with different names.
@@ -81,7 +82,7 @@ def _difference(
     """The difference of two rows of the same measure, and what is known of its chance."""
     found = {**_NOTHING, "difference": row["value"] - base["value"]}
     ours, theirs = other.found[row["evaluator"]], first.found[row["evaluator"]]
-    if first.data["hash"] != other.data["hash"] or _decisive(ours) != _decisive(theirs):
+    if first.data["hash"] != other.data["hash"] or _decisive(ours, row) != _decisive(theirs, base):
         return found
     a, b = item_statistic(ours.evaluation, row), item_statistic(theirs.evaluation, base)
     if a and b and a.items == b.items:
@@ -91,10 +92,10 @@ def _difference(
     return found
 
 
-def _decisive(found: Found) -> tuple[dict[str, Any], list[str]]:
-    """What numbers may depend on: the settings, and what was not found."""
+def _decisive(found: Found, row: dict[str, Any]) -> tuple[dict[str, Any], list[str], str]:
+    """What a number may depend on: the settings, what was not found, and the encoder."""
     settings = {name: value for name, value in found.settings.items() if name != "batch_size"}
-    return settings, sorted(found.evaluation.not_found)
+    return settings, sorted(found.evaluation.not_found), row.get("judge", "")
 
 
 def _verdict(found: dict[str, Any], row: dict[str, Any], p: float) -> str:

@@ -15,12 +15,14 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from llamavae.errors import UserError
 from llamavae.evaluation.bootstrap import bootstrap_interval
 from llamavae.evaluation.examples import Rows
+from llamavae.modeling import LlaMaVAE, SentenceEncoder
+from llamavae.modeling.backbones import fingerprint
 
 Need = Literal["encode", "decode", "posterior", "likelihood", "labels", "training texts"]
 """What an evaluator may ask of a system (the first four) or of the data (the others)."""
@@ -240,3 +242,13 @@ def points(system: Any, texts: Sequence[str]) -> Tensor:
     if isinstance(encoded, Distribution):
         encoded = encoded.mean
     return torch.as_tensor(encoded).float().cpu()
+
+
+def system_fingerprint(system: Any) -> str:
+    """A hash of what makes a system measure as it does; of one without weights, its type."""
+    if isinstance(system, LlaMaVAE):
+        parameters = dict(system.named_parameters())
+        return fingerprint({name: parameters[name] for name in system.trained_names})
+    if isinstance(system, SentenceEncoder):
+        return system.cache_key()
+    return fingerprint(system) if isinstance(system, nn.Module) else type(system).__qualname__

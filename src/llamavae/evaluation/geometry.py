@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -30,7 +29,7 @@ from llamavae.evaluation.evaluator import (
 )
 from llamavae.evaluation.examples import Rows
 from llamavae.evaluation.isotropy import iso_score, mean_cosine
-from llamavae.evaluation.similarity import Encoder
+from llamavae.evaluation.similarity import EncoderSource
 from llamavae.evaluation.smoothness import sentence_vectors
 from llamavae.latent import arithmetic
 
@@ -134,7 +133,7 @@ class Geometry(Evaluator):
         starts: int = 12,
         analogies: int = 120,
         factors: Sequence[str] = ("tense", "negation", "number"),
-        encoder: str | Path | Encoder | None = None,
+        encoder: EncoderSource | None = None,
     ) -> None:
         if min(dimensions, analogies, len(factors)) < 1 or min(sentences, starts) < 2:
             raise UserError(

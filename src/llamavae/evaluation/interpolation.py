@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -18,7 +17,7 @@ from llamavae.evaluation.evaluator import (
     points,
 )
 from llamavae.evaluation.examples import Rows
-from llamavae.evaluation.similarity import Encoder
+from llamavae.evaluation.similarity import EncoderSource
 from llamavae.evaluation.smoothness import (
     PATHS,
     SentenceAngle,
@@ -86,7 +85,7 @@ class Interpolation(Evaluator):
         pairs: int = 50,
         steps: int = 9,
         path: Literal["linear", "slerp"] = "linear",
-        encoder: str | Path | Encoder | None = None,
+        encoder: EncoderSource | None = None,
     ) -> None:
         if pairs < 1 or steps < 3 or sentences < 2:
             raise UserError(

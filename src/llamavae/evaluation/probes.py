@@ -280,14 +280,17 @@ class Probes(Evaluator):
         """Accuracies for each label and their means; how each probe was fitted; what was left out.
 
         Raises:
-            MissingData: A file of SentEval that is named is missing, or all of them.
+            MissingData: The file of a task that is named is missing.
             UserError: A file of SentEval is malformed, or there is nothing to probe.
         """
         columns, left_out = classes(data.labels)
         columns["length in words"] = length_classes(data.texts)
         sources = [_sample(data.texts, columns, self.limit, data.seed)]
         found, lost = load_tasks(
-            self.tasks, senteval.GROUPS, lambda task: _senteval(task, self.folder, self.limit)
+            self.tasks,
+            senteval.GROUPS,
+            lambda task: _senteval(task, self.folder, self.limit),
+            required=False,
         )
         sources += found.values()
         probed: dict[str, _Probed] = {}

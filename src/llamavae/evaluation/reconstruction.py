@@ -23,6 +23,7 @@ from llamavae.evaluation.evaluator import (
     Measure,
     can_encode,
     points,
+    system_fingerprint,
 )
 from llamavae.evaluation.examples import Rows
 from llamavae.evaluation.overlap import bleu_counts, bleu_of_counts, rouge, token_f1
@@ -170,7 +171,8 @@ class Reconstruction(Evaluator):
 
     Args:
         batch_size: Points that are decoded together.
-        encoder: For the cosine; None takes the system's own sentence encoder, if it has one.
+        encoder: For the cosine: a hub id, a folder or anything with `encode`; None takes the
+            system's own sentence encoder, if it has one.
         bleurt: Checkpoint for BLEURT; None leaves it out.
         bertscore: Encoder for BERTScore, such as `roberta-large`; None leaves it out.
         bertscore_layer: Its layer, see `bert_score`.
@@ -185,7 +187,7 @@ class Reconstruction(Evaluator):
     def __init__(
         self,
         batch_size: int = 64,
-        encoder: similarity.Encoder | None = None,
+        encoder: similarity.EncoderSource | None = None,
         bleurt: similarity.Scorer | None = None,
         bertscore: similarity.Scorer | None = None,
         bertscore_layer: int = 17,
@@ -203,14 +205,19 @@ class Reconstruction(Evaluator):
 
         Row of the table: `text`, `reconstruction`, `bleu` (sentence BLEU, 0 to 100), the other
         measures of single items (the cosine outside of the sample is None), and `shuffled`, the
-        text it is held against as control.
+        text it is held against as control. The row of the cosine has `judge`, the fingerprint of
+        the encoder.
 
         Raises:
             UserError: A model that is asked for cannot be found, read or reached.
         """
         bleurt = None if self.bleurt is None else similarity.load_bleurt(self.bleurt)
-        bert = None if self.bertscore is None else similarity.load_encoder(self.bertscore)
-        encoder = self.encoder or getattr(system, "encoder", None)
+        bert = (
+            None if self.bertscore is None else similarity.load_encoder(self.bertscore, "BERTScore")
+        )
+        encoder = getattr(system, "encoder", None)
+        if self.encoder is not None:
+            encoder = similarity.sentence_encoder(self.encoder)
         texts, generator = list(data.texts), data.generator()
         known: dict[str, Tensor] = {}  # sentence vectors, so that no text is encoded twice
         if isinstance(system, LlaMaVAE) and encoder is system.encoder:
@@ -244,7 +251,8 @@ class Reconstruction(Evaluator):
                 {"encoder cosine": _cosines(encoder, known, side, held)}
                 for side in ([written[i] for i in sample], exchanged)
             )
-            rows += self._rows(ours, theirs, data.seed)
+            judge = {"judge": system_fingerprint(encoder)}
+            rows += [row | judge for row in self._rows(ours, theirs, data.seed)]
             cosines = ours["encoder cosine"][:, 0].round(4).tolist()
             found = dict(zip(sample.tolist(), cosines, strict=True))
             columns["encoder cosine"] = [found.get(i) for i in range(len(texts))]

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from importlib import import_module
-from inspect import Parameter, signature
-from typing import TYPE_CHECKING, Any
+from inspect import signature
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 from llamavae.errors import UserError, unknown
 
@@ -87,20 +87,40 @@ def evaluator(name: str, **settings: Any) -> Evaluator:
     """
     cls = EVALUATORS[name]
     known = signature(cls).parameters
-    for setting, value in settings.items():
+    for setting in settings:
         if setting not in known:
             raise unknown(f"setting of the evaluator {name!r}", setting, known)
-        if expected := _mistaken(value, known[setting]):
-            raise UserError(f"{name}.{setting} takes {expected}; got {value!r}")
+    hints = get_type_hints(cls.__init__)
+    for setting, value in settings.items():
+        _check(f"{name}.{setting}", value, hints[setting])
     return cls(**settings)
 
 
-def _mistaken(value: Any, setting: Parameter) -> str:
-    """What a setting takes, by its default, if the value is something else."""
-    if value is None and "None" in str(setting.annotation):
-        return ""
-    if isinstance(setting.default, tuple) and not isinstance(value, list | tuple):
-        return "a list, such as [a, b]"
-    if isinstance(setting.default, int) and (not isinstance(value, int) or value is True):
-        return "a whole number"
-    return ""
+_EXPECTED = {
+    "int_type": "a whole number",
+    "string_type": "a text",
+    "Path": "a path",
+    "dict_type": "names with values, such as {a: b}",
+    "sequence_str": "a list, such as [a, b]",
+    "Sequence": "a list, such as [a, b]",
+}
+"""What pydantic missed, its type of error or the class -> in words, as for the command line."""
+
+
+def _check(name: str, value: Any, annotation: Any) -> None:
+    """Refuse a value that is not what the annotation says; nothing is converted."""
+    from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+    config = ConfigDict(arbitrary_types_allowed=True, strict=True)
+    try:
+        TypeAdapter(annotation, config=config).validate_python(value)
+    except ValidationError as error:
+        mistakes = error.errors()
+        expected = dict.fromkeys(
+            _EXPECTED.get(each.get("ctx", {}).get("class", each["type"]))
+            or each["msg"].removeprefix("Input should be ")
+            for each in mistakes
+        )
+        wrong = mistakes[0]["input"]
+        inside = "" if wrong is value else f" in {value!r}"
+        raise UserError(f"{name} takes {' or '.join(expected)}; got {wrong!r}{inside}") from error

@@ -9,7 +9,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -19,12 +19,12 @@ from sklearn.feature_extraction.text import CountVectorizer
 from torch import Tensor
 
 from llamavae.errors import UserError
-from llamavae.evaluation import similarity
 from llamavae.evaluation.bootstrap import bootstrap_interval
 from llamavae.evaluation.definitions import distinct_n
 from llamavae.evaluation.evaluator import Evaluation, EvaluationData, Evaluator, Measure, points
 from llamavae.evaluation.examples import Rows
 from llamavae.evaluation.likelihood import sentence_nll
+from llamavae.evaluation.similarity import EncoderSource, sentence_encoder
 from llamavae.guidance import load_prior
 from llamavae.modeling import LlaMaVAE
 
@@ -33,6 +33,7 @@ Values = NDArray[np.float64]
 _BLOCK = 32  # texts that are compared with all training texts at a time
 
 
+@runtime_checkable
 class Prior(Protocol):
     """Anything that draws points."""
 
@@ -194,7 +195,8 @@ class Samples(Evaluator):
         n: Number of samples; at most as many as there are held-out sentences.
         prior: Where points are drawn: what `fit_prior` returns, or for a `LlaMaVAE` the kind or
             folder of one that was saved, see `load_prior`. None takes the system's own prior.
-        mauve: Sentence encoder for MAUVE, see the function; None leaves it out.
+        mauve: Sentence encoder for MAUVE, see the function: a hub id, a folder or anything with
+            `encode`. None leaves it out.
         batch_size: Sentences that pass the decoder together for their perplexity.
         resamples: Bootstrap samples of an interval.
     """
@@ -265,7 +267,7 @@ class Samples(Evaluator):
         self,
         n: int = 500,
         prior: Prior | str | None = None,
-        mauve: similarity.Encoder | None = None,
+        mauve: EncoderSource | None = None,
         batch_size: int = 64,
         resamples: int = 1000,
     ) -> None:
@@ -281,8 +283,10 @@ class Samples(Evaluator):
         training text that shares most words) and `similarity` (their Jaccard similarity).
 
         Raises:
-            UserError: The system has no prior and none is given.
+            UserError: The system has no prior and none is given, or the encoder of MAUVE cannot be
+                loaded.
         """
+        encoder = None if self.mauve is None else sentence_encoder(self.mauve)
         n = min(self.n, len(data.texts))
         generator = data.generator()
         samples = system.decode(self._points(system, n, data.seed))
@@ -320,11 +324,11 @@ class Samples(Evaluator):
             rows.append(self.measure(name).row(value, n, control=control, interval=interval))
         for name, whole in _WHOLE.items():
             rows.append(self.measure(name).row(whole(samples), n, control=whole(real)))
-        if self.mauve is not None:
-            value, control = mauve(samples, real, self.mauve, data.seed), None
+        if encoder is not None:
+            value, control = mauve(samples, real, encoder, data.seed), None
             if data.training_texts:
                 others = _choice(data.training_texts, n, generator)
-                control = mauve(others, real, self.mauve, data.seed)
+                control = mauve(others, real, encoder, data.seed)
             rows.append(self.measure("MAUVE").row(value, n, control=control))
         table: Rows = [
             {"text": text, "self-BLEU": round(float(score), 4)}

@@ -8,7 +8,7 @@ from __future__ import annotations
 import string
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import ot
 import torch
@@ -23,6 +23,7 @@ from transformers import (
 )
 
 from llamavae.errors import UserError
+from llamavae.modeling import SentenceEncoder
 from llamavae.modeling.backbones import evaluating, hub_errors
 
 MOVER_MODEL = "distilbert-base-multilingual-cased"
@@ -38,12 +39,26 @@ Scorer: TypeAlias = str | Path | Loaded
 """A model that scores texts: a hub id, a folder, or loaded already."""
 
 
+@runtime_checkable
 class Encoder(Protocol):
     """Anything that turns texts into vectors, such as `llamavae.modeling.SentenceEncoder`."""
 
     def encode(self, texts: list[str], /) -> Tensor:
         """One vector for each text, shape (N, H)."""
         ...
+
+
+EncoderSource: TypeAlias = str | Path | Encoder
+"""A sentence encoder: a hub id, a folder, or anything with `encode`."""
+
+
+def sentence_encoder(source: EncoderSource) -> Encoder:
+    """A sentence encoder, loaded if it is named.
+
+    Raises:
+        UserError: The model cannot be found, read or reached.
+    """
+    return SentenceEncoder.load(source) if isinstance(source, str | Path) else source
 
 
 def encoder_cosine(written: Sequence[str], references: Sequence[str], encoder: Encoder) -> float:
@@ -140,7 +155,7 @@ def bert_score(
     Raises:
         UserError: The model cannot be found, read or reached, or has no such layer.
     """
-    encoder, tokenizer = load_encoder(model)
+    encoder, tokenizer = load_encoder(model, "BERTScore")
     if not 1 <= layer <= encoder.config.num_hidden_layers:
         raise UserError(
             f"this encoder of BERTScore has layers 1 to {encoder.config.num_hidden_layers}; got "
@@ -230,13 +245,17 @@ def _inputs(
     return dict(batch.to(model.device))
 
 
-def load_encoder(source: Scorer) -> Loaded:
-    """The encoder for `mover_score`, to be used more than once.
+def load_encoder(source: Scorer, score: str = "MoverScore") -> Loaded:
+    """The encoder for `mover_score` or `bert_score`, to be used more than once.
+
+    Args:
+        source: The encoder.
+        score: What it is for, as errors say.
 
     Raises:
         UserError: The model cannot be found, read or reached.
     """
-    return _load(source, AutoModel, "encoder of MoverScore")
+    return _load(source, AutoModel, f"encoder of {score}")
 
 
 def load_bleurt(source: Scorer) -> Loaded:

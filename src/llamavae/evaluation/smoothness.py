@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -17,9 +16,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from llamavae.errors import UserError
 from llamavae.evaluation.evaluator import points
-from llamavae.evaluation.similarity import Encoder
+from llamavae.evaluation.similarity import EncoderSource, sentence_encoder
 from llamavae.latent import lerp, slerp
-from llamavae.modeling import SentenceEncoder
 
 Distance: TypeAlias = Callable[[Sequence[str], Sequence[str]], NDArray[np.float64]]
 """Distances (N,) of N texts and N others. It has to be a metric, as the two here are: then no way
@@ -199,18 +197,18 @@ def word_mover(
 
 
 def sentence_vectors(
-    system: Any, encoder: str | Path | Encoder | None
+    system: Any, encoder: EncoderSource | None
 ) -> tuple[Callable[[Sequence[str]], Tensor], str]:
     """What turns texts into sentence vectors, and what it is called.
 
     Args:
         system: Its own sentence encoder is taken, or `encode` if it has none.
-        encoder: Taken instead: a hub id, a folder, or anything with `encode`.
+        encoder: Taken instead.
     """
     if encoder is None:
         own = getattr(system, "encoder", None)
         source = own if callable(getattr(own, "encode", None)) else system
         return partial(points, source), "the system's own encoder"
-    if isinstance(encoder, str | Path):
-        return partial(points, SentenceEncoder.load(encoder)), str(encoder)
-    return partial(points, encoder), type(encoder).__name__
+    loaded = sentence_encoder(encoder)
+    name = type(encoder).__name__ if loaded is encoder else str(encoder)
+    return partial(points, loaded), name

@@ -14,11 +14,14 @@ from torch import nn
 
 from llamavae.errors import UserError
 from llamavae.evaluation.data import data_hashes, evaluation_data
-from llamavae.evaluation.evaluator import EvaluationData, Evaluator, missing
+from llamavae.evaluation.evaluator import (
+    EvaluationData,
+    Evaluator,
+    missing,
+    system_fingerprint,
+)
 from llamavae.evaluation.registry import evaluator
 from llamavae.evaluation.results import Found, Results, check_folder, read_results, write_results
-from llamavae.modeling import LlaMaVAE, SentenceEncoder
-from llamavae.modeling.backbones import fingerprint
 from llamavae.provenance import provenance
 from llamavae.training import Recipe
 from llamavae.training.best import ModelEvaluator
@@ -58,30 +61,35 @@ def evaluate(
     for number, each in enumerate(evaluators, 1):
         say = _Progress(f"[{number}/{len(evaluators)}] {each.name}", data.progress)
         settings = settings_of(each)
-        done = results.found.get(each.name)
-        if done and done.settings == settings and not done.evaluation.not_found:
-            say("is done already")
-            continue
-        for outcomes in (results.found, results.skipped, results.failed):
-            outcomes.pop(each.name, None)
+        results.skipped.pop(each.name, None)
+        results.failed.pop(each.name, None)
+        before = results.found.get(each.name)
+        same = before.evaluation if before and before.settings == settings else None
         changed = None
         if lacking := missing(each, system, data):
             results.skipped[each.name] = f"needs {lacking}"
             say(f"skipped: it needs {lacking}")
+        elif same and not same.not_found:
+            say("is done already")
         else:
             say("...")
             start = time.perf_counter()
             try:
                 evaluation = each(system, data)
             except UserError as error:
-                results.failed[each.name] = str(error)
-                say(f"failed: {error}")
+                when = "before" if same else "with other settings"
+                kept = f" (what it found {when} is kept)" if before else ""
+                results.failed[each.name] = f"{error}{kept}"
+                say(f"failed: {error}{kept}")
             else:
                 seconds = round(time.perf_counter() - start, 1)
-                measures = [asdict(measure) for measure in each.measures]
-                found = Found(evaluation, measures, settings, seconds, provenance())
-                results.found[each.name], changed = found, each.name
-                say(f"{seconds:.1f} s")
+                if same and evaluation.not_found.keys() - same.not_found.keys():
+                    say(f"{seconds:.1f} s; less was found than before, which is kept")
+                else:
+                    measures = [asdict(measure) for measure in each.measures]
+                    found = Found(evaluation, measures, settings, seconds, provenance())
+                    results.found[each.name], changed = found, each.name
+                    say(f"{seconds:.1f} s")
         write_results(results, folder, changed)
     return results
 
@@ -148,19 +156,13 @@ def _open(
 
 
 def settings_of(evaluator: Evaluator) -> dict[str, Any]:
-    """The settings of an evaluator, its public attributes, as JSON has them."""
+    """The settings of an evaluator, its public attributes, as JSON has them; models as hashes."""
     public = {name: value for name, value in vars(evaluator).items() if not name.startswith("_")}
-    return json.loads(json.dumps(public, default=str))
+    return json.loads(json.dumps(public, default=_setting))
 
 
-def system_fingerprint(system: Any) -> str:
-    """A hash of what makes a system measure as it does; of one without weights, its type."""
-    if isinstance(system, LlaMaVAE):
-        parameters = dict(system.named_parameters())
-        return fingerprint({name: parameters[name] for name in system.trained_names})
-    if isinstance(system, SentenceEncoder):
-        return system.cache_key()
-    return fingerprint(system) if isinstance(system, nn.Module) else type(system).__qualname__
+def _setting(value: Any) -> str:
+    return system_fingerprint(value) if isinstance(value, nn.Module) else str(value)
 
 
 class _Progress:

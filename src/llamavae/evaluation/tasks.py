@@ -37,7 +37,7 @@ def task_names(names: Sequence[str], groups: Groups) -> list[str]:
 
 
 def load_tasks(
-    names: Sequence[str], groups: Groups, load: Callable[[str], T]
+    names: Sequence[str], groups: Groups, load: Callable[[str], T], *, required: bool = True
 ) -> tuple[dict[str, T], dict[str, str]]:
     """The data of tasks; of a group, those that are found.
 
@@ -45,12 +45,13 @@ def load_tasks(
         names: Of tasks, which have to be there, and of groups.
         groups: The groups.
         load: Reads a task's data.
+        required: Whether one task at least has to be found, since nothing else is measured.
 
     Returns:
         Task -> its data, and task -> why it was not found; each of these is warned of too.
 
     Raises:
-        MissingData: A task that is named is not there, or none of the groups' is.
+        MissingData: A task that is named is not there, or none is where one is required.
     """
     loaded: dict[str, T] = {}
     lost: dict[str, MissingData] = {}
@@ -61,8 +62,22 @@ def load_tasks(
             if task in names:
                 raise
             lost[task] = error
-    if lost and not loaded:
+    if required and lost and not loaded:
         raise next(iter(lost.values()))
-    for task, error in lost.items():
-        logger.warning("%s is not measured: %s", task, error)
-    return loaded, {task: str(error) for task, error in lost.items()}
+    not_found = {task: str(error) for task, error in lost.items()}
+    for tasks, reason in by_reason(not_found).items():
+        logger.warning("not measured: %s: %s", tasks, reason)
+    return loaded, not_found
+
+
+def by_reason(not_found: Mapping[str, str]) -> dict[str, str]:
+    """What has the same reason, together: names -> the reason.
+
+    Example:
+        >>> by_reason({"a": "no file", "b": "no network", "c": "no file"})
+        {'a; c': 'no file', 'b': 'no network'}
+    """
+    reasons: dict[str, list[str]] = {}
+    for name, reason in not_found.items():
+        reasons.setdefault(reason, []).append(name)
+    return {"; ".join(names): reason for reason, names in reasons.items()}

@@ -27,6 +27,7 @@ from llamavae.evaluation.report.pieces import (
 from llamavae.evaluation.report.run import about, read_run, training
 from llamavae.evaluation.report.texts import TEXTS, text_sections
 from llamavae.evaluation.results import Found, Results, interval_text, number_text, read_results
+from llamavae.evaluation.tasks import by_reason
 
 _FEW = 10  # rows of a table that are shown; the folder has all
 _MAPPED = 4  # labels that a map is coloured by
@@ -100,7 +101,7 @@ def headline(results: Results) -> Section:
             ("was skipped", results.skipped),
             ("was not found", results.not_found),
         )
-        for name, reason in outcomes.items()
+        for name, reason in by_reason(outcomes).items()
     ]
     rows = [
         _number(row, found) | {"measure": _linked(name, row)}
