@@ -29,7 +29,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
-.PHONY: help install demo test lint format types imports docs benchmark mini build clean
+.PHONY: help install demo test lint format types imports docs benchmark mini mini-data build clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
@@ -62,13 +62,19 @@ docs: $(STAMP) ## build the documentation into site/
 benchmark: $(STAMP) ## measure the ratios to the floor (BENCHMARK="--shape tiny --case step")
 	$(BIN)/python -m benchmarks $(BENCHMARK)
 
-mini: $(STAMP) ## make the models that come with the library anew, in hours (STS=FILE of the STS benchmark)
+mini-data:
+	@[[ -f '$(STS)' ]] || { echo "No file '$(STS)'. Give the development part of the STS benchmark, which the model is" \
+	  "measured on in the end: make mini STS=FILE" >&2; exit 1; }
+	@[[ -e "$${LLAMAVAE_WORLDTREE:-}" ]] || { echo "No file '$${LLAMAVAE_WORLDTREE:-}'. Give WorldTree's explanations, which" \
+	  "the model is trained on: LLAMAVAE_WORLDTREE=FILE make mini STS=FILE" >&2; exit 1; }
+
+mini: mini-data $(STAMP) ## make the models that come with the library anew, in hours (STS=FILE of the STS benchmark)
 	$(BIN)/llamavae train --recipe mini-vae --resume
 	$(BIN)/python -m pretrained.build ship runs/mini-vae
 	$(BIN)/llamavae train --recipe mini-more --resume
 	$(BIN)/python -m pretrained.build ship runs/mini-more
 	$(BIN)/python -m pretrained.build define
-	$(BIN)/python -m pretrained.build measure --sts $(STS)
+	$(BIN)/python -m pretrained.build measure --sts '$(STS)'
 
 build: $(STAMP) ## build the wheel and the source archive into dist/
 	$(BIN)/python -m build

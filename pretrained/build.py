@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import shutil
 import sys
 from collections.abc import Iterable
@@ -52,9 +53,10 @@ def ship(run: Path) -> None:
     if stage not in STAGES:
         raise SystemExit(f"{run} is a run of the recipe {stage}, not of {' or '.join(STAGES)}")
     recipe = load_recipe(stage).model_dump(mode="json")
-    for place in (("teacher", "model"), ("output", "folder")):  # those of the machine
-        results["recipe"][place[0]][place[1]] = recipe[place[0]][place[1]]
-    results["command"] = f"llamavae train --recipe {stage}"
+    for section, key in (("teacher", "model"), ("output", "folder")):  # places of the machine
+        was, now = results["recipe"][section][key], recipe[section][key]
+        results["recipe"][section][key] = now
+        results["command"] = _exchanged(results["command"], was, now)
     if changed := {k: v for k, v in results["recipe"].items() if v != recipe[k]}:
         raise SystemExit(f"the run was not made by the recipe {stage} as it is now: {changed}")
     for later in STAGES[STAGES.index(stage) :]:
@@ -66,6 +68,14 @@ def ship(run: Path) -> None:
     shutil.copytree(run / "model", VAE)
     for path in VAE.rglob("*.safetensors"):
         halve(path)
+
+
+def _exchanged(command: str, was: str, now: str) -> str:
+    """A command in which one value of its arguments, alone or behind `=`, is another."""
+    return shlex.join(
+        word.removesuffix(was) + now if word == was or word.endswith(f"={was}") else word
+        for word in shlex.split(command)
+    )
 
 
 def halve(path: Path) -> None:

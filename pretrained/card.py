@@ -44,10 +44,10 @@ def vae_card(found: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> str
         "## Data and licences",
         f"{run['sentences']:,} sentences of at most 16 words.\n\n{_NOTICES}",
         "## How it was made",
-        f"By the {', then the '.join(map(_stage, runs))}; on one core of {run['machine']}, "
-        f"PyTorch {run['torch']}. Both backbones are from scratch. The posterior mean also learned "
-        "the similarities of all-MiniLM-L6-v2 (Apache-2.0), which is not needed afterwards. "
-        "`make mini` makes it anew; the logs of the runs are in the source, pretrained/.",
+        f"By the {'; then the '.join(map(_stage, runs))}; with PyTorch {run['torch']}. Both "
+        "backbones are from scratch. The posterior mean also learned the similarities of "
+        "all-MiniLM-L6-v2 (Apache-2.0), which is not needed afterwards. `make mini` makes it anew; "
+        "the logs of the runs are in the source, pretrained/.",
         "## Measures",
         "On held-out sentences of at most 16 words, free-running and greedy from the posterior "
         "mean. Control: each sentence gets the point of another. Intervals are 95 % bootstrap "
@@ -74,11 +74,15 @@ def vae_card(found: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> str
 
 
 def _stage(run: Mapping[str, Any]) -> str:
-    recipe, hours = run["recipe"], run["seconds"] / 3600
+    """Recipe, size, time and machine of a run."""
+    recipe, hours, machine = run["recipe"], run["seconds"] / 3600, run["machine"]
     steps, batch = recipe["optimisation"]["steps"], recipe["optimisation"]["batch_size"]
+    if "CPU" in machine:
+        threads = run.get("threads", 1)
+        machine = f"{'one core' if threads == 1 else f'{threads} threads'} of {machine}"
     return (
         f"recipe `{recipe['name']}`: {steps:,} steps of {batch} sentences, seed {run['seed']}, "
-        f"beta up to {recipe['objective']['beta']:g}, {hours:.1f} hours"
+        f"beta up to {recipe['objective']['beta']:g}, {hours:.1f} hours on {machine}"
     )
 
 

@@ -31,14 +31,25 @@ def test_the_names() -> None:
     assert shipped("mimi") is None
 
 
+def places(path: Path) -> list[str]:
+    """Absolute paths in a text file."""
+    return re.findall(r"[\"'`= ](/\w+/[\w./-]+)", path.read_text(encoding="utf-8"))
+
+
 def test_they_are_small_and_carry_no_place_of_a_machine() -> None:
     folders = [folder for name in shipped_names() if (folder := shipped(name))]
     files = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) < MEGABYTES * 2**20
     for path in files:
         if path.suffix in (".json", ".md", ".txt"):
-            absolute = re.findall(r"[\"'`= ](/\w+/[\w./-]+)", path.read_text(encoding="utf-8"))
-            assert absolute == [], path
+            assert places(path) == [], path
+
+
+def test_nor_do_the_results_of_their_runs() -> None:
+    found = list((Path(__file__).parents[1] / "pretrained").glob("*/results.json"))
+    assert found
+    for path in found:
+        assert places(path) == [], path
 
 
 def test_mini_works_in_float32_though_it_is_kept_in_bfloat16(mini: LlaMaVAE) -> None:

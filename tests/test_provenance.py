@@ -6,6 +6,7 @@ import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,13 +17,22 @@ from llamavae.provenance import provenance
 
 def test_what_a_number_needs_beside_it(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["/usr/bin/llamavae", "evaluate", "--model", "a folder"])
+    monkeypatch.setattr(sys.modules["__main__"], "__spec__", None)
     found = provenance()
     assert found["command"] == "llamavae evaluate --model 'a folder'"
     for name in ("torch", "transformers"):
         assert found[name] == metadata.version(name)
     assert found["version"] == metadata.version("llamavae")
     assert ("CPU cores" in found["machine"]) != torch.cuda.is_available()
+    assert found["threads"] == torch.get_num_threads()
     assert json.loads(json.dumps(found)) == found
+
+
+def test_the_command_of_a_module(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["/usr/lib/llamavae/cli/__main__.py", "recipes"])
+    spec = SimpleNamespace(name="llamavae.cli.__main__")
+    monkeypatch.setattr(sys.modules["__main__"], "__spec__", spec)
+    assert provenance()["command"] == "python -m llamavae.cli recipes"
 
 
 @pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
@@ -43,7 +53,20 @@ def test_the_commit_is_that_of_the_file_that_runs(tmp_path, monkeypatch):
     assert provenance()["commit"] is None  # installed inside that of another project
     git("add", here.name)
     git("commit", "-m", "ours")
-    assert provenance()["commit"] == git("rev-parse", "--short", "HEAD")
+    commit = git("rev-parse", "--short", "HEAD")
+    assert provenance()["commit"] == commit
+    (tmp_path / "notes.txt").write_text("not tracked")
+    assert provenance()["commit"] == commit
+    here.write_text("changed = True")
+    assert provenance()["commit"] == f"{commit}-dirty"
+    git("add", here.name)
+    assert provenance()["commit"] == f"{commit}-dirty"
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
+def test_a_slow_git_is_not_waited_for(monkeypatch):
+    monkeypatch.setattr(module, "_PATIENCE", 1e-6)
+    assert provenance()["commit"] is None
 
 
 def test_without_git(monkeypatch):

@@ -13,18 +13,26 @@ from typing import Any
 
 import torch
 
+_PATIENCE = 5.0  # seconds that git gets for an answer
+
 
 def provenance() -> dict[str, Any]:
     """What a number needs beside it: command, versions, commit and machine."""
-    command = [Path(sys.argv[0]).name, *sys.argv[1:]]
     return {
-        "command": shlex.join(command),
+        "command": _command(),
         "version": version("llamavae"),
         "commit": _commit(),
         "torch": torch.__version__,
         "transformers": version("transformers"),
         "machine": _machine(),
+        "threads": torch.get_num_threads(),
     }
+
+
+def _command() -> str:
+    spec = getattr(sys.modules["__main__"], "__spec__", None)  # of python -m
+    name = spec.name.removesuffix(".__main__") if spec else Path(sys.argv[0]).name
+    return shlex.join([*(["python", "-m"] if spec else []), name, *sys.argv[1:]])
 
 
 def _machine() -> str:
@@ -34,16 +42,24 @@ def _machine() -> str:
 
 
 def _commit() -> str | None:
-    """The commit of the source tree that is running, or None when it is installed as a package."""
+    """The commit of the source tree that is running, `-dirty` where a tracked file differs from it.
+
+    None when the code is installed as a package, or git does not answer in time.
+    """
     here = Path(__file__)
     try:
         # an installed package may lie inside the repository of another project
         _git("ls-files", "--error-unmatch", here.name, cwd=here.parent)
-        return _git("rev-parse", "--short", "HEAD", cwd=here.parent)
-    except (OSError, subprocess.CalledProcessError):
+        commit = _git("rev-parse", "--short", "HEAD", cwd=here.parent)
+        changes = _git("status", "--porcelain", "--untracked-files=no", cwd=here.parent)
+        return f"{commit}-dirty" if changes else commit
+    except (OSError, subprocess.SubprocessError):
         return None
 
 
 def _git(*arguments: str, cwd: Path) -> str:
-    done = subprocess.run(["git", *arguments], cwd=cwd, capture_output=True, text=True, check=True)
+    command = ["git", "--no-optional-locks", *arguments]  # others may work in the repository
+    done = subprocess.run(
+        command, cwd=cwd, capture_output=True, text=True, check=True, timeout=_PATIENCE
+    )
     return done.stdout.strip()

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -131,8 +132,9 @@ def test_backbones_that_train_in_full_are_saved_once(tmp_path):
 @pytest.mark.parametrize("which", ["encoder", "decoder"])
 def test_a_backbone_from_elsewhere_gets_the_trained_weights(which, tmp_path):
     vae = whole(tmp_path)
-    elsewhere = {"encoder": tiny.encoder("bert"), "decoder": tiny.decoder()}
-    assert_alike(vae, LlaMaVAE.from_pretrained(tmp_path, **{which: elsewhere[which]}))
+    elsewhere: dict[str, Any] = {"encoder": tiny.encoder("bert"), "decoder": tiny.decoder()}
+    other = {which: elsewhere[which]}
+    assert_alike(vae, LlaMaVAE.from_pretrained(tmp_path, **other))
 
 
 @pytest.mark.parametrize("which", ["encoder", "decoder"])

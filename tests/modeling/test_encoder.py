@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import transformers as hf
@@ -92,8 +94,12 @@ def test_what_is_saved_is_a_sentence_transformers_model_too(pooling, tmp_path):
 
 
 def test_an_encoder_decoder_whose_encoder_cannot_be_had_alone_is_refused(tmp_path):
-    sizes = {"d_model": 16, "encoder_attention_heads": 2, "decoder_attention_heads": 2}
-    layers = {"encoder_layers": 1, "decoder_layers": 1}
+    sizes: dict[str, Any] = {
+        "d_model": 16,
+        "encoder_attention_heads": 2,
+        "decoder_attention_heads": 2,
+    }
+    layers: dict[str, Any] = {"encoder_layers": 1, "decoder_layers": 1}
     bart = hf.BartModel(hf.BartConfig(vocab_size=tiny.VOCAB, **sizes, **layers))
     bart.save_pretrained(tmp_path)
     tiny.tokenizer().save_pretrained(tmp_path)
@@ -102,12 +108,14 @@ def test_an_encoder_decoder_whose_encoder_cannot_be_had_alone_is_refused(tmp_pat
 
 
 def test_positions_that_start_behind_the_padding_are_not_counted(tmp_path):
-    sizes = {"hidden_size": 16, "num_attention_heads": 2, "num_hidden_layers": 1}
-    config = hf.RobertaConfig(vocab_size=tiny.VOCAB, max_position_embeddings=18, **sizes)
+    sizes: dict[str, Any] = {"hidden_size": 16, "num_attention_heads": 2, "num_hidden_layers": 1}
+    config = hf.RobertaConfig(
+        vocab_size=tiny.VOCAB, max_position_embeddings=18, pad_token_id=1, **sizes
+    )
     hf.RobertaModel(config).save_pretrained(tmp_path)
     tiny.tokenizer().save_pretrained(tmp_path)
     encoder = SentenceEncoder.load(tmp_path, pooling="mean").eval()
-    assert encoder.max_tokens == 18 - config.pad_token_id - 1
+    assert encoder.max_tokens == 16
     assert encoder.encode(["a dog " * 30]).isfinite().all()
 
 

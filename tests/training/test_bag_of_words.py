@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
+from tests import tiny
+from tests.training import runs
 from torch import Tensor
 
 from llamavae.training.bag_of_words import BagOfWords
 
+MEASURES = Path(__file__).parents[2] / "docs" / "reference" / "measures.md"
 HEAD = torch.eye(4)  # four words, and as many dimensions
 
 
@@ -53,3 +57,31 @@ def test_the_gradient_reaches_z_the_map_and_the_head(bag: BagOfWords) -> None:
         return x is not None and bool(x.abs().sum() > 0)
 
     assert all(moved(x.grad) for x in (z, head, *bag.parameters()))
+
+
+# ------------------------------------------------------------------------------- in a run
+
+
+def test_it_is_part_of_the_loss_and_is_said_so(tmp_path: Path) -> None:
+    values = runs.settings(
+        tmp_path,
+        "run",
+        objective={"schedule": "constant", "beta": 0.5, "bag_of_words": 0.7},
+        optimisation={"steps": 2, "batch_size": 4},
+    )
+    result = runs.quick({**values, "teacher": {"model": str(tiny.encoder()), "weight": 3.0}})
+    lines = [line for line in runs.log(result) if "loss" in line]
+    for line in lines:
+        elbo = line["nll"] + line["beta"] * line["kl_term"]
+        further = 0.7 * line["bag_of_words"] + 3.0 * line["similarity"]
+        assert line["loss"] == pytest.approx(elbo + further, rel=1e-5)
+    card = (result.folder / "model" / "README.md").read_text(encoding="utf-8")
+    assert "Beside it 0.7 times -log p of the sentence's words" in card
+    _, section = MEASURES.read_text(encoding="utf-8").split("## What the training lines say")
+    table = section.partition("\n## ")[0]
+    assert all(f"`{name}`" in table for name in lines[0].keys() - {"step", "epoch"})
+
+
+def test_a_run_without_it_does_not_name_it(tmp_path: Path) -> None:
+    result = runs.quick(runs.settings(tmp_path, "run", optimisation={"steps": 1, "batch_size": 4}))
+    assert "bag of words" not in (result.folder / "model" / "README.md").read_text("utf-8")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import shutil
 import signal
@@ -111,6 +112,24 @@ def test_asked_to_stop_in_the_warm_up(whole):
     assert interrupt(whole, "stop-warm", 1, signal.SIGINT, warm_up=True) == runs.INTERRUPTED
     resumed = runs.quick(settings(whole, "stop-warm"), resume=True)
     assert_equal(resumed.folder, whole / "whole")
+
+
+@pytest.mark.parametrize("warm_up", [False, True])
+def test_the_time_is_that_of_all_legs(whole, warm_up):
+    folder = whole / f"time-{warm_up}"
+    assert interrupt(whole, folder.name, 2, signal.SIGINT, warm_up=warm_up) == runs.INTERRUPTED
+    record = json.loads((folder / "run.json").read_text())
+    assert 0 < record["seconds"] < 100
+    (folder / "run.json").write_text(json.dumps({**record, "seconds": 1000.0}))
+    runs.quick(settings(whole, folder.name), resume=True)
+    assert 1000 < json.loads((folder / "results.json").read_text())["seconds"] < 1100
+
+
+def test_a_run_older_than_its_record(whole):
+    assert interrupt(whole, "older", 4, signal.SIGINT) == runs.INTERRUPTED
+    (whole / "older" / "run.json").unlink()
+    resumed = runs.quick(settings(whole, "older"), resume=True)
+    assert 0 < json.loads((resumed.folder / "results.json").read_text())["seconds"] < 100
 
 
 def test_dropout_goes_on(tmp_path):

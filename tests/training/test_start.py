@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -98,6 +100,32 @@ def test_another_start_is_another_run(first):
     runs.quick(settings(first, "other"))
     with pytest.raises(UserError, match="start_from: was"):
         runs.quick(settings(first, "other", source="first/model"), resume=True)
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_other_weights_in_the_same_place_are_another_start(first, finished):
+    start = first / f"start-{finished}"
+    shutil.copytree(first / "first" / "model", start)
+    values = settings(first, f"from-{finished}", source=start.name)
+    folder = runs.quick(values).folder
+    noted = json.loads((folder / "run.json").read_text())["start_fingerprint"]
+    assert json.loads((folder / "results.json").read_text())["start_fingerprint"] == noted
+    if not finished:
+        (folder / "results.json").unlink()
+    runs.quick(values, resume=True)
+    if not finished:
+        (folder / "results.json").unlink()
+    model = LlaMaVAE.from_pretrained(start)
+    with torch.no_grad():
+        next(model.posterior.parameters()).add_(1.0)
+    model.save_pretrained(start)
+    with pytest.raises(UserError, match=r"started from other weights than .*--output"):
+        runs.quick(values, resume=True)
+    (folder / "run.json").rename(folder / "record")
+    runs.quick(values, resume=True)  # a run older than its record: nothing is known
+    (folder / "record").rename(folder / "run.json")
+    shutil.rmtree(start)
+    runs.quick(values, resume=True)  # finished, and its start is gone
 
 
 def test_backbones_inside_are_not_left_out(first):

@@ -77,6 +77,7 @@ def model_card(model: LlaMaVAE, results: dict[str, Any]) -> str:
         f"({objective['kl_threshold']:g} nats), word dropout {objective['word_dropout']:g}. "
         f"AdamW, peak learning rate {optimisation['learning_rate']:g}, "
         f"{optimisation['batch_size']} sentences a step.",
+        _bag_of_words(objective["bag_of_words"]),
         _teacher(recipe),
         f"## Measures on {metrics['sentences']} held-out sentences",
         "Shuffled: the same measure when each sentence gets another one's z. BLEU is sacrebleu's "
@@ -108,6 +109,16 @@ def model_card(model: LlaMaVAE, results: dict[str, Any]) -> str:
 def _corpora(recipe: dict[str, Any]) -> list[str]:
     corpus = recipe["corpus"]
     return [f"`{part['name']}`" for part in (corpus, *corpus["mix"])]
+
+
+def _bag_of_words(weight: float) -> str:
+    if not weight:
+        return ""
+    return (
+        f"Beside it {weight:g} times -log p of the sentence's words in no order, which a linear "
+        "map of z predicts (bag of words, arXiv 1703.10960). The map is of use in training only "
+        "and not in this model."
+    )
 
 
 def _teacher(recipe: dict[str, Any]) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,11 +20,13 @@ from accelerate.utils import set_seed
 
 from llamavae.errors import UserError
 from llamavae.modeling import LlaMaVAE, SentenceEncoder, TextDecoder
+from llamavae.modeling.backbones import fingerprint
 from llamavae.provenance import provenance
 from llamavae.training.best import BestModel, ModelEvaluator
 from llamavae.training.card import model_card
 from llamavae.training.data import SentenceData, SentenceStream, prepare, steps_per_epoch
 from llamavae.training.recipe import Recipe, parse_recipe
+from llamavae.training.record import RunRecord
 from llamavae.training.scratch import make_decoder, make_encoder
 from llamavae.training.sentences import RunSentences, load_sentences
 from llamavae.training.trainer import (
@@ -66,8 +67,8 @@ def train(
 ) -> TrainResult:
     """Train a VAE as the recipe says, and write everything to its output folder.
 
-    The folder gets `recipe.yaml`, `log.jsonl`, `checkpoint-N/` to resume from, and at the end
-    `model/`, the checkpoint with its model card, and `results.json`.
+    The folder gets `recipe.yaml`, `log.jsonl`, `checkpoint-N/` and `run.json` to resume from, and
+    at the end `model/`, the checkpoint with its model card, and `results.json`.
 
     Args:
         recipe: All settings.
@@ -89,15 +90,16 @@ def train(
 def _run(
     recipe: Recipe, resume: bool, progress: bool, evaluator: ModelEvaluator | None
 ) -> TrainResult:
-    start = time.time()
     folder = Path(recipe.output.folder)
     resume = _open_folder(folder, recipe, resume)
+    record = RunRecord(folder, resume)
     if resume and (results := _read_results(folder)):
+        _check_start_of_finished(recipe, record)
         model = LlaMaVAE.from_pretrained(folder / "model")
         return TrainResult(model, folder, results["metrics"], results["warnings"])
     made_by = provenance()
     corpus = load_sentences(recipe)
-    model = _build_model(recipe, corpus, folder, resume, progress)
+    model = _build_model(recipe, corpus, record, resume, progress)
     if model.encoder is not None:
         model.encoder.to(processes().device)  # a frozen one runs over the corpus before training
     data, validation = _prepare(recipe, model, corpus, progress)
@@ -106,6 +108,7 @@ def _run(
     args = training_arguments(recipe, folder, steps, checkpoint is not None)
     best = None if evaluator is None else BestModel(evaluator, folder)
     trainer = VAETrainer(model, args, data, validation, recipe, folder, progress, best)
+    trainer.add_callback(record)
     with _trained_in_float32(model):
         _train(trainer, checkpoint, resume)
         if trainer.measured_at != steps:
@@ -115,7 +118,7 @@ def _run(
         result = TrainResult(model, folder, trainer.metrics, trainer.warnings)
         if trainer.is_world_process_zero():
             measured = [] if best is None else best.rows
-            _write_results(result, recipe, data, time.time() - start, made_by, measured)
+            _write_results(result, recipe, data, record, made_by, measured)
     processes().wait_for_everyone()
     return result
 
@@ -222,13 +225,14 @@ def _main_first() -> Iterator[None]:
 
 
 def _build_model(
-    recipe: Recipe, corpus: RunSentences, folder: Path, resume: bool, progress: bool
+    recipe: Recipe, corpus: RunSentences, record: RunRecord, resume: bool, progress: bool
 ) -> LlaMaVAE:
     """The VAE that is trained: a fresh one, or the one that the recipe starts from."""
     if recipe.start_from is None:
-        model = _new_model(recipe, corpus, folder, resume, progress)
+        model = _new_model(recipe, corpus, record, resume, progress)
     else:
         model = _trained_model(recipe, recipe.start_from)
+        _check_start(recipe, record, model, resume)
     types = {p.dtype for p in model.decoder.parameters() if p.is_floating_point()}
     if types != {torch.float32} and recipe.optimisation.precision == "float32":
         raise UserError(
@@ -267,11 +271,39 @@ def _trained_model(recipe: Recipe, source: str) -> LlaMaVAE:
     return model
 
 
+def _check_start(recipe: Recipe, record: RunRecord, model: LlaMaVAE, resume: bool) -> None:
+    """A fresh run notes the weights it starts from; one that goes on must have had the same.
+
+    Nothing is known of a run that is older than its record.
+    """
+    parameters = dict(model.named_parameters())
+    now = fingerprint({name: parameters[name] for name in model.trained_names})
+    if not resume:
+        record.start_fingerprint = now
+    elif record.start_fingerprint not in (None, now):
+        raise UserError(
+            f"the run in {record.path.parent} started from other weights than {recipe.start_from} "
+            "has now. Choose another place with --output, or delete the run"
+        )
+
+
+def _check_start_of_finished(recipe: Recipe, record: RunRecord) -> None:
+    """The same for a finished run, whose start may be gone by now."""
+    if recipe.start_from is None or record.start_fingerprint is None:
+        return
+    try:
+        model = _trained_model(recipe, recipe.start_from)
+    except UserError:
+        return
+    _check_start(recipe, record, model, resume=True)
+
+
 def _new_model(
-    recipe: Recipe, corpus: RunSentences, folder: Path, resume: bool, progress: bool
+    recipe: Recipe, corpus: RunSentences, record: RunRecord, resume: bool, progress: bool
 ) -> LlaMaVAE:
     """A VAE between the recipe's backbones, making those from scratch that it asks for."""
     e, d, z, seed = recipe.encoder, recipe.decoder, recipe.latent, recipe.optimisation.seed
+    folder = Path(recipe.output.folder)
     backbones = folder / "backbones"
     encoder, decoder = e.model, d.model
     if e.scratch or d.scratch:
@@ -284,7 +316,7 @@ def _new_model(
         if d.scratch:
             decoder = str(backbones / "decoder")
             if d.scratch.warmup_steps:
-                decoder = str(_warm_up(recipe, corpus, folder, resume, progress))
+                decoder = str(_warm_up(recipe, corpus, record, resume, progress))
     assert decoder is not None  # the recipe checks it
     embed = recipe.output.embed_backbones
     set_seed(seed)  # the new weights do not depend on what was done, or was there, before
@@ -334,11 +366,12 @@ def _once(folder: Path, make: Callable[[Path], None]) -> None:
 
 
 def _warm_up(
-    recipe: Recipe, corpus: RunSentences, folder: Path, resume: bool, progress: bool
+    recipe: Recipe, corpus: RunSentences, record: RunRecord, resume: bool, progress: bool
 ) -> Path:
     """Train the fresh decoder as a plain language model; returns where it is saved."""
     scratch = recipe.decoder.scratch
     assert scratch is not None
+    folder = Path(recipe.output.folder)
     done = folder / "backbones" / "decoder-warm"
     if done.is_dir():
         return done
@@ -368,6 +401,7 @@ def _warm_up(
     args = training_arguments(warm_up, run, scratch.warmup_steps, True)
     args.eval_strategy = "no"
     trainer = LanguageModelTrainer(decoder, args, data, folder, progress)
+    trainer.add_callback(record)
     _train(trainer, checkpoint, resume)
     if trainer.is_world_process_zero():
 
@@ -480,7 +514,7 @@ def _write_results(
     result: TrainResult,
     recipe: Recipe,
     data: SentenceData | SentenceStream,
-    seconds: float,
+    record: RunRecord,
     made_by: dict[str, Any],
     measured: Sequence[Mapping[str, Any]],
 ) -> None:
@@ -493,7 +527,8 @@ def _write_results(
         "seed": recipe.optimisation.seed,
         "sentences": None if isinstance(data, SentenceStream) else len(data),
         "truncated": None if isinstance(data, SentenceStream) else data.truncated,
-        "seconds": round(seconds, 1),
+        "seconds": record.seconds,
+        "start_fingerprint": record.start_fingerprint,
         **made_by,
     }
     text = json.dumps(results, indent=2, ensure_ascii=False)
