@@ -36,7 +36,6 @@ MINI, DEFINITIONS = "mini", "mini-definitions"
 _SETTINGS = (
     "optimisation.steps=500",
     "optimisation.learning_rate=1e-3",
-    "objective.beta=0.3",  # above the recipe's: samples become sentences within two minutes
     "evaluation.every=250",
 )
 _OWN = 2000  # sentences of the file that the demo writes
