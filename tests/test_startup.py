@@ -19,7 +19,7 @@ _DEFINE = (
     ("code", "heavy"),
     [
         (_MODEL, (*_SLOW, "datasets")),
-        (_DEFINE, _SLOW),
+        (_DEFINE, (*_SLOW, "datasets")),
     ],
 )
 def test_what_is_not_used_is_not_imported(code, heavy):

@@ -7,17 +7,17 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 import torch
-from datasets import Dataset
 from torch import Tensor
 
-from llamavae.corpora.matrices import check_matrix
-from llamavae.corpora.vectors import read_word_vectors
 from llamavae.errors import UserError, unknown
 from llamavae.modeling import SentenceEncoder
+
+if TYPE_CHECKING:  # takes a second; using a fitted model does without
+    from datasets import Dataset
 
 _SHOWN = 5  # words that an error lists
 
@@ -134,6 +134,8 @@ class WordVectorCondition(Condition):
 
     def __init__(self, path: str | os.PathLike[str], words: Collection[str] | None = None) -> None:
         self.path = Path(path).expanduser().absolute()
+        from llamavae.corpora.vectors import read_word_vectors
+
         self.words = read_word_vectors(self.path, words)
 
     @property
@@ -326,6 +328,8 @@ class MatrixCondition(Condition):
             )
         if len(values) == 0:
             return torch.empty(0, self.dim)
+        from llamavae.corpora.matrices import check_matrix
+
         matrix = check_matrix(values, "the conditions")
         if matrix.shape[1] != self.dim:
             raise UserError(

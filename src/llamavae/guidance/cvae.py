@@ -24,7 +24,6 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from llamavae.corpora.splits import position
 from llamavae.errors import UserError
 from llamavae.flows import (
     Fitting,
@@ -495,6 +494,8 @@ def _rows(vae: LlaMaVAE, pairs: Pairs, noise: float, progress: bool) -> Rows:
 
 def _a_tenth(texts: Sequence[str]) -> Tensor:
     """Which texts are held out, shape (N,): the tenth of the distinct ones of lowest hash."""
+    from llamavae.corpora.splits import position
+
     places = torch.tensor([position(text) for text in texts], dtype=torch.float64)
     distinct = places.unique()
     return places < distinct[max(1, len(distinct) // 10)] if len(distinct) > 1 else places < 0

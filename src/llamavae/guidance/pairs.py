@@ -6,14 +6,12 @@ import logging
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from datasets import Dataset
 from torch import Tensor
 
-from llamavae.corpora.matrices import column_matrix
 from llamavae.errors import UserError, unknown
 from llamavae.guidance.conditions import (
     Condition,
@@ -23,6 +21,9 @@ from llamavae.guidance.conditions import (
     read_column,
 )
 from llamavae.training.data import sentence_vectors
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 logger = logging.getLogger(__name__)
 
@@ -135,6 +136,8 @@ def _matrix(data: Dataset, vectors: str | np.ndarray) -> np.ndarray:
     if vectors not in data.column_names:
         raise unknown("column", vectors, data.column_names)
     table: Any = data.select_columns(vectors).with_format("arrow")[:]
+    from llamavae.corpora.matrices import column_matrix
+
     return column_matrix(table.column(vectors), f"column {vectors!r}")
 
 
