@@ -90,8 +90,8 @@ def length_groups(texts: Sequence[str]) -> dict[str, NDArray[np.intp]]:
 # ------------------------------------------------------------------------------- the evaluator
 
 _CONTROL = (
-    "the same when each sentence is held against the text from another's point; of at most "
-    "`sample` sentences"
+    "the same when each sentence is held against the text from another's point; of many sentences "
+    "a random sample, at most 1,000 unless set"
 )
 
 _MEASURES = (
