@@ -23,6 +23,7 @@ from llamavae.evaluation.bootstrap import bootstrap_interval
 from llamavae.evaluation.examples import Rows
 from llamavae.modeling import LlaMaVAE, SentenceEncoder
 from llamavae.modeling.backbones import fingerprint
+from llamavae.modeling.checkpoint import trained_fingerprint
 
 Need = Literal["encode", "decode", "posterior", "likelihood", "labels", "training texts"]
 """What an evaluator may ask of a system (the first four) or of the data (the others)."""
@@ -247,8 +248,7 @@ def points(system: Any, texts: Sequence[str]) -> Tensor:
 def system_fingerprint(system: Any) -> str:
     """A hash of what makes a system measure as it does; of one without weights, its type."""
     if isinstance(system, LlaMaVAE):
-        parameters = dict(system.named_parameters())
-        return fingerprint({name: parameters[name] for name in system.trained_names})
+        return trained_fingerprint(system)
     if isinstance(system, SentenceEncoder):
         return system.cache_key()
     return fingerprint(system) if isinstance(system, nn.Module) else type(system).__qualname__

@@ -136,8 +136,8 @@ _MEASURES = (
         "encoder cosine",
         "−1 to 1",
         "higher",
-        "cosine of the sentence vectors of text and sentence, 0 if one is empty, mean over at most "
-        "`sample` items; by the system's own encoder unless another is named",
+        "cosine of the sentence vectors of text and sentence, 0 if one is empty, mean over "
+        "items, of many over a random sample; by the system's own encoder unless another is named",
         _CONTROL,
     ),
     Measure(

@@ -92,6 +92,8 @@ class Affine(LazyTransform):
             c: Contexts (N, C), standardised.
             ridge: Penalty of the regression: this many pseudo-observations of slope 0.
         """
+        from sklearn.covariance import ledoit_wolf  # takes a second; only fitting needs it
+
         x = x.cpu().double()  # not every accelerator has float64
         mean = x.mean(0)
         residual = x - mean
@@ -100,8 +102,6 @@ class Affine(LazyTransform):
             residual = residual - c.cpu().double() @ slope.mT
             if self.slope is not None:
                 self.slope.copy_(slope)
-        from sklearn.covariance import ledoit_wolf  # takes a second; only fitting needs it
-
         covariance = torch.from_numpy(ledoit_wolf(residual.numpy(), assume_centered=True)[0])
         variance = covariance.diagonal()
         variance += _FLOOR * variance.mean().clamp_min(_FLOOR)

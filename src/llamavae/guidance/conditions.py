@@ -133,9 +133,9 @@ class WordVectorCondition(Condition):
     name = "word-vectors"
 
     def __init__(self, path: str | os.PathLike[str], words: Collection[str] | None = None) -> None:
-        self.path = Path(path).expanduser().absolute()
         from llamavae.corpora.vectors import read_word_vectors
 
+        self.path = Path(path).expanduser().absolute()
         self.words = read_word_vectors(self.path, words)
 
     @property

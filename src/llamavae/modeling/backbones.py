@@ -94,7 +94,8 @@ def _root(error: BaseException) -> BaseException:
 def freeze_or_adapt(module: nn.Module, training: str, rank: int, alpha: int) -> None:
     """Freeze `module` (`frozen`), leave it trainable (`full`), or freeze it and add LoRA (`lora`).
 
-    LoRA (Hu et al., arXiv 2106.09685) goes into every linear layer except the LM head.
+    LoRA (Hu et al., arXiv 2106.09685) goes into every linear layer except the LM head. A pooler,
+    which makes no sentence vector, never trains.
     """
     module.requires_grad_(training == "full")
     if training == "lora":
@@ -113,6 +114,9 @@ def freeze_or_adapt(module: nn.Module, training: str, rank: int, alpha: int) -> 
             fan_in_fan_out=any(isinstance(part, Conv1D) for part in parts.values()),
         )
         inject_adapter_in_model(config, module)
+    pooler = getattr(module, "pooler", None)
+    if isinstance(pooler, nn.Module):  # BERT's own; its output is not used
+        pooler.requires_grad_(False)
 
 
 def save_plain(

@@ -31,7 +31,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from llamavae.errors import UserError, unknown
-from llamavae.modeling.backbones import hub_errors, load_whole, save_plain
+from llamavae.modeling.backbones import fingerprint, hub_errors, load_whole, save_plain
 from llamavae.modeling.configuration import LlaMaVAEConfig
 from llamavae.modeling.decoder import TextDecoder
 from llamavae.modeling.encoder import SentenceEncoder, TransformersEncoder
@@ -231,6 +231,12 @@ def _revision(config: LlaMaVAEConfig, which: str, source: Source) -> str | None:
     """The recorded commit, for the source it was recorded of."""
     named = getattr(config, f"{which}_name_or_path") == os.fspath(source)
     return getattr(config, f"{which}_revision") if named else None
+
+
+def trained_fingerprint(model: LlaMaVAE) -> str:
+    """A hash of the weights that trained, those of backbones among them (hex, 32 digits)."""
+    parameters = dict(model.named_parameters())
+    return fingerprint({name: parameters[name] for name in model.trained_names})
 
 
 def _whole_backbones(model: LlaMaVAE) -> dict[str, PreTrainedModel]:

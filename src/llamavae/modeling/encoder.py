@@ -233,9 +233,6 @@ class TransformersEncoder(SentenceEncoder):
                 positions -= padding + 1
             tokenizer.model_max_length = min(tokenizer.model_max_length, positions)
         freeze_or_adapt(model, training, lora_rank, lora_alpha)
-        pooler = getattr(model, "pooler", None)
-        if isinstance(pooler, nn.Module):  # BERT's own; its output is not used
-            pooler.requires_grad_(False)
 
     @property
     def dim(self) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Transformer
-from torch import Tensor, nn
+from torch import Tensor
 
 from llamavae.errors import UserError
 from llamavae.modeling.backbones import freeze_or_adapt, save_plain
@@ -48,9 +48,6 @@ class SentenceTransformerEncoder(SentenceEncoder):
         for part in model:
             if isinstance(part, Transformer):
                 freeze_or_adapt(part.auto_model, training, lora_rank, lora_alpha)
-                pooler = getattr(part.auto_model, "pooler", None)
-                if isinstance(pooler, nn.Module):  # BERT's own; its output is not used
-                    pooler.requires_grad_(False)
             else:
                 part.requires_grad_(training == "full")
 

@@ -20,7 +20,7 @@ from accelerate.utils import set_seed
 
 from llamavae.errors import UserError
 from llamavae.modeling import LlaMaVAE, SentenceEncoder, TextDecoder
-from llamavae.modeling.backbones import fingerprint
+from llamavae.modeling.checkpoint import trained_fingerprint
 from llamavae.provenance import provenance
 from llamavae.training.best import BestModel, ModelEvaluator
 from llamavae.training.card import model_card
@@ -276,8 +276,7 @@ def _check_start(recipe: Recipe, record: RunRecord, model: LlaMaVAE, resume: boo
 
     Nothing is known of a run that is older than its record.
     """
-    parameters = dict(model.named_parameters())
-    now = fingerprint({name: parameters[name] for name in model.trained_names})
+    now = trained_fingerprint(model)
     if not resume:
         record.start_fingerprint = now
     elif record.start_fingerprint not in (None, now):
