@@ -5,6 +5,7 @@ torch and transformers are imported inside the verbs, so that `--help` is quick.
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from typing import Annotated, Any
@@ -79,4 +80,10 @@ def _options(
 
 def main() -> None:
     """Run the command line."""
-    app(prog_name="llamavae")
+    # Imports make very many objects that stay: looking through them again and again for garbage,
+    # and once more at the end, would take a third of a short command's time.
+    gc.set_threshold(100_000, 20, 100)
+    try:
+        app(prog_name="llamavae")
+    finally:
+        gc.freeze()
