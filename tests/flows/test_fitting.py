@@ -3,9 +3,11 @@ from __future__ import annotations
 import copy
 import logging
 import math
+from dataclasses import replace
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from sklearn.datasets import make_moons
 from tests.flows.cases import both_forms, every_flow, every_layered_flow, linear_data
 
@@ -89,6 +91,20 @@ def test_the_inverse_is_precise_after_training(name, form):
         transform = distribution.transform
         assert (transform.inv(transform(x[:8])) - x[:8].to(dtype)).abs().max() < most
         assert (transform(transform.inv(y)) - y).abs().max() < most
+
+
+def test_a_network_in_the_mean_finds_what_is_not_linear_in_the_context():
+    c = torch.randn(3000, 2)
+    x = torch.stack([c[:, 0] * c[:, 1], c[:, 0].square()], 1) + 0.3 * torch.randn(3000, 2)
+    fitting = Fitting(steps=600, every=100, learning_rate=1e-2)
+    found = {}
+    for widths in ((), (32,)):
+        options = {"form": "reference", "mean_hidden": widths}
+        fit = fit_flow(small("glow", 2, 2, **options), x, c, fitting=fitting, progress=False)
+        found[widths] = fit.nll
+    assert found[()] > found[32,] + 0.4
+    # 0.3 is the noise, and x given c is Gaussian around what the network can learn
+    assert found[32,] == pytest.approx(math.log(0.3) + 0.5 * math.log(2 * math.pi) + 0.5, abs=0.15)
 
 
 # ------------------------------------------------------------------------------- the report
@@ -275,6 +291,28 @@ def test_an_interrupted_fit_ends_like_any_other(
     if not same_object:
         flow = small(name, form=form)  # its own random weights are not used
     fit = fit_flow(flow, x, c, **options)
+    assert same(weights(flow), weights(whole))
+    assert results(fit) == results(expected)
+
+
+def test_an_interrupted_fit_with_contrast_and_dropout_ends_like_any_other(
+    data, tmp_path, monkeypatch
+):
+    options = {"mean_hidden": (8,), "mean_dropout": 0.5, "form": "reference"}
+    fitting = replace(QUICK, contrast=5.0)
+    flow = small(**options)
+    whole = copy.deepcopy(flow)
+    expected = fit_flow(whole, *data, fitting=fitting, progress=False)
+    state = tmp_path / "state"
+    with monkeypatch.context() as patch:
+        interrupt(patch, 7)
+        with pytest.raises(Interrupted):
+            fit_flow(flow, *data, fitting=fitting, state=state, progress=False)
+    (step,) = state.iterdir()
+    assert load_file(step / "flow.safetensors")["log_temperature"] != 0  # it is learned
+    torch.rand(3)  # what else draws numbers meanwhile does not matter
+    flow = small(**options)
+    fit = fit_flow(flow, *data, fitting=fitting, state=state, progress=False)
     assert same(weights(flow), weights(whole))
     assert results(fit) == results(expected)
 

@@ -26,6 +26,13 @@ def test_contrast_is_the_cross_entropy_of_bayes_rule() -> None:
     assert contrast(base(means, 0.5), y, c).item() == pytest.approx(expected, rel=1e-4)
 
 
+def test_a_temperature_flattens_the_densities() -> None:
+    means, y = [[0.0], [2.0]], torch.tensor([[0.0], [2.0]])
+    c = torch.tensor([[0.0], [1.0]])
+    found = contrast(base(means, 0.5), y, c, temperature=4.0).item()
+    assert found == pytest.approx(contrast(base(means, 1.0), y, c).item(), rel=1e-4)
+
+
 def test_rows_of_one_context_are_no_rivals() -> None:
     y, c = torch.zeros(3, 1), torch.tensor([[1.0], [1.0], [2.0]])
     found = contrast(base([[0.0], [0.0], [0.0]]), y, c).item()
@@ -62,6 +69,14 @@ def test_a_fit_with_contrast_tells_contexts_apart_better() -> None:
         assert ("contrast" in fit.history[-1]) == (weight > 0)
         found[weight] = mean_contrast(flow, Rows(x[1200:], c[1200:]), 300)
     assert found[20.0] < 0.8 * found[0.0]
+
+
+def test_a_closed_form_has_no_use_for_contrast() -> None:
+    x, c = torch.randn(80, 3), torch.randn(80, 4)
+    flow = build_flow("linear-gaussian", features=3, context=4, form="reference")
+    fit = fit_flow(flow, x, c, fitting=Fitting(contrast=5.0), progress=False)
+    assert fit.stopped == "closed form"
+    assert "contrast" not in fit.history[0]
 
 
 @pytest.mark.parametrize(("context", "form"), [(0, "reference"), (4, "conditional")])

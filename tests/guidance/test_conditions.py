@@ -89,7 +89,7 @@ def test_registry():
     assert [kind.name for kind in CONDITIONS.values()] == list(CONDITIONS)
     with pytest.raises(UserError, match=r"unknown condition 'label'\. Did you mean 'labels'"):
         load_condition({"name": "label"})
-    with pytest.raises(UserError, match=r"path= is the place of word vectors; .* is matrix"):
+    with pytest.raises(UserError, match=r"path= is the place of .* is matrix"):
         load_condition({"name": "matrix", "dim": 3}, path="words.vec")
 
 
@@ -134,6 +134,26 @@ def test_another_encoder(encoder):
     other = SentenceEncoder.load(tiny.encoder("sentence-t5"))
     with pytest.raises(UserError, match=f"of {tiny.HIDDEN} numbers; the encoder gives 24"):
         load_condition(settings, other)
+
+
+def test_an_encoder_of_its_own(encoder, tmp_path, monkeypatch):
+    encoder.save(tmp_path / "reader")
+    monkeypatch.chdir(tmp_path)
+    condition = EncoderCondition.load("reader")
+    settings = json.loads(json.dumps(condition.settings()))
+    assert settings["source"] == str(tmp_path / "reader")
+    again = load_condition(settings)  # the VAE's encoder, or none, does not matter
+    torch.testing.assert_close(again.vectors(["dog"]), encoder.encode(["dog"]))
+    (tmp_path / "reader").rename(tmp_path / "moved")
+    with pytest.raises(UserError, match="reader"):
+        load_condition(settings)
+    moved = load_condition(settings, path=tmp_path / "moved")
+    torch.testing.assert_close(moved.vectors(["dog"]), encoder.encode(["dog"]))
+    SentenceEncoder.load(tiny.encoder("sentence-t5")).save(tmp_path / "other")
+    with pytest.raises(UserError, match=r"other is not the sentence encoder .*reader"):
+        load_condition(settings, path=tmp_path / "other")
+    with pytest.raises(UserError, match="leave out the path"):
+        load_condition(EncoderCondition(encoder).settings(), encoder, path=tmp_path / "moved")
 
 
 # -------------------------------------------------------------------------------- word vectors

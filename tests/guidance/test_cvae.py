@@ -25,7 +25,7 @@ from llamavae.guidance import (
     make_pairs,
 )
 from llamavae.guidance.cvae import posterior
-from llamavae.modeling import checkpoint
+from llamavae.modeling import SentenceEncoder, checkpoint
 
 SHORT = Fitting(steps=60, batch_size=64, every=30, learning_rate=3e-3)
 FORMS = ["reference", "conditional"]
@@ -436,6 +436,25 @@ def test_word_vectors_that_moved(vae, data, tmp_path):
     assert isinstance(some.condition, WordVectorCondition)
     assert len(some.condition.words) == 1
     assert some.generate(["dog"], seed=0) == model.generate(["dog"], seed=0)
+
+
+def test_an_encoder_that_moved(vae, data, tmp_path):
+    vae.save_pretrained(tmp_path / "vae")
+    again = type(vae).from_pretrained(tmp_path / "vae")
+    SentenceEncoder.load(tiny.encoder("sentence-t5")).save(tmp_path / "reader")
+    condition = EncoderCondition.load(tmp_path / "reader")
+    model = InvertibleCVAE.build(again, condition, mean_hidden=(8,), **SMALL)
+    model.fit(make_pairs(data, condition), fitting=SHORT, progress=False)
+    guided = tmp_path / "guided"
+    model.save_pretrained(guided)
+    loaded = InvertibleCVAE.from_pretrained(guided)
+    assert loaded.generate(["dog"], seed=0) == model.generate(["dog"], seed=0)
+    assert str(tmp_path / "reader") in (guided / "README.md").read_text()
+    (tmp_path / "reader").rename(tmp_path / "moved")
+    moved = InvertibleCVAE.from_pretrained(guided, encoder=tmp_path / "moved")
+    assert moved.generate(["dog"], seed=0) == model.generate(["dog"], seed=0)
+    with pytest.raises(UserError, match="of the kind encoder: it does not take word-vectors"):
+        InvertibleCVAE.from_pretrained(guided, word_vectors=tmp_path / "words.vec")
 
 
 @pytest.mark.parametrize("flow", ["linear-gaussian", "gaussian", "glow"])

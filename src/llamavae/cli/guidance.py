@@ -14,6 +14,7 @@ from llamavae.cli.options import (
     Device,
     Dtype,
     FileOptions,
+    FlowOptions,
     Json,
     ModelOptions,
     PairOptions,
@@ -72,7 +73,8 @@ class ConditionOptions(PairOptions):
         """
         from llamavae.guidance import make_pairs
 
-        given = [n for n in ("word_vectors", "labels", "vectors") if getattr(self, n) is not None]
+        kinds = ("word_vectors", "encoder", "labels", "vectors")
+        given = [name for name in kinds if getattr(self, name) is not None]
         if len(given) > 1:
             names = " and ".join(f"--{name.replace('_', '-')}" for name in given)
             raise UserError(f"a model has one condition; got {names}")
@@ -89,20 +91,12 @@ class ConditionOptions(PairOptions):
 
     def _condition(self, vae: LlaMaVAE, data: Any) -> tuple[Condition, Any]:
         from llamavae.corpora.matrices import column_matrix, read_matrix
-        from llamavae.guidance import (
-            EncoderCondition,
-            LabelCondition,
-            MatrixCondition,
-            WordVectorCondition,
-        )
+        from llamavae.guidance import LabelCondition, MatrixCondition
         from llamavae.guidance.conditions import read_column
 
         if self.labels is not None:
             columns = [name.strip() for name in self.labels.split(",")]
             return LabelCondition.from_rows(data, columns), None
-        if self.word_vectors is not None:
-            words = set(map(str, read_column(data, self.word)))
-            return WordVectorCondition(self.word_vectors, words), None
         if self.vectors is not None:
             if self.vectors in data.column_names:
                 column = data.select_columns(self.vectors).with_format("arrow")[:]
@@ -114,17 +108,14 @@ class ConditionOptions(PairOptions):
                     "column", self.vectors, data.column_names, hint="A .npy or .parquet serves too."
                 )
             return MatrixCondition(matrix.shape[1]), matrix
-        if vae.encoder is None:
-            raise UserError(
-                "the model has no sentence encoder to make a condition of words: give "
-                "--word-vectors, --labels or --vectors"
-            )
-        return EncoderCondition(vae.encoder), None
+        words = set() if self.word_vectors is None else set(map(str, read_column(data, self.word)))
+        return self.word_condition(vae, words), None
 
 
 def fit_condition(
     model: ModelOptions,
     source: ConditionOptions,
+    options: FlowOptions,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the result.")] = Path(
         "runs/guided"
     ),
@@ -135,18 +126,6 @@ def fit_condition(
         Literal["reference", "conditional"],
         typer.Option(help="Condition as mean in the flow's output space, or as its input."),
     ] = "reference",
-    steps: Annotated[int, typer.Option(min=1, help="Most steps.")] = 4000,
-    learning_rate: Annotated[float, typer.Option(help="Peak learning rate.")] = 1e-3,
-    noise: Annotated[
-        float, typer.Option(min=0, help="Width of the posteriors, as a multiple of their own.")
-    ] = 1.0,
-    contrast: Annotated[
-        float,
-        typer.Option(
-            min=0,
-            help="Weight of telling conditions apart, for reverse and for labels.",
-        ),
-    ] = 0.0,
     seed: Annotated[int, typer.Option(min=0, help="Seed.")] = 0,
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue the fit in the output folder.")
@@ -158,11 +137,11 @@ def fit_condition(
     """
     import torch
 
-    from llamavae.flows import Fitting, flow_names
+    from llamavae.flows import flow_names
 
     if flow not in flow_names():
         raise unknown("flow", flow, flow_names())
-    fitting = Fitting(steps=steps, learning_rate=learning_rate, seed=seed, contrast=contrast)
+    fitting, mean = options.fitting(seed), options.mean()
     if (output / "config.json").is_file():
         raise UserError(f"{output} already holds a model; choose another place with --output")
     state = output / "state"
@@ -176,14 +155,16 @@ def fit_condition(
 
     condition, pairs, vocabulary = source.pairs(vae)
     torch.manual_seed(seed)
-    cvae = InvertibleCVAE.build(vae, condition, flow, form)
+    cvae = InvertibleCVAE.build(vae, condition, flow, form, **mean)
     note(f"{len(pairs):,} pairs with conditions of size {condition.dim}")
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{output} cannot be made ({error}): choose another --output") from error
     try:
-        fit = cvae.fit(pairs, vocabulary=vocabulary, noise=noise, fitting=fitting, state=state)
+        fit = cvae.fit(
+            pairs, vocabulary=vocabulary, noise=options.noise, fitting=fitting, state=state
+        )
     except KeyboardInterrupt as error:
         raise KeyboardInterrupt(
             f"interrupted; continue with the same command and --resume (state in {state})"
@@ -235,6 +216,14 @@ class GuideOptions:
         Path | None,
         typer.Option(help="The file of word vectors, where it has moved.", rich_help_panel="Model"),
     ] = None
+    encoder: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FOLDER_OR_ID",
+            help="The sentence encoder that reads words, where it is not the VAE's and has moved.",
+            rich_help_panel="Model",
+        ),
+    ] = None
     device: Device = None
     dtype: Dtype = None
 
@@ -255,6 +244,7 @@ class GuideOptions:
             source if source.is_dir() else self.model,
             self.vae,
             word_vectors=self.word_vectors,
+            encoder=self.encoder,
             words=words,
             **placement(self.device, self.dtype),
         )

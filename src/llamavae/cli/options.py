@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from functools import wraps
 from itertools import chain, islice
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
     from llamavae import LlaMaVAE
+    from llamavae.flows import Fitting
+    from llamavae.guidance import Condition
     from llamavae.modeling import SentenceEncoder
 
 Json = Annotated[bool, typer.Option("--json", help="Write one JSON object a line.")]
@@ -242,6 +244,9 @@ def batches(items: Iterator[str], size: int) -> Iterator[list[str]]:
         yield batch
 
 
+_FIT = "Fit"
+
+
 @dataclass
 class PairOptions:
     """A corpus of texts, each of which answers a word."""
@@ -261,6 +266,38 @@ class PairOptions:
             "the sentence encoder's."
         ),
     ] = None
+    encoder: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FOLDER_OR_ID",
+            help="Sentence encoder that reads the words; default: the model's own.",
+        ),
+    ] = None
+
+    def word_condition(self, vae: LlaMaVAE, words: Collection[str]) -> Condition:
+        """What turns words into vectors.
+
+        Args:
+            vae: The model.
+            words: All words that will be asked of a file of word vectors.
+
+        Raises:
+            UserError: Options contradict one another, or there is nothing that reads words.
+        """
+        from llamavae.guidance import EncoderCondition, WordVectorCondition
+
+        if self.word_vectors is not None and self.encoder is not None:
+            raise UserError("a word has one vector: give --word-vectors or --encoder, not both")
+        if self.word_vectors is not None:
+            return WordVectorCondition(self.word_vectors, words)
+        if self.encoder is not None:
+            return EncoderCondition.load(self.encoder)
+        if vae.encoder is None:
+            raise UserError(
+                "the model has no sentence encoder to make a condition of words: give --encoder, "
+                "--word-vectors, --labels or --vectors"
+            )
+        return EncoderCondition(vae.encoder)
 
     def rows(self, split: str | None, limit: int | None) -> Dataset:
         """One split of the corpus, or all of it."""
@@ -269,6 +306,78 @@ class PairOptions:
         return load_corpus(
             self.corpus, split, path=self.path, limit=limit, max_words=self.max_words
         )
+
+
+@dataclass
+class FlowOptions:
+    """How a flow from conditions to points is fitted."""
+
+    steps: Annotated[int, typer.Option(min=1, help="Most steps.", rich_help_panel=_FIT)] = 4000
+    pairs_per_step: Annotated[
+        int, typer.Option(min=1, help="Pairs in a step.", rich_help_panel=_FIT)
+    ] = 256
+    learning_rate: Annotated[
+        float, typer.Option(help="Peak learning rate.", rich_help_panel=_FIT)
+    ] = 1e-3
+    noise: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            help="Width of the posteriors, as a multiple of their own.",
+            rich_help_panel=_FIT,
+        ),
+    ] = 1.0
+    contrast: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            help="Weight of telling conditions apart, for reverse and for labels; form reference.",
+            rich_help_panel=_FIT,
+        ),
+    ] = 0.0
+    mean_hidden: Annotated[
+        str | None,
+        typer.Option(
+            metavar="WIDTHS",
+            help="Widths, divided by commas, of a network beside the linear map of conditions; "
+            "form reference. Default: none.",
+            rich_help_panel=_FIT,
+        ),
+    ] = None
+    mean_dropout: Annotated[
+        float,
+        typer.Option(help="Share of that network that a step leaves out.", rich_help_panel=_FIT),
+    ] = 0.0
+
+    def fitting(self, seed: int = 0) -> Fitting:
+        """Settings of the fit.
+
+        Raises:
+            UserError: One is out of range.
+        """
+        from llamavae.flows import Fitting
+
+        return Fitting(
+            steps=self.steps,
+            batch_size=self.pairs_per_step,
+            learning_rate=self.learning_rate,
+            contrast=self.contrast,
+            seed=seed,
+        )
+
+    def mean(self) -> dict[str, Any]:
+        """Options of `build_flow` for the mean given a condition.
+
+        Raises:
+            UserError: The widths are not numbers.
+        """
+        try:
+            widths = [int(width) for width in (self.mean_hidden or "").split(",") if width.strip()]
+        except ValueError:
+            raise UserError(
+                f"--mean-hidden takes widths, such as 512,512; got {self.mean_hidden!r}"
+            ) from None
+        return {"mean_hidden": widths, "mean_dropout": self.mean_dropout}
 
 
 # ------------------------------------------------------------------------------ text out

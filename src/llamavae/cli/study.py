@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from llamavae.cli.options import ModelOptions, PairOptions, grouped
+from llamavae.cli.options import FlowOptions, ModelOptions, PairOptions, grouped
 from llamavae.cli.output import note, write
 from llamavae.errors import UserError
 
@@ -29,7 +29,7 @@ def register(parent: typer.Typer) -> None:
 
 @dataclass
 class TaskOptions(PairOptions):
-    """Words and their definitions, and how systems are fitted to them; `limit` is for training."""
+    """Words and their definitions; `limit` is for training."""
 
     texts: Annotated[int, typer.Option(min=2, help="Held-out words that are defined.")] = 500
     candidates: Annotated[
@@ -38,10 +38,6 @@ class TaskOptions(PairOptions):
     temperature: Annotated[
         float, typer.Option(min=0, help="Spread of the points that texts are written from.")
     ] = 0.0
-    noise: Annotated[
-        float, typer.Option(min=0, help="Width of the posteriors, as a multiple of their own.")
-    ] = 1.0
-    steps: Annotated[int, typer.Option(min=1, help="Most steps of a flow.")] = 4000
     mover: Annotated[
         str | None, typer.Option(help="Encoder for MoverScore (hub id or folder); default: none.")
     ] = None
@@ -49,8 +45,12 @@ class TaskOptions(PairOptions):
         str | None, typer.Option(help="BLEURT checkpoint (hub id or folder); default: none.")
     ] = None
 
-    def task(self, model: ModelOptions) -> DefinitionTask:
+    def task(self, model: ModelOptions, flow: FlowOptions) -> DefinitionTask:
         """The task, with the corpus encoded.
+
+        Args:
+            model: The model.
+            flow: How flows are fitted.
 
         Raises:
             UserError: The corpus lacks a column, or the model an encoder.
@@ -60,7 +60,6 @@ class TaskOptions(PairOptions):
             raise UserError("the model has no sentence encoder, so texts have no points in it")
         from llamavae.evaluation.similarity import load_bleurt, load_encoder
         from llamavae.evaluation.study import definition_task
-        from llamavae.guidance import EncoderCondition, WordVectorCondition
 
         # loaded once, and missing now rather than after the first fit
         mover = None if self.mover is None else load_encoder(self.mover)
@@ -69,19 +68,18 @@ class TaskOptions(PairOptions):
             split: self.rows(split, self.limit if split == "train" else None)
             for split in ("train", "validation", "test")
         }
+        words = set()
         if self.word_vectors is not None:
             words = {str(w) for data in splits.values() for w in data["word"]}
-            condition = WordVectorCondition(self.word_vectors, words)
-        else:
-            condition = EncoderCondition(vae.encoder)
         return definition_task(
             vae,
-            condition,
+            self.word_condition(vae, words),
             splits,
             candidates=self.candidates,
             texts=self.texts,
             temperature=self.temperature,
-            noise=self.noise,
+            noise=flow.noise,
+            mean=flow.mean(),
             mover=mover,
             bleurt=bleurt,
         )
@@ -93,6 +91,7 @@ Output = Annotated[Path, typer.Option("--output", "-o", help="Folder of the resu
 def flows(
     model: ModelOptions,
     options: TaskOptions,
+    fit: FlowOptions,
     flow: Annotated[
         list[str] | None, typer.Option(help="Architectures; may be repeated. Default: all.")
     ] = None,
@@ -108,14 +107,16 @@ def flows(
     A study that was interrupted goes on when it is started again.
     """
     from llamavae.evaluation.study import check_names, study_flows
-    from llamavae.flows import Fitting, flow_names
+    from llamavae.flows import flow_names
 
-    study = _Study(output, {"verb": "flows", "model": model.model, **vars(options)})
-    fitting = Fitting(steps=options.steps)
+    study = _Study(output, {"verb": "flows", "model": model.model, **vars(options), **vars(fit)})
+    fitting = fit.fitting()
     names, forms = flow or flow_names(), form or ("reference", "conditional")
     check_names(names, forms)  # before anything is encoded
+    if fit.contrast and "conditional" in forms:
+        raise UserError("--contrast needs the reference form: add --form reference")
     study_flows(
-        options.task(model),
+        options.task(model, fit),
         names,
         forms,
         range(seeds),
@@ -129,6 +130,7 @@ def flows(
 def definitions(
     model: ModelOptions,
     options: TaskOptions,
+    fit: FlowOptions,
     form: Annotated[
         Literal["reference", "conditional"], typer.Option(help="Form of the invertible CVAE.")
     ] = "reference",
@@ -143,13 +145,14 @@ def definitions(
     A study that was interrupted goes on when it is started again.
     """
     from llamavae.evaluation.study import study_definitions
-    from llamavae.flows import Fitting
 
+    if fit.contrast and form != "reference":
+        raise UserError("--contrast needs the reference form: leave out --form")
     settings = {"verb": "definitions", "model": model.model, "form": form, "seed": seed}
-    study = _Study(output, {**settings, "cvae_steps": cvae_steps, **vars(options)})
-    fitting = Fitting(steps=options.steps)
-    task = options.task(model)
-    study_definitions(task, fitting, form, cvae_steps, seed, study.done(), study.keep)
+    settings |= {"cvae_steps": cvae_steps, **vars(options), **vars(fit)}
+    study = _Study(output, settings)
+    task = options.task(model, fit)
+    study_definitions(task, fit.fitting(), form, cvae_steps, seed, study.done(), study.keep)
     study.finish()
 
 

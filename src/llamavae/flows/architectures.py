@@ -60,6 +60,8 @@ def build_flow(
     blocks: int | None = None,
     hidden: Sequence[int] = (256, 256),
     embedding: int = 64,
+    mean_hidden: Sequence[int] = (),
+    mean_dropout: float = 0.0,
     **options: Any,
 ) -> Flow:
     """A flow that has seen no data yet: `fit_flow` initialises and trains it.
@@ -79,6 +81,9 @@ def build_flow(
             than D, no dimension looks at more than as many others.
         embedding: conditional form: a context that is longer is embedded to this size once, and
             the blocks get the embedding; 0 gives them the context itself.
+        mean_hidden: reference form: widths of the hidden layers of a network m whose result is
+            added to P c; none leaves the mean linear in c, as in the paper.
+        mean_dropout: Share of the units of these layers that each training step leaves out.
         **options: `clamp` (glow, maf): the largest log-scale of an affine map, default 2.
             `bins` (spline): default 8.
 
@@ -115,13 +120,17 @@ def build_flow(
         ("blocks", blocks, 1 if architecture.block else 0),
         ("hidden", min(hidden, default=1), 1),
         ("embedding", embedding, 0),
+        ("mean_hidden", min(mean_hidden, default=1), 1),
         *((option, options[option], least) for option, (_, least) in architecture.options.items()),
     ):
         if not value >= least:
             raise UserError(f"{what} must be at least {least}; got {value}")
+    if not 0 <= mean_dropout < 1:
+        raise UserError(f"mean_dropout must be at least 0 and below 1; got {mean_dropout}")
     settings = {
         **{"name": name, "features": features, "context": context, "form": form},
         **{"blocks": blocks, "hidden": list(hidden), "embedding": embedding, **options},
+        **{"mean_hidden": list(mean_hidden), "mean_dropout": mean_dropout},
     }
     made: list[LazyTransform] = []
     conditional = form == "conditional" or architecture.block is None
@@ -131,5 +140,8 @@ def build_flow(
         size = embedding if 0 < embedding < entering else 0
         for _ in range(blocks):
             made += architecture.block(features, size or entering, hidden=hidden, **options)
-    base = StandardNormal(features) if conditional else ConditionMean(features, context)
+    if conditional:
+        base = StandardNormal(features)
+    else:
+        base = ConditionMean(features, context, mean_hidden, mean_dropout)
     return Flow(settings, Affine(features, entering), made, base, size)

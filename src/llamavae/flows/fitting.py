@@ -26,6 +26,7 @@ from llamavae.flows.rows import Rows
 logger = logging.getLogger(__name__)
 
 _RIDGE_ROWS = 20_000
+_TEMPERATURE = "log_temperature"  # its name in a saved state, beside the flow's weights
 _RIDGES = (0.01, 1.0, 10.0, 100.0, 1000.0, 10_000.0)
 
 
@@ -43,7 +44,8 @@ class Fitting:
         max_grad_norm: Gradients are clipped to this norm.
         seed: Seed of the order of rows and of the noise.
         contrast: Weight of `contrast` beside the NLL, for a flow that shall also tell contexts
-            apart; the reference form alone can have it.
+            apart; the reference form alone can have it. Its temperature is learned. Of more
+            contexts in a batch it learns more. A closed form has nothing to learn from it.
     """
 
     steps: int = 4000
@@ -145,7 +147,8 @@ def fit_flow(
             "a flow needs at least 2 rows to train on and 1 that is held out; "
             f"got {len(train)} and {len(valid)}"
         )
-    if fitting.contrast and (not flow.context or flow.settings["form"] != "reference"):
+    contrasted = fitting.contrast > 0 and len(flow.blocks) > 0
+    if contrasted and (not flow.context or flow.settings["form"] != "reference"):
         raise UserError(
             "the contrast compares each row with the contexts of all others, which only a flow "
             "with a context, in the reference form, can do in one pass"
@@ -166,7 +169,9 @@ def fit_flow(
         raise UserError(
             "the held-out NLL of a Gaussian is not finite: look for values that are far too large"
         )
-    start: dict[str, float] = {"step": 0, "nll": fit.nll, **_contrast(flow, held_out, fitting)}
+    start: dict[str, float] = {"step": 0, "nll": fit.nll}
+    if contrasted:
+        start["contrast"] = mean_contrast(flow, held_out, fitting.batch_size)
     fit.history.append(start | invertibility(flow, held_out) | {"seconds": 0.0})
     if not flow.blocks:
         fit.stopped = "closed form"
@@ -200,12 +205,6 @@ def _references(
     return ridge
 
 
-def _contrast(flow: Flow, held_out: Rows, fitting: Fitting) -> dict[str, float]:
-    if not fitting.contrast:
-        return {}
-    return {"contrast": mean_contrast(flow, held_out, fitting.batch_size)}
-
-
 class _Run:
     """The steps of a fit, with the best weights and the state that it can go on from."""
 
@@ -222,8 +221,13 @@ class _Run:
         self.flow, self.fit, self.train, self.held_out = flow, fit, train, held_out
         self.fitting, self.saved, self.progress = fitting, saved, progress
         self.best = copy.deepcopy(flow.state_dict())
+        # how sharply the densities decide is not how well they order: it is learned apart, so
+        # that the contrast does not change the width of the densities
+        self.log_temperature = torch.nn.Parameter(flow.affine.weight.new_zeros(()))
         self.optimizer = torch.optim.AdamW(
-            flow.parameters(), fitting.learning_rate, weight_decay=fitting.weight_decay
+            [*flow.parameters(), self.log_temperature],
+            fitting.learning_rate,
+            weight_decay=fitting.weight_decay,
         )
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self._rate)
 
@@ -273,12 +277,18 @@ class _Run:
     def _look(self, to: int, step: int, bar: Any) -> dict[str, float] | None:
         """Train from `step` to step `to` and look at the held-out data; None if it diverged."""
         start = time.perf_counter()
-        train_nll = self._train(to - step, step, bar)
+        with torch.random.fork_rng():
+            # rows and dropout depend on seed and step alone: a resumed fit sees the same ones
+            seed = self.fitting.seed * 1_000_003 + step
+            torch.manual_seed(seed)
+            train_nll = self._train(to - step, torch.Generator().manual_seed(seed), bar)
         value = nll(self.flow, self.held_out) if math.isfinite(train_nll) else math.nan
         if math.isfinite(value):
             bar.set_postfix_str(f"held-out NLL {value:.4f} nats a dimension")
             row = {"step": to, "train_nll": train_nll, "nll": value}
-            row |= _contrast(self.flow, self.held_out, self.fitting)
+            if self.fitting.contrast:
+                size, temperature = self.fitting.batch_size, self.log_temperature.exp()
+                row["contrast"] = mean_contrast(self.flow, self.held_out, size, temperature)
             row |= invertibility(self.flow, self.held_out)
             return row | {"seconds": round(time.perf_counter() - start, 2)}
         logger.warning(
@@ -290,11 +300,9 @@ class _Run:
         )
         return None
 
-    def _train(self, steps: int, first: int, bar: Any) -> float:
+    def _train(self, steps: int, generator: torch.Generator, bar: Any) -> float:
         """So many steps; returns their mean NLL, not finite if training diverged."""
         self.flow.train()
-        # the rows depend on seed and step alone, so that a resumed fit sees the same ones
-        generator = torch.Generator().manual_seed(self.fitting.seed * 1_000_003 + first)
         total = 0.0
         for index in self._batches(steps, generator):
             part = self.train.take(index)
@@ -304,7 +312,8 @@ class _Run:
             train_nll = loss = -(p.base.log_prob(y) + log_det).mean() / self.flow.features
             if self.fitting.contrast and part.c is not None:
                 weight = self.fitting.contrast / self.flow.features
-                loss = loss + weight * contrast(p.base, y, part.c)
+                temperature = self.log_temperature.exp()
+                loss = loss + weight * contrast(p.base, y, part.c, temperature)
             if not loss.isfinite():
                 return math.nan
             self.optimizer.zero_grad()
@@ -329,7 +338,8 @@ class _Run:
 
     def _save(self, step: int) -> None:
         if self.saved is not None:
-            weights = {"flow": self.flow.state_dict(), "best": self.best}
+            flow = {**self.flow.state_dict(), _TEMPERATURE: self.log_temperature.detach()}
+            weights = {"flow": flow, "best": self.best}
             self.saved.write(step, weights, self.optimizer, self.scheduler, asdict(self.fit))
 
     def _resume(self) -> int:
@@ -339,6 +349,7 @@ class _Run:
             self._save(0)  # with the first weights, which are random
             return 0
         weights, report = found
+        self.log_temperature.data.copy_(weights["flow"].pop(_TEMPERATURE))
         self.flow.load_state_dict(weights["flow"])
         self.best = weights["best"]
         vars(self.fit).update(report)

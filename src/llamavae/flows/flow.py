@@ -3,7 +3,7 @@
 Two forms join the context to the map T from data to base:
 
 conditional   p(x|c) = N(T(x; c); 0, I) |det dT/dx|                       (net2net, 2005.13580)
-reference     p(x|c) = N(T(x); P c, rho^2 I) |det dT/dx|                  (LlaMaVAE, 2312.13208)
+reference     p(x|c) = N(T(x); m(c), rho^2 I) |det dT/dx|, m(c) = P c     (LlaMaVAE, 2312.13208)
 """
 
 from __future__ import annotations
@@ -21,25 +21,39 @@ from zuko.nn import MLP
 from zuko.transforms import ComposedTransform
 
 from llamavae.errors import UserError
-from llamavae.flows.transforms import Affine, FullPrecision, alignment, regression
+from llamavae.flows.transforms import Affine, FullPrecision, alignment, regression, shrink
 
 _CONSTANT = 1e-6  # a column of contexts that varies less, relative to its size, is constant
 
 
 class ConditionMean(LazyDistribution):
-    """N(P c, rho^2 I), the base of the reference form; N(0, rho^2 I) without context.
+    """N(m(c), rho^2 I), the base of the reference form; N(0, rho^2 I) without context.
+
+    m(c) = P c, or P c plus what a network makes of c.
 
     Args:
         features: Size D.
         context: Size C of c; P is the identity where C = D, else learned.
+        hidden: Widths of the network's hidden layers; none leaves the mean linear.
+        dropout: Share of hidden units that each training step leaves out.
     """
 
-    def __init__(self, features: int, context: int) -> None:
+    def __init__(
+        self, features: int, context: int, hidden: Sequence[int] = (), dropout: float = 0.0
+    ) -> None:
         super().__init__()
         self.features = features
         learned = context not in (0, features)
         self.projection = nn.Parameter(torch.zeros(features, context)) if learned else None
         self.log_rho = nn.Parameter(torch.zeros(()))
+        self.network = None
+        if hidden and context:
+            layers: list[nn.Module] = []
+            for size, width in zip((context, *hidden), hidden, strict=False):
+                layers += [nn.Linear(size, width), nn.GELU(), nn.LayerNorm(width)]
+                layers += [nn.Dropout(dropout)]
+            self.network = nn.Sequential(*layers, nn.Linear(hidden[-1], features))
+            shrink(self.network[-1])
 
     def forward(self, c: Tensor | None = None) -> Distribution:
         """The Gaussian (..., D), for contexts c (..., C)."""
@@ -47,6 +61,8 @@ class ConditionMean(LazyDistribution):
             mean = self.log_rho.new_zeros(self.features)
         else:
             mean = c if self.projection is None else c @ self.projection.mT
+            if self.network is not None:
+                mean = mean + self.network(c)
         return DiagNormal(mean, self.log_rho.exp().expand(mean.shape))
 
 
@@ -152,9 +168,9 @@ class Flow(LazyDistribution):
     def initialise(self, x: Tensor, c: Tensor | None = None, ridge: float = 1.0) -> None:
         """Set what is set from data: the standardisation of contexts and the Gaussian start.
 
-        The blocks of a new flow are close to the identity, so that its density is then about that
-        of a Gaussian: the linear Gaussian given c, or in the reference form with C = D the best
-        one whose base mean is c.
+        The blocks of a new flow are close to the identity, and what the network adds to the mean
+        is close to 0. So the density is about that of a Gaussian then: the linear Gaussian given c,
+        or in the reference form with C = D the best one whose base mean is c.
 
         Args:
             x: Data (N, D).

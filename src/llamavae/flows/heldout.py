@@ -30,28 +30,33 @@ def nll(flow: Flow, rows: Rows) -> float:
     return total / len(rows) / flow.features
 
 
-def contrast(base: DiagNormal, y: Tensor, c: Tensor) -> Tensor:
+def contrast(base: DiagNormal, y: Tensor, c: Tensor, temperature: float | Tensor = 1.0) -> Tensor:
     """How badly a flow tells which context a row has, among those of all rows, in nats; a scalar.
 
     mean_i -log [ sum over j with c_j = c_i of p(x_i|c_j) / sum over all j of p(x_i|c_j) ]: with
     labels as contexts the cross-entropy of the classifier that Bayes' rule makes of the density.
-    Ardizzone et al., arXiv 2001.06448, eq. 12 (IB-INN), whose L_Y it is.
+    Ardizzone et al., arXiv 2001.06448, eq. 12 (IB-INN), whose L_Y it is at temperature 1. Another
+    temperature raises all densities to the power 1 / temperature, which changes no order.
 
     Args:
         base: N(P c, rho^2 I) of a flow in the reference form, a row for each context. Its T does
             not depend on c, so that one pass and the distances to all means give all densities.
         y: T(x) of the rows (B, D).
         c: Their contexts (B, C).
+        temperature: A number above 0.
     """
     rho = base.stddev[0, 0]
-    logits = -torch.cdist(y / rho, base.mean / rho).square() / 2  # (B, B)
-    same = (c[:, None] == c[None]).all(-1).to(logits.device)
+    logits = -torch.cdist(y / rho, base.mean / rho).square() / (2 * temperature)  # (B, B)
+    number = c.unique(dim=0, return_inverse=True)[1].to(logits.device)
+    same = number[:, None] == number
     own = logits.masked_fill(~same, -torch.inf).logsumexp(1)
     return (logits.logsumexp(1) - own).mean()
 
 
 @torch.no_grad()
-def mean_contrast(flow: Flow, rows: Rows, batch_size: int) -> float:
+def mean_contrast(
+    flow: Flow, rows: Rows, batch_size: int, temperature: float | Tensor = 1.0
+) -> float:
     """Mean `contrast` over batches; the last one, of another size, is left out if it can be."""
     batches = [b for b in torch.arange(len(rows)).split(batch_size) if len(b) == batch_size]
     total = 0.0
@@ -59,7 +64,8 @@ def mean_contrast(flow: Flow, rows: Rows, batch_size: int) -> float:
         part = rows.take(index)
         assert part.c is not None
         p = given(flow, part)
-        total += contrast(p.base, p.transform(part.x.to(flow.affine.weight)), part.c).item()
+        y = p.transform(part.x.to(flow.affine.weight))
+        total += contrast(p.base, y, part.c, temperature).item()
     return total / max(1, len(batches))
 
 

@@ -225,11 +225,15 @@ def _permutation(features: int) -> LazyTransform:
 def _near_identity(transform: LazyTransform) -> LazyTransform:
     """Shrink the layer that makes the parameters, so that deep flows start well-behaved."""
     network = getattr(transform, "hyper", None)  # one dimension alone has plain parameters
-    last = network[-1] if isinstance(network, nn.Sequential) else transform
-    with torch.no_grad():
-        for weight in last.parameters():
-            weight.mul_(1e-4)
+    shrink(network[-1] if isinstance(network, nn.Sequential) else transform)
     return transform
+
+
+@torch.no_grad()
+def shrink(layer: nn.Module) -> None:
+    """Make the parameters of a new layer so small that what it gives hardly counts yet."""
+    for weight in layer.parameters():
+        weight.mul_(1e-4)
 
 
 class FullPrecision(Transform):

@@ -32,7 +32,7 @@ def model_card(flow: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
         _table(
             [
                 ("VAE", f"`{settings['vae']}`"),
-                ("condition", f"{settings['condition']['name']}, size {flow['context']}"),
+                ("condition", f"{_condition(settings['condition'])}, size {flow['context']}"),
                 ("flow", f"{flow['name']}, {flow['blocks']} blocks, form {flow['form']}"),
                 ("latent size D", str(flow["features"])),
             ]
@@ -57,6 +57,11 @@ def model_card(flow: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
             f"Largest inverse error: {report['inverse_error']:.1e}.",
         ]
     return "\n\n".join([*lines, "## Limits", _LIMITS]) + "\n"
+
+
+def _condition(settings: Mapping[str, Any]) -> str:
+    place = settings.get("source")
+    return settings["name"] if place is None else f"{settings['name']} `{place}`"
 
 
 def _table(rows: list[tuple[str, str]], head: tuple[str, str] = ("", "")) -> str:

@@ -74,12 +74,28 @@ class EncoderCondition(Condition):
 
     Args:
         encoder: Gives the vectors.
+        source: Where `load_condition` finds the encoder again, a hub id or a folder, if it is
+            another one than the VAE's.
     """
 
     name = "encoder"
 
-    def __init__(self, encoder: SentenceEncoder) -> None:
-        self.encoder = encoder
+    def __init__(self, encoder: SentenceEncoder, source: str | None = None) -> None:
+        self.encoder, self.source = encoder, source
+
+    @classmethod
+    def load(cls, source: str | os.PathLike[str]) -> Self:
+        """With an encoder of its own.
+
+        Args:
+            source: Hub id or folder, as for `SentenceEncoder.load`.
+
+        Raises:
+            UserError: The encoder cannot be found, read or reached.
+        """
+        place = Path(source).expanduser()
+        found = str(place.absolute()) if place.is_dir() else os.fspath(source)
+        return cls(SentenceEncoder.load(found), found)
 
     @property
     def dim(self) -> int:
@@ -103,12 +119,37 @@ class EncoderCondition(Condition):
         return c
 
     def settings(self) -> dict[str, Any]:
-        """Name and size; the encoder itself is saved with the VAE."""
-        return {"name": self.name, "dim": self.dim}
+        """Name and size; of an encoder of its own also its place and a hash of what it is."""
+        settings: dict[str, Any] = {"name": self.name, "dim": self.dim}
+        if self.source is not None:
+            settings |= {"source": self.source, "key": self.encoder.cache_key()}
+        return settings
 
     @classmethod
-    def from_settings(cls, settings: Mapping[str, Any], encoder: SentenceEncoder | None) -> Self:
-        """With the encoder whose vectors have this size."""
+    def from_settings(
+        cls,
+        settings: Mapping[str, Any],
+        encoder: SentenceEncoder | None,
+        path: str | os.PathLike[str] | None = None,
+    ) -> Self:
+        """With its own encoder, which may lie elsewhere now, or with the VAE's, of the same size.
+
+        `load_condition` says when it fails.
+        """
+        if "source" in settings:
+            place = settings["source"] if path is None else path
+            found = cls.load(place)
+            if found.encoder.cache_key() != settings["key"]:
+                raise UserError(
+                    f"{place} is not the sentence encoder that this condition was made with, "
+                    f"{settings['source']} as it was then: weights, tokenizer or pooling differ."
+                )
+            return found
+        if path is not None:
+            raise UserError(
+                "this condition is a vector of the VAE's own sentence encoder: leave out the path "
+                "of another one."
+            )
         if encoder is None:
             raise UserError(
                 "this condition is a sentence vector, but the VAE has no sentence encoder to "
@@ -366,20 +407,26 @@ def load_condition(
     Args:
         settings: What its `settings()` gave.
         encoder: The sentence encoder of the VAE, where it has one.
-        path: For word vectors: where the file lies now, if not in its old place.
+        path: For word vectors, or a sentence encoder that is not the VAE's: where the file or the
+            encoder lies now, if not in its old place.
         words: For word vectors: the words that will be asked; None reads the whole file.
 
     Raises:
         UserError: An unknown condition; no encoder, or another one; no file of word vectors in
-            its place, or another one.
+            its place, or another one; a path that the condition has no use for.
     """
     if settings["name"] not in CONDITIONS:
         raise unknown("condition", settings["name"], CONDITIONS)
     kind = CONDITIONS[settings["name"]]
     if kind is WordVectorCondition:
         return WordVectorCondition.from_settings(settings, encoder, path, words)
+    if kind is EncoderCondition:
+        return EncoderCondition.from_settings(settings, encoder, path)
     if path is not None:
-        raise UserError(f"path= is the place of word vectors; the condition here is {kind.name}.")
+        raise UserError(
+            "path= is the place of word vectors or of a sentence encoder; the condition here is "
+            f"{kind.name}."
+        )
     return kind.from_settings(settings, encoder)
 
 

@@ -388,6 +388,7 @@ class InvertibleCVAE:
         *,
         revision: str | None = None,
         word_vectors: str | os.PathLike[str] | None = None,
+        encoder: str | os.PathLike[str] | None = None,
         words: Collection[str] | None = None,
         **vae_options: Any,
     ) -> Self:
@@ -398,6 +399,7 @@ class InvertibleCVAE:
             vae: The VAE it was fitted for, or its place; default: where it was then.
             revision: Branch, tag or commit of its hub repository.
             word_vectors: The file of word vectors, where it has moved.
+            encoder: The condition's sentence encoder, where it is not the VAE's and has moved.
             words: The words that will be asked, so that a file of word vectors is not read into
                 memory whole; None reads all of it.
             **vae_options: Options of `LlaMaVAE.from_pretrained`.
@@ -427,9 +429,15 @@ class InvertibleCVAE:
                 "weights, so that its points mean something else. Give the right one, in the "
                 "dtype of the fit, or fit again with llamavae fit-condition"
             )
-        condition = load_condition(
-            settings["condition"], vae.encoder, path=word_vectors, words=words
-        )
+        kind = settings["condition"]["name"]
+        places = {"word-vectors": word_vectors, "encoder": encoder}
+        path = places.pop(kind, None)
+        if useless := [name for name, place in places.items() if place is not None]:
+            raise UserError(
+                f"the condition of {folder} is of the kind {kind}: it does not take "
+                f"{' or '.join(useless)}"
+            )
+        condition = load_condition(settings["condition"], vae.encoder, path=path, words=words)
         model = cls(vae, condition, flow)
         if (folder / WORDS).is_file():
             model.vocabulary = (folder / WORDS).read_text(encoding="utf-8").splitlines()
