@@ -9,6 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 from tests import tiny
 
+from llamavae.modeling import SentenceEncoder
+
 LABELS = ["short", "long"]
 
 
@@ -134,6 +136,22 @@ def test_reverse(fit, run, tmp_path):
     assert {json.loads(line)["word"] for line in chosen.stdout.splitlines()} == {"dog", "moon"}
 
 
+def test_an_encoder_of_its_own_reads_the_words(folder, fit, run, tmp_path):
+    reader = tmp_path / "reader"
+    SentenceEncoder.load(tiny.encoder("bert-mean")).save(reader)
+    options = ("--mean-hidden", "8,8", "--mean-dropout", "0.2", "--contrast", "2")
+    guided = fit("--encoder", str(reader), *options)
+    settings = json.loads((Path(guided) / "config.json").read_text())
+    assert settings["condition"]["source"] == str(reader)
+    assert settings["report"]["fitting"]["contrast"] == 2
+    reader.rename(tmp_path / "moved")
+    lost = run("define", "dog", "--model", guided)
+    assert lost.exit_code == 2
+    assert "reader" in lost.stderr
+    found = run("define", "dog", "--model", guided, "--encoder", str(tmp_path / "moved"))
+    assert found.exit_code == 0, found.stderr
+
+
 def test_word_vectors_leave_unknown_words_out_and_say_so(folder, fit, run, tmp_path):
     guided = fit("--word-vectors", str(folder / "words.vec"))
     assert run("define", "river", "--model", guided).exit_code == 0
@@ -198,6 +216,7 @@ def test_a_model_of_vectors_is_not_asked_in_words(fit, run):
     [
         (("--flow", "glw"), "Did you mean 'glow'"),
         (("--learning-rate", "0"), "learning_rate must be above 0"),
+        (("--mean-hidden", "512,wide"), "--mean-hidden takes widths, such as 512,512"),
     ],
 )
 def test_bad_settings_are_refused_before_anything_is_loaded(run, tmp_path, options, message):
@@ -255,10 +274,10 @@ def test_refused(run, arguments, message, monkeypatch):
 def test_two_conditions_are_refused(folder, run, tmp_path):
     result = run(
         *("fit-condition", "--model", str(folder / "vae"), "--corpus", str(folder / "rows.jsonl")),
-        *("--labels", "size", "--vectors", "c", "-o", str(tmp_path / "x")),
+        *("--labels", "size", "--encoder", "e", "--vectors", "c", "-o", str(tmp_path / "x")),
     )
     assert result.exit_code == 2
-    assert "--labels and --vectors" in result.stderr
+    assert "--encoder and --labels and --vectors" in result.stderr
     assert not (tmp_path / "x").exists()
 
 

@@ -74,6 +74,26 @@ def test_an_unknown_flow_is_refused(folder, run, tmp_path):
     assert "Did you mean 'reference'" in result.stderr
 
 
+@pytest.mark.parametrize("verb", ["flows", "definitions"])
+def test_contrast_is_for_the_reference_form(folder, run, tmp_path, verb):
+    options = ("--contrast", "2", "--mean-hidden", "4")
+    wrong = run(*command(folder, verb, tmp_path, *options, "--form", "conditional"))
+    assert wrong.exit_code == 2
+    assert "--contrast needs the reference form" in wrong.stderr
+    options = (*options, "--form", "reference")
+    if verb == "flows":
+        options = (*options, "--flow", "glow", "--flow", "linear-gaussian")
+    result = run(*command(folder, verb, tmp_path, *options, "--pairs-per-step", "8"))
+    assert result.exit_code == 0, result.stderr
+
+
+def test_words_have_one_vector(folder, run, tmp_path):
+    options = ("--encoder", "e", "--word-vectors", "w.vec")
+    result = run(*command(folder, "definitions", tmp_path, *options))
+    assert result.exit_code == 2
+    assert "--word-vectors or --encoder, not both" in result.stderr
+
+
 def test_a_scorer_that_is_not_there_is_refused_before_anything_is_fitted(folder, run, tmp_path):
     options = ("--flow", "gaussian", "--mover", str(tmp_path / "none"))
     result = run(*command(folder, "flows", tmp_path / "out", *options))

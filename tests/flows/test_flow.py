@@ -12,7 +12,7 @@ from tests.flows.cases import (
 )
 
 from llamavae.errors import UserError
-from llamavae.flows import Rows, build_flow
+from llamavae.flows import Rows, build_flow, load_flow, save_flow
 from llamavae.flows.heldout import nll
 
 
@@ -103,6 +103,56 @@ def test_samples_have_gradients(name, form, context):
     for parameter, value in flow.named_parameters():
         assert value.grad is not None, parameter
         assert value.grad.isfinite().all(), parameter
+
+
+# ------------------------------------------------------------------------------- the mean
+
+
+@both_forms
+@pytest.mark.parametrize("context", [0, 2, 3])  # none, a learned P, the identity
+def test_a_network_in_the_mean(form, context, tmp_path):
+    """It bends the mean of the reference form alone; T, and what has no mean, stay as they are."""
+    plain = random_flow("glow", 3, context, form=form)
+    bent = random_flow("glow", 3, context, form=form, mean_hidden=(6, 5), mean_dropout=0.5)
+    bent.load_state_dict(plain.state_dict(), strict=False)
+    bent.eval()
+    x, c = torch.randn(16, 3), contexts(16, context)
+    torch.testing.assert_close(bent(c).transform(x), plain(c).transform(x))
+    has_network = any("network" in name for name in bent.state_dict())
+    assert has_network == (form == "reference" and context > 0)
+    if c is None or form == "conditional":
+        return
+
+    def added(c: torch.Tensor) -> torch.Tensor:
+        return bent(c).base.mean - plain(c).base.mean
+
+    assert not torch.allclose(added((c[0] + c[1]) / 2), (added(c[0]) + added(c[1])) / 2)
+    bent(c).log_prob(x).mean().backward()
+    for name, value in bent.named_parameters():
+        assert value.grad is not None, name
+        assert value.grad.any(), name
+    save_flow(bent, tmp_path / "flow.safetensors")
+    again = load_flow(tmp_path / "flow.safetensors")
+    assert torch.equal(again(c).log_prob(x), bent(c).log_prob(x))
+
+
+def test_dropout_is_for_training_alone():
+    flow = random_flow("glow", 3, 4, form="reference", mean_hidden=(32,), mean_dropout=0.5)
+    c = contexts(8, 4)
+    assert not torch.equal(flow(c).base.mean, flow(c).base.mean)
+    flow.eval()
+    assert torch.equal(flow(c).base.mean, flow(c).base.mean)
+
+
+def test_a_network_in_the_mean_starts_where_the_linear_mean_does():
+    x, c, _ = linear_data(200, 3, 5)
+    found = {}
+    for widths in ((), (16,)):
+        torch.manual_seed(0)
+        flow = build_flow("glow", 3, 5, form="reference", hidden=(16,), mean_hidden=widths)
+        flow.initialise(x, c)
+        found[widths] = nll(flow, Rows(x, c))
+    assert found[()] == pytest.approx(found[16,], abs=1e-3)
 
 
 # ------------------------------------------------------------------------------- initialise
