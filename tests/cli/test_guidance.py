@@ -139,7 +139,7 @@ def test_reverse(fit, run, tmp_path):
 def test_an_encoder_of_its_own_reads_the_words(folder, fit, run, tmp_path):
     reader = tmp_path / "reader"
     SentenceEncoder.load(tiny.encoder("bert-mean")).save(reader)
-    options = ("--mean-hidden", "8,8", "--mean-dropout", "0.2", "--contrast", "2")
+    options = ("--mean-hidden", "8,8", "--dropout", "0.2", "--contrast", "2")
     guided = fit("--encoder", str(reader), *options)
     settings = json.loads((Path(guided) / "config.json").read_text())
     assert settings["condition"]["source"] == str(reader)

@@ -146,7 +146,7 @@ def test_options_have_defaults_and_are_kept():
         ({"blocks": 0}, "blocks must be at least 1; got 0"),
         ({"hidden": (8, 0)}, "hidden must be at least 1; got 0"),
         ({"mean_hidden": (8, 0)}, "mean_hidden must be at least 1; got 0"),
-        ({"mean_dropout": 1.0}, "mean_dropout must be at least 0 and below 1; got 1.0"),
+        ({"dropout": 1.0}, "dropout must be at least 0 and below 1; got 1.0"),
         ({"embedding": -2}, "embedding must be at least 0; got -2"),
         ({"clamp": 0.0}, "clamp must be at least 0.001; got 0.0"),
         ({"clamp": float("nan")}, "clamp must be at least 0.001; got nan"),

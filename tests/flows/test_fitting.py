@@ -13,6 +13,7 @@ from tests.flows.cases import both_forms, every_flow, every_layered_flow, linear
 
 from llamavae.errors import UserError
 from llamavae.flows import Fitting, Rows, build_flow, fit_flow
+from llamavae.flows import fitting as fitting_module
 from llamavae.flows.heldout import nll
 
 QUICK = Fitting(steps=12, every=4, batch_size=32)
@@ -295,11 +296,28 @@ def test_an_interrupted_fit_ends_like_any_other(
     assert results(fit) == results(expected)
 
 
+def test_noise_on_contexts_is_drawn_anew_in_their_own_units(data, monkeypatch):
+    x, c = data
+    seen = []
+    plain = fitting_module.given
+    monkeypatch.setattr(
+        fitting_module, "given", lambda flow, rows: seen.append(rows.c) or plain(flow, rows)
+    )
+    valid = Rows(x[:9], c[:9])
+    fitting = Fitting(steps=40, every=40, batch_size=200, context_noise=0.5)
+    fit_flow(small(), x, c, valid=valid, fitting=fitting, progress=False)
+    means = torch.stack([part.mean(0) for part in seen])
+    assert len(means.unique(dim=0)) == 40
+    # in a batch of all rows the variance is that of the contexts and of the noise
+    variance = torch.stack([part.var(0) for part in seen]).mean(0)
+    torch.testing.assert_close(variance, 1.25 * c.var(0), rtol=0.03, atol=0)
+
+
 def test_an_interrupted_fit_with_contrast_and_dropout_ends_like_any_other(
     data, tmp_path, monkeypatch
 ):
-    options = {"mean_hidden": (8,), "mean_dropout": 0.5, "form": "reference"}
-    fitting = replace(QUICK, contrast=5.0)
+    options = {"mean_hidden": (8,), "dropout": 0.5, "form": "reference"}
+    fitting = replace(QUICK, contrast=5.0, context_noise=0.3)
     flow = small(**options)
     whole = copy.deepcopy(flow)
     expected = fit_flow(whole, *data, fitting=fitting, progress=False)

@@ -113,7 +113,7 @@ def test_samples_have_gradients(name, form, context):
 def test_a_network_in_the_mean(form, context, tmp_path):
     """It bends the mean of the reference form alone; T, and what has no mean, stay as they are."""
     plain = random_flow("glow", 3, context, form=form)
-    bent = random_flow("glow", 3, context, form=form, mean_hidden=(6, 5), mean_dropout=0.5)
+    bent = random_flow("glow", 3, context, form=form, mean_hidden=(6, 5), dropout=0.5)
     bent.load_state_dict(plain.state_dict(), strict=False)
     bent.eval()
     x, c = torch.randn(16, 3), contexts(16, context)
@@ -136,12 +136,17 @@ def test_a_network_in_the_mean(form, context, tmp_path):
     assert torch.equal(again(c).log_prob(x), bent(c).log_prob(x))
 
 
-def test_dropout_is_for_training_alone():
-    flow = random_flow("glow", 3, 4, form="reference", mean_hidden=(32,), mean_dropout=0.5)
-    c = contexts(8, 4)
-    assert not torch.equal(flow(c).base.mean, flow(c).base.mean)
+@every_layered_flow
+@both_forms
+def test_dropout_is_for_training_alone(name, form):
+    flow = random_flow(name, 4, 5, form=form, mean_hidden=(32,), hidden=(32,), dropout=0.5)
+    x, c = torch.randn(8, 4), contexts(8, 5)
+    parts = [lambda p: p.transform(x)] + [lambda p: p.base.mean] * (form == "reference")
+    for part in parts:
+        assert not torch.equal(part(flow(c)), part(flow(c)))
     flow.eval()
-    assert torch.equal(flow(c).base.mean, flow(c).base.mean)
+    for part in parts:
+        assert torch.equal(part(flow(c)), part(flow(c)))
 
 
 def test_a_network_in_the_mean_starts_where_the_linear_mean_does():

@@ -141,7 +141,7 @@ def fit_condition(
 
     if flow not in flow_names():
         raise unknown("flow", flow, flow_names())
-    fitting, mean = options.fitting(seed), options.mean()
+    fitting, networks = options.fitting(seed), options.networks()
     if (output / "config.json").is_file():
         raise UserError(f"{output} already holds a model; choose another place with --output")
     state = output / "state"
@@ -155,7 +155,7 @@ def fit_condition(
 
     condition, pairs, vocabulary = source.pairs(vae)
     torch.manual_seed(seed)
-    cvae = InvertibleCVAE.build(vae, condition, flow, form, **mean)
+    cvae = InvertibleCVAE.build(vae, condition, flow, form, **networks)
     note(f"{len(pairs):,} pairs with conditions of size {condition.dim}")
     try:
         output.mkdir(parents=True, exist_ok=True)

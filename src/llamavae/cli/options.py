@@ -344,10 +344,26 @@ class FlowOptions:
             rich_help_panel=_FIT,
         ),
     ] = None
-    mean_dropout: Annotated[
+    dropout: Annotated[
         float,
-        typer.Option(help="Share of that network that a step leaves out.", rich_help_panel=_FIT),
+        typer.Option(
+            help="Share of the networks' hidden units that a step leaves out.", rich_help_panel=_FIT
+        ),
     ] = 0.0
+    context_noise: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            help="Noise on conditions in each step, in their standard deviations.",
+            rich_help_panel=_FIT,
+        ),
+    ] = 0.0
+    patience: Annotated[
+        int,
+        typer.Option(
+            min=1, help="Looks, every 200 steps, without a better one.", rich_help_panel=_FIT
+        ),
+    ] = 5
 
     def fitting(self, seed: int = 0) -> Fitting:
         """Settings of the fit.
@@ -362,11 +378,13 @@ class FlowOptions:
             batch_size=self.pairs_per_step,
             learning_rate=self.learning_rate,
             contrast=self.contrast,
+            context_noise=self.context_noise,
+            patience=self.patience,
             seed=seed,
         )
 
-    def mean(self) -> dict[str, Any]:
-        """Options of `build_flow` for the mean given a condition.
+    def networks(self) -> dict[str, Any]:
+        """Options of `build_flow` for its networks.
 
         Raises:
             UserError: The widths are not numbers.
@@ -377,7 +395,7 @@ class FlowOptions:
             raise UserError(
                 f"--mean-hidden takes widths, such as 512,512; got {self.mean_hidden!r}"
             ) from None
-        return {"mean_hidden": widths, "mean_dropout": self.mean_dropout}
+        return {"mean_hidden": widths, "dropout": self.dropout}
 
 
 # ------------------------------------------------------------------------------ text out

@@ -79,7 +79,7 @@ class TaskOptions(PairOptions):
             texts=self.texts,
             temperature=self.temperature,
             noise=flow.noise,
-            mean=flow.mean(),
+            networks=flow.networks(),
             mover=mover,
             bleurt=bleurt,
         )

@@ -64,7 +64,7 @@ class DefinitionTask:
         texts: How many words are defined.
         temperature: Spread of the points that definitions are written from.
         noise: Width of the posteriors that flows are fitted to, see `InvertibleCVAE.fit`.
-        mean: Options of `build_flow` for the mean given a condition, such as `mean_hidden`.
+        networks: Options of `build_flow` for the flows' networks, such as `mean_hidden`.
         mover: Encoder for MoverScore; None leaves it out.
         bleurt: BLEURT checkpoint; None leaves it out.
         senses: Word -> all its definitions, for lemma-BLEU; `test` has one of each.
@@ -78,7 +78,7 @@ class DefinitionTask:
     texts: int = 500
     temperature: float = 0.0
     noise: float = 1.0
-    mean: Mapping[str, Any] = field(default_factory=dict)
+    networks: Mapping[str, Any] = field(default_factory=dict)
     mover: Scorer | None = None
     bleurt: Scorer | None = None
     senses: Mapping[str, Sequence[str]] = field(default_factory=dict)
@@ -240,7 +240,7 @@ def _tag(rows: Rows, system: str, seed: int) -> Rows:
 
 def _flow_rows(task: DefinitionTask, flow: str, form: str, seed: int, fitting: Fitting) -> Rows:
     torch.manual_seed(seed)
-    cvae = InvertibleCVAE.build(task.vae, task.condition, flow, form, **task.mean)
+    cvae = InvertibleCVAE.build(task.vae, task.condition, flow, form, **task.networks)
     start = time.perf_counter()
     fit = cvae.fit(task.train, task.valid, noise=task.noise, fitting=replace(fitting, seed=seed))
     seconds = time.perf_counter() - start

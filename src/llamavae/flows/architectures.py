@@ -61,7 +61,7 @@ def build_flow(
     hidden: Sequence[int] = (256, 256),
     embedding: int = 64,
     mean_hidden: Sequence[int] = (),
-    mean_dropout: float = 0.0,
+    dropout: float = 0.0,
     **options: Any,
 ) -> Flow:
     """A flow that has seen no data yet: `fit_flow` initialises and trains it.
@@ -83,7 +83,7 @@ def build_flow(
             the blocks get the embedding; 0 gives them the context itself.
         mean_hidden: reference form: widths of the hidden layers of a network m whose result is
             added to P c; none leaves the mean linear in c, as in the paper.
-        mean_dropout: Share of the units of these layers that each training step leaves out.
+        dropout: Share of the hidden units of all networks that each training step leaves out.
         **options: `clamp` (glow, maf): the largest log-scale of an affine map, default 2.
             `bins` (spline): default 8.
 
@@ -125,12 +125,12 @@ def build_flow(
     ):
         if not value >= least:
             raise UserError(f"{what} must be at least {least}; got {value}")
-    if not 0 <= mean_dropout < 1:
-        raise UserError(f"mean_dropout must be at least 0 and below 1; got {mean_dropout}")
+    if not 0 <= dropout < 1:
+        raise UserError(f"dropout must be at least 0 and below 1; got {dropout}")
     settings = {
         **{"name": name, "features": features, "context": context, "form": form},
         **{"blocks": blocks, "hidden": list(hidden), "embedding": embedding, **options},
-        **{"mean_hidden": list(mean_hidden), "mean_dropout": mean_dropout},
+        **{"mean_hidden": list(mean_hidden), "dropout": dropout},
     }
     made: list[LazyTransform] = []
     conditional = form == "conditional" or architecture.block is None
@@ -139,9 +139,10 @@ def build_flow(
     if architecture.block is not None:
         size = embedding if 0 < embedding < entering else 0
         for _ in range(blocks):
-            made += architecture.block(features, size or entering, hidden=hidden, **options)
+            networks = {"hidden": hidden, "dropout": dropout}
+            made += architecture.block(features, size or entering, **networks, **options)
     if conditional:
         base = StandardNormal(features)
     else:
-        base = ConditionMean(features, context, mean_hidden, mean_dropout)
+        base = ConditionMean(features, context, mean_hidden, dropout)
     return Flow(settings, Affine(features, entering), made, base, size)

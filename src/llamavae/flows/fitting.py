@@ -8,7 +8,7 @@ import logging
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,8 @@ class Fitting:
         contrast: Weight of `contrast` beside the NLL, for a flow that shall also tell contexts
             apart; the reference form alone can have it. Its temperature is learned. Of more
             contexts in a batch it learns more. A closed form has nothing to learn from it.
+        context_noise: Standard deviation of the noise that every use of a context draws anew, in
+            standard deviations of the contexts: few contexts are then learned less by heart.
     """
 
     steps: int = 4000
@@ -57,6 +59,7 @@ class Fitting:
     max_grad_norm: float = 1.0
     seed: int = 0
     contrast: float = 0.0
+    context_noise: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "every", "patience"):
@@ -65,7 +68,7 @@ class Fitting:
         for name in ("learning_rate", "max_grad_norm"):
             if not getattr(self, name) > 0:
                 raise UserError(f"{name} must be above 0; got {getattr(self, name)}")
-        for name in ("weight_decay", "contrast"):
+        for name in ("weight_decay", "contrast", "context_noise"):
             if not getattr(self, name) >= 0:
                 raise UserError(f"{name} must not be negative; got {getattr(self, name)}")
 
@@ -162,8 +165,8 @@ def fit_flow(
     held_out = Rows(valid.draw(generator), valid.c)
     fit = FlowFit()
     ridge = _references(fit, flow, train, held_out, generator)
+    flow.eval()  # no dropout
     flow.initialise(train.draw(generator), train.c, ridge)
-    flow.eval()
     fit.nll = nll(flow, held_out)
     if not math.isfinite(fit.nll):
         raise UserError(
@@ -307,7 +310,7 @@ class _Run:
         for index in self._batches(steps, generator):
             part = self.train.take(index)
             x = part.draw(generator)
-            p = given(self.flow, part)
+            p = given(self.flow, self._blurred(part, generator))
             y, log_det = p.transform.call_and_ladj(x.to(self.flow.affine.weight))
             train_nll = loss = -(p.base.log_prob(y) + log_det).mean() / self.flow.features
             if self.fitting.contrast and part.c is not None:
@@ -326,6 +329,14 @@ class _Run:
             bar.update()
         self.flow.eval()
         return total / steps
+
+    def _blurred(self, rows: Rows, generator: torch.Generator) -> Rows:
+        """The rows with noise on their contexts."""
+        if not self.fitting.context_noise or rows.c is None:
+            return rows
+        eps = torch.randn(rows.c.shape, generator=generator)
+        noise = self.fitting.context_noise * self.flow.context_scale.cpu() * eps
+        return replace(rows, c=rows.c + noise)
 
     def _batches(self, steps: int, generator: torch.Generator) -> Iterator[Tensor]:
         """Row numbers of each step: passes over the data in random order, cut into batches."""

@@ -21,7 +21,14 @@ from zuko.nn import MLP
 from zuko.transforms import ComposedTransform
 
 from llamavae.errors import UserError
-from llamavae.flows.transforms import Affine, FullPrecision, alignment, regression, shrink
+from llamavae.flows.transforms import (
+    Affine,
+    FullPrecision,
+    activation,
+    alignment,
+    regression,
+    shrink,
+)
 
 _CONSTANT = 1e-6  # a column of contexts that varies less, relative to its size, is constant
 
@@ -35,7 +42,7 @@ class ConditionMean(LazyDistribution):
         features: Size D.
         context: Size C of c; P is the identity where C = D, else learned.
         hidden: Widths of the network's hidden layers; none leaves the mean linear.
-        dropout: Share of hidden units that each training step leaves out.
+        dropout: Share of its hidden units that each training step leaves out.
     """
 
     def __init__(
@@ -48,11 +55,8 @@ class ConditionMean(LazyDistribution):
         self.log_rho = nn.Parameter(torch.zeros(()))
         self.network = None
         if hidden and context:
-            layers: list[nn.Module] = []
-            for size, width in zip((context, *hidden), hidden, strict=False):
-                layers += [nn.Linear(size, width), nn.GELU(), nn.LayerNorm(width)]
-                layers += [nn.Dropout(dropout)]
-            self.network = nn.Sequential(*layers, nn.Linear(hidden[-1], features))
+            made = activation(dropout)
+            self.network = MLP(context, features, hidden, activation=made, normalize=True)
             shrink(self.network[-1])
 
     def forward(self, c: Tensor | None = None) -> Distribution:
@@ -120,7 +124,10 @@ class Flow(LazyDistribution):
         self.affine, self.blocks, self.base = affine, nn.ModuleList(blocks), base
         identity = isinstance(base, ConditionMean) and self.context == self.features
         self.turn = Affine(self.features) if identity else None
-        self.embed = MLP(self.context, embedding, (2 * embedding,)) if embedding else nn.Identity()
+        self.embed = nn.Identity()
+        if embedding:
+            made = activation(settings["dropout"])
+            self.embed = MLP(self.context, embedding, (2 * embedding,), activation=made)
         self.register_buffer("context_mean", torch.zeros(self.context))
         self.register_buffer("context_scale", torch.ones(self.context))
 

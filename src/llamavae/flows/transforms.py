@@ -165,37 +165,45 @@ class ActNorm(LazyTransform):
 
 
 def coupling_block(
-    features: int, context: int, *, hidden: Sequence[int], clamp: float
+    features: int, context: int, *, hidden: Sequence[int], dropout: float = 0.0, clamp: float
 ) -> list[LazyTransform]:
     """The reference block: ActNorm, affine couplings of both halves, a fixed permutation.
 
     Dinh et al., RealNVP, arXiv 1605.08803; log-scales stay within +-`clamp`, softly, as in FrEIA.
     """
     affine = partial(MonotonicAffineTransform, slope=math.exp(-clamp))
-    return _both_halves(features, context, hidden, affine, ((), ()))
+    return _both_halves(features, context, hidden, dropout, affine, ((), ()))
 
 
 def spline_block(
-    features: int, context: int, *, hidden: Sequence[int], bins: int, bound: float = 5.0
+    features: int,
+    context: int,
+    *,
+    hidden: Sequence[int],
+    dropout: float = 0.0,
+    bins: int,
+    bound: float = 5.0,
 ) -> list[LazyTransform]:
     """The same with monotonic rational-quadratic splines in place of affine maps.
 
     Durkan et al., Neural Spline Flows, arXiv 1906.04032. Beyond +-`bound` a spline is the identity.
     """
     spline = partial(MonotonicRQSTransform, bound=bound)
-    return _both_halves(features, context, hidden, spline, ((bins,), (bins,), (bins - 1,)))
+    shapes = ((bins,), (bins,), (bins - 1,))
+    return _both_halves(features, context, hidden, dropout, spline, shapes)
 
 
 def autoregressive_block(
-    features: int, context: int, *, hidden: Sequence[int], clamp: float
+    features: int, context: int, *, hidden: Sequence[int], dropout: float = 0.0, clamp: float
 ) -> list[LazyTransform]:
     """ActNorm, masked affine autoregression, a fixed permutation.
 
     Papamakarios et al., arXiv 1705.07057. Its inverse takes D passes.
     """
     affine = partial(MonotonicAffineTransform, slope=math.exp(-clamp))
+    options: Any = {"univariate": affine, "hidden_features": hidden}
     made = MaskedAutoregressiveTransform(
-        features, context, univariate=affine, hidden_features=hidden
+        features, context, activation=activation(dropout), **options
     )
     return [ActNorm(features), _near_identity(made), _permutation(features)]
 
@@ -204,11 +212,13 @@ def _both_halves(
     features: int,
     context: int,
     hidden: Sequence[int],
+    dropout: float,
     univariate: Callable[..., Transform],
     shapes: Sequence[tuple[int, ...]],
 ) -> list[LazyTransform]:
     first = torch.arange(features) < (features + 1) // 2
     options: Any = {"univariate": univariate, "shapes": shapes, "hidden_features": hidden}
+    options["activation"] = activation(dropout)
     couplings = [
         _near_identity(
             GeneralCouplingTransform(features, context, cast("BoolTensor", m), **options)
@@ -216,6 +226,11 @@ def _both_halves(
         for m in (first, ~first)
     ]
     return [ActNorm(features), *couplings, _permutation(features)]
+
+
+def activation(dropout: float) -> Callable[[], nn.Module]:
+    """What makes the activation behind a hidden layer: ReLU, then dropout in training."""
+    return lambda: nn.Sequential(nn.ReLU(), nn.Dropout(dropout))
 
 
 def _permutation(features: int) -> LazyTransform:
