@@ -95,7 +95,8 @@ def definitions_card(found: Mapping[str, Any], fit: Mapping[str, Any]) -> str:
     """
     measured = found["definitions"]
     examples = "\n".join(f"- **{word}**: {text}" for word, text in measured["examples"].items())
-    settings = ", ".join(f"{name} {value}" for name, value in fit.items())
+    settings = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in fit.items())
+    nlls = {"the flow": measured["fit"]["nll"], **measured["fit"]["references"]}
     sections = [
         "---\nlibrary_name: llamavae\nlicense: apache-2.0\nlanguage: en\n"
         "tags: [definition-modelling, reverse-dictionary]\n---",
@@ -107,6 +108,9 @@ def definitions_card(found: Mapping[str, Any], fit: Mapping[str, Any]) -> str:
         _NOTICES,
         "## How it was made",
         f"`python -m pretrained.build define`: WordNet's words and definitions, {settings}.",
+        "Held-out NLL in nats per dimension, lower is better: "
+        + ", ".join(f"{name} {value:.4f}" for name, value in nlls.items())
+        + ".",
         "## Measures",
         "Held-out definitions of WordNet, one a word, the centre of p(z|word) decoded greedily. "
         "Control: texts exchanged between words.",

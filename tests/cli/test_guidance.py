@@ -9,6 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 from tests import tiny
 
+from llamavae.cli.options import FlowOptions
+from llamavae.flows import Fitting, load_flow
 from llamavae.modeling import SentenceEncoder
 
 LABELS = ["short", "long"]
@@ -136,18 +138,37 @@ def test_reverse(fit, run, tmp_path):
     assert {json.loads(line)["word"] for line in chosen.stdout.splitlines()} == {"dog", "moon"}
 
 
+def test_the_options_of_a_fit_arrive(fit):
+    networks = ("--mean-hidden", "8, 6", "--dropout", "0.2")
+    training = ("--contrast", "2", "--context-noise", "0.3", "--pairs-per-step", "8")
+    guided = Path(fit(*networks, *training, "--patience", "7", "--noise", "0.4"))
+    settings = load_flow(guided / "flow.safetensors").settings
+    assert settings["mean_hidden"] == [8, 6]
+    assert settings["dropout"] == 0.2
+    report = json.loads((guided / "config.json").read_text())["report"]
+    assert report["noise"] == 0.4
+    assert report["history"][-1]["temperature"] != 1
+    assert report["fitting"] == vars(
+        Fitting(steps=5, contrast=2, context_noise=0.3, batch_size=8, patience=7)
+    )
+    assert "hidden layers of 8, 6" in (guided / "README.md").read_text()
+
+
+def test_defaults_are_those_of_the_library():
+    assert FlowOptions().fitting() == Fitting()
+
+
 def test_an_encoder_of_its_own_reads_the_words(folder, fit, run, tmp_path):
     reader = tmp_path / "reader"
     SentenceEncoder.load(tiny.encoder("bert-mean")).save(reader)
-    options = ("--mean-hidden", "8,8", "--dropout", "0.2", "--contrast", "2")
-    guided = fit("--encoder", str(reader), *options)
+    guided = fit("--encoder", str(reader))
     settings = json.loads((Path(guided) / "config.json").read_text())
     assert settings["condition"]["source"] == str(reader)
-    assert settings["report"]["fitting"]["contrast"] == 2
     reader.rename(tmp_path / "moved")
     lost = run("define", "dog", "--model", guided)
     assert lost.exit_code == 2
-    assert "reader" in lost.stderr
+    assert "not at" in lost.stderr
+    assert "--encoder" in lost.stderr
     found = run("define", "dog", "--model", guided, "--encoder", str(tmp_path / "moved"))
     assert found.exit_code == 0, found.stderr
 
@@ -216,7 +237,11 @@ def test_a_model_of_vectors_is_not_asked_in_words(fit, run):
     [
         (("--flow", "glw"), "Did you mean 'glow'"),
         (("--learning-rate", "0"), "learning_rate must be above 0"),
-        (("--mean-hidden", "512,wide"), "--mean-hidden takes widths, such as 512,512"),
+        (("--mean-hidden", "512,wide"), "--mean-hidden takes widths from 2, such as 512,512"),
+        (("--mean-hidden", "-3"), "--mean-hidden takes widths from 2, such as 512,512"),
+        (("--mean-hidden", "8", "--form", "conditional"), "for the reference form"),
+        (("--contrast", "1", "--form", "conditional"), "for the reference form"),
+        (("--dropout", "1.5"), "is not in the range"),
     ],
 )
 def test_bad_settings_are_refused_before_anything_is_loaded(run, tmp_path, options, message):

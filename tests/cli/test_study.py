@@ -6,6 +6,8 @@ import json
 import pytest
 from tests import tiny
 
+from llamavae import InvertibleCVAE
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
@@ -75,16 +77,23 @@ def test_an_unknown_flow_is_refused(folder, run, tmp_path):
 
 
 @pytest.mark.parametrize("verb", ["flows", "definitions"])
-def test_contrast_is_for_the_reference_form(folder, run, tmp_path, verb):
+def test_contrast_is_for_the_reference_form(folder, run, tmp_path, verb, monkeypatch):
+    asked = []
+    plain = InvertibleCVAE.build
+    monkeypatch.setattr(
+        InvertibleCVAE, "build", lambda *given, **kw: asked.append(kw) or plain(*given, **kw)
+    )
     options = ("--contrast", "2", "--mean-hidden", "4")
     wrong = run(*command(folder, verb, tmp_path, *options, "--form", "conditional"))
     assert wrong.exit_code == 2
-    assert "--contrast needs the reference form" in wrong.stderr
+    assert "for the reference form" in wrong.stderr
     options = (*options, "--form", "reference")
     if verb == "flows":
         options = (*options, "--flow", "glow", "--flow", "linear-gaussian")
     result = run(*command(folder, verb, tmp_path, *options, "--pairs-per-step", "8"))
     assert result.exit_code == 0, result.stderr
+    assert asked
+    assert all(given == {"mean_hidden": [4], "dropout": 0.0} for given in asked)
 
 
 def test_words_have_one_vector(folder, run, tmp_path):

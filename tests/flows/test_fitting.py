@@ -298,6 +298,7 @@ def test_an_interrupted_fit_ends_like_any_other(
 
 def test_noise_on_contexts_is_drawn_anew_in_their_own_units(data, monkeypatch):
     x, c = data
+    c = torch.cat([c, torch.full((len(c), 1), 5.0)], 1)  # a constant one gets none
     seen = []
     plain = fitting_module.given
     monkeypatch.setattr(
@@ -305,12 +306,41 @@ def test_noise_on_contexts_is_drawn_anew_in_their_own_units(data, monkeypatch):
     )
     valid = Rows(x[:9], c[:9])
     fitting = Fitting(steps=40, every=40, batch_size=200, context_noise=0.5)
-    fit_flow(small(), x, c, valid=valid, fitting=fitting, progress=False)
+    fit_flow(small(context=3), x, c, valid=valid, fitting=fitting, progress=False)
     means = torch.stack([part.mean(0) for part in seen])
     assert len(means.unique(dim=0)) == 40
     # in a batch of all rows the variance is that of the contexts and of the noise
     variance = torch.stack([part.var(0) for part in seen]).mean(0)
     torch.testing.assert_close(variance, 1.25 * c.var(0), rtol=0.03, atol=0)
+
+
+def test_noise_does_not_make_rivals_of_one_context(data, monkeypatch):
+    x, c = data
+    labels = (c[:, :1] > c[:, :1].median()).to(c)
+    seen = []
+    plain = fitting_module.contrast
+    monkeypatch.setattr(
+        fitting_module, "contrast", lambda *given: seen.append(given[2]) or plain(*given)
+    )
+    fitting = replace(QUICK, contrast=2.0, context_noise=0.5)
+    flow = small(context=1, form="reference")
+    fit_flow(flow, x, labels, fitting=fitting, progress=False)
+    assert len(seen) == QUICK.steps
+    assert {float(value) for part in seen for value in part.unique()} == {0.0, 1.0}
+
+
+def test_a_fit_in_training_does_not_touch_torchs_generator(data, monkeypatch):
+    flow = small(form="reference", mean_hidden=(8,), dropout=0.5)
+    states = []
+    plain = fitting_module.invertibility  # called before and after each part of the training
+    monkeypatch.setattr(
+        fitting_module,
+        "invertibility",
+        lambda *given: states.append(torch.get_rng_state()) or plain(*given),
+    )
+    fit_flow(flow, *data, fitting=QUICK, progress=False)
+    assert len(states) == 4
+    assert all(torch.equal(state, states[0]) for state in states)
 
 
 def test_an_interrupted_fit_with_contrast_and_dropout_ends_like_any_other(

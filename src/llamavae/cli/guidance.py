@@ -141,7 +141,7 @@ def fit_condition(
 
     if flow not in flow_names():
         raise unknown("flow", flow, flow_names())
-    fitting, networks = options.fitting(seed), options.networks()
+    fitting, networks = options.fitting(seed), options.networks(form)
     if (output / "config.json").is_file():
         raise UserError(f"{output} already holds a model; choose another place with --output")
     state = output / "state"

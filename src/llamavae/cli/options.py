@@ -291,7 +291,9 @@ class PairOptions:
         if self.word_vectors is not None:
             return WordVectorCondition(self.word_vectors, words)
         if self.encoder is not None:
-            return EncoderCondition.load(self.encoder)
+            condition = EncoderCondition.load(self.encoder)
+            condition.encoder.to(vae.posterior.linear.weight.device)
+            return condition
         if vae.encoder is None:
             raise UserError(
                 "the model has no sentence encoder to make a condition of words: give --encoder, "
@@ -347,7 +349,10 @@ class FlowOptions:
     dropout: Annotated[
         float,
         typer.Option(
-            help="Share of the networks' hidden units that a step leaves out.", rich_help_panel=_FIT
+            min=0,
+            max=0.9,
+            help="Share of the networks' hidden units that a step leaves out.",
+            rich_help_panel=_FIT,
         ),
     ] = 0.0
     context_noise: Annotated[
@@ -361,7 +366,9 @@ class FlowOptions:
     patience: Annotated[
         int,
         typer.Option(
-            min=1, help="Looks, every 200 steps, without a better one.", rich_help_panel=_FIT
+            min=1,
+            help="Stop after this many looks, one every 200 steps, without a better one.",
+            rich_help_panel=_FIT,
         ),
     ] = 5
 
@@ -383,18 +390,25 @@ class FlowOptions:
             seed=seed,
         )
 
-    def networks(self) -> dict[str, Any]:
+    def networks(self, *forms: str) -> dict[str, Any]:
         """Options of `build_flow` for its networks.
 
+        Args:
+            forms: The forms that will be fitted.
+
         Raises:
-            UserError: The widths are not numbers.
+            UserError: The widths are no numbers from 2, or a form cannot have what is asked.
         """
-        try:
-            widths = [int(width) for width in (self.mean_hidden or "").split(",") if width.strip()]
-        except ValueError:
+        widths = [width.strip() for width in (self.mean_hidden or "").split(",") if width.strip()]
+        if not all(width.isdecimal() and int(width) > 1 for width in widths):
             raise UserError(
-                f"--mean-hidden takes widths, such as 512,512; got {self.mean_hidden!r}"
-            ) from None
+                f"--mean-hidden takes widths from 2, such as 512,512; got {self.mean_hidden!r}"
+            )
+        widths = [int(width) for width in widths]
+        if "conditional" in forms and (self.contrast or widths):
+            raise UserError(
+                "--contrast and --mean-hidden are for the reference form: add --form reference"
+            )
         return {"mean_hidden": widths, "dropout": self.dropout}
 
 

@@ -45,12 +45,12 @@ class TaskOptions(PairOptions):
         str | None, typer.Option(help="BLEURT checkpoint (hub id or folder); default: none.")
     ] = None
 
-    def task(self, model: ModelOptions, flow: FlowOptions) -> DefinitionTask:
+    def task(self, model: ModelOptions, **flows: Any) -> DefinitionTask:
         """The task, with the corpus encoded.
 
         Args:
             model: The model.
-            flow: How flows are fitted.
+            **flows: Attributes of the task that say how flows are fitted.
 
         Raises:
             UserError: The corpus lacks a column, or the model an encoder.
@@ -78,10 +78,9 @@ class TaskOptions(PairOptions):
             candidates=self.candidates,
             texts=self.texts,
             temperature=self.temperature,
-            noise=flow.noise,
-            networks=flow.networks(),
             mover=mover,
             bleurt=bleurt,
+            **flows,
         )
 
 
@@ -113,10 +112,9 @@ def flows(
     fitting = fit.fitting()
     names, forms = flow or flow_names(), form or ("reference", "conditional")
     check_names(names, forms)  # before anything is encoded
-    if fit.contrast and "conditional" in forms:
-        raise UserError("--contrast needs the reference form: add --form reference")
+    networks = fit.networks(*forms)
     study_flows(
-        options.task(model, fit),
+        options.task(model, noise=fit.noise, networks=networks),
         names,
         forms,
         range(seeds),
@@ -146,13 +144,13 @@ def definitions(
     """
     from llamavae.evaluation.study import study_definitions
 
-    if fit.contrast and form != "reference":
-        raise UserError("--contrast needs the reference form: leave out --form")
+    networks = fit.networks(form)
     settings = {"verb": "definitions", "model": model.model, "form": form, "seed": seed}
     settings |= {"cvae_steps": cvae_steps, **vars(options), **vars(fit)}
     study = _Study(output, settings)
-    task = options.task(model, fit)
-    study_definitions(task, fit.fitting(), form, cvae_steps, seed, study.done(), study.keep)
+    fitting = fit.fitting(seed)
+    task = options.task(model, noise=fit.noise, networks=networks)
+    study_definitions(task, fitting, form, cvae_steps, seed, study.done(), study.keep)
     study.finish()
 
 

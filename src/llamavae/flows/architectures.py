@@ -81,8 +81,8 @@ def build_flow(
             than D, no dimension looks at more than as many others.
         embedding: conditional form: a context that is longer is embedded to this size once, and
             the blocks get the embedding; 0 gives them the context itself.
-        mean_hidden: reference form: widths of the hidden layers of a network m whose result is
-            added to P c; none leaves the mean linear in c, as in the paper.
+        mean_hidden: reference form: widths, at least 2, of the normalised hidden layers of a
+            network m(c) that is added to P c; none leaves the mean linear in c, as in the paper.
         dropout: Share of the hidden units of all networks that each training step leaves out.
         **options: `clamp` (glow, maf): the largest log-scale of an affine map, default 2.
             `bins` (spline): default 8.
@@ -120,13 +120,18 @@ def build_flow(
         ("blocks", blocks, 1 if architecture.block else 0),
         ("hidden", min(hidden, default=1), 1),
         ("embedding", embedding, 0),
-        ("mean_hidden", min(mean_hidden, default=1), 1),
+        ("mean_hidden", min(mean_hidden, default=2), 2),
         *((option, options[option], least) for option, (_, least) in architecture.options.items()),
     ):
         if not value >= least:
             raise UserError(f"{what} must be at least {least}; got {value}")
     if not 0 <= dropout < 1:
         raise UserError(f"dropout must be at least 0 and below 1; got {dropout}")
+    if mean_hidden and form == "conditional" and architecture.block is not None:
+        raise UserError(
+            "mean_hidden is for the reference form; in the conditional form the blocks' networks "
+            "see the context. Take form='reference', or leave mean_hidden out"
+        )
     settings = {
         **{"name": name, "features": features, "context": context, "form": form},
         **{"blocks": blocks, "hidden": list(hidden), "embedding": embedding, **options},

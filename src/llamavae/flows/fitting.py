@@ -44,10 +44,10 @@ class Fitting:
         max_grad_norm: Gradients are clipped to this norm.
         seed: Seed of the order of rows and of the noise.
         contrast: Weight of `contrast` beside the NLL, for a flow that shall also tell contexts
-            apart; the reference form alone can have it. Its temperature is learned. Of more
-            contexts in a batch it learns more. A closed form has nothing to learn from it.
+            apart; the reference form alone can have it. Its temperature is learned. The more rows
+            in a batch, the more there is to tell apart. A closed form has no use for it.
         context_noise: Standard deviation of the noise that every use of a context draws anew, in
-            standard deviations of the contexts: few contexts are then learned less by heart.
+            standard deviations of each of its dimensions; against learning contexts by heart.
     """
 
     steps: int = 4000
@@ -83,7 +83,8 @@ class FlowFit:
         best_step: Step whose weights were kept; 0 is the Gaussian start.
         stopped: `steps` (all were made), `patience`, `diverged`, or `closed form`.
         history: A row for each look at the held-out data: `step`, `train_nll` since the last one
-            (none at step 0), `nll`, where it is asked for `contrast`, `inverse_error` (largest
+            (none at step 0), `nll`, where it is asked for `contrast` and the `temperature` at which
+            it is measured, `inverse_error` (largest
             |T^-1(T(x)) - x|), `log_scale_min` and `log_scale_max` (extremes over maps and rows of
             log |det| of one map, per dimension), `seconds` since the last look.
     """
@@ -175,6 +176,7 @@ def fit_flow(
     start: dict[str, float] = {"step": 0, "nll": fit.nll}
     if contrasted:
         start["contrast"] = mean_contrast(flow, held_out, fitting.batch_size)
+        start["temperature"] = 1.0
     fit.history.append(start | invertibility(flow, held_out) | {"seconds": 0.0})
     if not flow.blocks:
         fit.stopped = "closed form"
@@ -224,8 +226,9 @@ class _Run:
         self.flow, self.fit, self.train, self.held_out = flow, fit, train, held_out
         self.fitting, self.saved, self.progress = fitting, saved, progress
         self.best = copy.deepcopy(flow.state_dict())
-        # how sharply the densities decide is not how well they order: it is learned apart, so
-        # that the contrast does not change the width of the densities
+        # of each dimension of the contexts; 0 where it is constant
+        self.spread = None if train.c is None else train.c.double().std(0, correction=0).float()
+        # how sure the densities are is not how well they order: this is learned apart
         self.log_temperature = torch.nn.Parameter(flow.affine.weight.new_zeros(()))
         self.optimizer = torch.optim.AdamW(
             [*flow.parameters(), self.log_temperature],
@@ -280,7 +283,8 @@ class _Run:
     def _look(self, to: int, step: int, bar: Any) -> dict[str, float] | None:
         """Train from `step` to step `to` and look at the held-out data; None if it diverged."""
         start = time.perf_counter()
-        with torch.random.fork_rng():
+        device = self.flow.affine.weight.device
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
             # rows and dropout depend on seed and step alone: a resumed fit sees the same ones
             seed = self.fitting.seed * 1_000_003 + step
             torch.manual_seed(seed)
@@ -292,6 +296,7 @@ class _Run:
             if self.fitting.contrast:
                 size, temperature = self.fitting.batch_size, self.log_temperature.exp()
                 row["contrast"] = mean_contrast(self.flow, self.held_out, size, temperature)
+                row["temperature"] = temperature.item()
             row |= invertibility(self.flow, self.held_out)
             return row | {"seconds": round(time.perf_counter() - start, 2)}
         logger.warning(
@@ -332,11 +337,10 @@ class _Run:
 
     def _blurred(self, rows: Rows, generator: torch.Generator) -> Rows:
         """The rows with noise on their contexts."""
-        if not self.fitting.context_noise or rows.c is None:
+        if not self.fitting.context_noise or rows.c is None or self.spread is None:
             return rows
         eps = torch.randn(rows.c.shape, generator=generator)
-        noise = self.fitting.context_noise * self.flow.context_scale.cpu() * eps
-        return replace(rows, c=rows.c + noise)
+        return replace(rows, c=rows.c + self.fitting.context_noise * self.spread * eps)
 
     def _batches(self, steps: int, generator: torch.Generator) -> Iterator[Tensor]:
         """Row numbers of each step: passes over the data in random order, cut into batches."""

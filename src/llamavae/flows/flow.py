@@ -3,7 +3,9 @@
 Two forms join the context to the map T from data to base:
 
 conditional   p(x|c) = N(T(x; c); 0, I) |det dT/dx|                       (net2net, 2005.13580)
-reference     p(x|c) = N(T(x); m(c), rho^2 I) |det dT/dx|, m(c) = P c     (LlaMaVAE, 2312.13208)
+reference     p(x|c) = N(T(x); P c, rho^2 I) |det dT/dx|                  (LlaMaVAE, 2312.13208)
+
+In the second, a network m(c) may be added to P c.
 """
 
 from __future__ import annotations
@@ -34,14 +36,13 @@ _CONSTANT = 1e-6  # a column of contexts that varies less, relative to its size,
 
 
 class ConditionMean(LazyDistribution):
-    """N(m(c), rho^2 I), the base of the reference form; N(0, rho^2 I) without context.
-
-    m(c) = P c, or P c plus what a network makes of c.
+    """N(P c + m(c), rho^2 I), the base of the reference form; N(0, rho^2 I) without context.
 
     Args:
         features: Size D.
         context: Size C of c; P is the identity where C = D, else learned.
-        hidden: Widths of the network's hidden layers; none leaves the mean linear.
+        hidden: Widths of the hidden layers of the network m, which are normalised; none leaves
+            the mean linear.
         dropout: Share of its hidden units that each training step leaves out.
     """
 

@@ -39,8 +39,9 @@ def contrast(base: DiagNormal, y: Tensor, c: Tensor, temperature: float | Tensor
     temperature raises all densities to the power 1 / temperature, which changes no order.
 
     Args:
-        base: N(P c, rho^2 I) of a flow in the reference form, a row for each context. Its T does
-            not depend on c, so that one pass and the distances to all means give all densities.
+        base: N(P c + m(c), rho^2 I) of a flow in the reference form, a row for each context. Its T
+            does not depend on c, so that one pass and the distances to all means give all
+            densities.
         y: T(x) of the rows (B, D).
         c: Their contexts (B, C).
         temperature: A number above 0.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 _LIMITS = (
@@ -34,6 +34,7 @@ def model_card(flow: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
                 ("VAE", f"`{settings['vae']}`"),
                 ("condition", f"{_condition(settings['condition'])}, size {flow['context']}"),
                 ("flow", f"{flow['name']}, {flow['blocks']} blocks, form {flow['form']}"),
+                ("network in the mean", _widths(flow["mean_hidden"])),
                 ("latent size D", str(flow["features"])),
             ]
         ),
@@ -57,6 +58,10 @@ def model_card(flow: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
             f"Largest inverse error: {report['inverse_error']:.1e}.",
         ]
     return "\n\n".join([*lines, "## Limits", _LIMITS]) + "\n"
+
+
+def _widths(hidden: Sequence[int]) -> str:
+    return f"hidden layers of {', '.join(map(str, hidden))}" if hidden else "none"
 
 
 def _condition(settings: Mapping[str, Any]) -> str:

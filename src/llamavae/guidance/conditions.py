@@ -15,6 +15,7 @@ from torch import Tensor
 
 from llamavae.errors import UserError, unknown
 from llamavae.modeling import SentenceEncoder
+from llamavae.modeling.backbones import fingerprint
 
 if TYPE_CHECKING:  # takes a second; using a fitted model does without
     from datasets import Dataset
@@ -76,26 +77,30 @@ class EncoderCondition(Condition):
         encoder: Gives the vectors.
         source: Where `load_condition` finds the encoder again, a hub id or a folder, if it is
             another one than the VAE's.
+        revision: Branch, tag or commit of that hub repository.
     """
 
     name = "encoder"
 
-    def __init__(self, encoder: SentenceEncoder, source: str | None = None) -> None:
-        self.encoder, self.source = encoder, source
+    def __init__(
+        self, encoder: SentenceEncoder, source: str | None = None, revision: str | None = None
+    ) -> None:
+        self.encoder, self.source, self.revision = encoder, source, revision
 
     @classmethod
-    def load(cls, source: str | os.PathLike[str]) -> Self:
+    def load(cls, source: str | os.PathLike[str], revision: str | None = None) -> Self:
         """With an encoder of its own.
 
         Args:
             source: Hub id or folder, as for `SentenceEncoder.load`.
+            revision: Branch, tag or commit of the hub repository.
 
         Raises:
             UserError: The encoder cannot be found, read or reached.
         """
         place = Path(source).expanduser()
         found = str(place.absolute()) if place.is_dir() else os.fspath(source)
-        return cls(SentenceEncoder.load(found), found)
+        return cls(SentenceEncoder.load(found, revision=revision), found, revision)
 
     @property
     def dim(self) -> int:
@@ -119,10 +124,11 @@ class EncoderCondition(Condition):
         return c
 
     def settings(self) -> dict[str, Any]:
-        """Name and size; of an encoder of its own also its place and a hash of what it is."""
+        """Name and size; of an encoder of its own also its place and a hash of its weights."""
         settings: dict[str, Any] = {"name": self.name, "dim": self.dim}
         if self.source is not None:
-            settings |= {"source": self.source, "key": self.encoder.cache_key()}
+            settings |= {"source": self.source, "revision": self.revision}
+            settings["fingerprint"] = fingerprint(self.encoder.model)
         return settings
 
     @classmethod
@@ -137,12 +143,17 @@ class EncoderCondition(Condition):
         `load_condition` says when it fails.
         """
         if "source" in settings:
-            place = settings["source"] if path is None else path
-            found = cls.load(place)
-            if found.encoder.cache_key() != settings["key"]:
+            was = settings["source"]
+            if path is None and Path(was).is_absolute() and not Path(was).is_dir():
                 raise UserError(
-                    f"{place} is not the sentence encoder that this condition was made with, "
-                    f"{settings['source']} as it was then: weights, tokenizer or pooling differ."
+                    f"the sentence encoder that reads words for this condition is not at {was} any "
+                    "more: give its new place, with path=, encoder= or --encoder."
+                )
+            found = cls.load(was if path is None else path, settings["revision"])
+            if fingerprint(found.encoder.model) != settings["fingerprint"]:
+                raise UserError(
+                    f"{found.source} is not the sentence encoder that this condition was made "
+                    f"with, {was} as it was then: its weights differ."
                 )
             return found
         if path is not None:

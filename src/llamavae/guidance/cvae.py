@@ -5,6 +5,7 @@ A flow gives p(z|c), the density of the VAE's points z (D,) under a condition c 
 reference     p(z|c) = N(T(z); P c, rho^2 I) |det dT/dz|     z = T^-1(P c + tau * rho * eps)
 conditional   p(z|c) = N(T(z; c); 0, I) |det dT/dz|          z = T^-1(tau * eps; c)
 
+where P c may have a network of c added, see `build_flow`.
 Text is decoded from z without any encoder input. Since p(z|c) is exact, the same model ranks
 conditions for a given text. The VAE stays as it is; only the flow trains.
 """
@@ -38,7 +39,12 @@ from llamavae.flows import (
 from llamavae.flows.transforms import regression
 from llamavae.guidance.asked import check_draws, check_pairs, vectors_of
 from llamavae.guidance.card import model_card
-from llamavae.guidance.conditions import Condition, MatrixCondition, load_condition
+from llamavae.guidance.conditions import (
+    Condition,
+    EncoderCondition,
+    MatrixCondition,
+    load_condition,
+)
 from llamavae.guidance.pairs import Pairs, cached_vectors
 from llamavae.modeling import DiagonalGaussian, LlaMaVAE, checkpoint
 from llamavae.modeling.backbones import fingerprint
@@ -78,7 +84,10 @@ class InvertibleCVAE:
                 f"C = {condition.dim}"
             )
         self.vae, self.condition = vae, condition
-        self.flow = flow.to(vae.posterior.linear.weight.device).eval()
+        device = vae.posterior.linear.weight.device
+        self.flow = flow.to(device).eval()
+        if isinstance(condition, EncoderCondition):
+            condition.encoder.to(device)
         self.vocabulary: list[str] = []
         self.inverse: dict[str, Tensor] | None = None
         self.report: dict[str, Any] = {}
@@ -307,7 +316,7 @@ class InvertibleCVAE:
     def predict(self, texts: str | Sequence[str]) -> Tensor:
         """The condition that each text answers, as a vector (B, C): the least-squares one.
 
-        It is linear in T(z) in the reference form, where T(z) is P c plus noise, and in z
+        It is linear in T(z) in the reference form, where T(z) is the mean of c plus noise, and in z
         otherwise; its coefficients were found by `fit`.
 
         Args:
