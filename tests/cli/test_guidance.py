@@ -241,7 +241,7 @@ def test_a_model_of_vectors_is_not_asked_in_words(fit, run):
         (("--mean-hidden", "-3"), "--mean-hidden takes widths from 2, such as 512,512"),
         (("--mean-hidden", "8", "--form", "conditional"), "for the reference form"),
         (("--contrast", "1", "--form", "conditional"), "for the reference form"),
-        (("--dropout", "1.5"), "is not in the range"),
+        (("--dropout", "1.5"), "dropout"),
     ],
 )
 def test_bad_settings_are_refused_before_anything_is_loaded(run, tmp_path, options, message):
