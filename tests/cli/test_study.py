@@ -29,7 +29,10 @@ def test_flows(folder, run, tmp_path):
     options = ("--flow", "linear-gaussian", "--flow", "glow", "--form", "reference")
     result = run(*command(folder, "flows", tmp_path, *options))
     assert result.exit_code == 0, result.stderr
-    assert {p.name for p in tmp_path.iterdir()} == {"study.json", "scores.csv", "scores.png"}
+    files = {"study.json", "scores.csv", "scores.png", "models"}
+    assert {p.name for p in tmp_path.iterdir()} == files
+    model = str(tmp_path / "models" / "glow-reference-0")
+    assert run("reverse", "some words", "-k", "2", "--model", model).exit_code == 0
     with (tmp_path / "scores.csv").open(encoding="utf-8") as file:
         table = list(csv.DictReader(file))
     assert {row["system"] for row in table} == {"linear-gaussian", "glow reference"}

@@ -12,7 +12,8 @@ from tests import tiny
 from llamavae.errors import UserError
 from llamavae.evaluation.study import definition_task, study_definitions, study_flows
 from llamavae.flows import Fitting, flow_names
-from llamavae.guidance import EncoderCondition
+from llamavae.flows.fitting import _Run
+from llamavae.guidance import EncoderCondition, InvertibleCVAE
 
 SYSTEMS = (
     *("invertible CVAE (glow)", "linear-gaussian", "gaussian (no condition)"),
@@ -125,6 +126,39 @@ def test_systems_are_compared(task):
         assert "shuffled" in row
     nearest = {r["measure"] for r in found if r["system"] == "nearest neighbour"}
     assert "median rank" not in nearest  # it has no density
+
+
+def test_fitted_models_are_kept(task, tmp_path):
+    found = study_flows(task, ["glow"], ["reference"], fitting=FITTING, models=tmp_path)
+    study_definitions(task, FITTING, cvae_steps=2, models=tmp_path)
+    names = {"glow-reference-0", "glow-0", "linear-gaussian-0", "gaussian-0"}
+    assert {place.name for place in tmp_path.iterdir()} == names
+    assert not list(tmp_path.glob("*/state"))
+    model = InvertibleCVAE.from_pretrained(tmp_path / "glow-reference-0", task.vae)
+    nll = next(row["value"] for row in found if row["measure"] == "held-out NLL")
+    assert model.report["nll"] == nll
+
+
+def test_an_interrupted_fit_goes_on(task, tmp_path, monkeypatch):
+    fitting = Fitting(steps=6, every=3, batch_size=16)
+
+    def study(models):
+        options = {"fitting": fitting, "models": models}
+        found = study_flows(task, ["glow"], ["reference"], **options)
+        return {r["measure"]: r["value"] for r in found if "time" not in r["measure"]}
+
+    def interrupted(self, step):
+        save(self, step)
+        if step == 3:
+            raise KeyboardInterrupt
+
+    save = _Run._save
+    with monkeypatch.context() as patched:
+        patched.setattr(_Run, "_save", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            study(tmp_path / "a")
+    assert (tmp_path / "a" / "glow-reference-0" / "state" / "step-3").is_dir()
+    assert study(tmp_path / "a") == study(tmp_path / "b")
 
 
 def test_flows_are_fitted_to_as_much_noise_as_the_task_says(task):

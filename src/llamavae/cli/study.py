@@ -121,6 +121,7 @@ def flows(
         fitting,
         study.done(),
         study.keep,
+        output / "models",
     )
     study.finish()
 
@@ -150,12 +151,13 @@ def definitions(
     study = _Study(output, settings)
     fitting = fit.fitting(seed)
     task = options.task(model, noise=fit.noise, networks=networks)
-    study_definitions(task, fitting, form, cvae_steps, seed, study.done(), study.keep)
+    models = output / "models"
+    study_definitions(task, fitting, form, cvae_steps, seed, study.done(), study.keep, models)
     study.finish()
 
 
 class _Study:
-    """The folder of a study: `study.json` with settings and rows, a table and a plot."""
+    """The folder of a study: `study.json` with settings and rows, fitted models, table and plot."""
 
     def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
         self.folder, self.path = folder, folder / "study.json"
@@ -208,4 +210,7 @@ class _Study:
             control = row.get("shuffled", row.get("guess"))
             cells = (row["system"], row["measure"], f"{row['value']:.4g}")
             write(False, *cells, "" if control is None else f"{control:.4g}")
-        note(f"table, plot and settings are in {self.folder}: scores.csv, scores.png, study.json")
+        note(
+            f"table, plot and settings are in {self.folder}: scores.csv, scores.png, study.json; "
+            "fitted models in its folder models"
+        )

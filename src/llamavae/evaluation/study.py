@@ -9,10 +9,12 @@ confidence interval), `shuffled` or `guess` (controls), `n`.
 from __future__ import annotations
 
 import random
+import shutil
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Protocol, get_args
 
 import torch
@@ -137,6 +139,7 @@ def study_flows(
     fitting: Fitting | None = None,
     done: Sequence[str] = (),
     keep: Keep | None = None,
+    models: Path | None = None,
 ) -> Rows:
     """Fit each architecture in each form, and score what it writes and which words it finds.
 
@@ -148,6 +151,8 @@ def study_flows(
         fitting: How the flows are trained; its seed is replaced.
         done: Systems to leave out, by name, because they are there already.
         keep: Gets the rows of each system as soon as they are there.
+        models: Folder that gets each fitted model, in a subfolder of its own (`glow-reference-0`),
+            and the state from which an interrupted fit goes on; None keeps neither.
     """
     check_names(flows, forms)
     fitting = fitting or Fitting()
@@ -159,7 +164,8 @@ def study_flows(
                 system = flow if closed else f"{flow} {form}"
                 if f"{system}/{seed}" in done:
                     continue
-                found = _tag(_flow_rows(task, flow, form, seed, fitting), system, seed)
+                place = _place(models, system, seed)
+                found = _tag(_flow_rows(task, flow, form, seed, fitting, place), system, seed)
                 rows += found
                 if keep is not None:
                     keep(f"{system}/{seed}", found)
@@ -182,6 +188,7 @@ def study_definitions(
     seed: int = 0,
     done: Sequence[str] = (),
     keep: Keep | None = None,
+    models: Path | None = None,
 ) -> Rows:
     """The invertible CVAE beside all baselines, and beside a ceiling.
 
@@ -196,11 +203,13 @@ def study_definitions(
         seed: Seed of everything.
         done: Systems to leave out, by name.
         keep: Gets the rows of each system as soon as they are there.
+        models: Folder for the fitted flows, as for `study_flows` (`glow-0`).
     """
     fitting = fitting or Fitting()
 
     def flow(name: str) -> Callable[[], Rows]:
-        return lambda: _flow_rows(task, name, form, seed, fitting)
+        place = _place(models, name, seed)
+        return lambda: _flow_rows(task, name, form, seed, fitting, place)
 
     def written(make: Callable[[], Generator]) -> Callable[[], Rows]:
         return lambda: _text_rows(task, _defined(task, make(), seed), seed)
@@ -238,23 +247,32 @@ def _tag(rows: Rows, system: str, seed: int) -> Rows:
 # ------------------------------------------------------------------------------- one system
 
 
-def _flow_rows(task: DefinitionTask, flow: str, form: str, seed: int, fitting: Fitting) -> Rows:
+def _place(models: Path | None, system: str, seed: int) -> Path | None:
+    return None if models is None else models / f"{system} {seed}".replace(" ", "-")
+
+
+def _flow_rows(
+    task: DefinitionTask, flow: str, form: str, seed: int, fitting: Fitting, place: Path | None
+) -> Rows:
     torch.manual_seed(seed)
     cvae = InvertibleCVAE.build(task.vae, task.condition, flow, form, **task.networks)
-    start = time.perf_counter()
-    fit = cvae.fit(task.train, task.valid, noise=task.noise, fitting=replace(fitting, seed=seed))
-    seconds = time.perf_counter() - start
+    state = None if place is None else place / "state"
+    fitting = replace(fitting, seed=seed)
+    fit = cvae.fit(task.train, task.valid, noise=task.noise, fitting=fitting, state=state)
+    if place is not None:
+        cvae.save_pretrained(place)
     texts, share = _timed(task, cvae, seed)
-    return [
-        *_fit_rows(task, cvae, fit, seconds, share),
+    rows = [
+        *_fit_rows(task, cvae, fit, share),
         *_text_rows(task, texts, seed),
         *_rank_rows(task, cvae),
     ]
+    if state is not None:  # kept until all is measured, so that nothing is fitted twice
+        shutil.rmtree(state, ignore_errors=True)
+    return rows
 
 
-def _fit_rows(
-    task: DefinitionTask, cvae: InvertibleCVAE, fit: FlowFit, seconds: float, share: float
-) -> Rows:
+def _fit_rows(task: DefinitionTask, cvae: InvertibleCVAE, fit: FlowFit, share: float) -> Rows:
     z = task.vae.encode(task.test.texts).mean
     nll = -cvae.density(z, task.test.conditions).mean().item() / cvae.flow.features
     nats = "nats a dimension"
@@ -262,7 +280,7 @@ def _fit_rows(
         _measure("held-out NLL", fit.nll, nats, "lower", len(task.valid)),
         _measure("test NLL at the mean", nll, nats, "lower", len(z)),
         _measure("inverse error", fit.inverse_error, "largest difference", "lower"),
-        _measure("fit time", seconds, "s", "lower"),
+        _measure("fit time", fit.seconds, "s", "lower"),
         _measure("sampling time", share, "of decoding", "lower", task.texts),
     ]
 

@@ -86,7 +86,7 @@ class FlowFit:
             (none at step 0), `nll`, where it is asked for `contrast` and the `temperature` at which
             it is measured, `inverse_error` (largest
             |T^-1(T(x)) - x|), `log_scale_min` and `log_scale_max` (extremes over maps and rows of
-            log |det| of one map, per dimension), `seconds` since the last look.
+            log |det| of one map, per dimension), `seconds` since the last look or the start.
     """
 
     nll: float = math.inf
@@ -99,6 +99,11 @@ class FlowFit:
     def inverse_error(self) -> float:
         """Largest |T^-1(T(x)) - x| over some held-out rows, for the weights that were kept."""
         return next(r["inverse_error"] for r in self.history if r["step"] == self.best_step)
+
+    @property
+    def seconds(self) -> float:
+        """Wall time of the fit and all looks; of an interrupted one, that of its parts."""
+        return sum(row["seconds"] for row in self.history)
 
 
 def fit_flow(
@@ -136,6 +141,7 @@ def fit_flow(
         >>> fit.stopped, abs(fit.nll - 1.42) < 0.2
         ('closed form', True)
     """
+    began = time.perf_counter()
     fitting = fitting or Fitting()
     sizes = flow.features, flow.context
     train = Rows(x, c, noise).checked("the data", *sizes)
@@ -177,7 +183,8 @@ def fit_flow(
     if contrasted:
         start["contrast"] = mean_contrast(flow, held_out, fitting.batch_size)
         start["temperature"] = 1.0
-    fit.history.append(start | invertibility(flow, held_out) | {"seconds": 0.0})
+    start |= invertibility(flow, held_out)
+    fit.history.append(start | {"seconds": round(time.perf_counter() - began, 2)})
     if not flow.blocks:
         fit.stopped = "closed form"
         return fit
