@@ -139,11 +139,12 @@ def test_reverse(fit, run, tmp_path):
 
 
 def test_the_options_of_a_fit_arrive(fit):
-    networks = ("--mean-hidden", "8, 6", "--dropout", "0.2")
+    networks = ("--mean-hidden", "8, 6", "--mean-networks", "3", "--dropout", "0.2")
     training = ("--contrast", "2", "--context-noise", "0.3", "--pairs-per-step", "8")
     guided = Path(fit(*networks, *training, "--patience", "7", "--noise", "0.4"))
     settings = load_flow(guided / "flow.safetensors").settings
     assert settings["mean_hidden"] == [8, 6]
+    assert settings["mean_networks"] == 3
     assert settings["dropout"] == 0.2
     report = json.loads((guided / "config.json").read_text())["report"]
     assert report["noise"] == 0.4
@@ -151,7 +152,7 @@ def test_the_options_of_a_fit_arrive(fit):
     assert report["fitting"] == vars(
         Fitting(steps=5, contrast=2, context_noise=0.3, batch_size=8, patience=7)
     )
-    assert "hidden layers of 8, 6" in (guided / "README.md").read_text()
+    assert "3, each with hidden layers of 8, 6" in (guided / "README.md").read_text()
 
 
 def test_defaults_are_those_of_the_library():
@@ -240,6 +241,7 @@ def test_a_model_of_vectors_is_not_asked_in_words(fit, run):
         (("--mean-hidden", "512,wide"), "--mean-hidden takes widths from 2, such as 512,512"),
         (("--mean-hidden", "-3"), "--mean-hidden takes widths from 2, such as 512,512"),
         (("--mean-hidden", "8", "--form", "conditional"), "for the reference form"),
+        (("--mean-networks", "2"), "--mean-networks needs their widths: add --mean-hidden"),
         (("--contrast", "1", "--form", "conditional"), "for the reference form"),
         (("--dropout", "1.5"), "dropout"),
     ],

@@ -86,7 +86,7 @@ def test_contrast_is_for_the_reference_form(folder, run, tmp_path, verb, monkeyp
     monkeypatch.setattr(
         InvertibleCVAE, "build", lambda *given, **kw: asked.append(kw) or plain(*given, **kw)
     )
-    options = ("--contrast", "2", "--mean-hidden", "4")
+    options = ("--contrast", "2", "--mean-hidden", "4", "--mean-networks", "3")
     wrong = run(*command(folder, verb, tmp_path, *options, "--form", "conditional"))
     assert wrong.exit_code == 2
     assert "for the reference form" in wrong.stderr
@@ -96,7 +96,7 @@ def test_contrast_is_for_the_reference_form(folder, run, tmp_path, verb, monkeyp
     result = run(*command(folder, verb, tmp_path, *options, "--pairs-per-step", "8"))
     assert result.exit_code == 0, result.stderr
     assert asked
-    assert all(given == {"mean_hidden": [4], "dropout": 0.0} for given in asked)
+    assert all(given == {"mean_hidden": [4], "mean_networks": 3, "dropout": 0.0} for given in asked)
 
 
 def test_words_have_one_vector(folder, run, tmp_path):

@@ -147,6 +147,8 @@ def test_options_have_defaults_and_are_kept():
         ({"hidden": (8, 0)}, "hidden must be at least 1; got 0"),
         ({"mean_hidden": (8, 1)}, "mean_hidden must be at least 2; got 1"),
         ({"mean_hidden": (8,), "form": "conditional"}, "mean_hidden is for the reference form"),
+        ({"mean_networks": 0}, "mean_networks must be at least 1; got 0"),
+        ({"mean_networks": 2}, "mean_networks needs the widths of the networks"),
         ({"dropout": 1.0}, "dropout must be at least 0 and below 1; got 1.0"),
         ({"embedding": -2}, "embedding must be at least 0; got -2"),
         ({"clamp": 0.0}, "clamp must be at least 0.001; got 0.0"),

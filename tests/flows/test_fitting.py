@@ -346,7 +346,7 @@ def test_a_fit_in_training_does_not_touch_torchs_generator(data, monkeypatch):
 def test_an_interrupted_fit_with_contrast_and_dropout_ends_like_any_other(
     data, tmp_path, monkeypatch
 ):
-    options = {"mean_hidden": (8,), "dropout": 0.5, "form": "reference"}
+    options = {"mean_hidden": (8,), "mean_networks": 2, "dropout": 0.5, "form": "reference"}
     fitting = replace(QUICK, contrast=5.0, context_noise=0.3)
     flow = small(**options)
     whole = copy.deepcopy(flow)

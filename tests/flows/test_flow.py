@@ -151,6 +151,28 @@ def test_dropout_is_for_training_alone(name, form):
         assert torch.equal(part(flow(c)), part(flow(c)))
 
 
+@pytest.mark.parametrize("context", [2, 3])
+def test_several_networks_in_the_mean(context, tmp_path):
+    """In training each answers alone, afterwards their mean does, which is no worse than they."""
+    flow = random_flow("glow", 3, context, form="reference", mean_hidden=(6,), mean_networks=4)
+    x, c = torch.randn(16, 3), contexts(16, context)
+    flow.train()
+    alone, log_prob = flow(c).base.mean, flow(c).log_prob(x)
+    assert alone.shape == (4, 16, 3)
+    assert len({row.sum().item() for row in alone}) == 4
+    log_prob.mean().backward()
+    for name, value in flow.named_parameters():
+        assert value.grad is not None, name
+        assert value.grad.any(), name
+    flow.eval()
+    torch.testing.assert_close(flow(c).base.mean, alone.mean(0))
+    assert (flow(c).log_prob(x) >= log_prob.mean(0)).all()  # a Gaussian is log-concave in its mean
+    assert flow(c).rsample().shape == x.shape
+    save_flow(flow, tmp_path / "flow.safetensors")
+    again = load_flow(tmp_path / "flow.safetensors")
+    assert torch.equal(again(c).log_prob(x), flow(c).log_prob(x))
+
+
 def test_a_network_in_the_mean_starts_where_the_linear_mean_does():
     x, c, _ = linear_data(200, 3, 5)
     found = {}

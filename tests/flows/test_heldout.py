@@ -39,6 +39,14 @@ def test_rows_of_one_context_are_no_rivals() -> None:
     assert found == pytest.approx((2 * math.log(3 / 2) + math.log(3)) / 3)
 
 
+def test_several_means_of_each_context_have_the_mean_of_their_contrasts() -> None:
+    torch.manual_seed(0)
+    several, y, c = torch.randn(3, 8, 2), torch.randn(8, 2), torch.arange(8.0)[:, None]
+    one_by_one = [contrast(base(mean.tolist()), y, c, 2.0) for mean in several]
+    found = contrast(DiagNormal(several, torch.ones_like(several)), y, c, 2.0)
+    torch.testing.assert_close(found, torch.stack(one_by_one).mean())
+
+
 def test_contrast_agrees_with_the_densities_of_the_flow() -> None:
     torch.manual_seed(0)
     flow = build_flow("glow", features=3, context=5, form="reference", blocks=2)

@@ -346,6 +346,12 @@ class FlowOptions:
             rich_help_panel=_FIT,
         ),
     ] = None
+    mean_networks: Annotated[
+        int,
+        typer.Option(
+            min=1, help="How many such networks; their mean is taken.", rich_help_panel=_FIT
+        ),
+    ] = 1
     dropout: Annotated[
         float,
         typer.Option(
@@ -409,7 +415,10 @@ class FlowOptions:
             raise UserError(
                 "--contrast and --mean-hidden are for the reference form: add --form reference"
             )
-        return {"mean_hidden": widths, "dropout": self.dropout}
+        if self.mean_networks > 1 and not widths:
+            raise UserError("--mean-networks needs their widths: add --mean-hidden 512,512, say")
+        networks = {"mean_hidden": widths, "mean_networks": self.mean_networks}
+        return {**networks, "dropout": self.dropout}
 
 
 # ------------------------------------------------------------------------------ text out

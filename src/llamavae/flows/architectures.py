@@ -61,6 +61,7 @@ def build_flow(
     hidden: Sequence[int] = (256, 256),
     embedding: int = 64,
     mean_hidden: Sequence[int] = (),
+    mean_networks: int = 1,
     dropout: float = 0.0,
     **options: Any,
 ) -> Flow:
@@ -83,6 +84,8 @@ def build_flow(
             the blocks get the embedding; 0 gives them the context itself.
         mean_hidden: reference form: widths, at least 2, of the normalised hidden layers of a
             network m(c) that is added to P c; none leaves the mean linear in c, as in the paper.
+        mean_networks: K such networks, each of which learns alone; m(c) is their mean. While the
+            flow is in training mode its densities are those under each network: (K, ...).
         dropout: Share of the hidden units of all networks that each training step leaves out.
         **options: `clamp` (glow, maf): the largest log-scale of an affine map, default 2.
             `bins` (spline): default 8.
@@ -121,6 +124,7 @@ def build_flow(
         ("hidden", min(hidden, default=1), 1),
         ("embedding", embedding, 0),
         ("mean_hidden", min(mean_hidden, default=2), 2),
+        ("mean_networks", mean_networks, 1),
         *((option, options[option], least) for option, (_, least) in architecture.options.items()),
     ):
         if not value >= least:
@@ -132,10 +136,12 @@ def build_flow(
             "mean_hidden is for the reference form; in the conditional form the blocks' networks "
             "see the context. Take form='reference', or leave mean_hidden out"
         )
+    if mean_networks > 1 and not mean_hidden:
+        raise UserError("mean_networks needs the widths of the networks: give mean_hidden, too")
     settings = {
         **{"name": name, "features": features, "context": context, "form": form},
         **{"blocks": blocks, "hidden": list(hidden), "embedding": embedding, **options},
-        **{"mean_hidden": list(mean_hidden), "dropout": dropout},
+        **{"mean_hidden": list(mean_hidden), "mean_networks": mean_networks, "dropout": dropout},
     }
     made: list[LazyTransform] = []
     conditional = form == "conditional" or architecture.block is None
@@ -149,5 +155,5 @@ def build_flow(
     if conditional:
         base = StandardNormal(features)
     else:
-        base = ConditionMean(features, context, mean_hidden, dropout)
+        base = ConditionMean(features, context, mean_hidden, dropout, mean_networks)
     return Flow(settings, Affine(features, entering), made, base, size)

@@ -5,7 +5,7 @@ Two forms join the context to the map T from data to base:
 conditional   p(x|c) = N(T(x; c); 0, I) |det dT/dx|                       (net2net, 2005.13580)
 reference     p(x|c) = N(T(x); P c, rho^2 I) |det dT/dx|                  (LlaMaVAE, 2312.13208)
 
-In the second, a network m(c) may be added to P c.
+In the second, a network m(c) may be added to P c, or the mean of several.
 """
 
 from __future__ import annotations
@@ -38,36 +38,52 @@ _CONSTANT = 1e-6  # a column of contexts that varies less, relative to its size,
 class ConditionMean(LazyDistribution):
     """N(P c + m(c), rho^2 I), the base of the reference form; N(0, rho^2 I) without context.
 
+    Several networks are a deep ensemble (Lakshminarayanan et al., arXiv 1612.01474): each learns
+    to answer alone, from other first weights, and their mean errs less than any of them.
+
     Args:
         features: Size D.
         context: Size C of c; P is the identity where C = D, else learned.
         hidden: Widths of the hidden layers of the network m, which are normalised; none leaves
             the mean linear.
         dropout: Share of its hidden units that each training step leaves out.
+        networks: K such networks, whose mean is m.
     """
 
     def __init__(
-        self, features: int, context: int, hidden: Sequence[int] = (), dropout: float = 0.0
+        self,
+        features: int,
+        context: int,
+        hidden: Sequence[int] = (),
+        dropout: float = 0.0,
+        networks: int = 1,
     ) -> None:
         super().__init__()
         self.features = features
         learned = context not in (0, features)
         self.projection = nn.Parameter(torch.zeros(features, context)) if learned else None
         self.log_rho = nn.Parameter(torch.zeros(()))
-        self.network = None
+        self.networks = nn.ModuleList()
         if hidden and context:
             made = activation(dropout)
-            self.network = MLP(context, features, hidden, activation=made, normalize=True)
-            shrink(self.network[-1])
+            for _ in range(networks):
+                network = MLP(context, features, hidden, activation=made, normalize=True)
+                shrink(network[-1])
+                self.networks.append(network)
 
     def forward(self, c: Tensor | None = None) -> Distribution:
-        """The Gaussian (..., D), for contexts c (..., C)."""
+        """The Gaussian (..., D), for contexts c (..., C).
+
+        In training, several networks give that of each alone, (K, ..., D).
+        """
         if c is None:
             mean = self.log_rho.new_zeros(self.features)
         else:
             mean = c if self.projection is None else c @ self.projection.mT
-            if self.network is not None:
-                mean = mean + self.network(c)
+            if self.networks:
+                added = torch.stack([network(c) for network in self.networks])
+                alone = self.training and len(self.networks) > 1
+                mean = mean + (added if alone else added.mean(0))
         return DiagNormal(mean, self.log_rho.exp().expand(mean.shape))
 
 

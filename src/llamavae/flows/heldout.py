@@ -39,19 +39,19 @@ def contrast(base: DiagNormal, y: Tensor, c: Tensor, temperature: float | Tensor
     temperature raises all densities to the power 1 / temperature, which changes no order.
 
     Args:
-        base: N(P c + m(c), rho^2 I) of a flow in the reference form, a row for each context. Its T
-            does not depend on c, so that one pass and the distances to all means give all
-            densities.
+        base: N(P c + m(c), rho^2 I) of a flow in the reference form, a row for each context
+            (..., B, D); of several such, the mean is taken. Its T does not depend on c, so that
+            one pass and the distances to all means give all densities.
         y: T(x) of the rows (B, D).
         c: Their contexts (B, C).
         temperature: A number above 0.
     """
-    rho = base.stddev[0, 0]
-    logits = -torch.cdist(y / rho, base.mean / rho).square() / (2 * temperature)  # (B, B)
+    rho = base.stddev.flatten()[0]
+    logits = -torch.cdist(y / rho, base.mean / rho).square() / (2 * temperature)  # (..., B, B)
     number = c.unique(dim=0, return_inverse=True)[1].to(logits.device)
     same = number[:, None] == number
-    own = logits.masked_fill(~same, -torch.inf).logsumexp(1)
-    return (logits.logsumexp(1) - own).mean()
+    own = logits.masked_fill(~same, -torch.inf).logsumexp(-1)
+    return (logits.logsumexp(-1) - own).mean()
 
 
 @torch.no_grad()

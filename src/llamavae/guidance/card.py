@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 _LIMITS = (
@@ -34,7 +34,7 @@ def model_card(flow: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
                 ("VAE", f"`{settings['vae']}`"),
                 ("condition", f"{_condition(settings['condition'])}, size {flow['context']}"),
                 ("flow", f"{flow['name']}, {flow['blocks']} blocks, form {flow['form']}"),
-                ("network in the mean", _widths(flow["mean_hidden"])),
+                ("network in the mean", _networks(flow)),
                 ("latent size D", str(flow["features"])),
             ]
         ),
@@ -60,8 +60,11 @@ def model_card(flow: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
     return "\n\n".join([*lines, "## Limits", _LIMITS]) + "\n"
 
 
-def _widths(hidden: Sequence[int]) -> str:
-    return f"hidden layers of {', '.join(map(str, hidden))}" if hidden else "none"
+def _networks(flow: Mapping[str, Any]) -> str:
+    if not flow["mean_hidden"]:
+        return "none"
+    each = f"hidden layers of {', '.join(map(str, flow['mean_hidden']))}"
+    return each if flow["mean_networks"] == 1 else f"{flow['mean_networks']}, each with {each}"
 
 
 def _condition(settings: Mapping[str, Any]) -> str:
