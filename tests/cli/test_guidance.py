@@ -138,7 +138,7 @@ def test_reverse(fit, run, tmp_path):
     assert {json.loads(line)["word"] for line in chosen.stdout.splitlines()} == {"dog", "moon"}
 
 
-def test_the_options_of_a_fit_arrive(fit):
+def test_the_options_of_a_fit_arrive(fit, run):
     networks = ("--mean-hidden", "8, 6", "--mean-networks", "3", "--dropout", "0.2")
     training = ("--contrast", "2", "--context-noise", "0.3", "--pairs-per-step", "8")
     guided = Path(fit(*networks, *training, "--patience", "7", "--noise", "0.4"))
@@ -152,7 +152,12 @@ def test_the_options_of_a_fit_arrive(fit):
     assert report["fitting"] == vars(
         Fitting(steps=5, contrast=2, context_noise=0.3, batch_size=8, patience=7)
     )
-    assert "3, each with hidden layers of 8, 6" in (guided / "README.md").read_text()
+    card = (guided / "README.md").read_text()
+    assert "3, each with hidden layers of 8, 6" in card
+    assert "0.4 of the posteriors' width" in card
+    assert "contrast 2, context_noise 0.3" in card
+    assert run("reverse", "a kind of animal", "--model", str(guided)).exit_code == 0
+    assert run("define", "river", "--model", str(guided)).exit_code == 0
 
 
 def test_defaults_are_those_of_the_library():
@@ -335,9 +340,10 @@ def test_an_interrupted_fit_goes_on(folder, run, tmp_path, monkeypatch):
     stopped = run(*command, str(tmp_path / "guided"))
     assert stopped.exit_code == 130
     assert "--resume" in stopped.stderr
-    monkeypatch.setattr(fitting._Run, "_look", look)
     assert "--resume" in run(*command, str(tmp_path / "guided")).stderr
     resumed = run(*command, str(tmp_path / "guided"), "--resume")
     assert resumed.exit_code == 0, resumed.stderr
+    assert len(calls) == 3  # the first look is not made again
+    monkeypatch.setattr(fitting._Run, "_look", look)
     whole = run(*command, str(tmp_path / "whole"))
     assert resumed.stdout == whole.stdout

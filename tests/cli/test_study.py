@@ -7,6 +7,7 @@ import pytest
 from tests import tiny
 
 from llamavae import InvertibleCVAE
+from llamavae.flows.fitting import _Run
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +62,31 @@ def test_other_settings_are_refused(folder, run, tmp_path):
     other = run(*command(folder, "flows", tmp_path, "--flow", "gaussian", "--candidates", "3"))
     assert other.exit_code == 2
     assert "other settings" in other.stderr
+
+
+def test_an_interrupted_study_says_how_to_go_on_and_keeps_its_folder(
+    folder, run, tmp_path, monkeypatch
+):
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    options = ("--flow", "glow", "--form", "reference")
+    with monkeypatch.context() as patched:
+        patched.setattr(_Run, "_look", interrupted)
+        stopped = run(*command(folder, "flows", tmp_path, *options))
+    assert stopped.exit_code == 130
+    assert "the same command continues" in stopped.stderr
+    other = run(*command(folder, "flows", tmp_path, *options, "--candidates", "3"))
+    assert other.exit_code == 2
+    assert "other settings" in other.stderr
+    assert run(*command(folder, "flows", tmp_path, *options)).exit_code == 0
+
+
+def test_a_folder_that_cannot_be_made(folder, run, tmp_path):
+    (tmp_path / "file").write_text("")
+    result = run(*command(folder, "flows", tmp_path / "file" / "x", "--flow", "gaussian"))
+    assert result.exit_code == 2
+    assert "choose another --output" in result.stderr
 
 
 def test_definitions(folder, run, tmp_path):

@@ -97,7 +97,8 @@ def test_flows_are_compared(task):
     assert found == [row for part in kept.values() for row in part]
     measures = {row["measure"] for row in kept["glow reference/0"]}
     assert measures >= {
-        *("held-out NLL", "inverse error", "fit time", "sampling time"),
+        *("held-out NLL", "held-out NLL of gaussian", "held-out NLL of linear-gaussian"),
+        *("inverse error", "fit time", "sampling time"),
         *("sense-BLEU", "lemma-BLEU", "BLEU", "encoder cosine", "distinct-2"),
         *("median rank", "MRR", "recall@10"),
     }
@@ -137,6 +138,9 @@ def test_fitted_models_are_kept(task, tmp_path):
     model = InvertibleCVAE.from_pretrained(tmp_path / "glow-reference-0", task.vae)
     nll = next(row["value"] for row in found if row["measure"] == "held-out NLL")
     assert model.report["nll"] == nll
+    cards = {place: (tmp_path / place / "README.md").read_text() for place in names}
+    assert "form reference" in cards["glow-0"]
+    assert "form reference" not in cards["gaussian-0"]  # it has one form
 
 
 def test_an_interrupted_fit_goes_on(task, tmp_path, monkeypatch):
@@ -147,18 +151,32 @@ def test_an_interrupted_fit_goes_on(task, tmp_path, monkeypatch):
         found = study_flows(task, ["glow"], ["reference"], **options)
         return {r["measure"]: r["value"] for r in found if "time" not in r["measure"]}
 
-    def interrupted(self, step):
-        save(self, step)
-        if step == 3:
+    def interrupted(self, *arguments):
+        looks.append(arguments[0])
+        if len(looks) == 2:
             raise KeyboardInterrupt
+        return look(self, *arguments)
 
-    save = _Run._save
+    look, looks = _Run._look, []
     with monkeypatch.context() as patched:
-        patched.setattr(_Run, "_save", interrupted)
+        patched.setattr(_Run, "_look", interrupted)
         with pytest.raises(KeyboardInterrupt):
             study(tmp_path / "a")
-    assert (tmp_path / "a" / "glow-reference-0" / "state" / "step-3").is_dir()
-    assert study(tmp_path / "a") == study(tmp_path / "b")
+        resumed = study(tmp_path / "a")
+    assert looks == [3, 6, 6]  # the first look is not made again
+    assert resumed == study(tmp_path / "b")
+
+
+def test_a_fit_is_not_made_again_when_its_scores_cannot_be_kept(task, tmp_path, monkeypatch):
+    def full(name, rows):
+        raise OSError("no space left")
+
+    options = {"fitting": FITTING, "models": tmp_path}
+    with pytest.raises(OSError, match="no space left"):
+        study_flows(task, ["glow"], ["reference"], keep=full, **options)
+    monkeypatch.setattr(_Run, "_look", None)  # to make a step would fail
+    assert study_flows(task, ["glow"], ["reference"], **options)
+    assert not list(tmp_path.glob("*/state"))
 
 
 def test_flows_are_fitted_to_as_much_noise_as_the_task_says(task):

@@ -106,8 +106,11 @@ def test_only_the_gaussian_ignores_the_context(name):
 
 @pytest.mark.parametrize("name", GAUSSIANS)
 def test_gaussians_have_no_blocks_and_one_form(name):
-    flow = build_flow(name, 3, 3, form="reference", blocks=7)
+    options = {"mean_hidden": (8,), "mean_networks": 2}
+    flow = build_flow(name, 3, 3, form="reference", blocks=7, **options)
     assert flow.settings["blocks"] == 0
+    assert flow.settings["mean_hidden"] == []
+    assert flow.settings["mean_networks"] == 1
     assert len(flow.blocks) == 0
     assert set(flow.state_dict()) == set(build_flow(name, 3, 3).state_dict())
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 import logging
 import math
+import time
 from dataclasses import replace
 
 import pytest
@@ -237,6 +238,14 @@ def test_progress_is_shown_or_not(data, capfd):
     assert "held-out NLL" in capfd.readouterr().err
 
 
+def test_seconds_are_those_of_the_fit(data):
+    for name in ("linear-gaussian", "glow"):
+        start = time.perf_counter()
+        fit = fit_flow(small(name), *data, fitting=QUICK, progress=False)
+        wall = time.perf_counter() - start
+        assert wall / 2 - 0.05 < fit.seconds < wall + 0.05  # rounded to hundredths, look by look
+
+
 # ------------------------------------------------------------------------------- reproducibility
 
 
@@ -356,6 +365,7 @@ def test_an_interrupted_fit_with_contrast_and_dropout_ends_like_any_other(
         interrupt(patch, 7)
         with pytest.raises(Interrupted):
             fit_flow(flow, *data, fitting=fitting, state=state, progress=False)
+    assert not flow.training
     (step,) = state.iterdir()
     assert load_file(step / "flow.safetensors")["log_temperature"] != 0  # it is learned
     torch.rand(3)  # what else draws numbers meanwhile does not matter
@@ -417,7 +427,9 @@ def test_divergence_keeps_the_best_weights_and_says_so(name, form, data, tmp_pat
 
 def test_few_rows_are_reported(caplog):
     fit_flow(small("gaussian", 5, 0), torch.randn(5, 5), progress=False)
-    assert "4 rows are fewer than the 5 dimensions" in caplog.text
+    assert "4 rows are fewer than the 5 dimensions: more are better" in caplog.text
+    fit_flow(small("glow", 5, 0), torch.randn(5, 5), fitting=QUICK, progress=False)
+    assert "try the flow linear-gaussian" in caplog.text
     caplog.clear()
     with caplog.at_level(logging.WARNING):
         fit_flow(small("gaussian", 5, 0), torch.randn(6, 5), progress=False)
@@ -466,6 +478,8 @@ def test_a_context_that_is_not_taken_is_refused(data):
         ({"learning_rate": math.nan}, "learning_rate must be above 0; got nan"),
         ({"max_grad_norm": -1.0}, "max_grad_norm must be above 0; got -1.0"),
         ({"weight_decay": -1.0}, "weight_decay must not be negative; got -1.0"),
+        ({"contrast": -0.5}, "contrast must not be negative; got -0.5"),
+        ({"context_noise": math.nan}, "context_noise must not be negative; got nan"),
     ],
 )
 def test_settings_that_make_no_sense(changes, message):

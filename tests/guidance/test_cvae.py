@@ -282,6 +282,7 @@ def test_what_was_left_out_is_counted_over_both_parts(vae):
     model = InvertibleCVAE.build(vae, MatrixCondition(2), "gaussian")
     model.fit(pairs(0, 3), pairs(20, 1), progress=False)
     assert model.report["skipped"] == 4
+    assert model.report["skipped_words"] == {"xyzzy": 4}
     model.fit(pairs(0, 3), progress=False)
     assert model.report["skipped"] == 3
 
@@ -395,6 +396,10 @@ def test_a_vae_that_moved_is_asked_for_and_can_be_given(saved):
         (lambda f: (f / "config.json").unlink(), "no config.json"),
         (lambda f: (f / "config.json").write_text("{"), "damaged"),
         (lambda f: (f / "config.json").write_text('{"model_type": "llama"}'), "'llama'"),
+        (
+            lambda f: (f / "config.json").write_text('{"model_type": "invertible-cvae"}'),
+            "damaged: it lacks format_version",
+        ),
         (lambda f: (f / "flow.safetensors").unlink(), "no flow"),
         (lambda f: (f / "flow.safetensors").write_bytes(b"x"), "damaged"),
     ],
@@ -457,10 +462,15 @@ def test_an_encoder_that_moved(vae, data, tmp_path):
         InvertibleCVAE.from_pretrained(guided, word_vectors=tmp_path / "words.vec")
 
 
-@pytest.mark.parametrize("flow", ["linear-gaussian", "gaussian", "glow"])
-@pytest.mark.parametrize("form", FORMS)
-def test_scores_are_the_densities_of_every_flow(vae, rows, flow, form):
-    options = SMALL if flow == "glow" else {}
+@pytest.mark.parametrize(
+    ("flow", "form", "options"),
+    [
+        *((flow, form, {}) for flow in ("linear-gaussian", "gaussian") for form in FORMS),
+        *(("glow", form, SMALL) for form in FORMS),
+        ("glow", "reference", {**SMALL, "mean_hidden": (8,), "mean_networks": 3}),
+    ],
+)
+def test_scores_are_the_densities_of_every_flow(vae, rows, flow, form, options):
     model = InvertibleCVAE.build(vae, MatrixCondition(3), flow, form, **options)
     c, z = torch.randn(300, 3), torch.randn(300, tiny.LATENT)
     model.flow.initialise(2 * z + 1, c)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -60,6 +62,7 @@ class TaskOptions(PairOptions):
             raise UserError("the model has no sentence encoder, so texts have no points in it")
         from llamavae.evaluation.similarity import load_bleurt, load_encoder
         from llamavae.evaluation.study import definition_task
+        from llamavae.guidance.conditions import read_column
 
         # loaded once, and missing now rather than after the first fit
         mover = None if self.mover is None else load_encoder(self.mover)
@@ -70,7 +73,7 @@ class TaskOptions(PairOptions):
         }
         words = set()
         if self.word_vectors is not None:
-            words = {str(w) for data in splits.values() for w in data["word"]}
+            words = {str(w) for data in splits.values() for w in read_column(data, "word")}
         return definition_task(
             vae,
             self.word_condition(vae, words),
@@ -113,16 +116,11 @@ def flows(
     names, forms = flow or flow_names(), form or ("reference", "conditional")
     check_names(names, forms)  # before anything is encoded
     networks = fit.networks(*forms)
-    study_flows(
-        options.task(model, noise=fit.noise, networks=networks),
-        names,
-        forms,
-        range(seeds),
-        fitting,
-        study.done(),
-        study.keep,
-        output / "models",
-    )
+    task = options.task(model, noise=fit.noise, networks=networks)
+    with study.open():
+        study_flows(
+            task, names, forms, range(seeds), fitting, study.done(), study.keep, study.models
+        )
     study.finish()
 
 
@@ -151,8 +149,10 @@ def definitions(
     study = _Study(output, settings)
     fitting = fit.fitting(seed)
     task = options.task(model, noise=fit.noise, networks=networks)
-    models = output / "models"
-    study_definitions(task, fitting, form, cvae_steps, seed, study.done(), study.keep, models)
+    with study.open():
+        study_definitions(
+            task, fitting, form, cvae_steps, seed, study.done(), study.keep, study.models
+        )
     study.finish()
 
 
@@ -160,7 +160,7 @@ class _Study:
     """The folder of a study: `study.json` with settings and rows, fitted models, table and plot."""
 
     def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
-        self.folder, self.path = folder, folder / "study.json"
+        self.folder, self.path, self.models = folder, folder / "study.json", folder / "models"
         self.settings = json.loads(json.dumps(settings, default=str))
         self.systems: dict[str, Rows] = {}
         if self.path.is_file():
@@ -172,21 +172,38 @@ class _Study:
                 )
             self.systems = found["systems"]
 
+    @contextmanager
+    def open(self) -> Iterator[None]:
+        """Take the folder, so that no other study uses it; an interruption says how to go on."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._write()
+        except OSError as error:
+            raise UserError(
+                f"{self.folder} cannot be written ({error}): choose another --output"
+            ) from error
+        try:
+            yield
+        except KeyboardInterrupt as error:
+            raise KeyboardInterrupt("interrupted; the same command continues") from error
+
     def done(self) -> list[str]:
         """Systems whose rows are there already."""
         return list(self.systems)
 
     def keep(self, system: str, rows: Rows) -> None:
         """Save the rows of a system and show them."""
+        self.systems[system] = rows
+        self._write()
+        note(f"{system} is done")
+
+    def _write(self) -> None:
         from llamavae.provenance import provenance
 
-        self.systems[system] = rows
-        self.folder.mkdir(parents=True, exist_ok=True)
         values = {"settings": self.settings, "made by": provenance(), "systems": self.systems}
         new = self.path.with_suffix(".new")
         new.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
         new.replace(self.path)
-        note(f"{system} is done")
 
     def finish(self) -> None:
         """Write the table and the plot, and show the table."""

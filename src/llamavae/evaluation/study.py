@@ -106,7 +106,7 @@ def definition_task(
         **options: Further attributes of `DefinitionTask`.
 
     Raises:
-        UserError: No word occurs in `test` alone.
+        UserError: Fewer than 2 words occur in `test` alone.
     """
     train, valid, test = (
         make_pairs(splits[name], condition) for name in ("train", "validation", "test")
@@ -151,8 +151,9 @@ def study_flows(
         fitting: How the flows are trained; its seed is replaced.
         done: Systems to leave out, by name, because they are there already.
         keep: Gets the rows of each system as soon as they are there.
-        models: Folder that gets each fitted model, in a subfolder of its own (`glow-reference-0`),
-            and the state from which an interrupted fit goes on; None keeps neither.
+        models: Folder that gets each fitted flow as an invertible CVAE, in a subfolder of its own
+            (`glow-reference-0`), and the state from which an interrupted fit goes on; None keeps
+            neither.
     """
     check_names(flows, forms)
     fitting = fitting or Fitting()
@@ -169,6 +170,7 @@ def study_flows(
                 rows += found
                 if keep is not None:
                     keep(f"{system}/{seed}", found)
+                _forget_states(models)
     return rows
 
 
@@ -237,6 +239,7 @@ def study_definitions(
         rows += found
         if keep is not None:
             keep(f"{system}/{seed}", found)
+        _forget_states(models)
     return rows
 
 
@@ -251,6 +254,12 @@ def _place(models: Path | None, system: str, seed: int) -> Path | None:
     return None if models is None else models / f"{system} {seed}".replace(" ", "-")
 
 
+def _forget_states(models: Path | None) -> None:
+    """Remove the states of fits, once what was measured of them is kept."""
+    for state in () if models is None else models.glob("*/state"):
+        shutil.rmtree(state, ignore_errors=True)
+
+
 def _flow_rows(
     task: DefinitionTask, flow: str, form: str, seed: int, fitting: Fitting, place: Path | None
 ) -> Rows:
@@ -262,14 +271,11 @@ def _flow_rows(
     if place is not None:
         cvae.save_pretrained(place)
     texts, share = _timed(task, cvae, seed)
-    rows = [
+    return [
         *_fit_rows(task, cvae, fit, share),
         *_text_rows(task, texts, seed),
         *_rank_rows(task, cvae),
     ]
-    if state is not None:  # kept until all is measured, so that nothing is fitted twice
-        shutil.rmtree(state, ignore_errors=True)
-    return rows
 
 
 def _fit_rows(task: DefinitionTask, cvae: InvertibleCVAE, fit: FlowFit, share: float) -> Rows:
@@ -278,10 +284,14 @@ def _fit_rows(task: DefinitionTask, cvae: InvertibleCVAE, fit: FlowFit, share: f
     nats = "nats a dimension"
     return [
         _measure("held-out NLL", fit.nll, nats, "lower", len(task.valid)),
+        *(
+            _measure(f"held-out NLL of {name}", value, nats, "lower", len(task.valid))
+            for name, value in fit.references.items()
+        ),
         _measure("test NLL at the mean", nll, nats, "lower", len(z)),
         _measure("inverse error", fit.inverse_error, "largest difference", "lower"),
         _measure("fit time", fit.seconds, "s", "lower"),
-        _measure("sampling time", share, "of decoding", "lower", task.texts),
+        _measure("sampling time", share, "of decoding", "lower", min(task.texts, len(z))),
     ]
 
 

@@ -138,6 +138,8 @@ def build_flow(
         )
     if mean_networks > 1 and not mean_hidden:
         raise UserError("mean_networks needs the widths of the networks: give mean_hidden, too")
+    if architecture.block is None or not context:  # there is no mean to learn
+        mean_hidden, mean_networks = (), 1
     settings = {
         **{"name": name, "features": features, "context": context, "form": form},
         **{"blocks": blocks, "hidden": list(hidden), "embedding": embedding, **options},

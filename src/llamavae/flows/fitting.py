@@ -39,8 +39,9 @@ class Fitting:
         batch_size: Rows in a step.
         learning_rate: Peak of AdamW's, after a rise over the first 2 % of the steps.
         weight_decay: AdamW's.
-        every: Steps between two looks at the held-out NLL.
-        patience: Stop after this many looks without a better one.
+        every: Steps between two looks at the held-out data.
+        patience: Stop after this many looks without a better one: a lower NLL, or with a contrast
+            a lower sum of both as they are weighted in training. The best weights are kept.
         max_grad_norm: Gradients are clipped to this norm.
         seed: Seed of the order of rows and of the noise.
         contrast: Weight of `contrast` beside the NLL, for a flow that shall also tell contexts
@@ -102,7 +103,7 @@ class FlowFit:
 
     @property
     def seconds(self) -> float:
-        """Wall time of the fit and all looks; of an interrupted one, that of its parts."""
+        """Wall time until the last look; of a resumed fit without what was done twice."""
         return sum(row["seconds"] for row in self.history)
 
 
@@ -164,10 +165,9 @@ def fit_flow(
             "with a context, in the reference form, can do in one pass"
         )
     if len(train) < flow.features:
+        advice = "try the flow linear-gaussian, or more data" if flow.blocks else "more are better"
         logger.warning(
-            "%d rows are fewer than the %d dimensions: try the flow linear-gaussian, or more data",
-            len(train),
-            flow.features,
+            "%d rows are fewer than the %d dimensions: %s", len(train), flow.features, advice
         )
     held_out = Rows(valid.draw(generator), valid.c)
     fit = FlowFit()
@@ -263,21 +263,23 @@ class _Run:
             leave=False,
             disable=not self.progress,
         ) as bar:
-            for step in range(done, total, every):
-                if step - self.fit.best_step >= self.fitting.patience * every:
-                    self.fit.stopped = "patience"
-                    break
-                row = self._look(min(step + every, total), step, bar)
-                if row is None:
-                    self.fit.stopped = "diverged"
-                    break
-                self.fit.history.append(row)
-                if self._loss(row) < self._loss(self._best_row()):
-                    self.fit.nll, self.fit.best_step = row["nll"], int(row["step"])
-                    self.best = copy.deepcopy(self.flow.state_dict())
-                self._save(int(row["step"]))
-        self.flow.load_state_dict(self.best)
-        self.flow.eval()
+            try:
+                for step in range(done, total, every):
+                    if step - self.fit.best_step >= self.fitting.patience * every:
+                        self.fit.stopped = "patience"
+                        break
+                    row = self._look(min(step + every, total), step, bar)
+                    if row is None:
+                        self.fit.stopped = "diverged"
+                        break
+                    self.fit.history.append(row)
+                    if self._loss(row) < self._loss(self._best_row()):
+                        self.fit.nll, self.fit.best_step = row["nll"], int(row["step"])
+                        self.best = copy.deepcopy(self.flow.state_dict())
+                    self._save(int(row["step"]))
+            finally:  # of an interrupted fit, too
+                self.flow.load_state_dict(self.best)
+                self.flow.eval()
 
     def _best_row(self) -> dict[str, float]:
         return next(row for row in self.fit.history if row["step"] == self.fit.best_step)

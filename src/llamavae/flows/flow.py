@@ -39,7 +39,7 @@ class ConditionMean(LazyDistribution):
     """N(P c + m(c), rho^2 I), the base of the reference form; N(0, rho^2 I) without context.
 
     Several networks are a deep ensemble (Lakshminarayanan et al., arXiv 1612.01474): each learns
-    to answer alone, from other first weights, and their mean errs less than any of them.
+    to answer alone, from other first weights, and their mean errs no more than they do on average.
 
     Args:
         features: Size D.
@@ -155,7 +155,8 @@ class Flow(LazyDistribution):
             c: Contexts (..., C), as they are in the data; None for a flow without context.
 
         Returns:
-            A distribution with batch shape (...) and event shape (D,).
+            A distribution with batch shape (...) and event shape (D,); in training mode, with K > 1
+            networks in the mean, of batch shape (K, ...): under each of them.
 
         Raises:
             UserError: c is missing, not expected, or of another size.

@@ -33,8 +33,8 @@ def model_card(flow: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
             [
                 ("VAE", f"`{settings['vae']}`"),
                 ("condition", f"{_condition(settings['condition'])}, size {flow['context']}"),
-                ("flow", f"{flow['name']}, {flow['blocks']} blocks, form {flow['form']}"),
-                ("network in the mean", _networks(flow)),
+                ("flow", _flow(flow)),
+                ("networks in the mean", _networks(flow)),
                 ("latent size D", str(flow["features"])),
             ]
         ),
@@ -44,9 +44,10 @@ def model_card(flow: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
         lines += [
             "## Fit",
             f"{report['pairs']:,} pairs; {report['held_out']:,} held out by text; "
-            f"{report['skipped']:,} left out for want of a vector. Seed "
-            f"{report['fitting']['seed']}. Stopped: {report['stopped']}; kept: step "
-            f"{report['best_step']}.",
+            f"{report['skipped']:,} left out for want of a vector. Points are drawn with "
+            f"{report['noise']} of the posteriors' width. Stopped: {report['stopped']}; kept: "
+            f"step {report['best_step']}.",
+            f"Settings: {_settings(report['fitting'])}.",
             _table(
                 [
                     ("this flow", f"{report['nll']:.4f}"),
@@ -58,6 +59,17 @@ def model_card(flow: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
             f"Largest inverse error: {report['inverse_error']:.1e}.",
         ]
     return "\n\n".join([*lines, "## Limits", _LIMITS]) + "\n"
+
+
+def _settings(fitting: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {value:g}" for name, value in fitting.items())
+
+
+def _flow(flow: Mapping[str, Any]) -> str:
+    if not flow["blocks"]:
+        return flow["name"]
+    dropout = f", dropout {flow['dropout']}" if flow["dropout"] else ""
+    return f"{flow['name']}, {flow['blocks']} blocks, form {flow['form']}{dropout}"
 
 
 def _networks(flow: Mapping[str, Any]) -> str:

@@ -16,6 +16,7 @@ import json
 import math
 import os
 import tempfile
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -53,6 +54,7 @@ from llamavae.training.data import sentence_vectors
 FORMAT_VERSION = 1
 CONFIG, FLOW, INVERSE = "config.json", "flow.safetensors", "inverse.safetensors"
 WORDS, CARD = "vocabulary.txt", "README.md"
+_KEYS = ("format_version", "vae", "vae_fingerprint", "condition", "report")
 _CELLS = 2**22  # most pairs of a point and a candidate that are scored at once, per dimension
 
 Asked = Sequence[Any] | Tensor
@@ -143,12 +145,12 @@ class InvertibleCVAE:
             UserError: Conditions have another size or hold NaN, or there are too few pairs.
         """
         check_pairs(self.condition, pairs)
-        skipped = sum(pairs.skipped.values())
+        skipped = Counter(pairs.skipped)
         if valid is None:
             held_out = _a_tenth(pairs.texts)
             pairs, valid = pairs.select(~held_out), pairs.select(held_out)
         else:
-            skipped += sum(valid.skipped.values())
+            skipped.update(valid.skipped)
         if noise < 0:
             raise UserError(f"noise must not be negative; got {noise}")
         train, rest = (_rows(self.vae, part, noise, progress) for part in (pairs, valid))
@@ -177,7 +179,8 @@ class InvertibleCVAE:
             "noise": noise,
             "pairs": len(pairs),
             "held_out": len(valid),
-            "skipped": skipped,
+            "skipped": skipped.total(),
+            "skipped_words": dict(skipped),
         }
         return fit
 
@@ -475,6 +478,8 @@ def read_settings(folder: Path) -> dict[str, Any]:
             f"{folder} holds a model of type {kind!r}, not an invertible CVAE. To make one for a "
             "VAE: llamavae fit-condition"
         )
+    if missing := [key for key in _KEYS if key not in settings]:
+        raise UserError(f"{path} is damaged: it lacks {', '.join(missing)}")
     if settings["format_version"] > FORMAT_VERSION:
         raise UserError(
             f"{folder} has format {settings['format_version']}; this version of llamavae reads up "
