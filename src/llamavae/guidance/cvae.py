@@ -478,13 +478,13 @@ def read_settings(folder: Path) -> dict[str, Any]:
             f"{folder} holds a model of type {kind!r}, not an invertible CVAE. To make one for a "
             "VAE: llamavae fit-condition"
         )
-    if missing := [key for key in _KEYS if key not in settings]:
-        raise UserError(f"{path} is damaged: it lacks {', '.join(missing)}")
-    if settings["format_version"] > FORMAT_VERSION:
+    if settings.get("format_version", 0) > FORMAT_VERSION:
         raise UserError(
             f"{folder} has format {settings['format_version']}; this version of llamavae reads up "
             f"to {FORMAT_VERSION}. Upgrade llamavae"
         )
+    if missing := [key for key in _KEYS if key not in settings]:
+        raise UserError(f"{path} is damaged: it lacks {', '.join(missing)}")
     return settings
 
 
