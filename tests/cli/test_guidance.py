@@ -154,8 +154,8 @@ def test_the_options_of_a_fit_arrive(fit, run):
     )
     card = (guided / "README.md").read_text()
     assert "3, each with hidden layers of 8, 6" in card
-    assert "0.4 of the posteriors' width" in card
-    assert "contrast 2, context_noise 0.3" in card
+    assert "0.4 times the posteriors' width" in card
+    assert "contrast 2.0, context_noise 0.3" in card
     assert run("reverse", "a kind of animal", "--model", str(guided)).exit_code == 0
     assert run("define", "river", "--model", str(guided)).exit_code == 0
 
@@ -255,6 +255,13 @@ def test_bad_settings_are_refused_before_anything_is_loaded(run, tmp_path, optio
     result = run("fit-condition", "--model", "nowhere", "-o", str(tmp_path / "x"), *options)
     assert result.exit_code == 2
     assert message in result.stderr
+
+
+@pytest.mark.parametrize("text", ["", "  "])
+def test_no_definition_no_words(run, text):
+    result = run("reverse", text, "--model", "nowhere")
+    assert result.exit_code == 2
+    assert "give a definition" in result.stderr
 
 
 def test_a_folder_that_cannot_be_made(folder, run, tmp_path):

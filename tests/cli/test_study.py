@@ -82,6 +82,24 @@ def test_an_interrupted_study_says_how_to_go_on_and_keeps_its_folder(
     assert run(*command(folder, "flows", tmp_path, *options)).exit_code == 0
 
 
+@pytest.mark.parametrize("damaged", ["{", "{}", "[]"])
+def test_a_damaged_study_is_refused_and_left_as_it_is(folder, run, tmp_path, damaged):
+    (tmp_path / "study.json").write_text(damaged)
+    result = run(*command(folder, "flows", tmp_path, "--flow", "gaussian"))
+    assert result.exit_code == 2
+    assert "is damaged" in result.stderr
+    assert (tmp_path / "study.json").read_text() == damaged
+
+
+def test_a_study_that_is_done_keeps_what_made_it(folder, run, tmp_path, monkeypatch):
+    options = ("--flow", "gaussian")
+    assert run(*command(folder, "flows", tmp_path, *options)).exit_code == 0
+    before = (tmp_path / "study.json").read_bytes()
+    monkeypatch.setattr("llamavae.provenance.provenance", lambda: {"commit": "later"})
+    assert run(*command(folder, "flows", tmp_path, *options)).exit_code == 0
+    assert (tmp_path / "study.json").read_bytes() == before
+
+
 def test_a_folder_that_cannot_be_made(folder, run, tmp_path):
     (tmp_path / "file").write_text("")
     result = run(*command(folder, "flows", tmp_path / "file" / "x", "--flow", "gaussian"))

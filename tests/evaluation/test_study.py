@@ -167,6 +167,14 @@ def test_an_interrupted_fit_goes_on(task, tmp_path, monkeypatch):
     assert resumed == study(tmp_path / "b")
 
 
+def test_the_state_of_another_flow_stays(task, tmp_path):
+    state = tmp_path / "maf-reference-0" / "state"
+    state.mkdir(parents=True)
+    study_flows(task, ["glow"], ["reference"], fitting=FITTING, models=tmp_path)
+    study_definitions(task, FITTING, cvae_steps=2, models=tmp_path)
+    assert list(tmp_path.glob("*/state")) == [state]
+
+
 def test_a_fit_is_not_made_again_when_its_scores_cannot_be_kept(task, tmp_path, monkeypatch):
     def full(name, rows):
         raise OSError("no space left")

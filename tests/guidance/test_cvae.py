@@ -400,6 +400,12 @@ def test_a_vae_that_moved_is_asked_for_and_can_be_given(saved):
             lambda f: (f / "config.json").write_text('{"model_type": "invertible-cvae"}'),
             "damaged: it lacks format_version",
         ),
+        (
+            lambda f: (f / "config.json").write_text(
+                '{"model_type": "invertible-cvae", "format_version": "1"}'
+            ),
+            "damaged: it lacks vae",
+        ),
         (lambda f: (f / "flow.safetensors").unlink(), "no flow"),
         (lambda f: (f / "flow.safetensors").write_bytes(b"x"), "damaged"),
     ],

@@ -399,7 +399,7 @@ def reverse(
             raise UserError("a CODWOE --file goes with --submission and --vectors")
         _reverse_file(model, file, vectors, submission)
         return
-    if text is None or file is not None:
+    if text is None or not text.strip() or file is not None:
         raise UserError("give a definition, or --file with a CODWOE file")
     if submission is not None or vectors is not None:
         raise UserError("--submission and --vectors go with --file")

@@ -111,13 +111,13 @@ def flows(
     from llamavae.evaluation.study import check_names, study_flows
     from llamavae.flows import flow_names
 
-    study = _Study(output, {"verb": "flows", "model": model.model, **vars(options), **vars(fit)})
     fitting = fit.fitting()
     names, forms = flow or flow_names(), form or ("reference", "conditional")
     check_names(names, forms)  # before anything is encoded
     networks = fit.networks(*forms)
+    study = _Study(output, {"verb": "flows", "model": model.model, **vars(options), **vars(fit)})
     task = options.task(model, noise=fit.noise, networks=networks)
-    with study.open():
+    with study.running():
         study_flows(
             task, names, forms, range(seeds), fitting, study.done(), study.keep, study.models
         )
@@ -143,13 +143,12 @@ def definitions(
     """
     from llamavae.evaluation.study import study_definitions
 
-    networks = fit.networks(form)
+    fitting, networks = fit.fitting(seed), fit.networks(form)
     settings = {"verb": "definitions", "model": model.model, "form": form, "seed": seed}
     settings |= {"cvae_steps": cvae_steps, **vars(options), **vars(fit)}
     study = _Study(output, settings)
-    fitting = fit.fitting(seed)
     task = options.task(model, noise=fit.noise, networks=networks)
-    with study.open():
+    with study.running():
         study_definitions(
             task, fitting, form, cvae_steps, seed, study.done(), study.keep, study.models
         )
@@ -163,21 +162,35 @@ class _Study:
         self.folder, self.path, self.models = folder, folder / "study.json", folder / "models"
         self.settings = json.loads(json.dumps(settings, default=str))
         self.systems: dict[str, Rows] = {}
-        if self.path.is_file():
-            found = json.loads(self.path.read_text(encoding="utf-8"))
-            if found["settings"] != self.settings:
-                raise UserError(
-                    f"{folder} holds a study with other settings; choose another place with "
-                    "--output"
-                )
-            self.systems = found["systems"]
+        self.made_by: dict[str, Any] = {}
+        found = self.settings
+        place = folder.absolute()
+        place = next(path for path in (place, *place.parents) if path.exists())
+        if not place.is_dir():  # found out now, and not when all is encoded
+            raise UserError(f"{place} is not a folder: choose another --output than {folder}")
+        try:
+            if self.path.is_file():
+                study = json.loads(self.path.read_text(encoding="utf-8"))
+                found, self.systems = study["settings"], study["systems"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"{self.path} is damaged ({error!r}): remove it, or choose another --output"
+            ) from error
+        if found != self.settings:
+            raise UserError(
+                f"{folder} holds a study with other settings; choose another place with --output"
+            )
 
     @contextmanager
-    def open(self) -> Iterator[None]:
-        """Take the folder, so that no other study uses it; an interruption says how to go on."""
+    def running(self) -> Iterator[None]:
+        """While systems are measured: the folder is taken; an interruption says how to go on."""
+        from llamavae.provenance import provenance
+
+        self.made_by = provenance()  # as it is now, before the first system
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._write()
+            if not self.path.is_file():
+                self._write()
         except OSError as error:
             raise UserError(
                 f"{self.folder} cannot be written ({error}): choose another --output"
@@ -198,9 +211,7 @@ class _Study:
         note(f"{system} is done")
 
     def _write(self) -> None:
-        from llamavae.provenance import provenance
-
-        values = {"settings": self.settings, "made by": provenance(), "systems": self.systems}
+        values = {"settings": self.settings, "made by": self.made_by, "systems": self.systems}
         new = self.path.with_suffix(".new")
         new.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
         new.replace(self.path)

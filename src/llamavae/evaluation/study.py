@@ -170,7 +170,7 @@ def study_flows(
                 rows += found
                 if keep is not None:
                     keep(f"{system}/{seed}", found)
-                _forget_states(models)
+                _forget_state(place)
     return rows
 
 
@@ -208,10 +208,15 @@ def study_definitions(
         models: Folder for the fitted flows, as for `study_flows` (`glow-0`).
     """
     fitting = fitting or Fitting()
+    flows = {
+        "invertible CVAE (glow)": "glow",
+        "linear-gaussian": "linear-gaussian",
+        "gaussian (no condition)": "gaussian",
+    }
+    places = {system: _place(models, name, seed) for system, name in flows.items()}
 
-    def flow(name: str) -> Callable[[], Rows]:
-        place = _place(models, name, seed)
-        return lambda: _flow_rows(task, name, form, seed, fitting, place)
+    def fitted(system: str) -> Callable[[], Rows]:
+        return lambda: _flow_rows(task, flows[system], form, seed, fitting, places[system])
 
     def written(make: Callable[[], Generator]) -> Callable[[], Rows]:
         return lambda: _text_rows(task, _defined(task, make(), seed), seed)
@@ -221,9 +226,7 @@ def study_definitions(
         return model.fit(task.train, steps=cvae_steps, learning_rate=1e-3, seed=seed)
 
     systems: dict[str, Callable[[], Rows]] = {
-        "invertible CVAE (glow)": flow("glow"),
-        "linear-gaussian": flow("linear-gaussian"),
-        "gaussian (no condition)": flow("gaussian"),
+        **{system: fitted(system) for system in flows},
         "nearest neighbour": written(lambda: NearestNeighbour(task.condition, task.train)),
         "prompted decoder": written(lambda: PromptedDecoder(task.vae.decoder)),
         "CVAE": written(cvae),
@@ -239,7 +242,7 @@ def study_definitions(
         rows += found
         if keep is not None:
             keep(f"{system}/{seed}", found)
-        _forget_states(models)
+        _forget_state(places.get(system))
     return rows
 
 
@@ -254,10 +257,10 @@ def _place(models: Path | None, system: str, seed: int) -> Path | None:
     return None if models is None else models / f"{system} {seed}".replace(" ", "-")
 
 
-def _forget_states(models: Path | None) -> None:
-    """Remove the states of fits, once what was measured of them is kept."""
-    for state in () if models is None else models.glob("*/state"):
-        shutil.rmtree(state, ignore_errors=True)
+def _forget_state(place: Path | None) -> None:
+    """Remove the state of a fit, once what was measured of it is kept."""
+    if place is not None:
+        shutil.rmtree(place / "state", ignore_errors=True)
 
 
 def _flow_rows(

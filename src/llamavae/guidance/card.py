@@ -44,10 +44,10 @@ def model_card(flow: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
         lines += [
             "## Fit",
             f"{report['pairs']:,} pairs; {report['held_out']:,} held out by text; "
-            f"{report['skipped']:,} left out for want of a vector. Points are drawn with "
-            f"{report['noise']} of the posteriors' width. Stopped: {report['stopped']}; kept: "
-            f"step {report['best_step']}.",
-            f"Settings: {_settings(report['fitting'])}.",
+            f"{report['skipped']:,} left out for want of a vector. Noise: {report['noise']} times "
+            f"the posteriors' width. Stopped: {report['stopped']}; kept: step "
+            f"{report['best_step']}.",
+            f"Settings: {_settings(report['fitting'], closed=not flow['blocks'])}.",
             _table(
                 [
                     ("this flow", f"{report['nll']:.4f}"),
@@ -61,8 +61,10 @@ def model_card(flow: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
     return "\n\n".join([*lines, "## Limits", _LIMITS]) + "\n"
 
 
-def _settings(fitting: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} {value:g}" for name, value in fitting.items())
+def _settings(fitting: Mapping[str, Any], *, closed: bool) -> str:
+    """The settings of the fit; of a closed form the seed alone, of the noise, has any effect."""
+    names = ["seed"] if closed else list(fitting)
+    return ", ".join(f"{name} {fitting[name]}" for name in names)
 
 
 def _flow(flow: Mapping[str, Any]) -> str:

@@ -478,9 +478,10 @@ def read_settings(folder: Path) -> dict[str, Any]:
             f"{folder} holds a model of type {kind!r}, not an invertible CVAE. To make one for a "
             "VAE: llamavae fit-condition"
         )
-    if settings.get("format_version", 0) > FORMAT_VERSION:
+    version = settings.get("format_version")
+    if isinstance(version, int) and version > FORMAT_VERSION:
         raise UserError(
-            f"{folder} has format {settings['format_version']}; this version of llamavae reads up "
+            f"{folder} has format {version}; this version of llamavae reads up "
             f"to {FORMAT_VERSION}. Upgrade llamavae"
         )
     if missing := [key for key in _KEYS if key not in settings]:
