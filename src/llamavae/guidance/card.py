@@ -62,7 +62,7 @@ def model_card(flow: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
 
 
 def _settings(fitting: Mapping[str, Any], *, closed: bool) -> str:
-    """The settings of the fit; of a closed form the seed alone, of the noise, has any effect."""
+    """The settings of the fit. A closed form has a use for the seed alone: it draws the noise."""
     names = ["seed"] if closed else list(fitting)
     return ", ".join(f"{name} {fitting[name]}" for name in names)
 
