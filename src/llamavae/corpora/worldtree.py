@@ -2,6 +2,9 @@
 
 Each row of a table reads as a sentence: its cells in order, without the columns whose name starts
 with [SKIP], which hold the row's id, comments and a mark on rows that were withdrawn.
+
+The split of the published reconstruction tables (arXiv 2311.08579) is a folder with `train.txt` and
+`test.txt`; it is kept, and the validation set is cut from its training sentences.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ from pathlib import Path
 from datasets import Dataset
 
 from llamavae.corpora import files
-from llamavae.corpora.corpus import Corpus, Request, Sentences
+from llamavae.corpora.corpus import Corpus, Request, Source
 from llamavae.corpora.text import from_rows
 from llamavae.errors import UserError
 
@@ -23,24 +26,29 @@ _VARIABLE = "LLAMAVAE_WORLDTREE"
 
 _GET = (
     "Download WorldTree from http://cognitiveai.org/explanationbank, unpack it, and set path= or "
-    f"{_VARIABLE} to its folder of tables (tablestore/.../tables), or to a file of sentences."
+    f"{_VARIABLE} to its folder of tables (tablestore/.../tables), to a file of sentences, or to a "
+    "folder with train.txt and test.txt."
 )
+_SPLITS = ("train", "test")
 
 
-def load(path: Path, column: str | None = None) -> Sentences:
+def load(path: Path, column: str | None = None) -> Source:
     """The facts of a tablestore.
 
     Args:
-        path: Folder with the tables (.tsv, at any depth), one such table, or any other file of
-            sentences that `files.load` reads.
+        path: Folder with the tables (.tsv, at any depth), one such table, a folder with train.txt
+            and test.txt, or any other file of sentences that `files.load` reads.
         column: Only for the latter.
 
     Returns:
-        Columns text, table (name of the file) and uid.
+        Columns text, and of tables also table (name of the file) and uid.
 
     Raises:
         UserError: No tables there.
     """
+    split = {name: path / f"{name}.txt" for name in _SPLITS}
+    if all(place.is_file() for place in split.values()):
+        return {name: files.load(place) for name, place in split.items()}
     if path.is_dir():
         tables = [table for table in sorted(path.rglob("*.tsv")) if _header(table)]
         if not tables:
@@ -83,7 +91,7 @@ def _cells(line: str) -> list[str]:
     return [cell.strip() for cell in line.rstrip("\r\n").split("\t")]
 
 
-def _load(request: Request) -> Sentences:
+def _load(request: Request) -> Source:
     if request.path is not None:
         return load(request.path, request.column)
     stated = os.environ.get(_VARIABLE)

@@ -530,4 +530,5 @@ def latent_fingerprint(vae: LlaMaVAE) -> str:
     They are float32 whatever type the decoder is loaded in, so the hash does not depend on that.
     """
     parts = ("posterior.", "injection.")
-    return fingerprint({n: p for n, p in vae.named_parameters() if n.startswith(parts)})
+    tensors = {**dict(vae.named_parameters()), **dict(vae.named_buffers())}
+    return fingerprint({name: x for name, x in tensors.items() if name.startswith(parts)})

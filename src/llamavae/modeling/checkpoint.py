@@ -162,6 +162,8 @@ def load_encoder(
     }
     if not isinstance(source, str | os.PathLike):
         return SentenceEncoder.load(source, max_tokens=config.encoder_max_tokens, **options)
+    if config.encoder_pooling == "attention":
+        options["pooling_heads"] = config.pooling_heads
     revision = _revision(config, "encoder", source)
     encoder = SentenceEncoder.load(
         os.fspath(source),
@@ -235,8 +237,13 @@ def _revision(config: LlaMaVAEConfig, which: str, source: Source) -> str | None:
 
 def trained_fingerprint(model: LlaMaVAE) -> str:
     """A hash of the weights that trained, those of backbones among them (hex, 32 digits)."""
-    parameters = dict(model.named_parameters())
-    return fingerprint({name: parameters[name] for name in model.trained_names})
+    tensors = _tensors(model)
+    return fingerprint({name: tensors[name] for name in model.trained_names})
+
+
+def _tensors(model: LlaMaVAE) -> dict[str, Tensor]:
+    """Parameters and buffers of a model by name, each tied weight once."""
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
 
 
 def _whole_backbones(model: LlaMaVAE) -> dict[str, PreTrainedModel]:
@@ -297,7 +304,7 @@ def _load_trained(model: LlaMaVAE, folder: Path) -> None:
             raise UserError(
                 f"{path} is damaged: {error}. Save or copy the checkpoint again"
             ) from error
-    parameters = dict(model.named_parameters())
+    tensors = _tensors(model)
     beside = tuple(_whole_backbones(model))
     needed = {name for name in model.trained_names if not name.startswith(beside)}
     missing, extra = sorted(needed - set(weights)), sorted(set(weights) - set(model.trained_names))
@@ -308,13 +315,13 @@ def _load_trained(model: LlaMaVAE, folder: Path) -> None:
         )
     with torch.no_grad():
         for name in (n for n in model.trained_names if n in weights):
-            if parameters[name].shape != weights[name].shape:
+            if tensors[name].shape != weights[name].shape:
                 raise UserError(
                     f"weight {name} in {folder} has shape {tuple(weights[name].shape)}; this model "
-                    f"needs {tuple(parameters[name].shape)}. Either its config.json was changed, "
+                    f"needs {tuple(tensors[name].shape)}. Either its config.json was changed, "
                     "or encoder or decoder are not those it was trained with"
                 )
-            parameters[name].copy_(weights[name])
+            tensors[name].copy_(weights[name])
 
 
 # ------------------------------------------------------------------------------- writing
@@ -335,7 +342,7 @@ def save(
             f"{len(lost)} weights train that the checkpoint would not hold, {lost[0]} among them: "
             "choose what trains with decoder_training and encoder_training when the model is built"
         )
-    source = state or parameters
+    source = state or _tensors(model)
     trained = {name: source[name].detach() for name in model.trained_names}
     beside = {
         prefix: {n.removeprefix(prefix): trained.pop(n) for n in [*trained] if n.startswith(prefix)}

@@ -21,20 +21,26 @@ class LlaMaVAEConfig(PreTrainedConfig):
         slots: Number M of memory slots or prompt embeddings.
         injection_hidden: Width of the hidden layer of the map from z; 0 makes it linear.
         tied_kv: Use one vector as both key and value of a memory slot, as Optimus does.
+        scaled_memory: Whether memory is scaled to the sizes of the decoder's own keys and values,
+            by scales that the checkpoint holds (see `MemoryInjection.calibrate`).
         max_tokens: Most decoder tokens of a sentence, its end-of-sentence token included.
         encoder_name_or_path: Hub id or folder of the sentence encoder; None when the model reads
             precomputed sentence vectors or carries its encoder.
         encoder_revision: Commit of the hub repository.
         encoder_dim: Size H_enc of the sentence vector.
-        encoder_pooling: Pooling rule for a plain transformers encoder (`cls`, `mean`, `last`);
-            None takes the sentence-transformers model as it is.
+        encoder_pooling: Pooling rule for a plain transformers encoder (`cls`, `mean`, `last`,
+            `attention`); None takes the sentence-transformers model as it is.
+        pooling_heads: Number K of learned queries of `attention` pooling.
         encoder_max_tokens: Most encoder tokens of a sentence; None keeps the encoder's own limit.
         encoder_training: What of the encoder trains: nothing (`frozen`), LoRA, or all of it.
+        standardise: Whether sentence vectors are standardised before the posterior's linear map,
+            by statistics that the checkpoint holds (see `LlaMaVAE.fit_statistics`).
+        initial_std: Standard deviation of q(z|x) before training; None for about 1.
         decoder_name_or_path: Hub id or folder of the decoder; None when the model carries it.
         decoder_revision: Commit of the hub repository.
         decoder_dtype: Type of the decoder's weights, such as `float32`; read from the decoder.
-        decoder_training: Whether the decoder's hidden layers stay frozen (`heads`), take LoRA, or
-            train in full. Token embeddings and LM head train in all three cases.
+        decoder_training: What of the decoder trains: nothing (`frozen`), token embeddings and LM
+            head (`heads`), these and LoRA matrices (`lora`), or all of it (`full`).
         lora_rank: Rank of the LoRA matrices.
         lora_alpha: Scale of the LoRA matrices.
         embed_backbones: Whether a saved checkpoint carries encoder and decoder, instead of
@@ -54,17 +60,21 @@ class LlaMaVAEConfig(PreTrainedConfig):
         slots: int = 1,
         injection_hidden: int = 256,
         tied_kv: bool = False,
+        scaled_memory: bool = False,
         max_tokens: int = 64,
         encoder_name_or_path: str | None = None,
         encoder_revision: str | None = None,
         encoder_dim: int = 0,
         encoder_pooling: Pooling | None = None,
+        pooling_heads: int = 8,
         encoder_max_tokens: int | None = None,
         encoder_training: EncoderTraining = "frozen",
+        standardise: bool = False,
+        initial_std: float | None = None,
         decoder_name_or_path: str | None = None,
         decoder_revision: str | None = None,
         decoder_dtype: str | None = None,
-        decoder_training: DecoderTraining = "heads",
+        decoder_training: DecoderTraining = "frozen",
         lora_rank: int = 16,
         lora_alpha: int = 32,
         embed_backbones: bool = False,
@@ -92,21 +102,28 @@ class LlaMaVAEConfig(PreTrainedConfig):
             ("injection_hidden", injection_hidden, 0),
             ("max_tokens", max_tokens, 2),
             ("lora_rank", lora_rank, 1),
+            ("pooling_heads", pooling_heads, 1),
         ):
             if size < least:
                 raise UserError(f"{what} must be at least {least}; got {size}")
+        if initial_std is not None and not initial_std > 0:
+            raise UserError(f"initial_std must be above 0; got {initial_std}")
         self.latent_dim = latent_dim
         self.injection = injection
         self.slots = slots
         self.injection_hidden = injection_hidden
         self.tied_kv = tied_kv
+        self.scaled_memory = scaled_memory
         self.max_tokens = max_tokens
         self.encoder_name_or_path = encoder_name_or_path
         self.encoder_revision = encoder_revision
         self.encoder_dim = encoder_dim
         self.encoder_pooling: Pooling | None = encoder_pooling
         self.encoder_max_tokens = encoder_max_tokens
+        self.pooling_heads = pooling_heads
         self.encoder_training = encoder_training
+        self.standardise = standardise
+        self.initial_std = initial_std
         self.decoder_name_or_path = decoder_name_or_path
         self.decoder_revision = decoder_revision
         self.decoder_dtype = decoder_dtype

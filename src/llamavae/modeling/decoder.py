@@ -69,14 +69,15 @@ def _id(token: Any) -> int:
 class TextDecoder(nn.Module):
     """A causal language model that is steered by z.
 
-    Token embeddings and LM head always train; the hidden layers stay frozen (`heads`), take LoRA
-    (`lora`) or train too (`full`). Tied embedding and head are one parameter.
+    Nothing of it trains (`frozen`), or token embeddings and LM head (`heads`), these and LoRA
+    matrices in the hidden layers (`lora`), or all of it (`full`). Tied embedding and head are one
+    parameter.
 
     Args:
         lm: Any transformers causal language model.
         tokenizer: Its tokenizer.
         max_tokens: Most tokens of a sentence, the end-of-sentence token included.
-        training: `heads`, `lora` or `full`.
+        training: `frozen`, `heads`, `lora` or `full`.
         lora_rank: Rank of the LoRA matrices.
         lora_alpha: Scale of the LoRA matrices.
     """
@@ -86,7 +87,7 @@ class TextDecoder(nn.Module):
         lm: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
         max_tokens: int = 64,
-        training: DecoderTraining = "heads",
+        training: DecoderTraining = "frozen",
         lora_rank: int = 16,
         lora_alpha: int = 32,
     ) -> None:
@@ -100,8 +101,8 @@ class TextDecoder(nn.Module):
         freeze_or_adapt(lm, hidden, lora_rank, lora_alpha)
         if lm.get_output_embeddings() is None:
             raise UserError(f"{type(lm).__name__} is not a causal language model: it has no head")
-        self.embeddings.requires_grad_(True)
-        self.head.requires_grad_(True)
+        self.embeddings.requires_grad_(training != "frozen")
+        self.head.requires_grad_(training != "frozen")
         # a checkpoint's own sampling settings would leak into greedy decoding
         lm.generation_config = GenerationConfig(
             bos_token_id=self.tokens.bos,
@@ -119,7 +120,7 @@ class TextDecoder(nn.Module):
         *,
         revision: str | None = None,
         max_tokens: int = 64,
-        training: DecoderTraining = "heads",
+        training: DecoderTraining = "frozen",
         lora_rank: int = 16,
         lora_alpha: int = 32,
         token: str | bool | None = None,
@@ -167,7 +168,7 @@ class TextDecoder(nn.Module):
     def train(self, mode: bool = True) -> TextDecoder:
         """Enter training or eval mode; dropout of frozen layers stays off in both."""
         super().train(mode)
-        if mode and self.training_mode == "heads":
+        if mode and self.training_mode in ("frozen", "heads"):
             quiet_dropout(self.lm)
         return self
 

@@ -76,15 +76,17 @@ class SentenceEncoder(nn.Module, ABC):
             source: A sentence-transformers model, or any transformers encoder (of an
                 encoder-decoder such as T5, the encoder half); or a `SentenceTransformer`.
             revision: Branch, tag or commit of the hub repository.
-            pooling: How token vectors become h: `cls`, `mean` or `last`. None keeps the model's
-                own modules; a plain transformers encoder then gets `mean`.
+            pooling: How token vectors become h: `cls`, `mean`, `last`, or `attention`, which
+                trains. None keeps the model's own modules; a plain transformers encoder then gets
+                `mean`.
             max_tokens: Most tokens of a sentence; None keeps the model's own limit, with `pooling`
                 its tokenizer's.
             dtype: Type of the weights; None keeps that of the checkpoint.
             token: Access token for the hub.
             cache_dir: Where hub files are kept.
             local_files_only: Never contact the hub.
-            **options: `training` (see `SentenceEncoder`), `lora_rank`, `lora_alpha`.
+            **options: `training` (see `SentenceEncoder`), `lora_rank`, `lora_alpha`, and for
+                `attention` pooling `pooling_heads`.
 
         Raises:
             UserError: The model cannot be found, read or reached.
@@ -157,12 +159,12 @@ class SentenceEncoder(nn.Module, ABC):
 
     @property
     def trains(self) -> bool:
-        """Whether any part of the encoder learns."""
+        """Whether sentence vectors change in training, so that they cannot be cached."""
         return self.training_mode != "frozen"
 
     def train(self, mode: bool = True) -> SentenceEncoder:
         """Enter training or eval mode; a frozen encoder stays in eval mode."""
-        super().train(mode and self.trains)
+        super().train(mode and self.training_mode != "frozen")
         return self
 
     @torch.no_grad()
@@ -188,6 +190,10 @@ class SentenceEncoder(nn.Module, ABC):
         lengths = (len(ids) for ids in self.tokenizer(list(texts), truncation=False)["input_ids"])
         return sum(length > limit for length in lengths)
 
+    def _fingerprint(self) -> str:
+        """A hash of all weights that a sentence's vector depends on."""
+        return fingerprint(self.model)
+
     def cache_key(self) -> str:
         """A hash of all that decides a sentence's vector: weights, tokenizer, pooling, limit."""
         backend = getattr(self.tokenizer, "backend_tokenizer", None)
@@ -195,8 +201,30 @@ class SentenceEncoder(nn.Module, ABC):
         for state in ("truncation", "padding"):  # each call leaves its own behind
             tokenizer.pop(state, None)
         settings = {**self._settings(), "max_tokens": self.max_tokens, "tokenizer": tokenizer}
-        text = json.dumps(settings, sort_keys=True, default=str) + fingerprint(self.model)
+        text = json.dumps(settings, sort_keys=True, default=str) + self._fingerprint()
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+class AttentionPooling(nn.Module):
+    """K learned queries over the token states; their K weighted means, side by side.
+
+    a = softmax(S q_k) over the T tokens, h_k = a^T S, h = [h_1; ...; h_K]. Unlike one mean, it can
+    read which word stood where, since a pretrained encoder's states know their positions.
+
+    Args:
+        hidden: Size H of a token state.
+        heads: Number K of queries.
+    """
+
+    def __init__(self, hidden: int, heads: int) -> None:
+        super().__init__()
+        self.query = nn.Parameter(0.1 * torch.randn(heads, hidden))
+
+    def forward(self, states: Tensor, mask: Tensor) -> Tensor:
+        """Sentence vectors (B, K * H) of token states (B, T, H); mask (B, T) is 1 for tokens."""
+        scores = (states @ self.query.mT.to(states)).float()  # (B, T, K)
+        scores = scores.masked_fill(mask[..., None] == 0, -torch.inf)
+        return torch.einsum("btk,bth->bkh", scores.softmax(1).to(states), states).flatten(1)
 
 
 class TransformersEncoder(SentenceEncoder):
@@ -205,10 +233,12 @@ class TransformersEncoder(SentenceEncoder):
     Args:
         model: The encoder.
         tokenizer: Its tokenizer.
-        pooling: `mean` of the token vectors, or that of the first (`cls`) or `last` token.
+        pooling: `mean` of the token vectors, that of the first (`cls`) or `last` token, or
+            `attention` (see `AttentionPooling`).
         training: See `SentenceEncoder`.
         lora_rank: Rank of the LoRA matrices.
         lora_alpha: Scale of the LoRA matrices.
+        pooling_heads: Number K of queries of `attention`.
     """
 
     model: PreTrainedModel
@@ -221,9 +251,12 @@ class TransformersEncoder(SentenceEncoder):
         training: EncoderTraining = "frozen",
         lora_rank: int = 16,
         lora_alpha: int = 32,
+        pooling_heads: int = 8,
     ) -> None:
         super().__init__(model, tokenizer, training)
         self.pooling: Pooling = pooling
+        hidden = model.config.hidden_size
+        self.attention = AttentionPooling(hidden, pooling_heads) if pooling == "attention" else None
         self._reads = set(inspect.signature(model.forward).parameters)
         positions = getattr(model.config, "max_position_embeddings", None)
         if positions:
@@ -237,7 +270,13 @@ class TransformersEncoder(SentenceEncoder):
     @property
     def dim(self) -> int:
         """Size H_enc of the sentence vector."""
-        return self.model.config.hidden_size
+        heads = 1 if self.attention is None else len(self.attention.query)
+        return heads * self.model.config.hidden_size
+
+    @property
+    def trains(self) -> bool:
+        """Whether sentence vectors change in training, so that they cannot be cached."""
+        return super().trains or self.attention is not None
 
     @property
     def max_tokens(self) -> int | None:
@@ -256,6 +295,8 @@ class TransformersEncoder(SentenceEncoder):
     def forward(self, features: dict[str, Tensor]) -> Tensor:
         """Sentence vectors h (B, H_enc), with gradients where the encoder trains."""
         states, mask = self.model(**features).last_hidden_state, features["attention_mask"]
+        if self.attention is not None:
+            return self.attention(states, mask)
         if self.pooling == "mean":
             weights = mask[..., None].to(states.dtype)
             return (states * weights).sum(1) / weights.sum(1).clamp(min=1)
@@ -264,9 +305,14 @@ class TransformersEncoder(SentenceEncoder):
         return states[torch.arange(len(states), device=mask.device), at]
 
     def save(self, folder: Path, state: Mapping[str, Tensor] | None = None) -> None:
-        """Write what transformers and sentence-transformers can both read, without LoRA."""
+        """Write what transformers and sentence-transformers can both read, without LoRA.
+
+        With `attention` pooling only transformers can: its weights are those of the checkpoint.
+        """
         save_plain(self.model, folder, state)
         self.tokenizer.save_pretrained(folder)
+        if self.attention is not None:
+            return
         package, pooling = "sentence_transformers.models", folder / "1_Pooling"
         parts = {"Transformer": "", "Pooling": pooling.name}
         modules = [
@@ -283,3 +329,7 @@ class TransformersEncoder(SentenceEncoder):
 
     def _settings(self) -> dict[str, Any]:
         return {"pooling": self.pooling, "type": type(self.model).__name__}
+
+    def _fingerprint(self) -> str:
+        own = super()._fingerprint()
+        return own if self.attention is None else own + fingerprint(self.attention)

@@ -79,7 +79,10 @@ class MemoryInjection(nn.Module):
         slots: Number M of memory slots.
         hidden: Width of the MLP's hidden layer; 0 makes the map linear.
         tied: Use one vector as both key and value, as Optimus does; needs C == C_v.
+        scaled: Multiply what the map returns by the decoder's own scales, see `calibrate`.
     """
+
+    scales: Tensor  # of each layer, head and feature, one after the other: sum over layers of G (C + C_v)
 
     def __init__(
         self,
@@ -88,6 +91,7 @@ class MemoryInjection(nn.Module):
         slots: int = 1,
         hidden: int = 0,
         tied: bool = False,
+        scaled: bool = False,
     ) -> None:
         super().__init__()
         if tied and any(key != value for _, key, value in shapes):
@@ -97,14 +101,37 @@ class MemoryInjection(nn.Module):
         self.tied = tied
         self.sizes = [g * slots * (k if tied else k + v) for g, k, v in self.shapes]
         self.net = _mlp(latent_dim, hidden, sum(self.sizes))
+        self.scaled = scaled
+        if scaled:
+            self.register_buffer("scales", torch.ones(sum(self.sizes) // slots))
+
+    @torch.no_grad()
+    def calibrate(self, decoder: PreTrainedModel) -> None:
+        """Set the scales to the standard deviations of the decoder's own keys and values.
+
+        They differ between layers by more than an order of magnitude, so without them one
+        learning rate is too small for some layers and too large for others. They are taken over
+        random tokens.
+        """
+        seen = _watch(decoder, _random_tokens(decoder))
+        parts = []
+        for layer in range(len(self.shapes)):
+            # of each head and feature, (G, C); the first position is left out, since attention
+            # makes a sink of it and its keys and values are of another size
+            key, value = (x[:, :, 1:].float().std((0, 2)) for x in seen[layer])
+            parts.append((key if self.tied else torch.cat([key, value], dim=-1)).flatten())
+        scales = torch.cat(parts)
+        self.scales.copy_(torch.where(scales > 1e-6, scales, torch.ones_like(scales)))
 
     def forward(self, z: Tensor) -> Steering:
         """Memory of every layer, keys (B, G, M, C) and values (B, G, M, C_v), of z (B, D)."""
         memory = []
-        for flat, (heads, key, value) in zip(
-            self.net(z).split(self.sizes, dim=-1), self.shapes, strict=True
-        ):
+        flats = self.net(z).split(self.sizes, dim=-1)
+        scales = self.scales.split([size // self.slots for size in self.sizes]) if self.scaled else ()
+        for layer, (flat, (heads, key, value)) in enumerate(zip(flats, self.shapes, strict=True)):
             pair = flat.view(len(z), heads, self.slots, -1)  # (B, G, M, C [+ C_v])
+            if self.scaled:
+                pair = pair * scales[layer].view(heads, 1, -1)
             memory.append((pair, pair) if self.tied else pair.split([key, value], dim=-1))
         return Steering(memory=tuple((k, v) for k, v in memory))
 
@@ -157,6 +184,7 @@ class Injection(nn.Module):
         slots: Number M of memory slots or prompt embeddings.
         hidden: Width of the MLP's hidden layer; 0 makes the map linear.
         tied_kv: Use one vector as both key and value (Optimus).
+        scaled: Scale memory as `MemoryInjection` says.
     """
 
     NAMES = ("memory", "soft_prompt", "add", "memory+add")
@@ -170,6 +198,7 @@ class Injection(nn.Module):
         slots: int = 1,
         hidden: int = 0,
         tied_kv: bool = False,
+        scaled: bool = False,
     ) -> None:
         super().__init__()
         if name not in self.NAMES:
@@ -179,7 +208,9 @@ class Injection(nn.Module):
         self.parts = nn.ModuleDict()
         for part in name.split("+"):
             if part == "memory":
-                self.parts[part] = MemoryInjection(latent_dim, shapes, slots, hidden, tied_kv)
+                self.parts[part] = MemoryInjection(
+                    latent_dim, shapes, slots, hidden, tied_kv, scaled
+                )
             elif part == "soft_prompt":
                 self.parts[part] = SoftPromptInjection(latent_dim, hidden_size, slots, hidden)
             else:
@@ -277,7 +308,6 @@ def enable_memory(decoder: PreTrainedModel) -> None:
     decoder.set_attn_implementation(_PREFIX + base)
 
 
-@torch.no_grad()
 def attention_shapes(decoder: PreTrainedModel) -> list[tuple[int, int, int]]:
     """Key/value heads G and head sizes (C, C_v) of each layer, read by watching the decoder run.
 
@@ -289,12 +319,31 @@ def attention_shapes(decoder: PreTrainedModel) -> list[tuple[int, int, int]]:
         UserError: Memory would not reach some layer, since its attention does not go through
             transformers' attention interface.
     """
-    seen: dict[int, tuple[int, int, int]] = {}
+    seen = _watch(decoder, torch.zeros(1, 2, dtype=torch.long, device=decoder.device))
+    pairs = [seen[layer] for layer in range(len(seen))]
+    return [(key.shape[1], key.shape[3], value.shape[3]) for key, value in pairs]
+
+
+def _random_tokens(decoder: PreTrainedModel, rows: int = 32, length: int = 16) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    size = decoder.get_input_embeddings().weight.shape[0]
+    ids = torch.randint(size, (rows, length), generator=generator)
+    return ids.to(decoder.device)
+
+
+@torch.no_grad()
+def _watch(decoder: PreTrainedModel, ids: Tensor) -> dict[int, KeyValue]:
+    """Keys (B, G, T, C) and values (B, G, T, C_v) of each layer for ids (B, T).
+
+    Raises:
+        UserError: Memory would not reach some layer.
+    """
+    seen: dict[int, KeyValue] = {}
     marker = object()
 
     def watch(module: Any, query: Tensor, key: Tensor, value: Tensor, *a: Any, **kw: Any) -> Any:
         if kw.pop(MEMORY_ARGUMENT, None) is marker:
-            seen[module.layer_idx] = (key.shape[1], key.shape[3], value.shape[3])
+            seen[module.layer_idx] = key, value
         return _eager(module, query, key, value, *a, **kw)
 
     name = f"{_PREFIX}watch"
@@ -305,7 +354,6 @@ def attention_shapes(decoder: PreTrainedModel) -> list[tuple[int, int, int]]:
         raise _unsupported(decoder)
     decoder.set_attn_implementation(name)
     try:
-        ids = torch.zeros(1, 2, dtype=torch.long, device=decoder.device)
         decoder(input_ids=ids, use_cache=False, **{MEMORY_ARGUMENT: marker})
     except TypeError as error:  # its forward passes no such keyword on
         raise _unsupported(decoder) from error
@@ -314,7 +362,7 @@ def attention_shapes(decoder: PreTrainedModel) -> list[tuple[int, int, int]]:
     layers = decoder.config.get_text_config().num_hidden_layers
     if set(seen) != set(range(layers)):
         raise _unsupported(decoder, f" ({len(seen)} of its {layers} layers could take memory)")
-    return [seen[i] for i in range(layers)]
+    return seen
 
 
 def _unsupported(decoder: PreTrainedModel, detail: str = "") -> UserError:

@@ -32,7 +32,12 @@ from llamavae.modeling import checkpoint
 from llamavae.modeling.configuration import LlaMaVAEConfig
 from llamavae.modeling.decoder import TextDecoder
 from llamavae.modeling.encoder import SentenceEncoder
-from llamavae.modeling.injection import Injection, attention_shapes, enable_memory
+from llamavae.modeling.injection import (
+    Injection,
+    MemoryInjection,
+    attention_shapes,
+    enable_memory,
+)
 from llamavae.modeling.posterior import DiagonalGaussian, KLRule, Posterior, kl_term
 
 if TYPE_CHECKING:
@@ -121,7 +126,9 @@ class LlaMaVAE(PreTrainedModel):
                 )
             config.attention_shapes = shapes
             enable_memory(decoder.lm)
-        self.posterior = Posterior(config.encoder_dim, config.latent_dim)
+        self.posterior = Posterior(
+            config.encoder_dim, config.latent_dim, config.standardise, config.initial_std
+        )
         self.injection = Injection(
             config.injection,
             config.latent_dim,
@@ -130,8 +137,15 @@ class LlaMaVAE(PreTrainedModel):
             config.slots,
             config.injection_hidden,
             config.tied_kv,
+            config.scaled_memory,
         )
-        self.trained_names = [n for n, p in self.named_parameters() if p.requires_grad]
+        trained = [name for name, p in self.named_parameters() if p.requires_grad]
+        statistics = [
+            f"{part}.{name}"
+            for part, module in (("posterior", self.posterior), ("injection", self.injection))
+            for name, _ in module.named_buffers()
+        ]
+        self.trained_names = trained + statistics  # what a checkpoint holds
         self.post_init()
         self.eval()
 
@@ -171,11 +185,15 @@ class LlaMaVAE(PreTrainedModel):
             config.encoder_name_or_path = checkpoint.absolute(encoder)
         if isinstance(decoder, str | os.PathLike):
             config.decoder_name_or_path = checkpoint.absolute(decoder)
-        return cls(
+        model = cls(
             config,
             checkpoint.load_decoder(config, decoder, tokenizer, **(decoder_options or {})),
             checkpoint.load_encoder(config, encoder),
         )
+        for part in model.injection.parts.values():
+            if isinstance(part, MemoryInjection) and part.scaled:
+                part.calibrate(model.decoder.lm)
+        return model
 
     @classmethod
     def from_pretrained(
@@ -374,6 +392,31 @@ class LlaMaVAE(PreTrainedModel):
         return self.posterior(h)
 
     # ------------------------------------------------------------------ text in
+
+    @torch.no_grad()
+    def fit_statistics(self, texts: Sequence[str] | Tensor, batch_size: int = 64) -> None:
+        """Standardise sentence vectors by those of a sample of the training texts.
+
+        Call it once, before training, on a model with `standardise`; the checkpoint holds the
+        statistics.
+
+        Args:
+            texts: N texts, or their sentence vectors (N, H_enc).
+            batch_size: Texts that pass the encoder together.
+
+        Raises:
+            UserError: The model does not standardise, or there are fewer than two texts.
+        """
+        if not self.config.standardise:
+            raise UserError(
+                "this model does not standardise its sentence vectors; build it with "
+                "standardise=True"
+            )
+        if not isinstance(texts, Tensor):
+            if self.encoder is None:
+                raise UserError("a model without a sentence encoder needs sentence vectors (N, H)")
+            texts = self.encoder.encode(texts, batch_size)
+        self.posterior.fit_statistics(texts)
 
     @torch.no_grad()
     def encode(self, texts: Texts | Tensor, batch_size: int = 64) -> DiagonalGaussian:

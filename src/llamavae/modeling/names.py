@@ -4,6 +4,6 @@ from typing import Literal
 
 InjectionName = Literal["memory", "soft_prompt", "add", "memory+add"]
 EncoderTraining = Literal["frozen", "lora", "full"]
-DecoderTraining = Literal["heads", "lora", "full"]
-Pooling = Literal["cls", "mean", "last"]
+DecoderTraining = Literal["frozen", "heads", "lora", "full"]
+Pooling = Literal["cls", "mean", "last", "attention"]
 KLRule = Literal["none", "free_bits", "dimension_mask", "sentence_threshold"]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import get_args
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.distributions import Independent, Normal
@@ -35,20 +37,62 @@ class DiagonalGaussian(Independent):
 class Posterior(nn.Module):
     """Linear head from the sentence vector h (B, H_enc) to q(z|x), in float32.
 
+    With `initial_std` it starts with that standard deviation for every sentence: the map from z to a
+    frozen decoder learns to read z only where its noise is small beside the spread of the means.
+
     Args:
         features: Size H_enc of the sentence vector.
         latent_dim: Size D of z.
+        standardise: Standardise each feature of h before the linear map, with the statistics of
+            `fit_statistics`; until then they are 0 and 1.
+        initial_std: Standard deviation of q(z|x) before training; None for about 1.
     """
 
-    def __init__(self, features: int, latent_dim: int) -> None:
+    features_mean: Tensor
+    features_std: Tensor
+
+    def __init__(
+        self,
+        features: int,
+        latent_dim: int,
+        standardise: bool = False,
+        initial_std: float | None = None,
+    ) -> None:
         super().__init__()
         self.linear = nn.Linear(features, 2 * latent_dim)
+        if initial_std is not None:
+            with torch.no_grad():
+                self.linear.weight[latent_dim:].zero_()
+                self.linear.bias[latent_dim:].fill_(2 * math.log(initial_std))
+        self.standardise = standardise
+        if standardise:
+            self.register_buffer("features_mean", torch.zeros(features))
+            self.register_buffer("features_std", torch.ones(features))
+
+    @torch.no_grad()
+    def fit_statistics(self, h: Tensor) -> None:
+        """Set mean and standard deviation of each feature to those of sentence vectors h (N, H_enc).
+
+        A feature that is constant keeps its scale.
+
+        Raises:
+            UserError: There are fewer than two vectors.
+        """
+        if len(h) < 2:
+            raise UserError(f"statistics need at least 2 sentence vectors; got {len(h)}")
+        h = h.to(self.features_mean)
+        std = h.std(0, correction=0)
+        self.features_mean.copy_(h.mean(0))
+        self.features_std.copy_(torch.where(std > 1e-6, std, torch.ones_like(std)))
 
     def forward(self, h: Tensor) -> DiagonalGaussian:
         """q(z|x) with mean and logvar (B, D), of sentence vectors h (B, H_enc)."""
         dtype = self.linear.weight.dtype
         with torch.autocast(h.device.type, enabled=False):
-            both = self.linear(h.to(dtype)).to(torch.promote_types(dtype, torch.float32))
+            h = h.to(dtype)
+            if self.standardise:
+                h = (h - self.features_mean) / self.features_std
+            both = self.linear(h).to(torch.promote_types(dtype, torch.float32))
         mean, logvar = both.chunk(2, dim=-1)
         return DiagonalGaussian(mean, logvar)
 

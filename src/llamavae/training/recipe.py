@@ -105,7 +105,12 @@ class EncoderSettings(_Section):
     revision: str | None = None
     """Branch, tag or commit of the hub repository."""
     pooling: Pooling | None = None
-    """Pooling rule for a plain transformers encoder; empty takes the model's own."""
+    """Pooling rule for a transformers encoder; empty takes the model's own. attention learns it."""
+    pooling_heads: int = Field(default=8, ge=1)
+    """Number of learned queries of attention pooling."""
+    standardise: bool | None = None
+    """Standardise each feature of the sentence vectors over the training set; empty does so for
+    every encoder but one made from scratch."""
     max_tokens: int | None = Field(default=None, ge=2)
     """Most encoder tokens of a sentence; empty keeps the encoder's own limit."""
     training: EncoderTraining = "frozen"
@@ -136,8 +141,10 @@ class DecoderSettings(_Section):
     """Branch, tag or commit of the hub repository."""
     max_tokens: int = Field(default=64, ge=2)
     """Most tokens of a sentence, its end-of-sentence token included; longer ones are cut."""
-    training: DecoderTraining = "heads"
-    """Hidden layers frozen (`heads`), with LoRA, or in full; embeddings and head always train."""
+    training: DecoderTraining | None = None
+    """What of the decoder trains: nothing (frozen), token embeddings and LM head (heads), these and
+    LoRA matrices in the hidden layers (lora), or all of it (full). Empty means frozen for a
+    pretrained decoder and heads for one made from scratch."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "float32"
     """Type of the frozen weights; what trains is kept in float32."""
     attention: Literal["sdpa", "eager"] = "sdpa"
@@ -152,7 +159,7 @@ class DecoderSettings(_Section):
         if self.model is not None and self.scratch is not None:
             raise ValueError("give one of model and scratch, not both")
         if self.quantization and self.training == "full":
-            raise ValueError("a quantised decoder cannot train in full: use heads or lora")
+            raise ValueError("a quantised decoder cannot train in full: use frozen, heads or lora")
         return self
 
 
@@ -169,6 +176,13 @@ class LatentSettings(_Section):
     """Width of the hidden layer of the map from z; 0 makes it linear."""
     tied_kv: bool = False
     """One vector as both key and value of a memory slot (Optimus)."""
+    scaled_memory: bool | None = None
+    """Scale memory to the sizes of the decoder's own keys and values in each layer; empty does so
+    for a pretrained decoder."""
+    initial_std: float | None = Field(default=None, gt=0)
+    """Standard deviation of the posterior before training. A wide one, such as the prior's 1, hides
+    the mean behind noise, and a pretrained decoder learns to do without z. Empty means 0.05 for a
+    pretrained decoder, and about 1 for one made from scratch."""
 
 
 class LoraSettings(_Section):
@@ -244,7 +258,11 @@ class OptimisationSettings(_Section):
     """Sentences on one device at one time; empty puts the whole batch through at once. The steps
     are the same, except that kl_rule free_bits then looks at the mean of such a part."""
     learning_rate: float = Field(default=1e-3, gt=0)
-    """Peak learning rate (AdamW)."""
+    """Peak learning rate (AdamW) of fresh weights."""
+    backbone_learning_rate: float | None = Field(default=None, gt=0)
+    """Peak learning rate of encoder and decoder weights, LoRA matrices included. Empty takes a
+    twentieth of learning_rate for a pretrained encoder.model or decoder.model, and learning_rate
+    for backbones made from scratch and with start_from."""
     weight_decay: float = Field(default=0.01, ge=0)
     """AdamW's weight decay."""
     warmup_steps: int = Field(default=100, ge=0)

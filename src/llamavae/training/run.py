@@ -13,10 +13,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import transformers
 import yaml
 from accelerate.utils import set_seed
+from torch import Tensor
 
 from llamavae.errors import UserError
 from llamavae.modeling import LlaMaVAE, SentenceEncoder, TextDecoder
@@ -39,6 +41,8 @@ from llamavae.training.trainer import (
 )
 
 _SCRATCH_TEXTS = 200_000  # sentences that a tokenizer is trained on
+_INITIAL_STD = 0.05  # of the posterior, before a pretrained decoder
+_STATISTICS = 10_000  # sentences whose vectors the standardisation is computed from
 
 
 @dataclass(frozen=True)
@@ -103,11 +107,14 @@ def _run(
     if model.encoder is not None:
         model.encoder.to(processes().device)  # a frozen one runs over the corpus before training
     data, validation = _prepare(recipe, model, corpus, progress)
+    if recipe.start_from is None and model.config.standardise:
+        model.fit_statistics(_sample_for_statistics(data))
     steps = _steps(recipe, data)
     checkpoint = last_checkpoint(folder) if resume else None
     args = training_arguments(recipe, folder, steps, checkpoint is not None)
     best = None if evaluator is None else BestModel(evaluator, folder)
-    trainer = VAETrainer(model, args, data, validation, recipe, folder, progress, best)
+    rates = _backbone_rates(recipe)
+    trainer = VAETrainer(model, args, data, validation, recipe, folder, progress, best, rates)
     trainer.add_callback(record)
     with _trained_in_float32(model):
         _train(trainer, checkpoint, resume)
@@ -233,13 +240,41 @@ def _build_model(
     else:
         model = _trained_model(recipe, recipe.start_from)
         _check_start(recipe, record, model, resume)
-    types = {p.dtype for p in model.decoder.parameters() if p.is_floating_point()}
-    if types != {torch.float32} and recipe.optimisation.precision == "float32":
+    decoder = model.decoder
+    types = {p.dtype for p in decoder.parameters() if p.is_floating_point()}
+    mixed = types != {torch.float32} and any(p.requires_grad for p in decoder.parameters())
+    if mixed and recipe.optimisation.precision == "float32":
         raise UserError(
             f"the decoder's weights are {', '.join(sorted(map(str, types)))}: train it with "
-            "optimisation.precision bfloat16, or load it with decoder.dtype float32"
+            "optimisation.precision bfloat16, load it with decoder.dtype float32, or keep all of it "
+            "frozen with decoder.training frozen"
         )
     return model
+
+
+def _sample_for_statistics(data: SentenceData | SentenceStream) -> list[str] | Tensor:
+    """Texts or cached sentence vectors (N, H_enc) that the standardisation is computed from."""
+    if isinstance(data, SentenceStream):
+        return list(islice(data.texts(), _STATISTICS))
+    rows = np.random.default_rng(0).permutation(len(data))[:_STATISTICS]
+    if data.vectors is not None:
+        return torch.from_numpy(data.vectors[np.sort(rows)])
+    return [data.texts[i] for i in rows.tolist()]
+
+
+def _backbone_rates(recipe: Recipe) -> dict[str, float]:
+    """Learning rates of the backbones' weights, by the beginning of their names."""
+    o = recipe.optimisation
+    rates = {}
+    for prefix, model in (
+        ("encoder.model.", recipe.encoder.model),
+        ("decoder.", recipe.decoder.model),
+    ):
+        if o.backbone_learning_rate is not None:
+            rates[prefix] = o.backbone_learning_rate
+        elif model is not None:
+            rates[prefix] = o.learning_rate / 20
+    return rates
 
 
 def _trained_model(recipe: Recipe, source: str) -> LlaMaVAE:
@@ -332,10 +367,14 @@ def _new_model(
         encoder_dim=0 if corpus.vectors is None else corpus.vectors[0].shape[1],
         encoder_revision=e.revision,
         encoder_pooling="mean" if e.scratch and e.pooling is None else e.pooling,
+        pooling_heads=e.pooling_heads,
         encoder_max_tokens=e.max_tokens,
         encoder_training=e.training,
+        standardise=e.scratch is None if e.standardise is None else e.standardise,
+        initial_std=z.initial_std or (None if d.scratch else _INITIAL_STD),
+        scaled_memory=d.scratch is None if z.scaled_memory is None else z.scaled_memory,
         decoder_revision=d.revision,
-        decoder_training=d.training,
+        decoder_training=d.training or ("heads" if d.scratch else "frozen"),
         lora_rank=recipe.lora.rank,
         lora_alpha=recipe.lora.alpha,
         embed_backbones=bool(e.scratch or d.scratch) if embed is None else embed,

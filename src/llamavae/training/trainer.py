@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path
@@ -335,6 +335,8 @@ class VAETrainer(SentenceTrainer):
         folder: Folder of the run.
         progress: Show a progress bar on stderr.
         best: Measures the model too, and keeps the best one.
+        backbone_rates: Peak learning rates of weights whose names begin with a prefix, such as
+            `decoder.`; all others have `optimisation.learning_rate`.
     """
 
     def __init__(
@@ -347,8 +349,10 @@ class VAETrainer(SentenceTrainer):
         folder: Path,
         progress: bool = True,
         best: BestModel | None = None,
+        backbone_rates: Mapping[str, float] | None = None,
     ) -> None:
         bag_of_words = recipe.objective.bag_of_words > 0
+        self.backbone_rates = dict(backbone_rates or {})
         super().__init__(
             _WithBagOfWords(model) if bag_of_words else model,
             args,
@@ -369,6 +373,32 @@ class VAETrainer(SentenceTrainer):
         self.measured_at = -1
         self.warnings: list[str] = []
         self._kl: list[Tensor] = []  # raw KL of the micro-batches of this step
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """AdamW, with a group of parameters for each learning rate and weight decay."""
+        if self.optimizer is None:
+            model = model or self.model
+            decayed = set(self.get_decay_parameter_names(model))
+            groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+            for name, parameter in model.named_parameters():
+                if parameter.requires_grad:
+                    weight_decay = self.args.weight_decay if name in decayed else 0.0
+                    groups.setdefault((self._rate(name), weight_decay), []).append(parameter)
+            kind, options = self.get_optimizer_cls_and_kwargs(self.args, model)
+            first = self.args.learning_rate  # the log shows the rate of the first group
+            self.optimizer = kind(
+                [
+                    {"params": groups[rate, weight_decay], "lr": rate, "weight_decay": weight_decay}
+                    for rate, weight_decay in sorted(groups, key=lambda key: key[0] != first)
+                ],
+                **options,
+            )
+        return self.optimizer
+
+    def _rate(self, name: str) -> float:
+        name = name.removeprefix("module.").removeprefix("vae.")
+        rates = (r for prefix, r in self.backbone_rates.items() if name.startswith(prefix))
+        return next(rates, self.args.learning_rate)
 
     @property
     def beta(self) -> float:
