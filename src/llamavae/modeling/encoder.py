@@ -29,6 +29,7 @@ from llamavae.modeling.backbones import (
     freeze_or_adapt,
     hub_errors,
     load_whole,
+    quiet_dropout,
     save_plain,
 )
 from llamavae.modeling.names import EncoderTraining, Pooling
@@ -163,8 +164,13 @@ class SentenceEncoder(nn.Module, ABC):
         return self.training_mode != "frozen"
 
     def train(self, mode: bool = True) -> SentenceEncoder:
-        """Enter training or eval mode; a frozen encoder stays in eval mode."""
+        """Enter training or eval mode; a frozen encoder stays in eval mode.
+
+        Dropout stays off in both: it would add a noise to z that the KL term does not know.
+        """
         super().train(mode and self.training_mode != "frozen")
+        if self.training:
+            quiet_dropout(self.model)
         return self
 
     @torch.no_grad()

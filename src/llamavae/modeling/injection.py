@@ -82,7 +82,7 @@ class MemoryInjection(nn.Module):
         scaled: Multiply what the map returns by the decoder's own scales, see `calibrate`.
     """
 
-    scales: Tensor  # of each layer, head and feature, one after the other: sum over layers of G (C + C_v)
+    scales: Tensor  # of each layer, head and feature: the sum over layers of G (C + C_v) numbers
 
     def __init__(
         self,
@@ -127,7 +127,8 @@ class MemoryInjection(nn.Module):
         """Memory of every layer, keys (B, G, M, C) and values (B, G, M, C_v), of z (B, D)."""
         memory = []
         flats = self.net(z).split(self.sizes, dim=-1)
-        scales = self.scales.split([size // self.slots for size in self.sizes]) if self.scaled else ()
+        sizes = [size // self.slots for size in self.sizes]
+        scales = self.scales.split(sizes) if self.scaled else ()
         for layer, (flat, (heads, key, value)) in enumerate(zip(flats, self.shapes, strict=True)):
             pair = flat.view(len(z), heads, self.slots, -1)  # (B, G, M, C [+ C_v])
             if self.scaled:

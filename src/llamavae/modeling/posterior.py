@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import get_args
-
 import math
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
@@ -37,8 +36,8 @@ class DiagonalGaussian(Independent):
 class Posterior(nn.Module):
     """Linear head from the sentence vector h (B, H_enc) to q(z|x), in float32.
 
-    With `initial_std` it starts with that standard deviation for every sentence: the map from z to a
-    frozen decoder learns to read z only where its noise is small beside the spread of the means.
+    With `initial_std` it starts with that standard deviation for every sentence: the map from z to
+    a frozen decoder learns to read z only where its noise is small beside the spread of the means.
 
     Args:
         features: Size H_enc of the sentence vector.
@@ -71,7 +70,7 @@ class Posterior(nn.Module):
 
     @torch.no_grad()
     def fit_statistics(self, h: Tensor) -> None:
-        """Set mean and standard deviation of each feature to those of sentence vectors h (N, H_enc).
+        """Set mean and standard deviation of each feature to those of vectors h (N, H_enc).
 
         A feature that is constant keeps its scale.
 

@@ -259,6 +259,10 @@ class OptimisationSettings(_Section):
     are the same, except that kl_rule free_bits then looks at the mean of such a part."""
     learning_rate: float = Field(default=1e-3, gt=0)
     """Peak learning rate (AdamW) of fresh weights."""
+    posterior_learning_rate: float | None = Field(default=None, gt=0)
+    """Peak learning rate of the posterior's linear map and of attention pooling; empty takes
+    learning_rate. A step of AdamW moves z in proportion to it and to the size of the sentence
+    vector, so a vector of thousands of features needs a lower one."""
     backbone_learning_rate: float | None = Field(default=None, gt=0)
     """Peak learning rate of encoder and decoder weights, LoRA matrices included. Empty takes a
     twentieth of learning_rate for a pretrained encoder.model or decoder.model, and learning_rate

@@ -113,7 +113,7 @@ def _run(
     checkpoint = last_checkpoint(folder) if resume else None
     args = training_arguments(recipe, folder, steps, checkpoint is not None)
     best = None if evaluator is None else BestModel(evaluator, folder)
-    rates = _backbone_rates(recipe)
+    rates = _learning_rates(recipe)
     trainer = VAETrainer(model, args, data, validation, recipe, folder, progress, best, rates)
     trainer.add_callback(record)
     with _trained_in_float32(model):
@@ -246,8 +246,8 @@ def _build_model(
     if mixed and recipe.optimisation.precision == "float32":
         raise UserError(
             f"the decoder's weights are {', '.join(sorted(map(str, types)))}: train it with "
-            "optimisation.precision bfloat16, load it with decoder.dtype float32, or keep all of it "
-            "frozen with decoder.training frozen"
+            "optimisation.precision bfloat16, load it with decoder.dtype float32, or keep all of "
+            "it frozen with decoder.training frozen"
         )
     return model
 
@@ -262,10 +262,12 @@ def _sample_for_statistics(data: SentenceData | SentenceStream) -> list[str] | T
     return [data.texts[i] for i in rows.tolist()]
 
 
-def _backbone_rates(recipe: Recipe) -> dict[str, float]:
-    """Learning rates of the backbones' weights, by the beginning of their names."""
+def _learning_rates(recipe: Recipe) -> dict[str, float]:
+    """Learning rates other than `optimisation.learning_rate`, by how weights' names begin."""
     o = recipe.optimisation
     rates = {}
+    if o.posterior_learning_rate is not None:
+        rates |= dict.fromkeys(("posterior.", "encoder.attention."), o.posterior_learning_rate)
     for prefix, model in (
         ("encoder.model.", recipe.encoder.model),
         ("decoder.", recipe.decoder.model),

@@ -335,7 +335,7 @@ class VAETrainer(SentenceTrainer):
         folder: Folder of the run.
         progress: Show a progress bar on stderr.
         best: Measures the model too, and keeps the best one.
-        backbone_rates: Peak learning rates of weights whose names begin with a prefix, such as
+        learning_rates: Peak learning rates of weights whose names begin with a prefix, such as
             `decoder.`; all others have `optimisation.learning_rate`.
     """
 
@@ -349,10 +349,10 @@ class VAETrainer(SentenceTrainer):
         folder: Path,
         progress: bool = True,
         best: BestModel | None = None,
-        backbone_rates: Mapping[str, float] | None = None,
+        learning_rates: Mapping[str, float] | None = None,
     ) -> None:
         bag_of_words = recipe.objective.bag_of_words > 0
-        self.backbone_rates = dict(backbone_rates or {})
+        self.learning_rates = dict(learning_rates or {})
         super().__init__(
             _WithBagOfWords(model) if bag_of_words else model,
             args,
@@ -397,7 +397,7 @@ class VAETrainer(SentenceTrainer):
 
     def _rate(self, name: str) -> float:
         name = name.removeprefix("module.").removeprefix("vae.")
-        rates = (r for prefix, r in self.backbone_rates.items() if name.startswith(prefix))
+        rates = (r for prefix, r in self.learning_rates.items() if name.startswith(prefix))
         return next(rates, self.args.learning_rate)
 
     @property
