@@ -131,7 +131,7 @@ def test_all_mistakes_are_reported_together() -> None:
         "corpus.limit: Input should be greater than or equal to 1 (got 0)",
         "encoder: give one of model, scratch and vectors, not model and vectors",
         "decoder.scratch.layer: no such setting; did you mean 'layers'?",
-        "decoder.training: Input should be 'heads', 'lora' or 'full' (got 'half')",
+        "decoder.training: Input should be 'frozen', 'heads', 'lora' or 'full' (got 'half')",
         "objective: kl_rule and kl_threshold go together",
         "optimisation: give one of epochs and steps",
         "latnet: no such setting; did you mean 'latent'?",

@@ -27,7 +27,8 @@ INJECTIONS = ["memory", "soft_prompt", "add", "memory+add"]
 
 
 def small(injection: str = "memory", **settings) -> ConditionalVAE:
-    return ConditionalVAE(tiny.vae(injection, max_tokens=24, **settings), LABELS)
+    settings = {"decoder_training": "heads", "max_tokens": 24, **settings}
+    return ConditionalVAE(tiny.vae(injection, **settings), LABELS)
 
 
 def weights(model) -> dict[str, torch.Tensor]:

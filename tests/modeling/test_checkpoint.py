@@ -218,7 +218,7 @@ def test_relative_backbones_are_found_from_everywhere(tmp_path, monkeypatch):
 
 def test_weights_in_several_files(tmp_path):
     vae = shaken()
-    vae.save_pretrained(tmp_path, max_shard_size="20KB")
+    vae.save_pretrained(tmp_path, max_shard_size="2KB")
     assert len(list(tmp_path.glob("model-*.safetensors"))) > 1
     assert_alike(vae, LlaMaVAE.from_pretrained(tmp_path))
     vae.save_pretrained(tmp_path)
@@ -297,7 +297,7 @@ def test_a_missing_file_is_named(saved):
 
 
 def test_a_missing_shard_is_named(tmp_path):
-    tiny.vae().save_pretrained(tmp_path, max_shard_size="20KB")
+    tiny.vae().save_pretrained(tmp_path, max_shard_size="2KB")
     shard = sorted(tmp_path.glob("model-*.safetensors"))[1]
     shard.unlink()
     with pytest.raises(UserError, match=f"{shard.name} is missing"):

@@ -147,16 +147,11 @@ def test_what_trains_gets_gradients(kind, training):
         assert len(moved) > 10
 
 
-def test_a_frozen_encoder_has_no_dropout_in_training():
-    frozen = load().train()
-    assert_same(frozen(frozen.tokenize(["a dog"])), frozen.encode(["a dog"]))
-    assert frozen.train().training is False
-    loud = load(training="full").train()
-    features = loud.tokenize(["a dog"])
-    assert not torch.equal(loud(features), loud(features))
-    assert torch.equal(loud.encode(["a dog"]), loud.encode(["a dog"]))
-    assert loud.training
-    assert loud.model.training
+@pytest.mark.parametrize("training", ["frozen", "lora", "full"])
+def test_an_encoder_has_no_dropout_in_training(training):
+    encoder = load(training=training).train()
+    assert encoder.training is (training != "frozen")
+    assert_same(encoder(encoder.tokenize(["a dog"])), encoder.encode(["a dog"]))
 
 
 def test_lora_starts_as_the_encoder_itself():

@@ -184,7 +184,13 @@ def test_overfits_a_few_sentences(tmp_path):
             corpus={"name": str(few)},
             latent={"dim": 16, "slots": 4, "hidden": 64, "injection": "memory+add"},
             objective={"schedule": "constant", "beta": 0.0},
-            optimisation={"steps": 250, "batch_size": 6, "learning_rate": 0.01, "decay": "linear"},
+            optimisation={
+                "steps": 250,
+                "batch_size": 6,
+                "learning_rate": 0.01,
+                "backbone_learning_rate": 0.01,
+                "decay": "linear",
+            },
             evaluation={"every": 250, "sentences": 6, "decoded": 6},
             output={"log_every": 50, "save_every": 250},
         )
@@ -218,7 +224,8 @@ def test_overfits_a_few_sentences(tmp_path):
 def test_kinds_of_model(tmp_path, latent, decoder, optimisation):
     sections = backbones(max_tokens=32, **decoder)
     sections["optimisation"] = {
-        **{"steps": 20, "batch_size": 8, "learning_rate": 0.01, "warmup_steps": 1},
+        **{"steps": 20, "batch_size": 8, "warmup_steps": 1},
+        **{"learning_rate": 0.01, "backbone_learning_rate": 0.01},
         **optimisation,
     }
     latent = {"dim": 4, "slots": 2, "hidden": 8, **latent}
@@ -246,7 +253,7 @@ def test_checkpointing_changes_nothing(tmp_path):
 
 def test_half_precision_weights_need_mixed_precision(tmp_path):
     with pytest.raises(UserError, match=r"bfloat16.*optimisation\.precision bfloat16"):
-        runs.quick(runs.settings(tmp_path, "run", **backbones(dtype="bfloat16")))
+        runs.quick(runs.settings(tmp_path, "run", **backbones(dtype="bfloat16", training="heads")))
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
