@@ -52,7 +52,7 @@ def test_it_starts_as_the_vae_whatever_the_condition(injection, hidden):
     for name in ("nll", "kl", "elbo"):
         assert found[name] == pytest.approx(of_vae[name], rel=1e-5)
     assert found["nll_shuffled_condition"] == pytest.approx(found["nll"], rel=1e-6)
-    z = baseline.vae.prior(4, 0.7, seed=1)
+    z = baseline.vae.prior(4, spread=0.7, seed=1)
     expected = baseline.vae.decode(z)
     for label in BEGINNINGS:
         assert baseline.generate([label], n=4, temperature=0.7, seed=1) == expected

@@ -17,7 +17,7 @@ from llamavae.evaluation.definitions import distinct_n
 from llamavae.evaluation.evaluator import EvaluationData
 from llamavae.evaluation.likelihood import sentence_nll
 from llamavae.evaluation.samples import Samples, duplicates, mauve, nearest_texts, self_bleu
-from llamavae.guidance import fit_prior
+from llamavae.training import fit_prior
 
 TEXTS = st.lists(
     st.lists(st.sampled_from(["a", "b", "c", "d"]), max_size=7).map(" ".join),

@@ -24,8 +24,8 @@ from llamavae.guidance import (
     WordVectorCondition,
     make_pairs,
 )
-from llamavae.guidance.cvae import posterior
 from llamavae.modeling import SentenceEncoder, checkpoint
+from llamavae.training.prior import posterior
 
 SHORT = Fitting(steps=60, batch_size=64, every=30, learning_rate=3e-3)
 FORMS = ["reference", "conditional"]

@@ -188,7 +188,7 @@ class ConditionalVAE:
         c = self._standardised(vectors_of(self.condition, asked)).repeat_interleave(n, dim=0)
         if not len(c):
             return []
-        z = self.vae.prior(len(c), temperature, seed)
+        z = self.vae.prior(len(c), "standard", temperature, seed)
         return model.decode(torch.cat([z, c], dim=1), **options)
 
     # ------------------------------------------------------------------ parts
