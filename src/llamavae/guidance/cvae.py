@@ -190,7 +190,7 @@ class InvertibleCVAE:
         self,
         asked: Asked,
         n: int = 1,
-        temperature: float = 1.0,
+        spread: float = 1.0,
         seed: int | None = None,
         **options: Any,
     ) -> list[str]:
@@ -199,25 +199,25 @@ class InvertibleCVAE:
         Args:
             asked: B things that the condition understands, or their vectors (B, C).
             n: Texts for each.
-            temperature: tau; 0 decodes the centre of p(z|c).
+            spread: tau, the factor on the noise of p(z|c); 0 decodes its centre.
             seed: Makes the draws repeatable.
             **options: Options of `LlaMaVAE.decode`.
 
         Returns:
             B * n texts, those of one condition side by side.
         """
-        return self.vae.decode(self.points(asked, n, temperature, seed), **options)
+        return self.vae.decode(self.points(asked, n, spread, seed), **options)
 
     @torch.no_grad()
     def points(
-        self, asked: Asked, n: int = 1, temperature: float = 1.0, seed: int | None = None
+        self, asked: Asked, n: int = 1, spread: float = 1.0, seed: int | None = None
     ) -> Tensor:
         """Points (B * n, D) drawn from p(z|c); arguments as for `generate`."""
-        check_draws(n, temperature)
+        check_draws(n, spread)
         c = self._vectors(asked).repeat_interleave(n, 0)
         generator = None if seed is None else torch.Generator().manual_seed(seed)
         noise = torch.randn(len(c), self.flow.features, generator=generator)
-        return self._place(c, temperature * noise)
+        return self._place(c, spread * noise)
 
     @torch.no_grad()
     def translate(self, z: Tensor, source: Asked, target: Asked) -> Tensor:
