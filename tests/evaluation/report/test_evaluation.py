@@ -147,5 +147,5 @@ def test_samples_say_where_their_points_are_from(prior, shown, tmp_path):
     results = evaluate(Planted(), DATA, [Samples(resamples=20)], tmp_path)
     for row in results.found["samples"].evaluation.tables["samples"] if prior else []:
         row["prior"] = prior
-    write_results(results, tmp_path)
+    write_results(results, tmp_path, "samples")
     assert shown in words(check_page(write_report(tmp_path).read_text(encoding="utf-8")))
