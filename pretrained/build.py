@@ -29,8 +29,8 @@ from llamavae import InvertibleCVAE, LlaMaVAE
 from llamavae.corpora import load_corpus
 from llamavae.flows import Fitting
 from llamavae.guidance import EncoderCondition, make_pairs
-from llamavae.guidance.prior import aggregate_posterior, fit_prior
-from llamavae.training import load_recipe
+from llamavae.modeling.prior import DEFAULT
+from llamavae.training import aggregate_posterior, fit_prior, load_recipe
 from pretrained.card import definitions_card, vae_card
 from pretrained.measures import compare, measure_definitions, measure_vae
 
@@ -96,7 +96,7 @@ def halve(path: Path) -> None:
 
 
 def fit_mixture(vae: LlaMaVAE) -> None:
-    """Fit the prior `mixture` to the points of the corpora's sentences."""
+    """Fit the default prior, a mixture, to the codes of the corpora's sentences."""
     texts = {
         split: [
             text
@@ -108,8 +108,7 @@ def fit_mixture(vae: LlaMaVAE) -> None:
     train, valid = (aggregate_posterior(vae, t, NOISE, progress=True) for t in texts.values())
     prior = fit_prior(train, "mixture", valid=valid, vae=vae, progress=True)
     prior.report |= {"corpus": ", ".join(MIXED), "noise": NOISE}
-    shutil.rmtree(VAE / "priors", ignore_errors=True)
-    prior.save(VAE / "priors" / "mixture")
+    prior.save(VAE / DEFAULT)
 
 
 def define(vae: LlaMaVAE) -> None:

@@ -58,12 +58,13 @@ def vae_card(found: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> str
             f"### {title}\n\n{_table(rows)}"
             for title, rows in [*found["corpora"].items(), ("Similarity (STS-B dev)", found["sts"])]
         ),
-        "## Fifty samples from the prior, unedited",
-        "Points drawn from N(0, I) with seed 0, decoded greedily.",
+        "## Fifty samples from N(0, I), unedited",
+        "Latent codes drawn from N(0, I) with seed 0, decoded greedily: `llamavae sample --prior "
+        "standard`.",
         _numbered(found["samples"]),
-        "## Fifty samples from the mixture that comes with it, unedited",
-        'The same from `load_prior("mixture", model)`, a Gaussian mixture fitted to the points of '
-        "training sentences, seed 0: `llamavae sample --prior mixture`.",
+        "## Fifty samples from its default prior, unedited",
+        "The same from a Gaussian mixture fitted to the codes of training sentences, seed 0: "
+        "`llamavae sample`.",
         _numbered(found["mixture samples"]),
         "## Limits",
         "Sentences over 16 words, names, numbers and words outside its corpora come back as "

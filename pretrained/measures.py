@@ -14,7 +14,6 @@ from llamavae.evaluation.definitions import distinct_n, score_definitions
 from llamavae.evaluation.evaluator import EvaluationData
 from llamavae.evaluation.registry import evaluator
 from llamavae.evaluation.reverse import rank_of_truth, score_ranks
-from llamavae.guidance.prior import load_prior
 
 SEED, SAMPLES, RANKED, DEFINED = 0, 50, 500, 500
 CORPORA = {"WordNet definitions": "wordnet", "WorldTree explanations": "worldtree"}
@@ -49,8 +48,8 @@ def measure_vae(vae: LlaMaVAE, sts: Path) -> dict[str, Any]:
         found["corpora"][title] = measured
     data = EvaluationData(["a", "b"], seed=SEED)
     found["sts"] = evaluator("sts", files={"stsb": sts})(vae, data).rows
-    found["samples"] = vae.sample(SAMPLES, seed=SEED)
-    found["mixture samples"] = vae.decode(load_prior("mixture", vae).sample(SAMPLES, seed=SEED))
+    found["samples"] = vae.sample(SAMPLES, "standard", seed=SEED)
+    found["mixture samples"] = vae.sample(SAMPLES, "mixture", seed=SEED)
     return found
 
 

@@ -26,7 +26,7 @@ from llamavae.evaluation.examples import Rows
 from llamavae.evaluation.report import pieces
 from llamavae.evaluation.report.pieces import Section
 from llamavae.evaluation.report.run import Number, read_run, write_run_report
-from llamavae.guidance import InvertibleCVAE, load_prior
+from llamavae.guidance import InvertibleCVAE
 from llamavae.modeling import LlaMaVAE
 from llamavae.pretrained import shipped_names
 from llamavae.training import Recipe, load_recipe, train
@@ -185,7 +185,6 @@ def _tour(mini: LlaMaVAE) -> list[Shown]:
     rows = examples.reconstructions(mini, _SENTENCES)
     q = mini.encode(list(_SENTENCES))
     kl = (q.mean.square() + q.logvar.exp() - 1 - q.logvar).mean(0) / 2
-    prior = load_prior("mixture", mini)
     [dim] = examples.largest_dimensions(kl.tolist(), 1)
     tour = [
         Shown(
@@ -211,7 +210,7 @@ def _tour(mini: LlaMaVAE) -> list[Shown]:
         ),
         Shown(
             "sample",
-            [{"text": text} for text in mini.decode(prior.sample(6, seed=_SEED))],
+            [{"text": text} for text in mini.sample(6, seed=_SEED)],
             "Points drawn from a mixture of Gaussians, fitted to the points of the sentences that "
             "mini was trained on. Unselected: nobody wrote these.",
         ),
@@ -257,12 +256,9 @@ def _tables(mini: LlaMaVAE, tuned: LlaMaVAE, held_out: list[str]) -> dict[str, R
         new | {"before": old["reconstruction"], "before_shuffled": old["shuffled"]}
         for old, new in zip(before, after, strict=True)
     ]
+    old, new = (examples.prior_samples(m, _SAMPLES, _SEED, "standard") for m in (mini, tuned))
     samples: Rows = [
-        {"before": old["text"], "text": new["text"]}
-        for old, new in zip(
-            *(examples.prior_samples(model, _SAMPLES, _SEED) for model in (mini, tuned)),
-            strict=True,
-        )
+        {"before": b["text"], "text": a["text"]} for b, a in zip(old, new, strict=True)
     ]
     if all(map(_grammatical, held_out)):
         for row in samples:

@@ -53,10 +53,10 @@ def test_it_starts_as_the_vae_whatever_the_condition(injection, hidden):
     for name in ("nll", "kl", "elbo"):
         assert found[name] == pytest.approx(of_vae[name], rel=1e-5)
     assert found["nll_shuffled_condition"] == pytest.approx(found["nll"], rel=1e-6)
-    z = baseline.vae.prior(4, 0.7, seed=1)
+    z = baseline.vae.prior(4, spread=0.7, seed=1)
     expected = baseline.vae.decode(z)
     for label in BEGINNINGS:
-        assert baseline.generate([label], n=4, temperature=0.7, seed=1) == expected
+        assert baseline.generate([label], n=4, spread=0.7, seed=1) == expected
 
 
 def test_the_first_gradient_reaches_the_condition():
@@ -191,12 +191,12 @@ def test_texts_of_one_condition_lie_side_by_side(fitted):
     assert both == baseline.generate([ANIMAL, WATER], n=3, seed=4, batch_size=1)
 
 
-def test_seeds_and_temperature(fitted):
+def test_seeds_and_spread(fitted):
     baseline, _ = fitted
-    hot = {"n": 4, "temperature": 3.0}
+    hot = {"n": 4, "spread": 3.0}
     assert baseline.generate([WATER], seed=1, **hot) == baseline.generate([WATER], seed=1, **hot)
     assert baseline.generate([WATER], seed=1, **hot) != baseline.generate([WATER], seed=2, **hot)
-    assert len(set(baseline.generate([WATER], n=4, temperature=0))) == 1
+    assert len(set(baseline.generate([WATER], n=4, spread=0))) == 1
 
 
 def test_options_of_decode(fitted):
@@ -224,8 +224,8 @@ def test_mistakes(fitted):
         baseline.generate([WATER], n=0)
     with pytest.raises(UserError, match=r"\(B, 3\); got \(1, 2\)"):
         baseline.generate(torch.ones(1, 2))
-    with pytest.raises(UserError, match="temperature must not"):
-        baseline.generate([WATER], temperature=-1)
+    with pytest.raises(UserError, match="spread must not"):
+        baseline.generate([WATER], spread=-1)
     with pytest.raises(UserError, match=r"\(N, 3\); got 16 texts .* \(16, 2\)"):
         baseline.fit(Pairs(TEXTS, torch.ones(16, 2), NAMES), steps=1)
     for wrong in ({"steps": -1}, {"steps": 1, "batch_size": 0}, {"steps": 1, "beta": -0.5}):

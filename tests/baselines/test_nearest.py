@@ -64,7 +64,7 @@ def test_vectors_answer_like_their_words_in_any_number(baseline, condition):
 
 def test_what_draws_and_decodes_is_ignored(baseline):
     state = torch.get_rng_state()
-    with_all = baseline.generate(["steep"], temperature=9.0, seed=3, max_new_tokens=1)
+    with_all = baseline.generate(["steep"], spread=9.0, seed=3, max_new_tokens=1)
     assert with_all == baseline.generate(["steep"])
     assert torch.equal(state, torch.get_rng_state())
 

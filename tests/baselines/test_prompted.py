@@ -59,9 +59,9 @@ def test_samples_of_one_word_lie_side_by_side(decoder):
     """At a temperature that leaves no choice, each sample is the greedy text of its own word."""
     baseline = PromptedDecoder(decoder)
     greedy = baseline.generate(WORDS)
-    assert baseline.generate(WORDS, n=3, temperature=1e-4) == [t for t in greedy for _ in range(3)]
-    assert baseline.generate(WORDS, n=3, temperature=0) == [t for t in greedy for _ in range(3)]
-    assert baseline.generate(WORDS, temperature=0) == greedy
+    assert baseline.generate(WORDS, n=3, spread=1e-4) == [t for t in greedy for _ in range(3)]
+    assert baseline.generate(WORDS, n=3, spread=0) == [t for t in greedy for _ in range(3)]
+    assert baseline.generate(WORDS, spread=0) == greedy
 
 
 def test_a_seed_repeats_and_disturbs_nobody(decoder):
@@ -79,7 +79,7 @@ def test_a_seed_repeats_and_disturbs_nobody(decoder):
 
 def test_another_temperature_samples_a_single_text(decoder):
     baseline = PromptedDecoder(decoder)
-    assert baseline.generate(WORDS, temperature=3.0, seed=0) != baseline.generate(WORDS)
+    assert baseline.generate(WORDS, spread=3.0, seed=0) != baseline.generate(WORDS)
     assert baseline.generate(WORDS, seed=0) == baseline.generate(WORDS, seed=1)
 
 
@@ -132,7 +132,7 @@ def test_mistakes(decoder):
             baseline.generate(asked)
     with pytest.raises(UserError, match="n=0"):
         baseline.generate(["dog"], n=0)
-    with pytest.raises(UserError, match=r"temperature .* got -1"):
-        baseline.generate(["dog"], temperature=-1)
+    with pytest.raises(UserError, match=r"spread .* got -1"):
+        baseline.generate(["dog"], spread=-1)
     with pytest.raises(UserError, match=r"pairs; got the word 'dog'"):
         PromptedDecoder(decoder, "{context} {word}:").generate(["dog"])

@@ -85,13 +85,13 @@ def test_define(fit, run):
     assert [row["word"] for row in rows] == ["dog", "dog"]
     again = run("define", "dog", "--model", guided, "-n", "2", "--seed", "1", "--json")
     assert again.stdout == result.stdout
-    centre = run("define", "dog", "river", "--model", guided, "--temperature", "0")
+    centre = run("define", "dog", "river", "--model", guided, "--spread", "0")
     assert [line.split("\t")[0] for line in centre.stdout.splitlines()] == ["dog", "river"]
 
 
 def test_define_in_a_context(fit, run):
     guided = fit()
-    options = ("--model", guided, "--temperature", "0", "--json")
+    options = ("--model", guided, "--spread", "0", "--json")
     alone, inside = (
         run("define", "dog", *options),
         run("define", "dog", "--context", "a dog barks at the moon", *options),

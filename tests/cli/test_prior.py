@@ -7,7 +7,7 @@ import torch
 from tests import tiny
 
 from llamavae import LlaMaVAE
-from llamavae.guidance import load_prior
+from llamavae.modeling import load_prior
 
 
 @pytest.fixture(scope="module")
@@ -29,22 +29,47 @@ def texts(result):
     return [json.loads(line)["text"] for line in result.stdout.splitlines()]
 
 
-@pytest.mark.parametrize("kind", ["gaussian", "mixture", "flow"])
+@pytest.mark.parametrize("kind", ["standard", "gaussian", "mixture", "flow"])
 def test_a_prior_is_fitted_and_drawn_from(run, model, corpus, kind):
     options = ("--model", model, "--prior", kind)
-    result = run("fit-prior", *options, "--corpus", corpus, "--steps", 5, "--components", 1)
+    fit = ("fit-prior", *options, "--corpus", corpus, "--steps", 5, "--components", 1)
+    result = run(*fit, "--no-default")
     assert result.exit_code == 0, result.stderr
     names = {line.split("\t")[1] for line in result.stdout.splitlines()}
-    assert names == {"standard", "gaussian", "this prior"}
+    assert names == {"standard", "gaussian", kind}
     vae = LlaMaVAE.from_pretrained(model)
-    prior = load_prior(kind, vae)
-    assert prior.report["corpus"] == str(corpus)
-    expected = vae.decode(prior.sample(3, 0.5, seed=1))
-    command = ("sample", 3, "--scale", 0.5, "--seed", 1, "--json")
-    assert texts(run(*command, *options)) == expected
+    assert vae.default_prior is None
     place = model / "priors" / kind
+    prior = load_prior(place, vae)
+    assert prior.report["corpus"] == str(corpus)
+    expected = vae.sample(3, prior, 0.5, seed=1)
+    command = ("sample", 3, "--spread", 0.5, "--seed", 1, "--json")
+    assert texts(run(*command, *options)) == expected
     assert texts(run(*command, "--model", model, "--prior", place)) == expected
-    assert texts(run(*command, "--model", model)) == vae.sample(3, 0.5, seed=1)
+    standard = vae.sample(3, "standard", 0.5, seed=1)
+    assert texts(run(*command, "--model", model)) == standard
+    if kind != "flow":  # now as the default
+        assert run(*fit).exit_code == 0
+        assert texts(run(*command, "--model", model)) == expected
+        assert texts(run(*command, "--model", model, "--prior", "standard")) == standard
+
+
+def test_the_best_of_all_becomes_the_default(run, model, corpus):
+    command = ("fit-prior", "--model", model, "--corpus", corpus, "--steps", 5, "--components", 1)
+    result = run(*command)
+    assert result.exit_code == 0, result.stderr
+    prior = LlaMaVAE.from_pretrained(model).default_prior
+    assert prior is not None
+    found = prior.report["candidates"]
+    assert set(found) == {"standard", "gaussian", "mixture", "flow"}
+    assert f"Kept: {prior.kind}" in result.stderr
+    again = run(*command)
+    assert again.exit_code == 2
+    assert "--overwrite" in again.stderr
+    assert run(*command, "--overwrite", "--prior", "standard").exit_code == 0
+    fitted = LlaMaVAE.from_pretrained(model).default_prior
+    assert fitted is not None
+    assert fitted.kind == "standard"
 
 
 def test_what_is_there_is_not_replaced_unasked(run, model, corpus, tmp_path):
@@ -66,4 +91,8 @@ def test_mistakes(run, model, corpus):
     wrong = run("fit-prior", "--model", model, "--corpus", corpus, "--flow", "glw")
     assert wrong.exit_code == 2
     assert "'glow'" in wrong.stderr
+    unnamed = run("fit-prior", "--model", model, "--corpus", corpus, "--no-default")
+    assert unnamed.exit_code == 2
+    assert "--prior" in unnamed.stderr
+    assert not (model / "prior").exists()
     assert not (model / "priors").exists()

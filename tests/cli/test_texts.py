@@ -48,8 +48,8 @@ def test_several_samples_of_each_text(run: Any) -> None:
 
 
 def test_sample(run: Any, model: LlaMaVAE) -> None:
-    expected = model.sample(5, scale=0.5, seed=7)
-    command = ("sample", 5, "--scale", 0.5, "--seed", 7, "--json")
+    expected = model.sample(5, spread=0.5, seed=7)
+    command = ("sample", 5, "--spread", 0.5, "--seed", 7, "--json")
     assert [row["text"] for row in records(run(*command))] == expected
     assert [row["text"] for row in records(run(*command, "--batch-size", 2))] == expected
 

@@ -12,12 +12,13 @@ from hypothesis import strategies as st
 from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
 from tests import tiny
 
+from llamavae import LlaMaVAE
 from llamavae.errors import UserError
 from llamavae.evaluation.definitions import distinct_n
 from llamavae.evaluation.evaluator import EvaluationData
 from llamavae.evaluation.likelihood import sentence_nll
 from llamavae.evaluation.samples import Samples, duplicates, mauve, nearest_texts, self_bleu
-from llamavae.guidance import fit_prior
+from llamavae.training import fit_prior
 
 TEXTS = st.lists(
     st.lists(st.sampled_from(["a", "b", "c", "d"]), max_size=7).map(" ".join),
@@ -173,6 +174,30 @@ def test_a_saved_prior_of_the_model(tmp_path):
         Samples(prior="mixture")(model, data)
 
 
+def test_each_prior_of_a_model(tmp_path):
+    tiny.vae().save_pretrained(tmp_path)
+    model = LlaMaVAE.from_pretrained(tmp_path)
+    codes = 5 + torch.randn(40, model.config.latent_dim)
+    model.default_prior = fit_prior(codes, "mixture", components=1, vae=model)
+    fit_prior(codes, "gaussian", vae=model).save(tmp_path / "priors" / "gaussian")
+    data = EvaluationData(tiny.SENTENCES)
+    evaluator = Samples(prior="all", resamples=20)
+    found = evaluator(model, data)
+    groups = ["", "gaussian", "standard"]
+    assert list(dict.fromkeys(row["group"] for row in found.rows)) == groups
+    n = len(tiny.SENTENCES)
+    drawn = [row["prior"] for row in found.tables["samples"]]
+    assert drawn == ["mixture"] * n + ["gaussian"] * n + ["standard"] * n
+    for group, prior in zip(groups, (None, "gaussian", "standard"), strict=True):
+        alone = Samples(prior=prior, resamples=20)(model, data)
+        assert found.value("self-BLEU", group) == alone.value("self-BLEU")
+    priors = evaluator.depends_on(model)["priors"]
+    assert list(priors) == ["mixture", "gaussian", "standard"]
+    assert priors["mixture"] == model.default_prior.report["nll"]
+    assert Samples(prior="flow").depends_on(model) == {}
+    assert Samples().depends_on(Planted(REAL)) == {}
+
+
 def test_mistakes():
     class Decodes:
         def decode(self, z):
@@ -180,6 +205,8 @@ def test_mistakes():
 
     with pytest.raises(UserError, match=r"Samples\(prior"):
         Samples()(Decodes(), EvaluationData(REAL))
+    with pytest.raises(UserError, match="name of a LlaMaVAE's"):
+        Samples(prior="mixture")(Planted(REAL), EvaluationData(REAL))
     with pytest.raises(UserError, match="at least 2; got 1"):
         Samples(n=1)
     with pytest.raises(UserError, match="cannot decode"):

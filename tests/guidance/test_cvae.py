@@ -24,8 +24,8 @@ from llamavae.guidance import (
     WordVectorCondition,
     make_pairs,
 )
-from llamavae.guidance.cvae import posterior
 from llamavae.modeling import SentenceEncoder, checkpoint
+from llamavae.training.prior import posterior
 
 SHORT = Fitting(steps=60, batch_size=64, every=30, learning_rate=3e-3)
 FORMS = ["reference", "conditional"]
@@ -149,14 +149,14 @@ def test_predict_tells_the_conditions_apart(cvae, data):
 
 
 def test_texts_of_one_condition_stand_side_by_side(cvae):
-    both = cvae.points(["side=left", "side=right"], n=3, temperature=0.0)
+    both = cvae.points(["side=left", "side=right"], n=3, spread=0.0)
     assert both.shape == (6, tiny.LATENT)
-    torch.testing.assert_close(both[0], both[2])  # temperature 0: all at the centre
+    torch.testing.assert_close(both[0], both[2])  # spread 0: all at the centre
     assert (both[2] - both[3]).abs().max() > 0.05
     assert len(cvae.generate(["side=left", "side=right"], n=3, max_new_tokens=4)) == 6
 
 
-def test_temperature_is_the_spread(cvae):
+def test_the_spread_of_draws(cvae):
     wide, narrow = (cvae.points(["side=left"], 300, t, seed=1) for t in (1.0, 0.3))
     assert narrow.std(0).mean() < 0.6 * wide.std(0).mean()
 
@@ -182,7 +182,7 @@ def test_vectors_serve_as_well_as_names(cvae):
     ("call", "message"),
     [
         (lambda m: m.points(["side=left"], n=0), "at least one text"),
-        (lambda m: m.points(["side=left"], temperature=-1), "negative"),
+        (lambda m: m.points(["side=left"], spread=-1), "negative"),
         (lambda m: m.points(["side=up"]), "Did you mean|Known"),
         (lambda m: m.points(torch.zeros(1, 3)), r"\(B, 2\)"),
         (lambda m: m.points(torch.full((1, 2), torch.nan)), "NaN"),

@@ -127,6 +127,24 @@ def test_checkpoints_are_models(result):
     assert all(torch.equal(last[name], final[name]) for name in final)
 
 
+def test_a_default_prior_is_fitted_at_the_end(result):
+    prior = LlaMaVAE.from_pretrained(result.folder / "model").default_prior
+    assert prior is not None
+    assert prior.report == result.model.default_prior.report
+    assert (prior.report["codes"], prior.report["held_out"]) == (108, 4)
+    assert prior.report["nll"] <= prior.report["references"]["standard"]
+    assert prior.fits(result.model)
+    assert "`sample` draws from" in (result.folder / "model" / "README.md").read_text()
+    assert LlaMaVAE.from_pretrained(result.folder / "checkpoint-10").default_prior is None
+
+
+def test_a_run_that_fits_no_prior(tmp_path):
+    changes = {"optimisation": {"steps": 1}, "output": {"prior_sentences": 0}}
+    found = runs.quick(runs.recipe(tmp_path, "run", **changes))
+    assert found.model.default_prior is None
+    assert not (tmp_path / "run" / "model" / "prior").exists()
+
+
 def test_the_result_is_the_saved_model(result):
     loaded = LlaMaVAE.from_pretrained(result.folder / "model")
     assert not result.model.training

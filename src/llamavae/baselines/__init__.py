@@ -1,6 +1,6 @@
 """What guided generation is compared with: generators of text for a condition, all called alike.
 
-Each has `generate(asked, n, temperature, seed, **options)`, as the invertible CVAE has.
+Each has `generate(asked, n, spread, seed, **options)`, as the invertible CVAE has.
 """
 
 from __future__ import annotations

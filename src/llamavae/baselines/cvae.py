@@ -164,16 +164,16 @@ class ConditionalVAE:
         self,
         asked: Sequence[Any] | Tensor,
         n: int = 1,
-        temperature: float = 1.0,
+        spread: float = 1.0,
         seed: int | None = None,
         **options: Any,
     ) -> list[str]:
-        """Texts of points z ~ N(0, temperature^2 I) beside each condition.
+        """Texts of points z ~ N(0, spread^2 I) beside each condition.
 
         Args:
             asked: B things that the condition understands, or their vectors (B, C).
             n: Texts for each of them.
-            temperature: Scale of z; 0 decodes the centre of the prior.
+            spread: Standard deviation of z; 0 decodes the centre of the prior.
             seed: Makes the draws of z repeatable; None draws from torch's own generator.
             **options: Options of `LlaMaVAE.decode`; greedy unless they say otherwise.
 
@@ -184,11 +184,11 @@ class ConditionalVAE:
             UserError: `fit` was not called, or what is asked does not fit the condition.
         """
         model = self._fitted()
-        check_draws(n, temperature)
+        check_draws(n, spread)
         c = self._standardised(vectors_of(self.condition, asked)).repeat_interleave(n, dim=0)
         if not len(c):
             return []
-        z = self.vae.prior(len(c), temperature, seed)
+        z = self.vae.prior(len(c), "standard", spread, seed)
         return model.decode(torch.cat([z, c], dim=1), **options)
 
     # ------------------------------------------------------------------ parts

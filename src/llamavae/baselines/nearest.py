@@ -49,7 +49,7 @@ class NearestNeighbour:
         self,
         asked: Sequence[Any] | Tensor,
         n: int = 1,
-        temperature: float = 1.0,
+        spread: float = 1.0,
         seed: int | None = None,
         **options: Any,
     ) -> list[str]:
@@ -60,7 +60,7 @@ class NearestNeighbour:
         Args:
             asked: B things that the condition understands, or their vectors (B, C).
             n: Texts for each of them.
-            temperature: Ignored: nothing is drawn.
+            spread: Ignored: nothing is drawn.
             seed: Ignored for the same reason.
             **options: Ignored: nothing is decoded.
 

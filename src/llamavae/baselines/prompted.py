@@ -54,21 +54,21 @@ class PromptedDecoder:
         self,
         asked: Sequence[Any] | Tensor,
         n: int = 1,
-        temperature: float = 1.0,
+        spread: float = 1.0,
         seed: int | None = None,
         batch_size: int = 64,
         **options: Any,
     ) -> list[str]:
         """What the language model writes after each prompt, without the prompt.
 
-        One text at temperature 1 is written greedily. Several, or one at another temperature,
-        are sampled token by token, since there is no latent space to draw from; at temperature 0
+        One text at spread 1 is written greedily. Several, or one at another spread,
+        are sampled token by token, since there is no latent space to draw from; at spread 0
         they are all the greedy text.
 
         Args:
             asked: B words or (word, context) pairs; a context may be None.
             n: Texts for each of them.
-            temperature: Divides the logits of each token where tokens are sampled.
+            spread: Temperature of the tokens where they are sampled; there are no latent codes.
             seed: Makes sampling repeatable for the same `asked` and `batch_size`; None draws from
                 torch's own generator.
             batch_size: Prompts that are continued together; only those of one length in tokens
@@ -81,11 +81,11 @@ class PromptedDecoder:
         Raises:
             UserError: What is asked is not words, or lacks the context that the template needs.
         """
-        check_draws(n, temperature)
+        check_draws(n, spread)
         rows = [self._ids(prompt) for prompt in self._prompts(asked)]
-        sampled = temperature > 0 and (n > 1 or temperature != 1)
+        sampled = spread > 0 and (n > 1 or spread != 1)
         if sampled:
-            options = {"do_sample": True, "temperature": temperature, **options}
+            options = {"do_sample": True, "temperature": spread, **options}
         options["num_return_sequences"] = draws = n if sampled else 1
         if "max_length" in options:
             options.setdefault("max_new_tokens", None)

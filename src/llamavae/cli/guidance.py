@@ -255,16 +255,19 @@ class Drawing:
     """How many texts, and how far from the centre of p(z|c)."""
 
     n: Annotated[int, typer.Option("-n", min=1, help="Texts for each condition.")] = 3
-    temperature: Annotated[
+    spread: Annotated[
         float,
-        typer.Option(min=0, help="Spread of the points; 0 is the centre: one text, the surest."),
+        typer.Option(
+            min=0,
+            help="Spread of the latent codes; 0 takes the centre of p(z|c) and gives one text.",
+        ),
     ] = 0.7
     seed: Annotated[int | None, typer.Option(min=0, help="Make draws repeatable.")] = None
 
     def texts(self, cvae: InvertibleCVAE, asked: Sequence[Any]) -> Iterator[tuple[Any, str]]:
         """What was asked, with each of its texts."""
-        n = 1 if self.temperature == 0 else self.n
-        z = cvae.points(asked, n, self.temperature, self.seed)
+        n = 1 if self.spread == 0 else self.n
+        z = cvae.points(asked, n, self.spread, self.seed)
         for index, text in enumerate(cvae.vae.decode_each(z)):
             yield asked[index // n], text
 
@@ -325,7 +328,7 @@ def _define_file(
     items = read_items(file)
     asked = [_asked(item, vectors, file) for item in items]
     cvae = model.load([item.word for item in items if item.word is not None])
-    one = Drawing(n=1, temperature=drawing.temperature, seed=drawing.seed)
+    one = Drawing(n=1, spread=drawing.spread, seed=drawing.seed)
     texts = [text for _, text in one.texts(cvae, asked)]
     for item, text in zip(items, texts, strict=True):
         if submission is None:

@@ -1,4 +1,4 @@
-"""The verb `fit-prior`: a better place than N(0, I) to draw points from."""
+"""The verb `fit-prior`: a better prior than N(0, I) to sample from."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from llamavae.cli.output import note, write
 from llamavae.errors import UserError, unknown
 
 if TYPE_CHECKING:
-    from llamavae.guidance import Prior
+    from llamavae import LlaMaVAE
+    from llamavae.modeling import Prior
 
 
 def register(app: typer.Typer) -> None:
@@ -23,7 +24,7 @@ def register(app: typer.Typer) -> None:
 
 @dataclass
 class SentenceOptions:
-    """The sentences whose points the prior is fitted to."""
+    """The sentences whose latent codes the prior is fitted to."""
 
     corpus: Annotated[
         str,
@@ -32,10 +33,10 @@ class SentenceOptions:
         ),
     ]
     path: Annotated[
-        Path | None, typer.Option(help="Where a named corpus lies, if not in its usual place.")
+        Path | None, typer.Option(help="Location of a named corpus, if not the usual one.")
     ] = None
     column: Annotated[str | None, typer.Option(help="Column that holds the sentences.")] = None
-    limit: Annotated[int, typer.Option(min=2, help="At most this many training sentences.")] = (
+    limit: Annotated[int, typer.Option(min=2, help="Maximum number of training sentences.")] = (
         20_000
     )
 
@@ -54,48 +55,59 @@ def fit_prior(
     model: ModelOptions,
     source: SentenceOptions,
     kind: Annotated[
-        Literal["gaussian", "mixture", "flow"],
-        typer.Option("--prior", help="One full-covariance Gaussian, a mixture of them, or a flow."),
-    ] = "mixture",
+        Literal["auto", "standard", "gaussian", "mixture", "flow"],
+        typer.Option(
+            "--prior",
+            help="N(0, I), one full-covariance Gaussian, a mixture of them, or a flow; auto fits "
+            "all and keeps the one with the lowest held-out NLL.",
+        ),
+    ] = "auto",
     components: Annotated[
         list[int] | None,
-        typer.Option(help="Size of the mixture; several are tried. Default: 1, 2, 5, ... 50."),
+        typer.Option(
+            help="Number of components of the mixture; several are tried. Default: 1, 2, 5, ... 50."
+        ),
     ] = None,
     flow: Annotated[str, typer.Option(help="Architecture: glow, spline or maf.")] = "glow",
-    steps: Annotated[int, typer.Option(min=1, help="Most steps of a flow.")] = 4000,
+    steps: Annotated[int, typer.Option(min=1, help="Maximum number of steps of a flow.")] = 4000,
     noise: Annotated[
         float,
         typer.Option(
-            min=0, help="Width of the posteriors, as a multiple of their own; 0: their means."
+            min=0,
+            help="Multiple of the posteriors' standard deviation; 0 takes their means.",
         ),
-    ] = 1.0,
+    ] = 0.5,
     seed: Annotated[int, typer.Option(min=0, help="Seed.")] = 0,
+    default: Annotated[
+        bool,
+        typer.Option(
+            "--default/--no-default",
+            help="Make it the model's default prior, or save it beside that under its kind.",
+        ),
+    ] = True,
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output", "-o", help="Folder of the result. Default: inside the model's folder."
+            "--output", "-o", help="Save it in this folder instead of in the model's folder."
         ),
     ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace a prior that is there.")
     ] = False,
 ) -> None:
-    """Fit a prior to the points that sentences have, for `sample --prior`."""
+    """Fit a prior to the latent codes of sentences, for `sample` to draw from."""
     from llamavae.flows import Fitting, flow_names
 
     if flow not in flow_names():
         raise unknown("flow", flow, flow_names())
     vae = model.load()
-    from llamavae.guidance import prior
-    from llamavae.pretrained import shipped
+    from llamavae.training import prior
 
-    place = output or (None if shipped(vae.name_or_path or "") else prior.place_inside(vae, kind))
-    if place is None:
-        raise UserError(
-            f"{vae.name_or_path} is no folder of yours: give one for the prior with --output"
-        )
+    place = output or _place(vae, kind, default)
     if place.exists() and not overwrite:
-        raise UserError(f"{place} exists already; take another --output, or --overwrite it")
+        raise UserError(
+            f"{place} exists already: replace it with --overwrite, or choose another --output"
+        )
     train, held_out = (
         prior.aggregate_posterior(vae, texts, noise, seed + i, progress=True)
         for i, texts in enumerate(source.texts())
@@ -114,18 +126,37 @@ def fit_prior(
     fitted.report |= {"corpus": source.corpus, "noise": noise}
     fitted.save(place)
     _show(fitted)
-    name = kind if output is None else place
-    note(f"the prior is in {place}; try: llamavae sample 8 --model {model.model} --prior {name}")
+    name = f" --prior {output or kind}" if output is not None or not default else ""
+    note(f"the prior is in {place}; try: llamavae sample 8 --model {model.model}{name}")
+
+
+def _place(vae: LlaMaVAE, kind: str, default: bool) -> Path:
+    """Where the prior goes inside the model's folder.
+
+    Raises:
+        UserError: The model has no folder of the user's, or the place depends on the result.
+    """
+    from llamavae.modeling.prior import DEFAULT, OTHERS, folder_of
+    from llamavae.pretrained import shipped
+
+    if kind == "auto" and not default:
+        raise UserError("--no-default saves the prior under its kind: choose one with --prior")
+    place = folder_of(vae, DEFAULT if default else f"{OTHERS}/{kind}")
+    if place is None or shipped(vae.name_or_path or ""):
+        raise UserError(
+            f"{vae.name_or_path} is no folder of yours: give one for the prior with --output"
+        )
+    return place
 
 
 def _show(prior: Prior) -> None:
-    """The held-out NLLs, best first."""
+    """Write the held-out NLLs, best first."""
     report = prior.report
-    rows = {**report["references"], "this prior": report["nll"]}
+    rows = {**report["references"], **report["candidates"]}
     for name, nll in sorted(rows.items(), key=lambda row: row[1]):
         write(False, f"{nll:.4f}", name)
-    size = f"; {report['components']} components" if "components" in report else ""
+    size = f" of {report['components']} component(s)" if "components" in report else ""
     note(
         f"held-out NLL in nats per dimension, lower is better; standard is N(0, I), gaussian has a "
-        f"full covariance{size}"
+        f"full covariance. Kept: {prior.kind}{size}"
     )

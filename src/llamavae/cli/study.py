@@ -37,7 +37,7 @@ class TaskOptions(PairOptions):
     candidates: Annotated[
         int, typer.Option(min=2, help="Held-out words that the reverse dictionary chooses from.")
     ] = 5000
-    temperature: Annotated[
+    spread: Annotated[
         float, typer.Option(min=0, help="Spread of the points that texts are written from.")
     ] = 0.0
     mover: Annotated[
@@ -80,7 +80,7 @@ class TaskOptions(PairOptions):
             splits,
             candidates=self.candidates,
             texts=self.texts,
-            temperature=self.temperature,
+            spread=self.spread,
             mover=mover,
             bleurt=bleurt,
             **flows,

@@ -58,29 +58,27 @@ def reconstruct(
 def sample(
     model: ModelOptions,
     generation: Generation,
-    count: Annotated[int, typer.Argument(min=1, help="Number of points.")] = 1,
-    scale: Annotated[
-        float, typer.Option(min=0, help="Below 1, the points are nearer the centre of the prior.")
+    count: Annotated[int, typer.Argument(min=1, help="Number of latent codes.")] = 1,
+    spread: Annotated[
+        float,
+        typer.Option(
+            min=0, help="Spread of the latent codes; below 1, they are closer to the centre."
+        ),
     ] = 1.0,
     prior: Annotated[
         str | None,
         typer.Option(
             metavar="KIND_OR_FOLDER",
-            help="Draw from what fit-prior fitted to the model (gaussian, mixture, flow, or its "
-            "folder), not from N(0, I).",
+            help="Prior to draw from: standard, which is N(0, I), one that fit-prior fitted "
+            "(gaussian, mixture, flow, or its folder). Default: the model's own.",
         ),
     ] = None,
     json: Json = False,
 ) -> None:
-    """Write texts of points drawn from the prior."""
+    """Write texts of latent codes drawn from a prior."""
     options = generation.options()
     vae = model.load()
-    if prior is None:
-        z = vae.prior(count, scale, generation.seed)
-    else:
-        from llamavae.guidance import load_prior
-
-        z = load_prior(prior, vae).sample(count, scale, generation.seed)
+    z = vae.prior(count, prior, spread, generation.seed)
     for written in vae.decode_each(z, model.batch_size, **options):
         write(json, written, text=written)
 

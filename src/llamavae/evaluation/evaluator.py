@@ -190,6 +190,13 @@ class Evaluator(ABC):
     def evaluate(self, system: Any, data: EvaluationData) -> Evaluation:
         """The measures of `system` on `data`; called when all that is needed is there."""
 
+    def depends_on(self, system: Any) -> dict[str, Any]:
+        """What else of `system` the results depend on, beside its weights; kept with the settings.
+
+        When it changes, an evaluation that is kept in a folder is measured again.
+        """
+        return {}
+
     def measure(self, name: str) -> Measure:
         """One of `measures` by name."""
         return next(m for m in self.measures if m.name == name)

@@ -16,7 +16,7 @@ import torch
 
 from llamavae.errors import UserError
 from llamavae.latent import traversal
-from llamavae.modeling import LlaMaVAE
+from llamavae.modeling import LlaMaVAE, Prior
 
 Rows = list[dict[str, Any]]
 
@@ -75,9 +75,9 @@ def traversals(model: LlaMaVAE, text: str, dims: Sequence[int], steps: int = 7) 
     ]
 
 
-def prior_samples(model: LlaMaVAE, n: int, seed: int = 0) -> Rows:
-    """Sentences written from points drawn from the prior N(0, I). Row: `text`."""
-    return [{"text": text} for text in model.sample(n, seed=seed)]
+def prior_samples(model: LlaMaVAE, n: int, seed: int = 0, prior: Prior | str | None = None) -> Rows:
+    """Sentences written from latent codes drawn from a prior, see `LlaMaVAE.prior`. Row: `text`."""
+    return [{"text": text} for text in model.sample(n, prior, seed=seed)]
 
 
 def largest_dimensions(kl: Sequence[float], n: int) -> list[int]:

@@ -1,4 +1,4 @@
-"""What a model writes from points of the prior: varied, new, fluent, of the right length?
+"""Samples from a prior: are they varied, new, fluent, and of the right length?
 
 Words are taken by white space throughout.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
@@ -25,20 +25,23 @@ from llamavae.evaluation.evaluator import Evaluation, EvaluationData, Evaluator,
 from llamavae.evaluation.examples import Rows
 from llamavae.evaluation.likelihood import sentence_nll
 from llamavae.evaluation.similarity import EncoderSource, sentence_encoder
-from llamavae.guidance import load_prior
 from llamavae.modeling import LlaMaVAE
+from llamavae.modeling.prior import Prior as VAEPrior
+from llamavae.modeling.prior import choose_prior, prior_names
 
 Values = NDArray[np.float64]
 
+ALL = "all"
+"""In place of a prior: each that the model has."""
 _BLOCK = 32  # texts that are compared with all training texts at a time
 
 
 @runtime_checkable
 class Prior(Protocol):
-    """Anything that draws points."""
+    """Anything that draws latent codes."""
 
     def sample(self, n: int, *, seed: int) -> Tensor:
-        """Points (n, D)."""
+        """Latent codes (n, D)."""
         ...
 
 
@@ -184,17 +187,22 @@ _CONTROL = "the same of as many held-out sentences"
 
 
 class Samples(Evaluator):
-    """Texts written greedily from points of the prior, beside as many held-out sentences.
+    """Texts decoded greedily from codes of a prior, beside as many held-out sentences.
 
     Good samples come near the held-out sentences in every measure; to be below them in
     perplexity and above them in self-BLEU is to write the commonplace again and again. No single
     measure says that samples are good: nonsense is varied. Self-BLEU is the primary one because
     every system has it.
 
+    To choose between priors, compare their fluency (plain perplexity: the closer to that of the
+    held-out sentences the better) at comparable variety (self-BLEU, distinct-2) and novelty; the
+    held-out NLL of codes, in a prior's report, says which fits the codes best.
+
     Args:
         n: Number of samples; at most as many as there are held-out sentences.
-        prior: Where points are drawn: what `fit_prior` returns, or for a `LlaMaVAE` the kind or
-            folder of one that was saved, see `load_prior`. None takes the system's own prior.
+        prior: Where codes are drawn: None takes the system's own prior, for a `LlaMaVAE` its
+            default. Or what `fit_prior` returns; or for a `LlaMaVAE` what `LlaMaVAE.prior` takes,
+            or `all` for each prior that it has: its default one, then the others as groups.
         mauve: Sentence encoder for MAUVE, see the function: a hub id, a folder or anything with
             `encode`. None leaves it out.
         batch_size: Sentences that pass the decoder together for their perplexity.
@@ -279,8 +287,9 @@ class Samples(Evaluator):
     def evaluate(self, system: Any, data: EvaluationData) -> Evaluation:
         """All measures, and the table `samples`.
 
-        Row of the table: `text`, `self-BLEU`, and where training texts are known `nearest` (the
-        training text that shares most words) and `similarity` (their Jaccard similarity).
+        Row of the table: `text`, `self-BLEU`, for a `LlaMaVAE` the kind of the `prior`, and where
+        training texts are known `nearest` (the training text that shares most words) and
+        `similarity` (their Jaccard similarity).
 
         Raises:
             UserError: The system has no prior and none is given, or the encoder of MAUVE cannot be
@@ -289,8 +298,37 @@ class Samples(Evaluator):
         encoder = None if self.mauve is None else sentence_encoder(self.mauve)
         n = min(self.n, len(data.texts))
         generator = data.generator()
-        samples = system.decode(self._points(system, n, data.seed))
         real = _choice(data.texts, n, generator)
+        rows: Rows = []
+        table: Rows = []
+        for name, codes in self._codes(system, n, data.seed):
+            samples = system.decode(codes)
+            group = name if rows else ""
+            found, shown = self._compare(system, samples, real, data, group)
+            rows += found
+            table += [{**row, "prior": name} if name else row for row in shown]
+            if encoder is not None:
+                value, control = mauve(samples, real, encoder, data.seed), None
+                if data.training_texts and not group:  # it does not depend on the prior
+                    others = _choice(data.training_texts, n, generator)
+                    control = mauve(others, real, encoder, data.seed)
+                rows.append(self.measure("MAUVE").row(value, n, control=control, group=group))
+        return Evaluation(rows, {"samples": table})
+
+    def depends_on(self, system: Any) -> dict[str, Any]:
+        """`priors`: held-out NLL of each prior of a `LlaMaVAE` that is drawn from, by its kind."""
+        try:
+            priors = self._priors(system) if isinstance(system, LlaMaVAE) else []
+        except UserError:
+            return {}  # `evaluate` says so
+        found = {prior.kind: prior.report.get("nll") for prior in priors}
+        return {"priors": found} if found else {}
+
+    def _compare(
+        self, system: Any, samples: list[str], real: list[str], data: EvaluationData, group: str
+    ) -> tuple[Rows, Rows]:
+        """All measures but MAUVE of n samples beside n sentences, and the rows of the table."""
+        n = len(samples)
         both = [*samples, *real]
 
         # measure -> values of single texts, of the n samples and then of the n sentences
@@ -321,15 +359,11 @@ class Samples(Evaluator):
                 seed=data.seed,
             )
             value, control = (float(statistic(side)) for side in (each[:n], each[n:]))
-            rows.append(self.measure(name).row(value, n, control=control, interval=interval))
+            row = self.measure(name).row(value, n, control=control, interval=interval, group=group)
+            rows.append(row)
         for name, whole in _WHOLE.items():
-            rows.append(self.measure(name).row(whole(samples), n, control=whole(real)))
-        if encoder is not None:
-            value, control = mauve(samples, real, encoder, data.seed), None
-            if data.training_texts:
-                others = _choice(data.training_texts, n, generator)
-                control = mauve(others, real, encoder, data.seed)
-            rows.append(self.measure("MAUVE").row(value, n, control=control))
+            row = self.measure(name).row(whole(samples), n, control=whole(real), group=group)
+            rows.append(row)
         table: Rows = [
             {"text": text, "self-BLEU": round(float(score), 4)}
             for text, score in zip(samples, values["self-BLEU"][:n], strict=True)
@@ -337,18 +371,33 @@ class Samples(Evaluator):
         for i, number in enumerate(nearest):
             table[i]["nearest"] = data.training_texts[number]
             table[i]["similarity"] = round(float(values["nearest training text"][i]), 4)
-        return Evaluation(rows, {"samples": table})
+        return rows, table
 
-    def _points(self, system: Any, n: int, seed: int) -> Tensor:
-        if isinstance(self.prior, str):
-            return load_prior(self.prior, system).sample(n, seed=seed)
-        if self.prior is not None:
-            return self.prior.sample(n, seed=seed)
-        if not callable(getattr(system, "prior", None)):
+    def _codes(self, system: Any, n: int, seed: int) -> Iterator[tuple[str, Tensor]]:
+        """Codes (n, D) of each prior that is asked for, with its name where the system is ours."""
+        if isinstance(system, LlaMaVAE) and isinstance(self.prior, str | VAEPrior | None):
+            for prior in self._priors(system):
+                yield prior.kind, prior.sample(n, seed=seed)
+        elif isinstance(self.prior, str):
+            raise UserError(
+                f"prior {self.prior!r} is the name of a LlaMaVAE's; this system is a "
+                f"{type(system).__name__}. Give Samples(prior=...) something that has sample()"
+            )
+        elif self.prior is not None:
+            yield "", self.prior.sample(n, seed=seed)
+        elif not callable(getattr(system, "prior", None)):
             raise UserError(
                 "this system has no prior to draw samples from; give one to Samples(prior=...)"
             )
-        return system.prior(n, seed=seed)
+        else:
+            yield "", system.prior(n, seed=seed)
+
+    def _priors(self, system: LlaMaVAE) -> list[VAEPrior]:
+        """The priors of a VAE that are asked for."""
+        if not isinstance(self.prior, str | VAEPrior | None):
+            return []
+        names = prior_names(system) if self.prior == ALL else [self.prior]
+        return [choose_prior(system, name) for name in names]
 
 
 def _choice(texts: Sequence[str], n: int, generator: torch.Generator) -> list[str]:

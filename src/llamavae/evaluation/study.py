@@ -45,7 +45,7 @@ class Generator(Protocol):
         self,
         asked: Sequence[Any] | Tensor,
         n: int = 1,
-        temperature: float = 1.0,
+        spread: float = 1.0,
         seed: int | None = None,
     ) -> list[str]:
         """B * n texts for B conditions, those of one condition side by side."""
@@ -64,7 +64,7 @@ class DefinitionTask:
         test: Pairs of held-out words, each word once: the first `texts` are defined, and all of
             them are the candidates of the reverse dictionary.
         texts: How many words are defined.
-        temperature: Spread of the points that definitions are written from.
+        spread: Spread of the latent codes that definitions are written from, see `generate`.
         noise: Width of the posteriors that flows are fitted to, see `InvertibleCVAE.fit`.
         networks: Options of `build_flow` for the flows' networks, such as `mean_hidden`.
         mover: Encoder for MoverScore; None leaves it out.
@@ -78,7 +78,7 @@ class DefinitionTask:
     valid: Pairs
     test: Pairs
     texts: int = 500
-    temperature: float = 0.0
+    spread: float = 0.0
     noise: float = 1.0
     networks: Mapping[str, Any] = field(default_factory=dict)
     mover: Scorer | None = None
@@ -306,14 +306,14 @@ def _timed(task: DefinitionTask, cvae: InvertibleCVAE, seed: int) -> tuple[list[
     """What is written, and the flow's time as a share of the decoder's."""
     asked = task.test.conditions[: task.texts]
     start = time.perf_counter()
-    z = cvae.points(asked, 1, task.temperature, seed)
+    z = cvae.points(asked, 1, task.spread, seed)
     middle = time.perf_counter()
     texts = task.vae.decode(z)
     return texts, (middle - start) / (time.perf_counter() - middle)
 
 
 def _defined(task: DefinitionTask, model: Generator, seed: int) -> list[str]:
-    return model.generate(task.test.names[: task.texts], 1, task.temperature, seed)
+    return model.generate(task.test.names[: task.texts], 1, task.spread, seed)
 
 
 def _text_rows(task: DefinitionTask, texts: list[str], seed: int) -> Rows:

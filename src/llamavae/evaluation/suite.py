@@ -60,7 +60,7 @@ def evaluate(
     results = _open(system, data, folder, name, model or {}, corpus or {})
     for number, each in enumerate(evaluators, 1):
         say = _Progress(f"[{number}/{len(evaluators)}] {each.name}", data.progress)
-        settings = settings_of(each)
+        settings = settings_of(each) | each.depends_on(system)
         results.skipped.pop(each.name, None)
         results.failed.pop(each.name, None)
         before = results.found.get(each.name)

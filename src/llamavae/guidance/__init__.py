@@ -1,4 +1,4 @@
-"""Guiding a VAE: conditions that lead to points of its space, and priors to draw points from."""
+"""Guiding a VAE: conditions that lead to points of its space."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     )
     from llamavae.guidance.cvae import InvertibleCVAE
     from llamavae.guidance.pairs import Pairs, make_pairs
-    from llamavae.guidance.prior import Prior, aggregate_posterior, fit_prior, load_prior
 
 __all__ = [
     "Condition",
@@ -26,12 +25,8 @@ __all__ = [
     "LabelCondition",
     "MatrixCondition",
     "Pairs",
-    "Prior",
     "WordVectorCondition",
-    "aggregate_posterior",
-    "fit_prior",
     "load_condition",
-    "load_prior",
     "make_pairs",
 ]
 
@@ -48,11 +43,5 @@ __getattr__, __dir__ = lazy_names(
         ],
         "llamavae.guidance.cvae": ["InvertibleCVAE"],
         "llamavae.guidance.pairs": ["Pairs", "make_pairs"],
-        "llamavae.guidance.prior": [
-            "Prior",
-            "aggregate_posterior",
-            "fit_prior",
-            "load_prior",
-        ],
     },
 )

@@ -14,12 +14,12 @@ from llamavae.guidance.conditions import Condition
 from llamavae.guidance.pairs import Pairs
 
 
-def check_draws(n: int, temperature: float = 1.0) -> None:
-    """Refuse to write fewer than one text for a condition, or a negative temperature."""
+def check_draws(n: int, spread: float = 1.0) -> None:
+    """Refuse to write fewer than one text for a condition, or a negative spread."""
     if n < 1:
         raise UserError(f"ask for at least one text for each condition; got n={n}")
-    if not temperature >= 0:
-        raise UserError(f"temperature must not be negative; got {temperature}")
+    if not spread >= 0:
+        raise UserError(f"spread must not be negative; got {spread}")
 
 
 def vectors_of(condition: Condition, asked: Sequence[Any] | Tensor) -> Tensor:

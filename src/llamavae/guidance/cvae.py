@@ -47,9 +47,9 @@ from llamavae.guidance.conditions import (
     load_condition,
 )
 from llamavae.guidance.pairs import Pairs, cached_vectors
-from llamavae.modeling import DiagonalGaussian, LlaMaVAE, checkpoint
-from llamavae.modeling.backbones import fingerprint
-from llamavae.training.data import sentence_vectors
+from llamavae.modeling import LlaMaVAE, checkpoint
+from llamavae.modeling.backbones import latent_fingerprint
+from llamavae.training.prior import posterior
 
 FORMAT_VERSION = 1
 CONFIG, FLOW, INVERSE = "config.json", "flow.safetensors", "inverse.safetensors"
@@ -190,7 +190,7 @@ class InvertibleCVAE:
         self,
         asked: Asked,
         n: int = 1,
-        temperature: float = 1.0,
+        spread: float = 1.0,
         seed: int | None = None,
         **options: Any,
     ) -> list[str]:
@@ -199,25 +199,25 @@ class InvertibleCVAE:
         Args:
             asked: B things that the condition understands, or their vectors (B, C).
             n: Texts for each.
-            temperature: tau; 0 decodes the centre of p(z|c).
+            spread: tau, the factor on the noise of p(z|c); 0 decodes its centre.
             seed: Makes the draws repeatable.
             **options: Options of `LlaMaVAE.decode`.
 
         Returns:
             B * n texts, those of one condition side by side.
         """
-        return self.vae.decode(self.points(asked, n, temperature, seed), **options)
+        return self.vae.decode(self.points(asked, n, spread, seed), **options)
 
     @torch.no_grad()
     def points(
-        self, asked: Asked, n: int = 1, temperature: float = 1.0, seed: int | None = None
+        self, asked: Asked, n: int = 1, spread: float = 1.0, seed: int | None = None
     ) -> Tensor:
         """Points (B * n, D) drawn from p(z|c); arguments as for `generate`."""
-        check_draws(n, temperature)
+        check_draws(n, spread)
         c = self._vectors(asked).repeat_interleave(n, 0)
         generator = None if seed is None else torch.Generator().manual_seed(seed)
         noise = torch.randn(len(c), self.flow.features, generator=generator)
-        return self._place(c, temperature * noise)
+        return self._place(c, spread * noise)
 
     @torch.no_grad()
     def translate(self, z: Tensor, source: Asked, target: Asked) -> Tensor:
@@ -489,27 +489,6 @@ def read_settings(folder: Path) -> dict[str, Any]:
     return settings
 
 
-def posterior(vae: LlaMaVAE, texts: Sequence[str], progress: bool = True) -> DiagonalGaussian:
-    """q(z|x) of N texts, mean and logvar (N, D), through the cache of sentence vectors.
-
-    Args:
-        vae: The VAE.
-        texts: N texts; equal ones are encoded once.
-        progress: Show a progress bar on stderr.
-    """
-    if vae.encoder is None:
-        raise UserError(
-            "this VAE has no sentence encoder, so texts have no points in its space: an invertible "
-            "CVAE needs one to be fitted"
-        )
-    distinct = list(dict.fromkeys(texts))
-    h = torch.from_numpy(sentence_vectors(distinct, vae.encoder, progress).copy())
-    q = vae.encode(h)
-    row = {text: i for i, text in enumerate(distinct)}
-    index = torch.tensor([row[text] for text in texts], dtype=torch.long)
-    return DiagonalGaussian(q.mean.cpu()[index], q.logvar.cpu()[index])
-
-
 def _rows(vae: LlaMaVAE, pairs: Pairs, noise: float, progress: bool) -> Rows:
     q = posterior(vae, pairs.texts, progress)
     return Rows(q.mean, pairs.conditions, noise * q.stddev)
@@ -522,13 +501,3 @@ def _a_tenth(texts: Sequence[str]) -> Tensor:
     places = torch.tensor([position(text) for text in texts], dtype=torch.float64)
     distinct = places.unique()
     return places < distinct[max(1, len(distinct) // 10)] if len(distinct) > 1 else places < 0
-
-
-def latent_fingerprint(vae: LlaMaVAE) -> str:
-    """A hash of the weights around z, from the sentence vector to what steers the decoder.
-
-    They are float32 whatever type the decoder is loaded in, so the hash does not depend on that.
-    """
-    parts = ("posterior.", "injection.")
-    tensors = {**dict(vae.named_parameters()), **dict(vae.named_buffers())}
-    return fingerprint({name: x for name, x in tensors.items() if name.startswith(parts)})

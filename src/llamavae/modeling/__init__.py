@@ -13,19 +13,25 @@ if TYPE_CHECKING:
     from llamavae.modeling.injection import Injection, Steering
     from llamavae.modeling.llamavae import LlaMaVAE, LlaMaVAEOutput
     from llamavae.modeling.posterior import DiagonalGaussian, Posterior, kl_term
+    from llamavae.modeling.prior import FlowPrior, MixturePrior, Prior, StandardPrior, load_prior
 
 __all__ = [
     "DiagonalGaussian",
+    "FlowPrior",
     "Injection",
     "LlaMaVAE",
     "LlaMaVAEConfig",
     "LlaMaVAEOutput",
+    "MixturePrior",
     "Posterior",
+    "Prior",
     "SentenceEncoder",
+    "StandardPrior",
     "Steering",
     "TextDecoder",
     "TransformersEncoder",
     "kl_term",
+    "load_prior",
 ]
 
 __getattr__, __dir__ = lazy_names(
@@ -37,5 +43,12 @@ __getattr__, __dir__ = lazy_names(
         "llamavae.modeling.injection": ["Injection", "Steering"],
         "llamavae.modeling.llamavae": ["LlaMaVAE", "LlaMaVAEOutput"],
         "llamavae.modeling.posterior": ["DiagonalGaussian", "Posterior", "kl_term"],
+        "llamavae.modeling.prior": [
+            "FlowPrior",
+            "MixturePrior",
+            "Prior",
+            "StandardPrior",
+            "load_prior",
+        ],
     },
 )

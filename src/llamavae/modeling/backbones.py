@@ -176,3 +176,19 @@ def fingerprint(weights: nn.Module | Mapping[str, Tensor]) -> str:
         digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def latent_fingerprint(vae: nn.Module | Mapping[str, Tensor]) -> str:
+    """A hash of the weights around z, from the sentence vector to what steers the decoder.
+
+    They are float32 whatever type the decoder is loaded in, so the hash does not depend on that.
+
+    Args:
+        vae: The VAE, or its weights by name.
+    """
+    if isinstance(vae, nn.Module):
+        weights: Mapping[str, Tensor] = dict(vae.named_parameters()) | dict(vae.named_buffers())
+    else:
+        weights = vae
+    parts = ("posterior.", "injection.")
+    return fingerprint({name: p for name, p in weights.items() if name.startswith(parts)})

@@ -1,8 +1,8 @@
-"""Checkpoints: `config.json`, `model.safetensors`, and where asked `encoder/` and `decoder/`.
+"""Checkpoints: `config.json`, `model.safetensors`, and where there are any `prior/` and backbones.
 
 `model.safetensors` holds what trained. A backbone is named by id and revision in `config.json`,
 or saved beside in its own library's format when `embed_backbones` is set; one that is saved
-beside and trains in full is there only.
+beside (`encoder/`, `decoder/`) and trains in full is there only. `prior/` is the default prior.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import json
 import os
 import shutil
 import tempfile
+import warnings
 from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,10 +32,17 @@ from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from llamavae.errors import UserError, unknown
-from llamavae.modeling.backbones import fingerprint, hub_errors, load_whole, save_plain
+from llamavae.modeling.backbones import (
+    fingerprint,
+    hub_errors,
+    latent_fingerprint,
+    load_whole,
+    save_plain,
+)
 from llamavae.modeling.configuration import LlaMaVAEConfig
 from llamavae.modeling.decoder import TextDecoder
 from llamavae.modeling.encoder import SentenceEncoder, TransformersEncoder
+from llamavae.modeling.prior import DEFAULT, Prior, read_default
 from llamavae.pretrained import shipped
 
 if TYPE_CHECKING:
@@ -117,6 +125,25 @@ def read_card(folder: Path) -> str | None:
     """The model card of the checkpoint in `folder`, if it has one."""
     path = folder / CARD
     return path.read_text(encoding="utf-8") if path.is_file() else None
+
+
+def read_prior(model: LlaMaVAE, folder: Path) -> Prior | None:
+    """The default prior of the checkpoint in `folder`, which `model` was loaded from.
+
+    One that was fitted for other weights is left out with a warning.
+
+    Raises:
+        UserError: It is damaged.
+    """
+    prior = read_default(folder)
+    if prior is None or prior.fits(model):
+        return prior
+    warnings.warn(
+        f"{folder / DEFAULT} was fitted for other weights than those of {folder}, so samples are "
+        "drawn from N(0, I). Fit a prior again with llamavae fit-prior --overwrite",
+        stacklevel=3,
+    )
+    return None
 
 
 def absolute(source: Source) -> str:
@@ -348,6 +375,14 @@ def save(
         prefix: {n.removeprefix(prefix): trained.pop(n) for n in [*trained] if n.startswith(prefix)}
         for prefix in _whole_backbones(model)
     }
+    prior = model.default_prior
+    if prior is not None and prior.fingerprint not in (None, latent_fingerprint(dict(source))):
+        warnings.warn(
+            "the weights have changed since the model's default prior was fitted, so it is not "
+            "saved. Set model.default_prior to one that is fitted to the new weights, or to None",
+            stacklevel=3,
+        )
+        prior = None
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".saving-", dir=folder) as temporary:
         new = Path(temporary)
@@ -357,6 +392,8 @@ def save(
             config.dtype = next(iter(model.posterior.parameters())).dtype
             _portable(config).save_pretrained(new)
             save_torch_state_dict(trained, new, max_shard_size=max_shard_size)
+            if prior is not None:
+                prior.save(new / DEFAULT)
             if model.card:
                 (new / CARD).write_text(model.card, encoding="utf-8")
             if config.embed_backbones:
@@ -377,6 +414,8 @@ def save(
             item.replace(target)
         for old in {*folder.glob("model*.safetensors*")} - {folder / item.name for item in items}:
             old.unlink()
+        if prior is None and (folder / DEFAULT).is_dir():
+            shutil.rmtree(folder / DEFAULT)  # of the weights that were here before
 
 
 def _portable(config: LlaMaVAEConfig) -> LlaMaVAEConfig:

@@ -39,6 +39,7 @@ from llamavae.modeling.injection import (
     enable_memory,
 )
 from llamavae.modeling.posterior import DiagonalGaussian, KLRule, Posterior, kl_term
+from llamavae.modeling.prior import Prior, choose_prior
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -80,6 +81,11 @@ class LlaMaVAE(PreTrainedModel):
         decoder: The causal language model that z steers.
         encoder: The sentence encoder; None for a model of precomputed sentence vectors.
 
+    Attributes:
+        default_prior: The prior that `sample` draws from unless told otherwise; None is N(0, I).
+            It is saved and loaded with the model. Set it to what `fit_prior` returns, or to None
+            once the weights around z have changed.
+
     Example:
         >>> model = LlaMaVAE.from_pretrained("mini")  # doctest: +SKIP
         >>> z = model.encode(["a dog is a kind of animal"])  # doctest: +SKIP
@@ -100,6 +106,7 @@ class LlaMaVAE(PreTrainedModel):
     ) -> None:
         super().__init__(config)
         self.card: str | None = None  # Markdown that is saved as the checkpoint's README.md
+        self.default_prior: Prior | None = None
         self.encoder = encoder
         self.decoder = decoder
         if encoder is not None:
@@ -254,6 +261,7 @@ class LlaMaVAE(PreTrainedModel):
         checkpoint.reload(model, folder, others)
         model.card = checkpoint.read_card(folder)
         model.name_or_path = checkpoint.absolute(pretrained_model_name_or_path)
+        model.default_prior = checkpoint.read_prior(model, folder)
         if "device_map" in decoder_options:
             for part in (model.encoder, model.posterior, model.injection):
                 if part is not None:
@@ -269,7 +277,7 @@ class LlaMaVAE(PreTrainedModel):
         max_shard_size: int | str = "50GB",
         **hub_options: Any,
     ) -> None:
-        """Save settings (JSON) and trained weights (safetensors).
+        """Save settings (JSON), trained weights (safetensors) and the default prior.
 
         The backbones are named by id and revision, or, with `config.embed_backbones`, saved
         beside in `encoder/` and `decoder/`, where sentence-transformers and transformers can
@@ -510,27 +518,41 @@ class LlaMaVAE(PreTrainedModel):
         """Each text, encoded to its posterior mean and decoded again."""
         return self.decode(self.encode(texts).mean, **options)
 
-    def prior(self, n: int = 1, scale: float = 1.0, seed: int | None = None) -> Tensor:
-        """`n` points (n, D) drawn from N(0, scale^2 I).
+    def prior(
+        self,
+        n: int = 1,
+        prior: Prior | str | os.PathLike[str] | None = None,
+        spread: float = 1.0,
+        seed: int | None = None,
+    ) -> Tensor:
+        """`n` latent codes (n, D) drawn from a prior.
 
         Args:
-            n: Number of points.
-            scale: Below 1 they stay nearer the centre, where more training sentences are.
-            seed: Makes the draws repeatable, whatever the device; None draws from torch's own
-                generator, which `torch.manual_seed` governs.
+            n: Number of codes.
+            prior: None for `default_prior`, or N(0, I) if there is none; `standard` for N(0, I);
+                `gaussian`, `mixture` or `flow` for one that was saved with the model; the folder
+                of one; or a `Prior`.
+            spread: Factor on the standard deviation of the draws, see `Prior.sample`. Below 1 the
+                codes are closer to the centre, where more training sentences are.
+            seed: Makes the draws repeatable on any device; None draws from torch's default
+                generator, which `torch.manual_seed` controls.
+
+        Raises:
+            UserError: There is no such prior, it was fitted for another VAE, or a number is out
+                of range.
         """
-        if n < 1:
-            raise UserError(f"ask for at least one sample; got n={n}")
-        if scale < 0:
-            raise UserError(f"scale must not be negative; got {scale}")
-        generator = None if seed is None else torch.Generator().manual_seed(seed)
-        return scale * torch.randn(n, self.config.latent_dim, generator=generator)
+        return choose_prior(self, prior).sample(n, spread, seed)
 
     def sample(
-        self, n: int = 1, scale: float = 1.0, seed: int | None = None, **options: Any
+        self,
+        n: int = 1,
+        prior: Prior | str | os.PathLike[str] | None = None,
+        spread: float = 1.0,
+        seed: int | None = None,
+        **options: Any,
     ) -> list[str]:
-        """Texts of `n` points of `prior`; `options` are those of `generate`."""
-        return self.decode(self.prior(n, scale, seed), **options)
+        """Texts of `n` latent codes drawn by `prior`; `options` are those of `generate`."""
+        return self.decode(self.prior(n, prior, spread, seed), **options)
 
     def interpolate(
         self,

@@ -84,6 +84,7 @@ def model_card(model: LlaMaVAE, results: dict[str, Any]) -> str:
         f"corpus BLEU over the first {recipe['evaluation']['decoded']} of them.",
         _table(("measure", "value", "shuffled z", "better"), _measures(metrics, config.latent_dim)),
         _measured(results.get("measured", [])),
+        _prior(model),
         "What the monitor says:",
         warnings,
         "## How it was made",
@@ -182,6 +183,28 @@ def _measured(rows: Sequence[Mapping[str, Any]]) -> str:
         return ""
     head = ("measure", "value", "control", "95 % interval", "better")
     return f"By the evaluator that chose the best model of the run:\n\n{_table(head, lines)}"
+
+
+def _prior(model: LlaMaVAE) -> str:
+    """What `sample` draws from."""
+    prior = model.default_prior
+    if prior is None:
+        return "`sample` draws from N(0, I)."
+    report = prior.report
+    names = {
+        "standard": "N(0, I)",
+        "gaussian": "a Gaussian with a full covariance",
+        "mixture": f"a mixture of {report.get('components')} full-covariance Gaussian(s)",
+        "flow": "a flow",
+    }
+    nlls = {**report["references"], "this prior": report["nll"]}
+    return (
+        f"`sample` draws from {names[prior.kind]}, chosen after training by the NLL of "
+        f"{report['held_out']:,} held-out codes after a fit to {report['codes']:,} training codes: "
+        + ", ".join(f"{name} {nll:.4f}" for name, nll in nlls.items())
+        + " nats per dimension, lower is better. Other priors, N(0, I) among them, are taken with "
+        "`sample(..., prior=...)`."
+    )
 
 
 def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:

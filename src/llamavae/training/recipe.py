@@ -322,6 +322,8 @@ class OutputSettings(_Section):
     """How many of those checkpoints are kept."""
     embed_backbones: bool | None = None
     """Save encoder and decoder inside the model; empty does so only for those made from scratch."""
+    prior_sentences: int = Field(default=20_000, ge=0)
+    """Maximum number of training sentences that the model's default prior is fitted to; 0: none."""
     report_to: list[Literal["tensorboard", "wandb"]] = []
     """Trackers that receive the scalars."""
 

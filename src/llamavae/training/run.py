@@ -27,6 +27,7 @@ from llamavae.provenance import provenance
 from llamavae.training.best import BestModel, ModelEvaluator
 from llamavae.training.card import model_card
 from llamavae.training.data import SentenceData, SentenceStream, prepare, steps_per_epoch
+from llamavae.training.prior import fit_default_prior
 from llamavae.training.recipe import Recipe, parse_recipe
 from llamavae.training.record import RunRecord
 from llamavae.training.scratch import make_decoder, make_encoder
@@ -125,6 +126,7 @@ def _run(
         result = TrainResult(model, folder, trainer.metrics, trainer.warnings)
         if trainer.is_world_process_zero():
             measured = [] if best is None else best.rows
+            _fit_prior(model, recipe, data, validation)
             _write_results(result, recipe, data, record, made_by, measured)
     processes().wait_for_everyone()
     return result
@@ -293,6 +295,7 @@ def _trained_model(recipe: Recipe, source: str) -> LlaMaVAE:
     set_seed(recipe.optimisation.seed)
     model = LlaMaVAE.from_pretrained(place if place.is_dir() else source, **options)
     model.card = None  # it is the other run's
+    model.default_prior = None  # training changes the codes it was fitted to
     if model.encoder is None:
         raise UserError(
             f"start_from: {source} has no sentence encoder, it was trained on precomputed vectors. "
@@ -548,6 +551,23 @@ def _train(trainer: SentenceTrainer, checkpoint: Path | None, resume: bool) -> N
 
 
 # ------------------------------------------------------------------------------- results
+
+
+def _fit_prior(
+    model: LlaMaVAE,
+    recipe: Recipe,
+    data: SentenceData | SentenceStream,
+    validation: SentenceData,
+) -> None:
+    """Give the model its default prior; a stream has no codes to choose from, and gets none."""
+    limit = recipe.output.prior_sentences
+    if not limit or isinstance(data, SentenceStream):
+        return
+    try:
+        seed = recipe.optimisation.seed
+        model.default_prior = fit_default_prior(model, data, validation, limit, seed)
+    except UserError as error:  # the run is worth keeping without it
+        print(f"no prior was fitted: {error}", file=sys.stderr)
 
 
 def _write_results(

@@ -59,7 +59,7 @@ def write_evaluation_report(folder: Path) -> Path:
     sections = [
         about(run["recipe"], run.get("sentences")) if run else _plain(results),
         headline(results),
-        *text_sections(texts, _prior(results)),
+        *text_sections(texts),
         *(evaluator_section(name, found) for name, found in results.found.items()),
         *_training(results),
         how(results),
@@ -76,12 +76,6 @@ def _lead(results: Results) -> str:
         f"{len(results.found)} evaluators on {data['texts']} sentences of "
         f"{data.get('corpus') or 'a corpus'} ({data.get('split', 'all')}), seed {data['seed']}."
     )
-
-
-def _prior(results: Results) -> str:
-    """What the samples were drawn from: the system's own prior, or the one that was asked for."""
-    samples = results.found.get("samples")
-    return str(samples.settings["prior"] or "N(0, I)") if samples else "N(0, I)"
 
 
 def _plain(results: Results) -> Section:

@@ -27,12 +27,11 @@ TEXTS = ("reconstructions", "interpolations", "traversals", "samples")
 """Tables of sentences that have sections of their own."""
 
 
-def text_sections(tables: Mapping[str, Rows], prior: str = "N(0, I)") -> list[Section]:
+def text_sections(tables: Mapping[str, Rows]) -> list[Section]:
     """Sections about the tables that hold sentences of a model, as far as they are there.
 
     Args:
         tables: Rows like those of `llamavae.evaluation.examples` under names of `TEXTS`.
-        prior: What the points of the samples were drawn from.
     """
     sections = []
     if reconstructed := tables.get("reconstructions"):
@@ -49,7 +48,7 @@ def text_sections(tables: Mapping[str, Rows], prior: str = "N(0, I)") -> list[Se
         first = [row for row in moved if row.get("start") == moved[0].get("start")]
         sections.append(show_paths("Traversal", note, first, ("dimension", "start")))
     if drawn := tables.get("samples"):
-        sections.append(show_samples(drawn, prior))
+        sections.append(show_samples(drawn))
     return sections
 
 
@@ -124,10 +123,14 @@ def _marked(before: str, after: str) -> Html:
     return Html(re.sub(r"<del>.*?</del> ?", "", changes(before, after)).strip())
 
 
-def show_samples(rows: Rows, prior: str = "N(0, I)") -> Section:
+def show_samples(rows: Rows) -> Section:
     """The first sentences written from the prior, as they come, with their labels if they have."""
-    few = rows[:_SHOWN_SAMPLES]
-    note = f"Points are drawn from the prior {prior} and decoded greedily."
+    prior = rows[0].get("prior", "N(0, I)")
+    few = [
+        {name: value for name, value in row.items() if name != "prior"}
+        for row in rows[:_SHOWN_SAMPLES]
+    ]
+    note = f"Latent codes are drawn from the prior {prior} and decoded greedily."
     if "grammatical" in few[0]:
         note += " The labels are what the parser of the corpus's grammar reads in the text."
     caption = f"The first {len(few)} of {len(rows)}, not selected"

@@ -1,8 +1,6 @@
-"""Priors that are fitted after training: what they learn, draw, refuse and save."""
+"""Fitting priors: what they learn, which one is chosen, and what is refused."""
 
 from __future__ import annotations
-
-import json
 
 import numpy as np
 import pytest
@@ -13,9 +11,10 @@ from tests import tiny
 
 from llamavae.errors import UserError
 from llamavae.flows import Fitting, build_flow
-from llamavae.guidance import aggregate_posterior, fit_prior, load_prior
-from llamavae.guidance.cvae import posterior
-from llamavae.guidance.prior import FlowPrior, MixturePrior
+from llamavae.modeling.prior import MixturePrior, StandardPrior
+from llamavae.training import prior as fitting_module
+from llamavae.training.data import prepare
+from llamavae.training.prior import aggregate_posterior, fit_default_prior, fit_prior, posterior
 
 KINDS = ["gaussian", "mixture", "flow"]
 SHORT = Fitting(steps=20, every=10, learning_rate=3e-3)
@@ -75,7 +74,7 @@ def test_it_beats_the_standard_normal_on_shifted_points(kind):
     best = np.log(0.5) + (np.log(2 * np.pi) + 1) / 2
     assert prior.report["references"]["standard"] == pytest.approx(standard, abs=0.15)
     assert prior.report["nll"] == pytest.approx(best, abs=0.15)
-    assert prior.report["points"] == 450
+    assert prior.report["codes"] == 450
     assert prior.report["held_out"] == 50
 
 
@@ -121,15 +120,6 @@ def test_draws_follow_the_density(planted, kind):
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_a_scale_of_0_draws_the_centres(planted):
-    mixture = fit_prior(planted, "mixture", components=3)
-    assert isinstance(mixture, MixturePrior)
-    z = mixture.sample(50, scale=0, seed=0)
-    assert torch.cdist(z, mixture.means).amin(1).max() == 0
-    flow = fit(planted, "flow")
-    assert flow.sample(50, scale=0, seed=0).std(0).max() < 1e-5
-
-
 def test_a_fit_repeats_and_leaves_the_random_numbers_alone(planted):
     state = torch.get_rng_state()
     fitting = Fitting(steps=2, every=1)
@@ -148,58 +138,79 @@ def test_points_of_sentences(vae):
     torch.testing.assert_close(deviation, expected, atol=1e-4, rtol=1e-4)
 
 
-# ------------------------------------------------------------------------------- saving
+# ------------------------------------------------------------------------------- which is chosen
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_it_comes_back_as_it_was(vae, tmp_path, kind):
-    points = torch.randn(200, tiny.LATENT, generator=torch.Generator().manual_seed(0))
-    prior = fit(points, kind, components=2, vae=vae)
-    prior.save(tmp_path / "a" / "prior")
-    assert {p.name for p in (tmp_path / "a").iterdir()} == {"prior"}
-    again = load_prior(tmp_path / "a" / "prior", vae)
+def test_auto_takes_the_lowest_held_out_nll(planted):
+    prior = fit(planted, "auto", components=[1, 2, 3])
+    found = prior.report["candidates"]
+    assert list(found) == ["standard", "gaussian", "mixture", "flow"]
+    assert prior.kind == "mixture"
+    assert prior.report["nll"] == found["mixture"] == min(found.values())
+    assert prior.report["components"] == 3
+
+
+def test_n01_stays_where_nothing_is_better():
+    codes = torch.randn(40, 6, generator=torch.Generator().manual_seed(0))
+    prior = fit_prior(codes, ["mixture", "standard", "gaussian"])
+    assert isinstance(prior, StandardPrior)
+    assert prior.kind == "standard"
+    assert prior.report["nll"] == prior.report["references"]["standard"]
+    assert set(prior.report["candidates"]) == {"standard", "gaussian", "mixture"}
+
+
+@pytest.mark.parametrize(
+    ("nlls", "best"),
+    [
+        ({"standard": 1.4, "gaussian": 1.4, "mixture": 1.4}, "standard"),
+        ({"standard": 1.4, "gaussian": 1.3999, "mixture": 1.3999}, "gaussian"),
+        ({"gaussian": 1.4, "mixture": 1.399, "flow": 1.39}, "mixture"),
+        ({"gaussian": 1.4, "mixture": 1.399, "flow": 1.388}, "flow"),
+        ({"flow": 3.0}, "flow"),
+    ],
+)
+def test_a_flow_has_to_be_clearly_better(nlls, best):
+    assert fitting_module._best(nlls) == best
+
+
+# ------------------------------------------------------------------------------- in a run
+
+
+def test_the_default_prior_of_a_run(vae):
+    texts = [f"{text} {i}" for i in range(25) for text in tiny.SENTENCES]
+    train, held_out = (prepare(part, vae.decoder) for part in (texts[:150], texts[150:]))
+    prior = fit_default_prior(vae, train, held_out, limit=100, seed=3)
+    assert prior.fits(vae)
+    assert prior.report["codes"] == 100
+    assert prior.report["held_out"] == 50
+    assert prior.kind in ("standard", "mixture")
+    again = fit_default_prior(vae, train, held_out, limit=100, seed=3)
     assert again.report == prior.report
-    assert torch.equal(again.sample(7, seed=3), prior.sample(7, seed=3))
-    torch.testing.assert_close(again.log_prob(points), prior.log_prob(points))
-    again.save(tmp_path / "a" / "prior")  # over itself
-    assert {p.suffix for p in (tmp_path / "a" / "prior").iterdir()} == {".json", ".safetensors"}
-    assert len(vae.decode(again.sample(2, seed=0))) == 2
+    assert torch.equal(again.sample(4, seed=0), prior.sample(4, seed=0))
 
 
-def test_one_in_the_folder_of_the_model_is_found_by_name(tmp_path):
-    saved = tiny.vae()
-    saved.save_pretrained(tmp_path)
-    vae = type(saved).from_pretrained(tmp_path)
-    prior = fit_prior(torch.randn(50, tiny.LATENT), "gaussian", vae=vae)
-    prior.save(tmp_path / "priors" / "gaussian")
-    assert load_prior("gaussian", vae).report == prior.report
-    with pytest.raises(UserError, match=r"priors/mixture.*fit-prior"):
-        load_prior("mixture", vae)
+def test_kept_vectors_give_the_same_prior(vae):
+    texts = [f"{text} {i}" for i in range(8) for text in tiny.SENTENCES]
+    vectors = vae.encoder.encode(texts, 64).numpy()
+    held_out = prepare(tiny.SENTENCES, vae.decoder)
+    plain = fit_default_prior(vae, prepare(texts, vae.decoder), held_out, 50)
+    kept = fit_default_prior(vae, prepare(texts, vae.decoder, vectors=vectors), held_out, 50)
+    assert kept.report["nll"] == pytest.approx(plain.report["nll"], abs=1e-4)
+
+
+def test_few_codes_get_few_components(vae):
+    data = prepare([f"{text} {i}" for i in range(40) for text in tiny.SENTENCES], vae.decoder)
+    prior = fit_default_prior(vae, data, data, limit=20 * tiny.LATENT * 2)
+    assert set(prior.report.get("tried", {"1": 0})) <= {"1", "2"}
 
 
 # ------------------------------------------------------------------------------- what is refused
 
 
-def test_another_vae_is_refused(vae, tmp_path):
-    prior = fit_prior(torch.randn(50, tiny.LATENT), "gaussian", vae=vae)
-    prior.save(tmp_path)
-    prior.check(vae)
-    torch.manual_seed(9)
-    other = tiny.vae()
-    with pytest.raises(UserError, match="another VAE"):
-        load_prior(tmp_path, other)
-    with pytest.raises(UserError, match="points of size 6; the VAE has D = 4"):
-        load_prior(tmp_path, tiny.vae(latent_dim=4))
-    load_prior(tmp_path)  # nothing to compare with
-
-
 def test_points_of_another_size_are_refused(vae):
     with pytest.raises(UserError, match=r"shape \(N, 6\); got \(50, 5\)"):
         fit_prior(torch.randn(50, 5), "gaussian", vae=vae)
-    prior = fit_prior(torch.randn(50, 5), "gaussian")
-    with pytest.raises(UserError, match=r"shape \(N, 5\); got \(2, 6\)"):
-        prior.log_prob(torch.zeros(2, 6))
-    with pytest.raises(UserError, match="held-out points"):
+    with pytest.raises(UserError, match="held-out codes"):
         fit_prior(torch.randn(50, 5), "gaussian", valid=torch.zeros(4, 6))
 
 
@@ -207,10 +218,12 @@ def test_points_of_another_size_are_refused(vae):
     ("options", "message"),
     [
         ({"kind": "mixtur"}, "Did you mean 'mixture'"),
+        ({"kind": ["gaussian", "flwo"]}, "Did you mean 'flow'"),
+        ({"kind": []}, "at least one kind"),
         ({"kind": "flow", "flow": "glw"}, "Did you mean 'glow'"),
-        ({"components": 0}, "from 1 to as many"),
-        ({"components": []}, "got none"),
-        ({"components": 46}, "there are points, 45"),
+        ({"kind": "mixture", "components": 0}, "from 1 to as many"),
+        ({"kind": "mixture", "components": []}, "got none"),
+        ({"kind": "mixture", "components": 46}, "there are codes, 45"),
     ],
 )
 def test_wrong_settings(options, message):
@@ -222,7 +235,7 @@ def test_wrong_settings(options, message):
     ("points", "message"),
     [
         (torch.full((9, 2), torch.nan), "NaN or infinity"),
-        (torch.zeros(2, 2), "at least 2 points"),
+        (torch.zeros(2, 2), "at least 2 codes"),
         (torch.zeros(2), "shape"),
     ],
 )
@@ -231,33 +244,6 @@ def test_unusable_points(points, message):
         fit_prior(points, "gaussian")
 
 
-def test_wrong_draws():
-    prior = fit_prior(torch.randn(50, 3), "gaussian")
-    with pytest.raises(UserError, match="n=0"):
-        prior.sample(0)
-    with pytest.raises(UserError, match="scale"):
-        prior.sample(1, scale=-1)
-    with pytest.raises(UserError, match="no condition"):
-        FlowPrior(build_flow("glow", 3, 2))
-
-
 def test_a_negative_width_is_refused(vae):
     with pytest.raises(UserError, match="noise"):
         aggregate_posterior(vae, tiny.SENTENCES, noise=-1)
-
-
-def test_damaged_folders(tmp_path):
-    with pytest.raises(UserError, match="there is no prior"):
-        load_prior(tmp_path)
-    fit_prior(torch.randn(50, 3), "gaussian").save(tmp_path)
-    settings = json.loads((tmp_path / "prior.json").read_text())
-    (tmp_path / "prior.json").write_text(json.dumps(settings | {"format_version": 99}))
-    with pytest.raises(UserError, match="Upgrade"):
-        load_prior(tmp_path)
-    (tmp_path / "prior.json").write_text(json.dumps(settings | {"type": "oracle"}))
-    with pytest.raises(UserError, match="damaged"):
-        load_prior(tmp_path)
-    (tmp_path / "prior.json").write_text(json.dumps(settings))
-    (tmp_path / "prior.safetensors").write_bytes(b"no weights")
-    with pytest.raises(UserError, match="damaged"):
-        load_prior(tmp_path)

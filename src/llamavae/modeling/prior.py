@@ -1,0 +1,406 @@
+"""Priors p(z): the densities that latent codes are drawn from to write new sentences.
+
+A VAE is trained towards N(0, I), but its decoder has learnt to read the aggregate posterior
+q(z) = E_x q(z|x), and N(0, I) also covers regions where no sentence lies. A density fitted to q(z)
+after training is a better prior to sample from (ex-post density estimation, Ghosh et al., arXiv
+1903.12436). `llamavae.training.fit_prior` fits one; a checkpoint carries one as its default.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, get_args
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.distributions import (
+    Categorical,
+    Distribution,
+    Independent,
+    MixtureSameFamily,
+    MultivariateNormal,
+    Normal,
+)
+
+from llamavae.errors import UserError
+from llamavae.flows.rows import Rows
+from llamavae.modeling.backbones import latent_fingerprint
+from llamavae.pretrained import shipped
+
+if TYPE_CHECKING:
+    from llamavae.flows import Flow
+    from llamavae.modeling.llamavae import LlaMaVAE
+
+FORMAT_VERSION = 1
+DEFAULT = "prior"
+"""Folder of the default prior inside that of its checkpoint."""
+OTHERS = "priors"
+"""Folder of further priors inside that of a checkpoint, each in a folder named after its kind."""
+_SETTINGS, _WEIGHTS = "prior.json", "prior.safetensors"
+_CHUNK = 1024  # codes whose density is computed together
+
+PriorKind = Literal["standard", "gaussian", "mixture", "flow"]
+
+
+class Prior(ABC):
+    """A density p(z) over latent codes z (D,).
+
+    Its parameters are on the CPU in float32; `LlaMaVAE.decode` moves the codes to the model.
+
+    Attributes:
+        report: How it was fitted, with held-out NLLs in nats per dimension, see `fit_prior`; empty
+            if it was not fitted.
+        fingerprint: Fingerprint of the VAE whose codes it was fitted to; None if unknown.
+
+    Example:
+        >>> prior = StandardPrior(2)
+        >>> prior.sample(5, seed=1).shape, prior.log_prob(torch.zeros(3, 2)).shape
+        (torch.Size([5, 2]), torch.Size([3]))
+    """
+
+    type: ClassVar[str]
+    """Name of the class in saved files."""
+
+    def __init__(self) -> None:
+        self.report: dict[str, Any] = {}
+        self.fingerprint: str | None = None
+
+    @property
+    def kind(self) -> str:
+        """`standard`, `gaussian`, `mixture` or `flow`: what was fitted."""
+        return self.report.get("kind", self.type)
+
+    @property
+    @abstractmethod
+    def features(self) -> int:
+        """Size D."""
+
+    @abstractmethod
+    def distribution(self) -> Distribution:
+        """As a torch distribution with event shape (D,)."""
+
+    @abstractmethod
+    def _draw(self, n: int, spread: float, generator: torch.Generator | None) -> Tensor: ...
+
+    def sample(self, n: int = 1, spread: float = 1.0, seed: int | None = None) -> Tensor:
+        """Draw `n` latent codes (n, D).
+
+        Args:
+            n: Number of codes, at least 1.
+            spread: Factor on the standard deviation of the Gaussian noise that a code is made
+                from: of N(0, I), of the chosen component of a mixture, or of the base
+                distribution of a flow. 1 draws from the prior itself, 0 gives the centres.
+            seed: Makes the draws repeatable on any device; None draws from torch's default
+                generator, which `torch.manual_seed` controls.
+
+        Raises:
+            UserError: `n` is below 1 or `spread` is negative.
+        """
+        if n < 1:
+            raise UserError(f"expected at least one sample; got n={n}")
+        if not spread >= 0:
+            raise UserError(f"spread must not be negative; got {spread}")
+        generator = None if seed is None else torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            return self._draw(n, spread, generator)
+
+    @torch.no_grad()
+    def log_prob(self, z: Tensor) -> Tensor:
+        """Log-density of latent codes (B, D) in nats, shape (B,).
+
+        Raises:
+            UserError: The codes have another size, or are not finite.
+        """
+        z = Rows(torch.as_tensor(z)).checked("the codes", self.features, 0).x.float()
+        p = self.distribution()
+        return torch.cat([p.log_prob(part) for part in z.split(_CHUNK)])
+
+    def nll(self, z: Tensor) -> float:
+        """Mean negative log-density of latent codes (B, D), in nats per dimension."""
+        return -self.log_prob(z).double().mean().item() / self.features
+
+    def check(self, vae: LlaMaVAE) -> None:
+        """Refuse a VAE that the prior was not fitted for.
+
+        Raises:
+            UserError: Its latent size or its weights are different.
+        """
+        size = vae.config.latent_dim
+        if size != self.features:
+            raise UserError(
+                f"this prior has latent codes of size {self.features}; the VAE has D = {size}"
+            )
+        if not self.fits(vae):
+            raise UserError(
+                f"this prior was fitted for other weights than those of "
+                f"{vae.name_or_path or 'this VAE'}. Fit one for it with llamavae fit-prior, in the "
+                "dtype in which it will be used"
+            )
+
+    def fits(self, vae: LlaMaVAE) -> bool:
+        """Whether the VAE has the weights that the prior was fitted for, as far as is known."""
+        known = self.fingerprint is not None
+        return vae.config.latent_dim == self.features and (
+            not known or self.fingerprint == latent_fingerprint(vae)
+        )
+
+    # ------------------------------------------------------------------ saving, loading
+
+    @abstractmethod
+    def _save(self, path: Path) -> None: ...
+
+    @classmethod
+    @abstractmethod
+    def _load(cls, path: Path) -> Self: ...
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Write `prior.safetensors` and `prior.json`, in place of a prior that is in the folder.
+
+        Args:
+            folder: Created if missing.
+        """
+        folder = Path(folder)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        settings = {
+            "format_version": FORMAT_VERSION,
+            "type": self.type,
+            "vae_fingerprint": self.fingerprint,
+            "report": self.report,
+        }
+        with tempfile.TemporaryDirectory(prefix=".saving-", dir=folder.parent) as new:
+            self._save(Path(new, _WEIGHTS))
+            Path(new, _SETTINGS).write_text(json.dumps(settings, indent=2) + "\n", "utf-8")
+            folder.mkdir(exist_ok=True)
+            (folder / _SETTINGS).unlink(missing_ok=True)  # never beside the weights of another
+            for name in (_WEIGHTS, _SETTINGS):
+                Path(new, name).replace(folder / name)
+
+
+class StandardPrior(Prior):
+    """N(0, I), the prior that a VAE is trained towards.
+
+    Args:
+        features: Size D.
+    """
+
+    type = "standard"
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self._features = features
+
+    @property
+    def features(self) -> int:
+        """Size D."""
+        return self._features
+
+    def distribution(self) -> Independent:
+        """As a torch distribution with event shape (D,)."""
+        return Independent(Normal(torch.zeros(self.features), torch.ones(self.features)), 1)
+
+    def _draw(self, n: int, spread: float, generator: torch.Generator | None) -> Tensor:
+        return spread * torch.randn(n, self.features, generator=generator)
+
+    def _save(self, path: Path) -> None:
+        save_file({"features": torch.tensor(self.features)}, path)
+
+    @classmethod
+    def _load(cls, path: Path) -> Self:
+        return cls(int(load_file(path)["features"]))
+
+
+class MixturePrior(Prior):
+    """A mixture of Gaussians with full covariances; one component is a Gaussian.
+
+    Args:
+        weights: Probability of each component (K,).
+        means: Their means (K, D).
+        scale_tril: Cholesky factors of their covariances (K, D, D).
+    """
+
+    type = "mixture"
+
+    def __init__(self, weights: Tensor, means: Tensor, scale_tril: Tensor) -> None:
+        super().__init__()
+        k, d = means.shape
+        if weights.shape != (k,) or scale_tril.shape != (k, d, d):
+            raise UserError(
+                f"expected weights (K,), means (K, D) and Cholesky factors (K, D, D); got "
+                f"{tuple(weights.shape)}, {tuple(means.shape)} and {tuple(scale_tril.shape)}"
+            )
+        self.weights, self.means, self.scale_tril = weights, means, scale_tril
+
+    @property
+    def features(self) -> int:
+        """Size D."""
+        return self.means.shape[1]
+
+    def distribution(self) -> MixtureSameFamily:
+        """As a torch distribution with event shape (D,)."""
+        components = MultivariateNormal(self.means, scale_tril=self.scale_tril)
+        return MixtureSameFamily(Categorical(self.weights), components)
+
+    def _draw(self, n: int, spread: float, generator: torch.Generator | None) -> Tensor:
+        k = torch.multinomial(self.weights, n, True, generator=generator)
+        noise = spread * torch.randn(n, self.features, generator=generator)
+        return self.means[k] + (self.scale_tril[k] @ noise[..., None])[..., 0]
+
+    def _save(self, path: Path) -> None:
+        tensors = {"weights": self.weights, "means": self.means, "scale_tril": self.scale_tril}
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
+
+    @classmethod
+    def _load(cls, path: Path) -> Self:
+        return cls(**load_file(path))
+
+
+class FlowPrior(Prior):
+    """A flow without a context.
+
+    Args:
+        flow: From `build_flow`, with context 0.
+    """
+
+    type = "flow"
+
+    def __init__(self, flow: Flow) -> None:
+        super().__init__()
+        if flow.context:
+            raise UserError(f"a prior has no condition; this flow has one of size {flow.context}")
+        self.flow = flow.eval()
+
+    @property
+    def features(self) -> int:
+        """Size D."""
+        return self.flow.features
+
+    def distribution(self) -> Distribution:
+        """As a torch distribution with event shape (D,)."""
+        return self.flow()
+
+    def _draw(self, n: int, spread: float, generator: torch.Generator | None) -> Tensor:
+        p = self.flow()
+        noise = spread * torch.randn(n, self.features, generator=generator)
+        return p.transform.inv(p.base.mean + p.base.stddev * noise)
+
+    def _save(self, path: Path) -> None:
+        from llamavae.flows import save_flow
+
+        save_flow(self.flow, path)
+
+    @classmethod
+    def _load(cls, path: Path) -> Self:
+        from llamavae.flows import load_flow
+
+        return cls(load_flow(path))
+
+
+_TYPES: dict[str, type[Prior]] = {t.type: t for t in (StandardPrior, MixturePrior, FlowPrior)}
+
+
+# ------------------------------------------------------------------------------- finding
+
+
+def load_prior(source: str | os.PathLike[str], vae: LlaMaVAE | None = None) -> Prior:
+    """Load a prior that `Prior.save` wrote.
+
+    Args:
+        source: Its folder; or, with a VAE, `standard` for N(0, I), or the kind of one that the VAE
+            has: `gaussian`, `mixture` or `flow`.
+        vae: The VAE that decodes its codes.
+
+    Raises:
+        UserError: There is none, it is damaged, or it was fitted for another VAE.
+    """
+    name = os.fspath(source)
+    places = [Path(source)]
+    if vae is not None and name in get_args(PriorKind) and not (places[0] / _SETTINGS).is_file():
+        if name == "standard":
+            return StandardPrior(vae.config.latent_dim)
+        if vae.default_prior is not None and vae.default_prior.kind == name:
+            return vae.default_prior
+        places += [inside] if (inside := folder_of(vae, f"{OTHERS}/{name}")) else []
+    folder = next((place for place in places if (place / _SETTINGS).is_file()), None)
+    if folder is None:
+        found = "" if vae is None else f", and the model has {', '.join(prior_names(vae))}"
+        raise UserError(
+            f"there is no prior {' or '.join(map(str, places))}{found}. To fit one: llamavae "
+            "fit-prior"
+        )
+    prior = _read(folder)
+    if vae is not None:
+        prior.check(vae)
+    return prior
+
+
+def _read(folder: Path) -> Prior:
+    path = folder / _SETTINGS
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+        if settings["format_version"] > FORMAT_VERSION:
+            raise UserError(
+                f"{path} has format {settings['format_version']}; this version of llamavae reads "
+                f"up to {FORMAT_VERSION}. Upgrade llamavae"
+            )
+        kind, report = _TYPES[settings["type"]], dict(settings["report"])
+        fingerprint = settings["vae_fingerprint"]
+        path = folder / _WEIGHTS
+        prior = kind._load(path)
+    except UserError:
+        raise
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{path} is damaged or missing: {error!r}. Copy the prior again; or delete its folder "
+            "and fit it again with llamavae fit-prior"
+        ) from error
+    prior.report, prior.fingerprint = report, fingerprint
+    return prior
+
+
+def read_default(folder: Path) -> Prior | None:
+    """The default prior of the checkpoint in `folder`; None if it has none.
+
+    Raises:
+        UserError: It is damaged.
+    """
+    return _read(folder / DEFAULT) if (folder / DEFAULT).is_dir() else None
+
+
+def choose_prior(vae: LlaMaVAE, prior: Prior | str | os.PathLike[str] | None = None) -> Prior:
+    """The prior that a VAE draws from.
+
+    Args:
+        vae: The VAE.
+        prior: None for its default prior, or N(0, I) if it has none; a `Prior`; or what
+            `load_prior` takes.
+
+    Raises:
+        UserError: See `load_prior`.
+    """
+    if prior is None:
+        return vae.default_prior or StandardPrior(vae.config.latent_dim)
+    if not isinstance(prior, Prior):
+        return load_prior(prior, vae)
+    prior.check(vae)
+    return prior
+
+
+def prior_names(vae: LlaMaVAE) -> list[str]:
+    """Kinds of the priors that a VAE can draw from: its default first, then others, sorted."""
+    folder = folder_of(vae, OTHERS)
+    saved = [] if folder is None else [path.parent.name for path in folder.glob(f"*/{_SETTINGS}")]
+    default = [] if vae.default_prior is None else [vae.default_prior.kind]
+    kinds = {"standard", *(name for name in saved if name in get_args(PriorKind))}
+    return list(dict.fromkeys([*default, *sorted(kinds)]))
+
+
+def folder_of(vae: LlaMaVAE, name: str) -> Path | None:
+    """A folder inside that of a VAE; None for a VAE that was not loaded from a folder."""
+    folder = shipped(vae.name_or_path or "") or vae.name_or_path
+    return Path(folder, name) if folder and Path(folder).is_dir() else None
