@@ -19,7 +19,7 @@ from llamavae.training.diagnostics import (
     posterior_variance,
     reconstruction_bleu,
 )
-from llamavae.training.recipe import describe_settings
+from llamavae.training.recipe import describe_settings, parse_recipe
 
 TEXTS = ["a dog is a kind of animal", "the old baker wrote a letter", "she sold the horse"]
 
@@ -240,3 +240,40 @@ def test_advice_names_settings_that_exist():
         named |= set(re.findall(r"\b(?:objective|latent|optimisation|decoder)\.\w+", message))
     assert len(named) > 8
     assert named <= known
+
+
+PRETRAINED = {"encoder": {"model": "e"}, "decoder": {"model": "d"}}
+CAUSES = [
+    ({"decoder": {"training": "lora"}}, "decoder.training to frozen"),
+    ({"decoder": {"training": "heads"}}, "decoder.training to frozen"),
+    (
+        {"encoder": {"training": "full"}, "optimisation": {"backbone_learning_rate": 5e-4}},
+        "optimisation.backbone_learning_rate to 5e-05",
+    ),
+    ({"latent": {"initial_std": 1.0}}, "latent.initial_std to 0.05"),
+    ({"encoder": {"standardise": False}}, "encoder.standardise to true"),
+    ({"optimisation": {"learning_rate": 3e-3}}, "try 1e-3"),
+]
+
+
+def pretrained(changes):
+    names = PRETRAINED.keys() | changes.keys()
+    return parse_recipe({n: PRETRAINED.get(n, {}) | changes.get(n, {}) for n in names})
+
+
+@pytest.mark.parametrize(("changes", "remedy"), CAUSES)
+def test_a_cause_that_is_known_is_named_with_its_remedy(changes, remedy):
+    """At beta 0 too, after a fifth of the run."""
+    unread = {"kl": 300.0, "active_units": 0, "nll": 58.0, "nll_shuffled": 58.1}
+    (message,) = diagnose(unread, 128, beta=0.0, progress=0.3, recipe=pretrained(changes))
+    assert message.startswith("posterior collapse")
+    assert message.count("set ") + message.count("try ") == 1
+    assert remedy in message
+
+
+def test_a_pretrained_decoder_whose_settings_are_right_gets_the_general_advice():
+    unread = {"kl": 300.0, "active_units": 0, "nll": 58.0, "nll_shuffled": 58.1}
+    (message,) = diagnose(unread, 128, beta=0.0, progress=0.3, recipe=pretrained({}))
+    assert "Likely causes" not in message
+    assert "Try" in message
+    assert diagnose(unread, 128, beta=0.0, progress=0.1, recipe=pretrained({})) == []

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from llamavae.errors import UserError
+from llamavae.training.recipe import Recipe
 
 ACTIVE_THRESHOLD = 0.01
 """Variance of the posterior mean over sentences above which a dimension counts as active."""
@@ -143,7 +144,11 @@ def _check_pairs(texts: Sequence[str], references: Sequence[str]) -> None:
 
 
 def diagnose(
-    metrics: Mapping[str, Any], latent_dim: int, beta: float, progress: float
+    metrics: Mapping[str, Any],
+    latent_dim: int,
+    beta: float,
+    progress: float,
+    recipe: Recipe | None = None,
 ) -> list[str]:
     """What is going wrong, in plain words, with settings of the recipe to try; empty if nothing.
 
@@ -151,8 +156,8 @@ def diagnose(
     autoencoder in disguise* (the posterior has no width, so that points between sentences mean
     nothing), and *holes* (posteriors cover another region than the prior, so that prior samples
     are poor). Judgement waits for the part of a run in which they are not yet failures: the
-    first fifth, and the first half while beta is 0. Beta 0 after that is taken as meant: a plain
-    autoencoder.
+    first fifth, and the first half while beta is 0 and the decoder is made from scratch. Beta 0
+    after that is taken as meant: a plain autoencoder.
 
     Args:
         metrics: Held-out measures as `llamavae.training.measure.measure` returns them; those
@@ -160,6 +165,8 @@ def diagnose(
         latent_dim: Size D of z.
         beta: Weight of the KL term at this step.
         progress: Part of the run that is done, from 0 to 1.
+        recipe: Settings of the run. With it, those that are known to keep a pretrained decoder
+            from reading z are named first.
     """
     nll = metrics.get("nll")
     if nll is not None and not math.isfinite(nll):
@@ -167,10 +174,11 @@ def diagnose(
             f"training diverged: the NLL is {nll}. Try a smaller optimisation.learning_rate or "
             "more optimisation.warmup_steps."
         ]
-    if progress < _EARLY or (beta == 0 and progress <= 0.5):
+    pretrained = recipe is not None and recipe.decoder.model is not None
+    if progress < _EARLY or (beta == 0 and progress <= 0.5 and not pretrained):
         return []
     if signs := _collapse(metrics, latent_dim):
-        return [_collapse_message(signs, beta)]
+        return [_collapse_message(signs, beta, _causes(recipe) if recipe and pretrained else [])]
     if beta == 0:
         return []
     return [message for message in (_autoencoder(metrics), _holes(metrics)) if message]
@@ -195,8 +203,34 @@ def _collapse(metrics: Mapping[str, Any], latent_dim: int) -> list[str]:
     return signs
 
 
-def _collapse_message(signs: list[str], beta: float) -> str:
+def _causes(recipe: Recipe) -> list[str]:
+    """Settings by which a pretrained decoder is known to learn to write without z, and remedies."""
+    e, d, o = recipe.encoder, recipe.decoder, recipe.optimisation
+    trains = d.training not in (None, "frozen")
+    rate = o.backbone_learning_rate
+    known = {
+        "the decoder trains, and adapts to the corpus before z can be read: set decoder.training "
+        "to frozen": trains,
+        f"pretrained weights learn at {rate}, fresh ones at {o.learning_rate}: set "
+        f"optimisation.backbone_learning_rate to {o.learning_rate / 20:g}": rate is not None
+        and rate > o.learning_rate / 5
+        and (trains or e.training == "full"),
+        "the posterior starts wide, and its noise hides the mean: set latent.initial_std to 0.05": (
+            recipe.latent.initial_std or 0
+        )
+        > 0.3,
+        "sentence vectors are not standardised: set encoder.standardise to true": e.standardise
+        is False,
+        f"optimisation.learning_rate {o.learning_rate:g} is high for a map to a pretrained "
+        "decoder: try 1e-3": o.learning_rate > 2e-3,
+    }
+    return [text for text, holds in known.items() if holds]
+
+
+def _collapse_message(signs: list[str], beta: float, causes: list[str]) -> str:
     finding = f"posterior collapse: {'; '.join(signs)}. The decoder writes without z."
+    if causes:
+        return f"{finding} Likely causes: {'; '.join(causes)}."
     if beta == 0:
         return (
             f"{finding} Beta is 0, so the KL is not the cause. Try more optimisation.steps, "

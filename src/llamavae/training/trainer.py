@@ -466,7 +466,8 @@ class VAETrainer(SentenceTrainer):
         self.log(scalars)
         self.write({**scalars, **named})
         progress = self.state.global_step / max(1, self.state.max_steps)
-        self.warnings = diagnose(metrics, self.vae.config.latent_dim, self.beta, progress)
+        latent_dim = self.vae.config.latent_dim
+        self.warnings = diagnose(metrics, latent_dim, self.beta, progress, self.recipe)
         for warning in self.warnings:
             self.write({"warning": warning})
             if self.is_world_process_zero():
