@@ -22,16 +22,19 @@ class LlaMaVAEConfig(PreTrainedConfig):
         injection_hidden: Width of the hidden layer of the map from z; 0 makes it linear.
         tied_kv: Use one vector as both key and value of a memory slot, as Optimus does.
         max_tokens: Most decoder tokens of a sentence, its end-of-sentence token included.
-        encoder_name_or_path: Hub id or folder of the sentence encoder; None when the model reads
-            precomputed sentence vectors or carries its encoder.
+        encoder_name_or_path: Hub id or folder of the sentence encoder, or its name in the
+            catalogue; None when the model reads precomputed sentence vectors or carries its
+            encoder.
         encoder_revision: Commit of the hub repository.
         encoder_dim: Size H_enc of the sentence vector.
         encoder_pooling: Pooling rule for a plain transformers encoder (`cls`, `mean`, `last`);
             None takes the sentence-transformers model as it is.
         encoder_max_tokens: Most encoder tokens of a sentence; None keeps the encoder's own limit.
         encoder_training: What of the encoder trains: nothing (`frozen`), LoRA, or all of it.
-        decoder_name_or_path: Hub id or folder of the decoder; None when the model carries it.
+        decoder_name_or_path: Hub id, folder or GGUF file of the decoder, or its name in the
+            catalogue; None when the model carries it.
         decoder_revision: Commit of the hub repository.
+        decoder_fingerprint: SHA-256 of the decoder's GGUF file; read from it.
         decoder_dtype: Type of the decoder's weights, such as `float32`; read from the decoder.
         decoder_training: Whether the decoder's hidden layers stay frozen (`heads`), take LoRA, or
             train in full. Token embeddings and LM head train in all three cases.
@@ -63,6 +66,7 @@ class LlaMaVAEConfig(PreTrainedConfig):
         encoder_training: EncoderTraining = "frozen",
         decoder_name_or_path: str | None = None,
         decoder_revision: str | None = None,
+        decoder_fingerprint: str | None = None,
         decoder_dtype: str | None = None,
         decoder_training: DecoderTraining = "heads",
         lora_rank: int = 16,
@@ -109,6 +113,7 @@ class LlaMaVAEConfig(PreTrainedConfig):
         self.encoder_training = encoder_training
         self.decoder_name_or_path = decoder_name_or_path
         self.decoder_revision = decoder_revision
+        self.decoder_fingerprint = decoder_fingerprint
         self.decoder_dtype = decoder_dtype
         self.decoder_training = decoder_training
         self.lora_rank = lora_rank
