@@ -155,7 +155,7 @@ def backbone(folder: Path, config: LlaMaVAEConfig, which: str) -> str | None:
     if name is not None and Path(name).is_absolute() and not Path(name).exists():
         raise UserError(
             f"the checkpoint {folder} uses the {which} in {name}, which is not there any more. "
-            f"Give its new place: from_pretrained(..., {which}=PLACE)"
+            f"Give its new place: from_pretrained(..., {which}=FOLDER_OR_FILE)"
         )
     if name is not None:  # with the model's own name in the error: what it needs comes together
         resolve(name, folder.name if shipped(folder.name) == folder else None)
