@@ -27,14 +27,16 @@ from transformers import (
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
 )
-from transformers.integrations.gguf import (
-    GgufHeader,
+from transformers.integrations.gguf.dequant import GGML_BLOCK, dequantize
+from transformers.integrations.gguf.gguf_tokenizer_mapping import (
     convert_gguf_tokenizer,
     get_gguf_tokenizer,
+)
+from transformers.integrations.gguf.reader import (
+    GgufHeader,
     load_gguf_state_dict,
     read_gguf_metadata,
 )
-from transformers.integrations.gguf.dequant import GGML_BLOCK, dequantize
 
 from llamavae.errors import UserError
 
@@ -126,7 +128,8 @@ def _other(file: Path, options: dict[str, Any]) -> PreTrainedModel:
             f"{file}: quantization_config works on GGUF files of LLaMA models only; convert this "
             "one to a folder first"
         )
-    model, report = AutoModelForCausalLM.from_pretrained(
+    read: Any = AutoModelForCausalLM.from_pretrained  # gives two things with output_loading_info
+    model, report = read(
         file.parent,
         gguf_file=file.name,
         quantization_config=GgufConfig(dequantize=True),
@@ -161,7 +164,8 @@ def _llama(
             value = _values(raw[tensor.name][...], tensor.ggml_type, dtype).view(tensor.shape)
             heads = {"attn_q": config.num_attention_heads, "attn_k": config.num_key_value_heads}
             weights[name] = _unpermute(value, heads[part]) if part in heads else value
-    model, report = LlamaForCausalLM.from_pretrained(
+    build: Any = LlamaForCausalLM.from_pretrained  # gives two things with output_loading_info
+    model, report = build(
         None,
         config=config,
         state_dict=weights,
@@ -240,7 +244,7 @@ def _llama_config(
             f"{file} scales its rotary embedding by {scaling!r}; supported are 'none' and "
             "'linear'. Give the model's folder or hub id"
         )
-    ids = {
+    ids: dict[str, Any] = {
         name: metadata.get(f"tokenizer.ggml.{key}")
         for name, key in (
             ("bos_token_id", "bos_token_id"),
