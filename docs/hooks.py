@@ -16,6 +16,7 @@ from typer.main import get_command
 from llamavae.cli.app import app
 from llamavae.corpora import describe_corpora
 from llamavae.evaluation.registry import EVALUATORS, SUITES
+from llamavae.pretrained import available, megabytes
 from llamavae.training.recipe import describe_settings, load_recipe, recipe_names, recipe_text
 
 MARK = re.compile(r"<!-- generated: ([\w-]+) -->")
@@ -137,10 +138,28 @@ def _value(option: Any) -> str:
     return {"Path": "path", "str": "text", "list": "texts"}.get(kind.__name__, kind.__name__)
 
 
+def models() -> Iterator[str]:
+    """The models that have a name."""
+    yield from table(
+        ("name", "what it is", "size", "licence", "backbones that it needs"),
+        (
+            (
+                code(m.name),
+                m.description,
+                megabytes(m.size),
+                m.licence,
+                ", ".join(code(name) for name in m.needs if name != m.name),
+            )
+            for m in available()
+        ),
+    )
+
+
 GENERATORS: dict[str, Callable[[], Iterator[str]]] = {
     "settings": settings,
     "recipes": recipes,
     "evaluators": evaluators,
     "corpora": corpora,
     "commands": commands,
+    "models": models,
 }

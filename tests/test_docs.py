@@ -99,6 +99,8 @@ def workplace(tmp_path, monkeypatch):
         ("sentence-transformers/all-MiniLM-L6-v2", tiny.encoder()),
         ("HuggingFaceTB/SmolLM2-135M", tiny.decoder()),
         ("models/stories260K", tiny.decoder()),
+        ("all-minilm-l6-v2", tiny.encoder()),
+        ("smollm2-135m-instruct", tiny.decoder()),
     ):
         Path(name).parent.mkdir(exist_ok=True)
         Path(name).symlink_to(folder)

@@ -29,6 +29,7 @@ def test_all_verbs_are_there() -> None:
         "fit-prior",
         "guide",
         "interpolate",
+        "models",
         "neighbours",
         "recipes",
         "reconstruct",

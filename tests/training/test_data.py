@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from tests import tiny
 
 from llamavae.errors import UserError
+from llamavae.files import cache_folder
 from llamavae.modeling import SentenceEncoder, TextDecoder
 from llamavae.training import data as module
 from llamavae.training.data import (
     Collator,
     LengthBatches,
     SentenceStream,
-    cache_folder,
     prepare,
     sentence_vectors,
     steps_per_epoch,

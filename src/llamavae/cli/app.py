@@ -14,7 +14,18 @@ import typer
 from typer.core import TyperGroup
 
 from llamavae import __version__
-from llamavae.cli import evaluate, guidance, points, prior, recipes, study, sweep, texts, training
+from llamavae.cli import (
+    evaluate,
+    guidance,
+    models,
+    points,
+    prior,
+    recipes,
+    study,
+    sweep,
+    texts,
+    training,
+)
 from llamavae.cli.output import note, show_error
 from llamavae.errors import UserError
 
@@ -56,7 +67,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for group in (training, recipes, texts, prior, points, guidance, evaluate, sweep, study):
+for group in (training, recipes, models, texts, prior, points, guidance, evaluate, sweep, study):
     group.register(app)
 
 

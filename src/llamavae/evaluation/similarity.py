@@ -25,6 +25,7 @@ from transformers import (
 from llamavae.errors import UserError
 from llamavae.modeling import SentenceEncoder
 from llamavae.modeling.backbones import evaluating, hub_errors
+from llamavae.pretrained import resolve
 
 MOVER_MODEL = "distilbert-base-multilingual-cased"
 """The encoder that CODWOE's scorer names for MoverScore."""
@@ -277,7 +278,8 @@ def _load(source: Scorer, kind: Any, name: str) -> Loaded:
     if isinstance(source, tuple):
         return source
     with hub_errors(name, str(source)):
-        return kind.from_pretrained(str(source)), AutoTokenizer.from_pretrained(str(source))
+        place = resolve(source)
+        return kind.from_pretrained(place), AutoTokenizer.from_pretrained(place)
 
 
 def _check(written: Sequence[str], references: Sequence[str]) -> None:

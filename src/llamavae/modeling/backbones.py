@@ -80,6 +80,11 @@ def load_whole(kind: Any, source: str | os.PathLike[str], **options: Any) -> Pre
     return model
 
 
+def is_gguf(source: str | os.PathLike[str]) -> bool:
+    """Whether a model's source is a GGUF file, by its name."""
+    return Path(source).suffix.lower() == ".gguf"
+
+
 def _missing_folder(source: str) -> bool:
     return source.startswith((".", "/", "~")) or source.count("/") > 1 or "\\" in source
 

@@ -32,9 +32,11 @@ from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from llamavae.errors import UserError, unknown
+from llamavae.files import sha256
 from llamavae.modeling.backbones import (
     fingerprint,
     hub_errors,
+    is_gguf,
     latent_fingerprint,
     load_whole,
     save_plain,
@@ -43,7 +45,7 @@ from llamavae.modeling.configuration import LlaMaVAEConfig
 from llamavae.modeling.decoder import TextDecoder
 from llamavae.modeling.encoder import SentenceEncoder, TransformersEncoder
 from llamavae.modeling.prior import DEFAULT, Prior, read_default
-from llamavae.pretrained import shipped
+from llamavae.pretrained import CATALOGUE, resolve, shipped
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -84,6 +86,11 @@ def fetch(
         return inside
     if folder.is_dir():
         return folder
+    if source in CATALOGUE:
+        raise UserError(
+            f"{source} is a backbone, not a LlaMaVAE. To build one on it use "
+            "LlaMaVAE.from_backbones(encoder, decoder), or a recipe"
+        )
     with hub_errors("checkpoint", os.fspath(source)):
         return Path(
             snapshot_download(
@@ -147,15 +154,17 @@ def read_prior(model: LlaMaVAE, folder: Path) -> Prior | None:
 
 
 def absolute(source: Source) -> str:
-    """A folder by its absolute path, a hub id as it is."""
-    return str(Path(source).absolute()) if Path(source).is_dir() else os.fspath(source)
+    """A folder or a GGUF file by its absolute path; a name or hub id as it is."""
+    here = Path(source).is_dir() or (is_gguf(source) and Path(source).is_file())
+    return str(Path(source).absolute()) if here else os.fspath(source)
 
 
 def backbone(folder: Path, config: LlaMaVAEConfig, which: str) -> str | None:
     """Where the encoder or decoder of the checkpoint in `folder` is loaded from.
 
     Raises:
-        UserError: It should be in the checkpoint, or in a folder it names, and is not.
+        UserError: It should be in the checkpoint, or in a folder or file it names, or be fetched,
+            and is not.
     """
     inside = folder / which
     name: str | None = getattr(config, f"{which}_name_or_path")
@@ -165,11 +174,13 @@ def backbone(folder: Path, config: LlaMaVAEConfig, which: str) -> str | None:
                 f"the checkpoint {folder} is not complete: its folder {which}/ is missing"
             )
         return str(inside)
-    if name is not None and Path(name).is_absolute() and not Path(name).is_dir():
+    if name is not None and Path(name).is_absolute() and not Path(name).exists():
         raise UserError(
             f"the checkpoint {folder} uses the {which} in {name}, which is not there any more. "
-            f"Give its new place: from_pretrained(..., {which}=FOLDER)"
+            f"Give its new place: from_pretrained(..., {which}=FOLDER_OR_FILE)"
         )
+    if name is not None:  # with the model's own name in the error: what it needs comes together
+        resolve(name, folder.name if shipped(folder.name) == folder else None)
     return name
 
 
@@ -206,8 +217,8 @@ def load_encoder(
 
 
 def _cached_commit(source: str, revision: str | None, cache_dir: str | None) -> str | None:
-    """The commit that a hub id was loaded from; None for a folder."""
-    if Path(source).is_dir():
+    """The commit that a hub id was loaded from; None for anything else."""
+    if source in CATALOGUE or Path(source).exists():
         return None
     for name in ("modules.json", "config.json"):
         path = try_to_load_from_cache(source, name, cache_dir=cache_dir, revision=revision)
@@ -241,6 +252,7 @@ def load_decoder(
         revision = _revision(config, "decoder", source)
         if config.decoder_dtype is not None:
             options.setdefault("dtype", config.decoder_dtype)
+        _check_fingerprint(config, Path(resolve(source)))
         decoder = TextDecoder.load(
             os.fspath(source),
             revision=revision,
@@ -254,6 +266,24 @@ def load_decoder(
     config.eos_token_id = decoder.tokens.eos
     config.pad_token_id = decoder.tokens.pad
     return decoder
+
+
+def _check_fingerprint(config: LlaMaVAEConfig, place: Path) -> None:
+    """Record the SHA-256 of a decoder's GGUF file, or compare it with the recorded one.
+
+    Raises:
+        UserError: It is another file.
+    """
+    if not (is_gguf(place) and place.is_file()):
+        return
+    found = sha256(place)
+    if config.decoder_fingerprint not in (None, found):
+        raise UserError(
+            f"this model was trained with a decoder whose file has SHA-256 "
+            f"{config.decoder_fingerprint}; {place} has {found}. Put the right file there, or, to "
+            "use this one all the same, name it: from_pretrained(..., decoder=FILE)"
+        )
+    config.decoder_fingerprint = found
 
 
 def _revision(config: LlaMaVAEConfig, which: str, source: Source) -> str | None:

@@ -24,8 +24,9 @@ class LlaMaVAEConfig(PreTrainedConfig):
         scaled_memory: Whether memory is scaled to the sizes of the decoder's own keys and values,
             by scales that the checkpoint holds (see `MemoryInjection.calibrate`).
         max_tokens: Most decoder tokens of a sentence, its end-of-sentence token included.
-        encoder_name_or_path: Hub id or folder of the sentence encoder; None when the model reads
-            precomputed sentence vectors or carries its encoder.
+        encoder_name_or_path: Hub id or folder of the sentence encoder, or its name in the
+            catalogue; None when the model reads precomputed sentence vectors or carries its
+            encoder.
         encoder_revision: Commit of the hub repository.
         encoder_dim: Size H_enc of the sentence vector.
         encoder_pooling: Pooling rule for a plain transformers encoder (`cls`, `mean`, `last`,
@@ -36,8 +37,10 @@ class LlaMaVAEConfig(PreTrainedConfig):
         standardise: Whether sentence vectors are standardised before the posterior's linear map,
             by statistics that the checkpoint holds (see `LlaMaVAE.fit_statistics`).
         initial_std: Standard deviation of q(z|x) before training; None for about 1.
-        decoder_name_or_path: Hub id or folder of the decoder; None when the model carries it.
+        decoder_name_or_path: Hub id, folder or GGUF file of the decoder, or its name in the
+            catalogue; None when the model carries it.
         decoder_revision: Commit of the hub repository.
+        decoder_fingerprint: SHA-256 of the decoder's GGUF file; read from it.
         decoder_dtype: Type of the decoder's weights, such as `float32`; read from the decoder.
         decoder_training: What of the decoder trains: nothing (`frozen`), token embeddings and LM
             head (`heads`), these and LoRA matrices (`lora`), or all of it (`full`).
@@ -73,6 +76,7 @@ class LlaMaVAEConfig(PreTrainedConfig):
         initial_std: float | None = None,
         decoder_name_or_path: str | None = None,
         decoder_revision: str | None = None,
+        decoder_fingerprint: str | None = None,
         decoder_dtype: str | None = None,
         decoder_training: DecoderTraining = "frozen",
         lora_rank: int = 16,
@@ -126,6 +130,7 @@ class LlaMaVAEConfig(PreTrainedConfig):
         self.initial_std = initial_std
         self.decoder_name_or_path = decoder_name_or_path
         self.decoder_revision = decoder_revision
+        self.decoder_fingerprint = decoder_fingerprint
         self.decoder_dtype = decoder_dtype
         self.decoder_training = decoder_training
         self.lora_rank = lora_rank

@@ -24,11 +24,13 @@ from llamavae.modeling.backbones import (
     evaluating,
     freeze_or_adapt,
     hub_errors,
+    is_gguf,
     load_whole,
     quiet_dropout,
 )
 from llamavae.modeling.injection import MEMORY_ARGUMENT, Steering, steered
 from llamavae.modeling.names import DecoderTraining
+from llamavae.pretrained import resolve
 
 _CHUNK = 256  # rows of logits that exist at one time in the chunked loss
 _SMALL = 2**26  # logits below this number of elements (256 MB) are built at once: 3 times as fast
@@ -128,13 +130,21 @@ class TextDecoder(nn.Module):
         local_files_only: bool = False,
         **options: Any,
     ) -> TextDecoder:
-        """Load from a hub id or a folder; `options` go to `AutoModelForCausalLM.from_pretrained`
-        (`dtype`, `device_map`, `quantization_config`, `attn_implementation`, ...).
+        """Load from a folder, a GGUF file, a name that `llamavae models` lists, or a hub id.
+
+        `options` go to transformers' `from_pretrained` (`dtype`, `device_map`,
+        `quantization_config`, `attn_implementation`, ...).
 
         Raises:
             UserError: The model cannot be found, read or reached.
         """
-        with hub_errors("decoder", str(source)):
+        source = resolve(source)
+        with hub_errors("decoder", source):
+            if is_gguf(source):
+                from llamavae.modeling.gguf import read_gguf  # imports many tokenizers
+
+                lm, tokenizer = read_gguf(source, **options)
+                return cls(lm, tokenizer, max_tokens, training, lora_rank, lora_alpha)
             hub: dict[str, Any] = {
                 "revision": revision,
                 "token": token,

@@ -33,6 +33,7 @@ from llamavae.modeling.backbones import (
     save_plain,
 )
 from llamavae.modeling.names import EncoderTraining, Pooling
+from llamavae.pretrained import resolve
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -68,7 +69,7 @@ class SentenceEncoder(nn.Module, ABC):
         local_files_only: bool = False,
         **options: Any,
     ) -> SentenceEncoder:
-        """Load from a hub id or a folder.
+        """Load from a folder, a name that `llamavae models` lists, or a hub id.
 
         With `pooling` the source is read by transformers alone; without it by
         sentence-transformers, whose import takes seconds.
@@ -92,6 +93,8 @@ class SentenceEncoder(nn.Module, ABC):
         Raises:
             UserError: The model cannot be found, read or reached.
         """
+        if isinstance(source, str | os.PathLike):
+            source = resolve(source)
         hub = {
             "revision": revision,
             "token": token,

@@ -177,8 +177,8 @@ class LlaMaVAE(PreTrainedModel):
             encoder: Hub id or folder of a sentence-transformers model or a transformers encoder
                 (with `encoder_pooling`), a `SentenceTransformer`, or None for precomputed
                 sentence vectors (with `encoder_dim`).
-            decoder: Hub id or folder of a causal language model, or such a model (with its
-                `tokenizer`).
+            decoder: Hub id, folder or GGUF file of a causal language model, or such a model (with
+                its `tokenizer`). Names of the catalogue (`llamavae models`) serve for both.
             tokenizer: Tokenizer of a decoder that is given as an object.
             decoder_options: Arguments of `AutoModelForCausalLM.from_pretrained`: `dtype`,
                 `device_map`, `quantization_config`, ...
@@ -251,6 +251,8 @@ class LlaMaVAE(PreTrainedModel):
         for which, place in others.items():
             setattr(config, f"{which}_name_or_path", checkpoint.absolute(place))
             setattr(config, f"{which}_revision", None)
+        if decoder:
+            config.decoder_fingerprint = None
         decoder = decoder or checkpoint.backbone(folder, config, "decoder")
         encoder = encoder or checkpoint.backbone(folder, config, "encoder")
         model = cls(

@@ -1,21 +1,38 @@
-"""Models that come with the library, a folder each: they load by name, without a network.
+"""Pretrained models by name.
 
-`mini` is a small open-domain `LlaMaVAE`; `mini-definitions` is an `InvertibleCVAE` on it that leads
-from a word to its definition and back. Each has a model card, README.md, in its folder.
+Some come with the library, a folder each, and load without a network: `mini` is a small open-domain
+`LlaMaVAE`; `mini-definitions` is an `InvertibleCVAE` on it that leads from a word to its definition
+and back. Each has a model card, README.md, in its folder.
+
+Others, the backbones, are fetched once: `fetch(name)`, or `llamavae models get NAME`. From then on
+their names stand for them wherever an encoder or a decoder is asked for.
 """
 
-from __future__ import annotations
+from llamavae.pretrained.catalogue import CATALOGUE, Backbone, File, needed, shipped, shipped_names
+from llamavae.pretrained.fetching import (
+    Available,
+    Fetched,
+    available,
+    fetch,
+    find,
+    megabytes,
+    models_folder,
+    resolve,
+)
 
-from importlib import resources
-from pathlib import Path
-
-
-def shipped_names() -> list[str]:
-    """Names of the models that come with the library."""
-    here = Path(str(resources.files(__name__)))
-    return sorted(path.parent.name for path in here.glob("*/config.json"))
-
-
-def shipped(name: str) -> Path | None:
-    """The folder of a model that comes with the library; None where there is none of that name."""
-    return Path(str(resources.files(__name__))) / name if name in shipped_names() else None
+__all__ = [
+    "CATALOGUE",
+    "Available",
+    "Backbone",
+    "Fetched",
+    "File",
+    "available",
+    "fetch",
+    "find",
+    "megabytes",
+    "models_folder",
+    "needed",
+    "resolve",
+    "shipped",
+    "shipped_names",
+]

