@@ -11,6 +11,7 @@ from tests import tiny
 from llamavae import LlaMaVAE
 from llamavae.errors import UserError
 from llamavae.modeling import SentenceEncoder
+from llamavae.modeling.encoder import AttentionPooling
 
 KINDS = ["bert", "t5", "bert-cls", "bert-mean", "bert-last", "sentence-t5"]
 
@@ -243,3 +244,62 @@ def test_what_no_sentence_vector_uses_does_not_train():
     vector = encoder(encoder.tokenize(tiny.SENTENCES[:2]))
     vector.sum().backward()
     assert all(p.grad is not None for p in encoder.parameters() if p.requires_grad)
+
+
+# ------------------------------------------------------------------------------- attention pooling
+
+
+def test_attention_pooling_is_a_weighted_mean_for_each_query():
+    pool = AttentionPooling(4, 3)
+    states, mask = torch.randn(2, 5, 4), torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])
+    h = pool(states, mask).view(2, 3, 4)
+    for row, length in enumerate([5, 3]):
+        own = states[row, :length]
+        for k in range(3):
+            weights = (own @ pool.query[k]).softmax(0)
+            assert_same(h[row, k], weights @ own)
+
+
+def test_padding_has_no_part_in_attention_pooling():
+    encoder = load(pooling="attention")
+    assert encoder.dim == 8 * tiny.HIDDEN
+    assert_same(
+        encoder.encode(tiny.SENTENCES),
+        torch.cat([encoder.encode([text]) for text in tiny.SENTENCES]),
+    )
+
+
+def test_queries_train_while_the_encoder_is_frozen():
+    encoder = load(pooling="attention", pooling_heads=2)
+    assert encoder.trains
+    assert [n for n, p in encoder.named_parameters() if p.requires_grad] == ["attention.query"]
+    encoder.train()
+    encoder(encoder.tokenize(["a dog", "a cat"])).square().sum().backward()
+    assert encoder.attention.query.grad.abs().sum() > 0
+    key = encoder.cache_key()
+    torch.nn.init.zeros_(encoder.attention.query)
+    assert encoder.cache_key() != key
+
+
+@pytest.mark.parametrize("embed", [False, True])
+def test_a_model_with_attention_pooling_is_saved_and_loaded(tmp_path, embed):
+    vae = tiny.vae(
+        encoder_pooling="attention",
+        pooling_heads=2,
+        standardise=True,
+        scaled_memory=True,
+        initial_std=0.1,
+        embed_backbones=embed,
+    )
+    vae.fit_statistics(tiny.SENTENCES)
+    vae.save_pretrained(tmp_path)
+    loaded = LlaMaVAE.from_pretrained(tmp_path)
+    a, b = vae.encode(tiny.SENTENCES), loaded.encode(tiny.SENTENCES)
+    assert torch.equal(a.mean, b.mean)
+    assert torch.equal(a.logvar, b.logvar)
+    assert vae.reconstruct(tiny.SENTENCES) == loaded.reconstruct(tiny.SENTENCES)
+
+
+def test_statistics_are_for_a_model_that_standardises():
+    with pytest.raises(UserError, match="standardise=True"):
+        tiny.vae().fit_statistics(tiny.SENTENCES)

@@ -20,6 +20,7 @@ from llamavae.errors import UserError
 from llamavae.modeling.injection import (
     MEMORY_ARGUMENT,
     Injection,
+    MemoryInjection,
     Steering,
     attention_shapes,
     enable_memory,
@@ -501,3 +502,28 @@ def test_injections_are_modules_of_their_own():
     steering = injection(torch.zeros(1, 2))
     assert steering.memory[0][0].shape == (1, 1, 3, 2)
     assert steering.offset.shape == (1, 4)
+
+
+@pytest.mark.parametrize("family", ["llama", "llama-grouped", "gpt2", "gemma3"])
+def test_scaled_memory_has_the_sizes_of_the_decoders_own_keys_and_values(family):
+    vae = tiny.vae(family=family, scaled_memory=True)
+    memory = vae.injection.parts["memory"]
+    assert isinstance(memory, MemoryInjection)
+    plain = tiny.vae(family=family).injection.parts["memory"]
+    plain.net.load_state_dict(memory.net.state_dict())
+    lm, ids = vae.decoder.lm, torch.arange(3, 15)[None]
+    with torch.no_grad():
+        cache = lm(input_ids=ids, use_cache=True).past_key_values
+    z = torch.randn(1, tiny.LATENT)
+    for layer, (scaled, unscaled) in enumerate(zip(memory(z).memory, plain(z).memory, strict=True)):
+        own = cache.layers[layer].keys, cache.layers[layer].values
+        for a, b, x in zip(scaled, unscaled, own, strict=True):
+            factor = (a / b)[0].mean(1)  # (G, C)
+            assert torch.allclose(a[0] / b[0], factor[:, None], rtol=1e-4)
+            assert 0.3 < factor.mean() / x[0, :, 1:].std() < 3
+
+
+def test_scales_are_kept_with_the_model_and_do_not_train():
+    vae = tiny.vae(scaled_memory=True)
+    assert "injection.parts.memory.scales" in vae.trained_names
+    assert not any("scales" in name for name, _ in vae.named_parameters())

@@ -144,3 +144,44 @@ def test_free_bits_count_the_batch_of_all_processes(monkeypatch):
 def test_bad_rules_are_refused(rule, threshold, message):
     with pytest.raises(UserError, match=message):
         kl_term(torch.ones(1, 1), rule, threshold)
+
+
+# ------------------------------------------------------------------------------- how it starts
+
+
+def test_it_starts_as_narrow_as_it_is_told():
+    h = 5 * torch.randn(20, 6)
+    q = Posterior(6, 3, initial_std=0.05)(h)
+    torch.testing.assert_close(q.stddev, torch.full((20, 3), 0.05))
+    assert q.mean.std() > 0.1
+    assert Posterior(6, 3)(h).stddev.std() > 0
+
+
+def test_standardised_features_have_mean_0_and_standard_deviation_1():
+    h = torch.tensor([3.0, -2.0, 7.0]) + torch.tensor([0.01, 5.0, 0.0]) * torch.randn(500, 3)
+    posterior = Posterior(3, 2, standardise=True)
+    posterior.fit_statistics(h)
+    with torch.no_grad():
+        posterior.linear.weight[:2] = torch.eye(3)[:2]
+        posterior.linear.bias.zero_()
+    mean = posterior(h).mean
+    torch.testing.assert_close(mean.mean(0), torch.zeros(2), atol=2e-3, rtol=0)
+    torch.testing.assert_close(mean.std(0, correction=0), torch.ones(2), atol=2e-3, rtol=0)
+    assert posterior.features_std[2] == 1  # a constant feature keeps its scale
+
+
+def test_statistics_do_not_depend_on_the_scale_of_the_encoder():
+    torch.manual_seed(0)
+    h = torch.randn(50, 4)
+    found = []
+    for factor in (1.0, 1000.0):
+        torch.manual_seed(1)
+        posterior = Posterior(4, 2, standardise=True)
+        posterior.fit_statistics(factor * h)
+        found.append(posterior(factor * h).mean)
+    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-4)
+
+
+def test_statistics_need_two_vectors():
+    with pytest.raises(UserError, match="at least 2 sentence vectors; got 1"):
+        Posterior(4, 2, standardise=True).fit_statistics(torch.randn(1, 4))

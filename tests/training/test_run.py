@@ -17,7 +17,8 @@ from transformers import TrainerState
 
 from llamavae import LlaMaVAE, state
 from llamavae.errors import UserError
-from llamavae.training.run import TrainResult
+from llamavae.training.recipe import parse_recipe
+from llamavae.training.run import TrainResult, _learning_rates
 from llamavae.training.trainer import SentenceTrainer, VAETrainer, last_checkpoint
 
 
@@ -435,3 +436,51 @@ def test_what_a_stream_cannot_do(tmp_path, section, changes, words):
     corpus = {"name": str(runs.corpus(tmp_path)), "streaming": True}
     with pytest.raises(UserError, match=words):
         runs.recipe(tmp_path, "run", corpus=corpus, **{section: changes})
+
+
+# ------------------------------------------------------------------------------- pretrained parts
+
+
+def test_a_pretrained_decoder_stays_as_it_is_to_the_bit(tmp_path):
+    sections = backbones()
+    sections["encoder"] |= {"training": "full", "pooling": "attention", "pooling_heads": 2}
+    result = runs.quick(runs.settings(tmp_path, "run", **sections))
+    config = result.model.config
+    assert (config.decoder_training, config.standardise, config.scaled_memory) == (
+        "frozen",
+        True,
+        True,
+    )
+    fresh = LlaMaVAE.from_backbones(sections["encoder"]["model"], sections["decoder"]["model"])
+    now = dict(result.model.decoder.named_parameters())
+    for name, weight in fresh.decoder.named_parameters():
+        assert torch.equal(weight, now[name]), name
+    stored = load_file(result.folder / "model" / "model.safetensors")
+    assert not any(name.startswith("decoder.") for name in stored)
+    std = stored["posterior.features_std"]
+    assert not torch.equal(std, torch.ones_like(std))
+
+
+def test_parts_learn_at_rates_of_their_own(tmp_path):
+    sections = backbones(training="heads")
+    sections["encoder"] |= {"training": "full", "pooling": "attention"}
+    sections["optimisation"] = {"posterior_learning_rate": 0.003, "backbone_learning_rate": 1e-4}
+    result = runs.quick(runs.settings(tmp_path, "run", **sections))
+    checkpoint = last_checkpoint(result.folder)
+    assert checkpoint is not None
+    groups = json.loads((checkpoint / "optimizer.json").read_text())["groups"]
+    assert {group["initial_lr"] for group in groups} == {0.01, 0.003, 1e-4}
+    assert groups[0]["initial_lr"] == 0.01  # the one that the log shows
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, {"encoder.model.": 5e-4, "decoder.": 5e-4}),
+        ({"backbone_learning_rate": 1e-5}, {"encoder.model.": 1e-5, "decoder.": 1e-5}),
+    ],
+)
+def test_a_twentieth_is_the_rate_of_pretrained_parts(tmp_path, changes, expected):
+    values = runs.settings(tmp_path, "run", **backbones(), optimisation=changes)
+    assert _learning_rates(parse_recipe(values)) == expected
+    assert _learning_rates(parse_recipe(runs.settings(tmp_path, "run"))) == {}

@@ -45,6 +45,7 @@ from llamavae.modeling.configuration import LlaMaVAEConfig
 from llamavae.modeling.decoder import TextDecoder
 from llamavae.modeling.encoder import SentenceEncoder, TransformersEncoder
 from llamavae.modeling.prior import DEFAULT, Prior, read_default
+from llamavae.modeling.quantisation import from_int8, to_int8
 from llamavae.pretrained import CATALOGUE, resolve, shipped
 
 if TYPE_CHECKING:
@@ -361,6 +362,7 @@ def _load_trained(model: LlaMaVAE, folder: Path) -> None:
             raise UserError(
                 f"{path} is damaged: {error}. Save or copy the checkpoint again"
             ) from error
+    weights = from_int8(weights)
     tensors = _tensors(model)
     beside = tuple(_whole_backbones(model))
     needed = {name for name in model.trained_names if not name.startswith(beside)}
@@ -389,6 +391,7 @@ def save(
     folder: Path,
     state: dict[str, Tensor] | None = None,
     max_shard_size: int | str = "50GB",
+    int8: bool = False,
 ) -> None:
     """Write the checkpoint beside `folder` first and move it in when it is complete."""
     parameters = dict(model.named_parameters())
@@ -421,7 +424,8 @@ def save(
             config.architectures = [type(model).__name__]
             config.dtype = next(iter(model.posterior.parameters())).dtype
             _portable(config).save_pretrained(new)
-            save_torch_state_dict(trained, new, max_shard_size=max_shard_size)
+            stored = to_int8(trained) if int8 else trained
+            save_torch_state_dict(stored, new, max_shard_size=max_shard_size)
             if prior is not None:
                 prior.save(new / DEFAULT)
             if model.card:

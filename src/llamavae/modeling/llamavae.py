@@ -277,6 +277,7 @@ class LlaMaVAE(PreTrainedModel):
         state_dict: dict[str, Tensor] | None = None,
         push_to_hub: bool = False,
         max_shard_size: int | str = "50GB",
+        int8: bool = False,
         **hub_options: Any,
     ) -> None:
         """Save settings (JSON), trained weights (safetensors) and the default prior.
@@ -291,10 +292,12 @@ class LlaMaVAE(PreTrainedModel):
             state_dict: Weights to save instead of the model's own, as a sharded trainer has them.
             push_to_hub: Also upload to the hub; `hub_options` go to `push_to_hub`.
             max_shard_size: Largest size of one weight file.
+            int8: Store the trained matrices as 8-bit integers, a quarter of the size; weights of
+                backbones that are saved beside stay as they are. Loading gives float32.
             **hub_options: `repo_id`, `private`, `commit_message`, `token`, ...
         """
         if is_main_process:
-            checkpoint.save(self, Path(save_directory), state_dict, max_shard_size)
+            checkpoint.save(self, Path(save_directory), state_dict, max_shard_size, int8)
         if push_to_hub and is_main_process:
             repo = hub_options.pop("repo_id", Path(save_directory).name)
             checkpoint.upload(Path(save_directory), repo, **hub_options)
