@@ -38,7 +38,7 @@ class Backbone:
         description: What it is, in one sentence.
         parameters: Number of weights.
         licence: SPDX identifier of the licence of the weights.
-        origin: Address of its model card.
+        origin: Repository of its publisher on the Hugging Face hub, with its model card.
         files: All files that are needed to load it.
         hub: Repository on the Hugging Face hub that holds the files.
         revision: Commit of that repository; None for its main branch.
@@ -72,7 +72,7 @@ _BACKBONES = (
         description="sentence encoder, 384 dimensions, English",
         parameters=22_713_216,
         licence="Apache-2.0",
-        origin="https://huggingface.co/sentence-transformers/all-MiniLM-L6-v2",
+        origin="sentence-transformers/all-MiniLM-L6-v2",
         files=(
             File(
                 "model.safetensors",
@@ -135,7 +135,7 @@ _BACKBONES = (
         description="SmolLM2, a LLaMA of 30 layers, English, weights of 4 bits (GGUF)",
         parameters=134_515_008,
         licence="Apache-2.0",
-        origin="https://huggingface.co/HuggingFaceTB/SmolLM2-135M-Instruct",
+        origin="HuggingFaceTB/SmolLM2-135M-Instruct",
         files=(
             File(
                 "SmolLM2-135M-Instruct.Q4_1.gguf",

