@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from llamavae.modeling.injection import Injection, Steering
     from llamavae.modeling.llamavae import LlaMaVAE, LlaMaVAEOutput
     from llamavae.modeling.posterior import DiagonalGaussian, Posterior, kl_term
+    from llamavae.modeling.refine import Refinement, aggregate
 
 __all__ = [
     "DiagonalGaussian",
@@ -21,10 +22,12 @@ __all__ = [
     "LlaMaVAEConfig",
     "LlaMaVAEOutput",
     "Posterior",
+    "Refinement",
     "SentenceEncoder",
     "Steering",
     "TextDecoder",
     "TransformersEncoder",
+    "aggregate",
     "kl_term",
 ]
 
@@ -37,5 +40,6 @@ __getattr__, __dir__ = lazy_names(
         "llamavae.modeling.injection": ["Injection", "Steering"],
         "llamavae.modeling.llamavae": ["LlaMaVAE", "LlaMaVAEOutput"],
         "llamavae.modeling.posterior": ["DiagonalGaussian", "Posterior", "kl_term"],
+        "llamavae.modeling.refine": ["Refinement", "aggregate"],
     },
 )
