@@ -16,13 +16,13 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from llamavae.errors import UserError
-from llamavae.modeling.backbones import evaluating
+from llamavae.modeling.backbones import evaluating, fingerprint
 from llamavae.modeling.posterior import DiagonalGaussian
 
 if TYPE_CHECKING:
@@ -73,6 +73,12 @@ class Refinement:
             if not valid:
                 value = getattr(self, name)
                 raise UserError(f"refinement: {name} must be {expected}; got {value}")
+
+    def settings(self) -> dict[str, Any]:
+        """The settings as JSON has them, the prior as a hash; the same where codes are the same."""
+        values = {name: value for name, value in vars(self).items() if name != "prior"}
+        prior = self.prior and fingerprint({"mean": self.prior.mean, "logvar": self.prior.logvar})
+        return {**values, "prior": prior}
 
     @classmethod
     def of(cls, refine: int | Refinement) -> Refinement:
