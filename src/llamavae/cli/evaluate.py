@@ -104,7 +104,7 @@ def evaluate(
         progress=True,
         **options,
     )
-    system = model.load() if encoder is None else model.load_encoder(encoder)
+    system: Any = model.load() if encoder is None else model.load_encoder(encoder)
     facts: dict[str, Any] = {"source": _place(source), "run": run}
     if refine:
         from llamavae.evaluation.refined import RefinedSystem

@@ -156,7 +156,7 @@ class Amortisation(Evaluator):
         model = system.model if isinstance(system, RefinedSystem) else system
         texts = list(data.texts)[: self.sentences]
         rows: Rows = []
-        columns: dict[str, list[str] | list[float]] = {"text": texts}
+        columns: dict[str, list[Any]] = {"text": texts}
         scale = model.encode(texts).mean.double().cpu().std(0)
         base: Values | None = None
         for steps in (0, *self.steps):

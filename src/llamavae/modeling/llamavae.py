@@ -450,13 +450,14 @@ class LlaMaVAE(PreTrainedModel):
         """
         how = Refinement.of(steps)
         batch = [texts] if isinstance(texts, str) else list(texts)
-        if not isinstance(start, DiagonalGaussian):
-            start = self._start(batch, start, how)
-        if start.mean.shape != (len(batch), self.config.latent_dim):
+        codes = start.mean if isinstance(start, DiagonalGaussian) else start
+        if codes is not None and codes.shape != (len(batch), self.config.latent_dim):
             raise UserError(
                 f"refining starts from a code for each text, shape "
-                f"({len(batch)}, {self.config.latent_dim}); got {tuple(start.mean.shape)}"
+                f"({len(batch)}, {self.config.latent_dim}); got {tuple(codes.shape)}"
             )
+        if not isinstance(start, DiagonalGaussian):
+            start = self._start(batch, start, how)
         weight = self.posterior.linear.weight
         start = DiagonalGaussian(start.mean.to(weight), start.logvar.to(weight))
         return refine_posterior(
@@ -466,10 +467,9 @@ class LlaMaVAE(PreTrainedModel):
     def _start(self, texts: list[str], z: Tensor | None, how: Refinement) -> DiagonalGaussian:
         if z is None and self.encoder is not None:
             return self.encode(texts)
-        zero = torch.zeros(len(texts), self.config.latent_dim)
-        mean, logvar = (zero, zero) if how.prior is None else (how.prior.mean, how.prior.logvar)
-        mean, logvar = (value.cpu().expand_as(zero) for value in (mean, logvar))
-        return DiagonalGaussian(mean if z is None else self._points(z).cpu(), logvar)
+        prior = how.prior_of(self.config.latent_dim)
+        mean, logvar = (x.expand(len(texts), -1) for x in (prior.mean, prior.logvar))
+        return DiagonalGaussian(mean if z is None else z.to(mean), logvar)
 
     def _means(self, texts: Texts, refine: int | Refinement) -> Tensor:
         """Codes (B, D) of texts: posterior means, refined by choice."""
@@ -599,8 +599,8 @@ class LlaMaVAE(PreTrainedModel):
         paths = {"linear": lerp, "slerp": slerp}
         if mode not in paths:
             raise UserError(f"unknown path {mode!r}; use 'linear' or 'slerp'")
-        ends = (self.point(x, refine=refine) for x in (a, b))
-        return self.decode(paths[mode](*ends, steps), **options)
+        a, b = (self.point(x, refine=refine) for x in (a, b))
+        return self.decode(paths[mode](a, b, steps), **options)
 
     def traverse(
         self,

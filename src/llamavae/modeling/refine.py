@@ -74,6 +74,22 @@ class Refinement:
                 value = getattr(self, name)
                 raise UserError(f"refinement: {name} must be {expected}; got {value}")
 
+    def prior_of(self, dim: int) -> DiagonalGaussian:
+        """The prior over codes of size `dim`, mean and logvar of shape (1, D).
+
+        Raises:
+            UserError: The prior is of another size.
+        """
+        if self.prior is None:
+            return DiagonalGaussian(torch.zeros(1, dim), torch.zeros(1, dim))
+        if self.prior.mean.shape not in ((dim,), (1, dim)):
+            raise UserError(
+                f"refinement: expected a prior of shape ({dim},) or (1, {dim}); got "
+                f"{tuple(self.prior.mean.shape)}"
+            )
+        mean, logvar = (x.detach().reshape(1, dim) for x in (self.prior.mean, self.prior.logvar))
+        return DiagonalGaussian(mean, logvar)
+
     def settings(self) -> dict[str, Any]:
         """The settings as JSON has them, the prior as a hash; the same where codes are the same."""
         values = {name: value for name, value in vars(self).items() if name != "prior"}
@@ -120,7 +136,7 @@ def refine(
 
     *Variance.* Set after the mean, so it cannot disturb it. At a minimum of F over a diagonal
     variance, 1 / variance = 1 + E_q[H] / beta in the prior's units, where H is the diagonal of the
-    Hessian of -log p(x|z) (set dF / d variance = 0; Opper and Archambeau 2009). H is
+    Hessian of -log p(x|z) (Opper and Archambeau 2009, eq. 9, with beta). H is
     estimated at the mean by `TextDecoder.fisher_information`, which is never negative. Then F of
     the result and F of the start are compared on the same draws, and the start is kept where its F
     is lower, unless the result alone is exact.
@@ -139,6 +155,8 @@ def refine(
             are of similar length.
         progress: Called after each batch.
     """
+    if not texts:
+        return start
     rows, _ = model.decoder.tokenize(texts)
     lengths = torch.tensor([len(row) for row in rows])
     with torch.inference_mode(False), torch.enable_grad(), evaluating(model), _frozen(model):
@@ -167,17 +185,8 @@ class _Batch:
     def __init__(self, model: LlaMaVAE, rows: list[list[int]], how: Refinement) -> None:
         weight = model.posterior.linear.weight
         self.model, self.rows, self.how = model, rows, how
-        prior = how.prior
-        self.center = torch.zeros((), device=weight.device, dtype=weight.dtype)
-        self.log_std = self.center
-        if prior is not None:
-            dim = model.config.latent_dim
-            if prior.mean.shape not in ((dim,), (1, dim)):
-                raise UserError(
-                    f"refinement: expected a prior of shape ({dim},) or (1, {dim}); got "
-                    f"{tuple(prior.mean.shape)}"
-                )
-            self.center, self.log_std = prior.mean.to(weight), prior.logvar.to(weight) / 2
+        prior = how.prior_of(model.config.latent_dim)
+        self.center, self.log_std = prior.mean.to(weight), prior.logvar.to(weight) / 2
         generator = torch.Generator().manual_seed(how.seed)
         size = how.samples, model.config.latent_dim
         self.noise = torch.randn(size, generator=generator).to(weight)
@@ -202,7 +211,7 @@ class _Batch:
         """Scores of the codes u (A, D) for the sentences `active`."""
         ids, mask = self._inputs(active)
         scores = self.model.decoder.score(ids, mask, self.model.injection(self._codes(u)))
-        return type(scores)(*(value.to(u.device) for value in scores))
+        return scores._make(value.to(u.device) for value in scores)
 
     def descend(self, start: Tensor) -> tuple[Tensor, Tensor]:
         """The best codes (B, D) on the way, and which sentences became exact (B,)."""
