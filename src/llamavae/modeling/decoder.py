@@ -264,8 +264,8 @@ class TextDecoder(nn.Module):
     def score(self, ids: Tensor, mask: Tensor, steering: Steering | None = None) -> Scores:
         """-log p(x|z) of each sentence, and whether greedy decoding would write it.
 
-        A token of probability above 1/2 is the most probable one, so logits are compared at the
-        other positions alone.
+        A token of probability above 1/2 is the most probable one. Of the others, logits are
+        compared at the least probable token of each sentence, and at the rest where that is right.
 
         Args:
             ids: As for `nll`, shape (B, T).
@@ -274,14 +274,16 @@ class TextDecoder(nn.Module):
         """
         rows, targets, where = self._read(ids, mask, steering, None)
         losses = self._losses(rows, targets, "none")
+        sentence = where[:, 0]
         with torch.no_grad():
-            right = losses < math.log(2)
-            for part in (~right).nonzero()[:, 0].split(_CHUNK):
-                right[part] = self._logits(rows[part]).argmax(-1) == targets[part]
-            sentence, zeros = where[:, 0], losses.new_zeros(len(ids))
-            worst = zeros.scatter_reduce(0, sentence, losses.detach(), "amax")
-            wrong = zeros.index_add(0, sentence, (~right).to(zeros))
-        return Scores(_per_sentence(losses, where, len(ids)), worst, wrong == 0)
+            worst = losses.new_zeros(len(ids)).scatter_reduce(0, sentence, losses, "amax")
+            unsure, first = ~(losses < math.log(2)), losses == worst[sentence]
+            exact = torch.ones_like(worst, dtype=torch.bool)
+            for chosen in (first, ~first):
+                for part in (unsure & chosen & exact[sentence]).nonzero()[:, 0].split(_CHUNK):
+                    wrong = self._logits(rows[part]).argmax(-1) != targets[part]
+                    exact[sentence[part[wrong]]] = False
+        return Scores(_per_sentence(losses, where, len(ids)), worst, exact)
 
     def fisher_information(
         self, ids: Tensor, mask: Tensor, steering: Steering, z: Tensor, uniform: Tensor
