@@ -15,6 +15,7 @@ from tests import tiny
 from llamavae import LlaMaVAE, bulk
 from llamavae.bulk import encode_file, read_points
 from llamavae.errors import UserError
+from llamavae.modeling import Refinement
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +97,33 @@ def test_an_interrupted_run_resumes_to_the_same_bytes(
     assert (report.sentences, report.blank) == (expected.sentences, expected.blank)
     assert seen[-1] == (34, 34)
     assert not list(tmp_path.glob("*.partial"))
+
+
+def test_refined_codes_resume_to_the_same_bytes(
+    model: LlaMaVAE, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bulk, "_REFINED_PART", 4)
+    monkeypatch.setattr(bulk, "_REFINED_SLICE", 2)
+    source, whole, resumed = (tmp_path / name for name in ("a.txt", "a.parquet", "b.parquet"))
+    source.write_text("\n".join(tiny.SENTENCES), encoding="utf-8")
+    encode_file(model, source, whole, refine=1)
+    with monkeypatch.context() as patch:
+        stop_after(model, 5, patch)  # two calls a slice: encoded, and the start of refining
+        with pytest.raises(KeyboardInterrupt):
+            encode_file(model, source, resumed, refine=1)
+    for other in (0, 2, Refinement(1, beta=0.5)):
+        with pytest.raises(UserError, match="interrupted run with another refine"):
+            encode_file(model, source, resumed, refine=other)
+    assert encode_file(model, source, resumed, refine=1).resumed == 4
+    assert resumed.read_bytes() == whole.read_bytes()
+    facts = json.loads(pq.read_schema(whole).metadata[b"llamavae"])
+    assert facts["refine"]["steps"] == 1
+    z = model.refine(tiny.SENTENCES, 1)
+    for name in ("mean", "logvar"):
+        found = torch.tensor(pq.read_table(whole)[name].to_pylist())
+        torch.testing.assert_close(found, getattr(z, name), rtol=1e-2, atol=1e-2)
+    encode_file(model, source, whole, overwrite=True)
+    assert json.loads(pq.read_schema(whole).metadata[b"llamavae"])["refine"] is None
 
 
 def test_a_run_that_stopped_while_joining_resumes(

@@ -28,13 +28,14 @@ from torch import Tensor
 from llamavae import __version__
 from llamavae.corpora.files import check_file, decode_lines, read_lines, read_sentences
 from llamavae.errors import UserError
-from llamavae.modeling import LlaMaVAE
+from llamavae.modeling import LlaMaVAE, Refinement
 from llamavae.modeling.backbones import fingerprint
 
 logger = logging.getLogger(__name__)
 
 PART_SIZE = 4096  # sentences that are lost at most when a run is interrupted; one row group
 _SLICE = 512  # sentences that are batched by length together
+_REFINED_PART, _REFINED_SLICE = 256, 64  # the same where codes are refined, which takes longer
 _FORMAT = 1
 _METADATA = b"llamavae"
 _SCHEMA = pa.schema(
@@ -81,6 +82,7 @@ def encode_file(
     column: str | None = None,
     batch_size: int = 64,
     overwrite: bool = False,
+    refine: int | Refinement = 0,
     progress: Progress | None = None,
 ) -> BulkReport:
     """Encode each sentence of a file to a row `id, text, mean, logvar` of a Parquet file.
@@ -97,20 +99,25 @@ def encode_file(
         column: Column that holds the sentences.
         batch_size: Sentences that pass the encoder together.
         overwrite: Replace an output that exists.
+        refine: See `LlaMaVAE.encode`; written to the metadata of the file, None where codes are
+            the encoder's.
         progress: Told from time to time how far it is.
 
     Raises:
         UserError: The source cannot be read or holds no sentence, the output exists or cannot be
-            written, or what an interrupted run left is of another model or another source.
+            written, or what an interrupted run left is of another model, another source or
+            another `refine`.
     """
     check_file(source)
     _check_output(source, output, overwrite)
+    how = Refinement.of(refine)
     digest, lines = _digest(source)
     manifest = {
         "format": _FORMAT,
         "model": model_fingerprint(model),
         "source": digest,
         "column": column,
+        "refine": _refine_facts(model, how),
     }
     work = output.with_name(f"{output.name}.partial")
     with _disk_errors(output):
@@ -127,7 +134,7 @@ def encode_file(
     tell(last)
     rows = (row for row in read_sentences(source, column) if row[0] > last)
     index = len(done)
-    while part := _encode_part(model, rows, batch_size, tell):
+    while part := _encode_part(model, rows, batch_size, how, tell):
         table, facts = part
         for key in counts:
             counts[key] += facts[key]
@@ -148,6 +155,14 @@ def model_fingerprint(model: LlaMaVAE) -> str:
     if model.encoder is None:
         raise UserError("this model has no sentence encoder: it cannot read text")
     return f"{model.encoder.cache_key()}-{fingerprint(model.posterior)}"
+
+
+def _refine_facts(model: LlaMaVAE, how: Refinement) -> dict[str, Any] | None:
+    """What decides refined codes beside encoder and posterior; None where none are refined."""
+    if not how.steps:
+        return None
+    parts = {"injection": model.injection, "decoder": model.decoder.lm}
+    return how.settings() | {name: fingerprint(part) for name, part in parts.items()}
 
 
 def _check_output(source: Path, output: Path, overwrite: bool) -> None:
@@ -197,13 +212,16 @@ def _encode_part(
     model: LlaMaVAE,
     rows: Iterator[tuple[int, str | None]],
     batch_size: int,
+    how: Refinement,
     tell: Callable[[int], None],
 ) -> tuple[pa.Table, dict[str, int]] | None:
-    """The next `PART_SIZE` sentences as a table, and facts about them; None at the end."""
+    """The sentences of the next part as a table, and facts about them; None at the end."""
     assert model.encoder is not None
+    part = min(PART_SIZE, _REFINED_PART) if how.steps else PART_SIZE
+    together = min(_SLICE, _REFINED_SLICE) if how.steps else _SLICE
     tables: list[pa.Table] = []
     facts = {"last": 0, "sentences": 0, "blank": 0, "truncated": 0}
-    while facts["sentences"] < PART_SIZE:
+    while facts["sentences"] < part:
         ids: list[int] = []
         texts: list[str] = []
         for number, text in rows:
@@ -213,11 +231,11 @@ def _encode_part(
                 continue
             ids.append(number)
             texts.append(text)
-            if len(texts) == _SLICE:
+            if len(texts) == together:
                 break
         if not texts:
             break
-        posterior = model.encode(texts, batch_size)
+        posterior = model.encode(texts, batch_size, refine=how)
         vectors = [_list_array(posterior.mean), _list_array(posterior.logvar)]
         tables.append(pa.table([pa.array(ids), pa.array(texts), *vectors], schema=_SCHEMA))
         facts["sentences"] += len(texts)

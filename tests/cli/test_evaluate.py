@@ -58,6 +58,20 @@ def test_evaluate_report_compare(corpus, run, tmp_path):
     assert (tmp_path / "c" / "report.html").is_file()
 
 
+def test_refined_codes_are_named_in_the_results(corpus, run, tmp_path):
+    options = ("--limit", 4, "--refine", 1)
+    assert run(*evaluation(corpus, tmp_path, *options)).exit_code == 0
+    results = read_results(tmp_path)
+    assert results.system.endswith("-refined-1")
+    assert results.model["refine"]["steps"] == 1
+    assert run("report", tmp_path).exit_code == 0
+    assert "refined" in (tmp_path / "report.html").read_text(encoding="utf-8")
+    other = run(*evaluation(corpus, tmp_path, "--limit", 4))
+    assert "holds an evaluation with another model" in other.stderr
+    result = run(*evaluation(corpus, tmp_path, *options, "--encoder", tiny.encoder("bert-mean")))
+    assert "--refine is for a model" in result.stderr
+
+
 def test_a_plain_sentence_encoder_is_skipped_where_it_cannot_do_it(corpus, run, tmp_path):
     options = ("--encoder", tiny.encoder("bert-mean"))
     result = run(*evaluation(corpus, tmp_path, *options))

@@ -79,6 +79,32 @@ def test_arithmetic(run: Any, model: LlaMaVAE) -> None:
     ]
 
 
+def test_refined_codes(run: Any, model: LlaMaVAE, tmp_path: Path) -> None:
+    """`--refine` is the argument of the methods, on every verb that encodes."""
+    steps = ("--refine", 2, "--json")
+    rows = records(run("reconstruct", A, B, *steps))
+    assert [row["reconstruction"] for row in rows] == model.reconstruct([A, B], refine=2)
+    rows = records(run("interpolate", A, B, "--steps", 3, *steps))
+    assert [row["text"] for row in rows] == model.interpolate(A, B, 3, refine=2)
+    rows = records(run("traverse", "--dim", 1, A, "--steps", 2, *steps))
+    assert [row["text"] for row in rows] == model.traverse(A, 1, 2, refine=2)
+    rows = records(run("arithmetic", A, B, C, *steps))
+    assert [row["text"] for row in rows] == model.arithmetic(A, B, C, refine=2)
+    found = records(run("neighbours", A, "-k", 2, *steps, stdin=f"{A}\n{B}\n{C}\n"))
+    expected = model.neighbours(A, [A, B, C], 2, refine=2)
+    assert [row["index"] for row in found] == [index for index, _ in expected]
+    row = records(run("encode", A, "--refine", 2))[0]
+    assert row["mean"] == pytest.approx(model.encode(A, refine=2).mean[0].tolist(), abs=2e-3)
+    file, points = tmp_path / "a.txt", tmp_path / "a.parquet"
+    file.write_text(f"{A}\n{B}\n")
+    assert run("encode", "--file", file, "--output", points, "--refine", 2).exit_code == 0
+    assert (
+        records(run("decode", "--file", points, "--json"))[0]["text"]
+        == (model.decode(model.encode([A, B], refine=2).mean)[0])
+    )
+    assert run("encode", A, "--refine", -1).exit_code == 2
+
+
 def test_neighbours_in_a_file_in_stdin_and_in_points(
     run: Any, model: LlaMaVAE, tmp_path: Path
 ) -> None:

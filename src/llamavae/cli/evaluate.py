@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from llamavae.cli.options import Json, ModelOptions, grouped
+from llamavae.cli.options import Json, ModelOptions, Refine, grouped
 from llamavae.cli.output import note, show_error, write
 from llamavae.errors import UserError, unknown
 
@@ -64,6 +64,7 @@ def evaluate(
     ] = "test",
     limit: Annotated[int, typer.Option(min=2, help="At most this many sentences.")] = 500,
     seed: Annotated[int, typer.Option(min=0, help="Seed of every draw.")] = 0,
+    refine: Refine = 0,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -85,8 +86,10 @@ def evaluate(
     given = context.get_parameter_source("model")  # LLAMAVAE_MODEL may be set all the same
     if encoder is not None and given and given.name == "COMMANDLINE":
         raise UserError("give --model or --encoder, not both: one system is measured")
+    if encoder is not None and refine:
+        raise UserError("--refine is for a model: a plain sentence encoder writes no text")
     source = encoder or model.model
-    name = _name(source)
+    name = _name(source) + (f"-refined-{refine}" if refine else "")
     folder = output or Path("runs/evaluation") / name
     check_folder(folder)  # before anything is loaded
     evaluators = _evaluators(suite, names or [], settings or [], model.batch_size)
@@ -101,14 +104,20 @@ def evaluate(
         progress=True,
         **options,
     )
-    system = model.load() if encoder is None else model.load_encoder(encoder)
+    system: Any = model.load() if encoder is None else model.load_encoder(encoder)
+    facts: dict[str, Any] = {"source": _place(source), "run": run}
+    if refine:
+        from llamavae.evaluation.refined import RefinedSystem
+
+        system = RefinedSystem(system, refine)
+        facts["refine"] = system.refinement.settings()
     results = run_suite(
         system,
         data,
         evaluators,
         folder,
         name=name,
-        model={"source": _place(source), "run": run},
+        model=facts,
         corpus={"corpus": corpus or (run and run["recipe"]["corpus"]["name"]), "split": split},
     )
     _show(results.rows, json)

@@ -18,6 +18,7 @@ from llamavae.cli.options import (
     Json,
     ModelOptions,
     PairOptions,
+    Refine,
     grouped,
     placement,
     quiet,
@@ -374,12 +375,13 @@ def translate(
     here: Annotated[str, typer.Option("--from", help="The condition that the texts answer.")],
     there: Annotated[str, typer.Option("--to", help="The condition that they are to answer.")],
     text: Annotated[list[str] | None, typer.Argument(metavar="TEXT", help="Texts.")] = None,
+    refine: Refine = 0,
     json: Json = False,
 ) -> None:
     """Move texts from one condition to another, and keep what is particular to each."""
     texts = list(source.read(text))
     cvae = model.load([here, there])
-    z = cvae.translate(cvae.vae.encode(texts).mean, [here], [there])
+    z = cvae.translate(cvae.vae.encode(texts, refine=refine).mean, [here], [there])
     for original, written in zip(texts, cvae.vae.decode_each(z), strict=True):
         write(json, written, text=original, translation=written)
 

@@ -26,6 +26,16 @@ if TYPE_CHECKING:
     from llamavae.modeling import SentenceEncoder
 
 Json = Annotated[bool, typer.Option("--json", help="Write one JSON object a line.")]
+Refine = Annotated[
+    int,
+    typer.Option(
+        "--refine",
+        min=0,
+        metavar="STEPS",
+        help="Maximum number of gradient steps on each text's code after the encoder's guess, so "
+        "that the text comes back more exactly; 0 is the encoder alone.",
+    ),
+]
 TextArguments = Annotated[
     list[str] | None,
     typer.Argument(metavar="TEXT", help="Texts; - or nothing reads them from standard input."),

@@ -13,6 +13,7 @@ from llamavae.cli.options import (
     Generation,
     Json,
     ModelOptions,
+    Refine,
     TextArguments,
     batches,
     grouped,
@@ -43,6 +44,7 @@ def encode(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace an output that exists.")
     ] = False,
+    refine: Refine = 0,
 ) -> None:
     """Turn texts into points: mean and log-variance of q(z|x).
 
@@ -53,19 +55,24 @@ def encode(
             raise UserError(
                 "--output reads a file, so that it can resume: give the sentences with --file"
             )
-        _encode_file(model, source, source.file, output, overwrite)
+        _encode_file(model, source, source.file, output, overwrite, refine)
         return
     texts = source.read(text)
     vae = model.load()
     for batch in batches(texts, model.batch_size):
-        posterior = vae.encode(batch, model.batch_size)
+        posterior = vae.encode(batch, model.batch_size, refine=refine)
         means, logvars = posterior.mean.tolist(), posterior.logvar.tolist()
         for one, mean, logvar in zip(batch, means, logvars, strict=True):
             write(True, text=one, mean=mean, logvar=logvar)
 
 
 def _encode_file(
-    model: ModelOptions, source: FileOptions, file: Path, output: Path, overwrite: bool
+    model: ModelOptions,
+    source: FileOptions,
+    file: Path,
+    output: Path,
+    overwrite: bool,
+    refine: int,
 ) -> None:
     vae = model.load()
     from llamavae.bulk import encode_file
@@ -79,6 +86,7 @@ def _encode_file(
                 column=source.column,
                 batch_size=model.batch_size,
                 overwrite=overwrite,
+                refine=refine,
                 progress=update,
             )
         except KeyboardInterrupt:

@@ -14,6 +14,7 @@ from llamavae.cli.options import (
     Generation,
     Json,
     ModelOptions,
+    Refine,
     TextArguments,
     batches,
     grouped,
@@ -41,6 +42,7 @@ def reconstruct(
     source: FileOptions,
     generation: Generation,
     text: TextArguments = None,
+    refine: Refine = 0,
     json: Json = False,
 ) -> None:
     """Encode texts and decode them again."""
@@ -48,7 +50,7 @@ def reconstruct(
     originals = source.read(text)
     vae = model.load()
     for batch in batches(originals, model.batch_size):
-        z = vae.encode(batch, model.batch_size).mean
+        z = _codes(vae, batch, model.batch_size, refine)
         texts = vae.decode_each(z, model.batch_size, **options)
         for index, written in enumerate(texts):
             original = batch[index // generation.num_samples]
@@ -92,6 +94,7 @@ def interpolate(
     mode: Annotated[
         Literal["linear", "slerp"], typer.Option(help="A straight line, or an arc.")
     ] = "linear",
+    refine: Refine = 0,
     json: Json = False,
 ) -> None:
     """Write the texts on the way from one text to another."""
@@ -101,7 +104,7 @@ def interpolate(
     start, end = _exactly(2, source.read(text))
     vae = model.load()
     path = {"linear": lerp, "slerp": slerp}[mode]
-    z = path(vae.point(start), vae.point(end), steps)
+    z = path(vae.point(start, refine=refine), vae.point(end, refine=refine), steps)
     texts = vae.decode_each(z, model.batch_size, **options)
     for index, written in enumerate(texts):
         position = index // generation.num_samples / (steps - 1)
@@ -115,6 +118,7 @@ def traverse(
     dim: Annotated[int, typer.Option(help="Coordinate of the latent space, from 0.")],
     text: TextArguments = None,
     steps: Steps = 7,
+    refine: Refine = 0,
     json: Json = False,
 ) -> None:
     """Change one coordinate of texts over the range of the prior."""
@@ -124,7 +128,7 @@ def traverse(
     starts = source.read(text)
     vae = model.load()
     for start in starts:
-        z = traversal(vae.point(start), dim, steps)
+        z = traversal(vae.point(start, refine=refine), dim, steps)
         values = [float(value) for value in z[:, dim]]
         for index, written in enumerate(vae.decode_each(z, model.batch_size, **options)):
             value = values[index // generation.num_samples]
@@ -136,12 +140,13 @@ def arithmetic(
     source: FileOptions,
     generation: Generation,
     text: TextArguments = None,
+    refine: Refine = 0,
     json: Json = False,
 ) -> None:
     """Write the text at A - B + C, of three texts."""
     options = generation.options()
     a, b, c = _exactly(3, source.read(text))
-    for written in model.load().arithmetic(a, b, c, **options):
+    for written in model.load().arithmetic(a, b, c, refine=refine, **options):
         write(json, written, a=a, b=b, c=c, text=written)
 
 
@@ -157,20 +162,22 @@ def neighbours(
     source: FileOptions,
     query: Annotated[str, typer.Argument(help="The text whose neighbours are wanted.")],
     k: Annotated[int, typer.Option("-k", min=1, help="Number of neighbours.")] = 5,
+    refine: Refine = 0,
     json: Json = False,
 ) -> None:
     """Find the sentences of a file (or of standard input) that are nearest to a text.
 
-    A Parquet file that `llamavae encode --output` wrote is searched without encoding it again.
+    A Parquet file that `llamavae encode --output` wrote is searched without encoding it again;
+    give --refine as it was given there.
     """
     has_points = source.file is not None and _has_points(source.file)
     sentences = iter(()) if has_points else source.read(None)
     vae = model.load()
-    point = vae.point(query)
+    point = vae.point(query, refine=refine)
     if has_points and source.file is not None:
         candidates = _from_points(vae, source.file)
     else:
-        candidates = _from_sentences(vae, sentences, model.batch_size)
+        candidates = _from_sentences(vae, sentences, model.batch_size, refine)
     best: list[tuple[float, int, str]] = []
     offset = 0
     for texts, z in candidates:
@@ -185,9 +192,17 @@ def neighbours(
 Candidates = Iterator[tuple[list[str], "Tensor"]]
 
 
-def _from_sentences(vae: LlaMaVAE, sentences: Iterator[str], batch_size: int) -> Candidates:
+def _codes(vae: LlaMaVAE, texts: list[str], batch_size: int, refine: int) -> Tensor:
+    if refine:
+        return vae.refine(texts, refine, variance=False, batch_size=batch_size).mean
+    return vae.encode(texts, batch_size).mean
+
+
+def _from_sentences(
+    vae: LlaMaVAE, sentences: Iterator[str], batch_size: int, refine: int
+) -> Candidates:
     for batch in batches(sentences, max(batch_size, SEARCH_BATCH)):
-        yield batch, vae.encode(batch, batch_size).mean
+        yield batch, _codes(vae, batch, batch_size, refine)
 
 
 def _from_points(vae: LlaMaVAE, file: Path) -> Candidates:

@@ -47,6 +47,7 @@ EVALUATORS = _Lazy(
         "sts": "sts:SemanticSimilarity",
         "probes": "probes:Probes",
         "clusters": "clusters:Clusters",
+        "amortisation": "amortisation:Amortisation",
     }
 )
 """Evaluator name -> its class, in the order in which they run."""
@@ -62,7 +63,7 @@ _PAPER: dict[str, dict[str, Any]] = {
 }
 
 SUITES: dict[str, dict[str, dict[str, Any]]] = {
-    "quick": {name: {} for name in EVALUATORS if name != "sts"},
+    "quick": {name: {} for name in EVALUATORS if name not in ("sts", "amortisation")},
     "paper": _PAPER,
     "all": {name: _PAPER.get(name, {}) for name in EVALUATORS} | {"disentanglement": {"seeds": 10}},
 }

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from llamavae.modeling.llamavae import LlaMaVAE, LlaMaVAEOutput
     from llamavae.modeling.posterior import DiagonalGaussian, Posterior, kl_term
     from llamavae.modeling.prior import FlowPrior, MixturePrior, Prior, StandardPrior, load_prior
+    from llamavae.modeling.refine import Refinement, aggregate
 
 __all__ = [
     "DiagonalGaussian",
@@ -25,11 +26,13 @@ __all__ = [
     "MixturePrior",
     "Posterior",
     "Prior",
+    "Refinement",
     "SentenceEncoder",
     "StandardPrior",
     "Steering",
     "TextDecoder",
     "TransformersEncoder",
+    "aggregate",
     "kl_term",
     "load_prior",
 ]
@@ -50,5 +53,6 @@ __getattr__, __dir__ = lazy_names(
             "StandardPrior",
             "load_prior",
         ],
+        "llamavae.modeling.refine": ["Refinement", "aggregate"],
     },
 )

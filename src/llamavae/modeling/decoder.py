@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -66,6 +67,21 @@ def _id(token: Any) -> int:
     if not isinstance(token, int):
         raise UserError(f"a special token of the decoder's tokenizer has no single id: {token!r}")
     return token
+
+
+class Scores(NamedTuple):
+    """What a teacher-forced pass says about B sentences, each (B,).
+
+    Attributes:
+        nll: -log p(x|z) in nats, with a gradient.
+        worst: The largest -log p of one of its tokens, in nats, without a gradient.
+        exact: Whether each token is the most probable one after those before it, so that greedy
+            decoding writes the sentence token for token.
+    """
+
+    nll: Tensor
+    worst: Tensor
+    exact: Tensor
 
 
 class TextDecoder(nn.Module):
@@ -252,6 +268,76 @@ class TextDecoder(nn.Module):
         Raises:
             ValueError: The mask has another shape than the ids, or pads on the left.
         """
+        rows, targets, where = self._read(ids, mask, steering, keep)
+        losses = self._losses(rows, targets, "none" if per_sentence else "sum")
+        return _per_sentence(losses, where, len(ids)) if per_sentence else losses
+
+    def score(self, ids: Tensor, mask: Tensor, steering: Steering | None = None) -> Scores:
+        """-log p(x|z) of each sentence, and whether greedy decoding would write it.
+
+        A token of probability above 1/2 is the most probable one. Of the others, logits are
+        compared at the least probable token of each sentence, and at the rest where that is right.
+
+        Args:
+            ids: As for `nll`, shape (B, T).
+            mask: As for `nll`, shape (B, T).
+            steering: What z does to the decoder; None is the plain language model.
+        """
+        rows, targets, where = self._read(ids, mask, steering, None)
+        losses = self._losses(rows, targets, "none")
+        sentence = where[:, 0]
+        with torch.no_grad():
+            worst = losses.new_zeros(len(ids)).scatter_reduce(0, sentence, losses, "amax")
+            unsure, first = ~(losses < math.log(2)), losses == worst[sentence]
+            exact = torch.ones_like(worst, dtype=torch.bool)
+            for chosen in (first, ~first):
+                for part in (unsure & chosen & exact[sentence]).nonzero()[:, 0].split(_CHUNK):
+                    wrong = self._logits(rows[part]).argmax(-1) != targets[part]
+                    exact[sentence[part[wrong]]] = False
+        return Scores(_per_sentence(losses, where, len(ids)), worst, exact)
+
+    def fisher_information(
+        self, ids: Tensor, mask: Tensor, steering: Steering, z: Tensor, uniform: Tensor
+    ) -> Tensor:
+        """Diagonal of the Fisher information of the tokens about z, summed over tokens, (B, D).
+
+        sum_t E[(d log p(y_t | x_<t, z) / dz)^2] with y_t ~ p(. | x_<t, z): the diagonal of the
+        generalised Gauss-Newton matrix of `nll` (Martens, arXiv 1412.1193, section 9.2). The mean
+        over draws of all tokens at once is an unbiased estimate, since gradients of different
+        tokens have expectation 0 and are independent. All draws share one forward pass.
+
+        Args:
+            ids: As for `nll`, shape (B, T).
+            mask: As for `nll`, shape (B, T).
+            steering: Computed from z.
+            z: What the gradient is taken of, shape (B, D); it requires a gradient.
+            uniform: Random numbers in [0, 1), one for each draw and position, shape (K, >= T - 1).
+        """
+        rows, _, where = self._read(ids, mask, steering, None)
+        leaf = rows.detach().requires_grad_()
+        draws = uniform.to(rows.device)[:, where[:, 1]].T.contiguous()  # (N, K)
+        tokens = torch.empty(draws.shape, dtype=torch.long, device=rows.device)
+        with torch.no_grad():
+            for part in torch.arange(len(rows), device=rows.device).split(_CHUNK):
+                below = self._logits(rows[part]).float().softmax(-1).cumsum(-1)
+                token = torch.searchsorted(below, draws[part], right=True)
+                tokens[part] = token.clamp(max=below.shape[-1] - 1)
+        total = torch.zeros_like(z)
+        for drawn in tokens.T:
+            losses = self._losses(leaf, drawn, "none")
+            (pull,) = torch.autograd.grad(losses.sum(), leaf)
+            (gradient,) = torch.autograd.grad(rows, z, pull, retain_graph=True)
+            total += gradient.square()
+        return total / len(uniform)
+
+    def _read(
+        self, ids: Tensor, mask: Tensor, steering: Steering | None, keep: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Teacher-forced pass: what the head reads at the N positions that count, (N, H).
+
+        Where the head is more than a linear map these are the logits, (N, V). With the targets
+        (N,) and the place of each in the batch, (N, 2).
+        """
         if mask.shape != ids.shape:
             raise ValueError(
                 f"ids and attention mask must have one shape (B, T); got {tuple(ids.shape)} and "
@@ -260,19 +346,22 @@ class TextDecoder(nn.Module):
         if bool((mask[:, 1:] > mask[:, :-1]).any()):
             raise ValueError("padding must be on the right: the attention mask turns from 0 to 1")
         counted = mask[:, 1:].bool()
-        targets = ids[:, 1:][counted]  # (N,)
-        reduction = "none" if per_sentence else "sum"
         inputs, slots = self._inputs(ids[:, :-1], steering or Steering(), keep)
         if self._head_is_linear():
-            hidden = self.lm.base_model(**inputs).last_hidden_state[:, slots:]
-            losses = self._cross_entropy(hidden[counted], targets, reduction)
+            states = self.lm.base_model(**inputs).last_hidden_state
         else:
-            logits = self.lm(**inputs).logits[:, slots:][counted]
-            losses = F.cross_entropy(logits.float(), targets, reduction=reduction)
-        if not per_sentence:
-            return losses
-        sentence = counted.nonzero()[:, 0]
-        return losses.new_zeros(len(ids)).index_add(0, sentence, losses)
+            states = self.lm(**inputs).logits
+        return states[:, slots:][counted], ids[:, 1:][counted], counted.nonzero()
+
+    def _losses(self, rows: Tensor, targets: Tensor, reduction: str) -> Tensor:
+        """Cross entropy in nats of what `_read` gives."""
+        if self._head_is_linear():
+            return self._cross_entropy(rows, targets, reduction)
+        return F.cross_entropy(rows.float(), targets, reduction=reduction)
+
+    def _logits(self, rows: Tensor) -> Tensor:
+        """Logits (N, V) of what `_read` gives."""
+        return self.head(rows) if self._head_is_linear() else rows
 
     def _inputs(
         self, ids: Tensor, steering: Steering, keep: Tensor | None
@@ -404,6 +493,10 @@ class TextDecoder(nn.Module):
             return output[:, skip:]
         output.sequences = output.sequences[:, skip:]
         return output
+
+
+def _per_sentence(losses: Tensor, where: Tensor, batch: int) -> Tensor:
+    return losses.new_zeros(batch).index_add(0, where[:, 0], losses)
 
 
 def _same(a: Tensor | None, b: Tensor) -> bool:

@@ -221,11 +221,18 @@ def _training(results: Results) -> list[Section]:
     return []
 
 
+def _codes(refine: dict[str, Any] | None) -> str:
+    if refine is None:
+        return "the encoder's"
+    return f"refined ({', '.join(f'{name} {value}' for name, value in refine.items())})"
+
+
 def how(results: Results) -> Section:
     """Model, data, and per evaluator settings, time, command and machine."""
     data, model = results.data, results.model
     facts = {
         "model": model.get("source") or results.system,
+        "codes": _codes(model.get("refine")),
         "fingerprint of the model": model["fingerprint"],
         "corpus": f"{data.get('corpus') or ''}, {data.get('split') or 'all'}, "
         f"{data['texts']} sentences",

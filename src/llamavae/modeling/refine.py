@@ -1,0 +1,278 @@
+"""Refinement: a few gradient steps on q(z|x) of each sentence, after the encoder's guess.
+
+An encoder amortises inference: one network guesses the posterior of every sentence, and its guess
+is not the best posterior of any (the amortisation gap, Cremer et al., arXiv 1801.03558). Here each
+sentence's posterior is improved by itself with all else frozen (semi-amortised inference,
+Kim et al., arXiv 1802.02550), on the terms of the objective:
+
+    F(q) = E_q[-log p(x|z)] + beta * KL(q(z|x) || prior)        nats per sentence
+
+All is computed in the prior's units u = (z - mean) / std, in which the prior is N(0, I).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from llamavae.errors import UserError
+from llamavae.modeling.backbones import evaluating, fingerprint
+from llamavae.modeling.posterior import DiagonalGaussian
+
+if TYPE_CHECKING:
+    from llamavae.modeling.decoder import Scores
+    from llamavae.modeling.llamavae import LlaMaVAE
+
+_MOMENTS = (0.7, 0.9)  # decay rates of Adam; few steps need a shorter memory than (0.9, 0.999)
+_EPSILON = 1e-3  # nats per standard deviation; smaller gradients would be followed as noise
+
+Progress = Callable[[int, int | None], None]
+"""Called with the number of sentences that are done, and that of all of them."""
+
+
+@dataclass(frozen=True)
+class Refinement:
+    """How codes are refined.
+
+    Attributes:
+        steps: Maximum number of gradient steps; 0 leaves the codes as they are.
+        learning_rate: Of Adam, in standard deviations of the prior.
+        beta: Weight of the KL term, above 0.
+        prior: Diagonal Gaussian that codes are drawn to, mean and logvar of shape (D,) or (1, D);
+            None is N(0, I). Where a model's codes are not standard normal, give
+            `aggregate(model.encode(texts))` of some thousand sentences.
+        confidence: A sentence is done when each of its tokens is the most probable one and has
+            at least this probability; 1 takes all steps.
+        samples: Draws for the variance and for the comparison of bounds.
+        seed: Seed of these draws.
+    """
+
+    steps: int = 10
+    learning_rate: float = 0.2
+    beta: float = 0.1
+    prior: DiagonalGaussian | None = None
+    confidence: float = 0.9
+    samples: int = 4
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, valid, expected in (
+            ("steps", self.steps >= 0, "0 or more"),
+            ("learning_rate", 0 < self.learning_rate < math.inf, "above 0"),
+            ("beta", 0 < self.beta < math.inf, "above 0"),
+            ("confidence", 0 < self.confidence <= 1, "above 0 and at most 1"),
+            ("samples", self.samples >= 1, "at least 1"),
+            ("seed", self.seed >= 0, "0 or more"),
+        ):
+            if not valid:
+                value = getattr(self, name)
+                raise UserError(f"refinement: {name} must be {expected}; got {value}")
+
+    def prior_of(self, dim: int) -> DiagonalGaussian:
+        """The prior over codes of size `dim`, mean and logvar of shape (1, D).
+
+        Raises:
+            UserError: The prior is of another size.
+        """
+        if self.prior is None:
+            return DiagonalGaussian(torch.zeros(1, dim), torch.zeros(1, dim))
+        if self.prior.mean.shape not in ((dim,), (1, dim)):
+            raise UserError(
+                f"refinement: expected a prior of shape ({dim},) or (1, {dim}); got "
+                f"{tuple(self.prior.mean.shape)}"
+            )
+        mean, logvar = (x.detach().reshape(1, dim) for x in (self.prior.mean, self.prior.logvar))
+        return DiagonalGaussian(mean, logvar)
+
+    def settings(self) -> dict[str, Any]:
+        """The settings as JSON has them, the prior as a hash; the same where codes are the same."""
+        values = {name: value for name, value in vars(self).items() if name != "prior"}
+        prior = self.prior and fingerprint({"mean": self.prior.mean, "logvar": self.prior.logvar})
+        return {**values, "prior": prior}
+
+    @classmethod
+    def of(cls, refine: int | Refinement) -> Refinement:
+        """A number of steps with the default settings, or the settings themselves."""
+        return refine if isinstance(refine, Refinement) else cls(refine)
+
+
+def aggregate(posterior: DiagonalGaussian) -> DiagonalGaussian:
+    """The diagonal Gaussian with the mean and variance of an aggregate posterior, of shape (1, D).
+
+    Args:
+        posterior: Posteriors of N sentences, at least 2.
+    """
+    if len(posterior.mean) < 2:
+        raise UserError(
+            f"an aggregate posterior needs at least 2 sentences; got {len(posterior.mean)}"
+        )
+    variance = posterior.mean.var(0) + posterior.logvar.exp().mean(0)
+    return DiagonalGaussian(posterior.mean.mean(0, keepdim=True), variance.log()[None])
+
+
+def refine(
+    model: LlaMaVAE,
+    texts: Sequence[str],
+    start: DiagonalGaussian,
+    how: Refinement,
+    *,
+    variance: bool = True,
+    batch_size: int = 32,
+    progress: Progress | None = None,
+) -> DiagonalGaussian:
+    """Refined posteriors of N sentences, with mean and logvar of shape (N, D).
+
+    *Mean.* Adam (arXiv 1412.6980) on -log p(x|mean) + beta / 2 |u|^2, the terms of F that depend on
+    the mean when z is the mean. There is no sampling noise in them, so few steps suffice, and what
+    is optimised is what is decoded. Of the codes of a sentence that were evaluated, an exact one
+    (see `Scores.exact`) is kept before one that is not, and then the one of the lowest objective,
+    so the result is never worse than the start. A sentence that is done leaves the batch.
+
+    *Variance.* Set after the mean, so it cannot disturb it. At a minimum of F over a diagonal
+    variance, 1 / variance = 1 + E_q[H] / beta in the prior's units, where H is the diagonal of the
+    Hessian of -log p(x|z) (Opper and Archambeau 2009, eq. 9, with beta). H is
+    estimated at the mean by `TextDecoder.fisher_information`, which is never negative. Then F of
+    the result and F of the start are compared on the same draws, and the start is kept where its F
+    is lower, unless the result alone is exact.
+
+    Draws are the same for every sentence: a result depends neither on the other sentences nor on
+    the state of a random generator. Parameters of the model get no gradient.
+
+    Args:
+        model: The VAE.
+        texts: N texts.
+        start: Where to start, mean and logvar (N, D).
+        how: Settings.
+        variance: Also find the variance; without it the start's is returned, and the time for it
+            is saved.
+        batch_size: Maximum number of sentences that pass the decoder together; those of a batch
+            are of similar length.
+        progress: Called after each batch.
+    """
+    if not texts:
+        return start
+    rows, _ = model.decoder.tokenize(texts)
+    lengths = torch.tensor([len(row) for row in rows])
+    with torch.inference_mode(False), torch.enable_grad(), evaluating(model), _frozen(model):
+        mean, logvar = start.mean.detach().clone(), start.logvar.detach().clone()
+        done = 0
+        for part in lengths.argsort(descending=True, stable=True).split(batch_size):
+            index = part.to(mean.device)
+            batch = _Batch(model, [rows[int(i)] for i in part], how)
+            u, log_scale = batch.standardise(mean[index], logvar[index])
+            found, became_exact = batch.descend(u)
+            if variance:
+                width = batch.log_variance(found)
+                worse = batch.bound(found, width) > batch.bound(u, log_scale)
+                keep = (worse & ~became_exact)[:, None]
+                found, log_scale = torch.where(keep, u, found), torch.where(keep, log_scale, width)
+            mean[index], logvar[index] = batch.restore(found, log_scale)
+            done += len(part)
+            if progress is not None:
+                progress(done, len(rows))
+    return DiagonalGaussian(mean, logvar)
+
+
+class _Batch:
+    """Some sentences, and the terms of F for them in the prior's units."""
+
+    def __init__(self, model: LlaMaVAE, rows: list[list[int]], how: Refinement) -> None:
+        weight = model.posterior.linear.weight
+        self.model, self.rows, self.how = model, rows, how
+        prior = how.prior_of(model.config.latent_dim)
+        self.center, self.log_std = prior.mean.to(weight), prior.logvar.to(weight) / 2
+        generator = torch.Generator().manual_seed(how.seed)
+        size = how.samples, model.config.latent_dim
+        self.noise = torch.randn(size, generator=generator).to(weight)
+        # a column for each position of the longest text: the width of a batch does not matter
+        self.uniform = torch.rand(how.samples, model.decoder.max_tokens, generator=generator)
+
+    def standardise(self, mean: Tensor, logvar: Tensor) -> tuple[Tensor, Tensor]:
+        return (mean - self.center) / self.log_std.exp(), logvar - 2 * self.log_std
+
+    def restore(self, u: Tensor, log_variance: Tensor) -> tuple[Tensor, Tensor]:
+        return self._codes(u), log_variance + 2 * self.log_std
+
+    def _codes(self, u: Tensor) -> Tensor:
+        return self.center + self.log_std.exp() * u
+
+    def _inputs(self, active: Sequence[int]) -> tuple[Tensor, Tensor]:
+        decoder = self.model.decoder
+        ids, mask = decoder.pad([self.rows[i] for i in active])
+        return ids.to(decoder.device), mask.to(decoder.device)
+
+    def _score(self, u: Tensor, active: Sequence[int]) -> Scores:
+        """Scores of the codes u (A, D) for the sentences `active`."""
+        ids, mask = self._inputs(active)
+        scores = self.model.decoder.score(ids, mask, self.model.injection(self._codes(u)))
+        return scores._make(value.to(u.device) for value in scores)
+
+    def descend(self, start: Tensor) -> tuple[Tensor, Tensor]:
+        """The best codes (B, D) on the way, and which sentences became exact (B,)."""
+        how = self.how
+        u, best = start.clone(), start.clone()
+        first, second = torch.zeros_like(u), torch.zeros_like(u)
+        value = torch.full_like(u[:, 0], math.inf)
+        exact = torch.zeros_like(value, dtype=torch.bool)
+        was_exact = exact
+        active = torch.arange(len(u), device=u.device)
+        for step in range(how.steps + 1):
+            x = u[active].requires_grad_()
+            with torch.set_grad_enabled(step < how.steps):
+                scores = self._score(x, active.tolist())
+                loss = scores.nll + how.beta / 2 * x.square().sum(1)
+            now = loss.detach()
+            lower = now < value[active]
+            better = torch.where(scores.exact == exact[active], lower, scores.exact)
+            kept = active[better]
+            best[kept], value[kept] = x.detach()[better], now[better]
+            exact[kept] = scores.exact[better]
+            if step == 0:
+                was_exact = exact.clone()
+            going = ~(scores.exact & (scores.worst <= -math.log(how.confidence)))
+            if step == how.steps or not bool(going.any()):
+                break
+            (gradient,) = torch.autograd.grad(loss.sum(), x)
+            a, b = _MOMENTS
+            first[active] = a * first[active] + (1 - a) * gradient
+            second[active] = b * second[active] + (1 - b) * gradient.square()
+            active = active[going]
+            slope = first[active] / (1 - a ** (step + 1))
+            size = (second[active] / (1 - b ** (step + 1))).sqrt() + _EPSILON
+            u[active] = u[active] - how.learning_rate * slope / size
+        return best, exact & ~was_exact
+
+    def log_variance(self, u: Tensor) -> Tensor:
+        """The logarithm of the variance that minimises F around u, (B, D)."""
+        ids, mask = self._inputs(range(len(u)))
+        x = u.detach().requires_grad_()
+        steering = self.model.injection(self._codes(x))
+        information = self.model.decoder.fisher_information(ids, mask, steering, x, self.uniform)
+        return -torch.log1p(information / self.how.beta)
+
+    @torch.no_grad()
+    def bound(self, u: Tensor, log_variance: Tensor) -> Tensor:
+        """F of posteriors around u, (B,), with E_q over the common draws."""
+        std = torch.exp(log_variance / 2)
+        nll = [self._score(u + std * noise, range(len(u))).nll for noise in self.noise]
+        kl = DiagonalGaussian(u, log_variance).kl().sum(1)
+        return torch.stack(nll).mean(0) + self.how.beta * kl
+
+
+@contextmanager
+def _frozen(module: nn.Module) -> Iterator[None]:
+    """While open, no parameter of `module` asks for a gradient."""
+    trained = [p for p in module.parameters() if p.requires_grad]
+    for parameter in trained:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_(True)
