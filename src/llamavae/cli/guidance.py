@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -260,10 +260,27 @@ class Drawing:
         typer.Option(min=0, help="Spread of the points; 0 is the centre: one text, the surest."),
     ] = 0.7
     seed: Annotated[int | None, typer.Option(min=0, help="Make draws repeatable.")] = None
+    draws: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Codes that are drawn and decoded for each condition, at least -n; the best texts "
+            "are shown, by p(z|c) of the text and the decoder's likelihood. Default: no ranking.",
+        ),
+    ] = None
 
     def texts(self, cvae: InvertibleCVAE, asked: Sequence[Any]) -> Iterator[tuple[Any, str]]:
         """What was asked, with each of its texts."""
+        from llamavae.guidance.asked import check_draws
+
         n = 1 if self.temperature == 0 else self.n
+        if self.draws is not None:
+            check_draws(n, self.temperature, self.draws)
+            for one in asked:
+                options = {"seed": self.seed, "draws": self.draws}
+                for text in cvae.generate([one], n, self.temperature, **options):
+                    yield one, text
+            return
         z = cvae.points(asked, n, self.temperature, self.seed)
         for index, text in enumerate(cvae.vae.decode_each(z)):
             yield asked[index // n], text
@@ -325,7 +342,7 @@ def _define_file(
     items = read_items(file)
     asked = [_asked(item, vectors, file) for item in items]
     cvae = model.load([item.word for item in items if item.word is not None])
-    one = Drawing(n=1, temperature=drawing.temperature, seed=drawing.seed)
+    one = replace(drawing, n=1)
     texts = [text for _, text in one.texts(cvae, asked)]
     for item, text in zip(items, texts, strict=True):
         if submission is None:

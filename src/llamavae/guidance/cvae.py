@@ -47,6 +47,7 @@ from llamavae.guidance.conditions import (
     load_condition,
 )
 from llamavae.guidance.pairs import Pairs, cached_vectors
+from llamavae.guidance.ranking import best_texts, score_texts
 from llamavae.modeling import DiagonalGaussian, LlaMaVAE, checkpoint
 from llamavae.modeling.backbones import fingerprint
 from llamavae.training.data import sentence_vectors
@@ -192,6 +193,8 @@ class InvertibleCVAE:
         n: int = 1,
         temperature: float = 1.0,
         seed: int | None = None,
+        *,
+        draws: int | None = None,
         **options: Any,
     ) -> list[str]:
         """Texts for each condition, written from z alone.
@@ -201,12 +204,47 @@ class InvertibleCVAE:
             n: Texts for each.
             temperature: tau; 0 decodes the centre of p(z|c).
             seed: Makes the draws repeatable.
+            draws: Decode this many codes for each condition, at least `n`, of which the first is
+                the centre of p(z|c), and return the `n` best texts, best first, as
+                `llamavae.guidance.ranking` scores them. A text comes twice only if there are fewer
+                than `n` different ones. None writes one text for each of `n` draws, unranked.
             **options: Options of `LlaMaVAE.decode`.
 
         Returns:
             B * n texts, those of one condition side by side.
         """
+        if draws is not None:
+            return self._best(asked, n, temperature, seed, draws, options)
         return self.vae.decode(self.points(asked, n, temperature, seed), **options)
+
+    @torch.no_grad()
+    def _best(
+        self,
+        asked: Asked,
+        n: int,
+        temperature: float,
+        seed: int | None,
+        draws: int,
+        options: dict[str, Any],
+    ) -> list[str]:
+        check_draws(n, temperature, draws)
+        c = self._vectors(asked).repeat_interleave(draws, 0)
+        generator = None if seed is None else torch.Generator().manual_seed(seed)
+        noise = torch.randn(len(c) // draws, draws, self.flow.features, generator=generator)
+        noise[:, 0] = 0  # the centre
+        z = self._place(c, temperature * noise.flatten(0, 1))
+        texts = self.vae.decode(z, **options)
+        if not texts:
+            return []
+        each = len(texts) // len(z)  # more than one with `num_return_sequences`
+        z, c = z.repeat_interleave(each, 0), c.repeat_interleave(each, 0)
+        scores = score_texts(self, texts, z, c, options.get("batch_size", 64)).tolist()
+        size = draws * each
+        return [
+            text
+            for start in range(0, len(texts), size)
+            for text in best_texts(scores[start : start + size], texts[start : start + size], n)
+        ]
 
     @torch.no_grad()
     def points(
@@ -349,11 +387,12 @@ class InvertibleCVAE:
 
     # ------------------------------------------------------------------ saving, loading
 
-    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
+    def save_pretrained(self, folder: str | os.PathLike[str], half: bool = False) -> None:
         """Write the flow, its settings and a card: a small folder that names its VAE.
 
         Args:
             folder: Made if missing.
+            half: Store the flow's weights in float16, see `save_flow`.
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
@@ -370,7 +409,7 @@ class InvertibleCVAE:
             WORDS: "".join(f"{' '.join(word.split())}\n" for word in self.vocabulary),
             CARD: model_card(self.flow.settings, settings),
         }
-        save_flow(self.flow, folder / f".{FLOW}")
+        save_flow(self.flow, folder / f".{FLOW}", half)
         (folder / f".{FLOW}").replace(folder / FLOW)
         if self.inverse is not None:
             save_file(self.inverse, folder / INVERSE)
