@@ -52,7 +52,11 @@ class ConditionOptions(PairOptions):
         str, typer.Option(help="Column with the words, for the encoder or a file of word vectors.")
     ] = "word"
     context: Annotated[
-        str | None, typer.Option(help="Column with the sentence around each word.")
+        str | None,
+        typer.Option(
+            help="Column with the sentence around each word, or nothing. The model learns such a "
+            "word both ways, alone and in its sentence."
+        ),
     ] = None
     labels: Annotated[
         str | None, typer.Option(help="Columns of labels, divided by commas, as the condition.")
@@ -80,7 +84,14 @@ class ConditionOptions(PairOptions):
             raise UserError(f"a model has one condition; got {names}")
         data = self.rows(None if self.split == "all" else self.split, self.limit)
         condition, vectors = self._condition(vae, data)
-        pairs = make_pairs(data, condition, word=self.word, context=self.context, vectors=vectors)
+        pairs = make_pairs(
+            data,
+            condition,
+            word=self.word,
+            context=self.context,
+            also_alone=True,
+            vectors=vectors,
+        )
         if self.vectors is not None:
             words: list[str] = []  # vectors of the user's own have no words
         elif self.context is None:
@@ -277,9 +288,8 @@ class Drawing:
         if self.draws is not None:
             check_draws(n, self.temperature, self.draws)
             for one in asked:
-                options = {"seed": self.seed, "draws": self.draws}
-                for text in cvae.generate([one], n, self.temperature, **options):
-                    yield one, text
+                found = cvae.generate([one], n, self.temperature, self.seed, draws=self.draws)
+                yield from ((one, text) for text in found)
             return
         z = cvae.points(asked, n, self.temperature, self.seed)
         for index, text in enumerate(cvae.vae.decode_each(z)):
@@ -304,7 +314,11 @@ def define(
     drawing: Drawing,
     words: Annotated[list[str] | None, typer.Argument(metavar="WORD", help="Words.")] = None,
     context: Annotated[
-        str | None, typer.Option(help="A sentence in which the word stands.")
+        str | None,
+        typer.Option(
+            help="A sentence in which the word stands, for its sense there; for models that were "
+            "fitted with --context."
+        ),
     ] = None,
     file: CodwoeFile = None,
     vectors: CodwoeVectors = None,

@@ -132,7 +132,7 @@ def lemma_bleus(
     lemmas: Sequence[Hashable],
     senses: Mapping[Any, Sequence[str]] | None = None,
 ) -> NDArray[np.float64]:
-    """What `lemma_bleu` is the mean of, shape (N,); with N different lemmas that of `sense_bleu`."""
+    """What `lemma_bleu` is the mean of, shape (N,); with N lemmas that of `sense_bleu`."""
     _check(written, references, lemmas)
     known: dict[Hashable, list[list[str]]] = defaultdict(list)
     for lemma, reference in zip(lemmas, references, strict=True):

@@ -135,8 +135,10 @@ def definition_task(
     Raises:
         UserError: Fewer than 2 words occur in `test` alone.
     """
-    both = {"context": context, "also_alone": True}
-    train, valid = (make_pairs(splits[name], condition, **both) for name in ("train", "validation"))
+    train, valid = (
+        make_pairs(splits[name], condition, context=context, also_alone=True)
+        for name in ("train", "validation")
+    )
     rows = splits["test"]
     words, texts = read_column(rows, "word"), read_column(rows, "text")
     seen = {word for name in ("train", "validation") for word in splits[name]["word"]}

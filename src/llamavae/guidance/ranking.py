@@ -66,7 +66,7 @@ def score_texts(
 def token_log_likelihood(
     vae: LlaMaVAE, texts: Sequence[str], z: Tensor, batch_size: int = 64
 ) -> Tensor:
-    """log p(x|z) of each text in nats for each of its tokens, the end counted, shape (N,).
+    """Mean of log p(x|z) over the tokens of each text, the end counted, in nats, shape (N,).
 
     Args:
         vae: Gives the decoder.
