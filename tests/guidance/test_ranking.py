@@ -10,7 +10,7 @@ from llamavae import InvertibleCVAE
 from llamavae.errors import UserError
 from llamavae.flows import Fitting
 from llamavae.guidance import MatrixCondition, Pairs
-from llamavae.guidance.ranking import WEIGHT, best_texts, score_texts, token_log_likelihood
+from llamavae.guidance.ranking import Ranking, agreement, best_texts, token_log_likelihood
 
 
 @pytest.fixture(scope="module")
@@ -27,10 +27,18 @@ def cvae():
 
 
 def test_the_best_come_first_and_once():
-    texts, scores = ["a", "b", "a", "c"], [0.0, 2.0, 3.0, 1.0]
+    texts, scores = ["a", "b", "a", "c"], torch.tensor([0.0, 2.0, 3.0, 1.0])
     assert best_texts(scores, texts, 1) == ["a"]
     assert best_texts(scores, texts, 3) == ["a", "b", "c"]
     assert best_texts(scores, texts, 4) == ["a", "b", "c", "a"]  # no other is left
+
+
+def test_agreement_is_the_mean_f1_with_the_others():
+    texts = ["a kind of dog", "a kind of cat", "to run", ""]
+    found = agreement(texts)
+    assert found.tolist() == pytest.approx([0.75 / 3, 0.75 / 3, 0, 0])
+    assert agreement(["the the", "the"]).tolist() == pytest.approx([2 / 3, 2 / 3])
+    assert agreement(["alone"]).tolist() == [0]
 
 
 def test_the_likelihood_is_the_decoders_for_each_token(cvae):
@@ -45,21 +53,29 @@ def test_the_likelihood_is_the_decoders_for_each_token(cvae):
     assert token_log_likelihood(vae, [], z[:0]).shape == (0,)
 
 
-def test_a_score_is_density_and_likelihood(cvae):
-    texts, c = tiny.SENTENCES[:4], torch.randn(4, 2)
-    z = torch.randn(4, tiny.LATENT)
-    density = cvae.log_prob(texts, c) / tiny.LATENT
-    expected = density + WEIGHT * token_log_likelihood(cvae.vae, texts, z)
-    torch.testing.assert_close(score_texts(cvae, texts, z, c), expected, atol=1e-4, rtol=1e-4)
-    assert score_texts(cvae, [" "], z[:1], c[:1]).item() == -torch.inf
+def test_a_score_is_the_weighted_sum_of_its_terms(cvae):
+    texts, c, z = tiny.SENTENCES[:4], torch.randn(2), torch.randn(4, tiny.LATENT)
+    density = cvae.log_prob(texts, c[None]) / tiny.LATENT
+    expected = 0.5 * density + 2 * agreement(texts) + 3 * token_log_likelihood(cvae.vae, texts, z)
+    found = Ranking(0.5, 2, 3).scores(cvae, texts, z, c)
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+    alone = Ranking(0, 1).scores(cvae, texts, z, c)
+    torch.testing.assert_close(alone, agreement(texts))
+    assert Ranking().scores(cvae, [" "], z[:1], c).item() == -torch.inf
 
 
 def test_the_condition_decides_between_texts(cvae):
-    texts = tiny.SENTENCES
+    texts, ranking = tiny.SENTENCES, Ranking(1, 0)
     z = cvae.vae.encode(texts).mean
-    right = score_texts(cvae, texts, z, z[:, :2])
-    wrong = score_texts(cvae, texts, z, z[:, :2].roll(1, 0))
-    assert (right > wrong).float().mean() > 0.7
+    right = torch.stack([ranking.scores(cvae, texts, z, own[:2]) for own in z])
+    assert (right.diagonal() > right.roll(1, 0).diagonal()).float().mean() > 0.7
+
+
+def test_weights_that_cannot_be():
+    with pytest.raises(UserError, match="weights of 0 or more"):
+        Ranking(density=-1)
+    with pytest.raises(UserError, match="one above 0"):
+        Ranking(0, 0, 0)
 
 
 def test_generate_returns_the_best_of_its_draws(cvae, monkeypatch):
@@ -76,10 +92,10 @@ def test_generate_returns_the_best_of_its_draws(cvae, monkeypatch):
     z, texts = drawn["z"], drawn["texts"]
     assert len(texts) == 10
     torch.testing.assert_close(z[::5], cvae.points(c, 1, 0.0))  # the centre is one of them
-    scores = score_texts(cvae, texts, z, c.repeat_interleave(5, 0)).tolist()
     for i in range(2):
         own = slice(5 * i, 5 * i + 5)
-        assert best[2 * i : 2 * i + 2] == best_texts(scores[own], texts[own], 2)
+        scores = Ranking().scores(cvae, texts[own], z[own], c[i])
+        assert best[2 * i : 2 * i + 2] == best_texts(scores, texts[own], 2)
     assert cvae.generate(c, 2, 1.0, seed=0, draws=5) == best
     assert cvae.generate(c[:0], 1, 1.0, draws=5) == []
 
@@ -97,4 +113,6 @@ def test_draws_that_cannot_be(cvae):
         cvae.generate(c, 3, draws=2)
     with pytest.raises(UserError, match="all 4 draws are the centre"):
         cvae.generate(c, 1, 0.0, draws=4)
+    with pytest.raises(UserError, match="a ranking is of several draws"):
+        cvae.generate(c, ranking=Ranking())
     assert cvae.generate(c, 1, 0.0, draws=1) == cvae.generate(c, 1, 0.0)

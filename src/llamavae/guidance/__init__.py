@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from llamavae.guidance.cvae import InvertibleCVAE
     from llamavae.guidance.pairs import Pairs, make_pairs
     from llamavae.guidance.prior import Prior, aggregate_posterior, fit_prior, load_prior
+    from llamavae.guidance.ranking import Ranking
 
 __all__ = [
     "Condition",
@@ -27,6 +28,7 @@ __all__ = [
     "MatrixCondition",
     "Pairs",
     "Prior",
+    "Ranking",
     "WordVectorCondition",
     "aggregate_posterior",
     "fit_prior",
@@ -54,5 +56,6 @@ __getattr__, __dir__ = lazy_names(
             "fit_prior",
             "load_prior",
         ],
+        "llamavae.guidance.ranking": ["Ranking"],
     },
 )

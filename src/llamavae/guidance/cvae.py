@@ -47,7 +47,7 @@ from llamavae.guidance.conditions import (
     load_condition,
 )
 from llamavae.guidance.pairs import Pairs, cached_vectors
-from llamavae.guidance.ranking import best_texts, score_texts
+from llamavae.guidance.ranking import Ranking, best_texts
 from llamavae.modeling import DiagonalGaussian, LlaMaVAE, checkpoint
 from llamavae.modeling.backbones import fingerprint
 from llamavae.training.data import sentence_vectors
@@ -195,6 +195,7 @@ class InvertibleCVAE:
         seed: int | None = None,
         *,
         draws: int | None = None,
+        ranking: Ranking | None = None,
         **options: Any,
     ) -> list[str]:
         """Texts for each condition, written from z alone.
@@ -205,16 +206,20 @@ class InvertibleCVAE:
             temperature: tau; 0 decodes the centre of p(z|c).
             seed: Makes the draws repeatable.
             draws: Decode this many codes for each condition, at least `n`, of which the first is
-                the centre of p(z|c), and return the `n` best texts, best first, as
-                `llamavae.guidance.ranking` scores them. A text comes twice only if there are fewer
-                than `n` different ones. None writes one text for each of `n` draws, unranked.
+                the centre of p(z|c), and return the `n` best texts, best first. A text comes twice
+                only if there are fewer than `n` different ones. None writes one text for each of
+                `n` draws, unranked.
+            ranking: How texts are scored, with `draws`; default: `Ranking()`.
             **options: Options of `LlaMaVAE.decode`.
 
         Returns:
             B * n texts, those of one condition side by side.
         """
         if draws is not None:
-            return self._best(asked, n, temperature, seed, draws, options)
+            ranking = ranking or Ranking()
+            return self._best(asked, n, temperature, seed, draws, ranking, options)
+        if ranking is not None:
+            raise UserError("a ranking is of several draws: give their number, draws=16 say")
         return self.vae.decode(self.points(asked, n, temperature, seed), **options)
 
     @torch.no_grad()
@@ -225,6 +230,7 @@ class InvertibleCVAE:
         temperature: float,
         seed: int | None,
         draws: int,
+        ranking: Ranking,
         options: dict[str, Any],
     ) -> list[str]:
         check_draws(n, temperature, draws)
@@ -237,14 +243,13 @@ class InvertibleCVAE:
         if not texts:
             return []
         each = len(texts) // len(z)  # more than one with `num_return_sequences`
-        z, c = z.repeat_interleave(each, 0), c.repeat_interleave(each, 0)
-        scores = score_texts(self, texts, z, c, options.get("batch_size", 64)).tolist()
-        size = draws * each
-        return [
-            text
-            for start in range(0, len(texts), size)
-            for text in best_texts(scores[start : start + size], texts[start : start + size], n)
-        ]
+        z, size, best = z.repeat_interleave(each, 0), draws * each, []
+        for start in range(0, len(texts), size):
+            part = slice(start, start + size)
+            own = texts[part], z[part], c[start // each]
+            scores = ranking.scores(self, *own, options.get("batch_size", 64))
+            best += best_texts(scores, texts[part], n)
+        return best
 
     @torch.no_grad()
     def points(
