@@ -10,9 +10,8 @@ Of the K texts x of one condition c, decoded from codes z, each is scored by
 - The *agreement* is the mean F1 of the words of x and of each other draw y: with it alone the
   choice is that of minimum Bayes risk (Kumar and Byrne, N04-1022) under p(x|c), with F1 as the
   gain.
-- The *likelihood* is the decoder's for each of the |x| tokens: how sure it was of its words.
-
-Which weights serve is measured in docs/explanation/which-flow.md.
+- The *likelihood* is the decoder's for each of the |x| tokens: how sure it was of its words. It
+  prefers short and common texts, and has no weight unless it is given one.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ class Ranking:
         likelihood: Of log p(x|z), nats for each token.
     """
 
-    density: float = 0.3
+    density: float = 1.0
     agreement: float = 1.0
     likelihood: float = 0.0
 
