@@ -276,8 +276,8 @@ class Drawing:
         typer.Option(
             min=1,
             help="Codes that are drawn and decoded for each condition, at least -n; the best texts "
-            "are shown, by p(z|c) of the text and its agreement with the others. Default: -n codes, "
-            "unranked.",
+            "are shown, by p(z|c) of the text and its agreement with the others. Default: -n "
+            "codes, unranked.",
         ),
     ] = None
 

@@ -226,16 +226,16 @@ def score_definitions(
     exchanged = [written[int(i)] for i in other]
     rows: Rows = []
     for name, measure in measures.items():
-        found = measure(written, references)
+        found = np.asarray(measure(written, references), dtype=float)
         row = {
             "measure": name,
-            "value": float(np.mean(found)),
-            "shuffled": float(np.mean(measure(exchanged, references))),
+            "value": float(found.mean()),
+            "shuffled": float(np.asarray(measure(exchanged, references), dtype=float).mean()),
             "unit": SCORES[name].unit,
             "direction": SCORES[name].direction,
             "n": len(written),
         }
-        rows.append(row if np.ndim(found) == 0 else {**row, "items": np.asarray(found).tolist()})
+        rows.append({**row, "items": found.tolist()} if found.ndim else row)
     return rows
 
 
