@@ -9,7 +9,9 @@ import torch
 from datasets import Dataset
 from tests import tiny
 
+from llamavae.baselines import NearestNeighbour
 from llamavae.errors import UserError
+from llamavae.evaluation import similarity
 from llamavae.evaluation.study import (
     definition_task,
     differences,
@@ -22,7 +24,8 @@ from llamavae.guidance import EncoderCondition, InvertibleCVAE
 
 SYSTEMS = (
     *("invertible CVAE (glow)", "linear-gaussian", "gaussian (no condition)"),
-    *("nearest neighbour", "prompted decoder", "CVAE", "reconstruction (ceiling)"),
+    *("nearest neighbour", "nearest neighbour, reconstructed", "prompted decoder", "CVAE"),
+    "reconstruction (ceiling)",
 )
 FITTING = Fitting(steps=3, every=3, batch_size=16)
 
@@ -130,6 +133,12 @@ def test_systems_are_compared(task):
         row = next(r for r in found if r["system"] == system and r["measure"] == "encoder cosine")
         assert row["n"] == 4
         assert "shuffled" in row
+    cosine = {r["system"]: r["value"] for r in found if r["measure"] == "encoder cosine"}
+    copied = NearestNeighbour(task.condition, task.train).generate(task.asked[: task.texts])
+    through = similarity.encoder_cosine(
+        task.vae.reconstruct(copied), task.test.texts[: task.texts], task.vae.encoder
+    )
+    assert cosine["nearest neighbour, reconstructed"] == pytest.approx(through, abs=1e-6)
     nearest = {r["measure"] for r in found if r["system"] == "nearest neighbour"}
     assert "median rank" not in nearest  # it has no density
 
