@@ -2,7 +2,8 @@
 
     python -m pretrained.build ship runs/mini-vae    weights in bfloat16 into the package
     python -m pretrained.build ship runs/mini-more   the same, trained on from the former
-    python -m pretrained.build define                fit `mini-definitions` and a prior on them
+    python -m pretrained.build define                fit `mini-definitions` and a prior of `mini`
+    python -m pretrained.build define small          fit `small-definitions`
     python -m pretrained.build measure --sts FILE    measure, write measures.json and model cards
     python -m pretrained.build check --sts FILE      measure again, compare with measures.json
 
@@ -17,7 +18,8 @@ import json
 import shlex
 import shutil
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -40,13 +42,42 @@ VAE, DEFINITIONS = PACKAGE / "mini", PACKAGE / "mini-definitions"
 MIXED, NOISE = ("wordnet", "wordnet-examples", "worldtree"), 0.5
 STAGES = ("mini-vae", "mini-more")
 MEASURES = HERE / "measures.json"
-FLOW: dict[str, Any] = {
-    "flow": "glow",
-    "form": "reference",
-    "mean_hidden": (512, 512),
-    "dropout": 0.2,
-}
-FIT = {"steps": 3000, "batch_size": 1024, "patience": 15, "contrast": 16.0, "context_noise": 0.5}
+
+
+@dataclass(frozen=True)
+class Definitions:
+    """How the flow from words to a model's definitions is fitted.
+
+    Attributes:
+        context: Column with the sentence around a word; None fits to words alone.
+        noise: Width of the posteriors, see `InvertibleCVAE.fit`.
+        flow: Options of `InvertibleCVAE.build`.
+        fit: Those of `Fitting`.
+    """
+
+    context: str | None = None
+    noise: float = NOISE
+    flow: Mapping[str, Any] = field(
+        default_factory=lambda: {
+            "flow": "glow",
+            "form": "reference",
+            "mean_hidden": (512, 512),
+            "dropout": 0.2,
+        }
+    )
+    fit: Mapping[str, Any] = field(
+        default_factory=lambda: {
+            "steps": 3000,
+            "batch_size": 1024,
+            "patience": 15,
+            "contrast": 16.0,
+            "context_noise": 0.5,
+        }
+    )
+
+
+FLOWS = {"mini": Definitions(), "small": Definitions(context="context")}
+"""VAE -> how its `<name>-definitions` is fitted."""
 
 
 def ship(run: Path) -> None:
@@ -111,19 +142,29 @@ def fit_mixture(vae: LlaMaVAE) -> None:
     prior.save(VAE / DEFAULT)
 
 
-def define(vae: LlaMaVAE) -> None:
-    """Fit the flow from words to definitions, on WordNet's pairs."""
+def define(vae: LlaMaVAE, name: str = "mini") -> None:
+    """Fit the flow from words to definitions, on WordNet's pairs; half precision is shipped.
+
+    Args:
+        vae: The VAE.
+        name: Its name in `FLOWS`; the result goes into the package as `<name>-definitions`.
+    """
     assert vae.encoder is not None
-    condition = EncoderCondition(vae.encoder)
+    settings, condition = FLOWS[name], EncoderCondition(vae.encoder)
     rows = load_corpus("wordnet-pairs", "train", max_words=16)
-    pairs = make_pairs(rows, condition)
+    pairs = make_pairs(rows, condition, context=settings.context, also_alone=True)
     torch.manual_seed(0)
-    cvae = InvertibleCVAE.build(vae, condition, **FLOW)
-    vocabulary = list(dict.fromkeys(rows["word"]))
-    fit = cvae.fit(pairs, vocabulary=vocabulary, noise=NOISE, fitting=Fitting(**FIT))
+    cvae = InvertibleCVAE.build(vae, condition, **settings.flow)
+    fit = cvae.fit(
+        pairs,
+        vocabulary=list(dict.fromkeys(rows["word"])),
+        noise=settings.noise,
+        fitting=Fitting(**settings.fit),
+    )
     print(f"held-out NLL {fit.nll:.4f} nats per dimension; beside it {fit.references}")
-    shutil.rmtree(DEFINITIONS, ignore_errors=True)
-    cvae.save_pretrained(DEFINITIONS)
+    folder = PACKAGE / f"{name}-definitions"
+    shutil.rmtree(folder, ignore_errors=True)
+    cvae.save_pretrained(folder, half=True)
 
 
 def measured(sts: Path) -> dict[str, Any]:
@@ -143,7 +184,8 @@ def measure(sts: Path) -> None:
     runs = [json.loads(place.read_text(encoding="utf-8")) for place in places if place.is_file()]
     (VAE / "README.md").write_text(vae_card(found, runs), encoding="utf-8")
     if "definitions" in found:
-        settings = {**FLOW, "noise": NOISE, **FIT, "seed": 0}
+        how = FLOWS["mini"]
+        settings = {**how.flow, "noise": how.noise, **how.fit, "seed": 0}
         (DEFINITIONS / "README.md").write_text(definitions_card(found, settings), encoding="utf-8")
 
 
@@ -166,16 +208,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     steps = parser.add_subparsers(dest="step", required=True)
     steps.add_parser("ship").add_argument("run", type=Path)
-    steps.add_parser("define")
+    steps.add_parser("define").add_argument("name", nargs="?", default="mini", choices=FLOWS)
     for name in ("measure", "check"):
         steps.add_parser(name).add_argument("--sts", type=Path, required=True)
     given = parser.parse_args()
     if given.step == "ship":
         ship(given.run)
     elif given.step == "define":
-        vae = LlaMaVAE.from_pretrained("mini")
-        fit_mixture(vae)
-        define(vae)
+        vae = LlaMaVAE.from_pretrained(given.name)
+        if given.name == "mini":
+            fit_mixture(vae)
+        define(vae, given.name)
     elif given.step == "measure":
         measure(given.sts)
     else:

@@ -60,6 +60,8 @@ def measure_definitions(cvae: InvertibleCVAE) -> dict[str, Any]:
     words, texts = list(known), list(known.values())
     written = cvae.generate(words[:DEFINED], 1, 0.0)
     scores = score_definitions(written, texts[:DEFINED], words[:DEFINED], encoder=cvae.vae.encoder)
+    for row in scores:
+        row.pop("items", None)  # of 500 words each
     z = cvae.vae.encode(texts[:RANKED]).mean
     scored = cvae.scores(z, cvae.condition.vectors(words))
     ranks = rank_of_truth(scored, torch.arange(len(z)))
