@@ -50,12 +50,14 @@ class Definitions:
     """How the flow from words to a model's definitions is fitted.
 
     Attributes:
+        encoder: Sentence encoder that reads the words; None for the model's own.
         context: Column with the sentence around a word; None fits to words alone.
         noise: Width of the posteriors, see `InvertibleCVAE.fit`.
         flow: Options of `InvertibleCVAE.build`.
         fit: Those of `Fitting`.
     """
 
+    encoder: str | None = None
     context: str | None = None
     noise: float = NOISE
     flow: Mapping[str, Any] = field(
@@ -77,7 +79,7 @@ class Definitions:
     )
 
 
-FLOWS = {"mini": Definitions(), "small": Definitions(context="context")}
+FLOWS = {"mini": Definitions(), "small": Definitions("all-minilm-l6-v2", "context")}
 """VAE -> how its `<name>-definitions` is fitted."""
 
 
@@ -168,7 +170,10 @@ def define(vae: LlaMaVAE, name: str) -> None:
         name: Its name in `FLOWS`; the result goes into the package as `<name>-definitions`.
     """
     assert vae.encoder is not None
-    settings, condition = FLOWS[name], EncoderCondition(vae.encoder)
+    settings = FLOWS[name]
+    condition = EncoderCondition(vae.encoder)
+    if settings.encoder is not None:
+        condition = EncoderCondition.load(settings.encoder, pooling="mean")
     rows = load_corpus("wordnet-pairs", "train", max_words=16)
     pairs = make_pairs(rows, condition, context=settings.context, also_alone=True)
     torch.manual_seed(0)

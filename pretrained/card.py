@@ -103,8 +103,8 @@ def small_card(found: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> s
         f"{_NOTICES}\n\nThe backbones, which are not in the files, are Apache-2.0 each.",
         "## How it was made",
         f"By the {'; then the '.join(map(_stage, runs))}; with PyTorch {run['torch']}. The "
-        "default prior, a Gaussian mixture, was fitted to codes of training sentences. `make small` "
-        "repeats it; the logs of the runs are in the source, pretrained/.",
+        "default prior, a Gaussian mixture, was fitted to codes of training sentences. `make small`"
+        " repeats it; the logs of the runs are in the source, pretrained/.",
         "## Measures",
         "On held-out sentences, free-running and greedy from the posterior mean. Control: each "
         "sentence gets the code of another. Intervals are 95 % bootstrap intervals over sentences. "

@@ -186,5 +186,8 @@ def cached_vectors(condition: Condition, asked: Sequence[Any], progress: bool = 
     """
     if not isinstance(condition, EncoderCondition):
         return condition.vectors(asked)
-    texts = [condition.text(one) for one in asked]
-    return torch.from_numpy(np.array(sentence_vectors(texts, condition.encoder, progress)))
+
+    def encode(texts: list[str]) -> Tensor:
+        return torch.from_numpy(np.array(sentence_vectors(texts, condition.encoder, progress)))
+
+    return condition.combined(asked, encode)
