@@ -257,11 +257,11 @@ def _build_model(
 def _sample_for_statistics(data: SentenceData | SentenceStream) -> list[str] | Tensor:
     """Texts or cached sentence vectors (N, H_enc) that the standardisation is computed from."""
     if isinstance(data, SentenceStream):
-        return list(islice(data.texts(), _STATISTICS))
+        return [str(text) for text in islice(data.texts(), _STATISTICS)]
     rows = np.random.default_rng(0).permutation(len(data))[:_STATISTICS]
     if data.vectors is not None:
         return torch.from_numpy(data.vectors[np.sort(rows)])
-    return [data.texts[i] for i in rows.tolist()]
+    return [str(data.texts[int(i)]) for i in rows]
 
 
 def _learning_rates(recipe: Recipe) -> dict[str, float]:
