@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -347,10 +349,11 @@ class TextDecoder(nn.Module):
             raise ValueError("padding must be on the right: the attention mask turns from 0 to 1")
         counted = mask[:, 1:].bool()
         inputs, slots = self._inputs(ids[:, :-1], steering or Steering(), keep)
-        if self._head_is_linear():
-            states = self.lm.base_model(**inputs).last_hidden_state
-        else:
-            states = self.lm(**inputs).logits
+        with _quick_backward(self.device, self.embeddings.weight.dtype):
+            if self._head_is_linear():
+                states = self.lm.base_model(**inputs).last_hidden_state
+            else:
+                states = self.lm(**inputs).logits
         return states[:, slots:][counted], ids[:, 1:][counted], counted.nonzero()
 
     def _losses(self, rows: Tensor, targets: Tensor, reduction: str) -> Tensor:
@@ -497,6 +500,16 @@ class TextDecoder(nn.Module):
 
 def _per_sentence(losses: Tensor, where: Tensor, batch: int) -> Tensor:
     return losses.new_zeros(batch).index_add(0, where[:, 0], losses)
+
+
+@contextmanager
+def _quick_backward(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
+    """While open, no attention whose backward pass is slow: on a CPU, the fused one in bfloat16."""
+    if device.type == "cpu" and dtype == torch.bfloat16 and torch.is_grad_enabled():
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    else:
+        yield
 
 
 def _same(a: Tensor | None, b: Tensor) -> bool:
