@@ -107,10 +107,11 @@ def _parts(recipe: Mapping[str, Any]) -> list[tuple[str, str]]:
     else:
         writes = str(decoder["model"])
     trains = {
+        "frozen": "all of it frozen",
         "heads": "hidden layers frozen, embeddings and head train",
         "lora": "LoRA in the hidden layers, embeddings and head train",
         "full": "all of it trains",
-    }[decoder["training"]]
+    }[decoder["training"] or ("heads" if written else "frozen")]
     return [
         ("encoder", reads),
         ("z", f"{latent['dim']} numbers, drawn from a Gaussian; the prior is N(0, I)"),
