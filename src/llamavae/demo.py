@@ -68,8 +68,8 @@ _PLAIN = (
 )
 _HARD = (
     "Anna paid 34 dollars for two tickets to Berlin",
-    "Marie Curie was born in Warsaw in 1867 and died in France in 1934",
-    "the meeting on Thursday was moved to room 217 because of the noise",
+    "Marie Curie was born in Warsaw in 1867",
+    "the meeting on Thursday was moved to room 217",
     "our neighbour's grey cat has been asleep on the garage roof since noon",
     "he bought three loaves of bread, a pound of butter and a dozen eggs",
 )
@@ -283,8 +283,8 @@ def _arithmetic(model: LlaMaVAE) -> Shown:
             {"a": a, "- b": b, "+ c": c, "text": model.arithmetic(a, b, c)[0]}
             for a, b, c in _ANALOGIES
         ],
-        "The latent codes of a - b + c, decoded. Whether such directions mean anything depends on "
-        "the sentences: it is a question to ask, not a promise.",
+        "The text at a - b + c of their latent codes. Whether such a difference has a meaning of its "
+        "own depends on the sentences.",
     )
 
 
