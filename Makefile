@@ -29,7 +29,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
-.PHONY: help install demo test lint format types imports docs benchmark mini mini-data build clean
+.PHONY: help install demo test lint format types imports docs benchmark mini mini-data small build clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
@@ -68,13 +68,22 @@ mini-data:
 	@[[ -e "$${LLAMAVAE_WORLDTREE:-}" ]] || { echo "No file '$${LLAMAVAE_WORLDTREE:-}'. Give WorldTree's explanations, which" \
 	  "the model is trained on: LLAMAVAE_WORLDTREE=FILE make mini STS=FILE" >&2; exit 1; }
 
-mini: mini-data $(STAMP) ## make the models that come with the library anew, in hours (STS=FILE of the STS benchmark)
+mini: mini-data $(STAMP) ## make the model mini anew, in hours (STS=FILE of the STS benchmark)
 	$(BIN)/llamavae train --recipe mini-vae --resume
 	$(BIN)/python -m pretrained.build ship runs/mini-vae
 	$(BIN)/llamavae train --recipe mini-more --resume
 	$(BIN)/python -m pretrained.build ship runs/mini-more
-	$(BIN)/python -m pretrained.build define
-	$(BIN)/python -m pretrained.build measure --sts '$(STS)'
+	$(BIN)/python -m pretrained.build prior mini
+	$(BIN)/python -m pretrained.build define mini
+	$(BIN)/python -m pretrained.build measure mini --sts '$(STS)'
+
+small: mini-data $(STAMP) ## make the model small anew, in hours (STS=FILE of the STS benchmark)
+	$(BIN)/llamavae models get all-minilm-l6-v2 smollm2-135m-instruct
+	$(BIN)/llamavae train --recipe small --resume
+	$(BIN)/python -m pretrained.build ship runs/small
+	$(BIN)/python -m pretrained.build prior small
+	$(BIN)/python -m pretrained.build define small
+	$(BIN)/python -m pretrained.build measure small --sts '$(STS)'
 
 build: $(STAMP) ## build the wheel and the source archive into dist/
 	$(BIN)/python -m build

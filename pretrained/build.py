@@ -1,13 +1,16 @@
-"""Make the models that come with the library out of runs of the recipes `mini-vae` and `mini-more`.
+"""Make the models that come with the library out of runs of their recipes.
 
-    python -m pretrained.build ship runs/mini-vae    weights in bfloat16 into the package
-    python -m pretrained.build ship runs/mini-more   the same, trained on from the former
-    python -m pretrained.build define                fit `mini-definitions` and a prior on them
-    python -m pretrained.build measure --sts FILE    measure, write measures.json and model cards
-    python -m pretrained.build check --sts FILE      measure again, compare with measures.json
+    python -m pretrained.build ship runs/mini-vae          weights in bfloat16 into the package
+    python -m pretrained.build ship runs/mini-more         the same, trained on from the former
+    python -m pretrained.build ship runs/small             weights as 8-bit integers
+    python -m pretrained.build prior NAME                  fit the default prior of a model
+    python -m pretrained.build define NAME                 fit NAME-definitions
+    python -m pretrained.build measure NAME --sts FILE     measure, write measures and model cards
+    python -m pretrained.build check NAME --sts FILE       measure again, compare with the measures
 
-FILE is the development part of the STS benchmark. Needs what the recipe needs: WordNet, and
-WorldTree's explanations in LLAMAVAE_WORLDTREE.
+NAME is mini or small. FILE is the development part of the STS benchmark. Needs what the recipes
+need: WordNet, and in LLAMAVAE_WORLDTREE the explanations of WorldTree (for mini a file, for small
+the folder of the published split).
 """
 
 from __future__ import annotations
@@ -17,7 +20,8 @@ import json
 import shlex
 import shutil
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,22 +35,52 @@ from llamavae.flows import Fitting
 from llamavae.guidance import EncoderCondition, make_pairs
 from llamavae.modeling.prior import DEFAULT
 from llamavae.training import aggregate_posterior, fit_prior, load_recipe
-from pretrained.card import definitions_card, vae_card
-from pretrained.measures import compare, measure_definitions, measure_vae
+from pretrained.card import definitions_card, small_card, vae_card
+from pretrained.measures import compare, measure_definitions, measure_small, measure_vae
 
 HERE = Path(__file__).parent
 PACKAGE = HERE.parent / "src" / "llamavae" / "pretrained"
-VAE, DEFINITIONS = PACKAGE / "mini", PACKAGE / "mini-definitions"
 MIXED, NOISE = ("wordnet", "wordnet-examples", "worldtree"), 0.5
-STAGES = ("mini-vae", "mini-more")
-MEASURES = HERE / "measures.json"
-FLOW: dict[str, Any] = {
-    "flow": "glow",
-    "form": "reference",
-    "mean_hidden": (512, 512),
-    "dropout": 0.2,
-}
-FIT = {"steps": 3000, "batch_size": 1024, "patience": 15, "contrast": 16.0, "context_noise": 0.5}
+STAGES = {"mini": ("mini-vae", "mini-more"), "small": ("small",)}
+"""Model -> the recipes whose runs make it, each from the model of the one before."""
+
+
+@dataclass(frozen=True)
+class Definitions:
+    """How the flow from words to a model's definitions is fitted.
+
+    Attributes:
+        encoder: Sentence encoder that reads the words; None for the model's own.
+        context: Column with the sentence around a word; None fits to words alone.
+        noise: Width of the posteriors, see `InvertibleCVAE.fit`.
+        flow: Options of `InvertibleCVAE.build`.
+        fit: Those of `Fitting`.
+    """
+
+    encoder: str | None = None
+    context: str | None = None
+    noise: float = NOISE
+    flow: Mapping[str, Any] = field(
+        default_factory=lambda: {
+            "flow": "glow",
+            "form": "reference",
+            "mean_hidden": (512, 512),
+            "dropout": 0.2,
+        }
+    )
+    fit: Mapping[str, Any] = field(
+        default_factory=lambda: {
+            "steps": 3000,
+            "batch_size": 1024,
+            "patience": 15,
+            "contrast": 16.0,
+            "context_noise": 0.5,
+        }
+    )
+
+
+FLOWS = {"mini": Definitions(), "small": Definitions("all-minilm-l6-v2", "context")}
+"""VAE -> how its `<name>-definitions` is fitted."""
 
 
 def ship(run: Path) -> None:
@@ -56,24 +90,41 @@ def ship(run: Path) -> None:
     """
     results = json.loads((run / "results.json").read_text(encoding="utf-8"))
     stage = results["recipe"]["name"]
-    if stage not in STAGES:
-        raise SystemExit(f"{run} is a run of the recipe {stage}, not of {' or '.join(STAGES)}")
+    name = next((name for name, stages in STAGES.items() if stage in stages), None)
+    if name is None:
+        known = ", ".join(stage for stages in STAGES.values() for stage in stages)
+        raise SystemExit(f"{run} is a run of the recipe {stage}, not of one of {known}")
     recipe = load_recipe(stage).model_dump(mode="json")
-    for section, key in (("teacher", "model"), ("output", "folder")):  # places of the machine
+    for section, key in _PLACES:
         was, now = results["recipe"][section][key], recipe[section][key]
         results["recipe"][section][key] = now
-        results["command"] = _exchanged(results["command"], was, now)
+        if was is not None:
+            results["command"] = _exchanged(results["command"], was, now)
     if changed := {k: v for k, v in results["recipe"].items() if v != recipe[k]}:
         raise SystemExit(f"the run was not made by the recipe {stage} as it is now: {changed}")
-    for later in STAGES[STAGES.index(stage) :]:
+    for later in STAGES[name][STAGES[name].index(stage) :]:
         shutil.rmtree(HERE / later, ignore_errors=True)
     (HERE / stage).mkdir()
     shutil.copy(run / "log.jsonl", HERE / stage)
     _write_json(HERE / stage / "results.json", results)
-    shutil.rmtree(VAE, ignore_errors=True)
-    shutil.copytree(run / "model", VAE)
-    for path in VAE.rglob("*.safetensors"):
-        halve(path)
+    folder = PACKAGE / name
+    shutil.rmtree(folder, ignore_errors=True)
+    if recipe["decoder"]["model"] is None:  # the model carries its backbones
+        shutil.copytree(run / "model", folder)
+        for path in folder.rglob("*.safetensors"):
+            halve(path)
+        return
+    named = {which: recipe[which]["model"] for which in ("encoder", "decoder")}
+    model = LlaMaVAE.from_pretrained(run / "model", **named)
+    model.card = model.default_prior = None  # both are made anew
+    model.save_pretrained(folder, int8=True)
+
+
+_PLACES = (
+    *(("encoder", "model"), ("decoder", "model"), ("teacher", "model")),
+    ("output", "folder"),
+)
+"""Settings that hold a place of the machine."""
 
 
 def _exchanged(command: str, was: str, now: str) -> str:
@@ -95,7 +146,7 @@ def halve(path: Path) -> None:
     save_file(weights, path, metadata)
 
 
-def fit_mixture(vae: LlaMaVAE) -> None:
+def fit_mixture(vae: LlaMaVAE, name: str) -> None:
     """Fit the default prior, a mixture, to the codes of the corpora's sentences."""
     texts = {
         split: [
@@ -108,52 +159,70 @@ def fit_mixture(vae: LlaMaVAE) -> None:
     train, valid = (aggregate_posterior(vae, t, NOISE, progress=True) for t in texts.values())
     prior = fit_prior(train, "mixture", valid=valid, vae=vae, progress=True)
     prior.report |= {"corpus": ", ".join(MIXED), "noise": NOISE}
-    prior.save(VAE / DEFAULT)
+    prior.save(PACKAGE / name / DEFAULT)
 
 
-def define(vae: LlaMaVAE) -> None:
-    """Fit the flow from words to definitions, on WordNet's pairs."""
+def define(vae: LlaMaVAE, name: str) -> None:
+    """Fit the flow from words to definitions, on WordNet's pairs; half precision is shipped.
+
+    Args:
+        vae: The VAE.
+        name: Its name in `FLOWS`; the result goes into the package as `<name>-definitions`.
+    """
     assert vae.encoder is not None
+    settings = FLOWS[name]
     condition = EncoderCondition(vae.encoder)
+    if settings.encoder is not None:
+        condition = EncoderCondition.load(settings.encoder, pooling="mean")
     rows = load_corpus("wordnet-pairs", "train", max_words=16)
-    pairs = make_pairs(rows, condition)
+    pairs = make_pairs(rows, condition, context=settings.context, also_alone=True)
     torch.manual_seed(0)
-    cvae = InvertibleCVAE.build(vae, condition, **FLOW)
-    vocabulary = list(dict.fromkeys(rows["word"]))
-    fit = cvae.fit(pairs, vocabulary=vocabulary, noise=NOISE, fitting=Fitting(**FIT))
+    cvae = InvertibleCVAE.build(vae, condition, **settings.flow)
+    fit = cvae.fit(
+        pairs,
+        vocabulary=list(dict.fromkeys(rows["word"])),
+        noise=settings.noise,
+        fitting=Fitting(**settings.fit),
+    )
     print(f"held-out NLL {fit.nll:.4f} nats per dimension; beside it {fit.references}")
-    shutil.rmtree(DEFINITIONS, ignore_errors=True)
-    cvae.save_pretrained(DEFINITIONS)
+    folder = PACKAGE / f"{name}-definitions"
+    shutil.rmtree(folder, ignore_errors=True)
+    cvae.save_pretrained(folder, half=True)
 
 
-def measured(sts: Path) -> dict[str, Any]:
-    """All measures of both models."""
-    found: dict[str, Any] = measure_vae(LlaMaVAE.from_pretrained("mini"), sts)
-    if DEFINITIONS.is_dir():
-        cvae = InvertibleCVAE.from_pretrained("mini-definitions")
+def measured(name: str, sts: Path) -> dict[str, Any]:
+    """All measures of a model, and of its model of definitions."""
+    vae = LlaMaVAE.from_pretrained(name)
+    found = measure_vae(vae, sts) if name == "mini" else measure_small(vae, sts)
+    if (PACKAGE / f"{name}-definitions").is_dir():
+        cvae = InvertibleCVAE.from_pretrained(f"{name}-definitions", vae)
         found["definitions"] = measure_definitions(cvae)
     return found
 
 
-def measure(sts: Path) -> None:
-    """Write measures.json and the model cards."""
-    found = measured(sts)
-    _write_json(MEASURES, found)
-    places = [HERE / stage / "results.json" for stage in STAGES]
+def measure(name: str, sts: Path) -> None:
+    """Write the measures and the model cards."""
+    found = measured(name, sts)
+    _write_json(HERE / f"{name}.json", found)
+    places = [HERE / stage / "results.json" for stage in STAGES[name]]
     runs = [json.loads(place.read_text(encoding="utf-8")) for place in places if place.is_file()]
-    (VAE / "README.md").write_text(vae_card(found, runs), encoding="utf-8")
+    card = vae_card(found, runs) if name == "mini" else small_card(found, runs)
+    (PACKAGE / name / "README.md").write_text(card, encoding="utf-8")
     if "definitions" in found:
-        settings = {**FLOW, "noise": NOISE, **FIT, "seed": 0}
-        (DEFINITIONS / "README.md").write_text(definitions_card(found, settings), encoding="utf-8")
+        how = FLOWS[name]
+        settings = {**how.flow, "noise": how.noise, **how.fit, "seed": 0}
+        card = definitions_card(found, settings, name)
+        (PACKAGE / f"{name}-definitions" / "README.md").write_text(card, encoding="utf-8")
 
 
 def _write_json(path: Path, values: dict[str, Any]) -> None:
     path.write_text(json.dumps(values, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def check(sts: Path) -> int:
-    """Measure again and say what differs from measures.json; the number of differences."""
-    differences: Iterable[str] = compare(json.loads(MEASURES.read_text("utf-8")), measured(sts))
+def check(name: str, sts: Path) -> int:
+    """Measure again and say what differs from the measures; the number of differences."""
+    before = json.loads((HERE / f"{name}.json").read_text("utf-8"))
+    differences: Iterable[str] = compare(before, measured(name, sts))
     count = 0
     for count, line in enumerate(differences, 1):  # noqa: B007
         print(line)
@@ -166,20 +235,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     steps = parser.add_subparsers(dest="step", required=True)
     steps.add_parser("ship").add_argument("run", type=Path)
-    steps.add_parser("define")
-    for name in ("measure", "check"):
-        steps.add_parser(name).add_argument("--sts", type=Path, required=True)
+    for step in ("prior", "define", "measure", "check"):
+        options = steps.add_parser(step)
+        options.add_argument("name", choices=STAGES)
+        if step in ("measure", "check"):
+            options.add_argument("--sts", type=Path, required=True)
     given = parser.parse_args()
     if given.step == "ship":
         ship(given.run)
+    elif given.step == "prior":
+        fit_mixture(LlaMaVAE.from_pretrained(given.name), given.name)
     elif given.step == "define":
-        vae = LlaMaVAE.from_pretrained("mini")
-        fit_mixture(vae)
-        define(vae)
+        define(LlaMaVAE.from_pretrained(given.name), given.name)
     elif given.step == "measure":
-        measure(given.sts)
+        measure(given.name, given.sts)
     else:
-        sys.exit(min(check(given.sts), 1))
+        sys.exit(min(check(given.name, given.sts), 1))
 
 
 if __name__ == "__main__":

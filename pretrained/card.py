@@ -1,4 +1,4 @@
-"""Model cards of `mini` and `mini-definitions`, written from their measures."""
+"""Model cards of the models that come with the library, written from their measures."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def vae_card(found: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> str
     """README.md of `mini`.
 
     Args:
-        found: Contents of measures.json.
+        found: Contents of the file of measures.
         runs: results.json of the training runs, each of which goes on with the model before.
     """
     run = runs[0]
@@ -53,7 +53,7 @@ def vae_card(found: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> str
         "mean. Control: each sentence gets the point of another. Intervals are 95 % bootstrap "
         "intervals over sentences; the test sentences were never trained on. Perplexity, bits per "
         "byte and IW-NLL are bounds from 50 points a sentence, which is loose at this KL: the true "
-        "values are lower. Recompute with `python -m pretrained.build check --sts FILE`.",
+        "values are lower. Recompute with `python -m pretrained.build check mini --sts FILE`.",
         *(
             f"### {title}\n\n{_table(rows)}"
             for title, rows in [*found["corpora"].items(), ("Similarity (STS-B dev)", found["sts"])]
@@ -74,6 +74,65 @@ def vae_card(found: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> str
     return "\n\n".join(sections) + "\n"
 
 
+def small_card(found: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> str:
+    """README.md of `small`.
+
+    Args:
+        found: Contents of the file of measures.
+        runs: results.json of the training runs, each of which continues the model before.
+    """
+    run = runs[0]
+    recipe = run["recipe"]
+    written = [f"- {text}\n  - {again}" for text, again in found["reconstructions"].items()]
+    sections = [
+        "---\nlibrary_name: llamavae\nlicense: apache-2.0\nlanguage: en\n"
+        "tags: [sentence-vae, controllable-generation]\n---",
+        "# small: open-domain English behind a frozen SmolLM2-135M",
+        f"A sentence becomes a latent code of {recipe['latent']['dim']} numbers, and every code "
+        "becomes a sentence. The encoder is all-MiniLM-L6-v2 with LoRA and attention pooling. The "
+        "decoder is SmolLM2-135M-Instruct, a LLaMA, and is frozen whole: z reaches it as keys and "
+        "values in every layer. Only what was trained is in this folder, as 8-bit integers; "
+        "`llamavae models get small` fetches the two backbones.",
+        '```python\nfrom llamavae import LlaMaVAE\n\nmodel = LlaMaVAE.from_pretrained("small")\n'
+        'text = "milk is a kind of food"\nmodel.reconstruct(text)\n'
+        "model.reconstruct(text, refine=10)\n```",
+        "## Data and licences",
+        f"{run['sentences']:,} sentences: definitions and examples of WordNet (at most 16 words), "
+        "words of WordNet, the training lines of the published split of WorldTree (arXiv "
+        "2311.08579; at most 20 words), and sentences of the grammar `factors`.\n\n"
+        f"{_NOTICES}\n\nThe backbones, which are not in the files, are Apache-2.0 each.",
+        "## How it was made",
+        f"By the {'; then the '.join(map(_stage, runs))}; with PyTorch {run['torch']}. The "
+        "default prior, a Gaussian mixture, was fitted to codes of training sentences. `make small`"
+        " repeats it; the logs of the runs are in the source, pretrained/.",
+        "## Measures",
+        "On held-out sentences, free-running and greedy from the posterior mean. Control: each "
+        "sentence gets the code of another. Intervals are 95 % bootstrap intervals over sentences. "
+        "*10 steps* and *20 steps*: codes refined by that many gradient steps on each sentence "
+        "(`refine=10`). WorldTree: test lines of the published split that are not among the "
+        "training lines; BLEU-1 is that of the published tables. Recompute with "
+        "`python -m pretrained.build check small --sts FILE`.",
+        *(
+            f"### {title}\n\n{_table(rows)}"
+            for title, rows in [*found["corpora"].items(), ("Similarity (STS-B dev)", found["sts"])]
+        ),
+        "## Ten test sentences and their reconstructions by the encoder alone, unedited",
+        "\n".join(written),
+        "## Fifty samples from the default prior, unedited",
+        "Seed 0, decoded greedily: `llamavae sample 50 --model small --seed 0`.",
+        _numbered(found["samples"]),
+        "## Fifty samples from N(0, I), unedited",
+        "Seed 0, decoded greedily: `llamavae sample 50 --model small --prior standard --seed 0`.",
+        _numbered(found["standard samples"]),
+        "## Limits",
+        "Long sentences, names and numbers come back as something else unless their codes are "
+        "refined. It writes wrong facts: a definition is what the space holds at that code, not "
+        "what is true. Nothing was done against bias or offensive words in the data or the "
+        "backbones.",
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
 def _stage(run: Mapping[str, Any]) -> str:
     """Recipe, size, time and machine of a run."""
     recipe, hours, machine = run["recipe"], run["seconds"] / 3600, run["machine"]
@@ -87,12 +146,13 @@ def _stage(run: Mapping[str, Any]) -> str:
     )
 
 
-def definitions_card(found: Mapping[str, Any], fit: Mapping[str, Any]) -> str:
-    """README.md of `mini-definitions`.
+def definitions_card(found: Mapping[str, Any], fit: Mapping[str, Any], name: str = "mini") -> str:
+    """README.md of a model of definitions.
 
     Args:
-        found: Contents of measures.json.
+        found: Contents of the file of measures.
         fit: Settings of the fit.
+        name: Name of its VAE.
     """
     measured = found["definitions"]
     examples = "\n".join(f"- **{word}**: {text}" for word, text in measured["examples"].items())
@@ -101,14 +161,16 @@ def definitions_card(found: Mapping[str, Any], fit: Mapping[str, Any]) -> str:
     sections = [
         "---\nlibrary_name: llamavae\nlicense: apache-2.0\nlanguage: en\n"
         "tags: [definition-modelling, reverse-dictionary]\n---",
-        "# mini-definitions: from a word to its definition and back",
-        "An invertible CVAE on `mini`. The condition is mini's own sentence vector of the word.",
+        f"# {name}-definitions: from a word to its definition and back",
+        f"An invertible CVAE on `{name}`. The condition is the vector that {name}'s own sentence "
+        "encoder gives the word.",
         "```python\nfrom llamavae import InvertibleCVAE\n\nmodel = InvertibleCVAE.from_pretrained("
-        '"mini-definitions")\nmodel.generate(["robin"])\n```',
+        f'"{name}-definitions")\nmodel.generate(["robin"])\n```',
         "## Data and licences",
         _NOTICES,
         "## How it was made",
-        f"`python -m pretrained.build define`: WordNet's words and definitions, {settings}.",
+        f"`python -m pretrained.build define {name}`: WordNet's words and definitions, {settings}; "
+        "the weights are stored in float16.",
         "Held-out NLL in nats per dimension, lower is better: "
         + ", ".join(f"{name} {value:.4f}" for name, value in nlls.items())
         + ".",
@@ -121,7 +183,7 @@ def definitions_card(found: Mapping[str, Any], fit: Mapping[str, Any]) -> str:
         "## What it writes for the first twenty held-out words, unedited",
         examples,
         "## Limits",
-        "Those of `mini`. Most of its definitions are of the right kind of thing at best.",
+        f"Those of `{name}`. Most of its definitions are of the right kind of thing at best.",
     ]
     return "\n\n".join(sections) + "\n"
 

@@ -1,7 +1,8 @@
-"""The measures on the cards of `mini` and `mini-definitions`."""
+"""The measures on the cards of the models that come with the library."""
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 
 from llamavae import InvertibleCVAE, LlaMaVAE
 from llamavae.corpora import load_corpus
+from llamavae.corpora.splits import fold
 from llamavae.evaluation.definitions import distinct_n, score_definitions
 from llamavae.evaluation.evaluator import EvaluationData
 from llamavae.evaluation.registry import evaluator
@@ -53,6 +55,53 @@ def measure_vae(vae: LlaMaVAE, sts: Path) -> dict[str, Any]:
     return found
 
 
+def measure_small(vae: LlaMaVAE, sts: Path) -> dict[str, Any]:
+    """Held-out measures of `small` by corpus, with and without refined codes, and what it writes.
+
+    The WorldTree sentences are test lines of the published split that no training line equals,
+    whatever their case and white space.
+
+    Args:
+        vae: The model.
+        sts: The development part of the STS benchmark.
+    """
+    found: dict[str, Any] = {"corpora": {}}
+    for title, name in CORPORA.items():
+        texts = _unseen(name)
+        data = EvaluationData(texts, seed=SEED, progress=True)
+        rows: list[dict[str, Any]] = []
+        for kind, shown, settings in (
+            ("reconstruction", ("BLEU", "BLEU-1", "exact match", "encoder cosine"), {}),
+            ("usage", ("active units", "KL"), {}),
+            ("amortisation", _REFINED, {"steps": (10, 20), "sentences": len(texts)}),
+        ):
+            evaluation = evaluator(kind, **settings)(vae, data)
+            groups = kind == "amortisation"
+            rows += [
+                row | ({"measure": f"{row['measure']}, {row['group']}"} if groups else {})
+                for row in evaluation.rows
+                if row["measure"] in shown and bool(row["group"]) == groups
+            ]
+        found["corpora"][title] = rows
+    found["sts"] = evaluator("sts", files={"stsb": sts})(vae, EvaluationData(["a", "b"])).rows
+    found["samples"] = vae.sample(SAMPLES, seed=SEED)
+    found["standard samples"] = vae.sample(SAMPLES, "standard", seed=SEED)
+    found["reconstructions"] = dict(zip(texts[:10], vae.reconstruct(texts[:10]), strict=True))
+    return found
+
+
+_REFINED = ("exact match", "BLEU", "exact match after noise", "code norm", "processor seconds")
+_UNSEEN = 300
+
+
+def _unseen(name: str) -> list[str]:
+    """Test sentences of a corpus that are not in its training set."""
+    seen = {fold(text) for text in load_corpus(name, "train")["text"]}
+    rows = load_corpus(name, "test", max_words=_WORDS if name == "wordnet" else None)
+    texts = list(dict.fromkeys(text for text in rows["text"] if fold(text) not in seen))
+    return sorted(random.Random(SEED).sample(texts, min(_UNSEEN, len(texts))))
+
+
 def measure_definitions(cvae: InvertibleCVAE) -> dict[str, Any]:
     """Scores of definitions and ranks of words, on held-out definitions of WordNet."""
     rows = load_corpus("wordnet-pairs", "test", max_words=_WORDS, limit=5000, seed=SEED)
@@ -60,6 +109,8 @@ def measure_definitions(cvae: InvertibleCVAE) -> dict[str, Any]:
     words, texts = list(known), list(known.values())
     written = cvae.generate(words[:DEFINED], 1, 0.0)
     scores = score_definitions(written, texts[:DEFINED], words[:DEFINED], encoder=cvae.vae.encoder)
+    for row in scores:
+        row.pop("items", None)  # of 500 words each
     z = cvae.vae.encode(texts[:RANKED]).mean
     scored = cvae.scores(z, cvae.condition.vectors(words))
     ranks = rank_of_truth(scored, torch.arange(len(z)))

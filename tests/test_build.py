@@ -82,7 +82,7 @@ def test_the_card_of_two_runs() -> None:
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A finished run, and empty places to ship it to."""
     monkeypatch.setattr(build, "HERE", tmp_path / "pretrained")
-    monkeypatch.setattr(build, "VAE", tmp_path / "package" / "mini")
+    monkeypatch.setattr(build, "PACKAGE", tmp_path / "package")
     (tmp_path / "pretrained").mkdir()
     folder = tmp_path / "a run"
     tiny.vae(embed_backbones=True).save_pretrained(folder / "model")
@@ -105,10 +105,12 @@ def test_ship(run: Path) -> None:
     found, recipe = read("mini-vae"), load_recipe("mini-vae").model_dump(mode="json")
     assert found["recipe"] == recipe
     assert found["seconds"] == 5400.0
-    shipped, trained = (load_file(x / "model.safetensors") for x in (build.VAE, run / "model"))
+    shipped, trained = (
+        load_file(x / "model.safetensors") for x in (build.PACKAGE / "mini", run / "model")
+    )
     assert {v.dtype for v in shipped.values()} == {torch.bfloat16}
     assert all(torch.equal(v, trained[name].bfloat16()) for name, v in shipped.items())
-    assert len(LlaMaVAE.from_pretrained(build.VAE).sample(2)) == 2
+    assert len(LlaMaVAE.from_pretrained(build.PACKAGE / "mini").sample(2)) == 2
 
 
 def test_the_command_is_the_recorded_one_without_places_of_the_machine(run: Path) -> None:

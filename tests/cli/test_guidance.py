@@ -100,6 +100,33 @@ def test_define_in_a_context(fit, run):
     assert alone.exit_code == inside.exit_code == 0
 
 
+def test_define_shows_the_best_of_several_draws(fit, run):
+    options = ("define", "dog", "river", "--model", fit(), "--seed", "1", "--json")
+    result = run(*options, "-n", "2", "--draws", "5")
+    rows = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [row["word"] for row in rows] == ["dog", "dog", "river", "river"]
+    assert run(*options, "-n", "2", "--draws", "5").stdout == result.stdout
+    wrong = run(*options, "-n", "2", "--draws", "1")
+    assert wrong.exit_code == 2
+    assert "at least as many draws as texts, 2" in wrong.stderr
+
+
+def test_a_fit_with_contexts_has_each_word_both_ways(folder, run, tmp_path):
+    rows = [json.loads(line) for line in (folder / "rows.jsonl").read_text().splitlines()]
+    for i, row in enumerate(rows):
+        row["sentence"] = f"here is {row['word']} now" if i % 2 else None
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    result = run(
+        *("fit-condition", "--model", str(folder / "vae"), "--steps", "5", "--split", "all"),
+        *("--corpus", str(tmp_path / "rows.jsonl"), "--context", "sentence"),
+        *("-o", str(tmp_path / "new")),
+    )
+    assert result.exit_code == 0, result.stderr
+    assert f"{len(rows) + len(rows) // 2} pairs" in result.stderr
+    words = (tmp_path / "new" / "vocabulary.txt").read_text().splitlines()
+    assert set(words) == {row["word"] for row in rows}  # without sentences
+
+
 def test_guide_by_labels(fit, run):
     guided = fit("--labels", "size")
     result = run("guide", "size=short", "size=long", "--model", guided, "-n", "2", "--json")

@@ -111,6 +111,30 @@ def test_definitions(folder, run, tmp_path):
     result = run(*command(folder, "definitions", tmp_path, "--cvae-steps", "2"))
     assert result.exit_code == 0, result.stderr
     assert "reconstruction (ceiling)" in result.stdout
+    assert "differences from the nearest neighbour" in result.stderr
+    with (tmp_path / "differences.csv").open(encoding="utf-8") as file:
+        tests = list(csv.DictReader(file))
+    assert {row["measure"] for row in tests} >= {"sense-BLEU", "lemma-BLEU", "encoder cosine"}
+    assert {row["against"] for row in tests} == {"nearest neighbour"}
+    assert all(0 < float(row["p"]) <= 1 for row in tests)
+    assert "items" not in (tmp_path / "scores.csv").read_text().splitlines()[0]
+
+
+def test_definitions_of_words_in_sentences_by_several_draws(folder, run, tmp_path):
+    rows = [json.loads(line) for line in (folder / "pairs.jsonl").read_text().splitlines()]
+    rows = [{**row, "sentence": f"look, {row['word']}!"} for row in rows]
+    corpus = tmp_path / "sentences.jsonl"
+    corpus.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    options = ("--corpus", str(corpus), "--context", "sentence", "--cvae-steps", "2")
+    asked = ("--draws", "3", "--spread", "0.5")
+    result = run(*command(folder, "definitions", tmp_path / "out", *options, *asked))
+    assert result.exit_code == 0, result.stderr
+    settings = json.loads((tmp_path / "out" / "study.json").read_text())["settings"]
+    assert (settings["draws"], settings["context"]) == (3, "sentence")
+    wrong = run(*command(folder, "definitions", tmp_path / "none", "--draws", "3"))
+    assert wrong.exit_code == 2
+    assert "--spread above 0" in wrong.stderr
+    assert not (tmp_path / "none" / "models").exists()
 
 
 def test_an_unknown_flow_is_refused(folder, run, tmp_path):

@@ -131,7 +131,8 @@ def test_table_without_models():
     assert rows["lemma-BLEU"]["value"] == lemma_bleu(WRITTEN, REFERENCES, LEMMAS)
     assert rows["BLEU"]["value"] == reconstruction_bleu(WRITTEN, REFERENCES)
     for name, row in rows.items():
-        assert list(row) == ["measure", "value", "shuffled", "unit", "direction", "n"]
+        shown = ["measure", "value", "shuffled", "unit", "direction", "n"]
+        assert list(row) == shown + ["items"] * (name != "BLEU")
         assert (row["unit"], row["direction"]) == (SCORES[name].unit, SCORES[name].direction)
         assert row["n"] == 5
     assert rows_of(WRITTEN) == rows
@@ -149,6 +150,10 @@ def test_table_with_models(tmp_path):
     mover = similarity.mover_score(WRITTEN, REFERENCES, tiny.encoder("bert"))
     assert rows["MoverScore"]["value"] == pytest.approx(mover)
     assert rows["BLEURT"]["value"] == similarity.bleurt(WRITTEN, REFERENCES, bleurt)
+    for name, row in rows.items():
+        if name != "BLEU":  # all others are means
+            assert len(row["items"]) == row["n"]
+            assert sum(row["items"]) / row["n"] == pytest.approx(row["value"])
     assert all(row["value"] != row["shuffled"] for row in rows.values())
 
 

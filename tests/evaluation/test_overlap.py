@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import warnings
+
 import pytest
 import sacrebleu
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from nltk.translate.bleu_score import sentence_bleu
 
-from llamavae.evaluation.overlap import bleu_counts, bleu_of_counts, rouge, token_f1
+from llamavae.evaluation.overlap import bleu_1, bleu_counts, bleu_of_counts, rouge, token_f1
 
 TEXTS = st.lists(st.sampled_from(["a", "b", "c,", "d."]), max_size=7).map(" ".join)
 PAIRS = st.lists(st.tuples(TEXTS, TEXTS), min_size=1, max_size=5)
@@ -32,6 +35,15 @@ def test_bleu_tokenises_as_sacrebleu_does():
     references = ["It's $3,50 isn't it ?", 'a "dog" - 1-2', "x", "größe (10 %)."]
     expected = sacrebleu.corpus_bleu(written, [references]).score
     assert bleu_of_counts(bleu_counts(written, references)) == expected
+
+
+@given(TEXTS, TEXTS.filter(bool))
+def test_bleu_1_is_nltks(text, reference):
+    words = text.split(), reference.split()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # nltk warns where there is no overlap
+        expected = sentence_bleu([words[1]], words[0], weights=(1, 0, 0, 0))
+    assert bleu_1(text, reference) == pytest.approx(expected, abs=1e-12)
 
 
 # ------------------------------------------------------------------------------- words

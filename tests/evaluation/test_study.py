@@ -9,15 +9,23 @@ import torch
 from datasets import Dataset
 from tests import tiny
 
+from llamavae.baselines import NearestNeighbour
 from llamavae.errors import UserError
-from llamavae.evaluation.study import definition_task, study_definitions, study_flows
+from llamavae.evaluation import similarity
+from llamavae.evaluation.study import (
+    definition_task,
+    differences,
+    study_definitions,
+    study_flows,
+)
 from llamavae.flows import Fitting, flow_names
 from llamavae.flows.fitting import _Run
 from llamavae.guidance import EncoderCondition, InvertibleCVAE
 
 SYSTEMS = (
     *("invertible CVAE (glow)", "linear-gaussian", "gaussian (no condition)"),
-    *("nearest neighbour", "prompted decoder", "CVAE", "reconstruction (ceiling)"),
+    *("nearest neighbour", "nearest neighbour, reconstructed", "prompted decoder", "CVAE"),
+    "reconstruction (ceiling)",
 )
 FITTING = Fitting(steps=3, every=3, batch_size=16)
 
@@ -125,6 +133,12 @@ def test_systems_are_compared(task):
         row = next(r for r in found if r["system"] == system and r["measure"] == "encoder cosine")
         assert row["n"] == 4
         assert "shuffled" in row
+    cosine = {r["system"]: r["value"] for r in found if r["measure"] == "encoder cosine"}
+    copied = NearestNeighbour(task.condition, task.train).generate(task.asked[: task.texts])
+    through = similarity.encoder_cosine(
+        task.vae.reconstruct(copied), task.test.texts[: task.texts], task.vae.encoder
+    )
+    assert cosine["nearest neighbour, reconstructed"] == pytest.approx(through, abs=1e-6)
     nearest = {r["measure"] for r in found if r["system"] == "nearest neighbour"}
     assert "median rank" not in nearest  # it has no density
 
@@ -193,3 +207,83 @@ def test_flows_are_fitted_to_as_much_noise_as_the_task_says(task):
         return next(row["value"] for row in found if row["measure"] == "held-out NLL")
 
     assert nll(0.0) < nll(1.0) < nll(2.0)  # wider data has a lower density
+
+
+@pytest.fixture(scope="module")
+def in_sentences(splits, task):
+    """The same words, every second of them in a sentence; one word has it in its second row."""
+
+    def with_contexts(data: Dataset) -> Dataset:
+        sentences = [f"we saw {w} there" if i % 2 else None for i, w in enumerate(data["word"])]
+        return data.add_column("sentence", sentences)  # type: ignore[call-arg]
+
+    data = {name: with_contexts(part) for name, part in splits.items()}
+    return definition_task(task.vae, task.condition, data, context="sentence", texts=4)
+
+
+def test_words_are_asked_in_their_sentences(in_sentences, task):
+    assert all(sentence == f"we saw {word} there" for word, sentence in in_sentences.asked)
+    assert in_sentences.words == [word for word, _ in in_sentences.asked]
+    assert len(set(in_sentences.words)) == len(in_sentences.words)
+    assert set(in_sentences.words) < set(task.words) | {"w60"}  # the others have no sentence
+    c = task.condition.vectors(in_sentences.asked)
+    torch.testing.assert_close(in_sentences.test.conditions, c, atol=1e-5, rtol=1e-5)
+    alone, inside = ("w1", "w1: we saw w1 there")
+    assert {alone, inside} <= set(in_sentences.train.names)  # training has both
+    assert len(in_sentences.train) == 40 + 20
+
+
+def test_all_systems_are_asked_the_same(in_sentences):
+    found = study_definitions(in_sentences, FITTING, cvae_steps=2)
+    assert {row["system"] for row in found} == set(SYSTEMS)
+    assert in_sentences.senses.keys() >= set(in_sentences.words)  # of the word, not of a sentence
+
+
+def test_several_draws_for_each_word(task):
+    with pytest.raises(UserError, match="all 3 draws are the centre"):
+        replace(task, draws=3)
+    drawn = replace(task, draws=3, spread=1.0)
+    done = [f"{name}/0" for name in SYSTEMS if name not in (*SYSTEMS[:1], "nearest neighbour")]
+    found = study_definitions(drawn, FITTING, done=done)
+    assert {row["system"] for row in found} == {SYSTEMS[0], "nearest neighbour"}
+    again = study_definitions(drawn, FITTING, done=done)
+    times = ("fit time", "sampling time")
+    assert [row for row in again if row["measure"] not in times] == [
+        row for row in found if row["measure"] not in times
+    ]
+
+
+def test_differences_are_of_the_same_items():
+    def row(system, measure, items, seed=0):
+        value = sum(items) / len(items)
+        return {
+            "system": system,
+            "seed": seed,
+            "measure": measure,
+            "value": value,
+            "items": items,
+        }
+
+    base = [0.1, 0.4, 0.3, 0.2] * 20
+    better = [value + 0.1 for value in base]
+    found = differences(
+        [
+            row("flow", "sense-BLEU", better),
+            row("flow", "MoverScore", base[::-1]),
+            row("nearest neighbour", "sense-BLEU", base),
+            row("nearest neighbour", "MoverScore", base),
+            row("flow", "sense-BLEU", base, seed=1),  # the other one was not run with this seed
+            {"system": "flow", "seed": 0, "measure": "BLEU", "value": 3.0},
+        ]
+    )
+    assert [(r["system"], r["measure"]) for r in found] == [
+        ("flow", "sense-BLEU"),
+        ("flow", "MoverScore"),
+    ]
+    clear, none = found
+    assert clear["difference"] == pytest.approx(0.1)
+    assert clear["low"] == pytest.approx(clear["high"]) == pytest.approx(0.1)
+    assert clear["p"] < 0.01
+    assert none["difference"] == pytest.approx(0)
+    assert none["p"] > 0.9
+    assert differences([]) == []

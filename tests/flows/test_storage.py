@@ -97,3 +97,25 @@ def test_missing_weights(saved):
     rewrite(saved, lambda tensors: tensors.pop("affine.weight"))
     with pytest.raises(UserError, match=r"damaged.*affine\.weight"):
         load_flow(saved)
+
+
+@torch.no_grad()
+def test_half_a_file_is_nearly_the_same_flow(tmp_path):
+    flow = random_flow("glow", 3, 4).float()
+    for name, half in (("whole", False), ("half", True)):
+        save_flow(flow, tmp_path / name, half)
+    assert load_file(tmp_path / "half")["affine.weight"].dtype == torch.float16
+    again = load_flow(tmp_path / "half")
+    assert again.affine.weight.dtype == torch.float32
+    x, c = torch.randn(5, 3), torch.randn(5, 4)
+    torch.testing.assert_close(again(c).log_prob(x), flow(c).log_prob(x), atol=0.1, rtol=0.02)
+    p = again(c)
+    torch.testing.assert_close(p.transform.inv(p.transform(x)), x, atol=1e-3, rtol=1e-3)
+
+
+def test_weights_that_float16_cannot_hold(tmp_path):
+    flow = random_flow("glow", 2, 3)
+    flow.affine.shift.data.fill_(1e6)
+    with pytest.raises(UserError, match=r"too large for float16.*affine\.shift"):
+        save_flow(flow, tmp_path / "flow.safetensors", half=True)
+    assert not (tmp_path / "flow.safetensors").exists()

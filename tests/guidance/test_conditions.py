@@ -101,8 +101,9 @@ def test_a_word_in_its_context(encoder):
     asked = [("bank", "she swam to the bank"), ("bank", None), "bank", ["bank", None]]
     assert condition.text(asked[0]) == "bank: she swam to the bank"
     c = condition.vectors(asked)
-    expected = encoder.encode(["bank: she swam to the bank", "bank", "bank", "bank"])
-    torch.testing.assert_close(c, expected)
+    word, there = encoder.encode(["bank", "bank: she swam to the bank"])
+    torch.testing.assert_close(c[0], 0.75 * word + 0.25 * there)
+    torch.testing.assert_close(c[1:], word.expand(3, -1))
 
 
 @pytest.mark.parametrize("asked", [7, "", "  ", ("bank",), ("a", "b", "c"), (None, "b"), ("a", 1)])
@@ -314,3 +315,29 @@ def test_what_are_no_conditions(asked, message):
 def test_no_numbers():
     with pytest.raises(UserError, match="at least 1 number"):
         MatrixCondition(0)
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.5, 1.0])
+def test_the_weight_of_the_context_is_kept_with_the_condition(weight):
+    encoder = SentenceEncoder.load(tiny.encoder("bert-mean"), pooling="mean")
+    condition = EncoderCondition(encoder, context_weight=weight)
+    again = load_condition(condition.settings(), encoder)
+    asked = [("bank", "she swam to the bank")]
+    word, there = encoder.encode(["bank", "bank: she swam to the bank"])
+    expected = ((1 - weight) * word + weight * there)[None]
+    for one in (condition, again):
+        torch.testing.assert_close(one.vectors(asked), expected)
+
+
+def test_settings_without_a_weight_mean_the_vector_in_the_context_alone():
+    encoder = SentenceEncoder.load(tiny.encoder("bert-mean"), pooling="mean")
+    settings = EncoderCondition(encoder).settings()
+    del settings["context_weight"]
+    assert load_condition(settings, encoder).settings()["context_weight"] == 1
+
+
+@pytest.mark.parametrize("weight", [-0.1, 1.1, float("nan")])
+def test_a_bad_weight_of_the_context_is_refused(weight):
+    encoder = SentenceEncoder.load(tiny.encoder("bert-mean"), pooling="mean")
+    with pytest.raises(UserError, match="context_weight must be from 0 to 1"):
+        EncoderCondition(encoder, context_weight=weight)

@@ -73,6 +73,17 @@ def test_words_in_their_context(data, encoder):
     torch.testing.assert_close(pairs.conditions, condition.vectors(asked))
 
 
+def test_words_in_their_context_and_alone(data, encoder):
+    condition = EncoderCondition(encoder)
+    once = make_pairs(data, condition, context="context")
+    both = make_pairs(data, condition, context="context", also_alone=True)
+    assert both.texts == [*once.texts, "a lamp", "a slope"]
+    assert both.names == [*once.names, "glim", "bank"]
+    torch.testing.assert_close(both.conditions[5:], condition.vectors(["glim", "bank"]))
+    alone = make_pairs(data, condition, also_alone=True)
+    assert alone.names == ROWS["word"]  # there is nothing but the word
+
+
 def test_words_without_a_vector_are_left_out(data, words, caplog):
     with caplog.at_level(logging.WARNING):
         pairs = make_pairs(data, words)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -54,7 +54,11 @@ class ConditionOptions(PairOptions):
         str, typer.Option(help="Column with the words, for the encoder or a file of word vectors.")
     ] = "word"
     context: Annotated[
-        str | None, typer.Option(help="Column with the sentence around each word.")
+        str | None,
+        typer.Option(
+            help="Column with the sentence around each word, or nothing. The model learns such a "
+            "word both ways, alone and in its sentence."
+        ),
     ] = None
     labels: Annotated[
         str | None, typer.Option(help="Columns of labels, divided by commas, as the condition.")
@@ -82,7 +86,14 @@ class ConditionOptions(PairOptions):
             raise UserError(f"a model has one condition; got {names}")
         data = self.rows(None if self.split == "all" else self.split, self.limit)
         condition, vectors = self._condition(vae, data)
-        pairs = make_pairs(data, condition, word=self.word, context=self.context, vectors=vectors)
+        pairs = make_pairs(
+            data,
+            condition,
+            word=self.word,
+            context=self.context,
+            also_alone=True,
+            vectors=vectors,
+        )
         if self.vectors is not None:
             words: list[str] = []  # vectors of the user's own have no words
         elif self.context is None:
@@ -268,10 +279,27 @@ class Drawing:
         ),
     ] = 0.7
     seed: Annotated[int | None, typer.Option(min=0, help="Make draws repeatable.")] = None
+    draws: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Codes that are drawn and decoded for each condition, at least -n; the best texts "
+            "are shown, by p(z|c) of the text and its agreement with the others. Default: -n "
+            "codes, unranked.",
+        ),
+    ] = None
 
     def texts(self, cvae: InvertibleCVAE, asked: Sequence[Any]) -> Iterator[tuple[Any, str]]:
         """What was asked, with each of its texts."""
+        from llamavae.guidance.asked import check_draws
+
         n = 1 if self.spread == 0 else self.n
+        if self.draws is not None:
+            check_draws(n, self.spread, self.draws)
+            for one in asked:
+                found = cvae.generate([one], n, self.spread, self.seed, draws=self.draws)
+                yield from ((one, text) for text in found)
+            return
         z = cvae.points(asked, n, self.spread, self.seed)
         for index, text in enumerate(cvae.vae.decode_each(z)):
             yield asked[index // n], text
@@ -295,7 +323,11 @@ def define(
     drawing: Drawing,
     words: Annotated[list[str] | None, typer.Argument(metavar="WORD", help="Words.")] = None,
     context: Annotated[
-        str | None, typer.Option(help="A sentence in which the word stands.")
+        str | None,
+        typer.Option(
+            help="A sentence in which the word stands, for its sense there; for models that were "
+            "fitted with --context."
+        ),
     ] = None,
     file: CodwoeFile = None,
     vectors: CodwoeVectors = None,
@@ -333,7 +365,7 @@ def _define_file(
     items = read_items(file)
     asked = [_asked(item, vectors, file) for item in items]
     cvae = model.load([item.word for item in items if item.word is not None])
-    one = Drawing(n=1, spread=drawing.spread, seed=drawing.seed)
+    one = replace(drawing, n=1)
     texts = [text for _, text in one.texts(cvae, asked)]
     for item, text in zip(items, texts, strict=True):
         if submission is None:

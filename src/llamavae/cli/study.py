@@ -40,6 +40,20 @@ class TaskOptions(PairOptions):
     spread: Annotated[
         float, typer.Option(min=0, help="Spread of the points that texts are written from.")
     ] = 0.0
+    draws: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            help="Codes drawn for each word where a flow writes; the best text counts. Above 1 "
+            "it needs a --spread, which is then the flows' alone.",
+        ),
+    ] = 1
+    context: Annotated[
+        str | None,
+        typer.Option(
+            help="Column with the sentence around each word: the words of the test are asked in it."
+        ),
+    ] = None
     mover: Annotated[
         str | None, typer.Option(help="Encoder for MoverScore (hub id or folder); default: none.")
     ] = None
@@ -60,6 +74,10 @@ class TaskOptions(PairOptions):
         vae = model.load()
         if vae.encoder is None:
             raise UserError("the model has no sentence encoder, so texts have no points in it")
+        if self.draws > 1 and self.spread == 0:
+            raise UserError("--draws differ only with a --spread above 0")
+        if self.context is not None and self.word_vectors is not None:
+            raise UserError("word vectors know no --context: leave one of both out")
         from llamavae.evaluation.similarity import load_bleurt, load_encoder
         from llamavae.evaluation.study import definition_task
         from llamavae.guidance.conditions import read_column
@@ -78,7 +96,9 @@ class TaskOptions(PairOptions):
             vae,
             self.word_condition(vae, words),
             splits,
+            context=self.context,
             candidates=self.candidates,
+            draws=self.draws,
             texts=self.texts,
             spread=self.spread,
             mover=mover,
@@ -217,17 +237,13 @@ class _Study:
         new.replace(self.path)
 
     def finish(self) -> None:
-        """Write the table and the plot, and show the table."""
-        import csv
-
+        """Write the tables and the plot, and show the tables."""
         from llamavae.evaluation.plots import plot_scores
+        from llamavae.evaluation.study import differences
 
-        rows = [row for found in self.systems.values() for row in found]
-        columns = list(dict.fromkeys(key for row in rows for key in row))
-        with (self.folder / "scores.csv").open("w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, columns)
-            writer.writeheader()
-            writer.writerows(rows)
+        found = [row for rows in self.systems.values() for row in rows]
+        rows = [{key: row[key] for key in row if key != "items"} for row in found]
+        self._table("scores.csv", rows)
         several = len({row["seed"] for row in rows}) > 1
         named = [
             {**row, "system": f"{row['system']}, seed {row['seed']}"} if several else row
@@ -238,7 +254,25 @@ class _Study:
             control = row.get("shuffled", row.get("guess"))
             cells = (row["system"], row["measure"], f"{row['value']:.4g}")
             write(False, *cells, "" if control is None else f"{control:.4g}")
+        tests = differences(found)
+        if tests:
+            self._table("differences.csv", tests)
+            note(
+                f"differences from the {tests[0]['against']}, 95 % interval, p (paired bootstrap):"
+            )
+        for row in tests:
+            interval = f"{row['difference']:+.4f} ({row['low']:+.4f} to {row['high']:+.4f})"
+            note(f"  {row['system']}, {row['measure']}: {interval}, p = {row['p']:.3g}")
         note(
             f"table, plot and settings are in {self.folder}: scores.csv, scores.png, study.json; "
             "fitted models in its folder models"
         )
+
+    def _table(self, name: str, rows: Rows) -> None:
+        import csv
+
+        columns = list(dict.fromkeys(key for row in rows for key in row))
+        with (self.folder / name).open("w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, columns)
+            writer.writeheader()
+            writer.writerows(rows)

@@ -13,9 +13,11 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from nltk.tokenize import word_tokenize
 from nltk.translate.bleu_score import sentence_bleu
+from numpy.typing import NDArray
 
 from llamavae.errors import UserError
 from llamavae.evaluation import similarity
@@ -121,17 +123,28 @@ def lemma_bleu(
         lemmas: The word of each item; CODWOE's are (word, part of speech).
         senses: Lemma -> more of its definitions, where `references` have only some.
     """
+    return float(lemma_bleus(written, references, lemmas, senses).mean())
+
+
+def lemma_bleus(
+    written: Sequence[str],
+    references: Sequence[str],
+    lemmas: Sequence[Hashable],
+    senses: Mapping[Any, Sequence[str]] | None = None,
+) -> NDArray[np.float64]:
+    """What `lemma_bleu` is the mean of, shape (N,); with N lemmas that of `sense_bleu`."""
     _check(written, references, lemmas)
     known: dict[Hashable, list[list[str]]] = defaultdict(list)
     for lemma, reference in zip(lemmas, references, strict=True):
         known[lemma].append(_words(reference))
     for lemma in known.keys() & (senses or {}).keys():
         known[lemma] += map(_words, (senses or {})[lemma])
-    best = (
-        max(_bleu(words, sense) for sense in known[lemma])
-        for words, lemma in zip(map(_words, written), lemmas, strict=True)
+    return np.array(
+        [
+            max(_bleu(words, sense) for sense in known[lemma])
+            for words, lemma in zip(map(_words, written), lemmas, strict=True)
+        ]
     )
-    return sum(best) / len(written)
 
 
 def _words(text: str) -> list[str]:
@@ -177,7 +190,8 @@ def score_definitions(
 ) -> Rows:
     """All scores of the texts, each beside the same score of exchanged texts.
 
-    Row: `measure` (a name of `SCORES`), `value`, `shuffled`, `unit`, `direction`, `n`.
+    Row: `measure` (a name of `SCORES`), `value`, `shuffled`, `unit`, `direction`, `n`, `items` (the
+    score of each text, whose mean is the value; BLEU, which is no mean, has none).
     `shuffled` is the control: the same texts, but each stands for another item, where possible
     of another lemma and with another reference. Texts that follow their word score much worse
     then; what is left is due to the common form of definitions.
@@ -195,32 +209,34 @@ def score_definitions(
     _check(written, references, lemmas)
     if len(written) < 2:
         raise UserError("the control exchanges texts between items, so it needs at least 2; got 1")
-    measures: dict[str, Callable[[Sequence[str], Sequence[str]], float]] = {
-        "sense-BLEU": sense_bleu,
-        "lemma-BLEU": partial(lemma_bleu, lemmas=lemmas, senses=senses),
+    measures: dict[str, Callable[[Sequence[str], Sequence[str]], Any]] = {
+        "sense-BLEU": partial(lemma_bleus, lemmas=range(len(references))),
+        "lemma-BLEU": partial(lemma_bleus, lemmas=lemmas, senses=senses),
         "BLEU": reconstruction_bleu,
     }
     if mover is not None:
         measures["MoverScore"] = partial(
-            similarity.mover_score, model=similarity.load_encoder(mover)
+            similarity.mover_scores, model=similarity.load_encoder(mover)
         )
     if encoder is not None:
-        measures["encoder cosine"] = partial(similarity.encoder_cosine, encoder=encoder)
+        measures["encoder cosine"] = partial(similarity.encoder_cosines, encoder=encoder)
     if bleurt is not None:
-        measures["BLEURT"] = partial(similarity.bleurt, model=similarity.load_bleurt(bleurt))
+        measures["BLEURT"] = partial(similarity.bleurt_scores, model=similarity.load_bleurt(bleurt))
     other = derangement(len(written), torch.Generator().manual_seed(seed), lemmas, references)
     exchanged = [written[int(i)] for i in other]
-    return [
-        {
+    rows: Rows = []
+    for name, measure in measures.items():
+        found = np.asarray(measure(written, references), dtype=float)
+        row = {
             "measure": name,
-            "value": measure(written, references),
-            "shuffled": measure(exchanged, references),
+            "value": float(found.mean()),
+            "shuffled": float(np.asarray(measure(exchanged, references), dtype=float).mean()),
             "unit": SCORES[name].unit,
             "direction": SCORES[name].direction,
             "n": len(written),
         }
-        for name, measure in measures.items()
-    ]
+        rows.append({**row, "items": found.tolist()} if found.ndim else row)
+    return rows
 
 
 def _check(written: Sequence[str], references: Sequence[str], lemmas: Sequence[Hashable]) -> None:

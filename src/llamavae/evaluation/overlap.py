@@ -5,6 +5,7 @@ Throughout, `written` and `references` are N texts each, one pair an item.
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -42,6 +43,23 @@ def bleu_of_counts(counts: NDArray[np.int64], *, effective_order: bool = False) 
     length, expected, *ngrams = counts.sum(0).tolist()
     options: dict[str, Any] = {"smooth_method": "exp", "effective_order": effective_order}
     return BLEU.compute_bleu(ngrams[:4], ngrams[4:], length, expected, **options).score
+
+
+def bleu_1(text: str, reference: str) -> float:
+    """Unigram BLEU of one sentence with its brevity penalty, 0 to 1, words taken by white space.
+
+    That of nltk's `sentence_bleu` with weights (1, 0, 0, 0), which the reconstruction tables of
+    Zhang et al. (arXiv 2311.08579) average over sentences.
+
+    Example:
+        >>> bleu_1("a kind of dog", "a dog is a kind of animal")
+        0.472...
+    """
+    a, b = text.split(), reference.split()
+    if not a:
+        return 0.0
+    penalty = min(1.0, math.exp(1 - len(b) / len(a)))
+    return penalty * _common(a, b, 1) / len(a)
 
 
 def token_f1(text: str, reference: str) -> float:

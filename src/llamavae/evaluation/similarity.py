@@ -63,20 +63,35 @@ def sentence_encoder(source: EncoderSource) -> Encoder:
 
 
 def encoder_cosine(written: Sequence[str], references: Sequence[str], encoder: Encoder) -> float:
-    """Mean cosine of the sentence vectors of each text and its reference, -1 to 1."""
+    """Mean of `encoder_cosines`."""
+    return encoder_cosines(written, references, encoder).mean().item()
+
+
+def encoder_cosines(written: Sequence[str], references: Sequence[str], encoder: Encoder) -> Tensor:
+    """Cosine of the sentence vectors of each text and its reference, -1 to 1, shape (N,)."""
     _check(written, references)
     ours, theirs = encoder.encode(list(written)), encoder.encode(list(references))
-    return F.cosine_similarity(ours.double(), theirs.double()).mean().item()
+    return F.cosine_similarity(ours.double(), theirs.double()).cpu()
 
 
-@torch.no_grad()
 def mover_score(
     written: Sequence[str],
     references: Sequence[str],
     model: Scorer = MOVER_MODEL,
     batch_size: int = 64,
 ) -> float:
-    """Mean of 1 - earth mover's distance between the token vectors of each text and its reference.
+    """Mean of `mover_scores`; arguments are the same."""
+    return mover_scores(written, references, model, batch_size).mean().item()
+
+
+@torch.no_grad()
+def mover_scores(
+    written: Sequence[str],
+    references: Sequence[str],
+    model: Scorer = MOVER_MODEL,
+    batch_size: int = 64,
+) -> Tensor:
+    """1 - earth mover's distance between the token vectors of each text and its reference, (N,).
 
     MoverScore (Zhao et al., arXiv 1909.02622) as CODWOE's scorer uses it, which is moverscore_v2
     1.0.3 with single tokens of equal weight: the vectors of the last layer, scaled to length 1,
@@ -98,14 +113,14 @@ def mover_score(
     """
     _check(written, references)
     encoder, tokenizer = load_encoder(model)
-    total = 0.0
+    scores: list[float] = []
     with evaluating(encoder):
         for start in range(0, len(written), batch_size):
             batch = slice(start, start + batch_size)
             ours = _token_vectors(written[batch], encoder, tokenizer)
             theirs = _token_vectors(references[batch], encoder, tokenizer)
-            total += sum(1 - _distance(a, b) for a, b in zip(ours, theirs, strict=True))
-    return total / len(written)
+            scores += [1 - _distance(a, b) for a, b in zip(ours, theirs, strict=True)]
+    return torch.tensor(scores, dtype=torch.float64)
 
 
 def _token_vectors(
@@ -195,14 +210,24 @@ def bert_score(
     return torch.cat(scores)
 
 
-@torch.no_grad()
 def bleurt(
     written: Sequence[str],
     references: Sequence[str],
     model: Scorer = BLEURT_MODEL,
     batch_size: int = 64,
 ) -> float:
-    """Mean BLEURT of each text, about 0 to 1 (Sellam et al., arXiv 2004.04696).
+    """Mean of `bleurt_scores`; arguments are the same."""
+    return bleurt_scores(written, references, model, batch_size).mean().item()
+
+
+@torch.no_grad()
+def bleurt_scores(
+    written: Sequence[str],
+    references: Sequence[str],
+    model: Scorer = BLEURT_MODEL,
+    batch_size: int = 64,
+) -> Tensor:
+    """BLEURT of each text, about 0 to 1, shape (N,) (Sellam et al., arXiv 2004.04696).
 
     A BERT with one output that was trained on human ratings reads the reference and, as second
     segment, the text.
@@ -218,13 +243,13 @@ def bleurt(
     """
     _check(written, references)
     scorer, tokenizer = load_bleurt(model)
-    total = 0.0
+    scores = []
     with evaluating(scorer):
         for start in range(0, len(written), batch_size):
             batch = slice(start, start + batch_size)
             inputs = _inputs(scorer, tokenizer, references[batch], written[batch])
-            total += scorer(**inputs).logits.double().sum().item()
-    return total / len(written)
+            scores.append(scorer(**inputs).logits.double().flatten().cpu())
+    return torch.cat(scores)
 
 
 def _inputs(

@@ -3,7 +3,8 @@
 `study_flows` compares the architectures of `llamavae.flows`; `study_definitions` compares the
 invertible CVAE with what else could write definitions. Both give tidy rows: `system`, `seed`,
 `measure`, `value`, `unit`, `direction` and, where there are some, `low` and `high` (95 %
-confidence interval), `shuffled` or `guess` (controls), `n`.
+confidence interval), `shuffled` or `guess` (controls), `n`, `items` (the value of each item).
+`differences` tests a system against another one on the same items.
 """
 
 from __future__ import annotations
@@ -17,12 +18,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, get_args
 
+import numpy as np
 import torch
 from datasets import Dataset
 from torch import Tensor
 
 from llamavae.baselines import ConditionalVAE, NearestNeighbour, PromptedDecoder
 from llamavae.errors import UserError, unknown
+from llamavae.evaluation.bootstrap import paired_bootstrap
 from llamavae.evaluation.definitions import SCORES, distinct_n, score_definitions
 from llamavae.evaluation.examples import Rows
 from llamavae.evaluation.reverse import rank_of_truth, score_ranks, score_vectors
@@ -30,6 +33,8 @@ from llamavae.evaluation.similarity import Scorer
 from llamavae.flows import Fitting, FlowFit
 from llamavae.flows.architectures import ARCHITECTURES, Form
 from llamavae.guidance import Condition, InvertibleCVAE, Pairs, make_pairs
+from llamavae.guidance.asked import check_draws
+from llamavae.guidance.conditions import read_column
 from llamavae.modeling import LlaMaVAE
 
 _RANKED = 200  # definitions whose word is looked for where each candidate costs a pass of the flow
@@ -70,6 +75,11 @@ class DefinitionTask:
         mover: Encoder for MoverScore; None leaves it out.
         bleurt: BLEURT checkpoint; None leaves it out.
         senses: Word -> all its definitions, for lemma-BLEU; `test` has one of each.
+        asked: What is asked for each pair of `test`: its word, or word and context. Default: its
+            name.
+        draws: Codes that are drawn for each word where a flow writes, see
+            `InvertibleCVAE.generate`. Above 1 the flows alone use `spread`; the baselines
+            write at 0.
     """
 
     vae: LlaMaVAE
@@ -84,6 +94,19 @@ class DefinitionTask:
     mover: Scorer | None = None
     bleurt: Scorer | None = None
     senses: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    asked: Sequence[Any] = ()
+    draws: int = 1
+
+    def __post_init__(self) -> None:
+        if self.draws > 1:
+            check_draws(1, self.spread, self.draws)
+        if not self.asked:
+            object.__setattr__(self, "asked", self.test.names)
+
+    @property
+    def words(self) -> list[str]:
+        """The word of each pair of `test`, without its context."""
+        return [one if isinstance(one, str) else one[0] for one in self.asked]
 
 
 def definition_task(
@@ -91,6 +114,7 @@ def definition_task(
     condition: Condition,
     splits: Mapping[str, Dataset],
     *,
+    context: str | None = None,
     candidates: int = 5000,
     seed: int = 0,
     **options: Any,
@@ -101,6 +125,9 @@ def definition_task(
         vae: The VAE.
         condition: Turns words into vectors.
         splits: Rows with `text` and `word`, by `train`, `validation` and `test`.
+        context: Column with the sentence around each word, or None in it. The words of the test
+            are then asked in their sentences, and those without one are left out; training has
+            each word that has a sentence both ways, alone and in its sentence.
         candidates: At most this many words that occur in `test` alone.
         seed: Seed of their choice.
         **options: Further attributes of `DefinitionTask`.
@@ -108,24 +135,33 @@ def definition_task(
     Raises:
         UserError: Fewer than 2 words occur in `test` alone.
     """
-    train, valid, test = (
-        make_pairs(splits[name], condition) for name in ("train", "validation", "test")
+    train, valid = (
+        make_pairs(splits[name], condition, context=context, also_alone=True)
+        for name in ("train", "validation")
     )
-    seen = {*train.names, *valid.names}
-    order = list(range(len(test)))
+    rows = splits["test"]
+    words, texts = read_column(rows, "word"), read_column(rows, "text")
+    seen = {word for name in ("train", "validation") for word in splits[name]["word"]}
+    order = list(range(len(rows)))
     random.Random(seed).shuffle(order)
-    first = {test.names[i]: i for i in reversed(order) if test.names[i] not in seen}
-    chosen = [i for i in order if first.get(test.names[i]) == i][:candidates]
+    sentences = [None] * len(rows) if context is None else rows[context]
+    first: dict[str, int] = {}
+    for i in order:
+        if words[i] not in seen and (context is None or sentences[i] is not None):
+            first.setdefault(words[i], i)
+    chosen = [i for word, i in first.items() if condition.knows(word)][:candidates]
     if len(chosen) < 2:
         raise UserError(
             f"{len(chosen)} word(s) of the test split do not occur in training; a study needs at "
             "least 2 to define"
         )
     senses: dict[str, list[str]] = defaultdict(list)
-    for name, text in zip(test.names, test.texts, strict=True):
-        senses[name].append(text)
-    options = {"senses": dict(senses), **options}
-    return DefinitionTask(vae, condition, train, valid, test.select(chosen), **options)
+    for word, text in zip(words, texts, strict=True):
+        senses[word].append(text)
+    asked = [words[i] if context is None else (words[i], sentences[i]) for i in chosen]
+    options = {"senses": dict(senses), "asked": asked, **options}
+    test = make_pairs(rows.select(chosen), condition, context=context)
+    return DefinitionTask(vae, condition, train, valid, test, **options)
 
 
 # ------------------------------------------------------------------------------- studies
@@ -194,8 +230,10 @@ def study_definitions(
 ) -> Rows:
     """The invertible CVAE beside all baselines, and beside a ceiling.
 
-    `reconstruction` is no rival: it sees the definition itself, and says what the VAE's decoder
-    can write at best.
+    The nearest neighbour copies a whole training definition; its *reconstruction* passes the VAE,
+    as all that a flow writes does, so that the difference of the two is the VAE's loss and not the
+    flow's. `reconstruction (ceiling)` is no rival: it sees the definition itself, and says what
+    the VAE's decoder can write at best.
 
     Args:
         task: The task.
@@ -221,14 +259,20 @@ def study_definitions(
     def written(make: Callable[[], Generator]) -> Callable[[], Rows]:
         return lambda: _text_rows(task, _defined(task, make(), seed), seed)
 
+    def neighbour() -> Generator:
+        return NearestNeighbour(task.condition, task.train)
+
     def cvae() -> Generator:
         model = ConditionalVAE(task.vae, task.condition)
         return model.fit(task.train, steps=cvae_steps, learning_rate=1e-3, seed=seed)
 
     systems: dict[str, Callable[[], Rows]] = {
         **{system: fitted(system) for system in flows},
-        "nearest neighbour": written(lambda: NearestNeighbour(task.condition, task.train)),
-        "prompted decoder": written(lambda: PromptedDecoder(task.vae.decoder)),
+        "nearest neighbour": written(neighbour),
+        "nearest neighbour, reconstructed": lambda: _text_rows(
+            task, task.vae.reconstruct(_defined(task, neighbour(), seed)), seed
+        ),
+        "prompted decoder": written(lambda: _prompted(task)),
         "CVAE": written(cvae),
         "reconstruction (ceiling)": lambda: _text_rows(
             task, task.vae.reconstruct(task.test.texts[: task.texts]), seed
@@ -244,6 +288,39 @@ def study_definitions(
             keep(f"{system}/{seed}", found)
         _forget_state(places.get(system))
     return rows
+
+
+def differences(rows: Rows, against: str = "nearest neighbour", *, resamples: int = 1000) -> Rows:
+    """Each system's scores minus those of one of them on the same items: a paired test.
+
+    Row: `system`, `seed`, `measure`, `against`, `difference`, `low` and `high` (its 95 % interval)
+    and `p` (two-sided), see `paired_bootstrap`. They speak of the choice of the test words, not of
+    another fit. Measures without `items` have no test.
+
+    Args:
+        rows: What `study_definitions` found.
+        against: The system that the others are compared with.
+        resamples: Draws of the bootstrap.
+    """
+    items = {
+        (row["seed"], row["measure"], row["system"]): np.array(row["items"])
+        for row in rows
+        if "items" in row
+    }
+    found: Rows = []
+    for (seed, measure, system), ours in items.items():
+        theirs = items.get((seed, measure, against))
+        if system == against or theirs is None or len(ours) != len(theirs):
+            continue
+        real, low, high, p = paired_bootstrap(
+            lambda drawn, a=ours: float(a[drawn].mean()),
+            lambda drawn, b=theirs: float(b[drawn].mean()),
+            len(ours),
+            resamples=resamples,
+        )
+        row = {"system": system, "seed": seed, "measure": measure, "against": against}
+        found.append({**row, "difference": real, "low": low, "high": high, "p": p})
+    return found
 
 
 def _tag(rows: Rows, system: str, seed: int) -> Rows:
@@ -309,11 +386,21 @@ def _timed(task: DefinitionTask, cvae: InvertibleCVAE, seed: int) -> tuple[list[
     z = cvae.points(asked, 1, task.spread, seed)
     middle = time.perf_counter()
     texts = task.vae.decode(z)
-    return texts, (middle - start) / (time.perf_counter() - middle)
+    share = (middle - start) / (time.perf_counter() - middle)
+    if task.draws > 1:
+        texts = cvae.generate(asked, 1, task.spread, seed, draws=task.draws)
+    return texts, share
 
 
 def _defined(task: DefinitionTask, model: Generator, seed: int) -> list[str]:
-    return model.generate(task.test.names[: task.texts], 1, task.spread, seed)
+    spread = task.spread if task.draws == 1 else 0.0
+    return model.generate(task.asked[: task.texts], 1, spread, seed)
+
+
+def _prompted(task: DefinitionTask) -> PromptedDecoder:
+    in_sentences = any(not isinstance(one, str) for one in task.asked)
+    template = "{context}\n{word}:" if in_sentences else "{word}:"
+    return PromptedDecoder(task.vae.decoder, template)
 
 
 def _text_rows(task: DefinitionTask, texts: list[str], seed: int) -> Rows:
@@ -323,7 +410,7 @@ def _text_rows(task: DefinitionTask, texts: list[str], seed: int) -> Rows:
         *score_definitions(
             texts,
             test.texts[: len(texts)],
-            test.names[: len(texts)],
+            task.words[: len(texts)],
             encoder=task.vae.encoder,
             mover=task.mover,
             bleurt=task.bleurt,

@@ -6,6 +6,7 @@ import json
 import os
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
@@ -14,10 +15,21 @@ from llamavae.flows.architectures import build_flow
 from llamavae.flows.flow import Flow
 
 
-def save_flow(flow: Flow, path: str | os.PathLike[str]) -> None:
-    """Write weights and settings to one safetensors file."""
+def save_flow(flow: Flow, path: str | os.PathLike[str], half: bool = False) -> None:
+    """Write weights and settings to one safetensors file.
+
+    Args:
+        flow: The flow.
+        path: The file.
+        half: Store floating-point weights in float16, at half the size; they are loaded as
+            float32.
+    """
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     tensors = {k: v.detach().cpu().contiguous() for k, v in flow.state_dict().items()}
+    if half:
+        tensors = {k: v.half() if v.is_floating_point() else v for k, v in tensors.items()}
+        if large := [name for name, value in tensors.items() if not value.isfinite().all()]:
+            raise UserError(f"{path}: too large for float16, or not finite: {', '.join(large)}")
     save_file(tensors, path, {"flow": json.dumps(flow.settings)})
 
 
@@ -34,7 +46,8 @@ def load_flow(path: str | os.PathLike[str]) -> Flow:
         with safe_open(path, "pt") as file:
             settings = json.loads((file.metadata() or {})["flow"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        flow = build_flow(**settings).to(tensors["affine.weight"].dtype)
+        dtype = tensors["affine.weight"].dtype
+        flow = build_flow(**settings).to(torch.float32 if dtype == torch.float16 else dtype)
         flow.load_state_dict(tensors)
     except UserError as error:
         raise UserError(f"{path} is not a flow of this version of llamavae: {error}") from error

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     )
     from llamavae.guidance.cvae import InvertibleCVAE
     from llamavae.guidance.pairs import Pairs, make_pairs
+    from llamavae.guidance.ranking import Ranking
 
 __all__ = [
     "Condition",
@@ -25,6 +26,7 @@ __all__ = [
     "LabelCondition",
     "MatrixCondition",
     "Pairs",
+    "Ranking",
     "WordVectorCondition",
     "load_condition",
     "make_pairs",
@@ -43,5 +45,6 @@ __getattr__, __dir__ = lazy_names(
         ],
         "llamavae.guidance.cvae": ["InvertibleCVAE"],
         "llamavae.guidance.pairs": ["Pairs", "make_pairs"],
+        "llamavae.guidance.ranking": ["Ranking"],
     },
 )

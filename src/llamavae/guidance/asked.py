@@ -14,12 +14,19 @@ from llamavae.guidance.conditions import Condition
 from llamavae.guidance.pairs import Pairs
 
 
-def check_draws(n: int, spread: float = 1.0) -> None:
-    """Refuse to write fewer than one text for a condition, or a negative spread."""
+def check_draws(n: int, spread: float = 1.0, draws: int | None = None) -> None:
+    """Refuse fewer than one text for a condition, a negative spread, or too few draws."""
     if n < 1:
         raise UserError(f"ask for at least one text for each condition; got n={n}")
     if not spread >= 0:
         raise UserError(f"spread must not be negative; got {spread}")
+    if draws is not None and draws < n:
+        raise UserError(f"expected at least as many draws as texts, {n}; got draws={draws}")
+    if draws is not None and draws > 1 and spread == 0:
+        raise UserError(
+            f"at spread 0 all {draws} draws are the centre: leave out draws, or take a spread "
+            "above 0"
+        )
 
 
 def vectors_of(condition: Condition, asked: Sequence[Any] | Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -16,6 +16,7 @@ from torch import Tensor
 from llamavae.errors import UserError, unknown
 from llamavae.modeling import SentenceEncoder
 from llamavae.modeling.backbones import fingerprint
+from llamavae.modeling.names import Pooling
 
 if TYPE_CHECKING:  # takes a second; using a fitted model does without
     from datasets import Dataset
@@ -69,38 +70,61 @@ class Condition(ABC):
 
 
 class EncoderCondition(Condition):
-    """A word, or any text, by its sentence vector; in a context by that of "word: context".
+    """A word, or any text, by its sentence vector E(word).
 
-    Asked is a text, or a pair of a text and the sentence around it (or None).
+    In a context the vector is (1 - w) E(word) + w E("word: context").
+
+    Asked is a text, or a pair of a text and the sentence around it (or None). The vector of
+    "word: context" alone says more about the context than about the word, hence the weight.
 
     Args:
         encoder: Gives the vectors.
-        source: Where `load_condition` finds the encoder again, a hub id or a folder, if it is
-            another one than the VAE's.
+        source: Where `load_condition` finds the encoder again, a hub id, a folder or a name in the
+            catalogue, if it is another one than the VAE's.
         revision: Branch, tag or commit of that hub repository.
+        pooling: Pooling rule that the encoder was loaded with, see `SentenceEncoder.load`.
+        context_weight: Weight w of the vector of the word in its context, from 0 to 1.
     """
 
     name = "encoder"
 
     def __init__(
-        self, encoder: SentenceEncoder, source: str | None = None, revision: str | None = None
+        self,
+        encoder: SentenceEncoder,
+        source: str | None = None,
+        revision: str | None = None,
+        pooling: Pooling | None = None,
+        context_weight: float = 0.25,
     ) -> None:
+        if not 0 <= context_weight <= 1:
+            raise UserError(f"context_weight must be from 0 to 1; got {context_weight}")
         self.encoder, self.source, self.revision = encoder, source, revision
+        self.pooling: Pooling | None = pooling
+        self.context_weight = context_weight
 
     @classmethod
-    def load(cls, source: str | os.PathLike[str], revision: str | None = None) -> Self:
+    def load(
+        cls,
+        source: str | os.PathLike[str],
+        revision: str | None = None,
+        pooling: Pooling | None = None,
+        context_weight: float = 0.25,
+    ) -> Self:
         """With an encoder of its own.
 
         Args:
             source: Hub id or folder, as for `SentenceEncoder.load`.
             revision: Branch, tag or commit of the hub repository.
+            pooling: As for `SentenceEncoder.load`.
+            context_weight: See the class.
 
         Raises:
             UserError: The encoder cannot be found, read or reached.
         """
         place = Path(source).expanduser()
         found = str(place.absolute()) if place.is_dir() else os.fspath(source)
-        return cls(SentenceEncoder.load(found, revision=revision), found, revision)
+        encoder = SentenceEncoder.load(found, revision=revision, pooling=pooling)
+        return cls(encoder, found, revision, pooling, context_weight)
 
     @property
     def dim(self) -> int:
@@ -108,26 +132,38 @@ class EncoderCondition(Condition):
         return self.encoder.dim
 
     def text(self, asked: str | Sequence[str | None]) -> str:
-        """The text that is encoded."""
+        """The word, or "word: context"."""
         word, context = _word_and_context(asked)
         return word if context is None else f"{word}: {context}"
 
     def vectors(self, asked: Sequence[Any]) -> Tensor:
         """Sentence vectors (B, C)."""
-        texts = [self.text(one) for one in _several(asked)]
-        c = self.encoder.encode(texts).float().cpu()
+        return self.combined(asked, lambda texts: self.encoder.encode(texts).float().cpu())
+
+    def combined(self, asked: Sequence[Any], encode: Callable[[list[str]], Tensor]) -> Tensor:
+        """The same, with sentence vectors (N, C) of N texts from `encode`, such as a cache."""
+        asked = list(_several(asked))
+        pairs = [_word_and_context(one) for one in asked]
+        c = encode([word for word, _ in pairs])
+        inside = [i for i, (_, context) in enumerate(pairs) if context is not None]
+        if inside:
+            there = encode([self.text(asked[i]) for i in inside])
+            c[inside] = (1 - self.context_weight) * c[inside] + self.context_weight * there
         bad = (~c.isfinite().all(dim=1)).nonzero()
         if len(bad):
-            raise UserError(
-                f"the sentence encoder's vector of {texts[int(bad[0])]!r} holds NaN or infinity."
-            )
+            text = self.text(asked[int(bad[0])])
+            raise UserError(f"the sentence encoder's vector of {text!r} holds NaN or infinity.")
         return c
 
     def settings(self) -> dict[str, Any]:
         """Name and size; of an encoder of its own also its place and a hash of its weights."""
-        settings: dict[str, Any] = {"name": self.name, "dim": self.dim}
+        settings: dict[str, Any] = {
+            "name": self.name,
+            "dim": self.dim,
+            "context_weight": self.context_weight,
+        }
         if self.source is not None:
-            settings |= {"source": self.source, "revision": self.revision}
+            settings |= {"source": self.source, "revision": self.revision, "pooling": self.pooling}
             settings["fingerprint"] = fingerprint(self.encoder.model)
         return settings
 
@@ -142,6 +178,7 @@ class EncoderCondition(Condition):
 
         `load_condition` says when it fails.
         """
+        weight = settings.get("context_weight", 1.0)
         if "source" in settings:
             was = settings["source"]
             if path is None and Path(was).is_absolute() and not Path(was).is_dir():
@@ -149,7 +186,8 @@ class EncoderCondition(Condition):
                     f"the sentence encoder that reads words for this condition is not at {was} any "
                     "more: give its new place, with path=, encoder= or --encoder."
                 )
-            found = cls.load(was if path is None else path, settings["revision"])
+            place, pooling = was if path is None else path, settings.get("pooling")
+            found = cls.load(place, settings["revision"], pooling, weight)
             if fingerprint(found.encoder.model) != settings["fingerprint"]:
                 raise UserError(
                     f"{found.source} is not the sentence encoder that this condition was made "
@@ -171,7 +209,7 @@ class EncoderCondition(Condition):
                 f"this condition is a sentence vector of {settings['dim']} numbers; the encoder "
                 f"gives {encoder.dim}. Take the encoder that it was trained with."
             )
-        return cls(encoder)
+        return cls(encoder, context_weight=weight)
 
 
 class WordVectorCondition(Condition):

@@ -47,6 +47,7 @@ from llamavae.guidance.conditions import (
     load_condition,
 )
 from llamavae.guidance.pairs import Pairs, cached_vectors
+from llamavae.guidance.ranking import Ranking, best_texts
 from llamavae.modeling import LlaMaVAE, checkpoint
 from llamavae.modeling.backbones import latent_fingerprint
 from llamavae.training.prior import posterior
@@ -192,6 +193,9 @@ class InvertibleCVAE:
         n: int = 1,
         spread: float = 1.0,
         seed: int | None = None,
+        *,
+        draws: int | None = None,
+        ranking: Ranking | None = None,
         **options: Any,
     ) -> list[str]:
         """Texts for each condition, written from z alone.
@@ -201,12 +205,51 @@ class InvertibleCVAE:
             n: Texts for each.
             spread: tau, the factor on the noise of p(z|c); 0 decodes its centre.
             seed: Makes the draws repeatable.
+            draws: Decode this many codes for each condition, at least `n`, of which the first is
+                the centre of p(z|c), and return the `n` best texts, best first. A text comes twice
+                only if there are fewer than `n` different ones. None writes one text for each of
+                `n` draws, unranked.
+            ranking: How texts are scored, with `draws`; default: `Ranking()`.
             **options: Options of `LlaMaVAE.decode`.
 
         Returns:
             B * n texts, those of one condition side by side.
         """
+        if draws is not None:
+            ranking = ranking or Ranking()
+            return self._best(asked, n, spread, seed, draws, ranking, options)
+        if ranking is not None:
+            raise UserError("a ranking is of several draws: give their number, draws=16 say")
         return self.vae.decode(self.points(asked, n, spread, seed), **options)
+
+    @torch.no_grad()
+    def _best(
+        self,
+        asked: Asked,
+        n: int,
+        spread: float,
+        seed: int | None,
+        draws: int,
+        ranking: Ranking,
+        options: dict[str, Any],
+    ) -> list[str]:
+        check_draws(n, spread, draws)
+        c = self._vectors(asked).repeat_interleave(draws, 0)
+        generator = None if seed is None else torch.Generator().manual_seed(seed)
+        noise = torch.randn(len(c) // draws, draws, self.flow.features, generator=generator)
+        noise[:, 0] = 0  # the centre
+        z = self._place(c, spread * noise.flatten(0, 1))
+        texts = self.vae.decode(z, **options)
+        if not texts:
+            return []
+        each = len(texts) // len(z)  # more than one with `num_return_sequences`
+        z, size, best = z.repeat_interleave(each, 0), draws * each, []
+        for start in range(0, len(texts), size):
+            part = slice(start, start + size)
+            own = texts[part], z[part], c[start // each]
+            scores = ranking.scores(self, *own, options.get("batch_size", 64))
+            best += best_texts(scores, texts[part], n)
+        return best
 
     @torch.no_grad()
     def points(
@@ -349,11 +392,12 @@ class InvertibleCVAE:
 
     # ------------------------------------------------------------------ saving, loading
 
-    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
+    def save_pretrained(self, folder: str | os.PathLike[str], half: bool = False) -> None:
         """Write the flow, its settings and a card: a small folder that names its VAE.
 
         Args:
             folder: Made if missing.
+            half: Store the flow's weights in float16, see `save_flow`.
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
@@ -370,7 +414,7 @@ class InvertibleCVAE:
             WORDS: "".join(f"{' '.join(word.split())}\n" for word in self.vocabulary),
             CARD: model_card(self.flow.settings, settings),
         }
-        save_flow(self.flow, folder / f".{FLOW}")
+        save_flow(self.flow, folder / f".{FLOW}", half)
         (folder / f".{FLOW}").replace(folder / FLOW)
         if self.inverse is not None:
             save_file(self.inverse, folder / INVERSE)

@@ -75,6 +75,7 @@ def make_pairs(
     *,
     word: str = "word",
     context: str | None = None,
+    also_alone: bool = False,
     vectors: str | np.ndarray | None = None,
     progress: bool = True,
 ) -> Pairs:
@@ -90,6 +91,8 @@ def make_pairs(
         condition: Gives the vectors.
         word: Column with the words. With `vectors`, the names of the rows, if it exists.
         context: Column with the sentence around each word, or None in it.
+        also_alone: Give a row with a context a second pair, of the word alone, behind all others.
+            A flow that is fitted to both can be asked for a word with and without a sentence.
         vectors: For a `MatrixCondition`: a column with a list of numbers a row, or an array
             (N, C).
         progress: Show a bar while sentence vectors are computed.
@@ -112,6 +115,10 @@ def make_pairs(
         c = condition.vectors(_matrix(data, vectors))  # type: ignore[arg-type]
         return Pairs(texts, c, _row_names(data, word))
     asked = _asked(data, condition, word, context)
+    if context is not None and also_alone:
+        twice = [i for i, sentence in enumerate(data[context]) if sentence is not None]
+        asked += [asked[i][0] for i in twice]
+        texts += [texts[i] for i in twice]
     return _embed(texts, asked, condition, progress)
 
 
@@ -179,5 +186,8 @@ def cached_vectors(condition: Condition, asked: Sequence[Any], progress: bool = 
     """
     if not isinstance(condition, EncoderCondition):
         return condition.vectors(asked)
-    texts = [condition.text(one) for one in asked]
-    return torch.from_numpy(np.array(sentence_vectors(texts, condition.encoder, progress)))
+
+    def encode(texts: list[str]) -> Tensor:
+        return torch.from_numpy(np.array(sentence_vectors(texts, condition.encoder, progress)))
+
+    return condition.combined(asked, encode)
