@@ -53,10 +53,11 @@ _SETTINGS = {
         "evaluation.every=250",
     ),
 }
+_MEASURED_HERE = ("evaluation.decoded=0",)  # the demo decodes more sentences than a run would
 _OWN = 2000  # sentences of the file that the demo writes
 _HELD_OUT = 500  # at most
 _SAMPLES = 100
-_REFINED = 10  # steps
+_REFINED = 20  # steps
 _SEED = 1
 
 _PLAIN = (
@@ -135,10 +136,11 @@ def run_demo(
     """
     console = console or Console()
     name = _choose(console, progress) if model is None else model
-    recipe = load_recipe("fine-tune", [*_SETTINGS.get(name, _SETTINGS["small"]), *overrides])
+    settings = _SETTINGS.get(name, _SETTINGS["small"])
+    recipe = load_recipe("fine-tune", [*settings, *_MEASURED_HERE, *overrides])
     recipe.start_from, recipe.output.folder = name, str(output)
     recipe.corpus.name = str(_own_sentences(output) if sentences is None else sentences)
-    recipe.description = f"The model {name}, fine-tuned on {recipe.corpus.name}."
+    recipe.description = f"{name}, fine-tuned on {recipe.corpus.name}."
     held_out = _held_out(recipe)
 
     start = LlaMaVAE.from_pretrained(name)
@@ -329,6 +331,7 @@ def _before_and_after(
     models = {"before": start, "text": tuned}
     drawn = {name: model.sample(_SAMPLES, seed=_SEED) for name, model in models.items()}
     pairs = list(zip(held_out[0:6:2], held_out[1:6:2], strict=False))
+    drawn["prior"] = [_priors(start, tuned)] * _SAMPLES
     tables = {
         "reconstructions": rows,
         "interpolations": examples.interpolations(tuned, pairs),
@@ -354,6 +357,15 @@ def _before_and_after(
         row = {"measure": name, "unit": "0 to 1", **values, "shuffled": None}
         measures.append(row | {"how": f"{what}; {how}"})
     return tables, measures
+
+
+def _priors(start: LlaMaVAE, tuned: LlaMaVAE) -> str:
+    """What samples of the two models are drawn from, in words."""
+    before, after = (
+        "N(0, I)" if model.default_prior is None else model.default_prior.kind
+        for model in (start, tuned)
+    )
+    return after if before == after else f"{before} (before) or {after} (fine-tuned)"
 
 
 def _reconstructed(before: Evaluation, after: Evaluation, name: str) -> dict[str, Any]:

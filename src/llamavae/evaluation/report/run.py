@@ -237,7 +237,7 @@ def write_run_report(
         tables: Rows of `llamavae.evaluation.examples` under the names `reconstructions`,
             `interpolations`, `traversals` and `samples`; those that are missing are left out.
         measures: Further measures; they head the table.
-        sections: Further sections; they stand before the last one.
+        sections: Further sections; they stand before the numbers.
 
     Returns:
         Path of the page.
@@ -250,11 +250,9 @@ def write_run_report(
     usual = measures_of(metrics, recipe["evaluation"]["decoded"])
     parts = [
         about(recipe, results.get("sentences")),
-        headline([*measures, *usual], results.get("warnings", [])),
-    ]
-    parts += [
-        *text_sections(tables or {}),
         *sections,
+        headline([*measures, *usual], results.get("warnings", [])),
+        *text_sections(tables or {}),
         training(log, metrics),
         provenance(results),
     ]
