@@ -285,8 +285,8 @@ def _arithmetic(model: LlaMaVAE) -> Shown:
             {"a": a, "- b": b, "+ c": c, "text": model.arithmetic(a, b, c)[0]}
             for a, b, c in _ANALOGIES
         ],
-        "The text at a - b + c of their latent codes. Whether such a difference has a meaning of its "
-        "own depends on the sentences.",
+        "The text at a - b + c of their latent codes. Whether such a difference has a meaning of "
+        "its own depends on the sentences.",
     )
 
 
