@@ -39,8 +39,10 @@ from llamavae.training import Recipe, load_recipe, train
 
 _SETTINGS = {
     "small": (
-        "optimisation.steps=60",
-        "optimisation.learning_rate=1e-3",
+        "optimisation.steps=60",  # so few steps take higher rates than the recipe's
+        "optimisation.learning_rate=2e-3",
+        "optimisation.posterior_learning_rate=3e-4",
+        "optimisation.backbone_learning_rate=1e-3",
         "optimisation.warmup_steps=5",
         "evaluation.every=30",
     ),
@@ -441,7 +443,7 @@ def _show(console: Console, shown: Shown) -> None:
     for column in shown.rows[0]:
         grid.add_column(column)
     for row in shown.rows:
-        grid.add_row(*(escape(str(value)) for value in row.values()))
+        grid.add_row(*(escape(" ".join(str(value).split())) for value in row.values()))
     console.print(grid)
     console.print(shown.seen, markup=False, highlight=False, style="italic")
     console.print()
