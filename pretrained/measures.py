@@ -66,6 +66,7 @@ def measure_small(vae: LlaMaVAE, sts: Path) -> dict[str, Any]:
         sts: The development part of the STS benchmark.
     """
     found: dict[str, Any] = {"corpora": {}}
+    texts: list[str] = []
     for title, name in CORPORA.items():
         texts = _unseen(name)
         data = EvaluationData(texts, seed=SEED, progress=True)

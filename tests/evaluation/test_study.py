@@ -79,8 +79,8 @@ def test_all_senses_of_a_word_count_for_its_lemma(task, splits, monkeypatch):
 
 def test_candidates_are_limited_and_chosen_by_the_seed(task, splits):
     def make(seed: int) -> list[str]:
-        options = {"candidates": 5, "seed": seed}
-        return definition_task(task.vae, task.condition, splits, **options).test.names
+        made = definition_task(task.vae, task.condition, splits, candidates=5, seed=seed)
+        return made.test.names
 
     assert len(make(0)) == 5
     assert make(0) == make(0)

@@ -510,6 +510,7 @@ def test_scaled_memory_has_the_sizes_of_the_decoders_own_keys_and_values(family)
     memory = vae.injection.parts["memory"]
     assert isinstance(memory, MemoryInjection)
     plain = tiny.vae(family=family).injection.parts["memory"]
+    assert isinstance(plain, MemoryInjection)
     plain.net.load_state_dict(memory.net.state_dict())
     lm, ids = vae.decoder.lm, torch.arange(3, 15)[None]
     with torch.no_grad():

@@ -255,7 +255,7 @@ def points(system: Any, texts: Sequence[str]) -> Tensor:
 def system_fingerprint(system: Any) -> str:
     """A hash of what makes a system measure as it does; of one without weights, its type."""
     if callable(own := getattr(system, "system_fingerprint", None)):
-        return own()
+        return str(own())
     if isinstance(system, LlaMaVAE):
         return trained_fingerprint(system)
     if isinstance(system, SentenceEncoder):

@@ -17,7 +17,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -327,7 +327,7 @@ def attention_shapes(decoder: PreTrainedModel) -> list[tuple[int, int, int]]:
 
 def _random_tokens(decoder: PreTrainedModel, rows: int = 32, length: int = 16) -> Tensor:
     generator = torch.Generator().manual_seed(0)
-    size = decoder.get_input_embeddings().weight.shape[0]
+    size = cast(nn.Embedding, decoder.get_input_embeddings()).num_embeddings
     ids = torch.randint(size, (rows, length), generator=generator)
     return ids.to(decoder.device)
 

@@ -109,8 +109,8 @@ class EncoderSettings(_Section):
     pooling_heads: int = Field(default=8, ge=1)
     """Number of learned queries of attention pooling."""
     standardise: bool | None = None
-    """Standardise each feature of the sentence vectors over the training set; empty does so for
-    every encoder but one made from scratch."""
+    """Standardise each feature of the sentence vectors over the training set; empty does so with a
+    frozen decoder."""
     max_tokens: int | None = Field(default=None, ge=2)
     """Most encoder tokens of a sentence; empty keeps the encoder's own limit."""
     training: EncoderTraining = "frozen"
@@ -178,11 +178,11 @@ class LatentSettings(_Section):
     """One vector as both key and value of a memory slot (Optimus)."""
     scaled_memory: bool | None = None
     """Scale memory to the sizes of the decoder's own keys and values in each layer; empty does so
-    for a pretrained decoder."""
+    with a frozen decoder."""
     initial_std: float | None = Field(default=None, gt=0)
     """Standard deviation of the posterior before training. A wide one, such as the prior's 1, hides
-    the mean behind noise, and a pretrained decoder learns to do without z. Empty means 0.05 for a
-    pretrained decoder, and about 1 for one made from scratch."""
+    the mean behind noise, and a pretrained decoder learns to do without z. Empty means 0.05 with
+    a frozen decoder, and about 1 otherwise."""
 
 
 class LoraSettings(_Section):

@@ -42,7 +42,7 @@ from llamavae.training.trainer import (
 )
 
 _SCRATCH_TEXTS = 200_000  # sentences that a tokenizer is trained on
-_INITIAL_STD = 0.05  # of the posterior, before a pretrained decoder
+_INITIAL_STD = 0.05  # of the posterior, with a frozen decoder
 _STATISTICS = 10_000  # sentences whose vectors the standardisation is computed from
 
 
@@ -257,11 +257,11 @@ def _build_model(
 def _sample_for_statistics(data: SentenceData | SentenceStream) -> list[str] | Tensor:
     """Texts or cached sentence vectors (N, H_enc) that the standardisation is computed from."""
     if isinstance(data, SentenceStream):
-        return list(islice(data.texts(), _STATISTICS))
+        return [str(text) for text in islice(data.texts(), _STATISTICS)]
     rows = np.random.default_rng(0).permutation(len(data))[:_STATISTICS]
     if data.vectors is not None:
         return torch.from_numpy(data.vectors[np.sort(rows)])
-    return [data.texts[i] for i in rows.tolist()]
+    return [str(data.texts[int(i)]) for i in rows]
 
 
 def _learning_rates(recipe: Recipe) -> dict[str, float]:
@@ -357,6 +357,8 @@ def _new_model(
             if d.scratch.warmup_steps:
                 decoder = str(_warm_up(recipe, corpus, record, resume, progress))
     assert decoder is not None  # the recipe checks it
+    training = d.training or ("heads" if d.scratch else "frozen")
+    frozen = training == "frozen"
     embed = recipe.output.embed_backbones
     set_seed(seed)  # the new weights do not depend on what was done, or was there, before
     return LlaMaVAE.from_backbones(
@@ -375,11 +377,11 @@ def _new_model(
         pooling_heads=e.pooling_heads,
         encoder_max_tokens=e.max_tokens,
         encoder_training=e.training,
-        standardise=e.scratch is None if e.standardise is None else e.standardise,
-        initial_std=z.initial_std or (None if d.scratch else _INITIAL_STD),
-        scaled_memory=d.scratch is None if z.scaled_memory is None else z.scaled_memory,
+        standardise=frozen if e.standardise is None else e.standardise,
+        initial_std=z.initial_std or (_INITIAL_STD if frozen else None),
+        scaled_memory=frozen if z.scaled_memory is None else z.scaled_memory,
         decoder_revision=d.revision,
-        decoder_training=d.training or ("heads" if d.scratch else "frozen"),
+        decoder_training=training,
         lora_rank=recipe.lora.rank,
         lora_alpha=recipe.lora.alpha,
         embed_backbones=bool(e.scratch or d.scratch) if embed is None else embed,

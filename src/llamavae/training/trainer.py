@@ -377,14 +377,14 @@ class VAETrainer(SentenceTrainer):
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """AdamW, with a group of parameters for each learning rate and weight decay."""
         if self.optimizer is None:
-            model = model or self.model
+            model = cast(nn.Module, self.model if model is None else model)
             decayed = set(self.get_decay_parameter_names(model))
             groups: dict[tuple[float, float], list[nn.Parameter]] = {}
             for name, parameter in model.named_parameters():
                 if parameter.requires_grad:
                     weight_decay = self.args.weight_decay if name in decayed else 0.0
                     groups.setdefault((self._rate(name), weight_decay), []).append(parameter)
-            kind, options = self.get_optimizer_cls_and_kwargs(self.args, model)
+            kind, options = self.get_optimizer_cls_and_kwargs(self.args, cast(Any, model))
             first = self.args.learning_rate  # the log shows the rate of the first group
             self.optimizer = kind(
                 [
