@@ -36,7 +36,7 @@ help: ## show this list
 
 install: $(STAMP) ## create or update .venv with everything that development needs
 
-demo: $(STAMP) ## show what mini does, fine-tune it, write a page (DEMO_SENTENCES=FILE DEMO_OUTPUT=runs/demo)
+demo: $(STAMP) ## show what small does, fine-tune it, write a page (DEMO_SENTENCES=FILE DEMO_OUTPUT=runs/demo)
 	$(BIN)/llamavae demo --output $(DEMO_OUTPUT) $(if $(DEMO_SENTENCES),--sentences '$(DEMO_SENTENCES)')
 
 test: $(STAMP) ## run the tests and the examples in docstrings, offline (TESTS=tests/corpora JOBS=2)

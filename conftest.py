@@ -42,6 +42,8 @@ def cache_dir(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
     """An empty cache folder of the test's own, so that nothing reads or writes the user's."""
     folder = tmp_path_factory.mktemp("cache")
     monkeypatch.setenv("LLAMAVAE_CACHE", str(folder / "llamavae"))
+    for name in ("LLAMAVAE_MODEL", "LLAMAVAE_GUIDE", "LLAMAVAE_MODELS"):
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HF_DATASETS_CACHE", str(folder / "datasets"))
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", folder / "datasets")
     return folder

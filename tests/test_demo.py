@@ -7,11 +7,12 @@ import shutil
 
 import pytest
 from rich.console import Console
+from tests import tiny
 
 from llamavae import LlaMaVAE
 from llamavae.corpora import factors
 from llamavae.demo import run_demo
-from llamavae.errors import UserError
+from llamavae.errors import MissingData, UserError
 
 SHORT = [
     "optimisation={steps: 4, batch_size: 4}",
@@ -21,16 +22,24 @@ SHORT = [
 
 
 @pytest.fixture(autouse=True)
-def _few_sentences(monkeypatch):
+def _little(monkeypatch):
     monkeypatch.setattr("llamavae.demo._OWN", 60)
     monkeypatch.setattr("llamavae.demo._SAMPLES", 8)
-    monkeypatch.setattr("llamavae.demo._WORDS", ("lantern", "river"))
+    monkeypatch.setattr("llamavae.demo._REFINED", 2)
 
 
-def demo(folder, sentences=None, overrides=SHORT):
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A tiny model in a folder."""
+    folder = tmp_path_factory.mktemp("model") / "tiny"
+    tiny.vae(embed_backbones=True).save_pretrained(folder)
+    return str(folder)
+
+
+def demo(folder, model, sentences=None, overrides=SHORT):
     shown = io.StringIO()
     console = Console(file=shown, width=200)
-    result = run_demo(folder, sentences, overrides, console, progress=False)
+    result = run_demo(folder, sentences, overrides, console, progress=False, model=model)
     return result, shown.getvalue()
 
 
@@ -39,10 +48,10 @@ def rows(path):
         return list(csv.DictReader(file))
 
 
-def test_demo_leaves_everything_in_its_folder(tmp_path):
+def test_demo_leaves_everything_in_its_folder(tmp_path, model):
     folder = tmp_path / "run"
-    result, shown = demo(folder)
-    for name in ("reconstruct", "interpolate", "traverse", "sample", "measures"):
+    result, shown = demo(folder, model)
+    for name in ("reconstruct", "refine", "interpolate", "arithmetic", "sample", "measures"):
         assert name in shown
     assert f"{folder / 'report.html'}" in shown
 
@@ -53,54 +62,92 @@ def test_demo_leaves_everything_in_its_folder(tmp_path):
 
     saved = json.loads((folder / "results.json").read_text())
     assert saved["demo"] == result.measures
-    assert saved["recipe"]["start_from"] == "mini"
-    assert result.measures["samples"] == 8
-    assert set(result.measures["before"]) == set(result.measures["after"])
-    assert "grammatical_samples" in result.measures["after"]
+    assert saved["recipe"]["start_from"] == model
+    names = [row["measure"] for row in result.measures]
+    assert names == ["BLEU", "exact match", "different samples", "grammatical samples"]
+    assert all(
+        isinstance(row[key], float) for row in result.measures for key in ("before", "after")
+    )
+    assert isinstance(result.measures[0]["shuffled"], float)
 
     held_out = rows(folder / "reconstructions.csv")
-    assert len(held_out) == result.measures["sentences"] == 3
+    assert len(held_out) == 3
     assert {"text", "before", "reconstruction", "shuffled"} <= set(held_out[0])
     assert {row["text"] for row in held_out} < set(lines)
-    samples = rows(folder / "samples.csv")
-    assert {row["grammatical"] for row in samples} <= {"yes", "no"}
+    assert len(rows(folder / "samples.csv")) == 8
 
     page = result.report.read_text(encoding="utf-8")
-    assert "What mini does, before the fine-tune" in page
+    assert "before the fine-tune" in page
     assert "grammatical samples" in page
     assert LlaMaVAE.from_pretrained(folder / "model").sample(1, seed=0)
 
-    again, shown = demo(folder)
+    again, shown = demo(folder, model)
     assert "trained already" in shown
     assert again.measures == result.measures
 
     with pytest.raises(UserError, match="other settings"):
-        demo(folder, overrides=[*SHORT, "optimisation.steps=6"])
+        demo(folder, model, overrides=[*SHORT, "optimisation.steps=6"])
 
 
-def test_interrupted_demo_goes_on(tmp_path):
+def test_interrupted_demo_is_resumed(tmp_path, model):
     folder = tmp_path / "run"
-    whole, _ = demo(folder)
+    whole, _ = demo(folder, model)
     (folder / "results.json").unlink()
     for name in ("model", "checkpoint-4"):
         shutil.rmtree(folder / name)
-    resumed, shown = demo(folder)
+    resumed, shown = demo(folder, model)
     assert "Continuing the interrupted run" in shown
     assert resumed.measures == whole.measures
 
 
-def test_demo_takes_sentences_of_ones_own(tmp_path):
+def test_demo_takes_sentences_of_ones_own(tmp_path, model):
     file = tmp_path / "mine.csv"
     lines = [f"{i},sentence number {i} is about a dog" for i in range(40)]
     file.write_text("\n".join(["id,review", *lines]))
-    result, shown = demo(tmp_path / "run", file, [*SHORT, "corpus.column=review"])
+    result, shown = demo(tmp_path / "run", model, file, [*SHORT, "corpus.column=review"])
     assert str(file) in shown
     assert not (tmp_path / "run" / "sentences.txt").exists()
-    assert "grammatical_samples" not in result.measures["after"]
+    assert "grammatical samples" not in [row["measure"] for row in result.measures]
 
 
-def test_demo_refuses_a_file_that_is_too_short(tmp_path):
+def test_demo_refuses_a_file_that_is_too_short(tmp_path, model):
     file = tmp_path / "mine.txt"
     file.write_text("a dog barks\nan owl reads\nrobots paint\nseven trains leave\n")
     with pytest.raises(UserError, match="some hundreds"):
-        demo(tmp_path / "run", file)
+        demo(tmp_path / "run", model, file)
+
+
+@pytest.mark.parametrize("reachable", [True, False])
+def test_the_default_is_fetched_or_else_complete(tmp_path, monkeypatch, reachable):
+    library = tiny.library(tmp_path / "library", complete=False)
+    monkeypatch.setattr("llamavae.pretrained.catalogue._library", lambda: library)
+    asked = []
+
+    def fetch(name, progress):
+        asked.append(name)
+        if not reachable:
+            raise MissingData("no source has it\n- the hub: not there")
+
+    monkeypatch.setattr("llamavae.demo.fetch", fetch)
+
+    def stop(*_):
+        raise UserError("far enough")
+
+    monkeypatch.setattr("llamavae.demo.load_recipe", stop)
+    shown = io.StringIO()
+    with pytest.raises(UserError, match="far enough"):
+        run_demo(tmp_path / "run", console=Console(file=shown, width=200), progress=False)
+    assert asked == ["small"]
+    assert "all-minilm-l6-v2 (Apache-2.0), 92 MB" in shown.getvalue()
+    assert ("so this is mini" in shown.getvalue()) is not reachable
+
+
+def test_the_default_is_not_fetched_when_it_is_here(tmp_path, monkeypatch):
+    library = tiny.library(tmp_path / "library", complete=True)
+    monkeypatch.setattr("llamavae.pretrained.catalogue._library", lambda: library)
+    monkeypatch.setattr("llamavae.demo._SETTINGS", {"small": ()})
+    result, shown = demo(tmp_path / "run", None)
+    assert "What small does" in shown
+    assert (
+        json.loads((result.folder / "results.json").read_text())["recipe"]["start_from"] == "small"
+    )

@@ -96,6 +96,7 @@ def workplace(tmp_path, monkeypatch):
         Path("runs", run).mkdir(parents=True)
         Path("runs", run, "model").symlink_to(small_vae())
     for name, folder in (
+        ("small", small_vae()),
         ("sentence-transformers/all-MiniLM-L6-v2", tiny.encoder()),
         ("HuggingFaceTB/SmolLM2-135M", tiny.decoder()),
         ("models/stories260K", tiny.decoder()),

@@ -12,6 +12,7 @@ from __future__ import annotations
 import atexit
 import copy
 import functools
+import json
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -30,6 +31,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 
 from llamavae import LlaMaVAE
 from llamavae.modeling import TextDecoder
+from llamavae.pretrained import shipped
 
 SENTENCES = [
     "a dog is a kind of animal",
@@ -293,3 +295,24 @@ def vae(
     return LlaMaVAE.from_backbones(
         source, decoder(family), injection=injection, **{**defaults, **settings}
     )
+
+
+def library(folder: Path, complete: bool) -> Path:
+    """A folder in place of the library's own models: `mini`, and a tiny model called `small`.
+
+    Args:
+        folder: Where it is made.
+        complete: Whether `small` has all it needs, or names a backbone of the catalogue.
+    """
+    mini = shipped("mini")
+    assert mini is not None
+    folder.mkdir()
+    (folder / "mini").symlink_to(mini)
+    vae(embed_backbones=True).save_pretrained(folder / "small")
+    (folder / "small" / "README.md").write_text("# small: a tiny model\n", encoding="utf-8")
+    if not complete:
+        path = folder / "small" / "config.json"
+        config = json.loads(path.read_text(encoding="utf-8"))
+        changes = {"embed_backbones": False, "encoder_name_or_path": "all-minilm-l6-v2"}
+        path.write_text(json.dumps(config | changes), encoding="utf-8")
+    return folder

@@ -1,13 +1,16 @@
-"""The demo: what the model `mini` does, a fine-tune on a file of sentences, and a page of both.
+"""The demo: what a pretrained model does, a fine-tune on a file of sentences, and a page of both.
 
-The fine-tune is `train` with the recipe `fine-tune`. Without a file the demo writes one, from the
-grammar of `llamavae.corpora.factors`, whose parser can then tell sentences from other texts.
+The model is `small`, whose backbones are fetched first where they are missing, or `mini` where no
+source can be reached. The fine-tune is `train` with the recipe `fine-tune`. Without a file the demo
+writes one, from the grammar of `llamavae.corpora.factors`, whose parser can then tell sentences
+from other texts.
 """
 
 from __future__ import annotations
 
 import json
 import random
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,36 +25,63 @@ from rich.table import Table
 from llamavae.corpora import factors, load_corpus
 from llamavae.errors import UserError
 from llamavae.evaluation import examples
+from llamavae.evaluation.evaluator import Evaluation, EvaluationData
 from llamavae.evaluation.examples import Rows
+from llamavae.evaluation.reconstruction import Reconstruction
 from llamavae.evaluation.report import pieces
 from llamavae.evaluation.report.pieces import Section
 from llamavae.evaluation.report.run import Number, read_run, write_run_report
-from llamavae.guidance import InvertibleCVAE
+from llamavae.evaluation.results import number_text
+from llamavae.evaluation.samples import duplicates
 from llamavae.modeling import LlaMaVAE
-from llamavae.pretrained import shipped_names
+from llamavae.pretrained import MODELS, fetch, find, megabytes, needed, preferred
 from llamavae.training import Recipe, load_recipe, train
-from llamavae.training.diagnostics import exact_match, reconstruction_bleu
 
-MINI, DEFINITIONS = "mini", "mini-definitions"
-_SETTINGS = (
-    "optimisation.steps=500",
-    "optimisation.learning_rate=1e-3",
-    "evaluation.every=250",
-)
+_SETTINGS = {
+    "small": (
+        "optimisation.steps=60",  # so few steps take higher rates than the recipe's
+        "optimisation.learning_rate=2e-3",
+        "optimisation.posterior_learning_rate=3e-4",
+        "optimisation.backbone_learning_rate=1e-3",
+        "optimisation.warmup_steps=5",
+        "evaluation.every=30",
+    ),
+    "mini": (
+        "objective.beta=0.3",  # what it was trained with
+        "optimisation.steps=500",
+        "optimisation.learning_rate=1e-3",
+        "optimisation.posterior_learning_rate=1e-3",
+        "optimisation.backbone_learning_rate=1e-3",
+        "evaluation.every=250",
+    ),
+}
+_MEASURED_HERE = ("evaluation.decoded=0",)  # the demo decodes more sentences than a run would
 _OWN = 2000  # sentences of the file that the demo writes
 _HELD_OUT = 500  # at most
-_SAMPLES = 200
+_SAMPLES = 100
+_REFINED = 20  # steps
 _SEED = 1
 
-_SENTENCES = (
+_PLAIN = (
     "a dog is a kind of animal",
     "a person who plays the violin",
     "the act of making something more beautiful",
     "plants require sunlight to grow",
+    "someone who repairs old clocks",
+)
+_HARD = (
     "Anna paid 34 dollars for two tickets to Berlin",
+    "Marie Curie was born in Warsaw in 1867",
+    "the meeting on Thursday was moved to room 217",
+    "our neighbour's grey cat has been asleep on the garage roof since noon",
+    "he bought three loaves of bread, a pound of butter and a dozen eggs",
 )
 _ENDS = ("a small bird that lives in trees", "a person who plays the violin")
-_WORDS = ("violinist", "kindness", "lantern", "river", "whisper")
+_ANALOGIES = (
+    ("a person who plays the violin", "a person who plays music", "a person who paints pictures"),
+    ("a dog is a kind of animal", "a dog barks", "a cat sleeps"),
+    ("the boy opened the door", "the boy opens the door", "the girl closes the window"),
+)
 
 
 @dataclass(frozen=True)
@@ -61,12 +91,14 @@ class DemoResult:
     Attributes:
         folder: The run's folder.
         report: The page in it.
-        measures: What was measured before and after, on held-out sentences and on samples.
+        measures: What was measured on held-out sentences and on samples. A row has `measure`,
+            `unit`, `before`, `after`, `shuffled` (the fine-tuned model's, under shuffled z, or
+            None) and `how`.
     """
 
     folder: Path
     report: Path
-    measures: dict[str, Any]
+    measures: Rows
 
 
 @dataclass(frozen=True)
@@ -84,50 +116,56 @@ def run_demo(
     overrides: Sequence[str] = (),
     console: Console | None = None,
     progress: bool = True,
+    model: str | None = None,
 ) -> DemoResult:
-    """Show what `mini` does, fine-tune it, measure it before and after, and write a report.
+    """Show what a model does, fine-tune it, measure it before and after, and write a report.
 
     An interrupted run is continued; a finished one is not trained again, only measured.
 
     Args:
         output: Folder of the run.
-        sentences: File that `mini` is fine-tuned on, as for `corpus.name`; by default the demo
+        sentences: File that the model is fine-tuned on, as for `corpus.name`; by default the demo
             writes `sentences.txt` into `output`.
         overrides: Changes of the recipe `fine-tune`, as `section.key=value`.
         console: Where sentences and numbers are shown; the terminal by default.
         progress: Show progress bars on stderr.
+        model: Name, folder or hub id of the model. None takes `small`, and fetches its backbones
+            where they are missing, or `mini` if they cannot be fetched.
 
     Raises:
         UserError: The file cannot be read or is too short, the folder holds another run, or a
             setting is not usable.
     """
     console = console or Console()
-    recipe = load_recipe("fine-tune", [*_SETTINGS, *overrides])
-    recipe.start_from, recipe.output.folder = MINI, str(output)
+    name = _choose(console, progress) if model is None else model
+    settings = _SETTINGS.get(name, _SETTINGS["small"])
+    recipe = load_recipe("fine-tune", [*settings, *_MEASURED_HERE, *overrides])
+    recipe.start_from, recipe.output.folder = name, str(output)
     recipe.corpus.name = str(_own_sentences(output) if sentences is None else sentences)
-    recipe.description = f"The model {MINI}, fine-tuned on {recipe.corpus.name}."
+    recipe.description = f"{name}, fine-tuned on {recipe.corpus.name}."
     held_out = _held_out(recipe)
 
-    mini = LlaMaVAE.from_pretrained(MINI)
-    console.rule(f"What {MINI} does")
-    tour = _tour(mini)
-    for shown in tour:
-        _show(console, shown)
+    start = LlaMaVAE.from_pretrained(name)
+    console.rule(f"What {name} does")
+    tour = []
+    for show in (_reconstruct, _refine, _interpolate, _arithmetic, _sample):
+        tour.append(show(start))
+        _show(console, tour[-1])
 
-    console.rule(f"{MINI}, fine-tuned on your sentences")
+    console.rule(f"{name}, fine-tuned on your sentences")
     _announce(console, recipe, output)
     tuned = train(recipe, resume=True, progress=progress).model
-    tables = _tables(mini, tuned, held_out)
-    measures = _measure(tables)
-    numbers = _numbers(measures)
-    for shown in _before_and_after(tables, numbers):
+    tables, measures = _before_and_after(start, tuned, held_out)
+    for shown in _outcome(tables, measures):
         _show(console, shown)
 
-    for name, rows in tables.items():
-        examples.write_csv(rows, output / f"{name}.csv")
+    for table, rows in tables.items():
+        examples.write_csv(rows, output / f"{table}.csv")
     results, _ = read_run(output)
     _write_json(output / "results.json", results | {"demo": measures})
-    path = write_run_report(output, tables, _headline(numbers), [_tour_section(tour)])
+    parts = [p for s in tour for p in (pieces.prose(s.seen), pieces.table(s.rows, s.name))]
+    section = Section(f"What {name} does, before the fine-tune", pieces.join(parts))
+    path = write_run_report(output, tables, _headline(measures), [section])
     console.print(
         f"Everything is in {output}:\n"
         f"  {path}  the report: open it in a browser\n"
@@ -141,6 +179,27 @@ def run_demo(
     return DemoResult(output, path, measures)
 
 
+def _choose(console: Console, progress: bool) -> str:
+    """The best model that comes with the library, fetched if need be, or one that is complete."""
+    name, better = preferred(*MODELS)
+    if better is None:
+        return name
+    missing = [backbone for backbone in needed(better) if find(backbone.name) is None]
+    names = " and ".join(f"{backbone.name} ({backbone.licence})" for backbone in missing)
+    size = megabytes(sum(backbone.size for backbone in missing))
+    _say(console, f"Fetching what {better} is built on, once: {names}, {size}.")
+    try:
+        fetch(better, progress=progress)
+    except UserError:
+        _say(
+            console,
+            f"It could not be fetched, so this is {name}, which comes with the library. "
+            f"`llamavae models get {better}` says why; {better} writes better.",
+        )
+        return name
+    return better
+
+
 # ------------------------------------------------------------------------------- sentences
 
 
@@ -150,9 +209,8 @@ def _own_sentences(folder: Path) -> Path:
     if not path.is_file():
         numbers = random.Random(_SEED).sample(range(factors.SIZE), _OWN)
         folder.mkdir(parents=True, exist_ok=True)
-        lines = [
-            f"{factors.generate(n)[0].capitalize()}.\n" for n in numbers
-        ]  # mini saw no capitals
+        # with capitals and full stops, which the models have not seen
+        lines = [f"{factors.generate(n)[0].capitalize()}.\n" for n in numbers]
         path.write_text("".join(lines), encoding="utf-8")
     return path
 
@@ -176,175 +234,171 @@ def _held_out(recipe: Recipe) -> list[str]:
     return found
 
 
-# ------------------------------------------------------------------------------- what mini does
+# ------------------------------------------------------------------------------- the tour
 
 
-def _tour(mini: LlaMaVAE) -> list[Shown]:
-    """Each thing that the model does, once."""
-    dims = mini.config.latent_dim
-    rows = examples.reconstructions(mini, _SENTENCES)
-    q = mini.encode(list(_SENTENCES))
-    kl = (q.mean.square() + q.logvar.exp() - 1 - q.logvar).mean(0) / 2
-    [dim] = examples.largest_dimensions(kl.tolist(), 1)
-    tour = [
-        Shown(
-            "reconstruct",
-            [{key: row[key] for key in ("text", "reconstruction", "shuffled")} for row in rows],
-            f"Each sentence became {dims} numbers, and the decoder wrote it again from these "
-            "alone. Shuffled: from the numbers of the next sentence. The text comes from the "
-            "point. Names and numbers, as in the last one, do not fit through.",
-        ),
-        Shown(
-            "interpolate",
-            [
-                {"position": row["position"], "text": row["text"]}
-                for row in examples.interpolations(mini, [_ENDS], steps=7)
-            ],
-            "Points on the straight line from one sentence to another.",
-        ),
-        Shown(
-            "traverse",
-            examples.traversals(mini, _SENTENCES[1], [dim], steps=5),
-            f"One number of a sentence changes, the other {dims - 1} stay. One number seldom has "
-            "one meaning.",
-        ),
-        Shown(
-            "sample",
-            [{"text": text} for text in mini.sample(6, seed=_SEED)],
-            "Points drawn from a mixture of Gaussians, fitted to the points of the sentences that "
-            "mini was trained on. Unselected: nobody wrote these.",
-        ),
+def _reconstruct(model: LlaMaVAE) -> Shown:
+    rows = examples.reconstructions(model, _PLAIN)
+    return Shown(
+        "reconstruct",
+        [{key: row[key] for key in ("text", "reconstruction", "shuffled")} for row in rows],
+        f"Each sentence became {model.config.latent_dim} numbers z, and the decoder wrote it again "
+        "from these alone. Shuffled is the control: what the decoder writes from the next "
+        "sentence's z. So the text comes from z.",
+    )
+
+
+def _refine(model: LlaMaVAE) -> Shown:
+    texts = list(_HARD)
+    begin = time.perf_counter()
+    refined = model.refine(texts, steps=_REFINED, variance=False)
+    seconds = time.perf_counter() - begin
+    before, after = model.reconstruct(texts), model.decode(refined.mean)
+    exact = [
+        sum(a == b for a, b in zip(texts, written, strict=True)) for written in (before, after)
     ]
-    if DEFINITIONS in shipped_names():
-        guided = InvertibleCVAE.from_pretrained(DEFINITIONS, mini)
-        written = guided.generate(list(_WORDS), 1, 0.0)
-        tour.append(
-            Shown(
-                "define",
-                [{"word": w, "text": text} for w, text in zip(_WORDS, written, strict=True)],
-                f"{DEFINITIONS}: a flow leads from a word to a point, and mini's decoder writes "
-                "what stands there.",
-            )
-        )
-    return tour
+    return Shown(
+        f"refine, {_REFINED} steps",
+        [
+            {"text": text, "encoder": guess, "refined": better}
+            for text, guess, better in zip(texts, before, after, strict=True)
+        ],
+        "Names, numbers and long sentences. The encoder guesses z; refine improves the guess of "
+        f"each sentence by up to {_REFINED} gradient steps on z, with the model frozen. Exact: "
+        f"{exact[0]} of {len(texts)} before, {exact[1]} after, in {seconds:.1f} seconds.",
+    )
 
 
-def _tour_section(tour: Sequence[Shown]) -> Section:
-    parts = [piece for s in tour for piece in (pieces.prose(s.seen), pieces.table(s.rows, s.name))]
-    return Section(f"What {MINI} does, before the fine-tune", pieces.join(parts))
+def _interpolate(model: LlaMaVAE) -> Shown:
+    return Shown(
+        "interpolate",
+        [
+            {"position": row["position"], "text": row["text"]}
+            for row in examples.interpolations(model, [_ENDS], steps=7)
+        ],
+        "Latent codes on the straight line from one sentence to another.",
+    )
+
+
+def _arithmetic(model: LlaMaVAE) -> Shown:
+    return Shown(
+        "arithmetic",
+        [
+            {"a": a, "- b": b, "+ c": c, "text": model.arithmetic(a, b, c)[0]}
+            for a, b, c in _ANALOGIES
+        ],
+        "The text at a - b + c of their latent codes. Whether such a difference has a meaning of "
+        "its own depends on the sentences.",
+    )
+
+
+def _sample(model: LlaMaVAE) -> Shown:
+    prior = "N(0, I)"
+    if model.default_prior is not None:
+        prior = f"the prior ({model.default_prior.kind}) that was fitted to training sentences"
+    return Shown(
+        "sample",
+        [{"text": text} for text in model.sample(6, seed=_SEED)],
+        f"Latent codes drawn from {prior}, decoded greedily; not selected.",
+    )
 
 
 # ------------------------------------------------------------------------------- before and after
 
 
 def _announce(console: Console, recipe: Recipe, folder: Path) -> None:
-    """Say whether the model is trained, goes on training, or is there already."""
+    """Say whether the model is trained, resumed, or there already."""
     if (folder / "results.json").is_file():
         text = f"The model in {folder} is trained already."
     elif (folder / "recipe.yaml").is_file():
         text = f"Continuing the interrupted run in {folder}."
     else:
         text = f"Training on {recipe.corpus.name}, {recipe.optimisation.steps} steps."
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
+    _say(console, text)
 
 
 @torch.no_grad()
-def _tables(mini: LlaMaVAE, tuned: LlaMaVAE, held_out: list[str]) -> dict[str, Rows]:
-    """Texts of both models from held-out sentences, and from the same points of the prior."""
-    before, after = (examples.reconstructions(model, held_out) for model in (mini, tuned))
-    reconstructions = [
-        new | {"before": old["reconstruction"], "before_shuffled": old["shuffled"]}
-        for old, new in zip(before, after, strict=True)
+def _before_and_after(
+    start: LlaMaVAE, tuned: LlaMaVAE, held_out: list[str]
+) -> tuple[dict[str, Rows], Rows]:
+    """Texts of both models with the measures of them."""
+    evaluator, data = Reconstruction(), EvaluationData(held_out, seed=_SEED)
+    before, after = evaluator(start, data), evaluator(tuned, data)
+    rows = [
+        new | {"before": old["reconstruction"]}
+        for old, new in zip(
+            before.tables["reconstructions"], after.tables["reconstructions"], strict=True
+        )
     ]
-    old, new = (examples.prior_samples(m, _SAMPLES, _SEED, "standard") for m in (mini, tuned))
-    samples: Rows = [
-        {"before": b["text"], "text": a["text"]} for b, a in zip(old, new, strict=True)
-    ]
-    if all(map(_grammatical, held_out)):
-        for row in samples:
-            row["grammatical"] = "yes" if _grammatical(row["text"]) else "no"
+    models = {"before": start, "text": tuned}
+    drawn = {name: model.sample(_SAMPLES, seed=_SEED) for name, model in models.items()}
     pairs = list(zip(held_out[0:6:2], held_out[1:6:2], strict=False))
-    return {
-        "reconstructions": reconstructions,
+    drawn["prior"] = [_priors(start, tuned)] * _SAMPLES
+    tables = {
+        "reconstructions": rows,
         "interpolations": examples.interpolations(tuned, pairs),
-        "samples": samples,
+        "samples": [
+            dict(zip(drawn, texts, strict=True)) for texts in zip(*drawn.values(), strict=True)
+        ],
     }
+    measures = [_reconstructed(before, after, name) for name in ("BLEU", "exact match")]
+    shares = {
+        "different samples": (
+            "share of texts that equal no earlier one",
+            lambda texts: 1 - duplicates(texts),
+        )
+    }
+    if all(map(_grammatical, held_out)):
+        shares["grammatical samples"] = (
+            "share that the parser of the file's grammar accepts",
+            lambda texts: sum(map(_grammatical, texts)) / len(texts),
+        )
+    how = f"{_SAMPLES} samples from each model's own prior, seed {_SEED}, greedy"
+    for name, (what, share) in shares.items():
+        values = {"before": share(drawn["before"]), "after": share(drawn["text"])}
+        row = {"measure": name, "unit": "0 to 1", **values, "shuffled": None}
+        measures.append(row | {"how": f"{what}; {how}"})
+    return tables, measures
 
 
-def _measure(tables: Mapping[str, Rows]) -> dict[str, Any]:
-    """Numbers of the tables, before and after; shares are 0 to 1."""
-    rows, samples = tables["reconstructions"], tables["samples"]
-    texts = [row["text"] for row in rows]
+def _priors(start: LlaMaVAE, tuned: LlaMaVAE) -> str:
+    """What samples of the two models are drawn from, in words."""
+    before, after = (
+        "N(0, I)" if model.default_prior is None else model.default_prior.kind
+        for model in (start, tuned)
+    )
+    return after if before == after else f"{before} (before) or {after} (fine-tuned)"
 
-    def measured(written: str, shuffled: str, drawn: str) -> dict[str, float]:
-        right, wrong = ([row[key] for row in rows] for key in (written, shuffled))
-        found = {
-            "bleu": reconstruction_bleu(right, texts),
-            "bleu_shuffled": reconstruction_bleu(wrong, texts),
-            "exact_match": exact_match(right, texts),
-            "exact_match_shuffled": exact_match(wrong, texts),
-            "distinct_samples": len({row[drawn] for row in samples}) / len(samples),
-        }
-        if "grammatical" in samples[0]:
-            parsed = sum(_grammatical(row[drawn]) for row in samples)
-            found["grammatical_samples"] = parsed / len(samples)
-        return found
 
+def _reconstructed(before: Evaluation, after: Evaluation, name: str) -> dict[str, Any]:
+    """A measure of reconstruction over all held-out sentences."""
+    row = next(row for row in after.rows if row["measure"] == name and not row["group"])
+    definition = next(m.definition for m in Reconstruction.measures if m.name == name)
     return {
-        "sentences": len(rows),
-        "samples": len(samples),
-        "seed": _SEED,
-        "before": measured("before", "before_shuffled", "before"),
-        "after": measured("reconstruction", "shuffled", "text"),
+        "measure": name,
+        "unit": row["unit"],
+        "before": before.value(name),
+        "after": row["value"],
+        "shuffled": row["control"],
+        "how": f"{definition}; {row['n']} held-out sentences of the file",
     }
 
 
-def _numbers(m: Mapping[str, Any]) -> Rows:
-    """Each measure before and after, as text, with its control and how it was obtained."""
-    held = f"{m['sentences']} held-out sentences of the file, greedy from the posterior mean"
-    drawn = f"{m['samples']} points of N(0, I), seed {m['seed']}, decoded greedily"
-    kinds = {
-        "bleu": ("BLEU (0 to 100)", f"sacrebleu corpus BLEU; {held}"),
-        "exact_match": ("come back exactly", held),
-        "distinct_samples": ("different samples", drawn),
-        "grammatical_samples": (
-            "grammatical samples",
-            f"what the grammar's parser accepts; {drawn}",
-        ),
-    }
-
-    def text(when: str, key: str) -> str:
-        value = m[when].get(key)
-        return "" if value is None else f"{value:.1f}" if "bleu" in key else f"{value:.1%}"
-
-    return [
-        {
-            "measure": name,
-            "before": text("before", key),
-            "fine-tuned": text("after", key),
-            "shuffled z": text("after", f"{key}_shuffled"),
-            "how": how,
-        }
-        for key, (name, how) in kinds.items()
-        if key in m["after"]
-    ]
-
-
-def _headline(numbers: Rows) -> list[Number]:
-    """The measures of the fine-tuned model for the page; those of mini stand in the note."""
+def _headline(measures: Rows) -> list[Number]:
+    """The measures of the fine-tuned model for the page; those before stand in the note."""
     return [
         Number(
-            row["measure"],
-            row["fine-tuned"],
-            row["shuffled z"],
+            f"{row['measure']} ({row['unit']})",
+            number_text(row["after"]),
+            "" if row["shuffled"] is None else number_text(row["shuffled"]),
             "higher",
-            f"{row['before']} before; {row['how']}",
+            f"{number_text(row['before'])} before the fine-tune; {row['how']}",
         )
-        for row in numbers
+        for row in measures
     ]
 
 
-def _before_and_after(tables: Mapping[str, Rows], numbers: Rows) -> list[Shown]:
+def _outcome(tables: Mapping[str, Rows], measures: Rows) -> list[Shown]:
     """The first rows of the tables, and the numbers."""
     return [
         Shown(
@@ -358,16 +412,21 @@ def _before_and_after(tables: Mapping[str, Rows], numbers: Rows) -> list[Shown]:
         Shown(
             "samples",
             [{"before": r["before"], "fine-tuned": r["text"]} for r in tables["samples"][:6]],
-            "From the same points of N(0, I), unselected.",
+            "Drawn from each model's own prior; not selected.",
         ),
         Shown(
             "measures",
             [
-                {key: row[key] for key in ("measure", "before", "fine-tuned", "shuffled z")}
-                for row in numbers
+                {
+                    "measure": f"{n.name}",
+                    "before": number_text(row["before"]),
+                    "fine-tuned": n.value,
+                    "shuffled z": n.control,
+                }
+                for n, row in zip(_headline(measures), measures, strict=True)
             ],
-            "Shuffled z: each sentence is written from the point of another. A model whose text "
-            "comes from z is then far worse.",
+            "Shuffled z: the text from each sentence's z is compared with another sentence. A "
+            "model whose text comes from z is then much worse.",
         ),
     ]
 
@@ -375,12 +434,16 @@ def _before_and_after(tables: Mapping[str, Rows], numbers: Rows) -> list[Shown]:
 # ------------------------------------------------------------------------------- showing
 
 
+def _say(console: Console, text: str) -> None:
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
 def _show(console: Console, shown: Shown) -> None:
     grid = Table(title=shown.name, title_justify="left", box=box.SIMPLE_HEAD)
     for column in shown.rows[0]:
         grid.add_column(column)
     for row in shown.rows:
-        grid.add_row(*(escape(str(value)) for value in row.values()))
+        grid.add_row(*(escape(" ".join(str(value).split())) for value in row.values()))
     console.print(grid)
     console.print(shown.seen, markup=False, highlight=False, style="italic")
     console.print()

@@ -131,11 +131,11 @@ def test_corpora(run: Any) -> None:
 
 def test_demo_is_a_call_of_run_demo(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[Any] = []
-    monkeypatch.setattr("llamavae.demo.run_demo", lambda *args: calls.append(args))
-    given = ["--output", "x", "--sentences", "y.txt", "--set", "objective.beta=1"]
+    monkeypatch.setattr("llamavae.demo.run_demo", lambda *args, model: calls.append((*args, model)))
+    given = ["--output", "x", "--sentences", "y.txt", "-m", "mini", "--set", "objective.beta=1"]
     assert run("demo", *given).exit_code == 0
-    assert run("demo").exit_code == 0
+    assert run("demo").exit_code == 0  # LLAMAVAE_MODEL is set here and does not count
     assert calls == [
-        (Path("x"), Path("y.txt"), ["objective.beta=1"]),
-        (Path("runs/demo"), None, []),
+        (Path("x"), Path("y.txt"), ["objective.beta=1"], "mini"),
+        (Path("runs/demo"), None, [], None),
     ]

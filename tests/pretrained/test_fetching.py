@@ -14,6 +14,7 @@ from typing import Any
 
 import huggingface_hub as hub
 import pytest
+from tests import tiny
 
 from llamavae.errors import MissingData, UserError
 from llamavae.pretrained import (
@@ -27,6 +28,7 @@ from llamavae.pretrained import (
     find,
     models_folder,
     needed,
+    preferred,
     resolve,
 )
 
@@ -363,3 +365,17 @@ def test_entries_are_whole() -> None:
         for file in backbone.files:
             assert len(bytes.fromhex(file.sha256)) == 32
             assert file.size > 0
+
+
+def test_the_preferred_model_is_the_first_that_is_complete(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library = tiny.library(tmp_path / "library", complete=False)
+    monkeypatch.setattr(catalogue, "_library", lambda: library)
+    assert preferred("small", "mini") == ("mini", "small")
+    assert preferred("large", "mini", "small") == ("mini", None)
+    assert preferred("small") == ("small", None)  # there is no other
+    monkeypatch.setattr(fetching, "find", lambda _: tmp_path)
+    assert preferred("small", "mini") == ("small", None)
+    with pytest.raises(UserError, match="unknown model 'large'"):
+        preferred("large")

@@ -88,7 +88,7 @@ def evaluate(
         raise UserError("give --model or --encoder, not both: one system is measured")
     if encoder is not None and refine:
         raise UserError("--refine is for a model: a plain sentence encoder writes no text")
-    source = encoder or model.model
+    source = encoder or model.source
     name = _name(source) + (f"-refined-{refine}" if refine else "")
     folder = output or Path("runs/evaluation") / name
     check_folder(folder)  # before anything is loaded

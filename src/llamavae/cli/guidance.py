@@ -19,6 +19,7 @@ from llamavae.cli.options import (
     ModelOptions,
     PairOptions,
     Refine,
+    default_model,
     grouped,
     placement,
     quiet,
@@ -206,16 +207,17 @@ class GuideOptions:
     """Which model, and where its VAE is."""
 
     model: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--model",
             "-m",
             envvar="LLAMAVAE_GUIDE",
             metavar="FOLDER_OR_ID",
-            help="What fit-condition wrote, or hub id; mini-definitions comes with the library.",
+            help="What fit-condition wrote, hub id, or a name of `llamavae models`. Default: the "
+            "best model of definitions of which all backbones were fetched.",
             rich_help_panel="Model",
         ),
-    ] = "mini-definitions"
+    ] = None
     vae: Annotated[
         str | None,
         typer.Option(
@@ -250,10 +252,12 @@ class GuideOptions:
         """
         quiet()
         from llamavae import InvertibleCVAE
+        from llamavae.pretrained import DEFINITIONS
 
-        source = Path(self.model).expanduser()
+        name = default_model(*DEFINITIONS) if self.model is None else self.model
+        source = Path(name).expanduser()
         return InvertibleCVAE.from_pretrained(
-            source if source.is_dir() else self.model,
+            source if source.is_dir() else name,
             self.vae,
             word_vectors=self.word_vectors,
             encoder=self.encoder,

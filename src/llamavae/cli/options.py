@@ -7,7 +7,7 @@ import inspect
 import sys
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
-from functools import wraps
+from functools import cached_property, wraps
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
@@ -94,21 +94,32 @@ Dtype = Annotated[
 ]
 
 
+def default_model(*names: str) -> str:
+    """The first of several shipped models whose backbones are here; a note names a better one."""
+    from llamavae.pretrained import preferred
+
+    name, better = preferred(*names)
+    if better:
+        note(f"using {name}; `llamavae models get {better}` fetches a model that writes better")
+    return name
+
+
 @dataclass
 class ModelOptions:
     """Which model, and where it runs."""
 
     model: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--model",
             "-m",
             envvar="LLAMAVAE_MODEL",
             metavar="FOLDER_OR_ID",
-            help="Folder of a run or a model, or hub id; mini comes with the library.",
+            help="Folder of a run or a model, hub id, or a name of `llamavae models`. Default: "
+            "small if its backbones were fetched, else mini.",
             rich_help_panel="Model",
         ),
-    ] = "mini"
+    ] = None
     device: Device = None
     dtype: Dtype = None
     batch_size: Annotated[
@@ -118,20 +129,27 @@ class ModelOptions:
         ),
     ] = 64
 
+    @cached_property
+    def source(self) -> str:
+        """Folder, hub id or name of the model: what was given, or the default."""
+        from llamavae.pretrained import MODELS
+
+        return default_model(*MODELS) if self.model is None else self.model
+
     def load(self) -> LlaMaVAE:
         """The model.
 
         Raises:
             UserError: It cannot be loaded, or there is no such device.
         """
-        source = Path(self.model).expanduser()
+        source = Path(self.source).expanduser()
         if not (source / "config.json").exists() and (source / "model" / "config.json").exists():
             source = source / "model"  # the folder of a run
         quiet()
         from llamavae import LlaMaVAE
 
         return LlaMaVAE.from_pretrained(
-            source if source.is_dir() else self.model, **placement(self.device, self.dtype)
+            source if source.is_dir() else self.source, **placement(self.device, self.dtype)
         )
 
     def load_encoder(self, source: str) -> SentenceEncoder:

@@ -127,7 +127,7 @@ def fit_prior(
     fitted.save(place)
     _show(fitted)
     name = f" --prior {output or kind}" if output is not None or not default else ""
-    note(f"the prior is in {place}; try: llamavae sample 8 --model {model.model}{name}")
+    note(f"the prior is in {place}; try: llamavae sample 8 --model {model.source}{name}")
 
 
 def _place(vae: LlaMaVAE, kind: str, default: bool) -> Path:

@@ -135,7 +135,7 @@ def flows(
     names, forms = flow or flow_names(), form or ("reference", "conditional")
     check_names(names, forms)  # before anything is encoded
     networks = fit.networks(*forms)
-    study = _Study(output, {"verb": "flows", "model": model.model, **vars(options), **vars(fit)})
+    study = _Study(output, {"verb": "flows", "model": model.source, **vars(options), **vars(fit)})
     task = options.task(model, noise=fit.noise, networks=networks)
     with study.running():
         study_flows(
@@ -164,7 +164,7 @@ def definitions(
     from llamavae.evaluation.study import study_definitions
 
     fitting, networks = fit.fitting(seed), fit.networks(form)
-    settings = {"verb": "definitions", "model": model.model, "form": form, "seed": seed}
+    settings = {"verb": "definitions", "model": model.source, "form": form, "seed": seed}
     settings |= {"cvae_steps": cvae_steps, **vars(options), **vars(fit)}
     study = _Study(output, settings)
     task = options.task(model, noise=fit.noise, networks=networks)

@@ -132,16 +132,26 @@ def demo(
             help="Sentences of yours to fine-tune on, one a line; else the demo writes some.",
         ),
     ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            "-m",
+            metavar="FOLDER_OR_ID",
+            help="Model to show and fine-tune. Default: small, whose backbones are fetched if "
+            "they are missing, or mini where they cannot be fetched.",
+        ),
+    ] = None,
     overrides: Overrides = None,
 ) -> None:
-    """Show what the model mini does, and fine-tune it on your sentences: minutes on a CPU.
+    """Show what a model does, and fine-tune it on your sentences: minutes on a CPU.
 
     --set changes the recipe fine-tune, such as --set optimisation.steps=600.
     """
     quiet()
     from llamavae.demo import run_demo
 
-    run_demo(output, sentences, overrides or [])
+    run_demo(output, sentences, overrides or [], model=model)
 
 
 def _announce(result: TrainResult, best: str | None) -> None:

@@ -1,14 +1,24 @@
 """Pretrained models by name.
 
-Some come with the library, a folder each, and load without a network: `mini` is a small open-domain
-`LlaMaVAE`; `mini-definitions` is an `InvertibleCVAE` on it that leads from a word to its definition
-and back. Each has a model card, README.md, in its folder.
+Some come with the library, a folder each with a model card, README.md. `small`, an open-domain
+`LlaMaVAE`, holds what was trained; its pretrained backbones are fetched once. `mini` needs nothing
+else and loads without a network; `mini-definitions` is an `InvertibleCVAE` on it that leads from a
+word to its definition and back.
 
-Others, the backbones, are fetched once: `fetch(name)`, or `llamavae models get NAME`. From then on
-their names stand for them wherever an encoder or a decoder is asked for.
+Backbones are fetched by `fetch(name)`, or `llamavae models get NAME`. From then on their names
+stand for them wherever an encoder or a decoder is asked for.
 """
 
-from llamavae.pretrained.catalogue import CATALOGUE, Backbone, File, needed, shipped, shipped_names
+from llamavae.pretrained.catalogue import (
+    CATALOGUE,
+    DEFINITIONS,
+    MODELS,
+    Backbone,
+    File,
+    needed,
+    shipped,
+    shipped_names,
+)
 from llamavae.pretrained.fetching import (
     Available,
     Fetched,
@@ -17,11 +27,14 @@ from llamavae.pretrained.fetching import (
     find,
     megabytes,
     models_folder,
+    preferred,
     resolve,
 )
 
 __all__ = [
     "CATALOGUE",
+    "DEFINITIONS",
+    "MODELS",
     "Available",
     "Backbone",
     "Fetched",
@@ -32,6 +45,7 @@ __all__ = [
     "megabytes",
     "models_folder",
     "needed",
+    "preferred",
     "resolve",
     "shipped",
     "shipped_names",

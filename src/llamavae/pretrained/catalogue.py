@@ -157,16 +157,25 @@ CATALOGUE: dict[str, Backbone] = {backbone.name: backbone for backbone in _BACKB
 # ------------------------------------------------------------------- models in the package
 
 
+MODELS = "small", "mini"
+"""The VAEs that come with the library, the best first."""
+DEFINITIONS = "small-definitions", "mini-definitions"
+"""The models of definitions that may come with the library, the best first."""
+
+
+def _library() -> Path:
+    """The folder of the models that come with the library."""
+    return Path(str(resources.files("llamavae.pretrained")))
+
+
 def shipped_names() -> list[str]:
     """Names of the models that come with the library."""
-    here = Path(str(resources.files("llamavae.pretrained")))
-    return sorted(path.parent.name for path in here.glob("*/config.json"))
+    return sorted(path.parent.name for path in _library().glob("*/config.json"))
 
 
 def shipped(name: str) -> Path | None:
     """The folder of a model that comes with the library; None where there is none of that name."""
-    here = Path(str(resources.files("llamavae.pretrained")))
-    return here / name if name in shipped_names() else None
+    return _library() / name if name in shipped_names() else None
 
 
 def needed(name: str) -> list[Backbone]:

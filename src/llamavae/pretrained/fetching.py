@@ -19,7 +19,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import IO
 
-from llamavae.errors import MissingData, UserError, nearest
+from llamavae.errors import MissingData, UserError, nearest, unknown
 from llamavae.files import cache_folder, sha256
 from llamavae.pretrained.catalogue import (
     CATALOGUE,
@@ -105,6 +105,31 @@ def available() -> list[Available]:
         missing = [] if place else [b.name]
         models.append(Available(b.name, b.description, b.licence, b.size, [b.name], missing, place))
     return models
+
+
+def preferred(*names: str) -> tuple[str, str | None]:
+    """Which of several models to take, the best first: the first that can be loaded here.
+
+    Args:
+        names: Names of models that come with the library; those that this version does not have do
+            not count.
+
+    Returns:
+        The first whose backbones are all on this machine, or the last; and a better one that
+        needs only to be fetched, or None.
+
+    Raises:
+        UserError: This version has none of them.
+    """
+    candidates = [name for name in names if shipped(name)]
+    if not candidates:
+        raise unknown("model", names[0], shipped_names())
+    for name in candidates:
+        if all(find(backbone.name) for backbone in needed(name)):
+            break
+    else:
+        name = candidates[-1]
+    return name, None if name == candidates[0] else candidates[0]
 
 
 def models_folder() -> Path:

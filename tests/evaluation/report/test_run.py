@@ -7,8 +7,9 @@ from tests.evaluation.report.html import EVIL, Page, check_page
 
 from llamavae.errors import UserError
 from llamavae.evaluation.report.pieces import Section, prose
-from llamavae.evaluation.report.run import Number, write_run_report
+from llamavae.evaluation.report.run import Number, about, write_run_report
 from llamavae.training import load_recipe
+from llamavae.training.recipe import recipe_names
 
 METRICS = {
     "nll": 3.2,
@@ -123,3 +124,9 @@ def test_further_pieces_have_their_place(run):
 def test_folder_without_a_finished_run(tmp_path):
     with pytest.raises(UserError, match=r"results\.json is missing"):
         write_run_report(tmp_path)
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_the_model_of_every_recipe_can_be_described(name):
+    section = about(load_recipe(name).model_dump(mode="json"), 1000)
+    assert "1,000 training sentences" in section.body

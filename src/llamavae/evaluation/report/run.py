@@ -107,10 +107,11 @@ def _parts(recipe: Mapping[str, Any]) -> list[tuple[str, str]]:
     else:
         writes = str(decoder["model"])
     trains = {
+        "frozen": "all of it frozen",
         "heads": "hidden layers frozen, embeddings and head train",
         "lora": "LoRA in the hidden layers, embeddings and head train",
         "full": "all of it trains",
-    }[decoder["training"]]
+    }[decoder["training"] or ("heads" if written else "frozen")]
     return [
         ("encoder", reads),
         ("z", f"{latent['dim']} numbers, drawn from a Gaussian; the prior is N(0, I)"),
@@ -236,7 +237,7 @@ def write_run_report(
         tables: Rows of `llamavae.evaluation.examples` under the names `reconstructions`,
             `interpolations`, `traversals` and `samples`; those that are missing are left out.
         measures: Further measures; they head the table.
-        sections: Further sections; they stand before the last one.
+        sections: Further sections; they stand before the numbers.
 
     Returns:
         Path of the page.
@@ -249,11 +250,9 @@ def write_run_report(
     usual = measures_of(metrics, recipe["evaluation"]["decoded"])
     parts = [
         about(recipe, results.get("sentences")),
-        headline([*measures, *usual], results.get("warnings", [])),
-    ]
-    parts += [
-        *text_sections(tables or {}),
         *sections,
+        headline([*measures, *usual], results.get("warnings", [])),
+        *text_sections(tables or {}),
         training(log, metrics),
         provenance(results),
     ]
