@@ -35,12 +35,15 @@ from llamavae.flows import Fitting
 from llamavae.guidance import EncoderCondition, make_pairs
 from llamavae.modeling.prior import DEFAULT
 from llamavae.training import aggregate_posterior, fit_prior, load_recipe
+from llamavae.training.recipe import parse_recipe
 from pretrained.card import definitions_card, small_card, vae_card
 from pretrained.measures import compare, measure_definitions, measure_small, measure_vae
 
 HERE = Path(__file__).parent
 PACKAGE = HERE.parent / "src" / "llamavae" / "pretrained"
 MIXED, NOISE = ("wordnet", "wordnet-examples", "worldtree"), 0.5
+PRIOR = {"mini": 20_000, "small": 10_000}
+"""Model -> maximum number of training sentences of each corpus that its prior is fitted to."""
 STAGES = {"mini": ("mini-vae", "mini-more"), "small": ("small",)}
 """Model -> the recipes whose runs make it, each from the model of the one before."""
 
@@ -100,6 +103,8 @@ def ship(run: Path) -> None:
         results["recipe"][section][key] = now
         if was is not None:
             results["command"] = _exchanged(results["command"], was, now)
+    # settings that are newer than the run had their default value in it
+    results["recipe"] = parse_recipe(results["recipe"]).model_dump(mode="json")
     if changed := {k: v for k, v in results["recipe"].items() if v != recipe[k]}:
         raise SystemExit(f"the run was not made by the recipe {stage} as it is now: {changed}")
     for later in STAGES[name][STAGES[name].index(stage) :]:
@@ -154,7 +159,7 @@ def fit_mixture(vae: LlaMaVAE, name: str) -> None:
             for name in MIXED
             for text in load_corpus(name, split, max_words=16, limit=limit)["text"]
         ]
-        for split, limit in (("train", 20_000), ("validation", 2000))
+        for split, limit in (("train", PRIOR[name]), ("validation", PRIOR[name] // 10))
     }
     train, valid = (aggregate_posterior(vae, t, NOISE, progress=True) for t in texts.values())
     prior = fit_prior(train, "mixture", valid=valid, vae=vae, progress=True)
