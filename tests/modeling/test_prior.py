@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any, cast
 
 import pytest
 import torch
@@ -82,7 +83,7 @@ def test_density_of_a_mixture_is_scipys():
     z = prior.sample(50, seed=0)
     covariances = prior.scale_tril @ prior.scale_tril.mT
     parts = [
-        weight * torch.from_numpy(multivariate_normal.pdf(z, mean, covariance.numpy()))
+        weight * torch.from_numpy(multivariate_normal.pdf(z, mean, cast(Any, covariance.numpy())))
         for weight, mean, covariance in zip(prior.weights, prior.means, covariances, strict=True)
     ]
     density = torch.stack(parts).sum(0)
