@@ -36,7 +36,7 @@ from llamavae.modeling.names import DecoderTraining
 from llamavae.pretrained import resolve
 
 _CHUNK = 256  # rows of logits that exist at one time in the chunked loss
-_SMALL = 2**26  # logits below this number of elements (256 MB) are built at once: 3 times as fast
+_SMALL = 2**26  # logits below this number of elements (256 MB) are built at once, which is faster
 
 
 @dataclass(frozen=True)

@@ -109,9 +109,8 @@ class MemoryInjection(nn.Module):
     def calibrate(self, decoder: PreTrainedModel) -> None:
         """Set the scales to the standard deviations of the decoder's own keys and values.
 
-        They differ between layers by more than an order of magnitude, so without them one
-        learning rate is too small for some layers and too large for others. They are taken over
-        random tokens.
+        They differ much between layers, so without them one learning rate is too small for some
+        layers and too large for others. They are taken over random tokens.
         """
         seen = _watch(decoder, _random_tokens(decoder))
         parts = []
