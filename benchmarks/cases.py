@@ -16,9 +16,9 @@ from transformers import TrainerCallback
 
 from benchmarks.bench import Bench, Mark, Run
 from benchmarks.guidance import decode, flow_fit, guided_generation, products, short_fit
+from llamavae.data.sentences import prepare
 from llamavae.evaluation.evaluator import EvaluationData
-from llamavae.evaluation.reconstruction import Reconstruction
-from llamavae.training.data import prepare
+from llamavae.evaluation.evaluators.reconstruction import Reconstruction
 from llamavae.training.recipe import parse_recipe
 from llamavae.training.trainer import VAETrainer, training_arguments
 

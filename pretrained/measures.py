@@ -12,10 +12,11 @@ import torch
 from llamavae import InvertibleCVAE, LlaMaVAE
 from llamavae.corpora import load_corpus
 from llamavae.corpora.splits import fold
-from llamavae.evaluation.definitions import distinct_n, score_definitions
 from llamavae.evaluation.evaluator import EvaluationData
-from llamavae.evaluation.registry import evaluator
-from llamavae.evaluation.reverse import rank_of_truth, score_ranks
+from llamavae.evaluation.registry import load_evaluator
+from llamavae.metrics.definitions import score_definitions
+from llamavae.metrics.ngrams import distinct_n
+from llamavae.metrics.retrieval import rank_of_truth, score_ranks
 
 SEED, SAMPLES, RANKED, DEFINED = 0, 50, 500, 500
 CORPORA = {"WordNet definitions": "wordnet", "WorldTree explanations": "worldtree"}
@@ -43,13 +44,13 @@ def measure_vae(vae: LlaMaVAE, sts: Path) -> dict[str, Any]:
         measured: list[dict[str, Any]] = []
         for kind, shown in _SHOWN.items():
             settings = {"samples": 50} if kind == "likelihood" else {}
-            evaluation = evaluator(kind, **settings)(vae, data)
+            evaluation = load_evaluator(kind, **settings)(vae, data)
             measured += [
                 row for row in evaluation.rows if row["measure"] in shown and not row["group"]
             ]
         found["corpora"][title] = measured
     data = EvaluationData(["a", "b"], seed=SEED)
-    found["sts"] = evaluator("sts", files={"stsb": sts})(vae, data).rows
+    found["sts"] = load_evaluator("sts", files={"stsb": sts})(vae, data).rows
     found["samples"] = vae.sample(SAMPLES, "standard", seed=SEED)
     found["mixture samples"] = vae.sample(SAMPLES, "mixture", seed=SEED)
     return found
@@ -76,7 +77,7 @@ def measure_small(vae: LlaMaVAE, sts: Path) -> dict[str, Any]:
             ("usage", ("active units", "KL"), {}),
             ("amortisation", _REFINED, {"steps": (10, 20), "sentences": len(texts)}),
         ):
-            evaluation = evaluator(kind, **settings)(vae, data)
+            evaluation = load_evaluator(kind, **settings)(vae, data)
             groups = kind == "amortisation"
             rows += [
                 row | ({"measure": f"{row['measure']}, {row['group']}"} if groups else {})
@@ -84,7 +85,7 @@ def measure_small(vae: LlaMaVAE, sts: Path) -> dict[str, Any]:
                 if row["measure"] in shown and bool(row["group"]) == groups
             ]
         found["corpora"][title] = rows
-    found["sts"] = evaluator("sts", files={"stsb": sts})(vae, EvaluationData(["a", "b"])).rows
+    found["sts"] = load_evaluator("sts", files={"stsb": sts})(vae, EvaluationData(["a", "b"])).rows
     found["samples"] = vae.sample(SAMPLES, seed=SEED)
     found["standard samples"] = vae.sample(SAMPLES, "standard", seed=SEED)
     found["reconstructions"] = dict(zip(texts[:10], vae.reconstruct(texts[:10]), strict=True))

@@ -24,17 +24,17 @@ from rich.table import Table
 
 from llamavae.corpora import factors, load_corpus
 from llamavae.errors import UserError
-from llamavae.evaluation import examples
+from llamavae.evaluation import generations
 from llamavae.evaluation.evaluator import Evaluation, EvaluationData
-from llamavae.evaluation.examples import Rows
-from llamavae.evaluation.reconstruction import Reconstruction
-from llamavae.evaluation.report import pieces
-from llamavae.evaluation.report.pieces import Section
-from llamavae.evaluation.report.run import Number, read_run, write_run_report
+from llamavae.evaluation.evaluators.reconstruction import Reconstruction
 from llamavae.evaluation.results import number_text
-from llamavae.evaluation.samples import duplicates
+from llamavae.metrics.metric import Rows
+from llamavae.metrics.ngrams import duplicates
 from llamavae.modeling import LlaMaVAE
 from llamavae.pretrained import MODELS, fetch, find, megabytes, needed, preferred
+from llamavae.report import pieces
+from llamavae.report.pieces import Section
+from llamavae.report.run import Number, read_run, write_run_report
 from llamavae.training import Recipe, load_recipe, train
 
 _SETTINGS = {
@@ -160,7 +160,7 @@ def run_demo(
         _show(console, shown)
 
     for table, rows in tables.items():
-        examples.write_csv(rows, output / f"{table}.csv")
+        generations.write_csv(rows, output / f"{table}.csv")
     results, _ = read_run(output)
     _write_json(output / "results.json", results | {"demo": measures})
     parts = [p for s in tour for p in (pieces.prose(s.seen), pieces.table(s.rows, s.name))]
@@ -238,7 +238,7 @@ def _held_out(recipe: Recipe) -> list[str]:
 
 
 def _reconstruct(model: LlaMaVAE) -> Shown:
-    rows = examples.reconstructions(model, _PLAIN)
+    rows = generations.reconstructions(model, _PLAIN)
     return Shown(
         "reconstruct",
         [{key: row[key] for key in ("text", "reconstruction", "shuffled")} for row in rows],
@@ -274,7 +274,7 @@ def _interpolate(model: LlaMaVAE) -> Shown:
         "interpolate",
         [
             {"position": row["position"], "text": row["text"]}
-            for row in examples.interpolations(model, [_ENDS], steps=7)
+            for row in generations.interpolations(model, [_ENDS], steps=7)
         ],
         "Latent codes on the straight line from one sentence to another.",
     )
@@ -336,7 +336,7 @@ def _before_and_after(
     drawn["prior"] = [_priors(start, tuned)] * _SAMPLES
     tables = {
         "reconstructions": rows,
-        "interpolations": examples.interpolations(tuned, pairs),
+        "interpolations": generations.interpolations(tuned, pairs),
         "samples": [
             dict(zip(drawn, texts, strict=True)) for texts in zip(*drawn.values(), strict=True)
         ],

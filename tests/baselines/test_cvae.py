@@ -8,10 +8,10 @@ import torch
 from tests import tiny
 
 from llamavae.baselines import ConditionalVAE, cvae
+from llamavae.data.sentences import prepare
 from llamavae.errors import UserError
 from llamavae.guidance.conditions import LabelCondition, MatrixCondition
 from llamavae.guidance.pairs import Pairs
-from llamavae.training.data import prepare
 from llamavae.training.measure import measure
 
 LABELS = LabelCondition({"topic": ["animal", "water"], "language": ["en"]})

@@ -4,11 +4,11 @@ from typing import ClassVar
 
 import pytest
 import yaml
-from tests.evaluation.test_sweep import RECIPE
+from tests.experiments.test_sweep import RECIPE
 
 from llamavae.errors import UserError
 from llamavae.evaluation import registry
-from llamavae.evaluation.usage import Usage
+from llamavae.evaluation.evaluators.latent_usage import Usage
 
 
 @pytest.fixture(scope="module")

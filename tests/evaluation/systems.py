@@ -9,7 +9,8 @@ import torch
 
 from llamavae.corpora import factors
 from llamavae.errors import UserError
-from llamavae.evaluation.evaluator import Evaluation, EvaluationData, Evaluator, Measure
+from llamavae.evaluation.evaluator import Evaluation, EvaluationData, Evaluator
+from llamavae.metrics.metric import Measure
 
 DATA = EvaluationData(
     ["a dog", "two cats", "an owl <b>", "the fox"],

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from llamavae.evaluation.bootstrap import bootstrap_interval
-from llamavae.evaluation.evaluator import Measure
+from llamavae.metrics.bootstrap import bootstrap_interval
+from llamavae.metrics.metric import Measure
 
 MEASURE = Measure("words", "words", "higher", "words of a text, mean over texts")
 

@@ -8,12 +8,12 @@ from tests.evaluation.systems import Letters
 
 from llamavae.errors import UserError
 from llamavae.evaluation.evaluator import Evaluator
-from llamavae.evaluation.registry import EVALUATORS, SUITES, evaluator
+from llamavae.evaluation.registry import EVALUATORS, SUITES, load_evaluator
 
 
 @pytest.mark.parametrize("name", EVALUATORS)
 def test_every_evaluator_says_what_it_measures(name):
-    found = evaluator(name)
+    found = load_evaluator(name)
     assert isinstance(found, Evaluator)
     assert found.name == name
     assert found.primary is found.measures[0]
@@ -31,7 +31,7 @@ def test_names_differ_and_no_two_measures_are_confused():
 @pytest.mark.parametrize("suite", SUITES)
 def test_every_suite_can_be_made(suite):
     for name, settings in SUITES[suite].items():
-        evaluator(name, **settings)
+        load_evaluator(name, **settings)
 
 
 @pytest.mark.parametrize(
@@ -56,11 +56,11 @@ def test_every_suite_can_be_made(suite):
 )
 def test_values_of_another_kind_are_refused(name, settings, message):
     with pytest.raises(UserError, match=message):
-        evaluator(name, **settings)
+        load_evaluator(name, **settings)
 
 
 def test_a_setting_may_be_none_where_it_says_so():
-    evaluator("probes", limit=None)
+    load_evaluator("probes", limit=None)
 
 
 class Still:
@@ -72,9 +72,9 @@ class Still:
 
 def test_values_are_taken_as_they_are():
     encoder, prior, files = Letters(), Still(), {"x": Path("x.csv"), "y": "y.csv"}
-    assert vars(evaluator("reconstruction", encoder=encoder))["encoder"] is encoder
-    assert vars(evaluator("sts", tasks=("x",), files=files))["tasks"] == ("x",)
-    assert vars(evaluator("samples", prior=prior))["prior"] is prior
+    assert vars(load_evaluator("reconstruction", encoder=encoder))["encoder"] is encoder
+    assert vars(load_evaluator("sts", tasks=("x",), files=files))["tasks"] == ("x",)
+    assert vars(load_evaluator("samples", prior=prior))["prior"] is prior
 
 
 def test_all_is_all():
@@ -83,11 +83,11 @@ def test_all_is_all():
 
 def test_unknown_names_are_refused_with_the_nearest():
     with pytest.raises(UserError, match=r"unknown evaluator 'probs'. Did you mean 'probes'"):
-        evaluator("probs")
+        load_evaluator("probs")
     with pytest.raises(UserError, match=r"unknown evaluator"):
         EVALUATORS["probs"]
     with pytest.raises(
         UserError,
         match=r"unknown setting of the evaluator 'likelihood' 'sample'. Did you mean 'samples'",
     ):
-        evaluator("likelihood", sample=3)
+        load_evaluator("likelihood", sample=3)

@@ -10,13 +10,14 @@ from tests.evaluation.systems import DATA, Crashes, Fails, Length, Letters, Like
 
 from llamavae.errors import UserError
 from llamavae.evaluation.evaluator import system_fingerprint
-from llamavae.evaluation.reconstruction import Reconstruction
+from llamavae.evaluation.evaluators.reconstruction import Reconstruction
 from llamavae.evaluation.results import read_results
-from llamavae.evaluation.similarity import load_encoder
-from llamavae.evaluation.suite import evaluate, model_evaluator, settings_of
+from llamavae.evaluation.suite import evaluate, settings_of
+from llamavae.metrics.semantic import load_encoder
 from llamavae.modeling import SentenceEncoder
 from llamavae.modeling.backbones import fingerprint
 from llamavae.training import load_recipe
+from llamavae.training.best import model_evaluator
 
 
 def test_results_are_what_the_evaluators_found(tmp_path):

@@ -9,16 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llamavae.errors import UserError
+from llamavae.metrics.control import derangement
+from llamavae.metrics.latent import active_units, mutual_information, posterior_variance
+from llamavae.metrics.ngrams import exact_match, reconstruction_bleu
 from llamavae.training import diagnostics
-from llamavae.training.diagnostics import (
-    active_units,
-    derangement,
-    diagnose,
-    exact_match,
-    mutual_information,
-    posterior_variance,
-    reconstruction_bleu,
-)
+from llamavae.training.diagnostics import diagnose
 from llamavae.training.recipe import describe_settings, parse_recipe
 
 TEXTS = ["a dog is a kind of animal", "the old baker wrote a letter", "she sold the horse"]

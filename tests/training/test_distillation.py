@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 from tests import tiny
 from tests.training import runs
 
-from llamavae.training.data import Collator, prepare
-from llamavae.training.distillation import cosines, similarity_correlation, similarity_loss
+from llamavae.data.batches import Collator
+from llamavae.data.sentences import prepare
+from llamavae.metrics.correlation import cosines, similarity_correlation
+from llamavae.training.distillation import similarity_loss
 
 SEEDS = st.integers(0, 2**16)
 

@@ -5,8 +5,9 @@ import pytest
 import torch
 from tests import tiny
 
-from llamavae.training.data import Collator, SentenceData, prepare
-from llamavae.training.diagnostics import derangement
+from llamavae.data.batches import Collator
+from llamavae.data.sentences import SentenceData, prepare
+from llamavae.metrics.control import derangement
 from llamavae.training.measure import measure
 
 

@@ -9,11 +9,11 @@ from scipy.stats import multivariate_normal
 from sklearn.mixture import GaussianMixture
 from tests import tiny
 
+from llamavae.data.sentences import prepare
 from llamavae.errors import UserError
 from llamavae.flows import Fitting, build_flow
 from llamavae.modeling.prior import MixturePrior, StandardPrior
 from llamavae.training import prior as fitting_module
-from llamavae.training.data import prepare
 from llamavae.training.prior import aggregate_posterior, fit_default_prior, fit_prior, posterior
 
 KINDS = ["gaussian", "mixture", "flow"]

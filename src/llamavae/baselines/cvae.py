@@ -13,14 +13,15 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers import get_cosine_schedule_with_warmup
 
+from llamavae.data.batches import Collator, LengthBatches
+from llamavae.data.sentences import SentenceData, prepare
 from llamavae.errors import UserError
 from llamavae.guidance.asked import check_draws, check_pairs, seeded, vectors_of
 from llamavae.guidance.conditions import Condition
 from llamavae.guidance.pairs import Pairs
+from llamavae.metrics.control import derangement
 from llamavae.modeling import LlaMaVAE
 from llamavae.modeling.posterior import kl_term
-from llamavae.training.data import Collator, LengthBatches, SentenceData, prepare
-from llamavae.training.diagnostics import derangement
 
 _WARMUP = 100  # most steps in which the learning rate rises
 _MAX_NORM = 1.0  # gradients are clipped to this norm

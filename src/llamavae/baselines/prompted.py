@@ -12,7 +12,7 @@ from torch import Tensor
 from llamavae.errors import UserError
 from llamavae.guidance.asked import check_draws, seeded
 from llamavae.modeling import TextDecoder
-from llamavae.modeling.backbones import evaluating
+from llamavae.modes import evaluating
 
 _FIELDS = [["word", "", None], ["context", "", None]]  # name, format, conversion
 

@@ -13,7 +13,7 @@ from llamavae.errors import UserError, unknown
 
 if TYPE_CHECKING:
     from llamavae.evaluation.evaluator import Evaluator
-    from llamavae.evaluation.examples import Rows
+    from llamavae.metrics.metric import Rows
 
 
 def register(app: typer.Typer) -> None:
@@ -140,7 +140,7 @@ def _evaluators(
     """The evaluators that were asked for, with their settings."""
     from inspect import signature
 
-    from llamavae.evaluation.registry import EVALUATORS, SUITES, evaluator
+    from llamavae.evaluation.registry import EVALUATORS, SUITES, load_evaluator
 
     if suite not in SUITES:
         raise unknown("suite", suite, SUITES)
@@ -153,7 +153,7 @@ def _evaluators(
     for name, values in chosen.items():
         if "batch_size" in signature(EVALUATORS[name]).parameters:
             values.setdefault("batch_size", batch_size)
-    return [evaluator(name, **values) for name, values in chosen.items()]
+    return [load_evaluator(name, **values) for name, values in chosen.items()]
 
 
 def _setting(text: str) -> tuple[str, str, Any]:
@@ -210,7 +210,7 @@ Folder = Annotated[Path, typer.Argument(help="Folder that llamavae evaluate wrot
 
 def report(folder: Folder) -> None:
     """Write a page about an evaluation or a run: one HTML file that loads nothing."""
-    from llamavae.evaluation.report import write_report
+    from llamavae.report import write_report
 
     note(f"the page is {write_report(folder)}: open it in a browser")
 
@@ -228,10 +228,10 @@ def compare(
     json: Json = False,
 ) -> None:
     """Set evaluations side by side, with the significance of their differences."""
-    from llamavae.evaluation.compare import compare as differences
-    from llamavae.evaluation.examples import write_csv
-    from llamavae.evaluation.report.comparison import write_comparison
+    from llamavae.evaluation.comparison import compare as differences
+    from llamavae.evaluation.generations import write_csv
     from llamavae.evaluation.results import read_results
+    from llamavae.report.comparison import write_comparison
 
     evaluations = [read_results(folder) for folder in folders]
     if len({results.system for results in evaluations}) < len(folders):  # two of one model

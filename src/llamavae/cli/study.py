@@ -16,8 +16,8 @@ from llamavae.cli.output import note, write
 from llamavae.errors import UserError
 
 if TYPE_CHECKING:
-    from llamavae.evaluation.examples import Rows
-    from llamavae.evaluation.study import DefinitionTask
+    from llamavae.experiments.study import DefinitionTask
+    from llamavae.metrics.metric import Rows
 
 app = typer.Typer(no_args_is_help=True, help="Compare systems on one task, with controls.")
 
@@ -78,9 +78,9 @@ class TaskOptions(PairOptions):
             raise UserError("--draws differ only with a --spread above 0")
         if self.context is not None and self.word_vectors is not None:
             raise UserError("word vectors know no --context: leave one of both out")
-        from llamavae.evaluation.similarity import load_bleurt, load_encoder
-        from llamavae.evaluation.study import definition_task
+        from llamavae.experiments.study import definition_task
         from llamavae.guidance.conditions import read_column
+        from llamavae.metrics.semantic import load_bleurt, load_encoder
 
         # loaded once, and missing now rather than after the first fit
         mover = None if self.mover is None else load_encoder(self.mover)
@@ -128,7 +128,7 @@ def flows(
 
     A study that was interrupted goes on when it is started again.
     """
-    from llamavae.evaluation.study import check_names, study_flows
+    from llamavae.experiments.study import check_names, study_flows
     from llamavae.flows import flow_names
 
     fitting = fit.fitting()
@@ -161,7 +161,7 @@ def definitions(
 
     A study that was interrupted goes on when it is started again.
     """
-    from llamavae.evaluation.study import study_definitions
+    from llamavae.experiments.study import study_definitions
 
     fitting, networks = fit.fitting(seed), fit.networks(form)
     settings = {"verb": "definitions", "model": model.source, "form": form, "seed": seed}
@@ -238,8 +238,8 @@ class _Study:
 
     def finish(self) -> None:
         """Write the tables and the plot, and show the tables."""
-        from llamavae.evaluation.plots import plot_scores
-        from llamavae.evaluation.study import differences
+        from llamavae.experiments.study import differences
+        from llamavae.report.plots import plot_scores
 
         found = [row for rows in self.systems.values() for row in rows]
         rows = [{key: row[key] for key in row if key != "items"} for row in found]

@@ -47,17 +47,17 @@ def sweep(
 
     A sweep that was interrupted goes on when it is started again; more values may be added.
     """
-    from llamavae.evaluation.registry import evaluator
-    from llamavae.evaluation.sweep import parse_vary, run_sweep, sweep_runs, trade_off
+    from llamavae.evaluation.registry import load_evaluator
+    from llamavae.experiments.sweep import parse_vary, run_sweep, sweep_runs, trade_off
 
     runs = sweep_runs(recipe, overrides or [], parse_vary(vary), output)
-    evaluators = [evaluator(name) for name in dict.fromkeys(names or [])]
+    evaluators = [load_evaluator(name) for name in dict.fromkeys(names or [])]
     quiet()
     try:
         found = run_sweep(runs, evaluators, output, limit=limit, seed=seed, tell=note)
     except KeyboardInterrupt as error:
         raise KeyboardInterrupt("interrupted; the same command continues") from error
-    from llamavae.evaluation.report.sweep import write_sweep_report
+    from llamavae.report.sweep import write_sweep_report
 
     page = write_sweep_report(found, output)
     write(False, "model", "KL", "NLL", "BLEU")

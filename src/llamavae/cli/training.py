@@ -112,7 +112,7 @@ def train(
 
     evaluator = None
     if select is not None:
-        from llamavae.evaluation.suite import model_evaluator
+        from llamavae.training.best import model_evaluator
 
         evaluator = model_evaluator(select, settings)
     result = run(settings, resume=resume, evaluator=evaluator)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from llamavae.corpora.factors import FACTORS, Labels, parse, realise
 from llamavae.errors import UserError
-from llamavae.evaluation.examples import Rows
+from llamavae.metrics.metric import Rows
 
 FREE = tuple(name for name in FACTORS if name not in ("verb", "object", "place"))
 """Factors that can take any value in any sentence; a verb limits its objects and places."""

@@ -14,93 +14,17 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from llamavae.errors import UserError
-from llamavae.evaluation.bootstrap import bootstrap_interval
-from llamavae.evaluation.examples import Rows
+from llamavae.metrics.metric import Measure, Rows
 from llamavae.modeling import LlaMaVAE, SentenceEncoder
 from llamavae.modeling.backbones import fingerprint
 from llamavae.modeling.checkpoint import trained_fingerprint
 
 Need = Literal["encode", "decode", "posterior", "likelihood", "labels", "training texts"]
 """What an evaluator may ask of a system (the first four) or of the data (the others)."""
-
-
-@dataclass(frozen=True)
-class Measure:
-    """What a number means.
-
-    Attributes:
-        name: As it stands in tables.
-        unit: The scale of its values.
-        direction: Which values are better; empty where neither is better in itself.
-        definition: How it is computed, with its source.
-        control: What the control beside it is; empty where there is none.
-    """
-
-    name: str
-    unit: str
-    direction: Literal["higher", "lower", ""]
-    definition: str
-    control: str = ""
-
-    def row(
-        self,
-        value: float,
-        n: int,
-        *,
-        control: float | None = None,
-        interval: tuple[float, float] | None = None,
-        group: str = "",
-    ) -> dict[str, Any]:
-        """One number as a tidy row.
-
-        Args:
-            value: The number.
-            n: Items that it was computed from.
-            control: The same under the measure's control.
-            interval: Its 95 % interval.
-            group: The part of the data it is about, such as `words 1 to 5`; empty for all.
-        """
-        low, high = interval or (None, None)
-        return {
-            "measure": self.name,
-            "group": group,
-            "value": float(value),
-            "control": None if control is None else float(control),
-            "low": low,
-            "high": high,
-            "unit": self.unit,
-            "direction": self.direction,
-            "n": n,
-        }
-
-    def mean(
-        self,
-        values: NDArray[Any],
-        seed: int,
-        *,
-        control: NDArray[Any] | None = None,
-        group: str = "",
-    ) -> dict[str, Any]:
-        """The mean of N items as a tidy row, with its bootstrap interval.
-
-        Args:
-            values: One for each item (N,).
-            seed: Seed of the bootstrap.
-            control: The same items under the measure's control.
-            group: As for `row`.
-        """
-        return self.row(
-            float(values.mean()),
-            len(values),
-            control=None if control is None else float(control.mean()),
-            interval=bootstrap_interval(lambda i: values[i].mean(), len(values), seed=seed),
-            group=group,
-        )
 
 
 @dataclass(frozen=True)

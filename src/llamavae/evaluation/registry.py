@@ -26,7 +26,7 @@ class _Lazy(Mapping[str, "type[Evaluator]"]):
         if name not in self.places:
             raise unknown("evaluator", name, self.places)
         module, cls = self.places[name].split(":")
-        return getattr(import_module(f"llamavae.evaluation.{module}"), cls)
+        return getattr(import_module(f"llamavae.evaluation.evaluators.{module}"), cls)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.places)
@@ -39,7 +39,7 @@ EVALUATORS = _Lazy(
     {
         "reconstruction": "reconstruction:Reconstruction",
         "likelihood": "likelihood:Likelihood",
-        "usage": "usage:Usage",
+        "usage": "latent_usage:Usage",
         "samples": "samples:Samples",
         "interpolation": "interpolation:Interpolation",
         "geometry": "geometry:Geometry",
@@ -76,7 +76,7 @@ more seeds.
 """
 
 
-def evaluator(name: str, **settings: Any) -> Evaluator:
+def load_evaluator(name: str, **settings: Any) -> Evaluator:
     """An evaluator by name.
 
     Args:

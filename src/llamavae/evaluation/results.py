@@ -19,7 +19,8 @@ from typing import Any
 
 from llamavae.errors import UserError
 from llamavae.evaluation.evaluator import Evaluation
-from llamavae.evaluation.examples import Rows, write_csv
+from llamavae.evaluation.generations import write_csv
+from llamavae.metrics.metric import Rows
 
 
 @dataclass

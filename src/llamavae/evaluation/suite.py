@@ -13,18 +13,15 @@ from typing import Any
 from torch import nn
 
 from llamavae.errors import UserError
-from llamavae.evaluation.data import data_hashes, evaluation_data
+from llamavae.evaluation.data import data_hashes
 from llamavae.evaluation.evaluator import (
     EvaluationData,
     Evaluator,
     missing,
     system_fingerprint,
 )
-from llamavae.evaluation.registry import evaluator
 from llamavae.evaluation.results import Found, Results, check_folder, read_results, write_results
 from llamavae.provenance import provenance
-from llamavae.training import Recipe
-from llamavae.training.best import ModelEvaluator
 
 
 def evaluate(
@@ -92,28 +89,6 @@ def evaluate(
                     say(f"{seconds:.1f} s")
         write_results(results, folder, changed)
     return results
-
-
-def model_evaluator(name: str, recipe: Recipe) -> ModelEvaluator:
-    """What `llamavae.training.train` takes to choose the best model of a run.
-
-    It measures on the recipe's validation sentences, `evaluation.sentences` of them.
-
-    Args:
-        name: A name of `EVALUATORS`.
-        recipe: Of the run.
-
-    Raises:
-        UserError: There is no such evaluator, or the corpus cannot be read.
-    """
-    each = evaluator(name)
-    data = evaluation_data(
-        split="validation",
-        recipe=recipe.model_dump(mode="json"),
-        limit=recipe.evaluation.sentences,
-        seed=recipe.optimisation.seed,
-    )
-    return lambda model: each(model, data).rows
 
 
 def _open(

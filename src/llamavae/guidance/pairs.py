@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from llamavae.data.sentences import sentence_vectors
 from llamavae.errors import UserError, unknown
 from llamavae.guidance.conditions import (
     Condition,
@@ -20,7 +21,6 @@ from llamavae.guidance.conditions import (
     MatrixCondition,
     read_column,
 )
-from llamavae.training.data import sentence_vectors
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -3,97 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.pytorch_utils import Conv1D
-
-from llamavae.errors import UserError, nearest
-
-
-@contextmanager
-def hub_errors(kind: str, source: str) -> Iterator[None]:
-    """Turn failures to reach or find a model into a `UserError` about `source`."""
-    try:
-        yield
-    except UserError:
-        raise
-    except TypeError as error:  # an option that the model does not know
-        raise UserError(f"could not load the {kind} {source!r}: {error}") from error
-    except torch.OutOfMemoryError:
-        raise
-    except (OSError, HfHubHTTPError, ValueError, RuntimeError, SafetensorError) as error:
-        folder = Path(source)
-        if folder.is_dir():
-            found = ", ".join(sorted(p.name for p in folder.iterdir())[:12]) or "nothing"
-            raise UserError(
-                f"the folder {source} does not hold a usable {kind} (found there: {found}): {error}"
-            ) from error
-        if _missing_folder(source):
-            parent = folder.parent
-            near = (
-                nearest(folder.name, [p.name for p in parent.iterdir()]) if parent.is_dir() else []
-            )
-            hint = f" Did you mean {parent / near[0]}?" if near else ""
-            raise UserError(
-                f"there is no folder {source} to load the {kind} from.{hint}"
-            ) from error
-        if isinstance(_root(error), RepositoryNotFoundError):
-            raise UserError(
-                f"the hub has no {kind} {source!r} that you can read. Check its spelling; for a "
-                "private or gated model log in with `hf auth login`"
-            ) from error
-        raise UserError(
-            f"could not load the {kind} {source!r}: {_root(error)}\n"
-            "If the hub cannot be reached from here, download the model on another machine "
-            f"(`hf download {source} --local-dir FOLDER`) and give the folder instead of the id"
-        ) from error
-
-
-def load_whole(kind: Any, source: str | os.PathLike[str], **options: Any) -> PreTrainedModel:
-    """A pretrained model; transformers would make up the weights that its files lack.
-
-    Args:
-        kind: A class of transformers that has `from_pretrained`.
-        source: Hub id or folder.
-        **options: Arguments of `from_pretrained`.
-
-    Raises:
-        UserError: Weights are missing. BERT's pooler may be: no sentence vector uses it.
-    """
-    model, report = kind.from_pretrained(source, output_loading_info=True, **options)
-    lost = sorted(name for name in report["missing_keys"] if "pooler." not in name)
-    if lost and "quantization_config" not in options:
-        raise UserError(
-            f"{source} does not hold all weights of a {type(model).__name__}: {len(lost)} are "
-            f"missing, {lost[0]} among them. Either it is damaged, or it is a model of another kind"
-        )
-    return model
-
-
-def is_gguf(source: str | os.PathLike[str]) -> bool:
-    """Whether a model's source is a GGUF file, by its name."""
-    return Path(source).suffix.lower() == ".gguf"
-
-
-def _missing_folder(source: str) -> bool:
-    return source.startswith((".", "/", "~")) or source.count("/") > 1 or "\\" in source
-
-
-def _root(error: BaseException) -> BaseException:
-    seen = error
-    while seen.__cause__ is not None and not isinstance(seen, LocalEntryNotFoundError):
-        seen = seen.__cause__
-    return seen
 
 
 def freeze_or_adapt(module: nn.Module, training: str, rank: int, alpha: int) -> None:
@@ -158,19 +75,6 @@ def quiet_dropout(module: nn.Module) -> None:
             for name, value in vars(part).items():
                 if "dropout" in name and isinstance(value, float):
                     setattr(part, name, 0.0)
-
-
-@contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """While open, `module` is in eval mode."""
-    was_training = module.training
-    if was_training:
-        module.eval()
-    try:
-        yield
-    finally:
-        if was_training:
-            module.train()
 
 
 def fingerprint(weights: nn.Module | Mapping[str, Tensor]) -> str:

@@ -33,20 +33,14 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from llamavae.errors import UserError, unknown
 from llamavae.files import sha256
-from llamavae.modeling.backbones import (
-    fingerprint,
-    hub_errors,
-    is_gguf,
-    latent_fingerprint,
-    load_whole,
-    save_plain,
-)
+from llamavae.modeling.backbones import fingerprint, latent_fingerprint, save_plain
 from llamavae.modeling.configuration import LlaMaVAEConfig
 from llamavae.modeling.decoder import TextDecoder
 from llamavae.modeling.encoder import SentenceEncoder, TransformersEncoder
 from llamavae.modeling.prior import DEFAULT, Prior, read_default
 from llamavae.modeling.quantisation import from_int8, to_int8
 from llamavae.pretrained import CATALOGUE, resolve, shipped
+from llamavae.pretrained.loading import hub_errors, is_gguf, load_whole
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer

@@ -23,17 +23,12 @@ from transformers import (
 )
 
 from llamavae.errors import UserError
-from llamavae.modeling.backbones import (
-    evaluating,
-    freeze_or_adapt,
-    hub_errors,
-    is_gguf,
-    load_whole,
-    quiet_dropout,
-)
+from llamavae.modeling.backbones import freeze_or_adapt, quiet_dropout
 from llamavae.modeling.injection import MEMORY_ARGUMENT, Steering, steered
 from llamavae.modeling.names import DecoderTraining
+from llamavae.modes import evaluating
 from llamavae.pretrained import resolve
+from llamavae.pretrained.loading import hub_errors, is_gguf, load_whole
 
 _CHUNK = 256  # rows of logits that exist at one time in the chunked loss
 _SMALL = 2**26  # logits below this number of elements (256 MB) are built at once, which is faster

@@ -23,17 +23,11 @@ from transformers import (
 )
 
 from llamavae.errors import UserError
-from llamavae.modeling.backbones import (
-    evaluating,
-    fingerprint,
-    freeze_or_adapt,
-    hub_errors,
-    load_whole,
-    quiet_dropout,
-    save_plain,
-)
+from llamavae.modeling.backbones import fingerprint, freeze_or_adapt, quiet_dropout, save_plain
 from llamavae.modeling.names import EncoderTraining, Pooling
+from llamavae.modes import evaluating
 from llamavae.pretrained import resolve
+from llamavae.pretrained.loading import hub_errors, load_whole
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer

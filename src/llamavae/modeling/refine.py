@@ -22,8 +22,9 @@ import torch
 from torch import Tensor, nn
 
 from llamavae.errors import UserError
-from llamavae.modeling.backbones import evaluating, fingerprint
+from llamavae.modeling.backbones import fingerprint
 from llamavae.modeling.posterior import DiagonalGaussian
+from llamavae.modes import evaluating
 
 if TYPE_CHECKING:
     from llamavae.modeling.decoder import Scores

@@ -10,7 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from llamavae.errors import UserError
+from llamavae.evaluation.data import evaluation_data
+from llamavae.evaluation.registry import load_evaluator
 from llamavae.modeling import LlaMaVAE
+from llamavae.training import Recipe
 
 ModelEvaluator = Callable[[LlaMaVAE], Sequence[Mapping[str, Any]]]
 """Measures a model: rows with `measure`, `group`, `value` and `direction`, and that by which models
@@ -76,3 +79,25 @@ class BestModel:
             new.rename(self.folder)
         except OSError as error:
             raise UserError(f"could not save the best model in {self.folder}: {error}") from error
+
+
+def model_evaluator(name: str, recipe: Recipe) -> ModelEvaluator:
+    """What `llamavae.training.train` takes to choose the best model of a run.
+
+    It measures on the recipe's validation sentences, `evaluation.sentences` of them.
+
+    Args:
+        name: A name of `EVALUATORS`.
+        recipe: Of the run.
+
+    Raises:
+        UserError: There is no such evaluator, or the corpus cannot be read.
+    """
+    each = load_evaluator(name)
+    data = evaluation_data(
+        split="validation",
+        recipe=recipe.model_dump(mode="json"),
+        limit=recipe.evaluation.sentences,
+        seed=recipe.optimisation.seed,
+    )
+    return lambda model: each(model, data).rows

@@ -6,138 +6,13 @@ Arguments are posteriors of N sentences: `mean` and `logvar`, both (N, D). Infor
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-import sacrebleu
-import torch
-from torch import Tensor
-
-from llamavae.errors import UserError
 from llamavae.training.recipe import Recipe
-
-ACTIVE_THRESHOLD = 0.01
-"""Variance of the posterior mean over sentences above which a dimension counts as active."""
-
-_CHUNK = 2**22
-"""Most entries of a block of the (N, N) matrix of log densities: 32 MB."""
 
 _EARLY = 0.2
 """Part of a run in which a model may still be learning to use z."""
-
-
-def active_units(mean: Tensor, threshold: float = ACTIVE_THRESHOLD) -> int:
-    """Number of dimensions whose posterior mean varies over the sentences.
-
-    Burda et al., arXiv 1509.00519, section 5.2: Var_x(mu_i) > 0.01.
-
-    Args:
-        mean: Posterior means (N, D).
-        threshold: Smallest variance of an active dimension.
-    """
-    return int((mean.double().var(0, correction=0) > threshold).sum())
-
-
-@torch.no_grad()
-def mutual_information(mean: Tensor, logvar: Tensor, z: Tensor) -> float:
-    """Estimate of the information that z carries about which sentence it came from, in nats.
-
-    mean_n [ log q(z_n|x_n) - log mean_m q(z_n|x_m) ], Hoffman and Johnson, "ELBO surgery" (2016).
-    It is at most log N, however much z carries: always report N with it. For a z that carries
-    nothing it scatters around 0 and can be slightly negative. Computed in float64, in blocks.
-
-    Args:
-        mean: Posterior means (N, D).
-        logvar: Logarithms of the posterior variances (N, D).
-        z: One draw from each posterior (N, D).
-    """
-    mean, logvar, z = (x.detach().to("cpu", torch.float64) for x in (mean, logvar, z))
-    if not mean.shape == logvar.shape == z.shape or mean.ndim != 2:
-        raise ValueError(
-            f"expected three tensors of one shape (N, D); got {tuple(mean.shape)}, "
-            f"{tuple(logvar.shape)} and {tuple(z.shape)}"
-        )
-    precision = torch.exp(-logvar)
-    constant = -0.5 * (logvar + mean.square() * precision).sum(1)
-    count, total = len(z), 0.0
-    for start in range(0, count, rows := max(1, _CHUNK // count)):
-        part = z[start : start + rows]
-        # log q(z_n|x_m) but for the term in 2 pi, which cancels, shape (rows, N)
-        log_q = constant + part @ (mean * precision).T - 0.5 * part.square() @ precision.T
-        own = log_q.diagonal(start)
-        total += float((own - log_q.logsumexp(1)).sum())
-    return total / count + math.log(count)
-
-
-def posterior_variance(logvar: Tensor) -> float:
-    """Mean posterior variance over sentences and dimensions: 1 is the prior's, 0 a plain code."""
-    return float(logvar.double().exp().mean())
-
-
-def reconstruction_bleu(texts: Sequence[str], references: Sequence[str]) -> float:
-    """Corpus BLEU of `texts`, 0 to 100: sacrebleu with its standard tokenisation (13a), cased.
-
-    Args:
-        texts: What the model wrote, one text for each reference; empty ones are allowed.
-        references: What it should have written.
-    """
-    _check_pairs(texts, references)
-    return sacrebleu.corpus_bleu(list(texts), [list(references)], force=True).score
-
-
-def exact_match(texts: Sequence[str], references: Sequence[str]) -> float:
-    """Share of texts, 0 to 1, that equal their reference up to the amount of white space."""
-    _check_pairs(texts, references)
-    pairs = zip(texts, references, strict=True)
-    return sum(a.split() == b.split() for a, b in pairs) / len(texts)
-
-
-def derangement(n: int, generator: torch.Generator, *labels: Sequence[Hashable]) -> Tensor:
-    """A permutation of n rows that leaves none in its place (for n > 1).
-
-    It is what "shuffled" means: each row gets what belongs to another.
-
-    Args:
-        n: Number of rows.
-        generator: Source of the draws.
-        *labels: Labels of the n rows, such as the word that each is about. No row gets what
-            belongs to a row of the same label, wherever another choice is left: with one
-            sequence of labels, the number of rows that do is the smallest possible.
-
-    Example:
-        >>> derangement(4, torch.Generator().manual_seed(0), ["a", "a", "b", "b"]).tolist()
-        [2, 3, 0, 1]
-    """
-    order = torch.randperm(n, generator=generator)
-    other = torch.empty_like(order)
-    other[order] = order.roll(1)
-    rows = torch.arange(n)
-    codes = [rows, *(_codes(column) for column in labels)]
-
-    def clash(row: Tensor, given: Tensor) -> Tensor:
-        return torch.stack([code[row] == code[given] for code in codes]).any(0)
-
-    for row in rows[clash(rows, other)]:
-        # an exchange that rids both rows of their clash; one may have been rid of it already
-        if clash(row, other[row]):
-            free = rows[~clash(row, other) & ~clash(rows, other[row])]
-            if len(free):
-                partner = free[torch.randint(len(free), (), generator=generator)]
-                other[row], other[partner] = other[partner].clone(), other[row].clone()
-    return other
-
-
-def _codes(labels: Sequence[Hashable]) -> Tensor:
-    """A number for each label: the same for equal ones."""
-    known: dict[Hashable, int] = {}
-    return torch.tensor([known.setdefault(label, len(known)) for label in labels])
-
-
-def _check_pairs(texts: Sequence[str], references: Sequence[str]) -> None:
-    if len(texts) != len(references) or not texts:
-        raise UserError(
-            f"expected one text for each reference; got {len(texts)} and {len(references)}"
-        )
 
 
 # ------------------------------------------------------------------------------- the monitor

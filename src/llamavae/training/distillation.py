@@ -8,14 +8,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
 
-
-def cosines(vectors: Tensor) -> Tensor:
-    """Cosine of each pair of N vectors (N, C), shape (N, N), without autocast; 0 for a zero one."""
-    with torch.autocast(vectors.device.type, enabled=False):
-        unit = normalize(vectors.float() if vectors.dtype.itemsize < 4 else vectors, dim=-1)
-        return unit @ unit.T
+from llamavae.metrics.correlation import cosines
 
 
 def similarity_loss(mean: Tensor, teacher: Tensor) -> Tensor:
@@ -44,22 +38,3 @@ def similarity_loss(mean: Tensor, teacher: Tensor) -> Tensor:
     if not len(ours):
         return ours.sum()
     return (ours - (theirs - theirs.mean())).square().mean()
-
-
-def similarity_correlation(mean: Tensor, teacher: Tensor) -> float:
-    """Pearson correlation, over pairs of sentences, of the cosines of two sets of vectors.
-
-    Args:
-        mean: Posterior means (N, D).
-        teacher: The teacher's vectors of the same sentences (N, K).
-
-    Returns:
-        -1 to 1; 0 where it is not defined, since all cosines of one side are the same.
-    """
-    rows, columns = torch.triu_indices(len(mean), len(mean), 1)
-    a, b = (cosines(x.detach().to("cpu", torch.float64))[rows, columns] for x in (mean, teacher))
-    if not len(a):
-        return 0.0
-    a, b = a - a.mean(), b - b.mean()
-    scale = (a.norm() * b.norm()).item()
-    return (a @ b).item() / scale if scale > 1e-12 else 0.0

@@ -8,17 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from llamavae.data.batches import Collator
+from llamavae.data.sentences import SentenceData
+from llamavae.metrics.control import derangement
+from llamavae.metrics.correlation import similarity_correlation
+from llamavae.metrics.latent import active_units, mutual_information, posterior_variance
+from llamavae.metrics.ngrams import exact_match, reconstruction_bleu
 from llamavae.modeling import LlaMaVAE
-from llamavae.training.data import Collator, SentenceData
-from llamavae.training.diagnostics import (
-    active_units,
-    derangement,
-    exact_match,
-    mutual_information,
-    posterior_variance,
-    reconstruction_bleu,
-)
-from llamavae.training.distillation import similarity_correlation
 
 _PAIRED = 500  # sentences whose pairs are compared with the teacher's
 

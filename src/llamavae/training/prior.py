@@ -15,12 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from llamavae.data.sentences import SentenceData, sentence_vectors
 from llamavae.errors import UserError, unknown
 from llamavae.flows import Fitting, Flow, Rows, build_flow, fit_flow
 from llamavae.modeling import DiagonalGaussian, LlaMaVAE
 from llamavae.modeling.backbones import latent_fingerprint
 from llamavae.modeling.prior import FlowPrior, MixturePrior, Prior, PriorKind, StandardPrior
-from llamavae.training.data import SentenceData, sentence_vectors
 
 KINDS: tuple[PriorKind, ...] = get_args(PriorKind)
 """What `auto` chooses from, simple ones first."""

@@ -20,13 +20,14 @@ import yaml
 from accelerate.utils import set_seed
 from torch import Tensor
 
+from llamavae.data.batches import steps_per_epoch
+from llamavae.data.sentences import SentenceData, SentenceStream, prepare
 from llamavae.errors import UserError
 from llamavae.modeling import LlaMaVAE, SentenceEncoder, TextDecoder
 from llamavae.modeling.checkpoint import trained_fingerprint
 from llamavae.provenance import provenance
 from llamavae.training.best import BestModel, ModelEvaluator
 from llamavae.training.card import model_card
-from llamavae.training.data import SentenceData, SentenceStream, prepare, steps_per_epoch
 from llamavae.training.prior import fit_default_prior
 from llamavae.training.recipe import Recipe, parse_recipe
 from llamavae.training.record import RunRecord

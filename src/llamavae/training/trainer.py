@@ -30,15 +30,16 @@ from torch.utils.data import Sampler
 from tqdm.auto import tqdm
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
+from llamavae.data.batches import Collator, LengthBatches
+from llamavae.data.sentences import SentenceData, SentenceStream
 from llamavae.errors import UserError
 from llamavae.modeling import LlaMaVAE, TextDecoder
-from llamavae.modeling.backbones import evaluating
 from llamavae.modeling.checkpoint import reload
 from llamavae.modeling.llamavae import LlaMaVAEOutput
+from llamavae.modes import evaluating
 from llamavae.state import load_optimizer, load_random, save_optimizer, save_random
 from llamavae.training.bag_of_words import BagOfWords
 from llamavae.training.best import BestModel
-from llamavae.training.data import Collator, LengthBatches, SentenceData, SentenceStream
 from llamavae.training.diagnostics import diagnose
 from llamavae.training.distillation import similarity_loss
 from llamavae.training.measure import measure

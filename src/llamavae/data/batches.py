@@ -1,0 +1,98 @@
+"""Batches of sentences of similar length."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import chain, count, islice
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Sampler
+
+from llamavae.modeling import SentenceEncoder, TextDecoder
+
+GROUP = 50  # batches that are sorted by length together
+
+Item = dict[str, Any]
+"""A sentence: its text, token ids and, where they are known, its vectors."""
+
+
+class Collator:
+    """Joins sentences to the inputs of `LlaMaVAE.forward`, padded to the longest of the batch.
+
+    A teacher's vectors, which the model does not read, are `teacher_vectors` (B, K) beside them.
+
+    Args:
+        decoder: Pads the ids.
+        encoder: Tokenises the texts where there are no vectors; None for a plain language model.
+    """
+
+    def __init__(self, decoder: TextDecoder, encoder: SentenceEncoder | None = None) -> None:
+        self.decoder, self.encoder = decoder, encoder
+
+    def __call__(self, items: Sequence[Item]) -> dict[str, Any]:
+        """Inputs of these sentences; without vectors, what the encoder needs to make them."""
+        ids, mask = self.decoder.pad([item["ids"] for item in items])
+        batch: dict[str, Any] = {"input_ids": ids, "attention_mask": mask}
+        if "vector" in items[0]:
+            batch["sentence_vectors"] = torch.from_numpy(np.stack([i["vector"] for i in items]))
+        elif self.encoder is not None:
+            batch["encoder_inputs"] = self.encoder.tokenize([item["text"] for item in items])
+        if "teacher" in items[0]:
+            batch["teacher_vectors"] = torch.from_numpy(np.stack([i["teacher"] for i in items]))
+        return batch
+
+
+class LengthBatches(Sampler[int]):
+    """The order of the sentences in a run: each global batch holds sentences of similar length.
+
+    The order depends on the seed alone, not on the number of processes: cut into global batches,
+    and those among processes, it gives the same steps everywhere. In each pass over the corpus
+    every sentence comes at least once; the last batch of a pass is filled up with a few that
+    come twice. The sampler runs through as many passes as the steps need.
+
+    Args:
+        lengths: Tokens of each sentence, shape (N,).
+        batch_size: Sentences in an optimiser step, over all processes and accumulation.
+        steps: Optimiser steps of the run; None for one pass.
+        seed: Seed of the order.
+    """
+
+    def __init__(
+        self, lengths: np.ndarray, batch_size: int, steps: int | None = None, seed: int = 0
+    ) -> None:
+        self.lengths, self.batch_size, self.seed = np.asarray(lengths), batch_size, seed
+        self.steps = steps_per_epoch(len(lengths), batch_size) if steps is None else steps
+
+    def __len__(self) -> int:
+        return self.steps * self.batch_size
+
+    def __iter__(self) -> Iterator[int]:
+        passes = (self.epoch(number) for number in count())
+        return islice(chain.from_iterable(p.ravel().tolist() for p in passes), len(self))
+
+    def epoch(self, number: int) -> np.ndarray:
+        """Indices of the sentences in each batch of a pass, shape (steps, batch size)."""
+        random = np.random.default_rng([self.seed, number])
+        rows = len(self.lengths)
+        total = steps_per_epoch(rows, self.batch_size) * self.batch_size
+        order = np.resize(random.permutation(rows), total)
+        return by_length(order, self.lengths[order], self.batch_size, random)
+
+
+def steps_per_epoch(sentences: int, batch_size: int) -> int:
+    """Optimiser steps in which every sentence comes at least once."""
+    return -(-sentences // batch_size)
+
+
+def by_length(
+    order: np.ndarray, lengths: np.ndarray, batch_size: int, random: np.random.Generator
+) -> np.ndarray:
+    """Batches of `order` (steps, batch size): sorted by length in groups, then shuffled."""
+    batches = []
+    for start in range(0, len(order), GROUP * batch_size):
+        part = slice(start, start + GROUP * batch_size)
+        by_length = order[part][np.argsort(lengths[part], kind="stable")]
+        batches.append(by_length.reshape(-1, batch_size))
+    return random.permutation(np.concatenate(batches))

@@ -1,0 +1,278 @@
+"""Sentences as a trainer wants them: tokenised and encoded once, cached, batched by length."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain, count, islice
+from pathlib import Path
+
+import numpy as np
+from numpy.lib.format import open_memmap
+from torch.utils.data import Dataset, IterableDataset
+from tqdm.auto import tqdm
+
+from llamavae.data.batches import GROUP, Item, by_length
+from llamavae.errors import UserError
+from llamavae.files import cache_folder
+from llamavae.modeling import SentenceEncoder, TextDecoder
+
+_CHUNK = 2048  # sentences tokenised or encoded between two looks at the progress bar
+
+
+class SentenceData(Dataset[Item]):
+    """Sentences with their decoder ids and, for a frozen encoder, their vectors.
+
+    Args:
+        texts: N sentences.
+        ids: Decoder ids of all sentences, one after the other.
+        offsets: Where each sentence starts in `ids`, and the end; N + 1 numbers.
+        vectors: Sentence vectors h (N, H_enc), memory-mapped, or None where the encoder trains.
+        truncated: How many sentences were cut to the decoder's limit.
+        teacher: Vectors of the same sentences by a teacher (N, K), where there is one.
+    """
+
+    def __init__(
+        self,
+        texts: Sequence[str],
+        ids: np.ndarray,
+        offsets: np.ndarray,
+        vectors: np.ndarray | None = None,
+        truncated: int = 0,
+        teacher: np.ndarray | None = None,
+    ) -> None:
+        # plain views: a slice of np.memmap itself costs several times as much
+        self.ids = ids.view(np.ndarray)
+        self.vectors = None if vectors is None else vectors.view(np.ndarray)
+        self.teacher = None if teacher is None else teacher.view(np.ndarray)
+        self.texts, self.offsets, self.truncated = texts, offsets, truncated
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Decoder tokens of each sentence, shape (N,)."""
+        return np.diff(self.offsets)
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def __getitem__(self, i: int) -> Item:
+        item: Item = {
+            "text": self.texts[i],
+            "ids": self.ids[self.offsets[i] : self.offsets[i + 1]],
+        }
+        if self.vectors is not None:
+            item["vector"] = self.vectors[i]
+        if self.teacher is not None:
+            item["teacher"] = self.teacher[i]
+        return item
+
+
+def prepare(
+    texts: Sequence[str],
+    decoder: TextDecoder,
+    encoder: SentenceEncoder | None = None,
+    vectors: np.ndarray | None = None,
+    progress: bool = True,
+    teacher: SentenceEncoder | None = None,
+) -> SentenceData:
+    """Tokenise `texts` for the decoder and run a frozen encoder over them, or reuse the cache.
+
+    The cache key covers the texts, the tokenizer and its limit, and for vectors also the
+    encoder's weights, tokenizer, pooling and limit, so that nothing stale is ever read.
+
+    Args:
+        texts: N sentences.
+        decoder: Gives the ids.
+        encoder: Gives the vectors, where it is frozen; a trained one is left to the training step.
+        vectors: Precomputed sentence vectors (N, H_enc), in place of an encoder.
+        progress: Show a progress bar on stderr.
+        teacher: Gives further vectors, for `similarity_loss`; kept as the encoder's are.
+    """
+    corpus = _hash(*texts)
+    folder = cache_folder()
+    tokens = _cached(
+        folder / f"tokens-{_hash(corpus, _decoder_key(decoder))}",
+        lambda new: _write_tokens(new, texts, decoder, progress),
+    )
+    if vectors is None and encoder is not None and not encoder.trains:
+        vectors = sentence_vectors(texts, encoder, progress)
+    return SentenceData(
+        texts,
+        np.load(tokens / "ids.npy", mmap_mode="r"),
+        np.load(tokens / "offsets.npy"),
+        vectors,
+        json.loads((tokens / "counts.json").read_text())["truncated"],
+        None if teacher is None else sentence_vectors(texts, teacher, progress),
+    )
+
+
+def sentence_vectors(
+    texts: Sequence[str], encoder: SentenceEncoder, progress: bool = True
+) -> np.ndarray:
+    """Vectors h (N, H_enc) of `texts`, memory-mapped from the cache, where they are kept.
+
+    Texts that this encoder has encoded before, in whatever list, are copied and not encoded again.
+
+    Args:
+        texts: N sentences.
+        encoder: Gives the vectors.
+        progress: Show a progress bar on stderr while they are computed.
+    """
+    if not len(texts):  # nothing to keep
+        return np.empty((0, encoder.dim), np.float32)
+    key = _hash(encoder.cache_key())
+    encoded = _cached(
+        cache_folder() / f"vectors-{key}-{_hash(*texts)}",
+        lambda new: _write_vectors(new, texts, encoder, key, progress),
+    )
+    return np.load(encoded / "vectors.npy", mmap_mode="r")
+
+
+def _hash(*texts: str) -> str:
+    digest = hashlib.blake2b(digest_size=12)
+    for text in texts:
+        data = text.encode("utf-8", "surrogatepass")
+        digest.update(len(data).to_bytes(8, "little"))
+        digest.update(data)
+    return digest.hexdigest()
+
+
+def _decoder_key(decoder: TextDecoder) -> str:
+    """All that decides a text's ids."""
+    backend = getattr(decoder.tokenizer, "backend_tokenizer", None)
+    if backend is not None:
+        tokenizer = json.loads(backend.to_str())
+        for state in ("truncation", "padding"):  # left behind by earlier calls
+            tokenizer.pop(state, None)
+    else:
+        tokenizer = [repr(decoder.tokenizer), decoder.tokenizer.get_vocab()]
+    return json.dumps([tokenizer, str(decoder.tokens), decoder.max_tokens], sort_keys=True)
+
+
+def _cached(folder: Path, write: Callable[[Path], None]) -> Path:
+    """`folder`, written by `write` if it is not there; a half-written one is never seen."""
+    if folder.is_dir():
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    new = Path(tempfile.mkdtemp(prefix=".writing-", dir=folder.parent))
+    try:
+        write(new)
+        new.rename(folder)
+    except OSError as error:
+        if not folder.is_dir():  # else another process was faster
+            raise UserError(
+                f"could not write the cache {folder}: {error}. Set LLAMAVAE_CACHE to a folder "
+                "with room"
+            ) from error
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+    return folder
+
+
+def _chunks(texts: Sequence[str], what: str, progress: bool) -> Iterator[tuple[int, list[str]]]:
+    bar = tqdm(total=len(texts), desc=what, unit=" sentences", disable=not progress, leave=False)
+    with bar:
+        for start in range(0, len(texts), _CHUNK):
+            part = list(texts[start : start + _CHUNK])
+            yield start, part
+            bar.update(len(part))
+
+
+def _write_tokens(folder: Path, texts: Sequence[str], decoder: TextDecoder, progress: bool) -> None:
+    ids: list[np.ndarray] = []
+    lengths: list[np.ndarray] = [np.zeros(1, np.int64)]
+    truncated = 0
+    for _, part in _chunks(texts, "tokenising", progress):
+        rows, cut = decoder.tokenize(part)
+        truncated += cut
+        ids.append(np.fromiter(chain.from_iterable(rows), np.int32))
+        lengths.append(np.fromiter(map(len, rows), np.int64))
+    np.save(folder / "ids.npy", np.concatenate(ids))
+    np.save(folder / "offsets.npy", np.cumsum(np.concatenate(lengths)))
+    (folder / "counts.json").write_text(json.dumps({"truncated": truncated}))
+
+
+def _write_vectors(
+    folder: Path, texts: Sequence[str], encoder: SentenceEncoder, key: str, progress: bool
+) -> None:
+    names = np.fromiter((_number(text) for text in texts), np.uint64, len(texts))
+    out = open_memmap(
+        folder / "vectors.npy", mode="w+", dtype=np.float32, shape=(len(texts), encoder.dim)
+    )
+    missing = _copy_known(out, names, sorted(folder.parent.glob(f"vectors-{key}-*")))
+    new = [texts[int(i)] for i in missing]
+    for start, part in _chunks(new, "encoding", progress and bool(new)):
+        rows = missing[start : start + len(part)]
+        out[rows] = encoder.encode(part).float().cpu().numpy()
+    out.flush()
+    np.save(folder / "names.npy", names)
+
+
+def _number(text: str) -> int:
+    digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8)
+    return int.from_bytes(digest.digest(), "little")
+
+
+def _copy_known(out: np.ndarray, names: np.ndarray, folders: Iterable[Path]) -> np.ndarray:
+    """Fill the rows of `out` whose texts are in cached lists; returns the numbers of the others."""
+    missing = np.arange(len(names))
+    for folder in folders:
+        if not len(missing):
+            break
+        known = np.load(folder / "names.npy")
+        if not len(known):
+            continue
+        order = np.argsort(known)
+        place = np.searchsorted(known, names[missing], sorter=order).clip(max=len(known) - 1)
+        rows = order[place]
+        found = known[rows] == names[missing]
+        vectors = np.load(folder / "vectors.npy", mmap_mode="r")
+        out[missing[found]] = vectors[rows[found]]
+        missing = missing[~found]
+    return missing
+
+
+class SentenceStream(IterableDataset[Item]):
+    """Sentences read as they are needed, tokenised and batched by length on the way, without end.
+
+    Nothing is cached: a frozen encoder runs in each training step.
+
+    Args:
+        texts: A function that starts the stream again from its beginning.
+        decoder: Gives the ids.
+        batch_size: Sentences in an optimiser step, over all processes and accumulation.
+        seed: Seed of the order inside a group of batches.
+    """
+
+    def __init__(
+        self,
+        texts: Callable[[], Iterable[str]],
+        decoder: TextDecoder,
+        batch_size: int,
+        seed: int = 0,
+    ) -> None:
+        self.texts, self.decoder = texts, decoder
+        self.batch_size, self.seed = batch_size, seed
+
+    def __iter__(self) -> Iterator[Item]:
+        texts = self._endless()
+        for group in count():
+            random = np.random.default_rng([self.seed, group])
+            part = list(islice(texts, GROUP * self.batch_size))
+            ids, _ = self.decoder.tokenize(part)
+            lengths = np.array([len(row) for row in ids])
+            order = by_length(np.arange(len(part)), lengths, self.batch_size, random)
+            for i in order.ravel().tolist():
+                yield {"text": part[i], "ids": ids[i]}
+
+    def _endless(self) -> Iterator[str]:
+        while True:
+            empty = True
+            for text in self.texts():
+                empty = False
+                yield text
+            if empty:
+                raise UserError("the streamed corpus has no sentences")

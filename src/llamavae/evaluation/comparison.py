@@ -1,0 +1,156 @@
+"""Evaluations side by side: which differences are more than chance?
+
+Systems that were measured on the same sentences are compared sentence by sentence, with the paired
+bootstrap, wherever the folder holds what each sentence adds to a measure. Nothing else is called
+more than chance: intervals are of one system alone, and some are of seeds and not of sentences.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from llamavae.errors import UserError
+from llamavae.evaluation.evaluator import Evaluation
+from llamavae.evaluation.results import Found, Results
+from llamavae.metrics.bootstrap import Statistic, paired_bootstrap
+from llamavae.metrics.metric import Rows
+from llamavae.metrics.ngrams import bleu_counts, bleu_of_counts
+
+SIGNIFICANT = 0.05
+"""A p below which a difference counts as more than chance. With many measures, some fall below it
+by chance alone: 1 of 20."""
+
+
+def compare(evaluations: Sequence[Results], resamples: int = 1000) -> Rows:
+    """Rows of several evaluations, each with its difference from the first.
+
+    Row: `system`, `evaluator`, `measure`, `group`, `value`, `low`, `high`, `control`, `unit`,
+    `direction` and `n` as in the evaluations, and, for all but the first system: `difference` (its
+    value minus the first one's), `p` (two-sided, of the paired bootstrap; None where the items are
+    not known, or where the two were measured on different sentences, with different settings or by
+    different encoders, their `judge`), `test` (`paired bootstrap`; empty without p) and `verdict`:
+    `better`, `worse` (`higher`, `lower` where neither is better in itself), or `no clear
+    difference`; empty without p.
+
+    Args:
+        evaluations: At least two, of systems with different names.
+        resamples: Draws of the bootstrap.
+
+    Raises:
+        UserError: There are fewer than two, or two have one name.
+    """
+    names = [results.system for results in evaluations]
+    if len(evaluations) < 2 or len(set(names)) < len(names):
+        raise UserError(
+            "a comparison needs at least two evaluations, of systems with different names; got "
+            f"{', '.join(names) or 'none'}"
+        )
+    first, *others = evaluations
+    rows: Rows = []
+    for key in dict.fromkeys(_key(row) for results in evaluations for row in results.rows):
+        base = _row(first, key)
+        if base is not None:
+            rows.append({"system": first.system, **base, **_NOTHING})
+        for other in others:
+            row = _row(other, key)
+            if row is not None:
+                found = (
+                    _NOTHING if base is None else _difference(first, other, base, row, resamples)
+                )
+                rows.append({"system": other.system, **row, **found})
+    return rows
+
+
+_NOTHING: dict[str, Any] = {"difference": None, "p": None, "test": "", "verdict": ""}
+
+
+def _key(row: dict[str, Any]) -> tuple[str, str, str]:
+    return row["evaluator"], row["measure"], row["group"]
+
+
+def _row(results: Results, key: tuple[str, str, str]) -> dict[str, Any] | None:
+    return next((row for row in results.rows if _key(row) == key), None)
+
+
+def _difference(
+    first: Results, other: Results, base: dict[str, Any], row: dict[str, Any], resamples: int
+) -> dict[str, Any]:
+    """The difference of two rows of the same measure, and what is known of its chance."""
+    found = {**_NOTHING, "difference": row["value"] - base["value"]}
+    ours, theirs = other.found[row["evaluator"]], first.found[row["evaluator"]]
+    if first.data["hash"] != other.data["hash"] or _decisive(ours, row) != _decisive(theirs, base):
+        return found
+    a, b = item_statistic(ours.evaluation, row), item_statistic(theirs.evaluation, base)
+    if a and b and a.items == b.items:
+        seed = int(first.data["seed"])
+        p = paired_bootstrap(a.of, b.of, row["n"], resamples=resamples, seed=seed).p
+        return found | {"p": p, "test": "paired bootstrap", "verdict": _verdict(found, row, p)}
+    return found
+
+
+def _decisive(found: Found, row: dict[str, Any]) -> tuple[dict[str, Any], list[str], str]:
+    """What a number may depend on: the settings, what was not found, and the encoder."""
+    settings = {name: value for name, value in found.settings.items() if name != "batch_size"}
+    return settings, sorted(found.evaluation.not_found), row.get("judge", "")
+
+
+def _verdict(found: dict[str, Any], row: dict[str, Any], p: float) -> str:
+    if p >= SIGNIFICANT:
+        return "no clear difference"
+    higher = found["difference"] > 0
+    if not row["direction"]:
+        return "higher" if higher else "lower"
+    return "better" if higher == (row["direction"] == "higher") else "worse"
+
+
+# ------------------------------------------------------------------------------- item by item
+
+
+@dataclass(frozen=True)
+class ItemStatistic:
+    """A measure as a function of items.
+
+    Attributes:
+        of: The measure of given items.
+        items: What the items are, to see that two systems have the same.
+    """
+
+    of: Statistic
+    items: tuple[Hashable, ...]
+
+
+def item_statistic(evaluation: Evaluation, row: dict[str, Any]) -> ItemStatistic | None:
+    """A row's measure as a function of items, from a table with a line for each of its N items.
+
+    A table serves if it has `text` and a column of the measure's name whose mean is the value;
+    BLEU is computed from `text` and `reconstruction`.
+
+    Args:
+        evaluation: What an evaluator found.
+        row: One of its rows.
+
+    Returns:
+        None where no table gives the value.
+    """
+    for table in evaluation.tables.values():
+        if row["group"] or len(table) != row["n"] or "text" not in table[0]:
+            continue
+        statistic = _statistic(table, row["measure"])
+        everything = np.arange(len(table))
+        if statistic and np.isclose(statistic(everything), row["value"], rtol=1e-3, atol=1e-4):
+            return ItemStatistic(statistic, tuple(item["text"] for item in table))
+    return None
+
+
+def _statistic(table: Rows, measure: str) -> Statistic | None:
+    if measure == "BLEU" and "reconstruction" in table[0]:
+        counts = bleu_counts(*([r[key] for r in table] for key in ("reconstruction", "text")))
+        return lambda items: bleu_of_counts(counts[items])
+    if not all(isinstance(item.get(measure), int | float) for item in table):
+        return None
+    values = np.array([item[measure] for item in table], dtype=float)
+    return lambda items: float(values[items].mean())

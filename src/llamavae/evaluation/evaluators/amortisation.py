@@ -1,0 +1,260 @@
+"""The amortisation gap: how much a posterior improves when it is optimised for its sentence."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from llamavae.errors import UserError
+from llamavae.evaluation.evaluator import Evaluation, EvaluationData, Evaluator
+from llamavae.evaluation.evaluators.likelihood import sentence_nll
+from llamavae.evaluation.evaluators.reconstruction import decode_by_length
+from llamavae.evaluation.refined import RefinedSystem
+from llamavae.metrics.bootstrap import bootstrap_sums, percentile_interval
+from llamavae.metrics.control import derangement
+from llamavae.metrics.metric import Measure, Rows
+from llamavae.metrics.ngrams import bleu_counts, bleu_of_counts
+from llamavae.modeling import DiagonalGaussian, LlaMaVAE, Refinement
+
+Values = NDArray[np.float64]
+
+ENCODER = "encoder"
+"""Group of the numbers of the encoder's own posteriors."""
+
+_SHUFFLED = "the same when each sentence gets the posterior of another"
+_TEXTS = "the same when each sentence is compared with the text from another's code"
+
+
+class _Found(NamedTuple):
+    """What N posteriors of N sentences are worth; values are (N,), `foreign` is the control."""
+
+    bound: Values
+    nll: Values
+    foreign_bound: Values
+    foreign_nll: Values
+    written: list[str]
+    foreign: list[str]
+    noisy: dict[float, Values]
+    norm: Values
+    seconds: float
+
+
+class Amortisation(Evaluator):
+    """Encoder's posteriors beside refined ones (`LlaMaVAE.refine`), and what refining costs.
+
+    Numbers without a group are of the largest number of steps; the groups are `encoder` and each
+    number of steps. Noise is Gaussian, the same for all groups, in standard deviations of the
+    encoder's codes of these sentences.
+
+    Args:
+        steps: Numbers of gradient steps.
+        learning_rate: See `Refinement`.
+        beta: Weight of the KL term, in refining and in the bound; 1 makes the bound the ELBO.
+        confidence: See `Refinement`.
+        noise: Standard deviations of the noise.
+        sentences: Maximum number of sentences, the first ones.
+        samples: Draws of z for a sentence's bound.
+        batch_size: Sentences that pass the decoder together.
+        resamples: Bootstrap samples of an interval.
+    """
+
+    name = "amortisation"
+    needs = frozenset({"posterior", "likelihood", "decode"})
+    measures = (
+        Measure(
+            "amortisation gap",
+            "nats per sentence",
+            "lower",
+            "bound of the encoder's posterior minus that of the refined one (1801.03558); what "
+            "the encoder loses",
+        ),
+        Measure(
+            "bound",
+            "nats per sentence",
+            "lower",
+            "E_q[−log p(x|z)] + beta · KL(q(z|x) ‖ N(0, I)), the expectation over draws from q",
+            _SHUFFLED,
+        ),
+        Measure(
+            "NLL at the mean",
+            "nats per sentence",
+            "lower",
+            "−log p(x|z) with z the mean of q, teacher-forced",
+            _SHUFFLED,
+        ),
+        Measure(
+            "BLEU",
+            "0 to 100",
+            "higher",
+            "sacrebleu corpus BLEU (13a tokenisation, cased) of greedy texts from means of q",
+            _TEXTS,
+        ),
+        Measure(
+            "exact match",
+            "0 to 1",
+            "higher",
+            "share of greedy texts from means of q that equal their sentence, white space aside",
+            _TEXTS,
+        ),
+        Measure(
+            "exact match after noise",
+            "0 to 1",
+            "higher",
+            "the same with Gaussian noise on the codes; the group names its size in standard "
+            "deviations of the encoder's codes",
+        ),
+        Measure("code norm", "Euclidean", "", "length of the mean of q, mean over sentences"),
+        Measure(
+            "processor seconds",
+            "seconds per sentence",
+            "lower",
+            "processor time of encoding and refining, all threads together; depends on the machine",
+        ),
+    )
+
+    def __init__(
+        self,
+        steps: Sequence[int] = (5, 10, 20),
+        learning_rate: float = Refinement.learning_rate,
+        beta: float = Refinement.beta,
+        confidence: float = Refinement.confidence,
+        noise: Sequence[float] = (0.1, 0.3),
+        sentences: int = 100,
+        samples: int = 8,
+        batch_size: int = 32,
+        resamples: int = 1000,
+    ) -> None:
+        self.steps, self.learning_rate, self.beta = sorted(steps), learning_rate, beta
+        self.confidence, self.noise = confidence, list(noise)
+        self.sentences, self.samples = sentences, samples
+        self.batch_size, self.resamples = batch_size, resamples
+        if not steps or self.steps[0] < 1 or sentences < 2 or samples < 1:
+            raise UserError(
+                "the amortisation gap needs numbers of steps from 1, at least 2 sentences and 1 "
+                f"sample; got {self.steps}, {sentences} and {samples}"
+            )
+        for count in self.steps:
+            self._how(count, 0)  # refuses other settings that are out of range
+
+    def _how(self, steps: int, seed: int) -> Refinement:
+        return Refinement(
+            steps, self.learning_rate, self.beta, confidence=self.confidence, seed=seed
+        )
+
+    @torch.no_grad()
+    def evaluate(self, system: Any, data: EvaluationData) -> Evaluation:
+        """All measures for the encoder and for each number of steps, and the table `codes`.
+
+        Row of the table: `text`, and for each group its text and its NLL at the mean.
+        """
+        model = system.model if isinstance(system, RefinedSystem) else system
+        texts = list(data.texts)[: self.sentences]
+        rows: Rows = []
+        columns: dict[str, list[Any]] = {"text": texts}
+        scale = model.encode(texts).mean.double().cpu().std(0)
+        base: Values | None = None
+        for steps in (0, *self.steps):
+            found = self._found(model, texts, steps, scale, data)
+            base = found.bound if base is None else base
+            gap = base - found.bound if steps else None
+            group = f"{steps} steps" if steps else ENCODER
+            columns |= {f"{group}: text": found.written, f"{group}: NLL": found.nll.tolist()}
+            rows += self._rows(found, gap, texts, data.seed, group)
+            if steps == self.steps[-1]:
+                rows += self._rows(found, gap, texts, data.seed)
+        order = [measure.name for measure in self.measures]
+        rows.sort(key=lambda row: (order.index(row["measure"]), bool(row["group"])))
+        table = [
+            dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)
+        ]
+        return Evaluation(rows, {"codes": table})
+
+    def _found(
+        self, model: LlaMaVAE, texts: list[str], steps: int, scale: Tensor, data: EvaluationData
+    ) -> _Found:
+        ids, _ = model.decoder.tokenize(texts)
+        others = derangement(len(texts), data.generator(), texts)
+        start = time.process_time()
+        q = model.encode(texts, refine=self._how(steps, data.seed))
+        seconds = (time.process_time() - start) / len(texts)
+        q = DiagonalGaussian(q.mean.double().cpu(), q.logvar.double().cpu())
+        noise = scale * torch.randn(q.mean.shape, generator=data.generator(), dtype=torch.float64)
+        written = self._written(model, ids, q.mean, data)
+        foreign = DiagonalGaussian(q.mean[others], q.logvar[others])
+        return _Found(
+            *self._nats(model, ids, q, data),
+            *self._nats(model, ids, foreign, data),
+            written,
+            [written[i] for i in others],
+            {
+                size: _exact(self._written(model, ids, q.mean + size * noise, data), texts)
+                for size in self.noise
+            },
+            q.mean.norm(dim=1).numpy(),
+            seconds,
+        )
+
+    def _rows(
+        self, found: _Found, gap: Values | None, texts: list[str], seed: int, group: str = ""
+    ) -> Rows:
+        exact, foreign_exact = (_exact(x, texts) for x in (found.written, found.foreign))
+        rows = [
+            self.measure(name).mean(values, seed, control=control, group=group)
+            for name, values, control in (
+                ("amortisation gap", gap, None),
+                ("bound", found.bound, found.foreign_bound),
+                ("NLL at the mean", found.nll, found.foreign_nll),
+                ("exact match", exact, foreign_exact),
+                ("code norm", found.norm, None),
+            )
+            if values is not None
+        ]
+        rows += [
+            self.measure("exact match after noise").mean(
+                values, seed, group=f"{group}, noise {size:g}" if group else f"noise {size:g}"
+            )
+            for size, values in found.noisy.items()
+        ]
+        seconds = self.measure("processor seconds").row(found.seconds, len(texts), group=group)
+        return [*rows, self._bleu(found.written, found.foreign, texts, seed, group), seconds]
+
+    def _written(
+        self, model: LlaMaVAE, ids: list[list[int]], z: Tensor, data: EvaluationData
+    ) -> list[str]:
+        return decode_by_length(model, z, list(map(len, ids)), self.batch_size, data.progress)
+
+    def _nats(
+        self, model: LlaMaVAE, ids: list[list[int]], q: DiagonalGaussian, data: EvaluationData
+    ) -> tuple[Values, Values]:
+        """Bound and NLL at the mean of each sentence, with the same draws for every q."""
+        generator = data.generator()
+        total = torch.zeros(len(ids), dtype=torch.float64)
+        for _ in range(self.samples):
+            noise = torch.randn(q.mean.shape, generator=generator, dtype=torch.float64)
+            total += sentence_nll(model, ids, q.mean + q.stddev * noise, self.batch_size)
+        bound = total / self.samples + self.beta * q.kl().sum(1)
+        return bound.numpy(), sentence_nll(model, ids, q.mean, self.batch_size).numpy()
+
+    def _bleu(
+        self, written: list[str], exchanged: list[str], texts: list[str], seed: int, group: str
+    ) -> dict[str, Any]:
+        counts = bleu_counts(written, texts)
+        drawn = bootstrap_sums(counts, resamples=self.resamples, seed=seed)
+        return self.measure("BLEU").row(
+            bleu_of_counts(counts.sum(0)[None].astype(int)),
+            len(texts),
+            control=bleu_of_counts(bleu_counts(exchanged, texts).sum(0)[None].astype(int)),
+            interval=percentile_interval([bleu_of_counts(s[None].astype(int)) for s in drawn]),
+            group=group,
+        )
+
+
+def _exact(written: Sequence[str], texts: Sequence[str]) -> Values:
+    same = [a.split() == b.split() for a, b in zip(written, texts, strict=True)]
+    return np.array(same, dtype=float)

@@ -1,0 +1,288 @@
+"""Geometry of the latent space: do directions mean something, and is it even?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from llamavae.errors import UserError
+from llamavae.evaluation.analogies import (
+    analogy_rows,
+    draw_analogies,
+    has_factors,
+    score_analogies,
+)
+from llamavae.evaluation.encoders import EncoderSource
+from llamavae.evaluation.evaluator import Evaluation, EvaluationData, Evaluator, Need, points
+from llamavae.evaluation.paths import sentence_vectors
+from llamavae.latent import arithmetic
+from llamavae.metrics.bootstrap import bootstrap_interval
+from llamavae.metrics.latent import iso_score, mean_cosine
+from llamavae.metrics.metric import Measure, Rows
+from llamavae.metrics.offset_similarity import move, offset_concentration
+
+SHARED = "random directions"
+"""Group of the consistency of directions that are drawn at random, one for all sentences."""
+UNCHANGED = "c itself"
+"""Group of the analogies that are answered with c."""
+CEILING = "answer itself"
+"""Group of the analogies that are answered from the point of the right answer."""
+
+
+class Geometry(Evaluator):
+    """Traversal, analogies and isotropy.
+
+    *Traversal consistency* asks whether a dimension changes all sentences alike. From each of S
+    sentences, coordinate d goes from the 2.5 to the 97.5 % quantile of all points; e is the
+    difference of the sentence vectors of the texts at its ends; the consistency is the mean
+    cosine of e over pairs of sentences, which is the offset concentration of Fournier et al.
+    (arXiv 2010.03446) for texts instead of words. A text that stays as it is has the cosine 0.
+    Measured are the dimensions with the largest variance. The control gives each sentence a
+    random direction of its own, of equal length; and where one random direction for all is as
+    consistent as the dimensions are, the axes are none special. Sentence vectors are those of
+    `encoder`, or of the system's own sentence encoder. Numbers of two systems compare only where
+    these are the same; the table `settings` names them.
+
+    *Analogies* are measured where the sentences are those of the grammar `factors` with all its
+    labels, see `analogies`.
+
+    Intervals are bootstrap intervals over starts, analogies or points; IsoScore has none, since
+    points that repeat in a sample lower it.
+
+    Args:
+        sentences: Most sentences that are encoded, the first ones.
+        dimensions: Dimensions that are traversed.
+        starts: Sentences from which they are traversed.
+        analogies: Analogies that are asked.
+        factors: Factors that the analogies change, names of `analogies.FREE`.
+        encoder: Sentence encoder: a hub id, a folder or anything with `encode`. None for the
+            system's own.
+    """
+
+    name = "geometry"
+    needs: ClassVar[frozenset[Need]] = frozenset({"encode", "decode"})
+    measures = (
+        Measure(
+            "traversal consistency",
+            "−1 to 1",
+            "higher",
+            "cosine of what a dimension changes in the sentence vectors of two texts, mean over "
+            "pairs of starts and over dimensions (offset concentration, 2010.03446)",
+            "another random direction of equal length from each start",
+        ),
+        Measure(
+            "unmoved traversals",
+            "0 to 1",
+            "lower",
+            "share of traversals with the same text at both ends",
+            "random directions of equal length",
+        ),
+        Measure(
+            "analogy exact match",
+            "0 to 1",
+            "higher",
+            "share of a - b + c that are written as the one right sentence",
+            "a random sentence as b",
+        ),
+        Measure(
+            "analogy factor",
+            "0 to 1",
+            "higher",
+            "share of a - b + c that are sentences of the grammar with the factor changed as asked",
+            "a random sentence as b",
+        ),
+        Measure(
+            "analogy rest",
+            "0 to 1",
+            "higher",
+            "share of the other ten factors that are as in c; none for a text beyond the grammar",
+            "a random sentence as b",
+        ),
+        Measure(
+            "IsoScore",
+            "0 to 1",
+            "higher",
+            "how evenly the variance of points spreads over dimensions (2108.07344)",
+            "Gaussian points of the same number and size",
+        ),
+        Measure(
+            "mean cosine",
+            "−1 to 1",
+            "lower",
+            "cosine of two points, mean over pairs; 0 if all directions are alike (1909.00512)",
+            "Gaussian points of the same number and size",
+        ),
+    )
+
+    def __init__(
+        self,
+        sentences: int = 500,
+        dimensions: int = 6,
+        starts: int = 12,
+        analogies: int = 120,
+        factors: Sequence[str] = ("tense", "negation", "number"),
+        encoder: EncoderSource | None = None,
+    ) -> None:
+        if min(dimensions, analogies, len(factors)) < 1 or min(sentences, starts) < 2:
+            raise UserError(
+                "geometry needs at least 2 sentences, 1 dimension, 2 starts, 1 analogy and 1 "
+                f"factor; got {sentences}, {dimensions}, {starts}, {analogies} and {len(factors)}"
+            )
+        self.sentences = sentences
+        self.dimensions, self.starts = dimensions, starts
+        self.analogies, self.factors = analogies, tuple(factors)
+        self.encoder = encoder
+
+    def evaluate(self, system: Any, data: EvaluationData) -> Evaluation:
+        """All measures that the data allow, and what was decoded.
+
+        Row of `traversals`: `dimension`, `start` (from 1), `value`, `text`. Row of `consistency`:
+        `dimension`, `variance` of the points, `consistency`. Row of `analogies`: `factor`, `a`,
+        `b`, `c`, `answer`, `text`, and whether it is `exact`, the factor `changed` and the rest
+        `kept`. Row of `settings`: `setting`, `value`.
+        """
+        texts = list(data.texts)[: self.sentences]
+        x = points(system, texts)
+        encode, encoder_name = sentence_vectors(system, self.encoder)
+        rows, tables = self._traverse(system, x, encode, data)
+        if has_factors(data.labels, texts):
+            answered, tables["analogies"] = self._answer(system, x, texts, data)
+            rows += answered
+        rows += self._isotropy(x.double().numpy(), data)
+        tables["settings"] = [{"setting": "sentence vectors", "value": encoder_name}]
+        return Evaluation(rows, tables)
+
+    # ------------------------------------------------------------------ traversals
+
+    def _traverse(
+        self,
+        system: Any,
+        x: Tensor,
+        encode: Callable[[Sequence[str]], Tensor],
+        data: EvaluationData,
+    ) -> tuple[Rows, dict[str, Rows]]:
+        generator = data.generator()
+        start = x[torch.randperm(len(x), generator=generator)[: self.starts]]
+        variance = x.var(0, correction=0)
+        dims = variance.argsort(descending=True, stable=True)[: self.dimensions]
+        low, high = torch.quantile(x, torch.tensor([0.025, 0.975]), dim=0)
+        axes = torch.eye(x.shape[1])[dims][:, None].expand(-1, len(start), -1)
+        random = torch.randn(axes.shape, generator=generator)
+        moves = [
+            move(start, directions, centre, (high - low)[dims])
+            for directions, centre in (
+                (axes, (high + low) / 2),
+                (random, x.mean(0)),
+                (random[:, :1].expand(axes.shape), x.mean(0)),
+            )
+        ]
+        shape = (len(moves), *moves[0].shape[:3])  # which, end, dimension, start
+        texts = system.decode(torch.stack(moves).reshape(-1, x.shape[1]))
+        vectors = encode(texts).double().cpu().numpy().reshape(*shape, -1)
+        ends = np.array(texts, dtype=object).reshape(shape)
+        change, of_own, of_shared = vectors[:, 1] - vectors[:, 0]
+        unmoved, unmoved_own, _ = (ends[:, 1] == ends[:, 0]).astype(float)
+        consistency = self.measure("traversal consistency")
+        rows = [
+            _consistency_row(consistency, change, data, of_own),
+            _consistency_row(consistency, of_shared, data, group=SHARED),
+            self.measure("unmoved traversals").mean(
+                unmoved.mean(0), data.seed, control=unmoved_own
+            ),
+        ]
+        traversals: Rows = [
+            {
+                "dimension": int(dim),
+                "start": s + 1,
+                "value": round(float(moves[0][end, d, s, dim]), 2) + 0.0,
+                "text": ends[0, end, d, s],
+            }
+            for d, dim in enumerate(dims)
+            for s in range(len(start))
+            for end in range(2)
+        ]
+        each: Rows = [
+            {"dimension": int(dim), "variance": float(variance[dim]), "consistency": float(value)}
+            for dim, value in zip(dims, offset_concentration(change), strict=True)
+        ]
+        return rows, {"traversals": traversals, "consistency": each}
+
+    # ------------------------------------------------------------------ analogies
+
+    def _answer(
+        self, system: Any, x: Tensor, texts: Sequence[str], data: EvaluationData
+    ) -> tuple[Rows, Rows]:
+        asked = draw_analogies(texts, self.factors, self.analogies, data.seed)
+        a, b, c, answer = (
+            points(system, [getattr(analogy, part) for analogy in asked])
+            for part in ("a", "b", "c", "answer")
+        )
+        other = x[torch.randint(len(x), (len(asked),), generator=data.generator())]
+        n = len(asked)
+        written = system.decode(
+            torch.cat([arithmetic(a, b, c), arithmetic(a, other, c), c, answer])
+        )
+        scores, control, unchanged, ceiling = (
+            score_analogies(asked, written[i * n : (i + 1) * n]) for i in range(4)
+        )
+        rows: Rows = []
+        for field, name in _ANALOGIES.items():
+            measure, value = self.measure(name), getattr(scores, field)
+            rows.append(measure.mean(value, data.seed, control=getattr(control, field)))
+            for factor in self.factors:
+                here = np.array([analogy.factor == factor for analogy in asked])
+                if here.any():
+                    held = getattr(control, field)[here]
+                    rows.append(measure.mean(value[here], data.seed, control=held, group=factor))
+            rows += [
+                measure.mean(getattr(unchanged, field), data.seed, group=UNCHANGED),
+                measure.mean(getattr(ceiling, field), data.seed, group=CEILING),
+            ]
+        return rows, analogy_rows(asked, written[:n], scores)
+
+    # ------------------------------------------------------------------ isotropy
+
+    def _isotropy(self, x: NDArray[np.float64], data: EvaluationData) -> Rows:
+        gaussian = np.random.default_rng(data.seed).normal(size=x.shape)
+        cosine = self.measure("mean cosine").row(
+            mean_cosine(x),
+            len(x),
+            control=mean_cosine(gaussian),
+            interval=bootstrap_interval(lambda i: mean_cosine(x, i), len(x), seed=data.seed),
+        )
+        if x.shape[1] < 2:
+            return [cosine]
+        spread = self.measure("IsoScore")
+        return [spread.row(iso_score(x), len(x), control=iso_score(gaussian)), cosine]
+
+
+_ANALOGIES = {
+    "exact": "analogy exact match",
+    "changed": "analogy factor",
+    "kept": "analogy rest",
+}
+"""Field of `Scores` -> name of its measure."""
+
+
+def _consistency_row(
+    measure: Measure,
+    change: NDArray[np.float64],
+    data: EvaluationData,
+    control: NDArray[np.float64] | None = None,
+    group: str = "",
+) -> dict[str, Any]:
+    """The mean over dimensions; its interval is of resampled starts."""
+    return measure.row(
+        float(offset_concentration(change).mean()),
+        change.shape[1],
+        control=None if control is None else float(offset_concentration(control).mean()),
+        interval=bootstrap_interval(
+            lambda i: float(offset_concentration(change, i).mean()), change.shape[1], seed=data.seed
+        ),
+        group=group,
+    )

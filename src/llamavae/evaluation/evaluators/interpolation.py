@@ -1,0 +1,125 @@
+"""Interpolation: does the text change evenly along a path between two sentences?"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+
+from llamavae.errors import UserError
+from llamavae.evaluation.encoders import EncoderSource
+from llamavae.evaluation.evaluator import Evaluation, EvaluationData, Evaluator, Need, points
+from llamavae.evaluation.paths import PATHS, decode_paths, sentence_vectors, word_mover
+from llamavae.metrics.metric import Measure, Rows
+from llamavae.metrics.smoothness import SentenceAngle, smoothness
+
+BETWEEN = "other texts between"
+"""Group of the smoothness of paths whose inner texts are those of other paths."""
+
+
+class Interpolation(Evaluator):
+    """Smoothness of the texts along paths between sentences, in two distances.
+
+    Word mover's takes the input embeddings of the system's decoder as token vectors; of a system
+    without them (`decoder.lm` and its tokenizer), each word is encoded as a text of its own. The
+    angle takes the sentence vectors of `encoder`, or of the system's own sentence encoder. Numbers
+    of two systems compare only where these are the same; the table `settings` names them.
+
+    Intervals are bootstrap intervals over paths.
+
+    Args:
+        sentences: Most sentences that are encoded, the first ones.
+        pairs: Most pairs of sentences with a path between; fewer where there are fewer sentences.
+        steps: Points on a path, its ends included.
+        path: `linear` or `slerp`.
+        encoder: Sentence encoder: a hub id, a folder or anything with `encode`. None for the
+            system's own.
+    """
+
+    name = "interpolation"
+    needs: ClassVar[frozenset[Need]] = frozenset({"encode", "decode"})
+    measures = (
+        Measure(
+            "interpolation smoothness",
+            "0 to 1",
+            "higher",
+            "word mover's distance of the ends over the length of the path, mean over pairs of "
+            "sentences; 0 where the ends are the same text (LangSpace, 2505.00004)",
+            "the inner texts of each path in random order",
+        ),
+        Measure(
+            "sentence smoothness",
+            "0 to 1",
+            "higher",
+            "the same with the angle of sentence vectors as distance",
+            "the inner texts of each path in random order",
+        ),
+        Measure(
+            "degenerate paths",
+            "0 to 1",
+            "lower",
+            "share of paths between different sentences whose ends are the same text",
+        ),
+        Measure(
+            "repeated steps", "0 to 1", "", "share of steps on paths that do not change the text"
+        ),
+    )
+
+    def __init__(
+        self,
+        sentences: int = 500,
+        pairs: int = 50,
+        steps: int = 9,
+        path: Literal["linear", "slerp"] = "linear",
+        encoder: EncoderSource | None = None,
+    ) -> None:
+        if pairs < 1 or steps < 3 or sentences < 2:
+            raise UserError(
+                "interpolation needs at least 2 sentences, 1 pair and 3 steps; got "
+                f"{sentences}, {pairs} and {steps}"
+            )
+        if path not in PATHS:
+            raise UserError(f"unknown path {path!r}; use 'linear' or 'slerp'")
+        self.sentences = sentences
+        self.pairs, self.steps, self.path = pairs, steps, path
+        self.encoder = encoder
+
+    def evaluate(self, system: Any, data: EvaluationData) -> Evaluation:
+        """The smoothness of paths beside its controls, and their texts.
+
+        Row of `interpolations`: `pair` (from 1), `position` (0 to 1), `text`. Row of `settings`:
+        `setting`, `value`.
+        """
+        x = points(system, list(data.texts)[: self.sentences])
+        encode, encoder_name = sentence_vectors(system, self.encoder)
+        mover, mover_name = word_mover(system, encode, encoder_name)
+        paths = decode_paths(system, x, self.pairs, self.steps, self.path, data.seed)
+        rows: Rows = []
+        for measure, distance in zip(
+            self.measures[:2], (mover, SentenceAngle(encode)), strict=True
+        ):
+            written, mixed, foreign = (
+                smoothness(texts, distance) for texts in (paths.written, paths.mixed, paths.foreign)
+            )
+            rows += [
+                measure.mean(written, data.seed, control=mixed),
+                measure.mean(foreign, data.seed, group=BETWEEN),
+            ]
+        same = np.array([path[0] == path[-1] for path in paths.written], dtype=float)
+        repeated = np.array([[x == y for x, y in pairwise(path)] for path in paths.written])
+        rows += [
+            self.measure("degenerate paths").mean(same, data.seed),
+            self.measure("repeated steps").mean(repeated.mean(1), data.seed),
+        ]
+        table: Rows = [
+            {"pair": pair, "position": round(step / (self.steps - 1), 3), "text": text}
+            for pair, path in enumerate(paths.written, 1)
+            for step, text in enumerate(path)
+        ]
+        settings: Rows = [
+            {"setting": "token vectors of word mover's distance", "value": mover_name},
+            {"setting": "sentence vectors", "value": encoder_name},
+            {"setting": "path", "value": self.path},
+        ]
+        return Evaluation(rows, {"interpolations": table, "settings": settings})

@@ -1,0 +1,279 @@
+"""How probable a model finds held-out sentences, with z integrated out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from llamavae.errors import UserError
+from llamavae.evaluation.evaluator import Evaluation, EvaluationData, Evaluator
+from llamavae.evaluation.evaluators.reconstruction import length_groups
+from llamavae.metrics.bootstrap import bootstrap_interval
+from llamavae.metrics.control import derangement
+from llamavae.metrics.metric import Measure, Rows
+from llamavae.modeling import LlaMaVAE
+from llamavae.modeling.posterior import DiagonalGaussian
+from llamavae.modes import evaluating
+
+Values: TypeAlias = dict[str, NDArray[np.float64]]
+"""Measure -> nats of each sentence (N,)."""
+
+Items: TypeAlias = NDArray[np.intp]
+"""Numbers of sentences."""
+
+Statistic: TypeAlias = Callable[[Values, Items], float]
+"""The measure of some sentences."""
+
+
+@torch.no_grad()
+def sentence_nll(
+    model: LlaMaVAE, ids: Sequence[Sequence[int]], z: Tensor | None, batch_size: int = 64
+) -> Tensor:
+    """-log p(x|z) of each sentence in nats, shape (N,), on the CPU in float64.
+
+    Args:
+        model: The VAE.
+        ids: Decoder ids of N sentences, as `model.decoder.tokenize` makes them.
+        z: The point of each (N, D); None takes the decoder as a plain language model.
+        batch_size: Sentences that pass the decoder together; those of a batch have similar length.
+    """
+    decoder, weight = model.decoder, model.posterior.linear.weight
+    result = torch.empty(len(ids), dtype=torch.float64)
+    order = torch.tensor([len(row) for row in ids]).argsort(descending=True, stable=True)
+    with evaluating(model):
+        for rows in order.split(batch_size):
+            tokens, mask = (x.to(decoder.device) for x in decoder.pad([ids[int(i)] for i in rows]))
+            steering = None if z is None else model.injection(z[rows].to(weight))
+            nll = decoder.nll(tokens, mask, steering, per_sentence=True)
+            result[rows] = nll.double().cpu()
+    return result
+
+
+def importance_weighted_bound(
+    log_likelihood: Tensor, log_prior: Tensor, log_posterior: Tensor
+) -> Tensor:
+    """A lower bound of log p(x) from K points drawn from q(z|x), in nats.
+
+    log mean_k [ p(x|z_k) p(z_k) / q(z_k|x) ], Burda et al., arXiv 1509.00519, eq. 8, in float64.
+    With one point its expectation is the evidence lower bound; it rises with K towards log p(x).
+
+    Args:
+        log_likelihood: log p(x|z_k), shape (K, ...), one column for each x.
+        log_prior: log p(z_k), the same shape.
+        log_posterior: log q(z_k|x), the same shape.
+
+    Returns:
+        The bound for each x, shape (...).
+
+    Example:
+        >>> log_likelihood = torch.tensor([0.5, 0.25]).log()  # of two draws from the prior
+        >>> bound = importance_weighted_bound(log_likelihood, torch.zeros(2), torch.zeros(2))
+        >>> round(bound.exp().item(), 6)
+        0.375
+    """
+    weights = log_likelihood.double() + log_prior.double() - log_posterior.double()
+    return weights.logsumexp(0) - math.log(len(weights))
+
+
+_CONTROL = "the same when each sentence gets the posterior of another"
+_IMPORTANCE = "importance-weighted bound with K points of the posterior (1509.00519, eq. 8)"
+
+
+class Likelihood(Evaluator):
+    """Probability of held-out sentences: with z from the posterior, and with z integrated out.
+
+    NLL is summed over the tokens of a sentence, its end counted and bos given. A text that is cut
+    to the decoder's limit has no end, and no number here is about the rest of it.
+
+    Args:
+        samples: Number K of points for the importance-weighted bound. The bound is loose while K
+            is far below exp(KL); published numbers have K = 500 or more.
+        batch_size: Sentences that pass the decoder together.
+        resamples: Bootstrap samples of an interval.
+    """
+
+    name = "likelihood"
+    needs = frozenset({"posterior", "likelihood"})
+    measures = (
+        Measure(
+            "perplexity",
+            "per token of the decoder",
+            "lower",
+            f"exp of − log p(x) per token, by the {_IMPORTANCE}; the end of a sentence is a token. "
+            "Comparable between models of one tokenizer only",
+            _CONTROL,
+        ),
+        Measure(
+            "bits per byte",
+            "bits",
+            "lower",
+            f"− log2 p(x) over the bytes of the texts in UTF-8 and one for the end of each, by the "
+            f"{_IMPORTANCE}; of texts that are not cut. Comparable between tokenizers",
+            _CONTROL,
+        ),
+        Measure(
+            "IW-NLL", "nats per sentence", "lower", f"− log p(x), by the {_IMPORTANCE}", _CONTROL
+        ),
+        Measure(
+            "K",
+            "points per sentence",
+            "",
+            "points of the importance-weighted bound; more give a lower perplexity",
+        ),
+        Measure(
+            "negative ELBO",
+            "nats per sentence",
+            "lower",
+            "NLL + KL(q(z|x) ‖ N(0, I)), at beta 1 (1312.6114)",
+            _CONTROL,
+        ),
+        Measure(
+            "NLL",
+            "nats per sentence",
+            "lower",
+            "− log p(x|z) with one z drawn from q(z|x), teacher-forced",
+            _CONTROL,
+        ),
+        Measure(
+            "NLL at the mean",
+            "nats per sentence",
+            "lower",
+            "− log p(x|z) with z the posterior's mean, teacher-forced",
+            _CONTROL,
+        ),
+        Measure(
+            "texts cut",
+            "0 to 1",
+            "lower",
+            "share of sentences that are longer than the decoder's limit of tokens",
+        ),
+    )
+
+    def __init__(self, samples: int = 10, batch_size: int = 64, resamples: int = 1000) -> None:
+        if samples < 1:
+            raise UserError(f"the importance-weighted bound needs at least 1 sample; got {samples}")
+        self.samples, self.batch_size, self.resamples = samples, batch_size, resamples
+
+    @torch.no_grad()
+    def evaluate(self, system: LlaMaVAE, data: EvaluationData) -> Evaluation:
+        """All measures, perplexity and bits per byte also by length, and two tables.
+
+        Row of `bound`: `K`, `perplexity` and `IW-NLL` with that many points, which shows how the
+        bound tightens. Row of `sentences`: `text`, `tokens`, and the measures in nats.
+        """
+        texts = list(data.texts)
+        ids, cut = system.decoder.tokenize(texts)
+        posterior = system.encode(texts)
+        mean, logvar = (x.double().cpu() for x in (posterior.mean, posterior.logvar))
+        others = derangement(len(texts), data.generator(), texts)
+        with tqdm(
+            total=2 * (self.samples + 1), desc="likelihood", disable=not data.progress, leave=False
+        ) as bar:
+            (values, bounds), (control, _) = (
+                self._nats(
+                    system,
+                    ids,
+                    DiagonalGaussian(mean[rows], logvar[rows]),
+                    data.generator(),  # the same draws for both sides
+                    bar,
+                )
+                for rows in (torch.arange(len(texts)), others)
+            )
+        tokens = np.array([len(row) - 1 for row in ids])  # bos is given
+        size = np.array([len(text.encode()) + 1 for text in texts])
+
+        def perplexity(nats: Values, items: Items) -> float:
+            return float(np.exp(nats["IW-NLL"][items].sum() / tokens[items].sum()))
+
+        def bits_per_byte(nats: Values, items: Items) -> float:
+            return float(nats["IW-NLL"][items].sum() / math.log(2) / size[items].sum())
+
+        def add(name: str, group: str, items: Items, statistic: Statistic) -> None:
+            interval = bootstrap_interval(
+                lambda i: statistic(values, items[i]),
+                len(items),
+                resamples=self.resamples,
+                seed=data.seed,
+            )
+            value, shuffled = statistic(values, items), statistic(control, items)
+            row = self.measure(name).row(
+                value, len(items), control=shuffled, interval=interval, group=group
+            )
+            rows.append(row)
+
+        rows: Rows = []
+        everything = np.arange(len(texts))
+        groups = {"": everything} | length_groups(texts)
+        whole = [row[-1] == system.decoder.tokens.eos for row in ids]
+        for group, items in groups.items():
+            add("perplexity", group, items, perplexity)
+        for group, items in groups.items():
+            if len(kept := items[np.array(whole)[items]]):
+                add("bits per byte", group, kept, bits_per_byte)
+        for name in values:
+            add(
+                name, "", everything, lambda nats, items, name=name: float(nats[name][items].mean())
+            )
+        rows += [
+            self.measure("K").row(self.samples, len(texts)),
+            self.measure("texts cut").row(cut / len(texts), len(texts)),
+        ]
+        table = [
+            {
+                "K": k,
+                "perplexity": perplexity({"IW-NLL": nats}, everything),
+                "IW-NLL": float(nats.mean()),
+            }
+            for k, nats in bounds.items()
+        ]
+        sentences = [
+            {
+                "text": text,
+                "tokens": int(tokens[i]),
+                **{name: round(float(nats[i]), 4) for name, nats in values.items()},
+            }
+            for i, text in enumerate(texts)
+        ]
+        return Evaluation(rows, {"bound": table, "sentences": sentences})
+
+    def _nats(
+        self,
+        model: LlaMaVAE,
+        ids: list[list[int]],
+        q: DiagonalGaussian,
+        generator: torch.Generator,
+        bar: tqdm[Any],
+    ) -> tuple[Values, dict[int, NDArray[np.float64]]]:
+        """Measure -> values (N,) with posteriors q, and K -> IW-NLL (N,) with K points."""
+        prior = DiagonalGaussian(torch.zeros_like(q.mean), torch.zeros_like(q.mean))
+
+        def log_likelihood(z: Tensor) -> Tensor:
+            nll = sentence_nll(model, ids, z, self.batch_size)
+            bar.update()
+            return -nll
+
+        draws = []
+        for _ in range(self.samples):
+            z = q.mean + q.stddev * torch.randn(q.mean.shape, generator=generator)
+            draws.append((log_likelihood(z), prior.log_prob(z), q.log_prob(z)))
+        terms = [torch.stack(term) for term in zip(*draws, strict=True)]  # (K, N) each
+        first = -terms[0][0]
+        few = [k for k in (2**i for i in range(30)) if k < self.samples]
+        bounds = {
+            k: -importance_weighted_bound(*(x[:k] for x in terms)).numpy()
+            for k in (*few, self.samples)
+        }
+        values = {
+            "IW-NLL": bounds[self.samples],
+            "negative ELBO": (first + q.kl().sum(1)).numpy(),
+            "NLL": first.numpy(),
+            "NLL at the mean": -log_likelihood(q.mean).numpy(),
+        }
+        return values, bounds

@@ -1,0 +1,401 @@
+"""Probes: what can be read off a sentence's point by a linear classifier.
+
+A probe is a logistic regression from points to a label. Its accuracy says little by itself: it
+stands beside the majority class, and beside the same probe for random labels (the control task of
+Hewitt and Liang, arXiv 1909.03368).
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+
+from llamavae.corpora import senteval
+from llamavae.errors import UserError
+from llamavae.evaluation.evaluator import Evaluation, EvaluationData, Evaluator, points
+from llamavae.evaluation.tasks import check_tasks, load_tasks
+from llamavae.metrics.bootstrap import Statistic, bootstrap_interval
+from llamavae.metrics.metric import Measure, Rows
+
+GRID = tuple(2.0**power for power in range(-2, 4))
+"""Values of C, the inverse of the L2 penalty: 1/4 to 8, SentEval's with scikit-learn."""
+
+MOST_CLASSES = 50
+"""A column with more different labels than this names its sentences rather than classes of them."""
+
+_ITERATIONS = 200
+_SHARES = (0.6, 0.8)  # ends of the training and the validation part
+
+Bool = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Split:
+    """Row numbers of the three parts."""
+
+    train: NDArray[np.intp]
+    validation: NDArray[np.intp]
+    test: NDArray[np.intp]
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A fitted probe on the test part.
+
+    Attributes:
+        correct: Whether each of N test sentences was classified rightly (N,).
+        majority: The same for the most frequent training label (N,).
+        strength: The C of `GRID` that was chosen on the validation part.
+        converged: Whether the solver ended before its limit of 200 iterations.
+    """
+
+    correct: Bool
+    majority: Bool
+    strength: float
+    converged: bool
+
+    @property
+    def accuracy(self) -> float:
+        """Share of test sentences that are classified rightly."""
+        return float(self.correct.mean())
+
+
+def fit_probe(z: ArrayLike, labels: Sequence[Hashable], split: Split) -> Probe:
+    """A logistic regression on standardised points.
+
+    Mean and variance are those of the training part. Of the probes for each C of `GRID` the one
+    with the best validation accuracy counts, the smaller C if they are equal, as in SentEval's
+    `SplitClassifier`. (SentEval does not standardise.)
+
+    Args:
+        z: Points (N, D).
+        labels: One for each point.
+        split: Which rows train, choose C and test.
+
+    Raises:
+        UserError: The training part has less than two labels.
+    """
+    codes = label_codes(labels)
+    y = {name: codes[rows] for name, rows in vars(split).items()}
+    counts = np.bincount(y["train"])
+    if np.count_nonzero(counts) < 2:
+        raise UserError("a probe needs at least 2 different labels in its training part")
+    x = {name: np.asarray(z, dtype=float)[rows] for name, rows in vars(split).items()}
+    mean, scale = x["train"].mean(0), x["train"].std(0)
+    x = {name: (part - mean) / np.where(scale > 0, scale, 1) for name, part in x.items()}
+
+    probes = [_fit(x["train"], y["train"], c) for c in GRID]
+    best, converged = max(
+        probes, key=lambda probe: probe[0].score(x["validation"], y["validation"])
+    )
+    return Probe(
+        correct=np.equal(best.predict(x["test"]), y["test"]),
+        majority=y["test"] == counts.argmax(),
+        strength=float(best.C),
+        converged=converged,
+    )
+
+
+def _fit(x: NDArray[Any], y: NDArray[Any], c: float) -> tuple[LogisticRegression, bool]:
+    """A regression, and whether it converged: one that did not is used, and its row says so."""
+    model = LogisticRegression(C=c, max_iter=_ITERATIONS)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model.fit(x, y)
+    return model, int(np.max(model.n_iter_)) < _ITERATIONS
+
+
+def random_labels(
+    texts: Sequence[str], labels: Sequence[Hashable], seed: int = 0
+) -> list[Hashable]:
+    """Labels of a control task: each different sentence gets one at random, always the same.
+
+    They are drawn from `labels`, so that their shares stay the same. A probe can be better on them
+    than the majority class only by knowing sentences again that were in its training part.
+    """
+    order = np.random.default_rng((seed, 1)).permutation(len(texts))
+    drawn = {text: labels[row] for text, row in zip(texts, order, strict=True)}
+    return [drawn[text] for text in texts]
+
+
+def split_texts(texts: Sequence[str], seed: int = 0) -> Split:
+    """60 % of the different texts to train, 20 % to choose C, 20 % to test.
+
+    Equal texts are in the same part.
+    """
+    codes = label_codes(texts)
+    n = int(codes.max()) + 1
+    if n < 5:
+        raise UserError(f"probes need at least 5 different sentences for their 3 parts; got {n}")
+    place = np.random.default_rng(seed).permutation(n)[codes] / n
+    train, validation = (place < share for share in _SHARES)
+    return Split(*(np.flatnonzero(part) for part in (train, ~train & validation, ~validation)))
+
+
+def classes(
+    labels: Mapping[str, Sequence[Hashable]], most: int = MOST_CLASSES
+) -> tuple[dict[str, Sequence[Hashable]], dict[str, str]]:
+    """The label columns that sort sentences into 2 to `most` classes; the others with the reason.
+
+    Example:
+        >>> classes({"pos": ["noun", "verb", "noun"], "source": ["wn", "wn", "wn"]})
+        ({'pos': ['noun', 'verb', 'noun']}, {'source': 'one label only'})
+    """
+    kept, left_out = {}, {}
+    for name, values in labels.items():
+        n = len(set(values))
+        if 2 <= n <= most:
+            kept[name] = values
+        else:
+            left_out[name] = "one label only" if n < 2 else f"{n} labels, more than {most}"
+    return kept, left_out
+
+
+def listed(left_out: Mapping[str, str]) -> str:
+    """Labels that were left out, with the reasons, as a sentence."""
+    return "; ".join(f"{name}: {reason}" for name, reason in left_out.items())
+
+
+def left_out_table(left_out: Mapping[str, str]) -> dict[str, Rows]:
+    """The same as a table, if there are any."""
+    rows = [{"label": name, "reason": reason} for name, reason in left_out.items()]
+    return {"labels left out": rows} if rows else {}
+
+
+def length_classes(texts: Sequence[str]) -> list[str]:
+    """Number of words by white space, in up to six classes of about equal size.
+
+    SentEval's Length has six classes too, with bounds that are fixed (5 to 28 words).
+
+    Example:
+        >>> length_classes(["a", "a b", "a b c", "a b c d"])
+        ['1', '2', '3', '4']
+    """
+    lengths = np.array([len(text.split()) for text in texts])
+    bounds = np.unique(np.quantile(lengths, np.arange(1, 6) / 6, method="inverted_cdf"))
+    codes = np.searchsorted(bounds, lengths)
+    names = {}
+    for code in np.unique(codes):
+        low, high = (int(f(lengths[codes == code])) for f in (np.min, np.max))
+        names[code] = f"{low}" if low == high else f"{low} to {high}"
+    return [names[code] for code in codes]
+
+
+def label_codes(labels: Sequence[Hashable]) -> NDArray[np.intp]:
+    """A number for each label, from 0 in order of appearance, shape (N,)."""
+    known: dict[Hashable, int] = {}
+    return np.array([known.setdefault(label, len(known)) for label in labels])
+
+
+# ------------------------------------------------------------------------------- the evaluator
+
+_RANDOM = "the same probe for labels that are drawn at random for each sentence"
+
+MARGIN = Measure(
+    "accuracy above majority",
+    "−1 to 1",
+    "higher",
+    "test accuracy of a logistic regression from posterior means to a label, less that of the most "
+    "frequent label; without a group the mean over labels (1805.01070)",
+    _RANDOM,
+)
+ACCURACY = Measure(
+    "probe accuracy",
+    "0 to 1",
+    "higher",
+    "test accuracy of that probe; without a group the mean over labels",
+    "the most frequent label of the training part",
+)
+SELECTIVITY = Measure(
+    "selectivity",
+    "−1 to 1",
+    "higher",
+    "accuracy of the probe less its accuracy for labels that are drawn at random for each sentence "
+    "(1909.03368); without a group the mean over labels",
+)
+
+
+@dataclass(frozen=True)
+class _Source:
+    """Sentences with one or more labels, and their parts."""
+
+    texts: Sequence[str]
+    labels: Mapping[str, Sequence[Hashable]]
+    split: Split
+
+
+@dataclass(frozen=True)
+class _Probed:
+    """A probe and its control, on the test sentences of the source with this number."""
+
+    probe: Probe
+    control: Probe
+    source: int
+
+
+class Probes(Evaluator):
+    """Accuracy of linear probes for the length of a sentence, its labels, and SentEval's tasks.
+
+    Labels are the columns of the corpus with 2 to 50 classes: all factors of `factors`, part of
+    speech (`pos`) and class of meaning (`lexname`) of `wordnet`.
+
+    Args:
+        tasks: Names of `senteval.TASKS` that are probed too, and that have to be there; `all`
+            stands for those of the ten that are found.
+        folder: Folder with SentEval's files; default: the variable LLAMAVAE_SENTEVAL.
+        limit: Most sentences that are used: of the data, and of each part of a SentEval task.
+        resamples: Bootstrap samples of an interval.
+    """
+
+    name = "probes"
+    needs = frozenset({"encode"})
+    measures = (MARGIN, ACCURACY, SELECTIVITY)
+
+    def __init__(
+        self,
+        tasks: Sequence[str] = (),
+        folder: str | Path | None = None,
+        limit: int | None = 2000,
+        resamples: int = 1000,
+    ) -> None:
+        check_tasks("SentEval task", tasks, senteval.TASKS, senteval.GROUPS)
+        self.tasks, self.folder = tuple(tasks), folder
+        self.limit, self.resamples = limit, resamples
+
+    def evaluate(self, system: Any, data: EvaluationData) -> Evaluation:
+        """Accuracies for each label and their means; how each probe was fitted; what was left out.
+
+        Raises:
+            MissingData: The file of a task that is named is missing.
+            UserError: A file of SentEval is malformed, or there is nothing to probe.
+        """
+        columns, left_out = classes(data.labels)
+        columns["length in words"] = length_classes(data.texts)
+        sources = [_sample(data.texts, columns, self.limit, data.seed)]
+        found, lost = load_tasks(
+            self.tasks,
+            senteval.GROUPS,
+            lambda task: _senteval(task, self.folder, self.limit),
+            required=False,
+        )
+        sources += found.values()
+        probed: dict[str, _Probed] = {}
+        table: Rows = []
+        for number, source in enumerate(sources):
+            z = points(system, source.texts).numpy()
+            for name, labels in source.labels.items():
+                random = random_labels(source.texts, labels, data.seed)
+                try:
+                    probe, control = (fit_probe(z, y, source.split) for y in (labels, random))
+                except UserError as error:
+                    left_out[name] = str(error)
+                    continue
+                probed[name] = _Probed(probe, control, number)
+                table.append(
+                    {
+                        "label": name,
+                        "classes": len(set(labels)),
+                        **{part: len(rows) for part, rows in vars(source.split).items()},
+                        "C": probe.strength,
+                        "converged": probe.converged,
+                    }
+                )
+        if not probed:
+            raise UserError(f"there is nothing to probe: {listed(left_out)}")
+        groups = {"": list(probed.values()), **{name: [each] for name, each in probed.items()}}
+        rows = [
+            self._row(measure, members, group, data.seed)
+            for measure in self.measures
+            for group, members in groups.items()
+        ]
+        return Evaluation(
+            rows,
+            {"probes": table} | left_out_table(left_out),
+            {f"SentEval {task}": reason for task, reason in lost.items()},
+        )
+
+    def _row(
+        self, measure: Measure, probed: Sequence[_Probed], group: str, seed: int
+    ) -> dict[str, Any]:
+        """A mean over probes of the mean over their test sentences."""
+        value, control = _VALUES[measure.name]
+        values = [value(each) for each in probed]
+        statistic, n = mean_of_means(values, [each.source for each in probed])
+        return measure.row(
+            statistic(np.arange(n)),
+            n,
+            control=None if control is None else float(np.mean([control(p) for p in probed])),
+            interval=bootstrap_interval(statistic, n, resamples=self.resamples, seed=seed),
+            group=group,
+        )
+
+
+def mean_of_means(
+    values: Sequence[NDArray[np.float64]], sources: Sequence[Hashable]
+) -> tuple[Statistic, int]:
+    """The mean over lists of the mean of each, as a statistic of items for the bootstrap.
+
+    Args:
+        values: K lists of numbers, one for each test sentence.
+        sources: K names of test sets. Lists of the same test set share its sentences, so that a
+            sentence is drawn for all of them or for none.
+
+    Returns:
+        The statistic, and its number of items: all sentences of all test sets.
+    """
+    start: dict[Hashable, int] = {}
+    n = 0
+    for numbers, source in zip(values, sources, strict=True):
+        if source not in start:
+            start[source] = n
+            n += len(numbers)
+
+    def statistic(items: NDArray[np.intp]) -> float:
+        times = np.bincount(items, minlength=n)
+        means = []
+        for numbers, source in zip(values, sources, strict=True):
+            own = times[start[source] :][: len(numbers)]
+            means.append(own @ numbers / max(1, own.sum()))
+        return float(np.mean(means))
+
+    return statistic, n
+
+
+def _margin(probe: Probe) -> NDArray[np.float64]:
+    return probe.correct.astype(float) - probe.majority
+
+
+# measure -> its value for each test sentence, and its control
+_VALUES: dict[str, tuple[Callable[[_Probed], Any], Callable[[_Probed], Any] | None]] = {
+    MARGIN.name: (lambda p: _margin(p.probe), lambda p: _margin(p.control).mean()),
+    ACCURACY.name: (lambda p: p.probe.correct.astype(float), lambda p: p.probe.majority.mean()),
+    SELECTIVITY.name: (lambda p: p.probe.correct.astype(float) - p.control.correct, None),
+}
+
+
+def _sample(
+    texts: Sequence[str], labels: Mapping[str, Sequence[Hashable]], limit: int | None, seed: int
+) -> _Source:
+    rows = np.random.default_rng(seed).permutation(len(texts))[:limit]
+    chosen = [texts[int(i)] for i in rows]
+    own = {name: [values[int(i)] for i in rows] for name, values in labels.items()}
+    return _Source(chosen, own, split_texts(chosen, seed))
+
+
+def _senteval(task: str, folder: str | Path | None, limit: int | None) -> _Source:
+    parts = senteval.load_task(task, folder, limit).values()
+    labels = [label for part in parts for label in part.labels]
+    ends = np.cumsum([len(part.texts) for part in parts])
+    return _Source(
+        [text for part in parts for text in part.texts],
+        {f"SentEval {task}": labels},
+        Split(*np.split(np.arange(len(labels)), ends[:-1])),
+    )

@@ -1,0 +1,357 @@
+"""Samples from a prior: are they varied, new, fluent, and of the right length?
+
+Words are taken by white space throughout.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.feature_extraction.text import CountVectorizer
+from torch import Tensor
+
+from llamavae.errors import UserError
+from llamavae.evaluation.encoders import EncoderSource, sentence_encoder
+from llamavae.evaluation.evaluator import Evaluation, EvaluationData, Evaluator, points
+from llamavae.evaluation.evaluators.likelihood import sentence_nll
+from llamavae.metrics.bootstrap import bootstrap_interval
+from llamavae.metrics.metric import Measure, Rows
+from llamavae.metrics.ngrams import distinct_n, duplicates, self_bleu
+from llamavae.modeling import LlaMaVAE
+from llamavae.modeling.prior import Prior as VAEPrior
+from llamavae.modeling.prior import choose_prior, prior_names
+
+Values = NDArray[np.float64]
+
+ALL = "all"
+"""In place of a prior: each that the model has."""
+_BLOCK = 32  # texts that are compared with all training texts at a time
+
+
+@runtime_checkable
+class Prior(Protocol):
+    """Anything that draws latent codes."""
+
+    def sample(self, n: int, *, seed: int) -> Tensor:
+        """Latent codes (n, D)."""
+        ...
+
+
+# ------------------------------------------------------------------------------- variety
+
+
+# ------------------------------------------------------------------------------- novelty
+
+
+def nearest_texts(texts: Sequence[str], training: Sequence[str]) -> tuple[NDArray[np.intp], Values]:
+    """The training text that shares most words with each text, and how alike they are.
+
+    Alike means Jaccard similarity of the sets of words, 0 to 1: words that both have over words
+    that one of them has.
+
+    Args:
+        texts: N texts.
+        training: M texts, at least one.
+
+    Returns:
+        Numbers of training texts (N,), the first of equals, and similarities (N,).
+
+    Example:
+        >>> nearest_texts(["a red dog"], ["robots paint", "a big dog"])
+        (array([1]), array([0.5]))
+    """
+    vectorizer = CountVectorizer(token_pattern=r"\S+", lowercase=False, binary=True)
+    theirs: Any = vectorizer.fit_transform(training)
+    ours: Any = vectorizer.transform(texts)  # words that the training texts have
+    words, training_words = (
+        np.array([len(set(text.split())) for text in side]) for side in (texts, training)
+    )
+    index = np.empty(len(texts), np.intp)
+    alike = np.empty(len(texts))
+    for start in range(0, len(texts), _BLOCK):
+        rows = slice(start, start + _BLOCK)
+        common = (ours[rows] @ theirs.T).toarray()  # (block, M)
+        either = words[rows, None] + training_words - common
+        jaccard = common / np.maximum(either, 1)
+        index[rows] = jaccard.argmax(1)
+        alike[rows] = jaccard.max(1)
+    return index, alike
+
+
+# ------------------------------------------------------------------------------- MAUVE
+
+
+def mauve(texts: Sequence[str], references: Sequence[str], encoder: Any, seed: int = 0) -> float:
+    """MAUVE between texts and references, 0 to 1 (Pillutla et al., arXiv 2102.01454).
+
+    The area under the frontier of the two divergences between texts and references, both as
+    histograms over clusters of their vectors. Values depend on the encoder and on the number of
+    texts: compare equal ones, of some thousand texts. The authors' package computes it, with its
+    own defaults.
+
+    Args:
+        texts: N texts.
+        references: About as many texts by people.
+        encoder: Gives the vectors: anything that `points` takes. The authors take the last
+            token's vector of GPT-2 large.
+        seed: Seed of the clustering.
+
+    Raises:
+        UserError: The package is not installed.
+    """
+    try:
+        from mauve import compute_mauve  # pyright: ignore[reportMissingImports] optional
+    except ImportError as error:
+        raise UserError(
+            "MAUVE needs a package under the GPL: pip install llamavae[mauve]"
+        ) from error
+    ours, theirs = (points(encoder, side).numpy() for side in (texts, references))
+    return float(compute_mauve(ours, theirs, seed=seed, verbose=False).mauve)
+
+
+# ------------------------------------------------------------------------------- the evaluator
+
+_CONTROL = "the same of as many held-out sentences"
+
+
+class Samples(Evaluator):
+    """Texts decoded greedily from codes of a prior, beside as many held-out sentences.
+
+    Good samples come near the held-out sentences in every measure; to be below them in
+    perplexity and above them in self-BLEU is to write the commonplace again and again. No single
+    measure says that samples are good: nonsense is varied. Self-BLEU is the primary one because
+    every system has it.
+
+    To choose between priors, compare their fluency (plain perplexity: the closer to that of the
+    held-out sentences the better) at comparable variety (self-BLEU, distinct-2) and novelty; the
+    held-out NLL of codes, in a prior's report, says which fits the codes best.
+
+    Args:
+        n: Number of samples; at most as many as there are held-out sentences.
+        prior: Where codes are drawn: None takes the system's own prior, for a `LlaMaVAE` its
+            default. Or what `fit_prior` returns; or for a `LlaMaVAE` what `LlaMaVAE.prior` takes,
+            or `all` for each prior that it has: its default one, then the others as groups.
+        mauve: Sentence encoder for MAUVE, see the function: a hub id, a folder or anything with
+            `encode`. None leaves it out.
+        batch_size: Sentences that pass the decoder together for their perplexity.
+        resamples: Bootstrap samples of an interval.
+    """
+
+    name = "samples"
+    needs = frozenset({"decode"})
+    measures = (
+        Measure(
+            "self-BLEU",
+            "0 to 1",
+            "lower",
+            "BLEU-4 of each text with all others as references, smoothing 1, mean over texts "
+            "(1802.01886)",
+            _CONTROL,
+        ),
+        *(
+            Measure(
+                f"distinct-{n}",
+                "0 to 1",
+                "higher",
+                f"different {grams} over all {grams} of the texts (1510.03055)",
+                _CONTROL,
+            )
+            for n, grams in ((1, "words"), (2, "bigrams"))
+        ),
+        Measure(
+            "duplicates", "0 to 1", "lower", "share of texts that equal an earlier one", _CONTROL
+        ),
+        Measure(
+            "plain perplexity",
+            "per token of the decoder",
+            "lower",
+            "exp of the NLL per token under the VAE's own decoder without z, the end of a sentence "
+            "counted. That decoder has learnt to write with z, so compare with the control and "
+            "between models of one decoder only",
+            _CONTROL,
+        ),
+        Measure(
+            "novelty",
+            "0 to 1",
+            "higher",
+            "share of texts that are no training sentence",
+            _CONTROL + "; 1 where training sentences were kept out of these",
+        ),
+        Measure(
+            "nearest training text",
+            "0 to 1",
+            "",
+            "largest Jaccard similarity of the words of a text and of a training sentence, mean "
+            "over texts",
+            _CONTROL,
+        ),
+        Measure("words", "words", "", "length of a text, mean over texts", _CONTROL),
+        Measure(
+            "deviation of words", "words", "", "standard deviation of the length of texts", _CONTROL
+        ),
+        Measure(
+            "MAUVE",
+            "0 to 1",
+            "higher",
+            "area under the divergence frontier of samples and held-out sentences (2102.01454); "
+            "state the encoder with it",
+            "the same of as many training sentences in place of samples",
+        ),
+    )
+
+    def __init__(
+        self,
+        n: int = 500,
+        prior: Prior | str | None = None,
+        mauve: EncoderSource | None = None,
+        batch_size: int = 64,
+        resamples: int = 1000,
+    ) -> None:
+        if n < 2:
+            raise UserError(f"samples are compared with one another, so n is at least 2; got {n}")
+        self.n, self.prior, self.mauve = n, prior, mauve
+        self.batch_size, self.resamples = batch_size, resamples
+
+    def evaluate(self, system: Any, data: EvaluationData) -> Evaluation:
+        """All measures, and the table `samples`.
+
+        Row of the table: `text`, `self-BLEU`, for a `LlaMaVAE` the kind of the `prior`, and where
+        training texts are known `nearest` (the training text that shares most words) and
+        `similarity` (their Jaccard similarity).
+
+        Raises:
+            UserError: The system has no prior and none is given, or the encoder of MAUVE cannot be
+                loaded.
+        """
+        encoder = None if self.mauve is None else sentence_encoder(self.mauve)
+        n = min(self.n, len(data.texts))
+        generator = data.generator()
+        real = _choice(data.texts, n, generator)
+        rows: Rows = []
+        table: Rows = []
+        for name, codes in self._codes(system, n, data.seed):
+            samples = system.decode(codes)
+            group = name if rows else ""
+            found, shown = self._compare(system, samples, real, data, group)
+            rows += found
+            table += [{**row, "prior": name} if name else row for row in shown]
+            if encoder is not None:
+                value, control = mauve(samples, real, encoder, data.seed), None
+                if data.training_texts and not group:  # it does not depend on the prior
+                    others = _choice(data.training_texts, n, generator)
+                    control = mauve(others, real, encoder, data.seed)
+                rows.append(self.measure("MAUVE").row(value, n, control=control, group=group))
+        return Evaluation(rows, {"samples": table})
+
+    def depends_on(self, system: Any) -> dict[str, Any]:
+        """`priors`: held-out NLL of each prior of a `LlaMaVAE` that is drawn from, by its kind."""
+        try:
+            priors = self._priors(system) if isinstance(system, LlaMaVAE) else []
+        except UserError:
+            return {}  # `evaluate` says so
+        found = {prior.kind: prior.report.get("nll") for prior in priors}
+        return {"priors": found} if found else {}
+
+    def _compare(
+        self, system: Any, samples: list[str], real: list[str], data: EvaluationData, group: str
+    ) -> tuple[Rows, Rows]:
+        """All measures but MAUVE of n samples beside n sentences, and the rows of the table."""
+        n = len(samples)
+        both = [*samples, *real]
+
+        # measure -> values of single texts, of the n samples and then of the n sentences
+        values: dict[str, NDArray[Any]] = {
+            "self-BLEU": np.concatenate([self_bleu(samples), self_bleu(real)])
+        }
+        nearest: list[int] = []
+        if isinstance(system, LlaMaVAE):
+            ids, _ = system.decoder.tokenize(both)
+            nll = sentence_nll(system, ids, None, self.batch_size)
+            values["plain perplexity"] = np.array([nll.numpy(), [len(row) - 1 for row in ids]]).T
+        if data.training_texts:
+            index, alike = nearest_texts(both, data.training_texts)
+            nearest = index[:n].tolist()
+            seen = {" ".join(text.split()) for text in data.training_texts}
+            values["novelty"] = np.array([" ".join(text.split()) not in seen for text in both])
+            values["nearest training text"] = alike
+        words = np.array([len(text.split()) for text in both])
+        values["words"] = values["deviation of words"] = words
+
+        rows: Rows = []
+        for name, each in values.items():
+            statistic = _STATISTICS.get(name, np.mean)
+            interval = bootstrap_interval(
+                lambda i, each=each, statistic=statistic: float(statistic(each[i])),  # samples only
+                n,
+                resamples=self.resamples,
+                seed=data.seed,
+            )
+            value, control = (float(statistic(side)) for side in (each[:n], each[n:]))
+            row = self.measure(name).row(value, n, control=control, interval=interval, group=group)
+            rows.append(row)
+        for name, whole in _WHOLE.items():
+            row = self.measure(name).row(whole(samples), n, control=whole(real), group=group)
+            rows.append(row)
+        table: Rows = [
+            {"text": text, "self-BLEU": round(float(score), 4)}
+            for text, score in zip(samples, values["self-BLEU"][:n], strict=True)
+        ]
+        for i, number in enumerate(nearest):
+            table[i]["nearest"] = data.training_texts[number]
+            table[i]["similarity"] = round(float(values["nearest training text"][i]), 4)
+        return rows, table
+
+    def _codes(self, system: Any, n: int, seed: int) -> Iterator[tuple[str, Tensor]]:
+        """Codes (n, D) of each prior that is asked for, with its name where the system is ours."""
+        if isinstance(system, LlaMaVAE) and isinstance(self.prior, str | VAEPrior | None):
+            for prior in self._priors(system):
+                yield prior.kind, prior.sample(n, seed=seed)
+        elif isinstance(self.prior, str):
+            raise UserError(
+                f"prior {self.prior!r} is the name of a LlaMaVAE's; this system is a "
+                f"{type(system).__name__}. Give Samples(prior=...) something that has sample()"
+            )
+        elif self.prior is not None:
+            yield "", self.prior.sample(n, seed=seed)
+        elif not callable(getattr(system, "prior", None)):
+            raise UserError(
+                "this system has no prior to draw samples from; give one to Samples(prior=...)"
+            )
+        else:
+            yield "", system.prior(n, seed=seed)
+
+    def _priors(self, system: LlaMaVAE) -> list[VAEPrior]:
+        """The priors of a VAE that are asked for."""
+        if not isinstance(self.prior, str | VAEPrior | None):
+            return []
+        names = prior_names(system) if self.prior == ALL else [self.prior]
+        return [choose_prior(system, name) for name in names]
+
+
+def _choice(texts: Sequence[str], n: int, generator: torch.Generator) -> list[str]:
+    """A random choice of n texts."""
+    return [texts[int(i)] for i in torch.randperm(len(texts), generator=generator)[:n]]
+
+
+def _perplexity(nats_and_tokens: Values) -> float:
+    nats, tokens = nats_and_tokens.sum(0)
+    return float(np.exp(nats / tokens))
+
+
+_STATISTICS: dict[str, Callable[[NDArray[Any]], Any]] = {
+    "plain perplexity": _perplexity,
+    "deviation of words": np.std,
+}
+"""Measure -> what is made of the values of single texts, where it is not their mean."""
+
+_WHOLE: dict[str, Callable[[list[str]], float]] = {
+    "distinct-1": partial(distinct_n, n=1),
+    "distinct-2": partial(distinct_n, n=2),
+    "duplicates": duplicates,
+}
+"""Measures of a list of texts. They have no interval: a resampled list repeats texts."""

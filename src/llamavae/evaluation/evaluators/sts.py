@@ -1,0 +1,377 @@
+"""Semantic textual similarity: does the space place sentences as near as people say they are?
+
+Pairs of sentences have a score of similarity that people gave. A space is good where the cosine of
+two points follows it.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from llamavae.corpora import files, hub
+from llamavae.errors import MissingData, UserError, unknown
+from llamavae.evaluation.evaluator import Evaluation, EvaluationData, Evaluator, can_encode, points
+from llamavae.evaluation.tasks import Groups, check_tasks, load_tasks, task_names
+from llamavae.metrics.bootstrap import bootstrap_interval
+from llamavae.metrics.correlation import pearson, spearman
+from llamavae.metrics.metric import Measure, Rows
+from llamavae.modeling import LlaMaVAE
+
+logger = logging.getLogger(__name__)
+
+Malformed = Literal["refuse", "skip"]
+"""What happens to a file with malformed rows: an error, or a note with their line numbers."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """Where the pairs of a benchmark come from.
+
+    Attributes:
+        title: As it stands in tables.
+        dataset: Id of its data set on the hub.
+        split: Its part that is used.
+        config: Configuration ("subset") of the data set.
+    """
+
+    title: str
+    dataset: str
+    split: str = "test"
+    config: str | None = None
+
+
+TASKS: dict[str, Task] = {
+    "stsb": Task("STS-B dev", "sentence-transformers/stsb", "validation"),
+    "stsb-test": Task("STS-B test", "sentence-transformers/stsb"),
+    **{f"sts{year}": Task(f"STS{year}", f"mteb/sts{year}-sts") for year in range(12, 17)},
+    "sick-r": Task("SICK-R", "mteb/sickr-sts"),
+    **{
+        f"stsb-{language}": Task(
+            f"STS-B dev ({language})", "PhilipMay/stsb_multi_mt", "dev", language
+        )
+        for language in ("de", "es", "fr", "it", "nl", "pl", "pt", "ru", "zh")
+    },
+}
+"""The benchmarks by name: STS 2012 to 2016 (all pairs of a year), STS-B (1708.00055), SICK-R, and
+STS-B translated into nine languages."""
+
+_MULTILINGUAL = tuple(name for name, task in TASKS.items() if task.config)
+GROUPS = {
+    "english": tuple(name for name in TASKS if name not in _MULTILINGUAL),
+    "multilingual": _MULTILINGUAL,
+}
+"""A group's name stands for those of its tasks that are found."""
+
+
+# ------------------------------------------------------------------------------- pairs
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Pairs of sentences with the similarity that people gave them.
+
+    Attributes:
+        first: N sentences.
+        second: N sentences.
+        scores: N scores, higher is more alike; the scale does not matter.
+        skipped: What was left out and why, one line a row.
+    """
+
+    first: list[str]
+    second: list[str]
+    scores: list[float]
+    skipped: tuple[str, ...] = ()
+
+
+def read_pairs(path: Path, malformed: Malformed = "refuse") -> Pairs:
+    """Pairs from a file.
+
+    Args:
+        path: A .csv, .tsv or .jsonl file in UTF-8. Columns are found by name: `sentence1` and
+            `sentence2` (or `sentence_A` and `sentence_B`), and `score`, `similarity_score` or
+            `relatedness_score`. A .csv or .tsv file without a header has these three columns and
+            no others, in this order.
+        malformed: `skip` leaves out rows without two sentences and a number, and notes their
+            lines; `refuse` raises an error that names them.
+
+    Raises:
+        UserError: No such file, another format, malformed rows, or less than 2 pairs.
+    """
+    files.check_file(path)
+    suffix = path.suffix.lower()
+    if suffix not in (".csv", ".tsv", ".jsonl"):
+        raise UserError(f"{path}: pairs of sentences are read from .csv, .tsv or .jsonl")
+    rows = _objects(path) if suffix == ".jsonl" else _table(path, "\t" if suffix == ".tsv" else ",")
+    return _check(rows, str(path), malformed)
+
+
+def load_pairs(name: str, malformed: Malformed = "refuse") -> Pairs:
+    """The pairs of a benchmark, from the hub.
+
+    Args:
+        name: One of `TASKS`.
+        malformed: As for `read_pairs`.
+
+    Raises:
+        MissingData: The hub cannot be reached, or lacks the data set.
+        UserError: Unknown name, or malformed rows.
+    """
+    if name not in TASKS:
+        raise unknown("STS task", name, TASKS)
+    task = TASKS[name]
+    try:
+        splits = hub.open_splits(task.dataset, config=task.config)
+    except UserError as error:
+        raise MissingData(
+            f"{task.title} is the split {task.split!r} of {task.dataset!r} on the hub, which "
+            f"cannot be loaded: {error.__cause__ or error}. Without the hub give a file with rows "
+            f"of sentence, sentence, score: files={{{name!r}: 'pairs.csv'}}, or on the command "
+            f"line --set 'sts.files={{{name}: pairs.csv}}'"
+        ) from error
+    if task.split not in splits:
+        raise unknown("split", task.split, splits, hint=f"(of {task.dataset})")
+    return _check(enumerate(splits[task.split], 1), task.dataset, malformed)
+
+
+_FIRST, _SECOND = ("sentence1", "sentence_a"), ("sentence2", "sentence_b")
+_SCORE = ("score", "similarity_score", "relatedness_score")
+
+_NamedRow = tuple[int, Mapping[str, Any] | str]  # line number, and cells by name or what is wrong
+
+
+def _check(rows: Iterable[_NamedRow], where: str, malformed: Malformed) -> Pairs:
+    pairs, wrong = Pairs([], [], []), []
+    for number, row in rows:
+        reason = row if isinstance(row, str) else _add(pairs, row)
+        if reason:
+            wrong.append(f"{where}:{number}: {reason}")
+    if wrong:
+        shown = "; ".join(wrong[:5]) + ("; ..." if len(wrong) > 5 else "")
+        message = f"{len(wrong)} malformed row(s) among {len(wrong) + len(pairs.scores)}: {shown}"
+        if malformed == "refuse":
+            raise UserError(
+                f"{message}. Correct them, or pass malformed='skip' to leave them out "
+                "(--set sts.malformed=skip)."
+            )
+        logger.warning("left out %s", message)
+    if len(pairs.scores) < 2:
+        raise UserError(f"{where}: a correlation needs at least 2 pairs; got {len(pairs.scores)}")
+    return Pairs(pairs.first, pairs.second, pairs.scores, tuple(wrong))
+
+
+def _add(pairs: Pairs, row: Mapping[str, Any]) -> str:
+    """Add a row to the pairs, or say what is wrong with it."""
+    cells = {str(name).strip().lower(): value for name, value in row.items()}
+    values = []
+    for names in (_FIRST, _SECOND, _SCORE):
+        name = next((name for name in names if name in cells), None)
+        if name is None:
+            return f"no {' or '.join(names)}, only {', '.join(cells) or 'nothing'}"
+        values.append(cells[name])
+    first, second, score = values
+    if not all(isinstance(text, str) and text.strip() for text in (first, second)):
+        return "a sentence is missing"
+    number = _number(score)
+    if number is None:
+        return f"the score is {score!r}, which is not a number"
+    pairs.first.append(first.strip())
+    pairs.second.append(second.strip())
+    pairs.scores.append(number)
+    return ""
+
+
+def _number(score: Any) -> float | None:
+    try:
+        value = float(score)
+    except (TypeError, ValueError):
+        return None
+    return value if math.isfinite(value) else None
+
+
+def _table(path: Path, delimiter: str) -> Iterator[_NamedRow]:
+    header: list[str] | None = None
+    lines = (line for _, line in files.read_lines(path))
+    reader = csv.reader(lines, delimiter=delimiter, strict=True)
+    try:
+        for cells in reader:
+            if not any(cell.strip() for cell in cells):
+                continue
+            if header is None:
+                names = [cell.strip().lower() for cell in cells]
+                if set(names) & {*_FIRST, *_SECOND, *_SCORE}:
+                    header = names
+                    continue
+                header = ["sentence1", "sentence2", "score"]
+            if len(cells) == len(header):
+                yield reader.line_num, dict(zip(header, cells, strict=True))
+            else:
+                yield reader.line_num, f"{len(cells)} cell(s) instead of {len(header)}"
+    except csv.Error as error:
+        raise UserError(f"{path}:{reader.line_num}: {error}") from error
+
+
+def _objects(path: Path) -> Iterator[_NamedRow]:
+    for number, line in files.read_lines(path):
+        if line.strip():
+            try:
+                value = json.loads(line)
+            except json.JSONDecodeError:
+                value = None
+            yield number, value if isinstance(value, dict) else "not a JSON object"
+
+
+# ------------------------------------------------------------------------------- measures
+
+
+def cosines(first: Tensor, second: Tensor) -> NDArray[np.float64]:
+    """Cosine of each pair of points (N, D), shape (N,); 0 where one of them is 0."""
+    return F.cosine_similarity(first.double(), second.double()).cpu().numpy()
+
+
+_CONTROL = "the same of the VAE's sentence encoder, whose vectors the posterior compresses"
+
+SPEARMAN = Measure(
+    "STS Spearman",
+    "−1 to 1",
+    "higher",
+    "Spearman correlation of the cosine of two sentences' posterior means with the similarity that "
+    "people gave them, over pairs; without a group, of the first benchmark that was asked for "
+    "(STS-B dev, 1708.00055)",
+    _CONTROL,
+)
+PEARSON = Measure(
+    "STS Pearson", "−1 to 1", "higher", "the same with Pearson's correlation", _CONTROL
+)
+
+
+class SemanticSimilarity(Evaluator):
+    """Correlation of the cosine of posterior means with human scores of similarity.
+
+    Beside it, as the control, stands the same of the raw sentence encoder of a VAE: what the
+    compression to D dimensions costs.
+
+    Args:
+        tasks: Names of `TASKS` or of `files`, the primary one first. They have to be there; the
+            name of a group in `GROUPS` stands for those of its tasks that are found.
+        files: Task -> local file, see `read_pairs`, in place of the hub.
+        malformed: See `read_pairs`.
+        resamples: Bootstrap samples of an interval.
+    """
+
+    name = "sts"
+    needs = frozenset({"encode"})
+    measures = (SPEARMAN, PEARSON)
+
+    def __init__(
+        self,
+        tasks: Sequence[str] = ("stsb",),
+        files: Mapping[str, str | Path] | None = None,
+        malformed: Malformed = "refuse",
+        resamples: int = 1000,
+    ) -> None:
+        self.files = {name: Path(path) for name, path in (files or {}).items()}
+        self.tasks = tuple(tasks)
+        self.malformed: Malformed = malformed
+        self.resamples = resamples
+        if not self.tasks:
+            raise UserError("name at least one STS task")
+        known = [*TASKS, *self.files]
+        check_tasks("STS task", self.tasks, known, GROUPS, "Or give its file in files=.")
+
+    def evaluate(self, system: Any, data: EvaluationData) -> Evaluation:
+        """The correlations for each task, and the pairs with their cosines.
+
+        Where the first task is not found, no row is without a group.
+
+        Raises:
+            MissingData: A task that is named is not there, or none of a group's.
+            UserError: A file is malformed.
+        """
+        groups: Groups = {name: GROUPS[name] for name in GROUPS if name not in self.files}
+        loaded, lost = load_tasks(self.tasks, groups, self._pairs)
+        first, *_ = task_names(self.tasks, groups)
+        rows: Rows = []
+        table: Rows = []
+        for task, pairs in loaded.items():
+            title = _title(task)
+            ours, raw = pair_cosines(system, pairs)
+            rows += self._rows(pairs.scores, ours, raw, "" if task == first else title, data.seed)
+            table += [
+                {"task": title, "sentence1": a, "sentence2": b, "score": score, "cosine": cosine}
+                | ({} if raw is None else {"encoder cosine": float(raw[j])})
+                for j, (a, b, score, cosine) in enumerate(
+                    zip(pairs.first, pairs.second, pairs.scores, ours.tolist(), strict=True)
+                )
+            ]
+        left_out = [{"row": line} for pairs in loaded.values() for line in pairs.skipped]
+        rows.sort(key=lambda row: row["measure"] != self.primary.name)
+        tables = {"pairs": table} | ({"left out": left_out} if left_out else {})
+        return Evaluation(rows, tables, {_title(task): reason for task, reason in lost.items()})
+
+    def _pairs(self, task: str) -> Pairs:
+        if task in self.files:
+            return read_pairs(self.files[task], self.malformed)
+        return load_pairs(task, self.malformed)
+
+    def _rows(
+        self,
+        scores: Sequence[float],
+        ours: NDArray[np.float64],
+        raw: NDArray[np.float64] | None,
+        group: str,
+        seed: int,
+    ) -> Rows:
+        human = np.asarray(scores)
+        return [
+            measure.row(
+                correlation(human, ours),
+                len(human),
+                control=None if raw is None else correlation(human, raw),
+                interval=bootstrap_interval(
+                    lambda i, f=correlation: f(human[i], ours[i]),
+                    len(human),
+                    resamples=self.resamples,
+                    seed=seed,
+                ),
+                group=group,
+            )
+            for measure, correlation in ((SPEARMAN, spearman), (PEARSON, pearson))
+        ]
+
+
+def _title(task: str) -> str:
+    return TASKS[task].title if task in TASKS else task
+
+
+@torch.no_grad()
+def pair_cosines(
+    system: Any, pairs: Pairs
+) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
+    """Cosines of a system's points of N pairs, and those of its raw sentence encoder if it has one.
+
+    Returns:
+        Two arrays (N,); None for the second of a system without a sentence encoder of its own.
+    """
+    texts = [*pairs.first, *pairs.second]
+    half = len(pairs.first)
+    encoder = getattr(system, "encoder", None)
+    if not can_encode(encoder):
+        ours = points(system, texts)
+        return cosines(ours[:half], ours[half:]), None
+    raw = points(encoder, texts)
+    # the posterior is a function of the encoder's vectors, so they are not computed twice
+    ours = system.encode(raw).mean if isinstance(system, LlaMaVAE) else points(system, texts)
+    return cosines(ours[:half], ours[half:]), cosines(raw[:half], raw[half:])

@@ -1,0 +1,94 @@
+"""Real sentences of a model as tidy rows: what the numbers of a report look like.
+
+Each function returns a list of rows, dictionaries with the same keys, that `write_csv` saves and
+a report shows.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+
+import sacrebleu
+import torch
+
+from llamavae.errors import UserError
+from llamavae.latent import traversal
+from llamavae.metrics.metric import Rows
+from llamavae.modeling import LlaMaVAE, Prior
+
+
+def reconstructions(model: LlaMaVAE, texts: Sequence[str]) -> Rows:
+    """Each text, the model's greedy reconstruction from its posterior mean, and two controls.
+
+    Row: `text`, `reconstruction`, `bleu` (sentence BLEU of the two, 0 to 100), and
+    `shuffled`: what is written from the point of the next text, the last one's from the first's.
+
+    Args:
+        model: The VAE, with its encoder.
+        texts: At least two sentences.
+    """
+    if len(texts) < 2:
+        raise UserError(f"reconstructions need at least 2 sentences; got {len(texts)}")
+    mean = model.encode(list(texts)).mean
+    right = model.decode(mean)
+    return [
+        {
+            "text": text,
+            "reconstruction": written,
+            "bleu": round(sacrebleu.sentence_bleu(written, [text]).score, 1),
+            "shuffled": other,
+        }
+        for text, written, other in zip(texts, right, right[1:] + right[:1], strict=True)
+    ]
+
+
+def interpolations(model: LlaMaVAE, pairs: Sequence[tuple[str, str]], steps: int = 9) -> Rows:
+    """Sentences on the straight lines between the posterior means of pairs of sentences.
+
+    Row: `pair` (from 1), `position` on the line (0 to 1), `text`.
+    """
+    return [
+        {"pair": number, "position": round(step / (steps - 1), 3), "text": text}
+        for number, (a, b) in enumerate(pairs, 1)
+        for step, text in enumerate(model.interpolate(a, b, steps))
+    ]
+
+
+def traversals(model: LlaMaVAE, text: str, dims: Sequence[int], steps: int = 7) -> Rows:
+    """Sentences while one coordinate of a sentence's point runs over 95 % of the prior.
+
+    Row: `dimension`, `value` of that coordinate, `text`.
+    """
+    start = model.point(text)
+    return [
+        {"dimension": dim, "value": round(value, 2) + 0.0, "text": written}
+        for dim in dims
+        for value, written in zip(
+            traversal(start, dim, steps)[:, dim].tolist(),
+            model.traverse(start, dim, steps),
+            strict=True,
+        )
+    ]
+
+
+def prior_samples(model: LlaMaVAE, n: int, seed: int = 0, prior: Prior | str | None = None) -> Rows:
+    """Sentences written from latent codes drawn from a prior, see `LlaMaVAE.prior`. Row: `text`."""
+    return [{"text": text} for text in model.sample(n, prior, seed=seed)]
+
+
+def largest_dimensions(kl: Sequence[float], n: int) -> list[int]:
+    """The `n` dimensions with the largest KL, that is, those which the model uses most."""
+    return torch.tensor(kl).argsort(descending=True, stable=True)[:n].tolist()
+
+
+def write_csv(rows: Rows, path: Path) -> Path:
+    """Save rows as a CSV file with a header line; what a row lacks stays empty."""
+    if not rows:
+        raise UserError(f"there are no rows to write to {path}")
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)))
+        writer.writeheader()
+        writer.writerows(rows)
+    return path

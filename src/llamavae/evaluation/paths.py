@@ -1,0 +1,97 @@
+"""Texts on paths between latent codes, and what measures the distances between them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from llamavae.evaluation.encoders import EncoderSource, sentence_encoder
+from llamavae.evaluation.evaluator import points
+from llamavae.latent import lerp, slerp
+from llamavae.metrics.smoothness import WordMover
+
+PATHS = {"linear": lerp, "slerp": slerp}
+"""Name of a path between two points -> what draws it."""
+
+
+class Paths(NamedTuple):
+    """Texts on P paths, and two controls with the same ends."""
+
+    written: list[list[str]]
+    mixed: list[list[str]]
+    """The inner texts of each path in random order."""
+    foreign: list[list[str]]
+    """Inner texts of all paths, dealt out at random."""
+
+
+def decode_paths(
+    system: Any, z: Tensor, pairs: int, steps: int, mode: str = "linear", seed: int = 0
+) -> Paths:
+    """Decode paths between pairs of points, all of them different.
+
+    Args:
+        system: Anything with `decode`.
+        z: Points (N, D), at least 2.
+        pairs: Most pairs; there are N / 2 at most.
+        steps: Points on a path, at least 2, its ends included.
+        mode: A name of `PATHS`.
+        seed: Seed of the choice of pairs and of the controls.
+    """
+    rng = np.random.default_rng(seed)
+    ends = rng.permutation(len(z))[: 2 * min(pairs, len(z) // 2)].reshape(-1, 2)
+    path = PATHS[mode]
+    texts = system.decode(torch.cat([path(z[int(a)], z[int(b)], steps) for a, b in ends]))
+    written = [texts[i : i + steps] for i in range(0, len(texts), steps)]
+    inner = [path[1:-1] for path in written]
+    mixed = [[each[i] for i in rng.permutation(len(each))] for each in inner]
+    pool = [text for each in inner for text in each]
+    dealt = [pool[i] for i in rng.permutation(len(pool))]
+    foreign = [dealt[i * (steps - 2) : (i + 1) * (steps - 2)] for i in range(len(written))]
+    return Paths(
+        written,
+        *(
+            [[p[0], *texts, p[-1]] for p, texts in zip(written, control, strict=True)]
+            for control in (mixed, foreign)
+        ),
+    )
+
+
+def word_mover(
+    system: Any, encode: Callable[[Sequence[str]], Tensor], encoder: str
+) -> tuple[WordMover, str]:
+    """Word mover's distance, and whose token vectors it takes.
+
+    Args:
+        system: A `LlaMaVAE`, or anything else with `decoder.lm` and `decoder.tokenizer`, whose
+            input embeddings are taken.
+        encode: Encodes single words in place of token vectors where there are none.
+        encoder: What that is called.
+    """
+    lm = getattr(getattr(system, "decoder", None), "lm", None)
+    if lm is None:
+        return WordMover(str.split, encode), f"each word by itself, encoded by {encoder}"
+    name = f"input embeddings of the decoder, {lm.config.name_or_path or type(lm).__name__}"
+    return WordMover.of_model(lm, system.decoder.tokenizer), name
+
+
+def sentence_vectors(
+    system: Any, encoder: EncoderSource | None
+) -> tuple[Callable[[Sequence[str]], Tensor], str]:
+    """What turns texts into sentence vectors, and what it is called.
+
+    Args:
+        system: Its own sentence encoder is taken, or `encode` if it has none.
+        encoder: Taken instead.
+    """
+    if encoder is None:
+        own = getattr(system, "encoder", None)
+        source = own if callable(getattr(own, "encode", None)) else system
+        return partial(points, source), "the system's own encoder"
+    loaded = sentence_encoder(encoder)
+    name = type(encoder).__name__ if loaded is encoder else str(encoder)
+    return partial(points, loaded), name

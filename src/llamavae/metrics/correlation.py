@@ -1,0 +1,53 @@
+"""Correlation coefficients."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from scipy import stats
+from torch import Tensor
+from torch.nn.functional import normalize
+
+
+def spearman(a: ArrayLike, b: ArrayLike) -> float:
+    """Spearman's rank correlation of two lists of N numbers, −1 to 1; 0 where one is constant.
+
+    The correlation of ranks, ties sharing their mean rank. It is what STS is reported in, since
+    only the order of the cosines counts (Reimers et al. 2016, C16-1009).
+    """
+    return pearson(stats.rankdata(a), stats.rankdata(b))
+
+
+def pearson(a: ArrayLike, b: ArrayLike) -> float:
+    """Pearson's correlation of two lists of N numbers, −1 to 1; 0 where one is constant."""
+    x, y = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
+    x, y = x - x.mean(), y - y.mean()
+    scale = np.linalg.norm(x) * np.linalg.norm(y)
+    return float(x @ y / scale) if scale > 1e-12 else 0.0
+
+
+def cosines(vectors: Tensor) -> Tensor:
+    """Cosine of each pair of N vectors (N, C), shape (N, N), without autocast; 0 for a zero one."""
+    with torch.autocast(vectors.device.type, enabled=False):
+        unit = normalize(vectors.float() if vectors.dtype.itemsize < 4 else vectors, dim=-1)
+        return unit @ unit.T
+
+
+def similarity_correlation(mean: Tensor, teacher: Tensor) -> float:
+    """Pearson correlation, over pairs of sentences, of the cosines of two sets of vectors.
+
+    Args:
+        mean: Posterior means (N, D).
+        teacher: The teacher's vectors of the same sentences (N, K).
+
+    Returns:
+        -1 to 1; 0 where it is not defined, since all cosines of one side are the same.
+    """
+    rows, columns = torch.triu_indices(len(mean), len(mean), 1)
+    a, b = (cosines(x.detach().to("cpu", torch.float64))[rows, columns] for x in (mean, teacher))
+    if not len(a):
+        return 0.0
+    a, b = a - a.mean(), b - b.mean()
+    scale = (a.norm() * b.norm()).item()
+    return (a @ b).item() / scale if scale > 1e-12 else 0.0

@@ -1,0 +1,153 @@
+"""Whether points spread evenly in all directions."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from llamavae.errors import UserError
+
+
+def mean_cosine(vectors: NDArray[np.floating], items: NDArray[np.integer] | None = None) -> float:
+    """Mean cosine of all pairs of different vectors, -1 to 1; 0 is isotropic.
+
+    The anisotropy of Ethayarajh (arXiv 1909.00512) over all pairs instead of a sample. A vector
+    of length 0 has the cosine 0 with all others.
+
+    Args:
+        vectors: Vectors (N, D).
+        items: Rows of a bootstrap sample, which may repeat; a vector and its own copy are no
+            pair. None for all rows once.
+
+    Example:
+        >>> mean_cosine(np.array([[1.0, 0.0], [2.0, 0.0], [0.0, 1.0]]))
+        0.3333333333333333
+    """
+    vectors = _check(vectors)
+    length = np.linalg.norm(vectors, axis=1, keepdims=True)
+    unit = vectors / np.where(length > 0, length, 1)
+    count = np.bincount(
+        np.arange(len(unit)) if items is None else items, minlength=len(unit)
+    ).astype(float)
+    pairs = count.sum() ** 2 - (count**2).sum()
+    if not pairs:
+        return 0.0
+    own = (count**2 * (unit**2).sum(1)).sum()
+    return float((((count @ unit) ** 2).sum() - own) / pairs)
+
+
+def iso_score(points: NDArray[np.floating]) -> float:
+    """Share of the dimensions over which the variance is spread evenly, 0 to 1.
+
+    IsoScore (Rudman et al., arXiv 2108.07344, algorithm 1): 1 if all principal components have
+    the same variance, 0 if one has all of it; shift, scale and rotation do not matter. Its steps
+    come down to (r - 1) / (D - 1), with r = (sum of variances)^2 / sum of squared variances, the
+    participation ratio of the principal components. It falls short of 1 for N Gaussian points by
+    about D / N.
+
+    Args:
+        points: Points (N, D), D at least 2.
+    """
+    points = _check(points)
+    if points.shape[1] < 2:
+        raise UserError("isotropy compares directions, so it needs at least 2 dimensions; got 1")
+    covariance = np.cov(points, rowvar=False)
+    squares = (covariance**2).sum()
+    if squares == 0:
+        return 0.0
+    ratio = np.trace(covariance) ** 2 / squares
+    return float((ratio - 1) / (points.shape[1] - 1))
+
+
+def _check(vectors: NDArray[np.floating]) -> NDArray[np.float64]:
+    vectors = np.asarray(vectors, dtype=np.float64)
+    if vectors.ndim != 2 or len(vectors) < 2:
+        raise UserError(f"expected at least 2 vectors (N, D); got shape {vectors.shape}")
+    return vectors
+
+
+ACTIVE_THRESHOLD = 0.01
+"""Variance of the posterior mean over sentences above which a dimension counts as active."""
+
+
+_CHUNK = 2**22
+"""Most entries of a block of the (N, N) matrix of log densities: 32 MB."""
+
+
+def active_units(mean: Tensor, threshold: float = ACTIVE_THRESHOLD) -> int:
+    """Number of dimensions whose posterior mean varies over the sentences.
+
+    Burda et al., arXiv 1509.00519, section 5.2: Var_x(mu_i) > 0.01.
+
+    Args:
+        mean: Posterior means (N, D).
+        threshold: Smallest variance of an active dimension.
+    """
+    return int((mean.double().var(0, correction=0) > threshold).sum())
+
+
+@torch.no_grad()
+def mutual_information(mean: Tensor, logvar: Tensor, z: Tensor) -> float:
+    """Estimate of the information that z carries about which sentence it came from, in nats.
+
+    mean_n [ log q(z_n|x_n) - log mean_m q(z_n|x_m) ], Hoffman and Johnson, "ELBO surgery" (2016).
+    It is at most log N, however much z carries: always report N with it. For a z that carries
+    nothing it scatters around 0 and can be slightly negative. Computed in float64, in blocks.
+
+    Args:
+        mean: Posterior means (N, D).
+        logvar: Logarithms of the posterior variances (N, D).
+        z: One draw from each posterior (N, D).
+    """
+    mean, logvar, z = (x.detach().to("cpu", torch.float64) for x in (mean, logvar, z))
+    if not mean.shape == logvar.shape == z.shape or mean.ndim != 2:
+        raise ValueError(
+            f"expected three tensors of one shape (N, D); got {tuple(mean.shape)}, "
+            f"{tuple(logvar.shape)} and {tuple(z.shape)}"
+        )
+    precision = torch.exp(-logvar)
+    constant = -0.5 * (logvar + mean.square() * precision).sum(1)
+    count, total = len(z), 0.0
+    for start in range(0, count, rows := max(1, _CHUNK // count)):
+        part = z[start : start + rows]
+        # log q(z_n|x_m) but for the term in 2 pi, which cancels, shape (rows, N)
+        log_q = constant + part @ (mean * precision).T - 0.5 * part.square() @ precision.T
+        own = log_q.diagonal(start)
+        total += float((own - log_q.logsumexp(1)).sum())
+    return total / count + math.log(count)
+
+
+def posterior_variance(logvar: Tensor) -> float:
+    """Mean posterior variance over sentences and dimensions: 1 is the prior's, 0 a plain code."""
+    return float(logvar.double().exp().mean())
+
+
+def gaussian_kl(z: Tensor) -> float:
+    """KL(N(m, S) || N(0, I)) in nats, with m and S the mean and covariance of points z (N, D).
+
+    Among all distributions with these moments it is the smallest KL to N(0, I), since log N(0, I)
+    is quadratic: KL(q || N(0, I)) = KL(q || N(m, S)) + KL(N(m, S) || N(0, I)). Points that follow
+    N(0, I) exactly give about D (D + 3) / (4 N), not 0.
+
+    Raises:
+        UserError: There are not more points than dimensions, so that S is singular.
+
+    Example:
+        >>> gaussian_kl(torch.tensor([[-3.0], [-1.0], [1.0], [3.0]]))  # m = 0, S = 5
+        1.195...
+    """
+    n, d = z.shape
+    if n <= d:
+        raise UserError(
+            f"the covariance of {d} dimensions needs more than {d} points, several times as many "
+            f"to say anything; got {n}"
+        )
+    z = z.double().cpu()
+    mean = z.mean(0)
+    covariance = (z - mean).T @ (z - mean) / n
+    trace, logdet = covariance.trace(), torch.linalg.slogdet(covariance).logabsdet
+    return 0.5 * float(trace + mean @ mean - d - logdet)

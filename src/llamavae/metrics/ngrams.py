@@ -1,0 +1,232 @@
+"""How many words two texts share.
+
+Throughout, `written` and `references` are N texts each, one pair an item.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import sacrebleu
+from nltk.util import ngrams
+from numpy.typing import NDArray
+from sacrebleu import BLEU
+
+from llamavae.errors import UserError
+
+Values = NDArray[np.float64]
+
+
+def bleu_counts(written: Sequence[str], references: Sequence[str]) -> NDArray[np.int64]:
+    """What each item adds to corpus BLEU, shape (N, 10).
+
+    Its length and its reference's, then its n-grams that the reference has and all its n-grams,
+    n from 1 to 4, as sacrebleu counts them (13a tokenisation, cased).
+    """
+    metric = BLEU(effective_order=True)
+    scores = [metric.sentence_score(w, [r]) for w, r in zip(written, references, strict=True)]
+    return np.array([[s.sys_len, s.ref_len, *s.counts, *s.totals] for s in scores])
+
+
+def bleu_of_counts(counts: NDArray[np.int64], *, effective_order: bool = False) -> float:
+    """BLEU, 0 to 100, of the sum of counts (N, 10) of items.
+
+    Args:
+        counts: Rows of `bleu_counts`.
+        effective_order: Count only the orders that the text is long enough for, as sacrebleu does
+            for single sentences.
+
+    Example:
+        >>> counts = bleu_counts(["a kind of dog", "a cat"], ["a kind of big dog", "a cat"])
+        >>> round(bleu_of_counts(counts), 2)
+        55.7
+    """
+    length, expected, *ngrams = counts.sum(0).tolist()
+    options: dict[str, Any] = {"smooth_method": "exp", "effective_order": effective_order}
+    return BLEU.compute_bleu(ngrams[:4], ngrams[4:], length, expected, **options).score
+
+
+def bleu_1(text: str, reference: str) -> float:
+    """Unigram BLEU of one sentence with its brevity penalty, 0 to 1, words taken by white space.
+
+    That of nltk's `sentence_bleu` with weights (1, 0, 0, 0), which the reconstruction tables of
+    Zhang et al. (arXiv 2311.08579) average over sentences.
+
+    Example:
+        >>> bleu_1("a kind of dog", "a dog is a kind of animal")
+        0.472...
+    """
+    a, b = text.split(), reference.split()
+    if not a:
+        return 0.0
+    penalty = min(1.0, math.exp(1 - len(b) / len(a)))
+    return penalty * _common(a, b, 1) / len(a)
+
+
+def token_f1(text: str, reference: str) -> float:
+    """F1 of the bags of words of two texts, 0 to 1.
+
+    That of SQuAD (Rajpurkar et al., arXiv 1606.05250) without its normalisation: words are taken
+    by white space, and case, articles and punctuation count.
+
+    Example:
+        >>> token_f1("a kind of dog", "a dog of a kind")
+        0.888...
+    """
+    a, b = text.split(), reference.split()
+    return 1.0 if a == b else _f1(_common(a, b, 1), len(a), len(b))
+
+
+def rouge(text: str, reference: str) -> tuple[float, float, float]:
+    """ROUGE-1, ROUGE-2 and ROUGE-L of two texts: F1 values, 0 to 1 (Lin 2004, W04-1013).
+
+    As the package rouge-score computes them without stemming: words are runs of the letters a to
+    z and digits of the text in lower case; ROUGE-L takes the longest common subsequence of the
+    whole texts. Texts in other scripts have no such words and score 0.
+
+    Example:
+        >>> rouge("the cat sat on the mat", "a cat sat, on a Mat!")
+        (0.666..., 0.4, 0.666...)
+    """
+    a, b = (re.findall("[a-z0-9]+", x.lower()) for x in (text, reference))
+    return (
+        _f1(_common(a, b, 1), len(a), len(b)),
+        _f1(_common(a, b, 2), len(a) - 1, len(b) - 1),
+        _f1(_longest_common_subsequence(a, b), len(a), len(b)),
+    )
+
+
+def _common(a: Sequence[str], b: Sequence[str], n: int) -> int:
+    """How many n-grams two texts share, each as often as both have it."""
+    if a == b:
+        return max(len(a) - n + 1, 0)
+    ours, theirs = (Counter(zip(*(x[i:] for i in range(n)), strict=False)) for x in (a, b))
+    return sum(min(ours[x], theirs[x]) for x in ours.keys() & theirs.keys())
+
+
+def _f1(common: int, ours: int, theirs: int) -> float:
+    return 2 * common / (ours + theirs) if common else 0.0
+
+
+def _longest_common_subsequence(a: Sequence[str], b: Sequence[str]) -> int:
+    if a == b:
+        return len(a)
+    row = [0] * (len(b) + 1)  # lengths for the words of `a` so far and the first j of `b`
+    for word in a:
+        before = 0
+        for j, other in enumerate(b, 1):
+            above = row[j]
+            row[j] = before + 1 if word == other else max(above, row[j - 1])
+            before = above
+    return row[-1]
+
+
+def reconstruction_bleu(texts: Sequence[str], references: Sequence[str]) -> float:
+    """Corpus BLEU of `texts`, 0 to 100: sacrebleu with its standard tokenisation (13a), cased.
+
+    Args:
+        texts: What the model wrote, one text for each reference; empty ones are allowed.
+        references: What it should have written.
+    """
+    _check_pairs(texts, references)
+    return sacrebleu.corpus_bleu(list(texts), [list(references)], force=True).score
+
+
+def exact_match(texts: Sequence[str], references: Sequence[str]) -> float:
+    """Share of texts, 0 to 1, that equal their reference up to the amount of white space."""
+    _check_pairs(texts, references)
+    pairs = zip(texts, references, strict=True)
+    return sum(a.split() == b.split() for a, b in pairs) / len(texts)
+
+
+def distinct_n(texts: Sequence[str], n: int = 2) -> float:
+    """Different n-grams over all n-grams of all texts, words by white space; 0 without any.
+
+    Li et al., arXiv 1510.03055. It falls with the number of texts: compare equal numbers.
+
+    Example:
+        >>> distinct_n(["a kind of dog", "a kind of cat"])
+        0.6666666666666666
+    """
+    grams = [
+        tuple(words[i : i + n])
+        for words in (text.split() for text in texts)
+        for i in range(len(words) - n + 1)
+    ]
+    return len(set(grams)) / len(grams) if grams else 0.0
+
+
+def self_bleu(texts: Sequence[str], order: int = 4) -> Values:
+    """BLEU of each text with all others as its references, shape (N,), 0 to 1.
+
+    Zhu et al., "Texygen" (arXiv 1802.01886): high where texts repeat one another. Smoothed as in
+    their code: no n-gram in common counts as 0.1 (method 1 of Chen and Cherry 2014, nltk's
+    `SmoothingFunction().method1`); without a word in common the score is 0. It rises with N:
+    compare equal numbers. The time grows with N, not with its square.
+
+    Args:
+        texts: N texts, at least 2.
+        order: Largest n of the n-grams.
+
+    Example:
+        >>> self_bleu(["a kind of dog", "a kind of cat", "robots paint"], order=2).round(3)
+        array([0.707, 0.707, 0.   ])
+    """
+    if len(texts) < 2:
+        raise UserError(f"self-BLEU compares texts with one another; got {len(texts)}")
+    words = [text.split() for text in texts]
+    common, total = _shared_ngrams(words, order)
+    precisions = np.where(common > 0, common, 0.1) / np.maximum(total, 1)
+    scores = precisions.prod(0) ** (1 / order) * _brevity([len(row) for row in words])
+    return np.where(common[0] > 0, scores, 0.0)
+
+
+def _shared_ngrams(words: Sequence[Sequence[str]], order: int) -> tuple[Values, Values]:
+    """Of each text, how many n-grams another text has as often, and how many there are.
+
+    Both (order, N), n from 1 to `order`.
+    """
+    common, total = np.zeros((2, order, len(words)))
+    for n in range(1, order + 1):
+        counts = [Counter(ngrams(row, n)) for row in words]
+        largest: dict[Any, tuple[int, int]] = {}  # of an n-gram's counts in texts, the first two
+        for count in counts:
+            for gram, times in count.items():
+                most, second = largest.get(gram, (0, 0))
+                largest[gram] = (times, most) if times > most else (most, max(second, times))
+        for i, count in enumerate(counts):
+            total[n - 1, i] = count.total()
+            for gram, times in count.items():
+                most, second = largest[gram]
+                common[n - 1, i] += times if times < most else second
+    return common, total
+
+
+def _brevity(lengths: Sequence[int]) -> Values:
+    """BLEU's penalty of each text that is shorter than the other text nearest in length."""
+    number = Counter(lengths)
+
+    def penalty(length: int) -> float:
+        others = [other for other in number if other != length or number[length] > 1]
+        closest = min(others, key=lambda other: (abs(other - length), other))
+        return min(1.0, math.exp(1 - closest / length)) if length else 0.0
+
+    penalties = {length: penalty(length) for length in number}
+    return np.array([penalties[length] for length in lengths])
+
+
+def duplicates(texts: Sequence[str]) -> float:
+    """Share of texts, 0 to 1, that equal an earlier one up to the amount of white space."""
+    return 1 - len({" ".join(text.split()) for text in texts}) / len(texts)
+
+
+def _check_pairs(texts: Sequence[str], references: Sequence[str]) -> None:
+    if len(texts) != len(references) or not texts:
+        raise UserError(
+            f"expected one text for each reference; got {len(texts)} and {len(references)}"
+        )

@@ -1,0 +1,204 @@
+"""Scores of a reverse dictionary: the word for a definition, by rank or as a vector."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from llamavae.errors import UserError
+from llamavae.metrics.control import derangement
+from llamavae.metrics.metric import Measure, Rows
+
+_CUTS = (1, 10, 100)
+_RESAMPLES = 2000
+_BLOCK = 1024
+"""Rows of the matrix of all cosines that are held at a time."""
+
+SCORES = {
+    score.name: score
+    for score in (
+        Measure(
+            "median rank",
+            "1 to V",
+            "lower",
+            "median over items of the true word's rank among the V candidates, ties counted "
+            "against it (1504.00548)",
+        ),
+        Measure(
+            "MRR",
+            "0 to 1",
+            "higher",
+            "mean reciprocal rank: mean over items of 1 / rank of the true word",
+        ),
+        *(
+            Measure(
+                f"recall@{cut}",
+                "0 to 1",
+                "higher",
+                f"share of items whose true word has rank {cut} or better",
+            )
+            for cut in _CUTS
+        ),
+        Measure(
+            "MSE",
+            "squared unit of the vectors",
+            "lower",
+            "mean over items and dimensions of the squared difference between predicted and gold "
+            "vector (CODWOE, 2205.13858)",
+        ),
+        Measure(
+            "cosine",
+            "−1 to 1",
+            "higher",
+            "cosine of predicted and gold vector, mean over items (CODWOE, 2205.13858)",
+        ),
+        Measure(
+            "rank",
+            "0 to 1",
+            "lower",
+            "share of the N gold vectors whose cosine with the prediction is at least that of the "
+            "right one, mean over items (CODWOE, 2205.13858)",
+        ),
+    )
+}
+"""The scores of this module by name."""
+
+
+# ------------------------------------------------------------------------------- ranks
+
+
+def rank_of_truth(scores: Tensor, truth: Tensor) -> Tensor:
+    """Rank of the true candidate of each item, from 1, shape (N,).
+
+    It is the number of candidates that score at least as high as the true one, itself included:
+    ties count against it, so that equal scores for all give the last rank and not the first.
+
+    Args:
+        scores: Score of each candidate for each item, higher is better (N, V).
+        truth: Index of the true candidate (N,).
+
+    Raises:
+        UserError: Shapes do not match, an index is out of range, or a score is not a number.
+
+    Example:
+        >>> scores = torch.tensor([[0.1, 0.7, 0.2], [0.5, 0.5, 0.0]])
+        >>> rank_of_truth(scores, torch.tensor([1, 0])).tolist()
+        [1, 2]
+    """
+    if scores.ndim != 2 or truth.shape != scores.shape[:1]:
+        raise UserError(
+            "expected scores (N, V) and the index of the true candidate of each row (N,); got "
+            f"{tuple(scores.shape)} and {tuple(truth.shape)}"
+        )
+    if ((truth < 0) | (truth >= scores.shape[1])).any():
+        raise UserError(
+            f"the true candidates are numbered from 0 to {scores.shape[1] - 1}; got "
+            f"{int(truth.min())} to {int(truth.max())}"
+        )
+    if bad := int(scores.isnan().any(1).sum()):
+        raise UserError(
+            f"{bad} of {len(scores)} rows of scores contain NaN, so there is no rank. Use -inf for "
+            "a candidate that cannot be meant"
+        )
+    return (scores >= scores.gather(1, truth[:, None])).sum(1)
+
+
+def score_ranks(ranks: Tensor, candidates: int, seed: int = 0) -> Rows:
+    """Median rank, mean reciprocal rank, and recall at 1, 10 and 100.
+
+    Row: `measure` (a name of `SCORES`), `value`, `low` and `high` (95 % confidence interval:
+    percentiles of 2,000 bootstrap samples of the items), `guess` (expected of ranks drawn by
+    chance), `unit`, `direction`, `n`.
+
+    Args:
+        ranks: Rank of the true candidate of each item, from 1 (N,).
+        candidates: Number V of candidates.
+        seed: Seed of the bootstrap.
+    """
+    values = ranks.cpu().numpy()
+    if values.ndim != 1 or not len(values) or values.min() < 1 or values.max() > candidates:
+        raise UserError(
+            f"expected at least one rank (N,) from 1 to the {candidates} candidates; got shape "
+            f"{tuple(ranks.shape)}" + (f", {values.min()} to {values.max()}" if values.size else "")
+        )
+    rng = np.random.default_rng(seed)
+    samples = [_statistics(rng.choice(values, len(values))) for _ in range(_RESAMPLES)]
+    low, high = np.quantile(samples, [0.025, 0.975], axis=0)
+    # every rank equally often: the distribution of a guess
+    guess = _statistics(np.arange(1, candidates + 1))
+    names = ("median rank", "MRR", *(f"recall@{cut}" for cut in _CUTS))
+    return [
+        {
+            "measure": name,
+            "value": float(value),
+            "low": float(low[i]),
+            "high": float(high[i]),
+            "guess": float(guess[i]),
+            "unit": SCORES[name].unit,
+            "direction": SCORES[name].direction,
+            "n": len(values),
+        }
+        for i, (name, value) in enumerate(zip(names, _statistics(values), strict=True))
+    ]
+
+
+def _statistics(ranks: NDArray[np.integer]) -> list[float]:
+    recalls = ((ranks <= cut).mean() for cut in _CUTS)
+    return [float(x) for x in (np.median(ranks), (1 / ranks).mean(), *recalls)]
+
+
+# ------------------------------------------------------------------------------- vectors
+
+
+@torch.no_grad()
+def score_vectors(predicted: Tensor, gold: Tensor, seed: int = 0) -> Rows:
+    """MSE, cosine and rank of predicted word vectors, as CODWOE's scorer computes them.
+
+    SemEval-2022 task 1 (Mickus et al., arXiv 2205.13858). The rank is the share of all N gold
+    vectors that are at least as close to the prediction as the right one, so the vector of a word
+    with several definitions counts several times. The scorer scales only the gold vectors to
+    length 1: the length of a prediction is the same for all candidates and changes no rank.
+
+    Row: `measure` (a name of `SCORES`), `value`, `shuffled` (the same when each item gets the
+    prediction of another, where possible of one with another gold vector), `unit`, `direction`,
+    `n`.
+
+    Args:
+        predicted: Predicted vectors (N, C).
+        gold: Vectors of the right words (N, C).
+        seed: Seed of the exchange.
+    """
+    if predicted.ndim != 2 or predicted.shape != gold.shape or len(gold) < 2:
+        raise UserError(
+            "expected predicted and gold vectors of one shape (N, C), N at least 2 for the control "
+            f"that exchanges them; got {tuple(predicted.shape)} and {tuple(gold.shape)}"
+        )
+    words = gold.unique(dim=0, return_inverse=True)[1].tolist()
+    other = derangement(len(gold), torch.Generator().manual_seed(seed), words)
+    right, exchanged = (_compare(x, gold) for x in (predicted, predicted[other]))
+    return [
+        {
+            "measure": name,
+            "value": value,
+            "shuffled": exchanged[name],
+            "unit": SCORES[name].unit,
+            "direction": SCORES[name].direction,
+            "n": len(gold),
+        }
+        for name, value in right.items()
+    ]
+
+
+def _compare(predicted: Tensor, gold: Tensor) -> dict[str, float]:
+    unit = F.normalize(gold)
+    truth = torch.arange(len(gold), device=gold.device)
+    blocks = zip(predicted.split(_BLOCK), truth.split(_BLOCK), strict=True)
+    ranks = torch.cat([rank_of_truth(part @ unit.T, rows) for part, rows in blocks])
+    return {
+        "MSE": F.mse_loss(predicted, gold).item(),
+        "cosine": F.cosine_similarity(predicted, gold).mean().item(),
+        "rank": ranks.double().mean().item() / len(gold),
+    }

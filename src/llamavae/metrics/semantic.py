@@ -1,0 +1,302 @@
+"""How alike two texts are in the eyes of a pretrained model.
+
+Throughout, `written` and `references` are N texts each, one pair an item.
+"""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol, TypeAlias, runtime_checkable
+
+import ot
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import (
+    AutoModel,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from llamavae.errors import UserError
+from llamavae.modes import evaluating
+from llamavae.pretrained import resolve
+from llamavae.pretrained.loading import hub_errors
+
+MOVER_MODEL = "distilbert-base-multilingual-cased"
+"""The encoder that CODWOE's scorer names for MoverScore."""
+
+BLEURT_MODEL = "Elron/bleurt-base-512"
+"""A BLEURT checkpoint of its authors, converted for transformers."""
+
+Loaded: TypeAlias = tuple[PreTrainedModel, PreTrainedTokenizerBase]
+"""A model of transformers with its tokenizer."""
+
+Scorer: TypeAlias = str | Path | Loaded
+"""A model that scores texts: a hub id, a folder, or loaded already."""
+
+
+@runtime_checkable
+class Encoder(Protocol):
+    """Anything that turns texts into vectors, such as `llamavae.modeling.SentenceEncoder`."""
+
+    def encode(self, texts: list[str], /) -> Tensor:
+        """One vector for each text, shape (N, H)."""
+        ...
+
+
+def encoder_cosine(written: Sequence[str], references: Sequence[str], encoder: Encoder) -> float:
+    """Mean of `encoder_cosines`."""
+    return encoder_cosines(written, references, encoder).mean().item()
+
+
+def encoder_cosines(written: Sequence[str], references: Sequence[str], encoder: Encoder) -> Tensor:
+    """Cosine of the sentence vectors of each text and its reference, -1 to 1, shape (N,)."""
+    _check(written, references)
+    ours, theirs = encoder.encode(list(written)), encoder.encode(list(references))
+    return F.cosine_similarity(ours.double(), theirs.double()).cpu()
+
+
+def mover_score(
+    written: Sequence[str],
+    references: Sequence[str],
+    model: Scorer = MOVER_MODEL,
+    batch_size: int = 64,
+) -> float:
+    """Mean of `mover_scores`; arguments are the same."""
+    return mover_scores(written, references, model, batch_size).mean().item()
+
+
+@torch.no_grad()
+def mover_scores(
+    written: Sequence[str],
+    references: Sequence[str],
+    model: Scorer = MOVER_MODEL,
+    batch_size: int = 64,
+) -> Tensor:
+    """1 - earth mover's distance between the token vectors of each text and its reference, (N,).
+
+    MoverScore (Zhao et al., arXiv 1909.02622) as CODWOE's scorer uses it, which is moverscore_v2
+    1.0.3 with single tokens of equal weight: the vectors of the last layer, scaled to length 1,
+    and their Euclidean distances. Tokens that continue a word ("##") or are one punctuation mark
+    are left out (whatever remove_subwords says there); the special tokens around a text count.
+
+    CODWOE's scorer names `distilbert-base-multilingual-cased`, but moverscore 1.0.3, to which it
+    is pinned, does not look at that name and loads `distilbert-base-uncased`. Later moverscore
+    has 1 / (1 + distance), which is another scale.
+
+    Args:
+        written: N texts.
+        references: N definitions.
+        model: A transformers encoder whose tokenizer puts special tokens around a text.
+        batch_size: Pairs that pass the encoder together.
+
+    Raises:
+        UserError: The model cannot be found, read or reached.
+    """
+    _check(written, references)
+    encoder, tokenizer = load_encoder(model)
+    scores: list[float] = []
+    with evaluating(encoder):
+        for start in range(0, len(written), batch_size):
+            batch = slice(start, start + batch_size)
+            ours = _token_vectors(written[batch], encoder, tokenizer)
+            theirs = _token_vectors(references[batch], encoder, tokenizer)
+            scores += [1 - _distance(a, b) for a, b in zip(ours, theirs, strict=True)]
+    return torch.tensor(scores, dtype=torch.float64)
+
+
+def _token_vectors(
+    texts: Sequence[str], encoder: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> list[Tensor]:
+    """Of each text the unit vectors (T, H) of the tokens that count, in float64."""
+    inputs = _inputs(encoder, tokenizer, texts)
+    ids, mask = inputs["input_ids"], inputs["attention_mask"]
+    states = encoder(input_ids=ids, attention_mask=mask).last_hidden_state
+    states = F.normalize(states.double(), dim=-1).cpu()
+    words = [[_counts(t) for t in tokenizer.convert_ids_to_tokens(row)] for row in ids.tolist()]
+    kept = torch.tensor(words) & mask.bool().cpu()
+    return [vectors[rows] for vectors, rows in zip(states, kept, strict=True)]
+
+
+def _counts(token: str) -> bool:
+    return "##" not in token and token not in set(string.punctuation)
+
+
+def _distance(a: Tensor, b: Tensor) -> float:
+    """Earth mover's distance between points (T, H) and (S, H), each set of equal weights."""
+    return float(ot.emd2([], [], torch.cdist(a, b).numpy()))  # pyright: ignore[reportArgumentType]
+
+
+@torch.no_grad()
+def bert_score(
+    written: Sequence[str],
+    references: Sequence[str],
+    model: Scorer,
+    layer: int,
+    batch_size: int = 64,
+) -> Tensor:
+    """BERTScore of each text, shape (N,), -1 to 1 (Zhang et al., arXiv 1904.09675).
+
+    The F measure, from the cosines of token vectors: precision is the mean over the text's tokens
+    of the best cosine with a token of the reference, recall the reverse. As in the package
+    bert-score without idf weights and without rescaling: the special tokens around a text may be
+    the best match but are not averaged over; an empty text scores 0.
+
+    Args:
+        written: N texts.
+        references: N texts.
+        model: A transformers encoder whose tokenizer puts special tokens around a text.
+        layer: Number of the layer whose vectors count, from 1. The authors chose 17 for
+            roberta-large, 9 for bert-base-uncased, 5 for distilbert-base-uncased.
+        batch_size: Pairs that pass the encoder together.
+
+    Raises:
+        UserError: The model cannot be found, read or reached, or has no such layer.
+    """
+    encoder, tokenizer = load_encoder(model, "BERTScore")
+    if not 1 <= layer <= encoder.config.num_hidden_layers:
+        raise UserError(
+            f"this encoder of BERTScore has layers 1 to {encoder.config.num_hidden_layers}; got "
+            f"layer {layer}"
+        )
+
+    def vectors(texts: Sequence[str]) -> tuple[Tensor, Tensor, Tensor]:
+        """Unit vectors (B, T, H), which are tokens, and which of these are averaged over (B, T)."""
+        limit = tokenizer.model_max_length
+        batch = tokenizer(
+            list(texts),
+            padding=True,
+            truncation=True,
+            max_length=min(limit, getattr(encoder.config, "max_position_embeddings", limit)),
+            return_tensors="pt",
+            return_special_tokens_mask=True,
+        ).to(encoder.device)
+        special = batch.pop("special_tokens_mask").bool()  # of padding too
+        states = encoder(**batch, output_hidden_states=True).hidden_states[layer]
+        return F.normalize(states.double(), dim=-1), batch["attention_mask"].bool(), ~special
+
+    def mean(best: Tensor, counted: Tensor) -> Tensor:
+        return (best * counted).sum(1) / counted.sum(1).clamp(min=1)
+
+    scores = []
+    with evaluating(encoder):
+        for start in range(0, len(written), batch_size):
+            batch = slice(start, start + batch_size)
+            a, a_tokens, a_counted = vectors(written[batch])
+            b, b_tokens, b_counted = vectors(references[batch])
+            cosine = a @ b.mT  # (B, T, S)
+            precision = mean(cosine.masked_fill(~b_tokens[:, None], -1).amax(2), a_counted)
+            recall = mean(cosine.masked_fill(~a_tokens[:, :, None], -1).amax(1), b_counted)
+            f = (2 * precision * recall / (precision + recall)).nan_to_num(0.0)
+            scores.append(torch.where(a_counted.any(1) & b_counted.any(1), f, 0.0).cpu())
+    return torch.cat(scores)
+
+
+def bleurt(
+    written: Sequence[str],
+    references: Sequence[str],
+    model: Scorer = BLEURT_MODEL,
+    batch_size: int = 64,
+) -> float:
+    """Mean of `bleurt_scores`; arguments are the same."""
+    return bleurt_scores(written, references, model, batch_size).mean().item()
+
+
+@torch.no_grad()
+def bleurt_scores(
+    written: Sequence[str],
+    references: Sequence[str],
+    model: Scorer = BLEURT_MODEL,
+    batch_size: int = 64,
+) -> Tensor:
+    """BLEURT of each text, about 0 to 1, shape (N,) (Sellam et al., arXiv 2004.04696).
+
+    A BERT with one output that was trained on human ratings reads the reference and, as second
+    segment, the text.
+
+    Args:
+        written: N texts.
+        references: N definitions.
+        model: A BLEURT checkpoint for transformers' sequence classification.
+        batch_size: Pairs that pass the model together.
+
+    Raises:
+        UserError: The model cannot be found, read or reached, or has more than one output.
+    """
+    _check(written, references)
+    scorer, tokenizer = load_bleurt(model)
+    scores = []
+    with evaluating(scorer):
+        for start in range(0, len(written), batch_size):
+            batch = slice(start, start + batch_size)
+            inputs = _inputs(scorer, tokenizer, references[batch], written[batch])
+            scores.append(scorer(**inputs).logits.double().flatten().cpu())
+    return torch.cat(scores)
+
+
+def _inputs(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    second: Sequence[str] | None = None,
+) -> dict[str, Tensor]:
+    """Texts, or pairs of them, as a padded batch on the model's device, cut to what it can read."""
+    limit = tokenizer.model_max_length
+    batch = tokenizer(
+        list(texts),
+        None if second is None else list(second),
+        padding=True,
+        truncation=True,
+        max_length=min(limit, getattr(model.config, "max_position_embeddings", limit)),
+        return_tensors="pt",
+    )
+    return dict(batch.to(model.device))
+
+
+def _check(written: Sequence[str], references: Sequence[str]) -> None:
+    if not written or len(written) != len(references):
+        raise UserError(
+            "expected one text for each reference, and at least one; got "
+            f"{len(written)} texts and {len(references)} references"
+        )
+
+
+def load_encoder(source: Scorer, score: str = "MoverScore") -> Loaded:
+    """The encoder for `mover_score` or `bert_score`, to be used more than once.
+
+    Args:
+        source: The encoder.
+        score: What it is for, as errors say.
+
+    Raises:
+        UserError: The model cannot be found, read or reached.
+    """
+    return _load(source, AutoModel, f"encoder of {score}")
+
+
+def load_bleurt(source: Scorer) -> Loaded:
+    """The model for `bleurt`, to be used more than once.
+
+    Raises:
+        UserError: The model cannot be found, read or reached, or has more than one output.
+    """
+    model, tokenizer = _load(source, AutoModelForSequenceClassification, "BLEURT model")
+    if model.config.num_labels != 1:
+        raise UserError(
+            f"a BLEURT model has one output, its rating; this one has {model.config.num_labels}. "
+            f"Use a checkpoint such as {BLEURT_MODEL}"
+        )
+    return model, tokenizer
+
+
+def _load(source: Scorer, kind: Any, name: str) -> Loaded:
+    if isinstance(source, tuple):
+        return source
+    with hub_errors(name, str(source)):
+        place = resolve(source)
+        return kind.from_pretrained(place), AutoTokenizer.from_pretrained(place)

@@ -1,0 +1,129 @@
+"""How straight a path through the latent space is in the eyes of a distance between texts."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+import ot
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from llamavae.errors import UserError
+
+Distance: TypeAlias = Callable[[Sequence[str], Sequence[str]], NDArray[np.float64]]
+"""Distances (N,) of N texts and N others. It has to be a metric, as the two here are: then no way
+round is shorter than the straight one, and 1 is the best smoothness."""
+
+
+def smoothness(paths: Sequence[Sequence[str]], distance: Distance) -> NDArray[np.float64]:
+    """Distance of the ends over the length of the path, 0 to 1, for each of P paths, shape (P,).
+
+    The interpolation smoothness of LangSpace (arXiv 2505.00004). 1 is a path that never turns
+    back or aside. Texts that repeat add nothing to the length. A path whose ends are the same
+    text has 0, also one that never leaves it: a decoder that writes one text for all points is
+    not smooth.
+
+    Args:
+        paths: P paths of at least 2 texts each.
+        distance: A metric between texts.
+
+    Example:
+        >>> letters = lambda a, b: np.array([abs(len(x) - len(y)) for x, y in zip(a, b)])
+        >>> smoothness([["a", "aa", "aaa"], ["a", "aaa", "aa"], ["a", "aa", "a"]], letters)
+        array([1.        , 0.33333333, 0.        ])
+    """
+    if not paths or min(map(len, paths)) < 2:
+        raise UserError("a path has at least 2 texts, its ends, and there is at least one path")
+    steps = np.array([len(path) - 1 for path in paths])
+    left = [text for path in paths for text in path[:-1]]
+    right = [text for path in paths for text in path[1:]]
+    ends = distance([path[0] for path in paths], [path[-1] for path in paths])
+    length = np.add.reduceat(distance(left, right), np.cumsum(steps) - steps)
+    return np.where(length > 0, ends / np.where(length > 0, length, 1), 0.0)
+
+
+class WordMover:
+    """Word mover's distance of texts (Kusner et al., ICML 2015), in the unit of the vectors.
+
+    What it costs to turn the tokens of one text into those of the other: the earth mover's
+    distance between their vectors, each token weighing its share of the text, by Euclidean
+    distance. Unlike there, no stop words are left out. An empty text is one token with vector 0.
+
+    Args:
+        tokens: The tokens of a text.
+        vectors: Vectors (V, H) of V tokens.
+    """
+
+    def __init__(
+        self,
+        tokens: Callable[[str], Sequence[Hashable]],
+        vectors: Callable[[list[Any]], Tensor],
+    ) -> None:
+        self.tokens, self.vectors = tokens, vectors
+
+    @classmethod
+    def of_model(cls, lm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> WordMover:
+        """With the input embeddings of a model, which know no context, as word2vec's do not."""
+        embedding = lm.get_input_embeddings()
+        return cls(
+            lambda text: tokenizer(text, add_special_tokens=False)["input_ids"],
+            lambda ids: embedding.weight[torch.tensor(ids)].detach(),  # pyright: ignore
+        )
+
+    def __call__(self, texts: Sequence[str], others: Sequence[str]) -> NDArray[np.float64]:
+        """Distances (N,) of N texts and N others."""
+        bags = {text: Counter(self.tokens(text)) for text in dict.fromkeys([*texts, *others])}
+        known = list(dict.fromkeys(token for bag in bags.values() for token in bag))
+        if not known:
+            return np.zeros(len(texts))
+        vectors = self.vectors(known).cpu().double()
+        vectors = torch.cat([vectors, torch.zeros_like(vectors[:1])])  # the last: an empty text's
+        row = {token: i for i, token in enumerate(known)}
+        placed = {
+            text: (
+                vectors[[row[token] for token in bag] or [-1]],
+                np.array(list(bag.values()) or [1]) / (bag.total() or 1),
+            )
+            for text, bag in bags.items()
+        }
+        pairs = list(zip(texts, others, strict=True))
+        cost = {pair: _moved(*placed[pair[0]], *placed[pair[1]]) for pair in dict.fromkeys(pairs)}
+        return np.array([cost[pair] for pair in pairs])
+
+
+def _moved(
+    a: Tensor, share_a: NDArray[np.float64], b: Tensor, share_b: NDArray[np.float64]
+) -> float:
+    cost = (a[:, None] - b[None]).norm(dim=-1).numpy()  # exactly 0 between equal vectors
+    return max(0.0, float(ot.emd2(share_a, share_b, cost)))  # pyright: ignore[reportArgumentType]
+
+
+class SentenceAngle:
+    """Angle between the sentence vectors of texts, in radians, 0 to pi.
+
+    An angle is a metric. 1 - cosine is not: cut into n small steps it shrinks to 1 / n, and a
+    path would look the smoother the more steps it has.
+
+    Args:
+        encode: Sentence vectors (N, H) of N texts.
+    """
+
+    def __init__(self, encode: Callable[[Sequence[str]], Tensor]) -> None:
+        self.encode = encode
+
+    def __call__(self, texts: Sequence[str], others: Sequence[str]) -> NDArray[np.float64]:
+        """Distances (N,) of N texts and N others."""
+        different = list(dict.fromkeys([*texts, *others]))
+        unit = torch.nn.functional.normalize(self.encode(different).double(), dim=1)
+        row = {text: i for i, text in enumerate(different)}
+        u, v = unit[[row[t] for t in texts]], unit[[row[t] for t in others]]
+        # acos(u.v) loses all digits near 0; this form does not
+        return (2 * torch.atan2((u - v).norm(dim=1), (u + v).norm(dim=1))).cpu().numpy()
+
+
+# ------------------------------------------------------------------------------- whose vectors

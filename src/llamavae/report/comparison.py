@@ -1,0 +1,136 @@
+"""The page of a comparison: systems side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from llamavae.evaluation.comparison import SIGNIFICANT
+from llamavae.evaluation.results import Results, interval_text, number_text
+from llamavae.metrics.metric import Rows
+from llamavae.report import plots
+from llamavae.report.page import page
+from llamavae.report.pieces import (
+    Html,
+    Section,
+    details,
+    escape,
+    figure,
+    join,
+    prose,
+    table,
+)
+
+
+def write_comparison(evaluations: Sequence[Results], rows: Rows, folder: Path) -> Path:
+    """Write `report.html` about a comparison.
+
+    Args:
+        evaluations: What is compared.
+        rows: Rows of `llamavae.evaluation.comparison.compare`.
+        folder: Where the page goes; it is there.
+
+    Returns:
+        Path of the page.
+    """
+    systems = [results.system for results in evaluations]
+    sections = [_numbers(evaluations, rows), *_details(systems, rows), _measured(evaluations)]
+    path = folder / "report.html"
+    lead = f"{len(systems)} systems; the others are compared with {systems[0]}."
+    path.write_text(page(f"{' and '.join(systems)}", lead, sections), encoding="utf-8")
+    return path
+
+
+def _numbers(evaluations: Sequence[Results], rows: Rows) -> Section:
+    """The primary measures as a table and as bars."""
+    primary = {
+        (name, row["measure"], row["group"])
+        for results in evaluations
+        for name, found in results.found.items()
+        if (row := found.primary)
+    }
+    chosen = [row for row in rows if (row["evaluator"], row["measure"], row["group"]) in primary]
+    systems = [results.system for results in evaluations]
+    note = prose(
+        "Below a value stands its 95 % interval, and how it differs from the first system. p is "
+        "that of the paired bootstrap over sentences (Koehn 2004), two-sided; a difference is "
+        f"called better or worse where p < {SIGNIFICANT:g}. Of 20 measures that do not differ, "
+        "one is expected to fall below that by chance. A difference is not tested where what each "
+        "sentence adds to the measure is not known, or where the two were measured differently."
+    )
+    bars = [row for row in chosen if row["direction"]]
+    body = [note, side_by_side(systems, chosen, "The primary measures")]
+    if bars:
+        plot = plots.plot_scores(bars)
+        body.append(figure(plot, "The primary measures; the dashed mark is the control"))
+    return Section("In numbers", join(body))
+
+
+def _details(systems: Sequence[str], rows: Rows) -> list[Section]:
+    sections = []
+    for name in dict.fromkeys(row["evaluator"] for row in rows):
+        ours = [row for row in rows if row["evaluator"] == name]
+        whole = [row for row in ours if not row["group"]]
+        parts = [row for row in ours if row["group"]]
+        body = [side_by_side(systems, whole, "All measures")] if whole else []
+        if parts:
+            body.append(details("Parts of the data", side_by_side(systems, parts)))
+        sections.append(Section(name, join(body)))
+    return sections
+
+
+def side_by_side(systems: Sequence[str], rows: Rows, caption: str = "") -> Html:
+    """A line for each measure and a column for each system."""
+    cells = {(row["evaluator"], row["measure"], row["group"], row["system"]): row for row in rows}
+    lines = []
+    for evaluator, measure, group in dict.fromkeys(key[:3] for key in cells):
+        found = [cells.get((evaluator, measure, group, system)) for system in systems]
+        row = next(row for row in found if row is not None)
+        title = Html(
+            f"{escape(measure)}{escape(f', {group}' if group else '')}"
+            f"<small>{escape(_unit(row))}</small>"
+        )
+        lines.append(
+            {"measure": title}
+            | {system: _cell(each) for system, each in zip(systems, found, strict=True)}
+        )
+    return table(lines, caption)
+
+
+def _unit(row: dict[str, Any]) -> str:
+    better = f"; {row['direction']} is better" if row["direction"] else ""
+    return f"{row['unit']}{better}"
+
+
+def _cell(row: dict[str, Any] | None) -> Html | str:
+    if row is None:
+        return "not measured"
+    small = [interval_text(row), verdict_text(row)]
+    notes = "".join(f"<small>{escape(text)}</small>" for text in small if text)
+    return Html(f"<b>{number_text(row['value'])}</b>{notes}")
+
+
+def verdict_text(row: dict[str, Any]) -> str:
+    """What is known of a difference from the first system, in words."""
+    if row["difference"] is None:
+        return ""
+    return "not tested" if row["p"] is None else f"{row['verdict']}, p = {row['p']:.3f}"
+
+
+def _measured(evaluations: Sequence[Results]) -> Section:
+    rows = [
+        {
+            "system": results.system,
+            "model": results.model.get("source") or "",
+            "sentences": f"{results.data['texts']} of {results.data.get('corpus') or 'a corpus'}",
+            "seed": str(results.data["seed"]),
+            "hash of the data": results.data["hash"],
+        }
+        for results in evaluations
+    ]
+    note = (
+        "Only systems that were measured on the same sentences, with the same hash of the data, "
+        "and with the same settings of an evaluator are tested against one another."
+    )
+    return Section("What was measured", join([prose(note), table(rows)]))

@@ -1,0 +1,53 @@
+"""Geometry of latent spaces against the quality of their texts, as a plot."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from matplotlib.figure import Figure
+
+from llamavae.errors import UserError
+from llamavae.experiments.correlation import Values, common_models, relate, values_by_measure
+from llamavae.report.plots import BLUE, INK, finish, new_figure
+
+_NAMED = 12
+"""Most models whose dots bear their names."""
+
+
+def plot_relation(rows: Values, geometry: Sequence[str], quality: Sequence[str]) -> Figure:
+    """Each measure of geometry against each of quality, one dot a model.
+
+    A column for each measure of geometry and a row for each of quality; titles are the rank
+    correlations of `relate`.
+
+    Args:
+        rows: As for `relate`.
+        geometry: Measures of the space, at least one.
+        quality: Measures of the texts, at least one.
+    """
+    if not geometry or not quality:
+        raise UserError("there is nothing to plot: give a measure of geometry and one of quality")
+    values = values_by_measure(rows)
+    found = {(row["geometry"], row["quality"]): row for row in relate(rows, geometry, quality)}
+    figure, axes = new_figure(len(quality), len(geometry))
+    for axis, (b, a) in zip(axes, ((b, a) for b in quality for a in geometry), strict=True):
+        x, y, models = common_models(values, a, b)
+        axis.scatter(x, y, s=28, c=BLUE, linewidths=0)
+        named = zip(models, x.tolist(), y.tolist(), strict=True) if len(models) <= _NAMED else ()
+        for model, right, up in named:
+            axis.annotate(
+                model,
+                (right, up),
+                xytext=(4, 3),
+                textcoords="offset points",
+                fontsize=7,
+                color=INK,
+            )
+        row = found[a, b]
+        title = f"{row['n']} models"
+        if row["spearman"] is not None:
+            title = f"ρ = {row['spearman']:.2f}, p = {row['p']:.2g}, {title}".replace("-", "−")
+        finish(axis, a, b)
+        axis.set_title(title, fontsize=10, color=INK)
+        axis.margins(x=0.15)
+    return figure

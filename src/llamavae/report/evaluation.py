@@ -1,0 +1,273 @@
+"""The report of an evaluation: numbers beside their controls, and the sentences behind them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from llamavae.evaluation.data import run_folders
+from llamavae.evaluation.results import Found, Results, interval_text, number_text, read_results
+from llamavae.evaluation.tasks import by_reason
+from llamavae.metrics.metric import Rows
+from llamavae.report import plots
+from llamavae.report.page import page
+from llamavae.report.pieces import (
+    Html,
+    Section,
+    details,
+    escape,
+    figure,
+    gallery,
+    join,
+    prose,
+    table,
+    with_note,
+)
+from llamavae.report.plots import plot_map
+from llamavae.report.run import about, read_run, training
+from llamavae.report.texts import TEXTS, text_sections
+
+_FEW = 10  # rows of a table that are shown; the folder has all
+_MAPPED = 4  # labels that a map is coloured by
+_CURVES = ("K",)  # first columns of tables that are curves
+
+
+def write_evaluation_report(folder: Path) -> Path:
+    """Write `report.html` into the folder of an evaluation.
+
+    Where the run that made the model is known, its settings and its course are on the page too.
+
+    Args:
+        folder: What `llamavae evaluate` wrote.
+
+    Returns:
+        Path of the page.
+
+    Raises:
+        UserError: The folder holds no evaluation.
+    """
+    results = read_results(folder)
+    run = results.model.get("run")
+    texts = {
+        name: rows
+        for found in results.found.values()
+        for name, rows in found.evaluation.tables.items()
+        if name in TEXTS
+    }
+    sections = [
+        about(run["recipe"], run.get("sentences")) if run else _plain(results),
+        headline(results),
+        *text_sections(texts),
+        *(evaluator_section(name, found) for name, found in results.found.items()),
+        *_training(results),
+        how(results),
+    ]
+    path = folder / "report.html"
+    title = f"{results.system}: evaluation"
+    path.write_text(page(title, _lead(results), sections), encoding="utf-8")
+    return path
+
+
+def _lead(results: Results) -> str:
+    data = results.data
+    return (
+        f"{len(results.found)} evaluators on {data['texts']} sentences of "
+        f"{data.get('corpus') or 'a corpus'} ({data.get('split', 'all')}), seed {data['seed']}."
+    )
+
+
+def _plain(results: Results) -> Section:
+    source = results.model.get("source") or results.system
+    return Section("The model", prose(f"{source}. No run is beside it that says how it was made."))
+
+
+# ------------------------------------------------------------------------------- numbers
+
+
+def headline(results: Results) -> Section:
+    """The primary measure of each evaluator, under what was skipped or failed."""
+    lost = [
+        Html(f'<p class="warning"><b>{escape(name)}</b> {escape(f"{what}: {reason}")}</p>')
+        for what, outcomes in (
+            ("failed", results.failed),
+            ("was skipped", results.skipped),
+            ("was not found", results.not_found),
+        )
+        for name, reason in by_reason(outcomes).items()
+    ]
+    rows = [
+        _number(row, found) | {"measure": _linked(name, row)}
+        for name, found in results.found.items()
+        if (row := found.primary)
+    ]
+    note = prose(
+        "Of 100 test sets of this size, about 95 give an interval that holds the value for all "
+        "such sentences (bootstrap over sentences, unless the definition says otherwise). The "
+        "control is what the same measure gives where it should find nothing, or where a simpler "
+        "system stands: a value means something as far as it is away from it."
+    )
+    return Section("In numbers", join([*lost, table(rows, "The primary measures"), note]))
+
+
+def _linked(name: str, row: Mapping[str, Any]) -> Html:
+    """A measure with a link to all that its evaluator found."""
+    link = f'<a href="#{_id(name)}">{escape(row["measure"])}</a>'
+    notes = filter(None, (name, row["group"], row["unit"]))
+    return Html(link + "".join(f"<small>{escape(text)}</small>" for text in notes))
+
+
+def _number(row: Mapping[str, Any], found: Found, control: bool = True) -> dict[str, Any]:
+    """A row as the columns of a table, with or without what its control is."""
+    measure = next((m for m in found.measures if m["name"] == row["measure"]), {})
+    how = [measure.get("definition", ""), f"n = {row['n']:,}"]
+    if control and row["control"] is not None:
+        how.append(f"control: {measure.get('control') or 'of the same measure'}")
+    note = "; ".join(filter(None, how))
+    return {
+        "measure": with_note(row["measure"], row["unit"]),
+        "value": Html(f"<b>{number_text(row['value'])}</b>"),
+        "95 % interval": interval_text(row),
+        "control": "" if row["control"] is None else number_text(row["control"]),
+        "better": row["direction"],
+        "how it is obtained": Html(f"<small>{escape(note)}</small>"),
+    }
+
+
+def evaluator_section(name: str, found: Found) -> Section:
+    """All that an evaluator found: numbers, plots, and the first rows of its tables."""
+    whole = [row for row in found.evaluation.rows if not row["group"]]
+    parts = [row for row in found.evaluation.rows if row["group"]]
+    controls = [m["control"] for m in found.measures if m["control"]]
+    one = len(controls) > 1 and len(set(controls)) == 1
+    body = [prose(f"The control is {controls[0]}.")] if one else []
+    if whole:
+        body.append(table([_number(row, found, not one) for row in whole], "All measures"))
+    if parts:
+        body.append(details(f"by part of the data: {len(parts)} numbers", _groups(parts)))
+    shown = {n: t for n, t in found.evaluation.tables.items() if n not in TEXTS and t}
+    if drawn := [plot for table_name, rows in shown.items() for plot in _plots(table_name, rows)]:
+        body.append(gallery(drawn))
+    for each, rows in shown.items():
+        few = [dict.fromkeys(_columns(rows), "") | _cells(row) for row in rows[:_FEW]]
+        caption = f"{each}: {_first(len(few), len(rows))}"
+        body.append(details(caption, table(few)))
+    return Section(name, join(body), _id(name))
+
+
+def _groups(rows: Rows) -> Html:
+    return table(
+        [
+            {
+                "measure": row["measure"],
+                "part": row["group"],
+                "value": Html(f"<b>{number_text(row['value'])}</b>"),
+                "95 % interval": interval_text(row),
+                "control": "" if row["control"] is None else number_text(row["control"]),
+                "n": row["n"],
+            }
+            for row in rows
+        ]
+    )
+
+
+def _plots(name: str, rows: Rows) -> list[Html]:
+    """Figures of a table whose columns say how to draw it."""
+    columns = _columns(rows)
+    if {"x", "y"} <= set(columns):  # a map
+        labels = [c for c in columns if c not in ("x", "y", "text")][:_MAPPED]
+        return [figure(plot_map(rows, each), f"{name}: {each}") for each in labels]
+    if {"dimension", "kl"} <= set(columns):
+        active = sum(row["active"] for row in rows) if "active" in columns else None
+        kl = [row["kl"] for row in rows]
+        return [figure(plots.plot_kl_per_dimension(kl, active), "KL of each dimension")]
+    if {"dimension", "factor", "information"} <= set(columns):
+        squares = plots.plot_squares(rows, "dimension", "factor", "information")
+        return [figure(squares, "What each dimension knows of each factor, in nats")]
+    if columns[0] in _CURVES:
+        x, y = columns[:2]
+        return [figure(plots.plot_curve(rows, x, y), f"{name}: {y} by {x}")]
+    return []
+
+
+def _first(few: int, all_of_them: int) -> str:
+    if few == all_of_them:
+        return f"all {few} rows"
+    return f"the first {few} of {all_of_them:,} rows"
+
+
+def _columns(rows: Rows) -> list[str]:
+    return list(dict.fromkeys(key for row in rows for key in row))
+
+
+def _cells(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: "" if value is None else value for key, value in row.items()}
+
+
+def _id(name: str) -> str:
+    return f"evaluator-{name}"
+
+
+# ------------------------------------------------------------------------------- the end
+
+
+def _training(results: Results) -> list[Section]:
+    """The course of the run, where its folder is still beside the model."""
+    for folder in run_folders(results.model.get("source") or ""):
+        if (folder / "log.jsonl").is_file() and (folder / "results.json").is_file():
+            finished, log = read_run(folder)
+            return [training(log, finished["metrics"])]
+    return []
+
+
+def _codes(refine: dict[str, Any] | None) -> str:
+    if refine is None:
+        return "the encoder's"
+    return f"refined ({', '.join(f'{name} {value}' for name, value in refine.items())})"
+
+
+def how(results: Results) -> Section:
+    """Model, data, and per evaluator settings, time, command and machine."""
+    data, model = results.data, results.model
+    facts = {
+        "model": model.get("source") or results.system,
+        "codes": _codes(model.get("refine")),
+        "fingerprint of the model": model["fingerprint"],
+        "corpus": f"{data.get('corpus') or ''}, {data.get('split') or 'all'}, "
+        f"{data['texts']} sentences",
+        "labels": ", ".join(data["labels"]) or "none",
+        "training sentences, for novelty": f"{data['training_texts']:,}",
+        "seed": data["seed"],
+        "hash of the data": data["hash"],
+    }
+    runs: dict[str, list[str]] = {}
+    for name, found in results.found.items():
+        runs.setdefault(json.dumps(found.made_by), []).append(name)
+    made = [
+        {"": key, " ": str(value or "installed package")}
+        for made_by, names in runs.items()
+        for key, value in {
+            "measured": ", ".join(names),
+            **json.loads(made_by),
+        }.items()
+    ]
+    settings = [
+        {
+            "evaluator": name,
+            "seconds": found.seconds,
+            "settings": ", ".join(f"{k} = {json.dumps(v)}" for k, v in found.settings.items()),
+        }
+        for name, found in results.found.items()
+    ]
+    known = [{"": key, " ": str(value)} for key, value in facts.items()]
+    return Section(
+        "How the numbers were obtained",
+        join(
+            [
+                table(known, "What was measured"),
+                table(made, "By which command and on which machine"),
+                table(settings, "Settings of the evaluators"),
+            ]
+        ),
+    )

@@ -1,0 +1,543 @@
+"""Plots of a run and of a latent space, as matplotlib figures.
+
+Figures are made without pyplot: nothing global changes, and nothing has to be closed. Colours are
+those of Okabe and Ito, which colour-blind readers tell apart; a second curve is dashed as well.
+"""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+from sklearn.decomposition import PCA
+
+from llamavae.errors import UserError, unknown
+from llamavae.metrics.latent import ACTIVE_THRESHOLD
+from llamavae.training.schedules import BetaSchedule, TargetRate
+
+INK, FAINT, PAPER = "#1f2328", "#d1d5da", "#ffffff"
+BLUE, VERMILION, GREEN, PURPLE = "#0072b2", "#d55e00", "#009e73", "#cc79a7"
+SKY, ORANGE, GREY = "#56b4e9", "#e69f00", "#8c959f"
+CATEGORIES = (BLUE, VERMILION, GREEN, PURPLE, SKY, ORANGE)
+MARKERS = "o^s"
+
+_WIDTH, _HEIGHT = 4.6, 3.2  # inches of one panel
+
+Line = Mapping[str, Any]
+"""A line of log.jsonl."""
+
+
+def plot_training(log: Sequence[Line], panels: Sequence[str] | None = None) -> Figure:
+    """The course of a run: one panel each for NLL, KL, beta, BLEU, active units and warm-up.
+
+    Args:
+        log: The lines of log.jsonl, in order.
+        panels: Which to draw, names of `training_panels`; None for all that the log has.
+
+    Raises:
+        UserError: The log has nothing for the panels.
+    """
+    available = training_panels(log)
+    for name in panels or []:
+        if name not in available:
+            raise unknown("panel", name, available, hint="The log has no other.")
+    chosen = list(panels or available)
+    if not chosen:
+        raise UserError("the log has no training line yet, so there is nothing to plot")
+    columns = min(len(chosen), 2)
+    figure, axes = new_figure(math.ceil(len(chosen) / columns), columns)
+    for name, axis in zip(chosen, axes, strict=False):
+        _PANELS[name][1](axis, log)
+    for axis in axes[len(chosen) :]:
+        axis.remove()
+    return figure
+
+
+def training_panels(log: Sequence[Line]) -> list[str]:
+    """Names of the panels that `plot_training` can draw of this log."""
+    keys = {key for line in log for key in line}
+    return [name for name, (needs, _) in _PANELS.items() if keys & needs]
+
+
+def plot_kl_per_dimension(kl: Sequence[float], active: int | None = None) -> Figure:
+    """KL of each dimension, largest first, with the least KL of an active one.
+
+    A dimension counts as active when Var_x(mu) > 0.01. Its KL is at least Var_x(mu) / 2, so one
+    with 0.005 nats or less is surely inactive.
+
+    Args:
+        kl: KL of each dimension in nats per sentence, D values.
+        active: Number of active units as measured, for the title.
+    """
+    if not len(kl):
+        raise UserError("there is no dimension to plot: the list of KL values is empty")
+    values = np.sort(np.asarray(kl, dtype=float))[::-1]
+    threshold = ACTIVE_THRESHOLD / 2
+    figure, (axis,) = new_figure()
+    colours = [BLUE if value > threshold else GREY for value in values]
+    axis.bar(np.arange(1, len(values) + 1), values, color=colours, width=0.8)
+    axis.axhline(
+        threshold,
+        color=VERMILION,
+        linestyle="--",
+        linewidth=1,
+        label=f"active means Var(μ) > {ACTIVE_THRESHOLD}, so KL > {threshold}",
+    )
+    finish(axis, "dimensions, largest KL first", "KL (nats per sentence)")
+    axis.set_xlim(0.3, len(values) + 0.7)
+    count = "" if active is None else f"; {active} of {len(values)} units active"
+    axis.set_title(f"KL {values.sum():.1f} nats in all{count}", fontsize=10, color=INK)
+    _legend(axis, loc="upper right")
+    return figure
+
+
+def scatter_by_label(
+    points: NDArray[np.float64], labels: Sequence[str], title: str = "", x: str = "", y: str = ""
+) -> Figure:
+    """Points of a plane, coloured by a label.
+
+    Args:
+        points: Shape (N, 2).
+        labels: One for each point; beyond 12 different ones, the rarer share one colour.
+        title: Above the plot.
+        x: What the first axis is.
+        y: What the second axis is.
+    """
+    names = [textwrap.shorten(str(label), 24, placeholder="…") for label in labels]
+    counted = [name for name, _ in Counter(names).most_common()]
+    own = counted if len(counted) <= 12 else counted[:11]
+    styles = {name: (CATEGORIES[i % 6], MARKERS[i // 6]) for i, name in enumerate(sorted(own))}
+    rest = f"{len(counted) - len(own)} others"
+    if len(own) < len(counted):
+        styles = {rest: (GREY, "."), **styles}  # below the others
+    group = np.array([name if name in own else rest for name in names])
+    figure, (axis,) = new_figure(height=4.4)
+    for name, (colour, marker) in styles.items():
+        here = points[group == name]
+        axis.scatter(*here.T, s=12, c=colour, marker=marker, linewidths=0, alpha=0.75, label=name)
+    finish(axis, x, y)
+    axis.set_title(title, fontsize=10, color=INK)
+    widest = max(len(name) for name in styles)
+    figure.legend(
+        loc="outside lower center",
+        ncols=max(1, min(4, len(styles), 48 // (widest + 5))),
+        fontsize=9,
+        frameon=False,
+        labelcolor=INK,
+        markerscale=1.6,
+        columnspacing=1.0,
+        handletextpad=0.2,
+    )
+    return figure
+
+
+def plot_latent_map(z: Any, labels: Sequence[str], title: str = "") -> Figure:
+    """Points of the latent space on their first two principal components, coloured by a label.
+
+    Args:
+        z: Points (N, D): an array or a tensor, usually posterior means.
+        labels: One for each point; beyond 12 different ones, the rarer share one colour.
+        title: Usually the name of the factor.
+    """
+    points = np.asarray(z, dtype=float)
+    if points.ndim != 2 or len(points) != len(labels) or len(points) < 2:
+        raise UserError(
+            f"expected at least 2 points (N, D) and a label for each; got {points.shape} and "
+            f"{len(labels)} labels"
+        )
+    if points.shape[1] == 1:
+        points = np.hstack([points, np.zeros_like(points)])
+    with np.errstate(invalid="ignore"):  # points that are all one have no variance to share
+        pca = PCA(2).fit(points)
+    plane = pca.transform(points)
+    total = points.var(0, ddof=1).sum() or 1.0
+    shares = [
+        f"PC {i} ({variance / total:.0%} of variance)"
+        for i, variance in enumerate(pca.explained_variance_, 1)
+    ]
+
+    return scatter_by_label(plane, labels, title, *shares)
+
+
+def plot_scores(rows: Sequence[Mapping[str, Any]], columns: int = 3) -> Figure:
+    """Scores of several systems as horizontal bars, one small panel for each measure.
+
+    Args:
+        rows: One for each system and measure, with `system`, `measure`, `value` and `direction`
+            ("higher" or "lower" is better). Where they are there, `unit` stands below the axis,
+            `low` and `high` (95 % confidence interval) are drawn as a line over the bar, and
+            `shuffled`, `guess` or `control` as a dashed mark. Panels and bars keep the order
+            of the rows.
+        columns: Most panels side by side.
+
+    Raises:
+        UserError: There is no row, a row lacks one of its keys, or two are of the same system
+            and measure.
+    """
+    for row in rows:
+        if missing := {"system", "measure", "value", "direction"} - set(row):
+            raise UserError(f"a row of scores lacks {', '.join(sorted(missing))}: {dict(row)}")
+    cells = {(row["system"], row["measure"]): row for row in rows}
+    if not rows or len(cells) < len(rows):
+        raise UserError(
+            "expected one row of scores for each system and measure, and at least one; got "
+            f"{len(rows)} rows of {len(cells)} different"
+        )
+    systems = list(dict.fromkeys(row["system"] for row in rows))
+    measures = list(dict.fromkeys(row["measure"] for row in rows))
+    names = [textwrap.fill(str(system), 26) for system in systems]
+    columns = min(columns, len(measures))
+    height = 1.0 + 0.34 * len(systems)
+    figure, axes = new_figure(math.ceil(len(measures) / columns), columns, _WIDTH * 0.7, height)
+    for i, (measure, axis) in enumerate(zip(measures, axes, strict=False)):
+        _bars(axis, [cells.get((system, measure)) for system in systems])
+        axis.set_title(measure, fontsize=10, color=INK)
+        axis.set_yticks(range(len(systems)), names if i % columns == 0 else [""] * len(names))
+    for axis in axes[len(measures) :]:
+        axis.remove()
+    legend: dict[str, Any] = {}
+    for axis in axes[: len(measures)]:
+        marks, labels = axis.get_legend_handles_labels()
+        legend |= dict(zip(labels, marks, strict=True))
+    if legend:
+        figure.legend(
+            list(legend.values()),
+            list(legend),
+            loc="outside lower center",
+            ncols=len(legend),
+            fontsize=9,
+            frameon=False,
+            labelcolor=INK,
+        )
+    return figure
+
+
+def plot_trade_off(rows: Sequence[Mapping[str, Any]]) -> Figure:
+    """NLL against KL (distortion against rate), and BLEU against KL where there is any.
+
+    Args:
+        rows: A row for each model with `kl`, `nll`, `bleu` (0 to 100, or None) and, with it,
+            `bleu_shuffled`; `label`, which stands beside its point, and `line`: models that share
+            it are joined in the order of the rows.
+
+    Raises:
+        UserError: There is no row.
+    """
+    if not rows:
+        raise UserError("there is no model to plot: the list of rows is empty")
+    decoded = [row for row in rows if row["bleu"] is not None]
+    figure, axes = new_figure(1, 2 if decoded else 1)
+    lines = list(dict.fromkeys(row["line"] for row in rows))
+    for i, line in enumerate(lines):
+        style = {"color": CATEGORIES[i % 6], "marker": MARKERS[i % 3], "markersize": 5}
+        panels = ("nll", rows, 4), ("bleu", decoded, -11)  # labels stand clear of the curve
+        for axis, (key, chosen, height) in zip(axes, panels, strict=False):
+            own = [row for row in chosen if row["line"] == line]
+            axis.plot([r["kl"] for r in own], [r[key] for r in own], label=line or None, **style)
+            for row in own:
+                axis.annotate(
+                    str(row["label"]),
+                    (row["kl"], row[key]),
+                    xytext=(5, height),
+                    textcoords="offset points",
+                    fontsize=8,
+                    color=INK,
+                )
+    finish(axes[0], "KL (nats per sentence): rate", "NLL (nats per sentence): distortion")
+    if decoded:
+        points = [r["kl"] for r in decoded], [r["bleu_shuffled"] for r in decoded]
+        style = {"color": GREY, "marker": "x", "linestyle": "", "markersize": 5}
+        axes[1].plot(*points, label="shuffled z (control)", **style)
+        finish(axes[1], "KL (nats per sentence): rate", "reconstruction BLEU (0 to 100)")
+        axes[1].set_ylim(-3, 103)
+    for axis in axes:
+        axis.margins(x=0.16)
+        _legend(axis)
+    return figure
+
+
+def plot_schedule(schedule: BetaSchedule, total: int) -> Figure:
+    """Beta at every step of a run of `total` steps.
+
+    Raises:
+        UserError: The schedule follows the KL, so that its course is not known beforehand.
+    """
+    if isinstance(schedule, TargetRate):
+        raise UserError(
+            "target_rate moves beta by the KL it sees, so its course shows only in a run: "
+            "plot_training draws it from the log"
+        )
+    if total < 1:
+        raise UserError(f"a run has at least one step; got {total}")
+    steps = np.unique(np.linspace(0, total, min(total, 2000) + 1).astype(int))
+    figure, (axis,) = new_figure()
+    axis.plot(steps, [schedule(int(step), total) for step in steps], color=BLUE)
+    finish(axis, "step", "β (weight of the KL)")
+    return figure
+
+
+def plot_curve(rows: Sequence[Mapping[str, Any]], x: str, y: str) -> Figure:
+    """One column of a table against another, in the order of `x`.
+
+    Args:
+        rows: Rows with both columns; those where one is missing are left out.
+        x: Column of the horizontal axis; spaced by powers where it spans more than two of ten.
+        y: Column of the vertical axis.
+
+    Raises:
+        UserError: No row has both.
+    """
+    points = sorted((r[x], r[y]) for r in rows if r.get(x) is not None and r.get(y) is not None)
+    if not points:
+        raise UserError(f"no row has both {x} and {y}")
+    figure, (axis,) = new_figure()
+    axis.plot(*zip(*points, strict=True), color=BLUE, marker="o", markersize=4)
+    if points[0][0] > 0 and points[-1][0] / points[0][0] > 100:
+        axis.set_xscale("log")
+    finish(axis, x, y)
+    return figure
+
+
+def plot_squares(rows: Sequence[Mapping[str, Any]], x: str, y: str, value: str) -> Figure:
+    """A matrix as squares whose area is the value: a Hinton diagram.
+
+    Args:
+        rows: A row for each cell, with the columns `x` and `y` that place it and its `value` of
+            0 or more.
+        x: Column whose values stand side by side, in the order of the rows.
+        y: Column whose values stand one below the other, in the order of the rows.
+        value: Column of the values.
+    """
+    if not rows:
+        raise UserError("there is no cell to plot: the list of rows is empty")
+    places = [{name: i for i, name in enumerate(dict.fromkeys(r[k] for r in rows))} for k in (x, y)]
+    across, down = places
+    width, line = 1.3 * _WIDTH, 0.22  # inches
+    side = 60 * min(0.75 * width / len(across), line)  # points of the largest square
+    largest = max(row[value] for row in rows) or 1.0
+    figure, (axis,) = new_figure(width=width, height=0.9 + line * len(down))
+    axis.scatter(
+        [across[row[x]] for row in rows],
+        [down[row[y]] for row in rows],
+        s=[side**2 * max(0.0, row[value]) / largest for row in rows],
+        marker="s",
+        c=BLUE,
+        linewidths=0,
+    )
+    finish(axis, x, "")
+    axis.set_yticks(range(len(down)), [textwrap.shorten(str(name), 24) for name in down])
+    step = max(1, len(across) // 16)
+    axis.set_xticks(range(0, len(across), step), [str(name) for name in list(across)[::step]])
+    axis.set_xlim(-0.8, len(across) - 0.2)
+    axis.set_ylim(len(down) - 0.4, -0.6)
+    axis.grid(visible=False)
+    axis.set_title(f"{value}, at most {largest:.3g}", fontsize=10, color=INK)
+    return figure
+
+
+# ------------------------------------------------------------------------------- panels
+
+
+def _nll(axis: Axes, log: Sequence[Line]) -> None:
+    _curve(axis, log, "nll", color=SKY, linewidth=1, label="training")
+    _curve(axis, log, "eval_nll", color=BLUE, marker="o", label="held-out")
+    _curve(
+        axis, log, "eval_nll_shuffled", VERMILION, linestyle="--", marker="s", label="shuffled z"
+    )
+    finish(axis, "step", "NLL (nats per sentence)")
+    _from_zero(axis)
+    _legend(axis)
+
+
+def _kl(axis: Axes, log: Sequence[Line]) -> None:
+    _curve(axis, log, "kl", color=SKY, linewidth=1, label="training")
+    _curve(axis, log, "eval_kl", color=BLUE, marker="o", label="held-out")
+    finish(axis, "step", "KL (nats per sentence)")
+    _from_zero(axis)
+    _legend(axis)
+
+
+def _beta(axis: Axes, log: Sequence[Line]) -> None:
+    _curve(axis, log, "beta", color=GREEN)
+    finish(axis, "step", "β (weight of the KL)")
+    _from_zero(axis)
+
+
+def _bleu(axis: Axes, log: Sequence[Line]) -> None:
+    _curve(axis, log, "eval_bleu", color=BLUE, marker="o", label="right z")
+    _curve(
+        axis, log, "eval_bleu_shuffled", VERMILION, linestyle="--", marker="s", label="shuffled z"
+    )
+    finish(axis, "step", "reconstruction BLEU (0 to 100)")
+    axis.set_ylim(-3, 103)
+    _legend(axis)
+
+
+def _units(axis: Axes, log: Sequence[Line]) -> None:
+    _curve(axis, log, "eval_active_units", color=PURPLE, marker="o")
+    finish(axis, "step", "active units (Var(μ) > 0.01)")
+    _from_zero(axis)
+    axis.yaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def _warmup(axis: Axes, log: Sequence[Line]) -> None:
+    _curve(axis, log, "warmup_nll", color=ORANGE, step="warmup_step")
+    finish(axis, "warm-up step of the plain language model", "NLL (nats per sentence)")
+    _from_zero(axis)
+
+
+_PANELS: dict[str, tuple[set[str], Callable[[Axes, Sequence[Line]], None]]] = {
+    "nll": ({"nll", "eval_nll"}, _nll),
+    "kl": ({"kl", "eval_kl"}, _kl),
+    "beta": ({"beta"}, _beta),
+    "bleu": ({"eval_bleu"}, _bleu),
+    "units": ({"eval_active_units"}, _units),
+    "warmup": ({"warmup_nll"}, _warmup),
+}
+
+
+# ------------------------------------------------------------------------------- bars
+
+_CONTROLS = {
+    "shuffled": "shuffled (control)",
+    "guess": "guessing (control)",
+    "control": "control",
+}
+
+
+def _bars(axis: Axes, rows: Sequence[Mapping[str, Any] | None]) -> None:
+    """A bar for each row, the first on top; None leaves its place empty."""
+    shown = [(y, row) for y, row in enumerate(rows) if row is not None]
+    drawn = [
+        float(row[key])
+        for _, row in shown
+        for key in ("value", "low", "high", *_CONTROLS)
+        if row.get(key) is not None
+    ]
+    left, right = min(0.0, *drawn), max(0.0, *drawn)
+    room = 0.24 * (right - left or 1.0)  # for the number behind a bar
+    for y, row in shown:
+        _bar(axis, y, row, room)
+    first = shown[0][1]
+    finish(axis, f"{first.get('unit', '')}\n{first['direction']} is better".strip(), "")
+    axis.grid(visible=False, axis="y")
+    axis.tick_params(axis="y", length=0)
+    axis.xaxis.set_major_locator(MaxNLocator(nbins=4))
+    axis.set_xlim(left - (0.1 * room if left < 0 else 0), right + room)
+    axis.set_ylim(len(rows) - 0.4, -0.6)
+    if left < 0:
+        axis.axvline(0, color=INK, linewidth=0.8)
+
+
+def _bar(axis: Axes, y: int, row: Mapping[str, Any], room: float) -> None:
+    axis.barh(y, row["value"], height=0.62, color=SKY)
+    end = max(0.0, row["value"])
+    if row.get("low") is not None and row.get("high") is not None:
+        interval = [row["low"], row["high"]]
+        axis.plot(interval, [y, y], color=INK, linewidth=1.2, label="95 % interval")
+        end = max(end, row["high"])
+    for key, label in _CONTROLS.items():
+        control = row.get(key)
+        if control is not None:
+            style = {"color": VERMILION, "linewidth": 1.6, "linestyle": (0, (2, 1))}
+            axis.plot([control, control], [y - 0.42, y + 0.42], label=label, **style)
+            if end < control < end + room:  # the number would stand in its way
+                end = control
+    text = f"{row['value']:,.0f}" if abs(row["value"]) >= 1000 else f"{row['value']:.3g}"
+    axis.annotate(
+        text.replace("-", "−"),
+        (end, y),
+        xytext=(4, 0),
+        textcoords="offset points",
+        va="center",
+        fontsize=9,
+        color=INK,
+    )
+
+
+# ------------------------------------------------------------------------------- drawing
+
+
+def _curve(
+    axis: Axes,
+    log: Sequence[Line],
+    key: str,
+    color: str,
+    step: str = "step",
+    marker: str | None = None,
+    linestyle: str = "-",
+    linewidth: float = 1.6,
+    label: str | None = None,
+) -> None:
+    # a resumed run writes the steps after its checkpoint a second time: the later line counts
+    points = {line[step]: line[key] for line in log if line.get(key) is not None and step in line}
+    if points:
+        axis.plot(
+            *zip(*sorted(points.items()), strict=True),
+            color=color,
+            marker=marker,
+            markersize=4,
+            linestyle=linestyle,
+            linewidth=linewidth,
+            label=label,
+        )
+
+
+def new_figure(
+    rows: int = 1, columns: int = 1, width: float = _WIDTH, height: float = _HEIGHT
+) -> tuple[Figure, list[Axes]]:
+    """An empty figure of so many panels, and their axes."""
+    figure = Figure((columns * width, rows * height), layout="constrained", facecolor=PAPER)
+    return figure, list(figure.subplots(rows, columns, squeeze=False).flat)
+
+
+def _from_zero(axis: Axes) -> None:
+    axis.set_ylim(0, 1.06 * axis.dataLim.ymax or 1.0)
+
+
+def finish(axis: Axes, x: str, y: str) -> None:
+    """One look for all axes."""
+    axis.set_facecolor(PAPER)
+    axis.set_xlabel(x, fontsize=10, color=INK)
+    axis.set_ylabel(y, fontsize=10, color=INK)
+    axis.tick_params(labelsize=9, color=INK, labelcolor=INK)
+    if "step" in x:
+        axis.xaxis.set_major_locator(MaxNLocator(nbins=7, integer=True))
+    axis.grid(visible=True, color=FAINT, linewidth=0.6)
+    axis.set_axisbelow(True)
+    for side, spine in axis.spines.items():
+        spine.set_visible(side in ("left", "bottom"))
+        spine.set_color(INK)
+
+
+def _legend(axis: Axes, **options: Any) -> None:
+    if axis.get_legend_handles_labels()[0]:
+        axis.legend(fontsize=9, frameon=False, labelcolor=INK, **options)
+
+
+def plot_map(rows: Sequence[Mapping[str, Any]], label: str, title: str = "") -> Figure:
+    """Points of a map, coloured by a label.
+
+    Args:
+        rows: One for each point, with `x`, `y` and the label, as `Clusters` returns them.
+        label: Which label; beyond 12 different ones, the rarer share one colour.
+        title: Above the map; default: the name of the label.
+
+    Raises:
+        UserError: There is no row, or a row lacks one of its keys.
+    """
+    if not rows:
+        raise UserError("there is no point to plot: the list of rows is empty")
+    for row in rows:
+        if missing := {"x", "y", label} - set(row):
+            raise UserError(f"a row of a map lacks {', '.join(sorted(missing))}: {dict(row)}")
+    plane = np.array([[row["x"], row["y"]] for row in rows])
+    return scatter_by_label(plane, [row[label] for row in rows], title or label)

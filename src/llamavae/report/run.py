@@ -1,0 +1,276 @@
+"""The report of a training run."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llamavae.errors import UserError
+from llamavae.metrics.metric import Rows
+from llamavae.report import plots
+from llamavae.report.page import page
+from llamavae.report.pieces import (
+    Html,
+    Section,
+    chain,
+    escape,
+    figure,
+    gallery,
+    join,
+    prose,
+    table,
+    with_note,
+)
+from llamavae.report.texts import text_sections
+
+
+@dataclass(frozen=True)
+class Number:
+    """A number with what is needed to judge it.
+
+    Attributes:
+        name: What it is, with its unit.
+        value: As it is shown.
+        control: The same under shuffled z, or another control; empty where there is none.
+        better: "higher", "lower", or empty where neither is better in itself.
+        how: How it was obtained: definition, data, N.
+    """
+
+    name: str
+    value: str
+    control: str = ""
+    better: str = ""
+    how: str = ""
+
+
+def about(recipe: Mapping[str, Any], sentences: int | None) -> Section:
+    """What the model is, from its recipe.
+
+    Args:
+        recipe: Contents of recipe.yaml.
+        sentences: Number of training sentences; None where it is not known.
+    """
+    objective = recipe["objective"]
+    return Section(
+        "The model",
+        join(
+            [
+                prose(
+                    "A sentence variational autoencoder (LlaMaVAE, arXiv 2312.13208): a sentence "
+                    "becomes a point z in a small continuous space, and every point becomes a "
+                    "sentence again."
+                ),
+                chain(
+                    [
+                        ("sentence", _corpus(recipe["corpus"], sentences)),
+                        *_parts(recipe),
+                        ("sentence", "greedy, without the original in sight"),
+                    ]
+                ),
+                prose(
+                    "Training minimises -log p(sentence | z) + β · KL(q(z | sentence) ‖ N(0, I)), "
+                    f"in nats per sentence, with the {objective['schedule']} schedule of β up to "
+                    f"{objective['beta']:g}."
+                ),
+            ]
+        ),
+    )
+
+
+def _corpus(corpus: Mapping[str, Any], sentences: int | None) -> str:
+    names = " and ".join(part["name"] for part in (corpus, *corpus.get("mix", [])))
+    if corpus["streaming"]:
+        return f"corpus {names}, a stream of training sentences"
+    return f"corpus {names}" + (f", {sentences:,} training sentences" if sentences else "")
+
+
+def _parts(recipe: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What a sentence goes through, and what each part is."""
+    if start := recipe.get("start_from"):
+        return [("model", f"{start}, trained further: its encoder, latent space and decoder")]
+    encoder, decoder, latent = recipe["encoder"], recipe["decoder"], recipe["latent"]
+    if encoder["vectors"]:
+        reads = f"sentence vectors of the column {encoder['vectors']}"
+    elif encoder["scratch"]:
+        reads = f"T5 type, from scratch: {_layers(encoder['scratch'])}"
+    else:
+        reads = f"{encoder['model']} ({encoder['training']})"
+    if written := decoder["scratch"]:
+        writes = (
+            f"LLaMA type, from scratch: {_layers(written)}, {written['warmup_steps']} warm-up "
+            "steps as a plain language model"
+        )
+    else:
+        writes = str(decoder["model"])
+    trains = {
+        "frozen": "all of it frozen",
+        "heads": "hidden layers frozen, embeddings and head train",
+        "lora": "LoRA in the hidden layers, embeddings and head train",
+        "full": "all of it trains",
+    }[decoder["training"] or ("heads" if written else "frozen")]
+    return [
+        ("encoder", reads),
+        ("z", f"{latent['dim']} numbers, drawn from a Gaussian; the prior is N(0, I)"),
+        ("injection", f"{latent['injection']}, {latent['slots']} slot(s)"),
+        ("decoder", f"{writes}; {trains}"),
+    ]
+
+
+def _layers(scratch: Mapping[str, Any]) -> str:
+    count = scratch["layers"]
+    return f"{count} layer{'' if count == 1 else 's'}, {scratch['hidden_size']} wide"
+
+
+def measures_of(metrics: Mapping[str, Any], decoded: int) -> list[Number]:
+    """The held-out measures at the end of training, each with its control.
+
+    Args:
+        metrics: `metrics` of results.json.
+        decoded: How many of the sentences were decoded, `evaluation.decoded` of the recipe.
+    """
+    n = metrics.get("sentences", 0)
+    held = f"{n} validation sentences"
+    decoded = min(decoded, n)
+    texts = f"greedy text from the posterior mean, first {decoded} of the {held}"
+    count = metrics.get("mutual_information_n", n)
+    form = {"nll": ".2f", "nll_shuffled": ".2f", "bleu": ".1f", "bleu_shuffled": ".1f"}
+    form |= {"kl": ".2f", "elbo": ".2f", "mutual_information": ".2f"}
+    form |= {"posterior_variance": ".3f", "exact_match": ".1%"}
+    shown = {key: format(metrics[key], f) for key, f in form.items() if key in metrics}
+    if "active_units" in metrics:
+        dims = len(metrics["kl_per_dimension"])
+        shown["active_units"] = f"{metrics['active_units']} of {dims}"
+    bound = f"at most ln N = {math.log(count):.2f}, N = {count}" if count else ""
+    rows = [
+        ("nll", "NLL, nats per sentence", "lower", f"-log p(x|z), z drawn from q(z|x), {held}"),
+        ("bleu", "reconstruction BLEU (0 to 100)", "higher", f"sacrebleu corpus BLEU of {texts}"),
+        ("exact_match", "exact reconstructions", "higher", texts),
+        ("kl", "KL, nats per sentence", "", f"raw KL(q(z|x) ‖ N(0, I)), {held}"),
+        ("elbo", "negative ELBO, nats per sentence", "lower", "NLL + KL, at β = 1"),
+        ("active_units", "active units (AU)", "", f"Var(μ) > 0.01 over {held}"),
+        ("mutual_information", "mutual information, nats", "", bound),
+        ("posterior_variance", "mean posterior variance", "", "the prior's is 1"),
+    ]
+    return [
+        Number(name, shown[key], shown.get(f"{key}_shuffled", ""), better, how)
+        for key, name, better, how in rows
+        if key in shown
+    ]
+
+
+def headline(measures: Sequence[Number], warnings: Sequence[str]) -> Section:
+    """The measures as a table, under what the monitor says."""
+    verdict = [Html(f'<p class="warning">{escape(warning)}</p>') for warning in warnings]
+    rows = [
+        {
+            "measure, and how it was obtained": with_note(m.name, m.how),
+            "value": Html(f"<b>{escape(m.value)}</b>"),
+            "shuffled z": m.control,
+            "better": m.better,
+        }
+        for m in measures
+    ]
+    note = prose(
+        "Shuffled z: each sentence is decoded from the point of another one. A model whose text "
+        "comes from z is then much worse; a model that ignores z is not."
+    )
+    silent = prose("The monitor found no collapse, no autoencoder in disguise and no holes.")
+    return Section("In numbers", join([*(verdict or [silent]), table(rows, "Measures"), note]))
+
+
+_PANEL_CAPTIONS = {
+    "nll": "NLL of the sentence given z, and given another sentence's z",
+    "kl": "KL of the posterior from the prior",
+    "beta": "The weight β of the KL",
+    "bleu": "BLEU of free-running reconstructions",
+    "units": "Dimensions in use",
+    "warmup": "Warm-up of the decoder, before z exists",
+}
+
+
+def training(log: Sequence[plots.Line], metrics: Mapping[str, Any]) -> Section:
+    """The course of the run and the KL of each dimension at its end."""
+    figures = [
+        figure(plots.plot_training(log, [name]), _PANEL_CAPTIONS[name])
+        for name in plots.training_panels(log)
+    ]
+    if kl := metrics.get("kl_per_dimension"):
+        bars = plots.plot_kl_per_dimension(kl, metrics.get("active_units"))
+        figures.append(figure(bars, "KL of each dimension at the end"))
+    return Section("Training", gallery(figures))
+
+
+def provenance(results: Mapping[str, Any]) -> Section:
+    """Command, seed, machine and versions."""
+    rows = [
+        ("command", results.get("command")),
+        ("seed", results.get("seed")),
+        ("training time", _minutes(results.get("seconds"))),
+        ("machine", results.get("machine")),
+        ("llamavae", results.get("version")),
+        ("commit", results.get("commit") or "installed package"),
+        ("torch", results.get("torch")),
+        ("transformers", results.get("transformers")),
+    ]
+    known = [{"": name, " ": str(value)} for name, value in rows if value is not None]
+    return Section("How the numbers were obtained", table(known, "Run"))
+
+
+def _minutes(seconds: float | None) -> str | None:
+    return None if seconds is None else f"{seconds / 60:.1f} minutes"
+
+
+def write_run_report(
+    folder: Path,
+    tables: Mapping[str, Rows] | None = None,
+    measures: Sequence[Number] = (),
+    sections: Sequence[Section] = (),
+) -> Path:
+    """Write `report.html` into the folder of a finished run.
+
+    Args:
+        folder: The run's folder, with `results.json` and `log.jsonl`.
+        tables: Rows of `llamavae.evaluation.generations` under the names `reconstructions`,
+            `interpolations`, `traversals` and `samples`; those that are missing are left out.
+        measures: Further measures; they head the table.
+        sections: Further sections; they stand before the numbers.
+
+    Returns:
+        Path of the page.
+
+    Raises:
+        UserError: The folder holds no finished run.
+    """
+    results, log = read_run(folder)
+    recipe, metrics = results["recipe"], results["metrics"]
+    usual = measures_of(metrics, recipe["evaluation"]["decoded"])
+    parts = [
+        about(recipe, results.get("sentences")),
+        *sections,
+        headline([*measures, *usual], results.get("warnings", [])),
+        *text_sections(tables or {}),
+        training(log, metrics),
+        provenance(results),
+    ]
+    path = folder / "report.html"
+    lead = recipe["description"] or f"A run of the recipe {recipe['name']}."
+    title = f"{recipe['name']}: report of a LlaMaVAE run"
+    path.write_text(page(title, lead, parts), encoding="utf-8")
+    return path
+
+
+def read_run(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Contents of `results.json` and the lines of `log.jsonl` of a finished run."""
+    try:
+        results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+        log = (folder / "log.jsonl").read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise UserError(
+            f"{folder} holds no finished run: {Path(error.filename).name} is missing. Train one "
+            "with llamavae train, or finish it with --resume"
+        ) from error
+    return results, [json.loads(line) for line in log.splitlines() if line.strip()]

@@ -1,0 +1,135 @@
+"""The page of a sweep."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from llamavae.evaluation.generations import write_csv
+from llamavae.evaluation.results import interval_text, number_text
+from llamavae.experiments.correlation import relate
+from llamavae.experiments.sweep import TRAINING, Sweep, geometry_and_quality, trade_off
+from llamavae.metrics.metric import Rows
+from llamavae.provenance import provenance as made_by
+from llamavae.report import plots
+from llamavae.report.correlation import plot_relation
+from llamavae.report.page import page
+from llamavae.report.pieces import (
+    Html,
+    Section,
+    escape,
+    figure,
+    join,
+    prose,
+    table,
+)
+from llamavae.report.run import provenance
+
+
+def write_sweep_report(sweep: Sweep, folder: Path) -> Path:
+    """Write `report.html` and `trade-off.png` into the folder of a sweep, and `relation.csv`.
+
+    Returns:
+        Path of the page.
+    """
+    plot = plots.plot_trade_off(trade_off(sweep))
+    plot.savefig(folder / "trade-off.png", dpi=150)
+    keys = list(sweep.runs[0].values)
+    lead = (
+        f"{len(sweep.runs)} models of the recipe {sweep.runs[0].recipe.name} that differ in "
+        f"{' and '.join(keys)}."
+    )
+    sections = [
+        _rate_and_distortion(sweep, figure(plot, "Distortion and BLEU against the rate")),
+        *_evaluations(sweep),
+        *_relation(sweep, folder),
+        provenance(made_by()),
+    ]
+    path = folder / "report.html"
+    path.write_text(page("Rate and distortion: a sweep", lead, sections), encoding="utf-8")
+    return path
+
+
+def _rate_and_distortion(sweep: Sweep, plot: Html) -> Section:
+    found = [
+        Html(f'<p class="warning"><b>{escape(name)}</b> {escape(warning)}</p>')
+        for name, warnings in sweep.warnings.items()
+        for warning in warnings
+    ]
+    note = prose(
+        "The KL is what z costs, the NLL what is still to be said once z is known, both in nats "
+        "per sentence of the validation set. A model is better than another if it is lower at the "
+        "same KL, or equally low at less. BLEU is that of free-running reconstructions."
+    )
+    numbers = table(_across(sweep, TRAINING), "Measured at the end of training")
+    return Section("Rate and distortion", join([note, plot, *found, numbers]))
+
+
+def _evaluations(sweep: Sweep) -> list[Section]:
+    names = dict.fromkeys(row["evaluator"] for row in sweep.rows)
+    return [
+        Section(name, table(_across(sweep, name), "On held-out test sentences, over all of them"))
+        for name in names
+        if name != TRAINING
+    ]
+
+
+def _relation(sweep: Sweep, folder: Path) -> list[Section]:
+    """Whether models with a better geometry write better texts, where both were measured."""
+    rows, geometry, quality = geometry_and_quality(sweep)
+    if not geometry:
+        return []
+    related = relate(rows, geometry, quality)
+    write_csv(related, folder / "relation.csv")
+    found = {(row["geometry"], row["quality"]): row for row in related}
+    matrix = [
+        {
+            "": a,
+            **{b: _correlation(found[a, b]) for b in quality},
+            "models": found[a, quality[0]]["n"],
+        }
+        for a in geometry
+    ]
+    note = prose(
+        "Spearman's rank correlation over the models, with p: how often an exchange of the models "
+        "makes one as far from 0. With fewer than 5 models nothing can be told from chance, and "
+        "of 20 pairs one has p < 0.05 by chance alone. Models that differ in one setting move "
+        "all measures together, so a correlation says what goes with what, not why."
+    )
+    plot = plot_relation(rows, geometry[:1], quality)
+    shown = figure(plot, f"Quality against {geometry[0]}")
+    body = [note, table(matrix, "Geometry (rows) against quality (columns)"), shown]
+    return [Section("Geometry against quality", join(body))]
+
+
+def _correlation(row: dict[str, Any]) -> str:
+    if row["spearman"] is None:
+        return ""
+    return f"{row['spearman']:.2f} (p = {row['p']:.2g})".replace("-", "−")
+
+
+def _across(sweep: Sweep, evaluator: str) -> Rows:
+    """A row for each measure of an evaluator, with a column for each model."""
+    shown: dict[str, dict[str, Any]] = {}
+    for row in sweep.rows:
+        if row["evaluator"] != evaluator or row["group"]:
+            continue
+        measure = shown.setdefault(
+            row["measure"],
+            {
+                "measure": row["measure"],
+                **{run.name: "" for run in sweep.runs},
+                "unit": row["unit"],
+                "better": row["direction"],
+            },
+        )
+        measure[row["model"]] = _cell(row)
+    return list(shown.values())
+
+
+def _cell(row: dict[str, Any]) -> Html:
+    notes = [interval_text(row)]
+    if row["control"] is not None:
+        notes.append(f"control {number_text(row['control'])}")
+    small = "".join(f"<small>{escape(note)}</small>" for note in notes if note)
+    return Html(f"<b>{number_text(row['value'])}</b>{small}")

@@ -1,0 +1,137 @@
+"""Sections with real sentences of a model."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+
+from llamavae.metrics.metric import Rows
+from llamavae.report.pieces import (
+    Html,
+    Section,
+    changes,
+    escape,
+    gallery,
+    join,
+    prose,
+    table,
+)
+
+_SHOWN_RECONSTRUCTIONS = 10
+_SHOWN_SAMPLES = 24
+_SHOWN_PATHS = 6
+
+
+TEXTS = ("reconstructions", "interpolations", "traversals", "samples")
+"""Tables of sentences that have sections of their own."""
+
+
+def text_sections(tables: Mapping[str, Rows]) -> list[Section]:
+    """Sections about the tables that hold sentences of a model, as far as they are there.
+
+    Args:
+        tables: Rows like those of `llamavae.evaluation.generations` under names of `TEXTS`.
+    """
+    sections = []
+    if reconstructed := tables.get("reconstructions"):
+        sections.append(show_reconstructions(reconstructed))
+    if paths := tables.get("interpolations"):
+        note = "Steps on the way from one sentence to another; words that changed are marked."
+        sections.append(show_paths("Interpolation", note, paths, ("pair",)))
+    if moved := tables.get("traversals"):
+        span = "the points of the sentences" if "start" in moved[0] else "the prior"
+        note = (
+            f"One coordinate of a sentence's point runs over 95 % of {span}; words that changed "
+            "are marked."
+        )
+        first = [row for row in moved if row.get("start") == moved[0].get("start")]
+        sections.append(show_paths("Traversal", note, first, ("dimension", "start")))
+    if drawn := tables.get("samples"):
+        sections.append(show_samples(drawn))
+    return sections
+
+
+def show_reconstructions(rows: Rows) -> Section:
+    """A few reconstructions as they come, and the worst ones."""
+    picked = rows[:_SHOWN_RECONSTRUCTIONS]
+    inexact = sorted((r for r in rows if r["bleu"] < 100), key=lambda row: row["bleu"])
+    worst = inexact[:_SHOWN_RECONSTRUCTIONS]
+
+    def shown(chosen: Rows) -> Rows:
+        return [
+            {
+                "sentence": row["text"],
+                "reconstruction": changes(row["text"], row["reconstruction"]),
+                "BLEU": row["bleu"],
+                "from shuffled z": row["shuffled"],
+            }
+            for row in chosen
+        ]
+
+    return Section(
+        "Reconstructions",
+        join(
+            [
+                prose(
+                    "Marked words differ from the sentence, struck ones are missing. BLEU is that "
+                    "of the one sentence."
+                ),
+                table(shown(picked), f"The first {len(picked)} of {len(rows)}, not selected"),
+                table(shown(worst), f"The worst of the {len(inexact)} that are not exact")
+                if worst
+                else prose(f"All {len(rows)} are exact."),
+            ]
+        ),
+    )
+
+
+def show_paths(title: str, note: str, rows: Rows, groups: Sequence[str]) -> Section:
+    """Sentences along the first few paths, a table for each.
+
+    Words that differ from the step before are marked.
+
+    Args:
+        title: Of the section.
+        note: What the paths are.
+        rows: The steps of one path after those of another.
+        groups: Columns that name the path; those that are not there do not count.
+    """
+    names = [name for name in groups if name in rows[0]]
+    paths = [
+        (", ".join(f"{name} {steps[0][name]}" for name in names), steps)
+        for _, each in groupby(rows, key=lambda row: [row[name] for name in names])
+        for steps in [list(each)]
+    ]
+    tables = []
+    for name, steps in paths[:_SHOWN_PATHS]:
+        previous, shown = None, []
+        for row in steps:
+            text = row["text"]
+            marked = escape(text) if previous is None else _marked(previous, text)
+            rest = {key: value for key, value in row.items() if key not in (*names, "text")}
+            shown.append({**rest, "text": marked})
+            previous = text
+        tables.append(table(shown, name))
+    if len(paths) > _SHOWN_PATHS:
+        note += f" Here are the first {_SHOWN_PATHS} of {len(paths)} paths, not selected."
+    return Section(title, join([prose(note), gallery(tables)]))
+
+
+def _marked(before: str, after: str) -> Html:
+    """`changes` without what is missing."""
+    return Html(re.sub(r"<del>.*?</del> ?", "", changes(before, after)).strip())
+
+
+def show_samples(rows: Rows) -> Section:
+    """The first sentences written from the prior, as they come, with their labels if they have."""
+    prior = rows[0].get("prior", "N(0, I)")
+    few = [
+        {name: value for name, value in row.items() if name != "prior"}
+        for row in rows[:_SHOWN_SAMPLES]
+    ]
+    note = f"Latent codes are drawn from the prior {prior} and decoded greedily."
+    if "grammatical" in few[0]:
+        note += " The labels are what the parser of the corpus's grammar reads in the text."
+    caption = f"The first {len(few)} of {len(rows)}, not selected"
+    return Section("Samples from the prior", join([prose(note), table(few, caption)]))

@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import pytest
+
+from llamavae.corpora.senteval import TASKS, VARIABLE, Part, load_task, read_task
+from llamavae.errors import MissingData, UserError
+
+LINES = [
+    "tr\tPAST\tHe went home .",
+    "tr\tPRES\tHe goes home .",
+    "tr\tPRES\tmore fields\tShe stays .",
+    "va\tPAST\tIt rained .",
+    "te\tPRES\tIt rains .",
+]
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "past_present.txt"
+    path.write_text("\n".join(LINES) + "\n")
+    return path
+
+
+def test_parts(file):
+    expected = {
+        "train": Part(
+            ["He went home .", "He goes home .", "She stays ."], ["PAST", "PRES", "PRES"]
+        ),
+        "validation": Part(["It rained ."], ["PAST"]),
+        "test": Part(["It rains ."], ["PRES"]),
+    }
+    assert load_task("Tense", file.parent) == expected
+
+
+def test_limit(file):
+    parts = load_task("Tense", file.parent, limit=2)
+    assert parts["train"].texts == ["He went home .", "He goes home ."]
+    assert len(parts["test"].texts) == 1
+    with pytest.raises(UserError, match="at least 1"):
+        load_task("Tense", file.parent, limit=0)
+
+
+def test_folder_from_the_environment(file, monkeypatch):
+    monkeypatch.setenv(VARIABLE, str(file.parent))
+    assert load_task("Tense")["test"].labels == ["PRES"]
+
+
+def test_ten_tasks():
+    assert len(TASKS) == len(set(TASKS.values())) == 10
+
+
+def test_missing(tmp_path, monkeypatch):
+    monkeypatch.delenv(VARIABLE, raising=False)
+    with pytest.raises(
+        MissingData, match=r"not here.*github.com/facebookresearch/SentEval.*LLAMAVAE"
+    ):
+        load_task("Tense")
+    with pytest.raises(MissingData, match=r"no file .*tree_depth\.txt.*github"):
+        load_task("Depth", tmp_path)
+    with pytest.raises(UserError, match=r"unknown SentEval task 'Dept'\. Did you mean 'Depth'"):
+        load_task("Dept", tmp_path)
+
+
+def test_malformed_lines(file):
+    wrong = ["tr PAST spaces only", "dev\tPAST\tno such part", "tr\t\tno label", "te\tPAST\t "]
+    file.write_text("\n".join([*LINES, *wrong]))
+    with pytest.raises(UserError, match=r"4 malformed line\(s\): 6, 7, 8, 9\. Expected part"):
+        read_task(file)
+
+
+def test_empty_part(file):
+    file.write_text("\n".join(LINES[:3]))
+    with pytest.raises(UserError, match="no sentence of the part validation and test"):
+        read_task(file)

@@ -1,0 +1,260 @@
+from __future__ import annotations
+
+import sys
+import types
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.decomposition import PCA
+from sklearn.metrics import pairwise_distances, silhouette_score
+from sklearn.metrics.cluster import contingency_matrix
+from tests import tiny
+
+from llamavae.errors import UserError
+from llamavae.evaluation.evaluator import EvaluationData
+from llamavae.evaluation.evaluators.clusters import (
+    Clusters,
+    k_means,
+    neighbour_agreement,
+    neighbours,
+    project,
+    pure,
+    silhouette,
+)
+from llamavae.report.plots import plot_map
+
+RNG = np.random.default_rng(0)
+
+# ------------------------------------------------------------------------------- measures
+
+
+def test_silhouette_by_hand():
+    z = np.array([[0.0], [2.0], [10.0]])
+    # of the first: 1 - 2/10; of the second: 1 - 2/8; the third is alone
+    found = silhouette(pairwise_distances(z), ["a", "a", "b"])
+    assert found == pytest.approx([0.8, 0.75, 0])
+
+
+def test_silhouette_is_scikit_learns():
+    z, labels = RNG.normal(size=(30, 4)), RNG.integers(3, size=30)
+    found = silhouette(pairwise_distances(z), labels.tolist())
+    assert found.mean() == pytest.approx(silhouette_score(z, labels))
+
+
+def test_purity_by_hand():
+    # the example of Manning et al., figure 16.4: (5 + 4 + 3) / 17
+    clusters = [0] * 6 + [1] * 6 + [2] * 5
+    labels = "xxxxxo" + "xoooo◇" + "xx◇◇◇"
+    assert pure(clusters, labels).mean() == pytest.approx(12 / 17)
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.sampled_from("abc")), min_size=1, max_size=40))
+def test_purity_is_that_of_the_contingency_table(pairs):
+    clusters, labels = map(list, zip(*pairs, strict=True))
+    table = contingency_matrix(labels, clusters)
+    assert pure(clusters, labels).sum() == table.max(0).sum()
+    assert pure(labels, labels).all()
+
+
+def test_k_means():
+    z = np.repeat(np.eye(3), 4, 0) + 0.01 * RNG.normal(size=(12, 3))
+    assert pure(k_means(z, 3), [0] * 4 + [1] * 4 + [2] * 4).all()
+    assert len(set(k_means(np.ones((6, 2)), 3).tolist())) == 1
+
+
+def test_neighbours_by_hand():
+    z = np.array([[1.0, 0], [5.0, 0.1], [0.0, 1], [0.1, 7]])
+    cosine, rows = neighbours(z, 2)
+    assert rows.tolist() == [[1, 3], [0, 3], [3, 1], [2, 1]]
+    assert cosine[0] == pytest.approx([5 / np.hypot(5, 0.1), 0.1 / np.hypot(0.1, 7)])
+
+
+@given(st.integers(2, 12), st.integers(1, 15), st.integers(0, 9))
+def test_a_point_is_not_its_own_neighbour(n, k, copies):
+    z = np.vstack([np.random.default_rng(n).normal(size=(n, 3)), np.ones((copies, 3))])
+    _, rows = neighbours(z, k)
+    assert rows.shape == (n + copies, min(k, n + copies - 1))
+    assert not (rows == np.arange(n + copies)[:, None]).any()
+    assert all(len(set(row)) == len(row) for row in rows.tolist())
+
+
+def test_agreement_of_planted_neighbours():
+    z = np.repeat(np.eye(3), 6, 0) + 0.01 * RNG.normal(size=(18, 3))
+    labels = np.repeat(["a", "b", "c"], 6)
+    _, rows = neighbours(z, 5)
+    assert neighbour_agreement(rows, labels.tolist()).mean() == 1
+    assert neighbour_agreement(rows, RNG.permutation(labels).tolist()).mean() < 0.6
+
+
+# ------------------------------------------------------------------------------- maps
+
+
+def test_pca_map():
+    z = RNG.normal(size=(20, 5))
+    assert np.abs(project(z, "pca")) == pytest.approx(np.abs(PCA(2).fit_transform(z)))
+
+
+@pytest.mark.parametrize("method", ["pca", "tsne"])
+@pytest.mark.parametrize("size", [(4, 3), (12, 1), (30, 6)])
+def test_maps(method, size):
+    z = RNG.normal(size=size)
+    found = project(z, method, seed=1)
+    assert found.shape == (size[0], 2)
+    assert np.isfinite(found).all()
+    assert (project(z, method, seed=1) == found).all()
+
+
+@pytest.mark.parametrize("method", ["pca", "tsne"])
+def test_maps_of_points_that_are_all_the_same(method):
+    assert np.isfinite(project(np.ones((10, 3)), method)).all()
+
+
+def test_umap(monkeypatch):
+    class UMAP:
+        def __init__(self, **options):
+            assert options == {"n_neighbors": 9, "random_state": 3, "n_jobs": 1}
+
+        def fit_transform(self, z):
+            return z[:, :2].astype(np.float32)
+
+    module = types.ModuleType("umap")
+    module.UMAP = UMAP  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "umap", module)
+    z = RNG.normal(size=(10, 5))
+    assert project(z, "umap", seed=3) == pytest.approx(z[:, :2])
+
+
+def test_umap_is_missing(monkeypatch):
+    monkeypatch.setitem(sys.modules, "umap", None)
+    with pytest.raises(UserError, match=r"pip install llamavae\[umap\]"):
+        project(RNG.normal(size=(10, 5)), "umap")
+
+
+def test_bad_maps():
+    with pytest.raises(UserError, match="at least 4 points"):
+        project(np.ones((3, 2)))
+    with pytest.raises(UserError, match=r"unknown projection 'tsnee'\. Did you mean 'tsne'"):
+        project(np.eye(5), "tsnee")  # type: ignore[arg-type]
+
+
+def map_rows(labels):
+    return [{"x": i, "y": -i, "kind": label} for i, label in enumerate(labels)]
+
+
+def test_plot_map():
+    figure = plot_map(map_rows(["b", "a", 3, "a"]), "kind")
+    (axis,) = figure.axes
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["3", "a", "b"]
+    assert axis.get_title() == "kind"
+    points = [np.asarray(dots.get_offsets()).tolist() for dots in axis.collections]
+    assert points == [[[2, -2]], [[1, -1], [3, -3]], [[0, 0]]]
+
+
+def test_plot_map_with_many_long_labels():
+    labels = [f"a label with a long name, number {i}" for i in range(20)]
+    figure = plot_map(map_rows([str(i) for i in range(20)] + labels), "kind", "title")
+    names = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert len(names) == 12
+    assert names[0].endswith("others")
+    assert figure.axes[0].get_title() == "title"
+    figure.canvas.draw()  # no warning of a layout that does not fit
+
+
+def test_plot_map_errors():
+    with pytest.raises(UserError, match="no point"):
+        plot_map([], "kind")
+    with pytest.raises(UserError, match="lacks kin"):
+        plot_map(map_rows("a"), "kin")
+
+
+# ------------------------------------------------------------------------------- the evaluator
+
+
+class Planted:
+    """Three groups of points, far apart."""
+
+    def __init__(self, groups):
+        noise = torch.randn(len(groups), 3, generator=torch.Generator().manual_seed(0))
+        self.points = 5 * torch.eye(3)[groups] + 0.3 * noise
+
+    def encode(self, texts):
+        return self.points[[int(text.split()[-1]) for text in texts]]
+
+
+GROUPS = [i % 3 for i in range(60)]
+TEXTS = [f"sentence {i}" for i in range(60)]
+DATA = EvaluationData(
+    TEXTS,
+    {
+        "group": ["abc"[g] for g in GROUPS],
+        "random": np.random.default_rng(5).integers(2, size=60).tolist(),
+        "id": list(range(60)),
+    },
+)
+
+
+def test_planted_groups():
+    found = Clusters(resamples=100)(Planted(GROUPS), DATA)
+    assert found.rows[0]["measure"] == "silhouette"
+    assert found.value("silhouette", "group") > 0.7
+    assert found.value("purity", "group") == 1
+    assert found.value("neighbour agreement", "group") == 1
+    rows = {(row["measure"], row["group"]): row for row in found.rows}
+    for measure, most in (("silhouette", 0.05), ("purity", 0.55), ("neighbour agreement", 0.45)):
+        assert rows[measure, "group"]["control"] < most
+        both = [rows[measure, name]["value"] for name in ("group", "random")]
+        assert rows[measure, ""]["value"] == pytest.approx(np.mean(both))
+    assert abs(found.value("silhouette", "random")) < 0.05
+    for row in found.rows:
+        assert row["low"] - 1e-9 <= row["value"] <= row["high"] + 1e-9
+        assert row["n"] == 60
+    assert found.tables["labels left out"] == [{"label": "id", "reason": "60 labels, more than 50"}]
+    assert Clusters(resamples=100)(Planted(GROUPS), DATA) == found
+
+
+def test_tables():
+    found = Clusters(["pca"], k=3, examples=2, limit=30, resamples=10)(Planted(GROUPS), DATA)
+    assert set(found.tables) == {"map pca", "neighbours", "labels left out"}
+    rows = found.tables["map pca"]
+    assert len(rows) == 30
+    for row in rows:
+        number = int(row["text"].split()[-1])
+        assert (row["group"], row["random"]) == tuple(
+            DATA.labels[name][number] for name in ("group", "random")
+        )
+    plot_map(rows, "group")
+    listed = found.tables["neighbours"]
+    assert [row["rank"] for row in listed] == [1, 2, 3] * 2
+    assert all(row["cosine"] > 0.9 and row["text"] != row["neighbour"] for row in listed)
+
+
+def test_a_vae():
+    texts = [f"{sentence} {i}" for i, sentence in enumerate(tiny.SENTENCES * 2)]
+    data = EvaluationData(texts, {"half": [i // 8 for i in range(16)]})
+    found = Clusters(["pca"], resamples=10)(tiny.vae(), data)
+    assert -1 <= found.value("silhouette") <= 1
+
+
+def test_a_collapsed_space():
+    class Collapsed:
+        def encode(self, texts):
+            return torch.zeros(len(texts), 3)
+
+    found = Clusters(resamples=10)(Collapsed(), DATA)
+    assert found.value("silhouette") == 0
+
+
+def test_errors():
+    with pytest.raises(UserError, match="needs labelled sentences"):
+        Clusters()(Planted(GROUPS), EvaluationData(TEXTS))
+    with pytest.raises(UserError, match="no label sorts the sentences into classes: id: 60 labels"):
+        Clusters()(Planted(GROUPS), EvaluationData(TEXTS, {"id": TEXTS}))
+    with pytest.raises(UserError, match="unknown projection"):
+        Clusters(["pcs"])  # type: ignore[list-item]
+    with pytest.raises(UserError, match="k must be"):
+        Clusters(k=0)
+    with pytest.raises(UserError, match="needs a system that encodes"):
+        Clusters()(tiny.vae(sentence_encoder=None), DATA)

@@ -1,0 +1,281 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from tests import tiny
+
+from llamavae.corpora import load_corpus, senteval
+from llamavae.errors import MissingData, UserError
+from llamavae.evaluation.evaluator import EvaluationData
+from llamavae.evaluation.evaluators.probes import (
+    GRID,
+    Probes,
+    Split,
+    classes,
+    fit_probe,
+    length_classes,
+    mean_of_means,
+    random_labels,
+    split_texts,
+)
+
+SPLIT = Split(np.arange(0, 120), np.arange(120, 160), np.arange(160, 200))
+
+
+def noisy(n=200, d=4, noise=0.7, seed=0):
+    """Points of three classes that overlap."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(3, size=n)
+    z = rng.normal(size=(n, d)) * [1, 10, 100, 0.01] + 3
+    z[:, 1] += 10 * labels + noise * rng.normal(size=n)
+    return z, labels.tolist()
+
+
+# ------------------------------------------------------------------------------- a probe
+
+
+def test_probe_is_the_best_pipeline_of_scikit_learn():
+    z, labels = noisy()
+    y = np.array(labels)
+    scores = []
+    for c in GRID:
+        model = make_pipeline(StandardScaler(), LogisticRegression(C=c, max_iter=200))
+        model.fit(z[SPLIT.train], y[SPLIT.train])
+        right = model.predict(z[SPLIT.test]) == y[SPLIT.test]
+        scores.append((model.score(z[SPLIT.validation], y[SPLIT.validation]), -c, right.tolist()))
+    expected = max(scores)
+    probe = fit_probe(z, labels, SPLIT)
+    assert probe.strength == -expected[1]
+    assert probe.correct.tolist() == expected[2]
+    assert probe.accuracy == probe.correct.mean()
+    assert probe.converged
+
+
+def test_grid_is_sentevals():
+    assert GRID == (0.25, 0.5, 1, 2, 4, 8)
+
+
+def test_majority_is_that_of_the_training_part():
+    labels = ["a"] * 100 + ["b"] * 20 + ["b"] * 40 + ["b"] * 30 + ["a"] * 10
+    z = np.random.default_rng(0).normal(size=(200, 2))
+    probe = fit_probe(z, labels, SPLIT)
+    assert probe.majority.tolist() == [False] * 30 + [True] * 10
+
+
+def test_the_test_part_does_not_matter_for_the_fit():
+    z, labels = noisy()
+    other = z.copy()
+    other[SPLIT.test[20:]] *= 1e6
+    a, b = fit_probe(z, labels, SPLIT), fit_probe(other, labels, SPLIT)
+    assert a.strength == b.strength
+    assert (a.correct[:20] == b.correct[:20]).all()
+
+
+def test_planted_label_is_read_and_a_random_one_is_not():
+    z, labels = noisy(noise=0.01)
+    probe = fit_probe(np.hstack([z, np.eye(3)[labels]]), labels, SPLIT)
+    assert probe.accuracy == 1
+    random = np.random.default_rng(1).integers(3, size=200).tolist()
+    assert fit_probe(z, random, SPLIT).accuracy < 0.55
+
+
+def test_a_solver_that_does_not_end_is_reported(monkeypatch):
+    monkeypatch.setattr("llamavae.evaluation.evaluators.probes._ITERATIONS", 2)
+    assert not fit_probe(*noisy(), SPLIT).converged
+
+
+def test_a_label_that_is_not_in_the_training_part():
+    z, labels = noisy()
+    probe = fit_probe(z, [*labels[:199], 7], SPLIT)
+    assert not probe.correct[-1]
+    with pytest.raises(UserError, match="at least 2 different labels"):
+        fit_probe(z, [0] * 120 + labels[120:], SPLIT)
+
+
+def test_points_that_are_all_the_same():
+    probe = fit_probe(np.ones((200, 3)), noisy()[1], SPLIT)
+    assert (probe.correct == probe.majority).all()
+
+
+# ------------------------------------------------------------------------------- labels
+
+
+@given(st.lists(st.sampled_from("abcdefghij"), min_size=1, max_size=30), st.integers(0, 9))
+def test_random_labels_belong_to_the_sentence(texts, seed):
+    labels = random_labels(texts, list(range(len(texts))), seed)
+    assert len(set(zip(texts, labels, strict=True))) == len(set(texts))
+    assert set(labels) <= set(range(len(texts)))
+
+
+def test_random_labels_keep_their_shares():
+    labels = ["a"] * 30 + ["b"] * 10
+    random = random_labels([str(i) for i in range(40)], labels, 3)
+    assert random != labels
+    assert sorted(random) == labels  # type: ignore[type-var]
+
+
+@given(st.lists(st.integers(0, 50), min_size=1, max_size=80), st.integers(0, 9))
+def test_split(numbers, seed):
+    texts = [str(n) for n in numbers]
+    n = len(set(texts))
+    if n < 5:
+        with pytest.raises(UserError, match="at least 5 different"):
+            split_texts(texts, seed)
+        return
+    split = split_texts(texts, seed)
+    parts = [split.train, split.validation, split.test]
+    assert sorted(np.concatenate(parts).tolist()) == list(range(len(texts)))
+    different = [{texts[i] for i in part} for part in parts]
+    assert sum(map(len, different)) == n  # none is in two parts
+    assert [len(part) for part in different] == pytest.approx([0.6 * n, 0.2 * n, 0.2 * n], abs=1)
+
+
+def test_classes():
+    labels = {"many": list(range(60)), "few": [0, 1, 2] * 20, "same": ["x"] * 60}
+    kept, left_out = classes(labels)
+    assert list(kept) == ["few"]
+    assert left_out == {"many": "60 labels, more than 50", "same": "one label only"}
+
+
+def test_length_classes():
+    texts = ["w " * n for n in range(1, 61)]
+    labels = length_classes(texts)
+    assert [labels.count(name) for name in dict.fromkeys(labels)] == [10] * 6
+    assert list(dict.fromkeys(labels))[:2] == ["1 to 10", "11 to 20"]
+    assert set(length_classes(["two words"] * 5)) == {"2"}
+
+
+def test_mean_of_means():
+    a, b, c = np.array([1.0, 0, 0, 0]), np.array([0.0, 1, 1, 1]), np.array([1.0, 1])
+    statistic, n = mean_of_means([a, b, c], ["data", "data", "other"])
+    assert n == 6
+    assert statistic(np.arange(6)) == pytest.approx((0.25 + 0.75 + 1) / 3)
+    # sentences 0, 0, 1 of the data, and one of the other set
+    assert statistic(np.array([0, 0, 1, 4])) == pytest.approx((2 / 3 + 1 / 3 + 1) / 3)
+
+
+# ------------------------------------------------------------------------------- the evaluator
+
+
+class Planted:
+    """Points that hold two labels of `factors` and nothing else."""
+
+    def __init__(self, data):
+        noise = torch.randn(len(data), 3, generator=torch.Generator().manual_seed(0))
+        number = torch.tensor([float(x == "plural") for x in data["number"]])
+        past = torch.tensor([float(x == "past") for x in data["tense"]])
+        z = torch.cat([number[:, None], past[:, None], noise], 1)
+        self.points = dict(zip(data["text"], z, strict=True))
+
+    def encode(self, texts):
+        return torch.stack([self.points[text] for text in texts])
+
+
+@pytest.fixture(scope="module")
+def corpus():
+    return load_corpus("factors", "validation", limit=400)
+
+
+def data(corpus, *names):
+    return EvaluationData(list(corpus["text"]), {name: list(corpus[name]) for name in names})
+
+
+def test_planted_factors(corpus):
+    labels = data(corpus, "number", "negation")
+    found = Probes(resamples=50)(Planted(corpus), labels)
+    assert found.value("probe accuracy", "number") == 1
+    assert found.value("accuracy above majority", "number") > 0.35
+    assert found.value("selectivity", "number") > 0.35
+    assert abs(found.value("accuracy above majority", "negation")) < 0.15
+    rows = {(row["measure"], row["group"]): row for row in found.rows}
+    assert found.rows[0]["measure"] == Probes().primary.name
+    names = ["number", "negation", "length in words"]
+    for measure in Probes.measures:
+        every = [rows[measure.name, name]["value"] for name in names]
+        assert rows[measure.name, ""]["value"] == pytest.approx(np.mean(every))
+    for row in found.rows:
+        assert row["low"] <= row["value"] <= row["high"]
+        assert row["n"] == 80
+    accuracy, margin = rows["probe accuracy", "number"], rows["accuracy above majority", "number"]
+    assert margin["value"] == pytest.approx(accuracy["value"] - accuracy["control"])
+    assert abs(margin["control"]) < 0.2
+    settings = found.tables["probes"][0]
+    assert (settings["label"], settings["classes"], settings["train"]) == ("number", 2, 240)
+    assert "labels left out" not in found.tables
+    assert Probes(resamples=50)(Planted(corpus), labels) == found
+
+
+def test_control_moves(corpus):
+    labels = data(corpus, "number")
+    other = EvaluationData(labels.texts, {"number": [*labels.labels["number"][1:], "plural"]})
+    found = Probes(resamples=10)(Planted(corpus), other)
+    assert abs(found.value("accuracy above majority", "number")) < 0.2
+
+
+def test_without_labels_the_length_is_probed():
+    texts = [f"{sentence} {i}" for i, sentence in enumerate(tiny.SENTENCES * 4)]
+    labels = {"id": list(range(32)), "same": [0] * 32}
+    found = Probes(resamples=10)(tiny.vae(), EvaluationData(texts, labels))
+    assert {row["group"] for row in found.rows} == {"", "id", "length in words"}
+    assert found.tables["labels left out"] == [{"label": "same", "reason": "one label only"}]
+
+
+def test_senteval(tmp_path, corpus):
+    words = {"singular": "NN", "plural": "NNS"}
+    rows = list(zip(corpus["text"], corpus["number"], strict=True))
+    parts = ["tr"] * 200 + ["va"] * 100 + ["te"] * 100
+    lines = [f"{p}\t{words[n]}\t{text}\n" for p, (text, n) in zip(parts, rows, strict=True)]
+    (tmp_path / "subj_number.txt").write_text("".join(lines))
+    found = Probes(["SubjNumber"], tmp_path, resamples=50)(Planted(corpus), data(corpus))
+    assert found.value("probe accuracy", "SentEval SubjNumber") == 1
+    settings = found.tables["probes"][-1]
+    assert (settings["train"], settings["validation"], settings["test"]) == (200, 100, 100)
+    assert next(row for row in found.rows if row["group"] == "")["n"] == 180
+    few = Probes(["SubjNumber"], tmp_path, limit=50, resamples=9)(Planted(corpus), data(corpus))
+    assert [row["train"] for row in few.tables["probes"]] == [30, 50]
+
+
+def test_of_all_tasks_those_that_are_found_are_probed(tmp_path, corpus, caplog):
+    parts = ["tr"] * 200 + ["va"] * 100 + ["te"] * 100
+    lines = [
+        f"{p}\t{n}\t{text}\n"
+        for p, n, text in zip(parts, corpus["number"], corpus["text"], strict=True)
+    ]
+    (tmp_path / "subj_number.txt").write_text("".join(lines))
+    found = Probes(["all"], tmp_path, resamples=9)(Planted(corpus), data(corpus))
+    assert found.value("probe accuracy", "SentEval SubjNumber") == 1
+    assert len(found.not_found) == len(caplog.messages) == 9
+    reason = found.not_found["SentEval Depth"]
+    assert f"no file {tmp_path / 'tree_depth.txt'}" in reason
+    assert "github.com/facebookresearch/SentEval" in reason
+    with pytest.raises(MissingData, match=r"no file .*tree_depth"):
+        Probes(["all", "Depth"], tmp_path)(Planted(corpus), data(corpus))
+
+
+def test_without_sentevals_files_the_rest_is_probed(corpus, caplog, monkeypatch):
+    monkeypatch.delenv("LLAMAVAE_SENTEVAL", raising=False)
+    found = Probes(["all"], resamples=9)(Planted(corpus), data(corpus))
+    assert found.rows == Probes(resamples=9)(Planted(corpus), data(corpus)).rows
+    assert [f"SentEval {task}" for task in senteval.TASKS] == list(found.not_found)
+    assert len(caplog.messages) == 1
+    assert "not measured: Length; WordContent; " in caplog.text
+
+
+def test_errors(corpus, tmp_path):
+    with pytest.raises(UserError, match="unknown SentEval task"):
+        Probes(["Dept"])
+    with pytest.raises(UserError, match=r"no file .*tree_depth"):
+        Probes(["Depth"], tmp_path)(Planted(corpus), data(corpus))
+    same = EvaluationData([f"sentence {i}" for i in range(9)])
+    with pytest.raises(
+        UserError, match="nothing to probe: length in words: a probe needs at least"
+    ):
+        Probes()(tiny.vae(), same)
+    with pytest.raises(UserError, match="needs a system that encodes"):
+        Probes()(tiny.vae(sentence_encoder=None), same)

@@ -1,0 +1,257 @@
+from __future__ import annotations
+
+import math
+import sys
+import types
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
+from tests import tiny
+
+from llamavae import LlaMaVAE
+from llamavae.errors import UserError
+from llamavae.evaluation.evaluator import EvaluationData
+from llamavae.evaluation.evaluators.likelihood import sentence_nll
+from llamavae.evaluation.evaluators.samples import Samples, mauve, nearest_texts
+from llamavae.metrics.ngrams import distinct_n, duplicates, self_bleu
+from llamavae.training import fit_prior
+
+TEXTS = st.lists(
+    st.lists(st.sampled_from(["a", "b", "c", "d"]), max_size=7).map(" ".join),
+    min_size=2,
+    max_size=6,
+)
+
+
+class Planted:
+    """Whose samples are given: the first n of `texts`."""
+
+    def __init__(self, texts):
+        self.texts = texts
+
+    def prior(self, n, seed):
+        return torch.arange(n)[:, None].float()
+
+    def decode(self, z):
+        return [self.texts[int(i)] for i in z[:, 0]]
+
+
+# ------------------------------------------------------------------------------- variety
+
+
+@settings(max_examples=40)
+@given(TEXTS, st.integers(2, 4))
+def test_self_bleu_is_nltks(texts, order):
+    words = [text.split() for text in texts]
+    smoothing = SmoothingFunction().method1
+    expected = [
+        sentence_bleu(words[:i] + words[i + 1 :], row, (1 / order,) * order, smoothing)
+        for i, row in enumerate(words)
+    ]
+    assert self_bleu(texts, order).tolist() == pytest.approx(expected)
+
+
+def test_self_bleu_at_its_ends():
+    assert self_bleu(["a kind of big dog"] * 3).tolist() == pytest.approx([1, 1, 1])
+    assert self_bleu(["a b c d", "e f g h", ""]).tolist() == [0, 0, 0]
+    with pytest.raises(UserError, match="got 1"):
+        self_bleu(["a"])
+
+
+def test_duplicates():
+    assert duplicates(["a b", "a  b", "c", "A b", "c", "c"]) == pytest.approx(3 / 6)
+    assert duplicates(["a", "b"]) == 0
+
+
+# ------------------------------------------------------------------------------- novelty
+
+
+@settings(max_examples=40)
+@given(TEXTS, TEXTS)
+def test_nearest_texts_by_the_definition(texts, training):
+    training = ["a e", *training]
+    index, alike = nearest_texts(texts, training)
+    for i, text in enumerate(texts):
+        ours = set(text.split())
+        every = []
+        for other in training:
+            theirs = set(other.split())
+            every.append(len(ours & theirs) / max(len(ours | theirs), 1))
+        assert alike[i] == pytest.approx(max(every))
+        assert index[i] == np.argmax(every)
+
+
+def test_unknown_words_count():
+    index, alike = nearest_texts(["a red dog barks"] * 40, ["robots paint", "a Dog", "a red dog"])
+    assert set(index) == {2}
+    assert alike == pytest.approx(3 / 4)
+
+
+# ------------------------------------------------------------------------------- the evaluator
+
+REAL = tiny.SENTENCES
+
+
+def test_held_out_sentences_as_samples_equal_their_control():
+    found = Samples(resamples=20)(Planted(REAL), EvaluationData(REAL, training_texts=["a river"]))
+    assert found.rows[0]["measure"] == Samples().primary.name == "self-BLEU"
+    for row in found.rows:
+        assert row["value"] == pytest.approx(row["control"])
+    assert found.value("words") == pytest.approx(np.mean([len(text.split()) for text in REAL]))
+    spread = np.std([len(text.split()) for text in REAL])
+    assert found.value("deviation of words") == pytest.approx(spread)
+    assert found.value("distinct-2") == distinct_n(REAL, 2)
+
+
+def test_samples_that_repeat_training_sentences():
+    training = [REAL[0], "robots paint"]
+    samples = [REAL[0]] * 6 + ["robots  paint", "robots paint well"]
+    found = Samples(resamples=50)(
+        Planted(samples), EvaluationData(REAL[2:], training_texts=training)
+    )
+    rows = {row["measure"]: row for row in found.rows}
+    assert rows["self-BLEU"]["value"] == 1  # of six samples, as many as there are other sentences
+    assert rows["self-BLEU"]["control"] < 0.3
+    assert rows["duplicates"]["value"] == pytest.approx(5 / 6)
+    assert rows["duplicates"]["control"] == 0
+    assert rows["distinct-1"]["value"] < 0.5 * rows["distinct-1"]["control"]
+    assert rows["novelty"]["value"] == 0
+    assert rows["novelty"]["control"] == 1
+    assert rows["nearest training text"]["value"] == 1
+    assert rows["nearest training text"]["control"] < 0.7
+    assert found.tables["samples"][0] == {
+        "text": REAL[0],
+        "self-BLEU": 1,
+        "nearest": REAL[0],
+        "similarity": 1,
+    }
+
+
+def test_equal_numbers_are_compared():
+    found = Samples(n=3, resamples=20)(Planted(REAL), EvaluationData(REAL))
+    assert {row["n"] for row in found.rows} == {3}
+    assert len(found.tables["samples"]) == 3
+    assert "novelty" not in {row["measure"] for row in found.rows}
+    assert "nearest" not in found.tables["samples"][0]
+
+
+def test_a_model_and_its_plain_decoder():
+    torch.manual_seed(3)
+    model = tiny.vae()
+    data = EvaluationData(REAL, seed=5)
+    found = Samples(resamples=20)(model, data)
+    samples = model.sample(8, seed=5)
+    assert [row["text"] for row in found.tables["samples"]] == samples
+    row = next(row for row in found.rows if row["measure"] == "plain perplexity")
+    for texts, value in ((samples, row["value"]), (REAL, row["control"])):
+        ids, _ = model.decoder.tokenize(texts)
+        nats, tokens = sentence_nll(model, ids, None).sum().item(), sum(map(len, ids)) - len(ids)
+        assert value == pytest.approx(math.exp(nats / tokens), rel=1e-4)
+    assert Samples(resamples=20)(model, data) == found
+
+
+def test_a_fitted_prior():
+    class Fitted:
+        def sample(self, n, *, seed):
+            return torch.full((n, 1), float(seed))
+
+    found = Samples(prior=Fitted(), resamples=20)(Planted(REAL), EvaluationData(REAL, seed=2))
+    assert {row["text"] for row in found.tables["samples"]} == {REAL[2]}
+
+
+def test_a_saved_prior_of_the_model(tmp_path):
+    model = tiny.vae()
+    data = EvaluationData(tiny.SENTENCES)
+    prior = fit_prior(5 + torch.randn(40, model.config.latent_dim), "gaussian", vae=model)
+    prior.save(tmp_path)
+    found = Samples(prior=str(tmp_path), resamples=20)(model, data)
+    assert found == Samples(prior=prior, resamples=20)(model, data)
+    with pytest.raises(UserError, match="there is no prior mixture"):
+        Samples(prior="mixture")(model, data)
+
+
+def test_each_prior_of_a_model(tmp_path):
+    tiny.vae().save_pretrained(tmp_path)
+    model = LlaMaVAE.from_pretrained(tmp_path)
+    codes = 5 + torch.randn(40, model.config.latent_dim)
+    model.default_prior = fit_prior(codes, "mixture", components=1, vae=model)
+    fit_prior(codes, "gaussian", vae=model).save(tmp_path / "priors" / "gaussian")
+    data = EvaluationData(tiny.SENTENCES)
+    evaluator = Samples(prior="all", resamples=20)
+    found = evaluator(model, data)
+    groups = ["", "gaussian", "standard"]
+    assert list(dict.fromkeys(row["group"] for row in found.rows)) == groups
+    n = len(tiny.SENTENCES)
+    drawn = [row["prior"] for row in found.tables["samples"]]
+    assert drawn == ["mixture"] * n + ["gaussian"] * n + ["standard"] * n
+    for group, prior in zip(groups, (None, "gaussian", "standard"), strict=True):
+        alone = Samples(prior=prior, resamples=20)(model, data)
+        assert found.value("self-BLEU", group) == alone.value("self-BLEU")
+    priors = evaluator.depends_on(model)["priors"]
+    assert list(priors) == ["mixture", "gaussian", "standard"]
+    assert priors["mixture"] == model.default_prior.report["nll"]
+    assert Samples(prior="flow").depends_on(model) == {}
+    assert Samples().depends_on(Planted(REAL)) == {}
+
+
+def test_mistakes():
+    class Decodes:
+        def decode(self, z):
+            return []
+
+    with pytest.raises(UserError, match=r"Samples\(prior"):
+        Samples()(Decodes(), EvaluationData(REAL))
+    with pytest.raises(UserError, match="name of a LlaMaVAE's"):
+        Samples(prior="mixture")(Planted(REAL), EvaluationData(REAL))
+    with pytest.raises(UserError, match="at least 2; got 1"):
+        Samples(n=1)
+    with pytest.raises(UserError, match="cannot decode"):
+        Samples()(object(), EvaluationData(REAL))
+
+
+# ------------------------------------------------------------------------------- MAUVE
+
+
+class Lengths:
+    def encode(self, texts):
+        return torch.tensor([[float(len(text)), 1.0] for text in texts])
+
+
+def test_mauve_is_asked_for_vectors(monkeypatch):
+    asked = []
+
+    def compute(p, q, seed, verbose):
+        asked.append((p.tolist(), q.tolist(), seed, verbose))
+        return types.SimpleNamespace(mauve=0.5)
+
+    package = types.ModuleType("mauve")
+    package.__dict__["compute_mauve"] = compute
+    monkeypatch.setitem(sys.modules, "mauve", package)
+    assert mauve(["ab"], ["a", "abc"], Lengths(), seed=3) == 0.5
+    assert asked == [([[2, 1]], [[1, 1], [3, 1]], 3, False)]
+    data = EvaluationData(REAL, training_texts=REAL)
+    found = Samples(mauve=Lengths(), resamples=20)(Planted(REAL), data)
+    assert (found.rows[-1]["value"], found.rows[-1]["control"]) == (0.5, 0.5)
+    assert len(asked) == 3
+    found = Samples(mauve=str(tiny.encoder()), resamples=20)(Planted(REAL), data)
+    assert found.rows[-1]["value"] == 0.5
+    assert len(asked[-1][0][0]) == tiny.HIDDEN
+    with pytest.raises(UserError, match="there is no folder"):
+        Samples(mauve="./missing")(Planted(REAL), data)
+
+
+def test_mauve_is_an_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "mauve", None)
+    with pytest.raises(UserError, match=r"pip install llamavae\[mauve\]"):
+        mauve(["a"], ["b"], Lengths())
+
+
+def test_mauve_tells_texts_apart():
+    pytest.importorskip("mauve")
+    texts = ["x" * (i % 20) for i in range(200)]
+    assert mauve(texts, texts, Lengths()) > 0.9
+    assert mauve(["x" * 90] * 200, texts, Lengths()) < 0.1

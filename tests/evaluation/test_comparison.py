@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy import stats
+from tests.evaluation.systems import DATA
+
+from llamavae.errors import UserError
+from llamavae.evaluation.comparison import compare, item_statistic
+from llamavae.evaluation.evaluator import Evaluation, Evaluator
+from llamavae.evaluation.results import Results
+from llamavae.evaluation.suite import evaluate
+from llamavae.metrics.metric import Measure
+from llamavae.metrics.ngrams import reconstruction_bleu
+from llamavae.report.comparison import verdict_text
+
+N = 200
+TEXTS = [f"the dog number {i} is a dog" for i in range(N)]
+
+
+class Scored(Evaluator):
+    """Reports the values that the system gives."""
+
+    name = "scored"
+    needs = frozenset()
+    measures = (
+        Measure("score", "", "higher", "mean of scores"),
+        Measure("cost", "", "lower", "mean of costs, of which no table has the items"),
+        Measure("size", "", "", "a number alone"),
+        Measure("BLEU", "0 to 100", "higher", "sacrebleu"),
+    )
+
+    def __init__(self, offset=0, batch_size=1):
+        self.offset, self.batch_size = offset, batch_size
+
+    def evaluate(self, system, data):
+        value = float(np.mean(system.scores))
+        table = [
+            {"text": text, "reconstruction": written, "score": round(float(score), 4)}
+            for text, written, score in zip(data.texts, system.written, system.scores, strict=True)
+        ]
+        bleu = reconstruction_bleu(system.written, data.texts)
+        return Evaluation(
+            [
+                self.measure("score").row(value, N),
+                self.measure("score").row(value, N, group="part"),
+                self.measure("cost").row(value, N, interval=(value - 0.1, value + 0.1)),
+                self.measure("size").row(value, N),
+                self.measure("BLEU").row(bleu, N),
+            ],
+            {"other": [{"text": "x", "score": 1.0}], "items": table},
+        )
+
+
+class System:
+    def __init__(self, seed, shift=0.0, changed=0):
+        noise = np.random.default_rng(0).normal(size=N)
+        self.scores = noise + np.random.default_rng(seed).normal(shift, 0.5, size=N)
+        self.written = [
+            t.replace("is a", "eats") if i < changed else t for i, t in enumerate(TEXTS)
+        ]
+
+
+@pytest.fixture
+def make(tmp_path):
+    def run(name, system, texts=TEXTS, **settings):
+        data = replace(DATA, texts=texts, labels={})
+        return evaluate(system, data, [Scored(**settings)], tmp_path / name)
+
+    return run
+
+
+def rows_of(rows, measure, group=""):
+    return {r["system"]: r for r in rows if r["measure"] == measure and r["group"] == group}
+
+
+def test_differences_by_sentence(make):
+    a, b, c = System(1), System(2), System(3, 0.3, changed=150)
+    rows = compare([make("a", a), make("b", b, batch_size=8), make("c", c)])
+    score = rows_of(rows, "score")
+    assert list(score) == ["a", "b", "c"]
+    assert score["a"]["verdict"] == score["a"]["test"] == ""
+    assert score["a"]["difference"] is None
+    for name, system in (("b", b), ("c", c)):
+        expected = stats.ttest_rel(system.scores, a.scores).pvalue
+        assert score[name]["p"] == pytest.approx(expected, abs=0.05)
+        assert score[name]["test"] == "paired bootstrap"
+        assert score[name]["difference"] == pytest.approx(np.mean(system.scores - a.scores))
+    assert score["b"]["verdict"] == "no clear difference"
+    assert score["c"]["verdict"] == "better"
+    bleu = rows_of(rows, "BLEU")
+    assert bleu["b"]["p"] == 1
+    assert bleu["c"]["verdict"] == "worse"
+    assert bleu["c"]["p"] < 0.01
+
+
+def test_where_items_are_unknown_nothing_is_called_more_than_chance(make):
+    first, other = make("a", System(1)), make("b", System(1, 0.3))
+    rows = compare([first, other])
+    cost = rows_of(rows, "cost")
+    assert cost["b"]["low"] > cost["a"]["high"]  # it may be an interval of seeds
+    for found in (cost["b"], rows_of(rows, "size")["b"], rows_of(rows, "score", "part")["b"]):
+        assert found["difference"] == pytest.approx(0.3)
+        assert (found["p"], found["test"], found["verdict"]) == (None, "", "")
+        assert verdict_text(found) == "not tested"
+    assert verdict_text(cost["a"]) == ""
+    assert verdict_text(rows_of(rows, "score")["b"]) == "better, p = 0.001"
+
+
+def test_other_sentences_or_settings_are_not_tested(make):
+    first = make("a", System(1))
+    for other in (make("b", System(1, 0.5), TEXTS[::-1]), make("c", System(1, 0.5), offset=1)):
+        found = rows_of(compare([first, other]), "score")[other.system]
+        assert found["difference"] == pytest.approx(0.5)
+        assert (found["p"], found["test"], found["verdict"]) == (None, "", "")
+
+
+def test_other_judges_are_not_tested(make):
+    first, other = make("a", System(1)), make("b", System(1, 0.5))
+    for results, judge in ((first, "hash 1"), (other, "hash 2")):
+        results.found["scored"].evaluation.rows[0]["judge"] = judge
+    rows = compare([first, other])
+    score = rows_of(rows, "score")["b"]
+    assert (score["p"], score["test"], score["verdict"]) == (None, "", "")
+    assert score["judge"] == "hash 2"
+    assert rows_of(rows, "BLEU")["b"]["test"] == "paired bootstrap"  # nobody judges it
+
+
+def test_other_parts_that_were_not_found_are_not_tested(make):
+    first, other = make("a", System(1)), make("b", System(1, 0.5))
+    other.found["scored"].evaluation.not_found["STS12"] = "it is not here"
+    assert rows_of(compare([first, other]), "score")["b"]["test"] == ""
+
+
+def test_what_only_one_has_stands_alone(make):
+    first = make("a", System(1))
+    rows = compare([Results("empty", {}, first.data), first])
+    assert {row["system"] for row in rows} == {"a"}
+    assert all(row["difference"] is None for row in rows)
+
+
+def test_a_statistic_has_to_give_the_value(make):
+    evaluation = make("a", System(1)).found["scored"].evaluation
+    row = evaluation.rows[0]
+    statistic = item_statistic(evaluation, row)
+    assert statistic is not None
+    assert statistic.items == tuple(TEXTS)
+    assert item_statistic(evaluation, row | {"value": row["value"] + 0.01}) is None
+
+
+def test_comparing_needs_two_names(make):
+    first = make("a", System(1))
+    for evaluations in ([], [first], [first, first]):
+        with pytest.raises(UserError, match="at least two evaluations, of systems with different"):
+            compare(evaluations)

@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import csv
+
+import pytest
+from tests import tiny
+
+from llamavae.errors import UserError
+from llamavae.evaluation import generations
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny.vae()
+
+
+def test_reconstructions_stand_beside_those_from_shuffled_points(model):
+    texts = tiny.SENTENCES[:3]
+    rows = generations.reconstructions(model, texts)
+    right = model.reconstruct(texts)
+    assert [row["text"] for row in rows] == texts
+    assert [row["reconstruction"] for row in rows] == right
+    assert [row["shuffled"] for row in rows] == [right[1], right[2], right[0]]
+    assert all(0 <= row["bleu"] <= 100 for row in rows)
+    with pytest.raises(UserError, match="at least 2"):
+        generations.reconstructions(model, texts[:1])
+
+
+def test_interpolations_end_at_the_reconstructions(model):
+    a, b, c = tiny.SENTENCES[:3]
+    rows = generations.interpolations(model, [(a, b), (b, c)], steps=5)
+    assert [row["pair"] for row in rows] == [1] * 5 + [2] * 5
+    assert [row["position"] for row in rows[:5]] == [0, 0.25, 0.5, 0.75, 1]
+    ends = [rows[i]["text"] for i in (0, 4, 5, 9)]
+    assert ends == model.reconstruct([a, b, b, c])
+
+
+def test_traversals_name_dimension_and_value(model):
+    rows = generations.traversals(model, tiny.SENTENCES[0], [4, 1], steps=3)
+    assert [(row["dimension"], row["value"]) for row in rows] == [
+        *((4, value) for value in (-1.96, 0.0, 1.96)),
+        *((1, value) for value in (-1.96, 0.0, 1.96)),
+    ]
+    assert [row["text"] for row in rows[3:]] == model.traverse(tiny.SENTENCES[0], 1, 3)
+
+
+def test_samples_repeat_with_their_seed(model):
+    assert generations.prior_samples(model, 3, seed=1) == generations.prior_samples(
+        model, 3, seed=1
+    )
+
+
+def test_largest_dimensions():
+    assert generations.largest_dimensions([0.1, 3.0, 0.0, 2.0], 2) == [1, 3]
+    assert generations.largest_dimensions([0.1], 3) == [0]
+
+
+def test_rows_become_csv(tmp_path):
+    rows = [{"text": 'a "quoted", text', "bleu": 1.5}, {"text": "", "bleu": 0}]
+    path = generations.write_csv(rows, tmp_path / "rows.csv")
+    with path.open(encoding="utf-8", newline="") as file:
+        assert list(csv.DictReader(file)) == [
+            {"text": 'a "quoted", text', "bleu": "1.5"},
+            {"text": "", "bleu": "0"},
+        ]
+    with pytest.raises(UserError, match="no rows"):
+        generations.write_csv([], path)

@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+from itertools import permutations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import spearmanr
+
+from llamavae.errors import UserError
+from llamavae.experiments.correlation import relate
+from llamavae.report.correlation import plot_relation
+
+
+def rows_of(**measures):
+    return [
+        {"model": f"m{i}", "measure": name, "value": value}
+        for name, values in measures.items()
+        for i, value in enumerate(values)
+        if value is not None
+    ]
+
+
+def spearman(x, y):
+    return np.asarray(spearmanr(x, y))[0]
+
+
+@settings(max_examples=10)
+@given(st.lists(st.integers(0, 4), min_size=4, max_size=5), st.randoms(use_true_random=False))
+def test_correlation_and_exact_p(x, random):
+    y = random.sample(range(10), len(x))
+    (row,) = relate(rows_of(MIG=x, BLEU=y), ["MIG"], ["BLEU"])
+    if len(set(x)) == 1:
+        assert (row["spearman"], row["p"], row["n"]) == (None, None, len(x))
+        return
+    expected = spearman(x, y)
+    assert row["spearman"] == pytest.approx(expected)
+    all_of_them = np.array([spearman(p, y) for p in permutations(x)])
+    low, high = np.mean(all_of_them <= expected + 1e-9), np.mean(all_of_them >= expected - 1e-9)
+    assert row["p"] == pytest.approx(min(1, 2 * min(low, high)))
+
+
+def test_what_few_models_can_show():
+    """As the module says: 5 models can show something, 4 cannot."""
+    p = [relate(rows_of(a=range(n), b=range(n)), ["a"], ["b"])[0]["p"] for n in (4, 5)]
+    assert p[1] < 0.05 < p[0]
+    nearly = relate(rows_of(a=range(5), b=[0, 1, 2, 4, 3]), ["a"], ["b"])[0]
+    assert nearly["p"] > 0.05
+
+
+def test_models_with_both_measures_count_and_groups_do_not():
+    rows = rows_of(MIG=[1, 2, 3, None, 5], BLEU=[5, 4, 3, 2, None])
+    rows += [{**row, "group": "words 1 to 5", "value": 0} for row in rows]
+    (row,) = relate(rows, ["MIG"], ["BLEU"])
+    assert (row["spearman"], row["n"]) == (pytest.approx(-1), 3)
+    assert relate(rows[:2] + rows[5:7], ["MIG"], ["BLEU"])[0]["spearman"] is None
+
+
+def test_many_models_repeat_with_their_seed():
+    rng = np.random.default_rng(0)
+    rows = rows_of(a=rng.normal(size=20), b=rng.normal(size=20))
+    first = relate(rows, ["a"], ["b"], resamples=200, seed=1)
+    assert first == relate(rows, ["a"], ["b"], resamples=200, seed=1)
+
+
+def test_rows_that_do_not_fit():
+    rows = rows_of(MIG=[1, 2], BLEU=[1, 2])
+    with pytest.raises(UserError, match=r"unknown measure 'MG'\. Did you mean 'MIG'"):
+        relate(rows, ["MG"], ["BLEU"])
+    with pytest.raises(UserError, match="'m0' has two values of 'MIG'"):
+        relate(rows + rows[:1], ["MIG"], ["BLEU"])
+    with pytest.raises(UserError, match="nothing to plot"):
+        plot_relation(rows, [], ["BLEU"])
+
+
+def test_plot_has_a_panel_for_each_pair():
+    rows = rows_of(MIG=[1, 2, 3, 4], DCI=[1, 1, 1, 1], BLEU=[4, 3, 2, 1])
+    figure = plot_relation(rows, ["MIG", "DCI"], ["BLEU"])
+    first, second = figure.axes
+    assert first.get_title() == "ρ = −1.00, p = 0.083, 4 models"
+    assert second.get_title() == "4 models"
+    assert (first.get_xlabel(), first.get_ylabel()) == ("MIG", "BLEU")
+    dots = np.asarray(first.collections[0].get_offsets())
+    assert dots.tolist() == [[1, 4], [2, 3], [3, 2], [4, 1]]
+    assert [text.get_text() for text in first.texts] == ["m0", "m1", "m2", "m3"]
+    many = plot_relation(rows_of(a=range(13), b=range(13)), ["a"], ["b"])
+    assert not many.axes[0].texts

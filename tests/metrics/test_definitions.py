@@ -1,0 +1,209 @@
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+import transformers as hf
+from nltk.tokenize import word_tokenize
+from nltk.translate.bleu_score import sentence_bleu
+from tests import tiny
+
+from llamavae.errors import UserError
+from llamavae.metrics import retrieval, semantic
+from llamavae.metrics.definitions import SCORES, lemma_bleu, score_definitions, sense_bleu
+from llamavae.metrics.ngrams import distinct_n, reconstruction_bleu
+from llamavae.modeling import SentenceEncoder
+
+LEMMAS = [("bank", "n"), ("bank", "n"), ("dog", "n"), ("din", "n"), ("bank", "v")]
+REFERENCES = [
+    "sloping land beside a body of water",
+    "an institution that keeps and lends money",
+    "a kind of animal that barks and guards the house",
+    "a loud and harsh noise",
+    "tip to the side, as a plane does in a turn",
+]
+WRITTEN = [
+    "an institution that lends and keeps money",
+    "the land beside a body of water",
+    "a kind of animal",
+    "",
+    "tip to the side, as a plane does in a steep turn.",
+]
+
+
+def official(text, reference):
+    """How code/score.py of CODWOE calls nltk."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        gold = word_tokenize(reference, preserve_line=True)
+        bleu = sentence_bleu([word_tokenize(text, preserve_line=True)], gold)
+    assert isinstance(bleu, int | float)
+    return bleu
+
+
+def mean(values):
+    return sum(values) / len(values)
+
+
+# ------------------------------------------------------------------------------- n-grams
+
+
+def test_sense_bleu_is_that_of_the_official_scorer():
+    each = [official(text, gold) for text, gold in zip(WRITTEN, REFERENCES, strict=True)]
+    assert sense_bleu(WRITTEN, REFERENCES) == pytest.approx(mean(each), abs=1e-12)
+    assert each[4] > 0.5
+    assert each[3] == 0
+
+
+def test_lemma_bleu_is_that_of_the_official_scorer():
+    each = [
+        max(official(text, REFERENCES[j]) for j, other in enumerate(LEMMAS) if other == lemma)
+        for text, lemma in zip(WRITTEN, LEMMAS, strict=True)
+    ]
+    assert lemma_bleu(WRITTEN, REFERENCES, LEMMAS) == pytest.approx(mean(each), abs=1e-12)
+
+
+def test_the_other_sense_counts_for_the_lemma_and_another_part_of_speech_does_not():
+    texts = [REFERENCES[1], REFERENCES[0], REFERENCES[2], REFERENCES[3], REFERENCES[4]]
+    assert lemma_bleu(texts, REFERENCES, LEMMAS) == pytest.approx(1)
+    assert sense_bleu(texts, REFERENCES) == pytest.approx(3 / 5, abs=0.02)
+    texts[0], texts[4] = texts[4], texts[0]
+    assert lemma_bleu(texts, REFERENCES, LEMMAS) < 0.9
+
+
+def test_senses_that_are_no_references_count_for_the_lemma():
+    written, references = ["a kind of dog that barks"], ["the end of a tale"]
+    senses = {"w": ["a kind of dog that barks", "a sail"], "x": ["a tale"]}
+    assert lemma_bleu(written, references, ["w"], senses) == pytest.approx(1)
+    assert lemma_bleu(written, references, ["y"], senses) < 0.1
+    assert sense_bleu(written, references) < 0.1
+
+
+def test_roles_are_exchanged():
+    """Precision is over the gold, and the penalty is for golds shorter than the text."""
+    long, short = "a kind of dog that barks", "a kind of dog"
+    assert sense_bleu([long], [short]) == pytest.approx(2.718281828 ** (1 - 6 / 4))
+    precisions = (4 / 6) * (3 / 5) * (2 / 4) * (1 / 3)
+    assert sense_bleu([short], [long]) == pytest.approx(precisions**0.25)
+
+
+def test_texts_are_cut_into_words_and_case_counts():
+    assert sense_bleu(["tip to the side, as."], ["tip to the side , as ."]) == pytest.approx(1)
+    assert sense_bleu(["A Kind Of Dog"], ["a kind of dog"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "reference"), [("", "a kind of dog"), ("a kind of dog", ""), ("", ""), ("dog", "dog")]
+)
+def test_texts_without_common_4_grams_score_nothing_and_warn_of_nothing(text, reference):
+    assert sense_bleu([text], [reference]) == pytest.approx(0, abs=1e-12)
+    assert lemma_bleu([text], [reference], ["w"]) == pytest.approx(0, abs=1e-12)
+
+
+def test_distinct_n_by_hand():
+    texts = ["a b a b", "a b", "", "c"]  # ab ba ab ab
+    assert distinct_n(texts, 1) == 3 / 7
+    assert distinct_n(texts) == 2 / 4
+    assert distinct_n(texts, 4) == 1
+    assert distinct_n(["a"], 2) == distinct_n([], 2) == 0
+
+
+# ------------------------------------------------------------------------------- the table
+
+
+def rows_of(written, **options):
+    rows = score_definitions(written, REFERENCES, LEMMAS, **options)
+    return {row["measure"]: row for row in rows}
+
+
+def test_table_without_models():
+    rows = rows_of(WRITTEN)
+    assert list(rows) == ["sense-BLEU", "lemma-BLEU", "BLEU"]
+    assert rows["sense-BLEU"]["value"] == sense_bleu(WRITTEN, REFERENCES)
+    assert rows["lemma-BLEU"]["value"] == lemma_bleu(WRITTEN, REFERENCES, LEMMAS)
+    assert rows["BLEU"]["value"] == reconstruction_bleu(WRITTEN, REFERENCES)
+    for name, row in rows.items():
+        shown = ["measure", "value", "shuffled", "unit", "direction", "n"]
+        assert list(row) == shown + ["items"] * (name != "BLEU")
+        assert (row["unit"], row["direction"]) == (SCORES[name].unit, SCORES[name].direction)
+        assert row["n"] == 5
+    assert rows_of(WRITTEN) == rows
+    assert rows_of(WRITTEN, seed=1) != rows
+
+
+def test_table_with_models(tmp_path):
+    encoder = SentenceEncoder.load(tiny.encoder("bert-mean"))
+    bleurt = tiny_bleurt(tmp_path)
+    rows = rows_of(WRITTEN, encoder=encoder, mover=tiny.encoder("bert"), bleurt=bleurt)
+    assert list(rows)[3:] == ["MoverScore", "encoder cosine", "BLEURT"]
+    assert set(rows) < set(SCORES)
+    cosine = semantic.encoder_cosine(WRITTEN, REFERENCES, encoder)
+    assert rows["encoder cosine"]["value"] == cosine
+    mover = semantic.mover_score(WRITTEN, REFERENCES, tiny.encoder("bert"))
+    assert rows["MoverScore"]["value"] == pytest.approx(mover)
+    assert rows["BLEURT"]["value"] == semantic.bleurt(WRITTEN, REFERENCES, bleurt)
+    for name, row in rows.items():
+        if name != "BLEU":  # all others are means
+            assert len(row["items"]) == row["n"]
+            assert sum(row["items"]) / row["n"] == pytest.approx(row["value"])
+    assert all(row["value"] != row["shuffled"] for row in rows.values())
+
+
+def tiny_bleurt(folder):
+    config = hf.BertConfig.from_pretrained(tiny.encoder("bert"), num_labels=1)
+    hf.BertForSequenceClassification(config).save_pretrained(folder)
+    tiny.tokenizer(template="[CLS] $A [SEP]").save_pretrained(folder)
+    return folder
+
+
+def test_right_texts_are_perfect_and_exchanged_ones_are_not():
+    for row in rows_of(REFERENCES).values():
+        assert row["value"] == pytest.approx(100 if row["measure"] == "BLEU" else 1)
+        assert row["shuffled"] < 0.2 * row["value"]
+
+
+def test_one_text_for_all_is_not_changed_by_the_exchange():
+    for row in rows_of(["a kind of animal that barks and lends money"] * 5).values():
+        assert row["value"] == row["shuffled"] > 0
+
+
+def test_the_control_is_of_another_word_and_another_definition():
+    """Two words of one synset share a definition; two senses share a word."""
+    words = ["dog", "domestic dog", "bank", "bank", "din", "ruckus"]
+    golds = ["an animal that barks loudly"] * 2 + REFERENCES[:2] + ["a loud and harsh noise"] * 2
+    for seed in range(20):
+        for row in score_definitions(golds, golds, words, seed=seed):
+            assert row["shuffled"] < 0.1 * row["value"]
+
+
+def test_what_cannot_be_scored():
+    with pytest.raises(UserError, match="got 2 texts, 1 references and 1 lemmas"):
+        sense_bleu(["a", "b"], ["a"])
+    with pytest.raises(UserError, match="got 0 texts"):
+        lemma_bleu([], [], [])
+    with pytest.raises(UserError, match="2 references and 1 lemmas"):
+        score_definitions(["a", "b"], ["a", "b"], ["w"])
+    with pytest.raises(UserError, match="at least 2"):
+        score_definitions(["a"], ["a"], ["w"])
+
+
+# ------------------------------------------------------------------------------- the manual
+
+PAGE = Path(__file__).parents[2] / "docs" / "reference" / "measures.md"
+
+
+@pytest.mark.parametrize(
+    "score", [*SCORES.values(), *retrieval.SCORES.values()], ids=lambda s: s.name
+)
+def test_every_score_is_documented(score):
+    cells = [line.strip("| \n").split(" | ") for line in PAGE.read_text().splitlines()]
+    (row,) = [row for row in cells if row[0] == score.name]
+    assert row[2:] == [score.unit, score.direction]
+
+
+def test_seeds_of_torch_are_left_alone():
+    state = torch.get_rng_state()
+    rows_of(WRITTEN)
+    assert torch.equal(torch.get_rng_state(), state)

@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import warnings
+
+import pytest
+import sacrebleu
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from nltk.translate.bleu_score import sentence_bleu
+
+from llamavae.metrics.ngrams import bleu_1, bleu_counts, bleu_of_counts, rouge, token_f1
+
+TEXTS = st.lists(st.sampled_from(["a", "b", "c,", "d."]), max_size=7).map(" ".join)
+PAIRS = st.lists(st.tuples(TEXTS, TEXTS), min_size=1, max_size=5)
+
+# ------------------------------------------------------------------------------- BLEU
+
+
+@settings(max_examples=50)
+@given(PAIRS)
+def test_bleu_is_sacrebleus(pairs):
+    written, references = map(list, zip(*pairs, strict=True))
+    counts = bleu_counts(written, references)
+    assert counts.shape == (len(pairs), 10)
+    assert bleu_of_counts(counts) == sacrebleu.corpus_bleu(written, [references], force=True).score
+    for row, text, reference in zip(counts, written, references, strict=True):
+        single = sacrebleu.sentence_bleu(text, [reference])
+        assert bleu_of_counts(row[None], effective_order=True) == single.score
+        expected = [single.sys_len, single.ref_len, *single.counts, *single.totals]
+        assert row.tolist() == expected
+
+
+def test_bleu_tokenises_as_sacrebleu_does():
+    written = ["It's $3.50, isn't it?\n", "a &quot;dog&quot; - 1-2", "  x", "Größe (10 %) "]
+    references = ["It's $3,50 isn't it ?", 'a "dog" - 1-2', "x", "größe (10 %)."]
+    expected = sacrebleu.corpus_bleu(written, [references]).score
+    assert bleu_of_counts(bleu_counts(written, references)) == expected
+
+
+@given(TEXTS, TEXTS.filter(bool))
+def test_bleu_1_is_nltks(text, reference):
+    words = text.split(), reference.split()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # nltk warns where there is no overlap
+        expected = sentence_bleu([words[1]], words[0], weights=(1, 0, 0, 0))
+    assert bleu_1(text, reference) == pytest.approx(expected, abs=1e-12)
+
+
+# ------------------------------------------------------------------------------- words
+
+
+@pytest.mark.parametrize(
+    ("text", "reference", "expected"),
+    [
+        ("a kind of dog", "a kind of dog", 1),
+        ("a kind of dog", "a dog of a kind", 2 * 4 / (4 + 5)),
+        ("Dog", "dog", 0),  # case counts
+        ("a a a", "a", 2 * 1 / (3 + 1)),  # each word as often as both have it
+        ("", "dog", 0),
+        ("", "", 1),
+    ],
+)
+def test_token_f1(text, reference, expected):
+    assert token_f1(text, reference) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("text", "reference", "expected"),
+    [  # what the package rouge-score 0.1.2 says
+        ("the cat sat on the mat", "a cat sat, on a Mat!", (2 / 3, 0.4, 2 / 3)),
+        ("x y z", "z y x", (1, 0, 1 / 3)),
+        ("a b c d e", "a c e b d f", (10 / 11, 0, 6 / 11)),
+        ("dog", "dog", (1, 0, 1)),
+        ("", "", (0, 0, 0)),
+        ("été", "t", (1, 0, 1)),
+    ],
+)
+def test_rouge(text, reference, expected):
+    assert rouge(text, reference) == pytest.approx(expected)
+
+
+def longest(a, b):
+    """Length of the longest common subsequence, by its definition."""
+    if not a or not b:
+        return 0
+    if a[-1] == b[-1]:
+        return 1 + longest(a[:-1], b[:-1])
+    return max(longest(a[:-1], b), longest(a, b[:-1]))
+
+
+@given(*2 * [st.lists(st.sampled_from("abc"), max_size=6)])
+def test_rouge_l_is_the_longest_common_subsequence(a, b):
+    expected = 2 * longest(a, b) / max(len(a) + len(b), 1)
+    one, two, subsequence = rouge(" ".join(a), " ".join(b))
+    assert subsequence == pytest.approx(expected)
+    assert two <= 1
+    assert subsequence <= one <= 1
+    assert one == pytest.approx(token_f1(" ".join(a), " ".join(b))) or not (a or b)

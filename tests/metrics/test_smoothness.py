@@ -1,0 +1,184 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.optimize import linear_sum_assignment
+from tests import tiny
+
+from llamavae.errors import UserError
+from llamavae.evaluation.paths import decode_paths, sentence_vectors, word_mover
+from llamavae.metrics.smoothness import SentenceAngle, WordMover, smoothness
+from llamavae.modeling import SentenceEncoder
+
+PLANE = {"a": [0.0, 0.0], "b": [3.0, 4.0], "c": [0.0, 8.0], "d": [1.0, 0.0]}
+
+
+def in_the_plane(tokens):
+    return torch.tensor([PLANE[token] for token in tokens])
+
+
+mover = WordMover(str.split, in_the_plane)
+words = st.lists(st.sampled_from(list(PLANE)), max_size=4).map(" ".join)
+
+
+# ------------------------------------------------------------------------------- smoothness
+
+
+def numbers(texts, others):
+    return np.array([abs(float(a) - float(b)) for a, b in zip(texts, others, strict=True)])
+
+
+def test_smoothness_by_hand():
+    straight, back, nowhere, still, kept = ["024", "0424", "020", "000", "02224"]
+    paths = [list(path) for path in (straight, back, nowhere, still, kept)]
+    assert smoothness(paths, numbers).tolist() == [1, 4 / 8, 0, 0, 1]
+
+
+@given(st.lists(st.lists(words, min_size=2, max_size=5), min_size=1, max_size=4))
+def test_a_metric_keeps_it_below_1(paths):
+    found = smoothness(paths, mover)
+    assert ((found >= 0) & (found <= 1 + 1e-9)).all()
+
+
+def test_paths_that_are_none():
+    for paths in ([], [["a"]]):
+        with pytest.raises(UserError, match="at least 2 texts"):
+            smoothness(paths, mover)
+
+
+# ------------------------------------------------------------------------------- word mover's
+
+
+def test_word_mover_by_hand():
+    # one word to one; both words of the second text get half of the first; the best of two ways
+    assert mover(["a", "a", "a b"], ["b", "b c", "b a"]) == pytest.approx([5, (5 + 8) / 2, 0])
+    # "a a b" has two thirds of a: a third of it moves to b
+    assert mover(["a a b"], ["a b b"]) == pytest.approx([5 / 3])
+    assert mover(["", ""], ["b", ""]) == pytest.approx([5, 0])
+    assert mover([""], [""]).tolist() == [0]
+
+
+@given(st.permutations("abcd"), st.permutations("dcba"), st.integers(1, 4))
+def test_word_mover_of_different_words_is_the_best_assignment(ours, theirs, n):
+    a, b = ours[:n], theirs[:n]
+    cost = torch.cdist(in_the_plane(a), in_the_plane(b)).numpy()
+    best = cost[linear_sum_assignment(cost)].mean()
+    assert mover([" ".join(a)], [" ".join(b)]) == pytest.approx([best], abs=1e-6)
+
+
+@given(words, words, words)
+def test_word_mover_is_a_metric(a, b, c):
+    ab, ba, bc, ac, aa = mover([a, b, b, a, a], [b, a, c, c, a])
+    assert aa == 0
+    assert ab == pytest.approx(ba, abs=1e-9)
+    assert ac <= ab + bc + 1e-9
+
+
+def test_word_mover_of_a_model_takes_its_input_embeddings():
+    decoder = tiny.text_decoder()
+    distance = WordMover.of_model(decoder.lm, decoder.tokenizer)
+    texts = ["a dog", "a river"]
+    ids = [decoder.tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+    a, b = (decoder.embeddings.weight.detach()[torch.tensor(row)] for row in ids)
+    cost = torch.cdist(a, b).numpy()
+    assert len(set(ids[0])) == len(set(ids[1])) == len(a) == len(b)
+    expected = cost[linear_sum_assignment(cost)].mean()
+    assert distance([texts[0]], [texts[1]]) == pytest.approx([expected], rel=1e-5)
+
+
+# ------------------------------------------------------------------------------- angle
+
+
+def test_angle_by_hand():
+    vectors = {"east": [2.0, 0.0], "north": [0.0, 1.0], "west": [-3.0, 0.0], "near": [1.0, 1e-7]}
+    angle = SentenceAngle(lambda texts: torch.tensor([vectors[t] for t in texts]))
+    found = angle(["east", "east", "east", "east"], ["north", "west", "east", "near"])
+    assert found == pytest.approx([np.pi / 2, np.pi, 0, 1e-7], rel=1e-5)
+
+
+def test_an_arc_is_smooth_however_many_steps_it_has():
+    def on_the_circle(texts):
+        return torch.tensor([[np.cos(float(t)), np.sin(float(t))] for t in texts])
+
+    for steps in (3, 30):
+        path = [str(t) for t in np.linspace(0, 2, steps)]
+        assert smoothness([path], SentenceAngle(on_the_circle)) == pytest.approx([1])
+
+
+# ------------------------------------------------------------------------------- paths
+
+
+class Line:
+    """Writes a point as its first coordinate."""
+
+    def decode(self, z):
+        return [f"{value:.4f}" for value in z[:, 0].tolist()]
+
+
+def test_paths_and_their_controls_have_the_same_ends():
+    z = torch.arange(7.0)[:, None]
+    paths = decode_paths(Line(), z, pairs=10, steps=5, seed=0)
+    assert [len(control) for control in paths] == [3, 3, 3]
+    ends = {float(text) for path in paths.written for text in (path[0], path[-1])}
+    assert len(ends) == 6  # no sentence is in two pairs
+    for path, mixed, foreign in zip(*paths, strict=True):
+        assert np.diff([float(text) for text in path]).std() == pytest.approx(0, abs=1e-3)
+        assert path[0] == mixed[0] == foreign[0]
+        assert path[-1] == mixed[-1] == foreign[-1]
+        assert sorted(mixed) == sorted(path)
+    inner = [sorted(t for path in control for t in path[1:-1]) for control in paths]
+    assert inner[0] == inner[1] == inner[2]
+
+
+def test_a_straight_space_is_smooth_and_its_controls_are_not():
+    z = torch.randn(60, 1, generator=torch.Generator().manual_seed(0))
+    paths = decode_paths(Line(), z, pairs=30, steps=9)
+    right, mixed, foreign = (smoothness(control, numbers).mean() for control in paths)
+    assert right == pytest.approx(1, abs=1e-3)
+    assert mixed < 0.4
+    assert foreign < 0.4
+
+
+def test_slerp_is_another_path():
+    z = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    middle = decode_paths(Line(), z, 1, 3, "slerp").written[0][1]
+    assert float(middle) == pytest.approx(2**-0.5, abs=1e-4)
+
+
+# ------------------------------------------------------------------------------- whose vectors
+
+
+class WithEncode:
+    def encode(self, texts):
+        return torch.tensor([[len(text), 1.0] for text in texts])
+
+
+def test_vectors_of_the_system_or_of_a_given_encoder():
+    model, texts = tiny.vae(), tiny.SENTENCES[:2]
+    assert model.encoder is not None
+    vectors, name = sentence_vectors(model, None)
+    assert torch.equal(vectors(texts), model.encoder.encode(texts))
+    assert name == "the system's own encoder"
+    vectors, _ = sentence_vectors(WithEncode(), None)
+    assert vectors(["ab"]).tolist() == [[2, 1]]
+    vectors, name = sentence_vectors(model, WithEncode())
+    assert vectors(["ab"]).tolist() == [[2, 1]]
+    assert name == "WithEncode"
+    folder = tiny.encoder("bert-cls")
+    vectors, name = sentence_vectors(model, folder)
+    assert torch.equal(vectors(texts), SentenceEncoder.load(folder).encode(texts))
+    assert name == str(folder)
+
+
+def test_token_vectors_of_the_decoder_or_words_by_themselves():
+    model = tiny.vae()
+    encode, encoder = sentence_vectors(WithEncode(), None)
+    distance, name = word_mover(model, encode, encoder)
+    assert name.startswith("input embeddings of the decoder, ")
+    assert distance(["a dog"], ["a dog"]).tolist() == [0]
+    distance, name = word_mover(WithEncode(), encode, encoder)
+    assert name == "each word by itself, encoded by the system's own encoder"
+    assert distance(["abc", "a abc"], ["a", "abc a"]).tolist() == [2, 0]
