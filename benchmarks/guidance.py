@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.bench import Bench, Mark, Run
-from llamavae.flows import Fitting, Flow, build_flow, fit_flow
+from llamavae.flows import FitConfig, Flow, build_flow, fit_flow
 from llamavae.guidance import EncoderCondition, InvertibleCVAE
 
 FLOW = "glow"
@@ -65,21 +65,23 @@ def _guided(bench: Bench) -> tuple[InvertibleCVAE, list[str], Tensor]:
 
 # ------------------------------------------------------------------------------- fitting a flow
 
-DEFAULT = Fitting()
-FIT = Fitting(steps=300, every=50, patience=6)  # what is measured of it: it never stops early
+DEFAULT = FitConfig()
+FIT = FitConfig(
+    steps=300, eval_every=50, patience=6
+)  # what is measured of it: it never stops early
 
 
 def flow_fit(bench: Bench) -> Run:
-    """The first steps of a fit, marked `begin`, then by turns `steps` (`FIT.every`) and `look`."""
+    """The first steps of a fit, marked `begin`, then by turns `steps` (`FIT.eval_every`) and `look`."""
     return _fit(bench, FIT)
 
 
 def short_fit(bench: Bench) -> Run:
     """A fit with one look, which holds as much memory."""
-    return _fit(bench, replace(FIT, steps=FIT.every))
+    return _fit(bench, replace(FIT, steps=FIT.eval_every))
 
 
-def _fit(bench: Bench, fitting: Fitting) -> Run:
+def _fit(bench: Bench, fitting: FitConfig) -> Run:
     flow = _flow(bench)
     x, c = (torch.randn(bench.settings.points, size) for size in (flow.features, flow.context))
     noise = torch.full_like(x, 0.3)
@@ -113,7 +115,7 @@ def products(bench: Bench) -> Run:
             layers.append((weight, before, gradient))
 
     def run(mark: Mark) -> None:
-        for _ in range(FIT.every):
+        for _ in range(FIT.eval_every):
             for weight, before, gradient in layers:
                 torch.mm(before, weight.mT)  # forward
                 torch.mm(gradient, weight)  # backward, to the layer before

@@ -200,13 +200,13 @@ def measure_fit(settings: Settings) -> tuple[Ratio, dict[str, Any]]:
         last = now(bench)
 
     ours(mark)
-    pairs = [(a / FIT.every, b / FIT.every) for a, b in zip(taken["steps"], floors, strict=True)]
+    pairs = [(a / FIT.eval_every, b / FIT.eval_every) for a, b in zip(taken["steps"], floors, strict=True)]
     step = compare("flow-fit", "time", "s/step", pairs[1:], case.time)
     begin, look = taken["begin"][0], statistics.median(taken["look"])
-    looks = -(-DEFAULT.steps // DEFAULT.every)
+    looks = -(-DEFAULT.steps // DEFAULT.eval_every)
     details = {
         "points": settings.points,
-        "steps_measured": FIT.every * step.pairs,
+        "steps_measured": FIT.eval_every * step.pairs,
         "seconds_to_begin": round(begin, 2),
         "seconds_of_a_look": round(look, 3),
         "seconds_of_a_default_fit_extrapolated": round(

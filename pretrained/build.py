@@ -31,7 +31,7 @@ from safetensors.torch import load_file, save_file
 
 from llamavae import InvertibleCVAE, LlaMaVAE
 from llamavae.corpora import load_corpus
-from llamavae.flows import Fitting
+from llamavae.flows import FitConfig
 from llamavae.guidance import EncoderCondition, make_pairs
 from llamavae.modeling.prior import DEFAULT
 from llamavae.training import aggregate_posterior, fit_prior, load_recipe
@@ -55,19 +55,19 @@ class Definitions:
     Attributes:
         encoder: Sentence encoder that reads the words; None for the model's own.
         context: Column with the sentence around a word; None fits to words alone.
-        noise: Width of the posteriors, see `InvertibleCVAE.fit`.
+        posterior_scale: Width of the posteriors, see `InvertibleCVAE.fit`.
         flow: Options of `InvertibleCVAE.build`.
-        fit: Those of `Fitting`.
+        fit: Those of `FitConfig`.
     """
 
     encoder: str | None = None
     context: str | None = None
-    noise: float = NOISE
+    posterior_scale: float = NOISE
     flow: Mapping[str, Any] = field(
         default_factory=lambda: {
             "flow": "glow",
             "form": "reference",
-            "mean_hidden": (512, 512),
+            "base_hidden": (512, 512),
             "dropout": 0.2,
         }
     )
@@ -76,7 +76,7 @@ class Definitions:
             "steps": 3000,
             "batch_size": 1024,
             "patience": 15,
-            "contrast": 16.0,
+            "contrastive_weight": 16.0,
             "context_noise": 0.5,
         }
     )
@@ -163,7 +163,7 @@ def fit_mixture(vae: LlaMaVAE, name: str) -> None:
     }
     train, valid = (aggregate_posterior(vae, t, NOISE, progress=True) for t in texts.values())
     prior = fit_prior(train, "mixture", valid=valid, vae=vae, progress=True)
-    prior.report |= {"corpus": ", ".join(MIXED), "noise": NOISE}
+    prior.report |= {"corpus": ", ".join(MIXED), "posterior_scale": NOISE}
     prior.save(PACKAGE / name / DEFAULT)
 
 
@@ -186,8 +186,8 @@ def define(vae: LlaMaVAE, name: str) -> None:
     fit = cvae.fit(
         pairs,
         vocabulary=list(dict.fromkeys(rows["word"])),
-        noise=settings.noise,
-        fitting=Fitting(**settings.fit),
+        posterior_scale=settings.posterior_scale,
+        fitting=FitConfig(**settings.fit),
     )
     print(f"held-out NLL {fit.nll:.4f} nats per dimension; beside it {fit.references}")
     folder = PACKAGE / f"{name}-definitions"
@@ -215,7 +215,7 @@ def measure(name: str, sts: Path) -> None:
     (PACKAGE / name / "README.md").write_text(card, encoding="utf-8")
     if "definitions" in found:
         how = FLOWS[name]
-        settings = {**how.flow, "noise": how.noise, **how.fit, "seed": 0}
+        settings = {**how.flow, "posterior_scale": how.posterior_scale, **how.fit, "seed": 0}
         card = definitions_card(found, settings, name)
         (PACKAGE / f"{name}-definitions" / "README.md").write_text(card, encoding="utf-8")
 

@@ -105,11 +105,11 @@ def test_ship(run: Path) -> None:
     found, recipe = read("mini-vae"), load_recipe("mini-vae").model_dump(mode="json")
     assert found["recipe"] == recipe
     assert found["seconds"] == 5400.0
-    shipped, trained = (
+    bundled, trained = (
         load_file(x / "model.safetensors") for x in (build.PACKAGE / "mini", run / "model")
     )
-    assert {v.dtype for v in shipped.values()} == {torch.bfloat16}
-    assert all(torch.equal(v, trained[name].bfloat16()) for name, v in shipped.items())
+    assert {v.dtype for v in bundled.values()} == {torch.bfloat16}
+    assert all(torch.equal(v, trained[name].bfloat16()) for name, v in bundled.items())
     assert len(LlaMaVAE.from_pretrained(build.PACKAGE / "mini").sample(2)) == 2
 
 

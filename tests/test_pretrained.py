@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from llamavae import InvertibleCVAE, LlaMaVAE
-from llamavae.pretrained import DEFINITIONS, MODELS, shipped, shipped_names
+from llamavae.pretrained import DEFINITIONS, MODELS, bundled, bundled_names
 
 MEGABYTES = 30  # of each
 SENTENCE = "a dog is a kind of animal"
@@ -27,8 +27,8 @@ def definitions() -> InvertibleCVAE:
 
 
 def test_the_names() -> None:
-    assert {"mini", "mini-definitions"} <= set(shipped_names()) <= {*MODELS, *DEFINITIONS}
-    assert shipped("mimi") is None
+    assert {"mini", "mini-definitions"} <= set(bundled_names()) <= {*MODELS, *DEFINITIONS}
+    assert bundled("mimi") is None
 
 
 def places(path: Path) -> list[str]:
@@ -37,7 +37,7 @@ def places(path: Path) -> list[str]:
 
 
 def test_they_are_small_and_carry_no_place_of_a_machine() -> None:
-    for folder in [folder for name in shipped_names() if (folder := shipped(name))]:
+    for folder in [folder for name in bundled_names() if (folder := bundled(name))]:
         files = [path for path in folder.rglob("*") if path.is_file()]
         assert sum(path.stat().st_size for path in files) < MEGABYTES * 2**20
         for path in files:

@@ -31,7 +31,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 
 from llamavae import LlaMaVAE
 from llamavae.modeling import TextDecoder
-from llamavae.pretrained import shipped
+from llamavae.pretrained import bundled
 
 SENTENCES = [
     "a dog is a kind of animal",
@@ -304,7 +304,7 @@ def library(folder: Path, complete: bool) -> Path:
         folder: Where it is made.
         complete: Whether `small` has all it needs, or names a backbone of the catalogue.
     """
-    mini = shipped("mini")
+    mini = bundled("mini")
     assert mini is not None
     folder.mkdir()
     (folder / "mini").symlink_to(mini)

@@ -10,7 +10,7 @@ from tests import tiny
 from llamavae.baselines import ConditionalVAE, cvae
 from llamavae.data.sentences import prepare
 from llamavae.errors import UserError
-from llamavae.guidance.conditions import LabelCondition, MatrixCondition
+from llamavae.guidance.conditions import LabelCondition, VectorCondition
 from llamavae.guidance.pairs import Pairs
 from llamavae.training.measure import measure
 
@@ -173,8 +173,8 @@ def test_unit_and_origin_of_a_condition_do_not_matter(fitted):
     vae = fitted[0].vae
     moved = PAIRS.conditions * torch.tensor([3.0, 0.01, 1.0]) + torch.tensor([-1.0, 7.0, 0.0])
     run = {"steps": 2, "batch_size": 8, "progress": False}
-    one = ConditionalVAE(vae, MatrixCondition(3)).fit(PAIRS, **run)
-    other = ConditionalVAE(vae, MatrixCondition(3)).fit(Pairs(TEXTS, moved, NAMES), **run)
+    one = ConditionalVAE(vae, VectorCondition(3)).fit(PAIRS, **run)
+    other = ConditionalVAE(vae, VectorCondition(3)).fit(Pairs(TEXTS, moved, NAMES), **run)
     a, b = weights(one.model), weights(other.model)
     for name, value in a.items():
         torch.testing.assert_close(value, b[name], rtol=1e-3, atol=1e-5)

@@ -12,7 +12,7 @@ from benchmarks.__main__ import main
 from benchmarks.cases import CASES
 from torch import Tensor
 
-from llamavae.flows import Fitting
+from llamavae.flows import FitConfig
 from llamavae.modeling import LlaMaVAE
 
 SMALL = [
@@ -38,7 +38,7 @@ def test_every_case_gives_its_ratio_to_the_floor(
 ) -> None:
     monkeypatch.setattr(measure, "peak_elsewhere", lambda *_: 1.0)  # no process for each side
     for module in (guidance, measure):
-        monkeypatch.setattr(module, "FIT", Fitting(steps=8, every=2, patience=4))
+        monkeypatch.setattr(module, "FIT", FitConfig(steps=8, eval_every=2, patience=4))
     output = tmp_path / "folder" / "benchmark.json"
     main([*SMALL, "--output", str(output)])
     report = json.loads(output.read_text())
@@ -99,7 +99,7 @@ def test_peak_memory_is_that_of_the_run() -> None:
 def test_a_fit_is_marked_where_it_turns_to_steps_and_to_looks(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(guidance, "FIT", Fitting(steps=4, every=2, batch_size=8))
+    monkeypatch.setattr(guidance, "FIT", FitConfig(steps=4, eval_every=2, batch_size=8))
     bench = measure.Bench(measure.Settings(shape="tiny", points=40))
     run = guidance.flow_fit(bench)
     for _ in range(2):

@@ -10,7 +10,7 @@ import pytest
 from tests import tiny
 
 from llamavae.cli.options import FlowOptions
-from llamavae.flows import Fitting, load_flow
+from llamavae.flows import FitConfig, load_flow
 from llamavae.modeling import SentenceEncoder
 
 LABELS = ["short", "long"]
@@ -166,29 +166,29 @@ def test_reverse(fit, run, tmp_path):
 
 
 def test_the_options_of_a_fit_arrive(fit, run):
-    networks = ("--mean-hidden", "8, 6", "--mean-networks", "3", "--dropout", "0.2")
-    training = ("--contrast", "2", "--context-noise", "0.3", "--pairs-per-step", "8")
-    guided = Path(fit(*networks, *training, "--patience", "7", "--noise", "0.4"))
+    networks = ("--base-hidden", "8, 6", "--ensemble-size", "3", "--dropout", "0.2")
+    training = ("--contrastive-weight", "2", "--context-noise", "0.3", "--train-batch-size", "8")
+    guided = Path(fit(*networks, *training, "--patience", "7", "--posterior-scale", "0.4"))
     settings = load_flow(guided / "flow.safetensors").settings
-    assert settings["mean_hidden"] == [8, 6]
-    assert settings["mean_networks"] == 3
+    assert settings["base_hidden"] == [8, 6]
+    assert settings["ensemble_size"] == 3
     assert settings["dropout"] == 0.2
     report = json.loads((guided / "config.json").read_text())["report"]
-    assert report["noise"] == 0.4
+    assert report["posterior_scale"] == 0.4
     assert report["history"][-1]["temperature"] != 1
     assert report["fitting"] == vars(
-        Fitting(steps=5, contrast=2, context_noise=0.3, batch_size=8, patience=7)
+        FitConfig(steps=5, contrastive_weight=2, context_noise=0.3, batch_size=8, patience=7)
     )
     card = (guided / "README.md").read_text()
     assert "3, each with hidden layers of 8, 6" in card
     assert "0.4 times the posteriors' width" in card
-    assert "contrast 2.0, context_noise 0.3" in card
+    assert "contrastive_weight 2.0, context_noise 0.3" in card
     assert run("reverse", "a kind of animal", "--model", str(guided)).exit_code == 0
     assert run("define", "river", "--model", str(guided)).exit_code == 0
 
 
 def test_defaults_are_those_of_the_library():
-    assert FlowOptions().fitting() == Fitting()
+    assert FlowOptions().fitting() == FitConfig()
 
 
 def test_an_encoder_of_its_own_reads_the_words(folder, fit, run, tmp_path):
@@ -270,11 +270,11 @@ def test_a_model_of_vectors_is_not_asked_in_words(fit, run):
     [
         (("--flow", "glw"), "Did you mean 'glow'"),
         (("--learning-rate", "0"), "learning_rate must be above 0"),
-        (("--mean-hidden", "512,wide"), "--mean-hidden takes widths from 2, such as 512,512"),
-        (("--mean-hidden", "-3"), "--mean-hidden takes widths from 2, such as 512,512"),
-        (("--mean-hidden", "8", "--form", "conditional"), "for the reference form"),
-        (("--mean-networks", "2"), "--mean-networks needs their widths: add --mean-hidden"),
-        (("--contrast", "1", "--form", "conditional"), "for the reference form"),
+        (("--base-hidden", "512,wide"), "--base-hidden takes widths from 2, such as 512,512"),
+        (("--base-hidden", "-3"), "--base-hidden takes widths from 2, such as 512,512"),
+        (("--base-hidden", "8", "--form", "conditional"), "for the reference form"),
+        (("--ensemble-size", "2"), "--ensemble-size needs their widths: add --base-hidden"),
+        (("--contrastive-weight", "1", "--form", "conditional"), "for the reference form"),
         (("--dropout", "1.5"), "dropout"),
     ],
 )

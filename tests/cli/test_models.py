@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from llamavae.pretrained import CATALOGUE, Backbone, File, models_folder, shipped_names
+from llamavae.pretrained import CATALOGUE, Backbone, File, bundled_names, models_folder
 
 DATA = b"weights" * 300_000
 FILE = File("toy.gguf", len(DATA), hashlib.sha256(DATA).hexdigest())
@@ -41,7 +41,7 @@ def test_the_list_says_what_is_here(run: Any, source: Path) -> None:
 def test_the_list_as_json(run: Any) -> None:
     rows = [json.loads(line) for line in run("models", "--json").stdout.splitlines()]
     names = [row["name"] for row in rows]
-    assert {*shipped_names(), "toy", *CATALOGUE} == set(names)
+    assert {*bundled_names(), "toy", *CATALOGUE} == set(names)
     toy = rows[names.index("toy")]
     assert toy == {
         "name": "toy",

@@ -76,11 +76,11 @@ def test_what_is_there_is_not_replaced_unasked(run, model, corpus, tmp_path):
     command = ("fit-prior", "--model", model, "--corpus", corpus, "--prior", "gaussian")
     command = (*command, "-o", tmp_path / "prior")
     assert run(*command).exit_code == 0
-    again = run(*command, "--noise", 0)
+    again = run(*command, "--posterior-scale", 0)
     assert again.exit_code == 2
     assert "--overwrite" in again.stderr
     first = load_prior(tmp_path / "prior").sample(2, seed=0)
-    assert run(*command, "--noise", 0, "--overwrite").exit_code == 0
+    assert run(*command, "--posterior-scale", 0, "--overwrite").exit_code == 0
     assert not torch.equal(load_prior(tmp_path / "prior").sample(2, seed=0), first)
 
 

@@ -154,17 +154,17 @@ def test_contrast_is_for_the_reference_form(folder, run, tmp_path, verb, monkeyp
     monkeypatch.setattr(
         InvertibleCVAE, "build", lambda *given, **kw: asked.append(kw) or plain(*given, **kw)
     )
-    options = ("--contrast", "2", "--mean-hidden", "4", "--mean-networks", "3")
+    options = ("--contrastive-weight", "2", "--base-hidden", "4", "--ensemble-size", "3")
     wrong = run(*command(folder, verb, tmp_path, *options, "--form", "conditional"))
     assert wrong.exit_code == 2
     assert "for the reference form" in wrong.stderr
     options = (*options, "--form", "reference")
     if verb == "flows":
         options = (*options, "--flow", "glow", "--flow", "linear-gaussian")
-    result = run(*command(folder, verb, tmp_path, *options, "--pairs-per-step", "8"))
+    result = run(*command(folder, verb, tmp_path, *options, "--train-batch-size", "8"))
     assert result.exit_code == 0, result.stderr
     assert asked
-    assert all(given == {"mean_hidden": [4], "mean_networks": 3, "dropout": 0.0} for given in asked)
+    assert all(given == {"base_hidden": [4], "ensemble_size": 3, "dropout": 0.0} for given in asked)
 
 
 def test_words_have_one_vector(folder, run, tmp_path):

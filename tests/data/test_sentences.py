@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests import tiny
 
 from llamavae.data import sentences as module
-from llamavae.data.batches import Collator, LengthBatches, steps_per_epoch
+from llamavae.data.batches import Collator, LengthGroupedSampler, steps_per_epoch
 from llamavae.data.sentences import SentenceStream, prepare, sentence_vectors
 from llamavae.errors import UserError
 from llamavae.files import cache_folder
@@ -27,7 +27,7 @@ SIZE = st.integers(1, 17)
 
 @given(LENGTHS, SIZE, st.integers(0, 3))
 def test_every_sentence_comes_in_each_pass(lengths, size, number):
-    batches = LengthBatches(lengths, size).epoch(number)
+    batches = LengthGroupedSampler(lengths, size).epoch(number)
     assert batches.shape == (steps_per_epoch(len(lengths), size), size)
     counts = Counter(batches.ravel().tolist())
     assert set(counts) == set(range(len(lengths)))
@@ -36,7 +36,7 @@ def test_every_sentence_comes_in_each_pass(lengths, size, number):
 
 @given(LENGTHS, SIZE, st.integers(1, 40))
 def test_as_many_steps_as_asked_for(lengths, size, steps):
-    order = LengthBatches(lengths, size, steps)
+    order = LengthGroupedSampler(lengths, size, steps)
     assert len(list(order)) == len(order) == steps * size
     passes = steps_per_epoch(len(lengths), size) * size
     assert list(order)[:passes] == order.epoch(0).ravel().tolist()[: len(order)]
@@ -44,7 +44,7 @@ def test_as_many_steps_as_asked_for(lengths, size, steps):
 
 def test_lengths_are_similar_in_a_batch():
     lengths = np.random.default_rng(0).integers(1, 60, 3000)
-    batches = lengths[LengthBatches(lengths, 16).epoch(0)]
+    batches = lengths[LengthGroupedSampler(lengths, 16).epoch(0)]
     assert np.ptp(batches, axis=1).mean() < 3
     starts = batches[:, 0]
     assert not np.array_equal(starts, np.sort(starts))  # but the batches come in any order
@@ -52,14 +52,16 @@ def test_lengths_are_similar_in_a_batch():
 
 def test_passes_and_seeds_differ():
     lengths = np.full(50, 7)
-    orders = [LengthBatches(lengths, 8, seed=s).epoch(n) for s, n in ((0, 0), (0, 1), (1, 0))]
+    orders = [
+        LengthGroupedSampler(lengths, 8, seed=s).epoch(n) for s, n in ((0, 0), (0, 1), (1, 0))
+    ]
     for a, b in itertools.combinations(orders, 2):
         assert not np.array_equal(a, b)
-    assert np.array_equal(orders[1], LengthBatches(lengths, 8).epoch(1))
+    assert np.array_equal(orders[1], LengthGroupedSampler(lengths, 8).epoch(1))
 
 
 def test_fewer_sentences_than_a_batch():
-    counts = Counter(LengthBatches(np.array([3, 9, 4]), 7, steps=1))
+    counts = Counter(LengthGroupedSampler(np.array([3, 9, 4]), 7, steps=1))
     assert sorted(counts.values()) == [2, 2, 3]
 
 

@@ -17,7 +17,7 @@ from llamavae.experiments.study import (
     study_definitions,
     study_flows,
 )
-from llamavae.flows import Fitting, flow_names
+from llamavae.flows import FitConfig, flow_names
 from llamavae.flows.fitting import _Run
 from llamavae.guidance import EncoderCondition, InvertibleCVAE
 from llamavae.metrics import semantic
@@ -27,7 +27,7 @@ SYSTEMS = (
     *("nearest neighbour", "nearest neighbour, reconstructed", "prompted decoder", "CVAE"),
     "reconstruction (ceiling)",
 )
-FITTING = Fitting(steps=3, every=3, batch_size=16)
+FITTING = FitConfig(steps=3, eval_every=3, batch_size=16)
 
 
 def rows(start: int, count: int) -> Dataset:
@@ -158,7 +158,7 @@ def test_fitted_models_are_kept(task, tmp_path):
 
 
 def test_an_interrupted_fit_goes_on(task, tmp_path, monkeypatch):
-    fitting = Fitting(steps=6, every=3, batch_size=16)
+    fitting = FitConfig(steps=6, eval_every=3, batch_size=16)
 
     def study(models):
         options = {"fitting": fitting, "models": models}
@@ -203,7 +203,9 @@ def test_a_fit_is_not_made_again_when_its_scores_cannot_be_kept(task, tmp_path, 
 
 def test_flows_are_fitted_to_as_much_noise_as_the_task_says(task):
     def nll(noise):
-        found = study_flows(replace(task, noise=noise), ["linear-gaussian"], fitting=FITTING)
+        found = study_flows(
+            replace(task, posterior_scale=noise), ["linear-gaussian"], fitting=FITTING
+        )
         return next(row["value"] for row in found if row["measure"] == "held-out NLL")
 
     assert nll(0.0) < nll(1.0) < nll(2.0)  # wider data has a lower density

@@ -106,11 +106,11 @@ def test_only_the_gaussian_ignores_the_context(name):
 
 @pytest.mark.parametrize("name", GAUSSIANS)
 def test_gaussians_have_no_blocks_and_one_form(name):
-    options = {"mean_hidden": (8,), "mean_networks": 2}
+    options = {"base_hidden": (8,), "ensemble_size": 2}
     flow = build_flow(name, 3, 3, form="reference", blocks=7, **options)
     assert flow.settings["blocks"] == 0
-    assert flow.settings["mean_hidden"] == []
-    assert flow.settings["mean_networks"] == 1
+    assert flow.settings["base_hidden"] == []
+    assert flow.settings["ensemble_size"] == 1
     assert len(flow.blocks) == 0
     assert set(flow.state_dict()) == set(build_flow(name, 3, 3).state_dict())
 
@@ -148,10 +148,10 @@ def test_options_have_defaults_and_are_kept():
         ({"context": -1}, "context must be at least 0; got -1"),
         ({"blocks": 0}, "blocks must be at least 1; got 0"),
         ({"hidden": (8, 0)}, "hidden must be at least 1; got 0"),
-        ({"mean_hidden": (8, 1)}, "mean_hidden must be at least 2; got 1"),
-        ({"mean_hidden": (8,), "form": "conditional"}, "mean_hidden is for the reference form"),
-        ({"mean_networks": 0}, "mean_networks must be at least 1; got 0"),
-        ({"mean_networks": 2}, "mean_networks needs the widths of the networks"),
+        ({"base_hidden": (8, 1)}, "base_hidden must be at least 2; got 1"),
+        ({"base_hidden": (8,), "form": "conditional"}, "base_hidden is for the reference form"),
+        ({"ensemble_size": 0}, "ensemble_size must be at least 1; got 0"),
+        ({"ensemble_size": 2}, "ensemble_size needs the widths of the networks"),
         ({"dropout": 1.0}, "dropout must be at least 0 and below 1; got 1.0"),
         ({"embedding": -2}, "embedding must be at least 0; got -2"),
         ({"clamp": 0.0}, "clamp must be at least 0.001; got 0.0"),

@@ -13,11 +13,11 @@ from sklearn.datasets import make_moons
 from tests.flows.cases import both_forms, every_flow, every_layered_flow, linear_data
 
 from llamavae.errors import UserError
-from llamavae.flows import Fitting, Rows, build_flow, fit_flow
+from llamavae.flows import FitConfig, FlowData, build_flow, fit_flow
 from llamavae.flows import fitting as fitting_module
 from llamavae.flows.heldout import nll
 
-QUICK = Fitting(steps=12, every=4, batch_size=32)
+QUICK = FitConfig(steps=12, eval_every=4, batch_size=32)
 
 
 def small(name="glow", features=3, context=2, **options):
@@ -50,8 +50,8 @@ def results(fit):
 @pytest.mark.parametrize("name", ["linear-gaussian", "glow"])
 def test_a_linear_gaussian_is_found(name, form):
     x, c, truth = linear_data(8000, 4, 3)
-    valid = Rows(x[6000:], c[6000:])
-    fitting = Fitting(steps=150, every=50)
+    valid = FlowData(x[6000:], c[6000:])
+    fitting = FitConfig(steps=150, eval_every=50)
     flow = small(name, 4, 3, form=form)
     fit = fit_flow(flow, x[:6000], c[:6000], valid=valid, fitting=fitting, progress=False)
     assert abs(fit.nll - truth[6000:].mean().item()) < 0.02
@@ -63,7 +63,7 @@ def test_two_moons_are_no_gaussians(name, form):
     points, labels = make_moons(2000, noise=0.08, random_state=0)
     x, c = torch.from_numpy(points), torch.from_numpy(labels)[:, None]
     flow = small(name, 2, 1, form=form, blocks=3, hidden=(32, 32))
-    fitting = Fitting(steps=120, every=60, batch_size=128, learning_rate=4e-3)
+    fitting = FitConfig(steps=120, eval_every=60, batch_size=128, learning_rate=4e-3)
     fit = fit_flow(flow, x, c, fitting=fitting, progress=False)
     assert fit.nll < min(fit.references.values()) - 0.2
     assert fit.references["linear-gaussian"] < fit.references["gaussian"] - 0.2
@@ -78,8 +78,10 @@ def test_the_inverse_is_precise_after_training(name, form):
     c, u = torch.randn(150, 4), torch.randn(150, size)
     x = (torch.tanh(c @ torch.randn(4, size)) + u + 0.5 * u.square()) @ factor.mT + 1
     flow = small(name, size, 4, form=form, blocks=10, hidden=(32,))
-    fitting = Fitting(steps=20, every=20, batch_size=64, learning_rate=5e-3)
-    valid = Rows(x[:32], c[:32])  # not held out, so that the weights after training are the best
+    fitting = FitConfig(steps=20, eval_every=20, batch_size=64, learning_rate=5e-3)
+    valid = FlowData(
+        x[:32], c[:32]
+    )  # not held out, so that the weights after training are the best
     with torch.enable_grad():
         fit = fit_flow(flow, x, c, valid=valid, fitting=fitting, progress=False)
     if len(flow.blocks):
@@ -98,10 +100,10 @@ def test_the_inverse_is_precise_after_training(name, form):
 def test_a_network_in_the_mean_finds_what_is_not_linear_in_the_context():
     c = torch.randn(3000, 2)
     x = torch.stack([c[:, 0] * c[:, 1], c[:, 0].square()], 1) + 0.3 * torch.randn(3000, 2)
-    fitting = Fitting(steps=600, every=100, learning_rate=1e-2)
+    fitting = FitConfig(steps=600, eval_every=100, learning_rate=1e-2)
     found = {}
     for widths in ((), (32,)):
-        options = {"form": "reference", "mean_hidden": widths}
+        options = {"form": "reference", "base_hidden": widths}
         fit = fit_flow(small("glow", 2, 2, **options), x, c, fitting=fitting, progress=False)
         found[widths] = fit.nll
     assert found[()] > found[32,] + 0.4
@@ -116,7 +118,7 @@ def test_a_network_in_the_mean_finds_what_is_not_linear_in_the_context():
 @both_forms
 def test_the_report_is_of_the_weights_that_are_left(name, form, data):
     x, c = data
-    valid = Rows(*linear_data(50, 3, 2)[:2])
+    valid = FlowData(*linear_data(50, 3, 2)[:2])
     flow = small(name, form=form)
     fit = fit_flow(flow, x, c, valid=valid, fitting=QUICK, progress=False)
     assert [row["step"] for row in fit.history] == [0, 4, 8, 12]
@@ -143,7 +145,7 @@ def test_the_report_is_of_the_weights_that_are_left(name, form, data):
 
 def test_the_penalty_of_the_regression_is_chosen_on_held_out_rows():
     x, c = torch.randn(80, 4), torch.randn(80, 60)  # nothing to learn from c
-    valid = Rows(torch.randn(500, 4), torch.randn(500, 60))
+    valid = FlowData(torch.randn(500, 4), torch.randn(500, 60))
     fit = fit_flow(small("linear-gaussian", 4, 60), x, c, valid=valid, progress=False)
     assert fit.nll < fit.references["gaussian"] + 0.02
 
@@ -169,14 +171,14 @@ def test_a_tenth_is_held_out_at_random(data, monkeypatch):
 
 def test_early_stopping():
     x = torch.randn(40, 6)  # a few rows of a Gaussian: all that can be learned is their noise
-    fitting = Fitting(steps=1000, every=10, patience=3, batch_size=40, learning_rate=1e-2)
+    fitting = FitConfig(steps=1000, eval_every=10, patience=3, batch_size=40, learning_rate=1e-2)
     flow = small(features=6, context=0, hidden=(64,), blocks=4)
-    fit = fit_flow(flow, x, valid=Rows(torch.randn(200, 6)), fitting=fitting, progress=False)
+    fit = fit_flow(flow, x, valid=FlowData(torch.randn(200, 6)), fitting=fitting, progress=False)
     assert fit.stopped == "patience"
     last = fit.history[-1]
     assert last["step"] == fit.best_step + 30 < 1000
     assert last["train_nll"] < last["nll"] - 0.1
-    assert nll(flow, Rows(x)) > last["train_nll"]
+    assert nll(flow, FlowData(x)) > last["train_nll"]
 
 
 def test_noise_is_drawn_anew():
@@ -254,7 +256,7 @@ def test_seeds(data):
 
     def fit(seed):
         flow = copy.deepcopy(start)
-        options = Fitting(steps=8, every=4, batch_size=32, seed=seed)
+        options = FitConfig(steps=8, eval_every=4, batch_size=32, seed=seed)
         return results(fit_flow(flow, *data, fitting=options, progress=False)), weights(flow)
 
     (one, left), (again, right), (other, _) = fit(0), fit(0), fit(1)
@@ -309,12 +311,12 @@ def test_noise_on_contexts_is_drawn_anew_in_their_own_units(data, monkeypatch):
     x, c = data
     c = torch.cat([c, torch.full((len(c), 1), 5.0)], 1)  # a constant one gets none
     seen = []
-    plain = fitting_module.given
+    plain = fitting_module.conditional
     monkeypatch.setattr(
-        fitting_module, "given", lambda flow, rows: seen.append(rows.c) or plain(flow, rows)
+        fitting_module, "conditional", lambda flow, rows: seen.append(rows.c) or plain(flow, rows)
     )
-    valid = Rows(x[:9], c[:9])
-    fitting = Fitting(steps=40, every=40, batch_size=200, context_noise=0.5)
+    valid = FlowData(x[:9], c[:9])
+    fitting = FitConfig(steps=40, eval_every=40, batch_size=200, context_noise=0.5)
     fit_flow(small(context=3), x, c, valid=valid, fitting=fitting, progress=False)
     means = torch.stack([part.mean(0) for part in seen])
     assert len(means.unique(dim=0)) == 40
@@ -327,11 +329,13 @@ def test_noise_does_not_make_rivals_of_one_context(data, monkeypatch):
     x, c = data
     labels = (c[:, :1] > c[:, :1].median()).to(c)
     seen = []
-    plain = fitting_module.contrast
+    plain = fitting_module.contrastive_loss
     monkeypatch.setattr(
-        fitting_module, "contrast", lambda *given: seen.append(given[2]) or plain(*given)
+        fitting_module,
+        "contrastive_loss",
+        lambda *conditional: seen.append(conditional[2]) or plain(*conditional),
     )
-    fitting = replace(QUICK, contrast=2.0, context_noise=0.5)
+    fitting = replace(QUICK, contrastive_weight=2.0, context_noise=0.5)
     flow = small(context=1, form="reference")
     fit_flow(flow, x, labels, fitting=fitting, progress=False)
     assert len(seen) == QUICK.steps
@@ -339,13 +343,13 @@ def test_noise_does_not_make_rivals_of_one_context(data, monkeypatch):
 
 
 def test_a_fit_in_training_does_not_touch_torchs_generator(data, monkeypatch):
-    flow = small(form="reference", mean_hidden=(8,), dropout=0.5)
+    flow = small(form="reference", base_hidden=(8,), dropout=0.5)
     states = []
     plain = fitting_module.invertibility  # called before and after each part of the training
     monkeypatch.setattr(
         fitting_module,
         "invertibility",
-        lambda *given: states.append(torch.get_rng_state()) or plain(*given),
+        lambda *conditional: states.append(torch.get_rng_state()) or plain(*conditional),
     )
     fit_flow(flow, *data, fitting=QUICK, progress=False)
     assert len(states) == 4
@@ -355,8 +359,8 @@ def test_a_fit_in_training_does_not_touch_torchs_generator(data, monkeypatch):
 def test_an_interrupted_fit_with_contrast_and_dropout_ends_like_any_other(
     data, tmp_path, monkeypatch
 ):
-    options = {"mean_hidden": (8,), "mean_networks": 2, "dropout": 0.5, "form": "reference"}
-    fitting = replace(QUICK, contrast=5.0, context_noise=0.3)
+    options = {"base_hidden": (8,), "ensemble_size": 2, "dropout": 0.5, "form": "reference"}
+    fitting = replace(QUICK, contrastive_weight=5.0, context_noise=0.3)
     flow = small(**options)
     whole = copy.deepcopy(flow)
     expected = fit_flow(whole, *data, fitting=fitting, progress=False)
@@ -376,7 +380,7 @@ def test_an_interrupted_fit_with_contrast_and_dropout_ends_like_any_other(
 
 
 def test_a_fit_that_is_done_is_not_done_again(data, tmp_path, monkeypatch):
-    patience = Fitting(steps=400, every=2, patience=2, batch_size=32, learning_rate=1.0)
+    patience = FitConfig(steps=400, eval_every=2, patience=2, batch_size=32, learning_rate=1.0)
     for fitting in (patience, QUICK):
         options = {"fitting": fitting, "state": tmp_path / f"{fitting.steps}", "progress": False}
         flow, again = small(), small()
@@ -399,7 +403,7 @@ def test_the_state_of_another_fit_is_refused(change, data, tmp_path, monkeypatch
     if change == "dtype":
         flow = flow.double()
     noise = torch.full_like(x, 0.1) if change == "noise" else None
-    fitting = Fitting(steps=12, every=4, batch_size=31) if change == "fitting" else QUICK
+    fitting = FitConfig(steps=12, eval_every=4, batch_size=31) if change == "fitting" else QUICK
     x, c = x + (change == "data"), c * (1 + (change == "contexts"))
     options = {"noise": noise, "fitting": fitting, "progress": False}
     before = sorted(path.name for path in tmp_path.iterdir())
@@ -415,7 +419,7 @@ def test_the_state_of_another_fit_is_refused(change, data, tmp_path, monkeypatch
 @both_forms
 def test_divergence_keeps_the_best_weights_and_says_so(name, form, data, tmp_path, caplog):
     flow = small(name, form=form)
-    fitting = Fitting(steps=200, every=20, patience=100, learning_rate=1e3)
+    fitting = FitConfig(steps=200, eval_every=20, patience=100, learning_rate=1e3)
     fit = fit_flow(flow, *data, fitting=fitting, state=tmp_path, progress=False)
     assert fit.stopped == "diverged"
     assert "the fit diverged between steps" in caplog.text
@@ -454,10 +458,12 @@ def test_data_that_does_not_fit_is_refused(x, c, message):
 
 def test_held_out_rows_that_do_not_fit_are_refused(data):
     with pytest.raises(UserError, match="the held-out data: this flow takes a context"):
-        fit_flow(small(), *data, valid=Rows(torch.zeros(4, 3)), progress=False)
+        fit_flow(small(), *data, valid=FlowData(torch.zeros(4, 3)), progress=False)
     with pytest.raises(UserError, match="got 200 and 0"):
-        fit_flow(small(), *data, valid=Rows(torch.zeros(0, 3), torch.zeros(0, 2)), progress=False)
-    huge = Rows(torch.full((4, 3), 1e30), torch.zeros(4, 2))
+        fit_flow(
+            small(), *data, valid=FlowData(torch.zeros(0, 3), torch.zeros(0, 2)), progress=False
+        )
+    huge = FlowData(torch.full((4, 3), 1e30), torch.zeros(4, 2))
     with pytest.raises(UserError, match="far too large"):
         fit_flow(small(), *data, valid=huge, progress=False)
 
@@ -472,16 +478,16 @@ def test_a_context_that_is_not_taken_is_refused(data):
     [
         ({"steps": 0}, "steps must be at least 1; got 0"),
         ({"batch_size": 0}, "batch_size must be at least 1"),
-        ({"every": -1}, "every must be at least 1; got -1"),
+        ({"eval_every": -1}, "eval_every must be at least 1; got -1"),
         ({"patience": 0}, "patience must be at least 1"),
         ({"learning_rate": 0.0}, "learning_rate must be above 0; got 0.0"),
         ({"learning_rate": math.nan}, "learning_rate must be above 0; got nan"),
         ({"max_grad_norm": -1.0}, "max_grad_norm must be above 0; got -1.0"),
         ({"weight_decay": -1.0}, "weight_decay must not be negative; got -1.0"),
-        ({"contrast": -0.5}, "contrast must not be negative; got -0.5"),
+        ({"contrastive_weight": -0.5}, "contrastive_weight must not be negative; got -0.5"),
         ({"context_noise": math.nan}, "context_noise must not be negative; got nan"),
     ],
 )
 def test_settings_that_make_no_sense(changes, message):
     with pytest.raises(UserError, match=message):
-        Fitting(**changes)
+        FitConfig(**changes)

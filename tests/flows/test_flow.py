@@ -14,7 +14,7 @@ from tests.flows.cases import (
 )
 
 from llamavae.errors import UserError
-from llamavae.flows import Rows, build_flow, load_flow, save_flow
+from llamavae.flows import FlowData, build_flow, load_flow, save_flow
 from llamavae.flows.heldout import nll
 
 
@@ -114,7 +114,7 @@ def test_samples_have_gradients(name, form, context):
 def test_a_network_in_the_mean(context, tmp_path):
     """It bends the mean; T stays as it is, and so does a flow without context."""
     plain = random_flow("glow", 3, context, form="reference")
-    bent = random_flow("glow", 3, context, form="reference", mean_hidden=(6, 5), dropout=0.5)
+    bent = random_flow("glow", 3, context, form="reference", base_hidden=(6, 5), dropout=0.5)
     bent.load_state_dict(plain.state_dict(), strict=False)
     bent.eval()
     x, c = torch.randn(16, 3), contexts(16, context)
@@ -140,7 +140,7 @@ def test_a_network_in_the_mean(context, tmp_path):
 @every_layered_flow
 @both_forms
 def test_dropout_is_for_training_alone(name, form):
-    mean: dict[str, Any] = {"mean_hidden": (32,)} if form == "reference" else {}
+    mean: dict[str, Any] = {"base_hidden": (32,)} if form == "reference" else {}
     flow = random_flow(name, 4, 5, form=form, hidden=(32,), dropout=0.5, **mean)
     x, c = torch.randn(8, 4), contexts(8, 5)
     parts = [lambda p: p.transform(x)] + [lambda p: p.base.mean] * (form == "reference")
@@ -154,7 +154,7 @@ def test_dropout_is_for_training_alone(name, form):
 @pytest.mark.parametrize("context", [2, 3])
 def test_several_networks_in_the_mean(context, tmp_path):
     """In training each answers alone, afterwards their mean does, which is no worse than they."""
-    flow = random_flow("glow", 3, context, form="reference", mean_hidden=(6,), mean_networks=4)
+    flow = random_flow("glow", 3, context, form="reference", base_hidden=(6,), ensemble_size=4)
     x, c = torch.randn(16, 3), contexts(16, context)
     flow.train()
     alone, log_prob = flow(c).base.mean, flow(c).log_prob(x)
@@ -178,9 +178,9 @@ def test_a_network_in_the_mean_starts_where_the_linear_mean_does():
     found = {}
     for widths in ((), (16,)):
         torch.manual_seed(0)
-        flow = build_flow("glow", 3, 5, form="reference", hidden=(16,), mean_hidden=widths)
+        flow = build_flow("glow", 3, 5, form="reference", hidden=(16,), base_hidden=widths)
         flow.initialise(x, c)
-        found[widths] = nll(flow, Rows(x, c))
+        found[widths] = nll(flow, FlowData(x, c))
     assert found[()] == pytest.approx(found[16,], abs=1e-3)
 
 
@@ -201,7 +201,7 @@ def started(name, x, c, **options):
 )
 def test_a_flow_starts_at_the_linear_gaussian(name, form, rows, features, context):
     x, c, _ = linear_data(rows + 500, features, context)
-    held_out = Rows(x[rows:], c[rows:])
+    held_out = FlowData(x[rows:], c[rows:])
     flow = started(name, x[:rows], c[:rows], form=form)
     gaussian = started("linear-gaussian", x[:rows], c[:rows])
     assert abs(nll(flow, held_out) - nll(gaussian, held_out)) < 0.02
@@ -213,7 +213,7 @@ def test_where_the_context_is_the_base_mean_a_flow_starts_between_the_gaussians(
     c = torch.randn(4000, size)
     slope = torch.eye(size) + torch.ones(size, size).triu() / 2
     x = c @ slope.mT + 0.5 * torch.randn(4000, size)
-    held_out = Rows(x[2000:], c[2000:])
+    held_out = FlowData(x[2000:], c[2000:])
     flow = started(name, x[:2000], c[:2000], form="reference")
     best, worst = (
         nll(started(other, x[:2000], c[:2000]), held_out)
@@ -227,8 +227,8 @@ def test_where_the_context_is_the_base_mean_a_flow_starts_between_the_gaussians(
 @torch.no_grad()
 def test_where_the_context_is_the_base_mean_the_map_leads_to_it():
     c = torch.randn(4000, 5)
-    turn = torch.linalg.qr(torch.randn(5, 5)).Q
-    x = (c + 0.1 * torch.randn(4000, 5)) @ turn.mT * 3 + 7
+    output_linear = torch.linalg.qr(torch.randn(5, 5)).Q
+    x = (c + 0.1 * torch.randn(4000, 5)) @ output_linear.mT * 3 + 7
     flow = build_flow("glow", 5, 5, form="reference", hidden=(8,))
     flow.initialise(x, 10 * c + 4)
     distribution = flow(10 * c + 4)

@@ -104,13 +104,13 @@ def test_the_alignment_is_a_maximum_of_the_likelihood():
 
 def test_the_alignment_finds_the_map_that_made_the_data():
     c = random(20_000, 3)
-    turn = torch.linalg.qr(random(3, 3)).Q
+    output_linear = torch.linalg.qr(random(3, 3)).Q
     rho = 0.5
-    y = (c + rho * random(20_000, 3)) @ turn  # white but for a factor
+    y = (c + rho * random(20_000, 3)) @ output_linear  # white but for a factor
     scale = (1 + rho**2) ** 0.5
     weight, found = alignment(y / scale, c, ridge=0.0)
     assert found == pytest.approx(rho, rel=0.05)
-    torch.testing.assert_close(weight, scale * turn, rtol=0, atol=0.05)
+    torch.testing.assert_close(weight, scale * output_linear, rtol=0, atol=0.05)
 
 
 @pytest.mark.parametrize("kind", ["unrelated", "constant", "the same"])

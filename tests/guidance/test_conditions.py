@@ -14,7 +14,7 @@ from llamavae.guidance.conditions import (
     Condition,
     EncoderCondition,
     LabelCondition,
-    MatrixCondition,
+    VectorCondition,
     WordVectorCondition,
     load_condition,
     read_column,
@@ -48,7 +48,7 @@ def case(request, encoder, file):
             past = {"tense": "past", "negation": "negative"}
             return LabelCondition(VALUES), [past, "negation=negative,tense=future"]
         case _:
-            return MatrixCondition(3), [[1.0, 2, 3], [4, 5, 6], [0, 0, 0]]
+            return VectorCondition(3), [[1.0, 2, 3], [4, 5, 6], [0, 0, 0]]
 
 
 # ------------------------------------------------------------------------------- all conditions
@@ -72,7 +72,7 @@ def test_texts_tell_conditions_apart(case):
     texts = [condition.text(one) for one in asked]
     assert all(texts)
     assert len(set(texts)) == len(asked)
-    assert all(condition.knows(one) for one in asked)
+    assert all(condition.has(one) for one in asked)
 
 
 def test_settings_make_it_again(case, encoder):
@@ -163,11 +163,11 @@ def test_an_encoder_of_its_own(encoder, tmp_path, monkeypatch):
 def test_word_vectors(file):
     condition = WordVectorCondition(file)
     assert condition.vectors(["dog", "river bank"]).tolist() == [[7, 8, 9], [4, 5, 6]]
-    assert condition.knows("BANK")
-    assert not condition.knows("cat")
+    assert condition.has("BANK")
+    assert not condition.has("cat")
     few = WordVectorCondition(file, ["dog"])
-    assert few.knows("dog")
-    assert not few.knows("bank")
+    assert few.has("dog")
+    assert not few.has("bank")
     assert few.dim == 3
 
 
@@ -203,7 +203,7 @@ def test_a_file_that_was_moved(file):
         load_condition(settings, path=file.with_name("move.vec"))
     again = load_condition(settings, path=moved, words=["dog"])
     assert again.vectors(["dog"]).tolist() == [[7, 8, 9]]
-    assert not again.knows("bank")
+    assert not again.has("bank")
 
 
 def test_another_file(file):
@@ -287,7 +287,7 @@ def test_a_column_with_a_gap():
 
 
 def test_numbers_come_back_as_they_are():
-    condition = MatrixCondition(2)
+    condition = VectorCondition(2)
     rows = [[1.0, 2.5], [3.0, -4.0]]
     for asked in (rows, np.array(rows), torch.tensor(rows), torch.tensor(rows).bfloat16()):
         c = condition.vectors(asked)
@@ -309,12 +309,12 @@ def test_numbers_come_back_as_they_are():
 )
 def test_what_are_no_conditions(asked, message):
     with pytest.raises(UserError, match=message):
-        MatrixCondition(2).vectors(asked)
+        VectorCondition(2).vectors(asked)
 
 
 def test_no_numbers():
     with pytest.raises(UserError, match="at least 1 number"):
-        MatrixCondition(0)
+        VectorCondition(0)
 
 
 @pytest.mark.parametrize("weight", [0.0, 0.5, 1.0])

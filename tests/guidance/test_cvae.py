@@ -15,19 +15,19 @@ from tests import tiny
 from llamavae import InvertibleCVAE
 from llamavae.corpora.splits import position
 from llamavae.errors import UserError
-from llamavae.flows.fitting import Fitting
+from llamavae.flows.fitting import FitConfig
 from llamavae.guidance import (
     EncoderCondition,
     LabelCondition,
-    MatrixCondition,
     Pairs,
+    VectorCondition,
     WordVectorCondition,
     make_pairs,
 )
 from llamavae.modeling import SentenceEncoder, checkpoint
 from llamavae.training.prior import posterior
 
-SHORT = Fitting(steps=60, batch_size=64, every=30, learning_rate=3e-3)
+SHORT = FitConfig(steps=60, batch_size=64, eval_every=30, learning_rate=3e-3)
 FORMS = ["reference", "conditional"]
 SMALL = {"blocks": 2, "hidden": (16,)}
 
@@ -74,8 +74,8 @@ def cvae(request, vae, data):
     torch.manual_seed(0)
     condition = LabelCondition.from_rows(data, ["side"])
     model = InvertibleCVAE.build(vae, condition, form=request.param, **SMALL)
-    fitting = Fitting(steps=300, batch_size=128, every=50, learning_rate=3e-3)
-    model.fit(make_pairs(data, condition), noise=0.1, fitting=fitting, progress=False)
+    fitting = FitConfig(steps=300, batch_size=128, eval_every=50, learning_rate=3e-3)
+    model.fit(make_pairs(data, condition), posterior_scale=0.1, fitting=fitting, progress=False)
     return model
 
 
@@ -221,7 +221,7 @@ def test_copies_of_a_text_are_on_one_side(vae, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("llamavae.guidance.cvae.fit_flow", spy)
-    model = InvertibleCVAE.build(vae, MatrixCondition(2), **SMALL)
+    model = InvertibleCVAE.build(vae, VectorCondition(2), **SMALL)
     with pytest.raises(KeyboardInterrupt):
         model.fit(pairs, progress=False)
     held_out = min(tiny.SENTENCES, key=position)
@@ -242,25 +242,25 @@ def test_noise_scales_the_posteriors(vae, data, monkeypatch):
     model = InvertibleCVAE.build(vae, condition, **SMALL)
     for noise in (1.0, 0.5):
         with pytest.raises(KeyboardInterrupt):
-            model.fit(make_pairs(data, condition), noise=noise, progress=False)
+            model.fit(make_pairs(data, condition), posterior_scale=noise, progress=False)
     torch.testing.assert_close(widths[1], widths[0] / 2)
     with pytest.raises(UserError, match="negative"):
-        model.fit(make_pairs(data, condition), noise=-1.0, progress=False)
+        model.fit(make_pairs(data, condition), posterior_scale=-1.0, progress=False)
 
 
 def test_pairs_of_another_size_are_refused(vae, data):
-    model = InvertibleCVAE.build(vae, MatrixCondition(5), **SMALL)
+    model = InvertibleCVAE.build(vae, VectorCondition(5), **SMALL)
     with pytest.raises(UserError, match=r"\(N, 5\)"):
         model.fit(Pairs(["a"], torch.zeros(1, 3), ["a"]), progress=False)
 
 
 def test_a_flow_of_another_size_is_refused(vae, cvae):
     with pytest.raises(UserError, match="size"):
-        InvertibleCVAE(vae, MatrixCondition(7), cvae.flow)
+        InvertibleCVAE(vae, VectorCondition(7), cvae.flow)
 
 
 def test_a_vae_without_an_encoder_is_refused():
-    model = InvertibleCVAE.build(tiny.vae(sentence_encoder=None), MatrixCondition(2), **SMALL)
+    model = InvertibleCVAE.build(tiny.vae(sentence_encoder=None), VectorCondition(2), **SMALL)
     with pytest.raises(UserError, match="no sentence encoder"):
         model.fit(Pairs(["a", "b"], torch.randn(2, 2), ["a", "b"]), progress=False)
 
@@ -279,7 +279,7 @@ def test_what_was_left_out_is_counted_over_both_parts(vae):
         texts = [f"a dog {i}" for i in range(first, first + 20)]
         return Pairs(texts, torch.randn(20, 2), texts, {"xyzzy": skipped})
 
-    model = InvertibleCVAE.build(vae, MatrixCondition(2), "gaussian")
+    model = InvertibleCVAE.build(vae, VectorCondition(2), "gaussian")
     model.fit(pairs(0, 3), pairs(20, 1), progress=False)
     assert model.report["skipped"] == 4
     assert model.report["skipped_words"] == {"xyzzy": 4}
@@ -454,7 +454,7 @@ def test_an_encoder_that_moved(vae, data, tmp_path):
     again = type(vae).from_pretrained(tmp_path / "vae")
     SentenceEncoder.load(tiny.encoder("sentence-t5")).save(tmp_path / "reader")
     condition = EncoderCondition.load(tmp_path / "reader")
-    model = InvertibleCVAE.build(again, condition, mean_hidden=(8,), **SMALL)
+    model = InvertibleCVAE.build(again, condition, base_hidden=(8,), **SMALL)
     model.fit(make_pairs(data, condition), fitting=SHORT, progress=False)
     guided = tmp_path / "guided"
     model.save_pretrained(guided)
@@ -473,11 +473,11 @@ def test_an_encoder_that_moved(vae, data, tmp_path):
     [
         *((flow, form, {}) for flow in ("linear-gaussian", "gaussian") for form in FORMS),
         *(("glow", form, SMALL) for form in FORMS),
-        ("glow", "reference", {**SMALL, "mean_hidden": (8,), "mean_networks": 3}),
+        ("glow", "reference", {**SMALL, "base_hidden": (8,), "ensemble_size": 3}),
     ],
 )
 def test_scores_are_the_densities_of_every_flow(vae, rows, flow, form, options):
-    model = InvertibleCVAE.build(vae, MatrixCondition(3), flow, form, **options)
+    model = InvertibleCVAE.build(vae, VectorCondition(3), flow, form, **options)
     c, z = torch.randn(300, 3), torch.randn(300, tiny.LATENT)
     model.flow.initialise(2 * z + 1, c)
     with torch.no_grad():

@@ -12,7 +12,7 @@ from llamavae.errors import UserError
 from llamavae.guidance.conditions import (
     EncoderCondition,
     LabelCondition,
-    MatrixCondition,
+    VectorCondition,
     WordVectorCondition,
 )
 from llamavae.guidance.pairs import Pairs, make_pairs
@@ -116,7 +116,7 @@ def test_labels(data):
 
 def test_vectors_of_a_column(data):
     # rows in another order, so that what is read is not simply the file
-    pairs = make_pairs(data.select([3, 0, 1]), MatrixCondition(2), vectors="sgns")
+    pairs = make_pairs(data.select([3, 0, 1]), VectorCondition(2), vectors="sgns")
     assert pairs.conditions.tolist() == [[5, 6], [1, 2], [3, 4]]
     assert pairs.texts == ["an animal", "a lender", "a lamp"]
     assert pairs.names == ["dog", "bank", "glim"]
@@ -124,7 +124,7 @@ def test_vectors_of_a_column(data):
 
 def test_vectors_of_an_array(data):
     array = np.arange(15.0).reshape(5, 3)
-    pairs = make_pairs(data.remove_columns("word"), MatrixCondition(3), vectors=array)
+    pairs = make_pairs(data.remove_columns("word"), VectorCondition(3), vectors=array)
     assert pairs.conditions.tolist() == array.tolist()
     assert pairs.conditions.dtype == torch.float32
     assert pairs.names == [f"row {i}" for i in range(1, 6)]
@@ -181,7 +181,7 @@ def test_wrong_words(data, words, options, message):
 )
 def test_wrong_vectors(data, options, message):
     with pytest.raises(UserError, match=message):
-        make_pairs(data, MatrixCondition(2), **options)
+        make_pairs(data, VectorCondition(2), **options)
 
 
 @pytest.mark.parametrize(
@@ -195,7 +195,7 @@ def test_wrong_vectors(data, options, message):
 def test_wrong_rows(rows, message):
     data = Dataset.from_dict({"text": ["a", "b"], "v": rows})
     with pytest.raises(UserError, match=message):
-        make_pairs(data, MatrixCondition(2), vectors="v")
+        make_pairs(data, VectorCondition(2), vectors="v")
 
 
 def test_wrong_labels(data):

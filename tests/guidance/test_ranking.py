@@ -8,8 +8,8 @@ from tests import tiny
 
 from llamavae import InvertibleCVAE
 from llamavae.errors import UserError
-from llamavae.flows import Fitting
-from llamavae.guidance import MatrixCondition, Pairs
+from llamavae.flows import FitConfig
+from llamavae.guidance import Pairs, VectorCondition
 from llamavae.guidance.ranking import Ranking, agreement, best_texts, token_log_likelihood
 
 
@@ -20,9 +20,9 @@ def cvae():
     vae = tiny.vae(max_tokens=8)
     texts = [f"{text} {i}" for i in range(20) for text in tiny.SENTENCES]
     c = vae.encode(texts).mean[:, :2]
-    model = InvertibleCVAE.build(vae, MatrixCondition(2), blocks=2, hidden=(16,))
-    fitting = Fitting(steps=40, every=20, batch_size=32)
-    model.fit(Pairs(texts, c, texts), noise=0.1, fitting=fitting, progress=False)
+    model = InvertibleCVAE.build(vae, VectorCondition(2), blocks=2, hidden=(16,))
+    fitting = FitConfig(steps=40, eval_every=20, batch_size=32)
+    model.fit(Pairs(texts, c, texts), posterior_scale=0.1, fitting=fitting, progress=False)
     return model
 
 

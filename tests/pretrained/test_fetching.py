@@ -335,11 +335,11 @@ def test_a_model_of_the_package_needs_what_its_config_names(
         (tmp_path / name / "config.json").write_text(json.dumps(config))
         card = f"---\nlicense: apache-2.0\n---\n# {name}: it writes\n"
         (tmp_path / name / "README.md").write_text(card)
-    monkeypatch.setattr(catalogue, "shipped_names", lambda: sorted(configs))
-    monkeypatch.setattr(fetching, "shipped_names", lambda: sorted(configs))
+    monkeypatch.setattr(catalogue, "bundled_names", lambda: sorted(configs))
+    monkeypatch.setattr(fetching, "bundled_names", lambda: sorted(configs))
     for module in (catalogue, fetching):
         monkeypatch.setattr(
-            module, "shipped", lambda name: tmp_path / name if name in configs else None
+            module, "bundled", lambda name: tmp_path / name if name in configs else None
         )
     for name in ("small", "small-definitions"):
         assert [b.name for b in needed(name)] == ["toy", "all-minilm-l6-v2"]

@@ -11,13 +11,13 @@ from tests import tiny
 
 from llamavae.data.sentences import prepare
 from llamavae.errors import UserError
-from llamavae.flows import Fitting, build_flow
+from llamavae.flows import FitConfig, build_flow
 from llamavae.modeling.prior import MixturePrior, StandardPrior
 from llamavae.training import prior as fitting_module
 from llamavae.training.prior import aggregate_posterior, fit_default_prior, fit_prior, posterior
 
 KINDS = ["gaussian", "mixture", "flow"]
-SHORT = Fitting(steps=20, every=10, learning_rate=3e-3)
+SHORT = FitConfig(steps=20, eval_every=10, learning_rate=3e-3)
 MEANS = torch.tensor([[4.0, 0.0, 0.0], [-4.0, 0.0, 0.0], [0.0, 5.0, 0.0]])
 WEIGHTS = torch.tensor([0.5, 0.3, 0.2])
 
@@ -80,7 +80,7 @@ def test_it_beats_the_standard_normal_on_shifted_points(kind):
 
 @pytest.mark.parametrize("kind", ["mixture", "flow"])
 def test_what_is_not_gaussian_needs_more_than_a_gaussian(planted, kind):
-    fitting = Fitting(steps=200, every=100, learning_rate=1e-2)
+    fitting = FitConfig(steps=200, eval_every=100, learning_rate=1e-2)
     prior = fit(planted, kind, components=3, fitting=fitting)
     assert prior.report["nll"] < prior.report["references"]["gaussian"] - 0.1
 
@@ -122,7 +122,7 @@ def test_draws_follow_the_density(planted, kind):
 
 def test_a_fit_repeats_and_leaves_the_random_numbers_alone(planted):
     state = torch.get_rng_state()
-    fitting = Fitting(steps=2, every=1)
+    fitting = FitConfig(steps=2, eval_every=1)
     first, second = (fit_prior(planted, "flow", fitting=fitting, seed=5) for _ in range(2))
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.equal(first.sample(5, seed=0), second.sample(5, seed=0))
@@ -131,8 +131,8 @@ def test_a_fit_repeats_and_leaves_the_random_numbers_alone(planted):
 def test_points_of_sentences(vae):
     texts = [*tiny.SENTENCES, tiny.SENTENCES[0]]
     q = posterior(vae, texts, progress=False)
-    torch.testing.assert_close(aggregate_posterior(vae, texts, noise=0), q.mean)
-    z = aggregate_posterior(vae, texts, noise=0.5, seed=1)
+    torch.testing.assert_close(aggregate_posterior(vae, texts, posterior_scale=0), q.mean)
+    z = aggregate_posterior(vae, texts, posterior_scale=0.5, seed=1)
     deviation = (z - q.mean) / (0.5 * q.stddev)
     expected = torch.randn(9, tiny.LATENT, generator=torch.Generator().manual_seed(1))
     torch.testing.assert_close(deviation, expected, atol=1e-4, rtol=1e-4)
@@ -245,5 +245,5 @@ def test_unusable_points(points, message):
 
 
 def test_a_negative_width_is_refused(vae):
-    with pytest.raises(UserError, match="noise"):
-        aggregate_posterior(vae, tiny.SENTENCES, noise=-1)
+    with pytest.raises(UserError, match="posterior_scale"):
+        aggregate_posterior(vae, tiny.SENTENCES, posterior_scale=-1)

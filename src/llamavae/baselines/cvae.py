@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers import get_cosine_schedule_with_warmup
 
-from llamavae.data.batches import Collator, LengthBatches
+from llamavae.data.batches import Collator, LengthGroupedSampler
 from llamavae.data.sentences import SentenceData, prepare
 from llamavae.errors import UserError
-from llamavae.guidance.asked import check_draws, check_pairs, seeded, vectors_of
 from llamavae.guidance.conditions import Condition
 from llamavae.guidance.pairs import Pairs
+from llamavae.guidance.sampling import check_draws, check_pairs, seeded, vectors_of
 from llamavae.metrics.control import derangement
 from llamavae.modeling import LlaMaVAE
 from llamavae.modeling.posterior import kl_term
@@ -118,7 +118,7 @@ class ConditionalVAE:
         model = _with_condition(self.vae, self.condition.dim)
         model.decoder.train()
         with seeded(seed, model.decoder.device):
-            order = LengthBatches(data.lengths, batch_size, steps, seed)
+            order = LengthGroupedSampler(data.lengths, batch_size, steps, seed)
             rows = np.fromiter(order, np.int64, len(order)).reshape(steps, batch_size)
             _train(model, data, c, rows, learning_rate, beta, progress)
         model.decoder.eval()
@@ -163,7 +163,7 @@ class ConditionalVAE:
 
     def generate(
         self,
-        asked: Sequence[Any] | Tensor,
+        conditions: Sequence[Any] | Tensor,
         n: int = 1,
         spread: float = 1.0,
         seed: int | None = None,
@@ -172,7 +172,7 @@ class ConditionalVAE:
         """Texts of points z ~ N(0, spread^2 I) beside each condition.
 
         Args:
-            asked: B things that the condition understands, or their vectors (B, C).
+            conditions: B things that the condition understands, or their vectors (B, C).
             n: Texts for each of them.
             spread: Standard deviation of z; 0 decodes the centre of the prior.
             seed: Makes the draws of z repeatable; None draws from torch's own generator.
@@ -186,7 +186,7 @@ class ConditionalVAE:
         """
         model = self._fitted()
         check_draws(n, spread)
-        c = self._standardised(vectors_of(self.condition, asked)).repeat_interleave(n, dim=0)
+        c = self._standardised(vectors_of(self.condition, conditions)).repeat_interleave(n, dim=0)
         if not len(c):
             return []
         z = self.vae.prior(len(c), "standard", spread, seed)

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from llamavae.errors import UserError
-from llamavae.guidance.asked import check_draws, check_pairs, vectors_of
 from llamavae.guidance.conditions import Condition
 from llamavae.guidance.pairs import Pairs
+from llamavae.guidance.sampling import check_draws, check_pairs, vectors_of
 from llamavae.latent import nearest_neighbours
 
 _CHUNK = 64  # conditions whose cosines with all of training exist at one time
@@ -47,7 +47,7 @@ class NearestNeighbour:
 
     def generate(
         self,
-        asked: Sequence[Any] | Tensor,
+        conditions: Sequence[Any] | Tensor,
         n: int = 1,
         spread: float = 1.0,
         seed: int | None = None,
@@ -58,7 +58,7 @@ class NearestNeighbour:
         Texts of one condition come in the order of the training set.
 
         Args:
-            asked: B things that the condition understands, or their vectors (B, C).
+            conditions: B things that the condition understands, or their vectors (B, C).
             n: Texts for each of them.
             spread: Ignored: nothing is drawn.
             seed: Ignored for the same reason.
@@ -76,7 +76,7 @@ class NearestNeighbour:
                 f"the training set has {self._different} different texts; n={n} were asked for"
             )
         found: list[str] = []
-        for part in vectors_of(self.condition, asked).split(_CHUNK):
+        for part in vectors_of(self.condition, conditions).split(_CHUNK):
             found += chain.from_iterable(self._nearest(part, n))
         return found
 

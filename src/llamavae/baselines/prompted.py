@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from llamavae.errors import UserError
-from llamavae.guidance.asked import check_draws, seeded
+from llamavae.guidance.sampling import check_draws, seeded
 from llamavae.modeling import TextDecoder
 from llamavae.modes import evaluating
 
@@ -52,7 +52,7 @@ class PromptedDecoder:
     @torch.no_grad()
     def generate(
         self,
-        asked: Sequence[Any] | Tensor,
+        conditions: Sequence[Any] | Tensor,
         n: int = 1,
         spread: float = 1.0,
         seed: int | None = None,
@@ -66,11 +66,11 @@ class PromptedDecoder:
         they are all the greedy text.
 
         Args:
-            asked: B words or (word, context) pairs; a context may be None.
+            conditions: B words or (word, context) pairs; a context may be None.
             n: Texts for each of them.
             spread: Temperature of the tokens where they are sampled; there are no latent codes.
-            seed: Makes sampling repeatable for the same `asked` and `batch_size`; None draws from
-                torch's own generator.
+            seed: Makes sampling repeatable for the same `conditions` and
+                `batch_size`; None draws from torch's own generator.
             batch_size: Prompts that are continued together; only those of one length in tokens
                 are, so that nothing needs padding.
             **options: Anything transformers' `generate` takes.
@@ -82,7 +82,7 @@ class PromptedDecoder:
             UserError: What is asked is not words, or lacks the context that the template needs.
         """
         check_draws(n, spread)
-        rows = [self._ids(prompt) for prompt in self._prompts(asked)]
+        rows = [self._ids(prompt) for prompt in self._prompts(conditions)]
         sampled = spread > 0 and (n > 1 or spread != 1)
         if sampled:
             options = {"do_sample": True, "temperature": spread, **options}
@@ -98,13 +98,13 @@ class PromptedDecoder:
                     texts[i * n : (i + 1) * n] = own * (n // draws)
         return texts
 
-    def _prompts(self, asked: Sequence[Any] | Tensor) -> Iterator[str]:
-        if isinstance(asked, str | Tensor):
+    def _prompts(self, conditions: Sequence[Any] | Tensor) -> Iterator[str]:
+        if isinstance(conditions, str | Tensor):
             raise UserError(
                 "a prompted decoder is asked for a list of words or (word, context) pairs, not "
-                f"for a {type(asked).__name__}"
+                f"for a {type(conditions).__name__}"
             )
-        for one in asked:
+        for one in conditions:
             match one:
                 case (str() as word) | (str() as word, None):
                     if self._with_context:

@@ -104,7 +104,7 @@ class ConditionOptions(PairOptions):
 
     def _condition(self, vae: LlaMaVAE, data: Any) -> tuple[Condition, Any]:
         from llamavae.corpora.matrices import column_matrix, read_matrix
-        from llamavae.guidance import LabelCondition, MatrixCondition
+        from llamavae.guidance import LabelCondition, VectorCondition
         from llamavae.guidance.conditions import read_column
 
         if self.labels is not None:
@@ -120,7 +120,7 @@ class ConditionOptions(PairOptions):
                 raise unknown(
                     "column", self.vectors, data.column_names, hint="A .npy or .parquet serves too."
                 )
-            return MatrixCondition(matrix.shape[1]), matrix
+            return VectorCondition(matrix.shape[1]), matrix
         words = set() if self.word_vectors is None else set(map(str, read_column(data, self.word)))
         return self.word_condition(vae, words), None
 
@@ -176,7 +176,11 @@ def fit_condition(
         raise UserError(f"{output} cannot be made ({error}): choose another --output") from error
     try:
         fit = cvae.fit(
-            pairs, vocabulary=vocabulary, noise=options.noise, fitting=fitting, state=state
+            pairs,
+            vocabulary=vocabulary,
+            posterior_scale=options.posterior_scale,
+            fitting=fitting,
+            state=state,
         )
     except KeyboardInterrupt as error:
         raise KeyboardInterrupt(
@@ -291,7 +295,7 @@ class Drawing:
 
     def texts(self, cvae: InvertibleCVAE, asked: Sequence[Any]) -> Iterator[tuple[Any, str]]:
         """What was asked, with each of its texts."""
-        from llamavae.guidance.asked import check_draws
+        from llamavae.guidance.sampling import check_draws
 
         n = 1 if self.spread == 0 else self.n
         if self.draws is not None:
@@ -449,7 +453,7 @@ def reverse(
         words = list(dict.fromkeys(FileOptions(file=candidates).read(None)))
     cvae = model.load(words)
     if words is not None:
-        known = [word for word in words if cvae.condition.knows(word)]
+        known = [word for word in words if cvae.condition.has(word)]
         if missing := [word for word in words if word not in set(known)]:
             first = ", ".join(map(repr, missing[:5])) + ", ..." * (len(missing) > 5)
             note(f"{len(missing)} of {len(words)} candidates left out, without a vector: {first}")

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
     from llamavae import LlaMaVAE
-    from llamavae.flows import Fitting
+    from llamavae.flows import FitConfig
     from llamavae.guidance import Condition
     from llamavae.modeling import SentenceEncoder
 
@@ -342,14 +342,16 @@ class PairOptions:
 class FlowOptions:
     """How a flow from conditions to points is fitted."""
 
-    steps: Annotated[int, typer.Option(min=1, help="Most steps.", rich_help_panel=_FIT)] = 4000
-    pairs_per_step: Annotated[
-        int, typer.Option(min=1, help="Pairs in a step.", rich_help_panel=_FIT)
+    steps: Annotated[
+        int, typer.Option(min=1, help="Maximum number of steps.", rich_help_panel=_FIT)
+    ] = 4000
+    train_batch_size: Annotated[
+        int, typer.Option(min=1, help="Pairs per training step.", rich_help_panel=_FIT)
     ] = 256
     learning_rate: Annotated[
         float, typer.Option(help="Peak learning rate.", rich_help_panel=_FIT)
     ] = 1e-3
-    noise: Annotated[
+    posterior_scale: Annotated[
         float,
         typer.Option(
             min=0,
@@ -357,7 +359,7 @@ class FlowOptions:
             rich_help_panel=_FIT,
         ),
     ] = 1.0
-    contrast: Annotated[
+    contrastive_weight: Annotated[
         float,
         typer.Option(
             min=0,
@@ -365,7 +367,7 @@ class FlowOptions:
             rich_help_panel=_FIT,
         ),
     ] = 0.0
-    mean_hidden: Annotated[
+    base_hidden: Annotated[
         str | None,
         typer.Option(
             metavar="WIDTHS",
@@ -374,7 +376,7 @@ class FlowOptions:
             rich_help_panel=_FIT,
         ),
     ] = None
-    mean_networks: Annotated[
+    ensemble_size: Annotated[
         int,
         typer.Option(
             min=1, help="How many such networks; their mean is taken.", rich_help_panel=_FIT
@@ -406,19 +408,19 @@ class FlowOptions:
         ),
     ] = 5
 
-    def fitting(self, seed: int = 0) -> Fitting:
+    def fitting(self, seed: int = 0) -> FitConfig:
         """Settings of the fit.
 
         Raises:
             UserError: One is out of range.
         """
-        from llamavae.flows import Fitting
+        from llamavae.flows import FitConfig
 
-        return Fitting(
+        return FitConfig(
             steps=self.steps,
-            batch_size=self.pairs_per_step,
+            batch_size=self.train_batch_size,
             learning_rate=self.learning_rate,
-            contrast=self.contrast,
+            contrastive_weight=self.contrastive_weight,
             context_noise=self.context_noise,
             patience=self.patience,
             seed=seed,
@@ -433,19 +435,20 @@ class FlowOptions:
         Raises:
             UserError: The widths are no numbers from 2, or a form cannot have what is asked.
         """
-        widths = [width.strip() for width in (self.mean_hidden or "").split(",") if width.strip()]
+        widths = [width.strip() for width in (self.base_hidden or "").split(",") if width.strip()]
         if not all(width.isdecimal() and int(width) > 1 for width in widths):
             raise UserError(
-                f"--mean-hidden takes widths from 2, such as 512,512; got {self.mean_hidden!r}"
+                f"--base-hidden takes widths from 2, such as 512,512; got {self.base_hidden!r}"
             )
         widths = [int(width) for width in widths]
-        if "conditional" in forms and (self.contrast or widths):
+        if "conditional" in forms and (self.contrastive_weight or widths):
             raise UserError(
-                "--contrast and --mean-hidden are for the reference form: add --form reference"
+                "--contrastive-weight and --base-hidden are for the reference form: add "
+                "--form reference"
             )
-        if self.mean_networks > 1 and not widths:
-            raise UserError("--mean-networks needs their widths: add --mean-hidden 512,512, say")
-        networks = {"mean_hidden": widths, "mean_networks": self.mean_networks}
+        if self.ensemble_size > 1 and not widths:
+            raise UserError("--ensemble-size needs their widths: add --base-hidden 512,512, say")
+        networks = {"base_hidden": widths, "ensemble_size": self.ensemble_size}
         return {**networks, "dropout": self.dropout}
 
 

@@ -70,7 +70,7 @@ def fit_prior(
     ] = None,
     flow: Annotated[str, typer.Option(help="Architecture: glow, spline or maf.")] = "glow",
     steps: Annotated[int, typer.Option(min=1, help="Maximum number of steps of a flow.")] = 4000,
-    noise: Annotated[
+    posterior_scale: Annotated[
         float,
         typer.Option(
             min=0,
@@ -96,7 +96,7 @@ def fit_prior(
     ] = False,
 ) -> None:
     """Fit a prior to the latent codes of sentences, for `sample` to draw from."""
-    from llamavae.flows import Fitting, flow_names
+    from llamavae.flows import FitConfig, flow_names
 
     if flow not in flow_names():
         raise unknown("flow", flow, flow_names())
@@ -109,7 +109,7 @@ def fit_prior(
             f"{place} exists already: replace it with --overwrite, or choose another --output"
         )
     train, held_out = (
-        prior.aggregate_posterior(vae, texts, noise, seed + i, progress=True)
+        prior.aggregate_posterior(vae, texts, posterior_scale, seed + i, progress=True)
         for i, texts in enumerate(source.texts())
     )
     fitted = prior.fit_prior(
@@ -118,12 +118,12 @@ def fit_prior(
         valid=held_out,
         components=components or prior.COMPONENTS,
         flow=flow,
-        fitting=Fitting(steps=steps),
+        fitting=FitConfig(steps=steps),
         seed=seed,
         vae=vae,
         progress=True,
     )
-    fitted.report |= {"corpus": source.corpus, "noise": noise}
+    fitted.report |= {"corpus": source.corpus, "posterior_scale": posterior_scale}
     fitted.save(place)
     _show(fitted)
     name = f" --prior {output or kind}" if output is not None or not default else ""
@@ -137,12 +137,12 @@ def _place(vae: LlaMaVAE, kind: str, default: bool) -> Path:
         UserError: The model has no folder of the user's, or the place depends on the result.
     """
     from llamavae.modeling.prior import DEFAULT, OTHERS, folder_of
-    from llamavae.pretrained import shipped
+    from llamavae.pretrained import bundled
 
     if kind == "auto" and not default:
         raise UserError("--no-default saves the prior under its kind: choose one with --prior")
     place = folder_of(vae, DEFAULT if default else f"{OTHERS}/{kind}")
-    if place is None or shipped(vae.name_or_path or ""):
+    if place is None or bundled(vae.name_or_path or ""):
         raise UserError(
             f"{vae.name_or_path} is no folder of yours: give one for the prior with --output"
         )

@@ -136,7 +136,7 @@ def flows(
     check_names(names, forms)  # before anything is encoded
     networks = fit.networks(*forms)
     study = _Study(output, {"verb": "flows", "model": model.source, **vars(options), **vars(fit)})
-    task = options.task(model, noise=fit.noise, networks=networks)
+    task = options.task(model, posterior_scale=fit.posterior_scale, networks=networks)
     with study.running():
         study_flows(
             task, names, forms, range(seeds), fitting, study.done(), study.keep, study.models
@@ -167,7 +167,7 @@ def definitions(
     settings = {"verb": "definitions", "model": model.source, "form": form, "seed": seed}
     settings |= {"cvae_steps": cvae_steps, **vars(options), **vars(fit)}
     study = _Study(output, settings)
-    task = options.task(model, noise=fit.noise, networks=networks)
+    task = options.task(model, posterior_scale=fit.posterior_scale, networks=networks)
     with study.running():
         study_definitions(
             task, fitting, form, cvae_steps, seed, study.done(), study.keep, study.models

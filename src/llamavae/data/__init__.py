@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 from llamavae.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from llamavae.data.batches import Collator, LengthBatches, steps_per_epoch
+    from llamavae.data.batches import Collator, LengthGroupedSampler, steps_per_epoch
     from llamavae.data.sentences import SentenceData, SentenceStream, prepare, sentence_vectors
 
 __all__ = [
     "Collator",
-    "LengthBatches",
+    "LengthGroupedSampler",
     "SentenceData",
     "SentenceStream",
     "prepare",
@@ -23,7 +23,7 @@ __all__ = [
 __getattr__, __dir__ = lazy_names(
     __name__,
     {
-        "llamavae.data.batches": ["Collator", "LengthBatches", "steps_per_epoch"],
+        "llamavae.data.batches": ["Collator", "LengthGroupedSampler", "steps_per_epoch"],
         "llamavae.data.sentences": [
             "SentenceData",
             "SentenceStream",

@@ -44,7 +44,7 @@ class Collator:
         return batch
 
 
-class LengthBatches(Sampler[int]):
+class LengthGroupedSampler(Sampler[int]):
     """The order of the sentences in a run: each global batch holds sentences of similar length.
 
     The order depends on the seed alone, not on the number of processes: cut into global batches,

@@ -25,11 +25,11 @@ from torch import Tensor
 
 from llamavae.baselines import ConditionalVAE, NearestNeighbour, PromptedDecoder
 from llamavae.errors import UserError, unknown
-from llamavae.flows import Fitting, FlowFit
+from llamavae.flows import FitConfig, FlowFit
 from llamavae.flows.architectures import ARCHITECTURES, Form
 from llamavae.guidance import Condition, InvertibleCVAE, Pairs, make_pairs
-from llamavae.guidance.asked import check_draws
 from llamavae.guidance.conditions import read_column
+from llamavae.guidance.sampling import check_draws
 from llamavae.metrics.bootstrap import paired_bootstrap
 from llamavae.metrics.definitions import SCORES, score_definitions
 from llamavae.metrics.metric import Rows
@@ -71,8 +71,8 @@ class DefinitionTask:
             them are the candidates of the reverse dictionary.
         texts: How many words are defined.
         spread: Spread of the latent codes that definitions are written from, see `generate`.
-        noise: Width of the posteriors that flows are fitted to, see `InvertibleCVAE.fit`.
-        networks: Options of `build_flow` for the flows' networks, such as `mean_hidden`.
+        posterior_scale: Width of the posteriors that flows are fitted to, see `InvertibleCVAE.fit`.
+        networks: Options of `build_flow` for the flows' networks, such as `base_hidden`.
         mover: Encoder for MoverScore; None leaves it out.
         bleurt: BLEURT checkpoint; None leaves it out.
         senses: Word -> all its definitions, for lemma-BLEU; `test` has one of each.
@@ -90,7 +90,7 @@ class DefinitionTask:
     test: Pairs
     texts: int = 500
     spread: float = 0.0
-    noise: float = 1.0
+    posterior_scale: float = 1.0
     networks: Mapping[str, Any] = field(default_factory=dict)
     mover: Scorer | None = None
     bleurt: Scorer | None = None
@@ -150,7 +150,7 @@ def definition_task(
     for i in order:
         if words[i] not in seen and (context is None or sentences[i] is not None):
             first.setdefault(words[i], i)
-    chosen = [i for word, i in first.items() if condition.knows(word)][:candidates]
+    chosen = [i for word, i in first.items() if condition.has(word)][:candidates]
     if len(chosen) < 2:
         raise UserError(
             f"{len(chosen)} word(s) of the test split do not occur in training; a study needs at "
@@ -173,7 +173,7 @@ def study_flows(
     flows: Sequence[str],
     forms: Sequence[str] = get_args(Form),
     seeds: Sequence[int] = (0,),
-    fitting: Fitting | None = None,
+    fitting: FitConfig | None = None,
     done: Sequence[str] = (),
     keep: Keep | None = None,
     models: Path | None = None,
@@ -193,7 +193,7 @@ def study_flows(
             neither.
     """
     check_names(flows, forms)
-    fitting = fitting or Fitting()
+    fitting = fitting or FitConfig()
     rows: Rows = []
     for flow in dict.fromkeys(flows):
         closed = ARCHITECTURES[flow].block is None  # a Gaussian has one form, and is fitted at once
@@ -221,7 +221,7 @@ def check_names(flows: Sequence[str], forms: Sequence[str]) -> None:
 
 def study_definitions(
     task: DefinitionTask,
-    fitting: Fitting | None = None,
+    fitting: FitConfig | None = None,
     form: str = "reference",
     cvae_steps: int = 1500,
     seed: int = 0,
@@ -246,7 +246,7 @@ def study_definitions(
         keep: Gets the rows of each system as soon as they are there.
         models: Folder for the fitted flows, as for `study_flows` (`glow-0`).
     """
-    fitting = fitting or Fitting()
+    fitting = fitting or FitConfig()
     flows = {
         "invertible CVAE (glow)": "glow",
         "linear-gaussian": "linear-gaussian",
@@ -342,13 +342,15 @@ def _forget_state(place: Path | None) -> None:
 
 
 def _flow_rows(
-    task: DefinitionTask, flow: str, form: str, seed: int, fitting: Fitting, place: Path | None
+    task: DefinitionTask, flow: str, form: str, seed: int, fitting: FitConfig, place: Path | None
 ) -> Rows:
     torch.manual_seed(seed)
     cvae = InvertibleCVAE.build(task.vae, task.condition, flow, form, **task.networks)
     state = None if place is None else place / "state"
     fitting = replace(fitting, seed=seed)
-    fit = cvae.fit(task.train, task.valid, noise=task.noise, fitting=fitting, state=state)
+    fit = cvae.fit(
+        task.train, task.valid, posterior_scale=task.posterior_scale, fitting=fitting, state=state
+    )
     if place is not None:
         cvae.save_pretrained(place)
     texts, share = _timed(task, cvae, seed)

@@ -8,16 +8,16 @@ from llamavae.lazy import lazy_names
 
 if TYPE_CHECKING:
     from llamavae.flows.architectures import build_flow, flow_names
-    from llamavae.flows.fitting import Fitting, FlowFit, fit_flow
+    from llamavae.flows.data import FlowData
+    from llamavae.flows.fitting import FitConfig, FlowFit, fit_flow
     from llamavae.flows.flow import Flow
-    from llamavae.flows.rows import Rows
     from llamavae.flows.storage import load_flow, save_flow
 
 __all__ = [
-    "Fitting",
+    "FitConfig",
     "Flow",
     "FlowFit",
-    "Rows",
+    "FlowData",
     "build_flow",
     "fit_flow",
     "flow_names",
@@ -29,9 +29,9 @@ __getattr__, __dir__ = lazy_names(
     __name__,
     {
         "llamavae.flows.architectures": ["build_flow", "flow_names"],
-        "llamavae.flows.fitting": ["Fitting", "FlowFit", "fit_flow"],
+        "llamavae.flows.fitting": ["FitConfig", "FlowFit", "fit_flow"],
         "llamavae.flows.flow": ["Flow"],
-        "llamavae.flows.rows": ["Rows"],
+        "llamavae.flows.data": ["FlowData"],
         "llamavae.flows.storage": ["load_flow", "save_flow"],
     },
 )

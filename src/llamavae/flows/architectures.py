@@ -60,8 +60,8 @@ def build_flow(
     blocks: int | None = None,
     hidden: Sequence[int] = (256, 256),
     embedding: int = 64,
-    mean_hidden: Sequence[int] = (),
-    mean_networks: int = 1,
+    base_hidden: Sequence[int] = (),
+    ensemble_size: int = 1,
     dropout: float = 0.0,
     **options: Any,
 ) -> Flow:
@@ -82,9 +82,9 @@ def build_flow(
             than D, no dimension looks at more than as many others.
         embedding: conditional form: a context that is longer is embedded to this size once, and
             the blocks get the embedding; 0 gives them the context itself.
-        mean_hidden: reference form: widths, at least 2, of the normalised hidden layers of a
+        base_hidden: reference form: widths, at least 2, of the normalised hidden layers of a
             network m(c) that is added to P c; none leaves the mean linear in c, as in the paper.
-        mean_networks: K such networks, each of which learns alone; m(c) is their mean. While the
+        ensemble_size: K such networks, each of which learns alone; m(c) is their mean. While the
             flow is in training mode its densities are those under each network: (K, ...).
         dropout: Share of the hidden units of all networks that each training step leaves out.
         **options: `clamp` (glow, maf): the largest log-scale of an affine map, default 2.
@@ -123,27 +123,27 @@ def build_flow(
         ("blocks", blocks, 1 if architecture.block else 0),
         ("hidden", min(hidden, default=1), 1),
         ("embedding", embedding, 0),
-        ("mean_hidden", min(mean_hidden, default=2), 2),
-        ("mean_networks", mean_networks, 1),
+        ("base_hidden", min(base_hidden, default=2), 2),
+        ("ensemble_size", ensemble_size, 1),
         *((option, options[option], least) for option, (_, least) in architecture.options.items()),
     ):
         if not value >= least:
             raise UserError(f"{what} must be at least {least}; got {value}")
     if not 0 <= dropout < 1:
         raise UserError(f"dropout must be at least 0 and below 1; got {dropout}")
-    if mean_hidden and form == "conditional" and architecture.block is not None:
+    if base_hidden and form == "conditional" and architecture.block is not None:
         raise UserError(
-            "mean_hidden is for the reference form; in the conditional form the blocks' networks "
-            "see the context. Take form='reference', or leave mean_hidden out"
+            "base_hidden is for the reference form; in the conditional form the blocks' networks "
+            "see the context. Take form='reference', or leave base_hidden out"
         )
-    if mean_networks > 1 and not mean_hidden:
-        raise UserError("mean_networks needs the widths of the networks: give mean_hidden, too")
+    if ensemble_size > 1 and not base_hidden:
+        raise UserError("ensemble_size needs the widths of the networks: give base_hidden, too")
     if architecture.block is None or not context:  # there is no mean to learn
-        mean_hidden, mean_networks = (), 1
+        base_hidden, ensemble_size = (), 1
     settings = {
         **{"name": name, "features": features, "context": context, "form": form},
         **{"blocks": blocks, "hidden": list(hidden), "embedding": embedding, **options},
-        **{"mean_hidden": list(mean_hidden), "mean_networks": mean_networks, "dropout": dropout},
+        **{"base_hidden": list(base_hidden), "ensemble_size": ensemble_size, "dropout": dropout},
     }
     made: list[LazyTransform] = []
     conditional = form == "conditional" or architecture.block is None
@@ -157,5 +157,5 @@ def build_flow(
     if conditional:
         base = StandardNormal(features)
     else:
-        base = ConditionMean(features, context, mean_hidden, dropout, mean_networks)
+        base = ConditionMean(features, context, base_hidden, dropout, ensemble_size)
     return Flow(settings, Affine(features, entering), made, base, size)

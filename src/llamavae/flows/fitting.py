@@ -18,10 +18,16 @@ from tqdm.auto import tqdm
 
 from llamavae.errors import UserError
 from llamavae.flows.architectures import build_flow
+from llamavae.flows.data import FlowData
 from llamavae.flows.flow import Flow
-from llamavae.flows.heldout import contrast, given, invertibility, mean_contrast, nll
+from llamavae.flows.heldout import (
+    conditional,
+    contrastive_loss,
+    invertibility,
+    mean_contrastive_loss,
+    nll,
+)
 from llamavae.flows.resuming import SavedFit
-from llamavae.flows.rows import Rows
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +37,7 @@ _RIDGES = (0.01, 1.0, 10.0, 100.0, 1000.0, 10_000.0)
 
 
 @dataclass(frozen=True)
-class Fitting:
+class FitConfig:
     """How a flow is trained.
 
     Attributes:
@@ -39,14 +45,14 @@ class Fitting:
         batch_size: Rows in a step.
         learning_rate: Peak of AdamW's, after a rise over the first 2 % of the steps.
         weight_decay: AdamW's.
-        every: Steps between two looks at the held-out data.
+        eval_every: Steps between two evaluations on the held-out data.
         patience: Stop after this many looks without a better one: a lower NLL, or with a contrast
             a lower sum of both as they are weighted in training. The best weights are kept.
         max_grad_norm: Gradients are clipped to this norm.
         seed: Seed of the order of rows and of the noise.
-        contrast: Weight of `contrast` beside the NLL, for a flow that shall also tell contexts
-            apart; the reference form alone can have it. Its temperature is learned. The more rows
-            in a batch, the more there is to tell apart. A closed form has no use for it.
+        contrastive_weight: Weight of `contrastive_loss` beside the NLL, for a flow that also has to
+            tell contexts apart. It needs the reference form. Its temperature is learned. Larger
+            batches make the task harder. A closed form ignores it.
         context_noise: Standard deviation of the noise that every use of a context draws anew, in
             standard deviations of each of its dimensions; against learning contexts by heart.
     """
@@ -55,21 +61,21 @@ class Fitting:
     batch_size: int = 256
     learning_rate: float = 1e-3
     weight_decay: float = 1e-4
-    every: int = 200
+    eval_every: int = 200
     patience: int = 5
     max_grad_norm: float = 1.0
     seed: int = 0
-    contrast: float = 0.0
+    contrastive_weight: float = 0.0
     context_noise: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "every", "patience"):
+        for name in ("steps", "batch_size", "eval_every", "patience"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} must be at least 1; got {getattr(self, name)}")
         for name in ("learning_rate", "max_grad_norm"):
             if not getattr(self, name) > 0:
                 raise UserError(f"{name} must be above 0; got {getattr(self, name)}")
-        for name in ("weight_decay", "contrast", "context_noise"):
+        for name in ("weight_decay", "contrastive_weight", "context_noise"):
             if not getattr(self, name) >= 0:
                 raise UserError(f"{name} must not be negative; got {getattr(self, name)}")
 
@@ -83,11 +89,11 @@ class FlowFit:
         references: NLL of `gaussian` and `linear-gaussian` on the same data.
         best_step: Step whose weights were kept; 0 is the Gaussian start.
         stopped: `steps` (all were made), `patience`, `diverged`, or `closed form`.
-        history: A row for each look at the held-out data: `step`, `train_nll` since the last one
-            (none at step 0), `nll`, where it is asked for `contrast` and the `temperature` at which
-            it is measured, `inverse_error` (largest
-            |T^-1(T(x)) - x|), `log_scale_min` and `log_scale_max` (extremes over maps and rows of
-            log |det| of one map, per dimension), `seconds` since the last look or the start.
+        history: One row for each evaluation on the held-out data: `step`; `train_nll`, the mean
+            since the previous evaluation (none at step 0); `nll`; with a contrastive weight,
+            `contrastive_loss` and its `temperature`; `inverse_error`, the largest
+            |T^-1(T(x)) - x|; `log_scale_min` and `log_scale_max`, the extremes over maps and rows
+            of log |det| of one map, per dimension; `seconds` since the previous evaluation.
     """
 
     nll: float = math.inf
@@ -113,8 +119,8 @@ def fit_flow(
     c: Tensor | None = None,
     *,
     noise: Tensor | None = None,
-    valid: Rows | None = None,
-    fitting: Fitting | None = None,
+    valid: FlowData | None = None,
+    fitting: FitConfig | None = None,
     state: Path | None = None,
     progress: bool = True,
 ) -> FlowFit:
@@ -143,9 +149,9 @@ def fit_flow(
         ('closed form', True)
     """
     began = time.perf_counter()
-    fitting = fitting or Fitting()
+    fitting = fitting or FitConfig()
     sizes = flow.features, flow.context
-    train = Rows(x, c, noise).checked("the data", *sizes)
+    train = FlowData(x, c, noise).checked("the data", *sizes)
     generator = torch.Generator().manual_seed(fitting.seed)
     if valid is None:
         order = torch.randperm(len(train), generator=generator)
@@ -158,7 +164,7 @@ def fit_flow(
             "a flow needs at least 2 rows to train on and 1 that is held out; "
             f"got {len(train)} and {len(valid)}"
         )
-    contrasted = fitting.contrast > 0 and len(flow.blocks) > 0
+    contrasted = fitting.contrastive_weight > 0 and len(flow.blocks) > 0
     if contrasted and (not flow.context or flow.settings["form"] != "reference"):
         raise UserError(
             "the contrast compares each row with the contexts of all others, which only a flow "
@@ -169,7 +175,7 @@ def fit_flow(
         logger.warning(
             "%d rows are fewer than the %d dimensions: %s", len(train), flow.features, advice
         )
-    held_out = Rows(valid.draw(generator), valid.c)
+    held_out = FlowData(valid.draw(generator), valid.c)
     fit = FlowFit()
     ridge = _references(fit, flow, train, held_out, generator)
     flow.eval()  # no dropout
@@ -181,7 +187,7 @@ def fit_flow(
         )
     start: dict[str, float] = {"step": 0, "nll": fit.nll}
     if contrasted:
-        start["contrast"] = mean_contrast(flow, held_out, fitting.batch_size)
+        start["contrastive_loss"] = mean_contrastive_loss(flow, held_out, fitting.batch_size)
         start["temperature"] = 1.0
     start |= invertibility(flow, held_out)
     fit.history.append(start | {"seconds": round(time.perf_counter() - began, 2)})
@@ -197,7 +203,7 @@ def fit_flow(
 
 
 def _references(
-    fit: FlowFit, flow: Flow, train: Rows, held_out: Rows, generator: torch.Generator
+    fit: FlowFit, flow: Flow, train: FlowData, held_out: FlowData, generator: torch.Generator
 ) -> float:
     """NLLs of the two Gaussians; returns the ridge penalty that is best on the held-out data.
 
@@ -206,7 +212,7 @@ def _references(
     part = train.take(torch.randperm(len(train), generator=generator)[:_RIDGE_ROWS])
     ridges = _RIDGES if flow.context else (1.0,)
 
-    def gaussian(name: str, rows: Rows, ridge: float) -> float:
+    def gaussian(name: str, rows: FlowData, ridge: float) -> float:
         reference = build_flow(name, flow.features, flow.context).to(flow.affine.weight)
         reference.initialise(rows.draw(generator), rows.c, ridge)
         return nll(reference, held_out)
@@ -224,9 +230,9 @@ class _Run:
         self,
         flow: Flow,
         fit: FlowFit,
-        train: Rows,
-        held_out: Rows,
-        fitting: Fitting,
+        train: FlowData,
+        held_out: FlowData,
+        fitting: FitConfig,
         saved: SavedFit | None,
         progress: bool,
     ) -> None:
@@ -254,7 +260,7 @@ class _Run:
     def run(self) -> None:
         """Train until the steps, the patience or the numbers run out, and keep the best."""
         done = self._resume()
-        total, every = self.fitting.steps, self.fitting.every
+        total, every = self.fitting.steps, self.fitting.eval_every
         with tqdm(
             total=total,
             initial=done,
@@ -286,8 +292,8 @@ class _Run:
 
     def _loss(self, row: dict[str, float]) -> float:
         """What is minimised, on held-out data, in nats per dimension."""
-        weight = self.fitting.contrast / self.flow.features
-        return row["nll"] + weight * row.get("contrast", 0.0)
+        weight = self.fitting.contrastive_weight / self.flow.features
+        return row["nll"] + weight * row.get("contrastive_loss", 0.0)
 
     def _look(self, to: int, step: int, bar: Any) -> dict[str, float] | None:
         """Train from `step` to step `to` and look at the held-out data; None if it diverged."""
@@ -302,9 +308,11 @@ class _Run:
         if math.isfinite(value):
             bar.set_postfix_str(f"held-out NLL {value:.4f} nats a dimension")
             row = {"step": to, "train_nll": train_nll, "nll": value}
-            if self.fitting.contrast:
+            if self.fitting.contrastive_weight:
                 size, temperature = self.fitting.batch_size, self.log_temperature.exp()
-                row["contrast"] = mean_contrast(self.flow, self.held_out, size, temperature)
+                row["contrastive_loss"] = mean_contrastive_loss(
+                    self.flow, self.held_out, size, temperature
+                )
                 row["temperature"] = temperature.item()
             row |= invertibility(self.flow, self.held_out)
             return row | {"seconds": round(time.perf_counter() - start, 2)}
@@ -324,13 +332,13 @@ class _Run:
         for index in self._batches(steps, generator):
             part = self.train.take(index)
             x = part.draw(generator)
-            p = given(self.flow, self._blurred(part, generator))
+            p = conditional(self.flow, self._blurred(part, generator))
             y, log_det = p.transform.call_and_ladj(x.to(self.flow.affine.weight))
             train_nll = loss = -(p.base.log_prob(y) + log_det).mean() / self.flow.features
-            if self.fitting.contrast and part.c is not None:
-                weight = self.fitting.contrast / self.flow.features
+            if self.fitting.contrastive_weight and part.c is not None:
+                weight = self.fitting.contrastive_weight / self.flow.features
                 temperature = self.log_temperature.exp()
-                loss = loss + weight * contrast(p.base, y, part.c, temperature)
+                loss = loss + weight * contrastive_loss(p.base, y, part.c, temperature)
             if not loss.isfinite():
                 return math.nan
             self.optimizer.zero_grad()
@@ -344,7 +352,7 @@ class _Run:
         self.flow.eval()
         return total / steps
 
-    def _blurred(self, rows: Rows, generator: torch.Generator) -> Rows:
+    def _blurred(self, rows: FlowData, generator: torch.Generator) -> FlowData:
         """The rows with noise on their contexts."""
         if not self.fitting.context_noise or rows.c is None or self.spread is None:
             return rows

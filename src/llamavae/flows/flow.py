@@ -140,7 +140,7 @@ class Flow(LazyDistribution):
         self.context: int = settings["context"]
         self.affine, self.blocks, self.base = affine, nn.ModuleList(blocks), base
         identity = isinstance(base, ConditionMean) and self.context == self.features
-        self.turn = Affine(self.features) if identity else None
+        self.output_linear = Affine(self.features) if identity else None
         self.embed = nn.Identity()
         if embedding:
             made = activation(settings["dropout"])
@@ -167,8 +167,8 @@ class Flow(LazyDistribution):
             # in the reference form T knows no context
             inner = None if c is None or self.affine.slope is None else self.embed(c)
             maps = [self.affine(c), *(block(inner) for block in self.blocks)]
-            if self.turn is not None:
-                maps.append(self.turn())
+            if self.output_linear is not None:
+                maps.append(self.output_linear())
             return NormalizingFlow(FullPrecision(ComposedTransform(*maps), weight), self.base(c))
 
     def _checked(self, c: Tensor | None) -> Tensor | None:
@@ -216,9 +216,9 @@ class Flow(LazyDistribution):
         elif base.projection is not None:
             self.affine.initialise(x, standard, ridge)
             base.projection.copy_(regression(standard, self(c).transform(x), ridge))
-        elif self.turn is not None:
+        elif self.output_linear is not None:
             self.affine.initialise(x)
-            self.turn.weight.copy_(torch.eye(self.features))
+            self.output_linear.weight.copy_(torch.eye(self.features))
             weight, rho = alignment(self(c).transform(x), standard, ridge)
-            self.turn.weight.copy_(weight)
+            self.output_linear.weight.copy_(weight)
             base.log_rho.fill_(math.log(rho))

@@ -8,29 +8,31 @@ import torch
 from torch import Tensor
 from zuko.distributions import DiagNormal
 
+from llamavae.flows.data import FlowData
 from llamavae.flows.flow import Flow
-from llamavae.flows.rows import Rows
 
 _CHUNK = 4096  # rows that pass a flow together
 _PROBE = 128  # rows on which the inverse is checked
 
 
-def given(flow: Flow, rows: Rows) -> Any:
+def conditional(flow: Flow, rows: FlowData) -> Any:
     """p(x|c) for the contexts of these rows: zuko's `NormalizingFlow`."""
     return flow(None if rows.c is None else rows.c.to(flow.affine.weight))
 
 
 @torch.no_grad()
-def nll(flow: Flow, rows: Rows) -> float:
+def nll(flow: Flow, rows: FlowData) -> float:
     """Mean negative log-density in nats per dimension; lower is better."""
     total = 0.0
     for index in torch.arange(len(rows)).split(_CHUNK):
         part = rows.take(index)
-        total -= given(flow, part).log_prob(part.x).cpu().double().sum().item()
+        total -= conditional(flow, part).log_prob(part.x).cpu().double().sum().item()
     return total / len(rows) / flow.features
 
 
-def contrast(base: DiagNormal, y: Tensor, c: Tensor, temperature: float | Tensor = 1.0) -> Tensor:
+def contrastive_loss(
+    base: DiagNormal, y: Tensor, c: Tensor, temperature: float | Tensor = 1.0
+) -> Tensor:
     """How badly a flow tells which context a row has, among those of all rows, in nats; a scalar.
 
     mean_i -log [ sum over j with c_j = c_i of p(x_i|c_j) / sum over all j of p(x_i|c_j) ]: with
@@ -55,23 +57,23 @@ def contrast(base: DiagNormal, y: Tensor, c: Tensor, temperature: float | Tensor
 
 
 @torch.no_grad()
-def mean_contrast(
-    flow: Flow, rows: Rows, batch_size: int, temperature: float | Tensor = 1.0
+def mean_contrastive_loss(
+    flow: Flow, rows: FlowData, batch_size: int, temperature: float | Tensor = 1.0
 ) -> float:
-    """Mean `contrast` over batches; the last one, of another size, is left out if it can be."""
+    """Mean `contrastive_loss` over full batches; over the incomplete one if there is no other."""
     batches = [b for b in torch.arange(len(rows)).split(batch_size) if len(b) == batch_size]
     total = 0.0
     for index in batches or [torch.arange(len(rows))]:
         part = rows.take(index)
         assert part.c is not None
-        p = given(flow, part)
+        p = conditional(flow, part)
         y = p.transform(part.x.to(flow.affine.weight))
-        total += contrast(p.base, y, part.c, temperature).item()
+        total += contrastive_loss(p.base, y, part.c, temperature).item()
     return total / max(1, len(batches))
 
 
 @torch.no_grad()
-def invertibility(flow: Flow, rows: Rows) -> dict[str, float]:
+def invertibility(flow: Flow, rows: FlowData) -> dict[str, float]:
     """How far the flow is from being invertible, on the first rows.
 
     Returns:
@@ -79,7 +81,7 @@ def invertibility(flow: Flow, rows: Rows) -> dict[str, float]:
         extremes over maps and rows of log |det| of one map, per dimension.
     """
     part = rows.take(torch.arange(min(_PROBE, len(rows))))
-    transform = given(flow, part).transform
+    transform = conditional(flow, part).transform
     x = part.x.to(flow.affine.weight)
     low, high = transform.log_scales(x).aminmax()
     return {

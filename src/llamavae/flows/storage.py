@@ -33,6 +33,10 @@ def save_flow(flow: Flow, path: str | os.PathLike[str], half: bool = False) -> N
     save_file(tensors, path, {"flow": json.dumps(flow.settings)})
 
 
+_OLD = {"mean_hidden": "base_hidden", "mean_networks": "ensemble_size"}
+"""Settings under the names that the bundled `mini-definitions` was saved with."""
+
+
 def load_flow(path: str | os.PathLike[str]) -> Flow:
     """The flow that `save_flow` wrote, in eval mode.
 
@@ -44,8 +48,9 @@ def load_flow(path: str | os.PathLike[str]) -> Flow:
         raise UserError(f"there is no flow {path}")
     try:
         with safe_open(path, "pt") as file:
-            settings = json.loads((file.metadata() or {})["flow"])
+            saved = dict(json.loads((file.metadata() or {})["flow"]))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        settings = {_OLD.get(name, name): value for name, value in saved.items()}
         dtype = tensors["affine.weight"].dtype
         flow = build_flow(**settings).to(torch.float32 if dtype == torch.float16 else dtype)
         flow.load_state_dict(tensors)

@@ -44,9 +44,9 @@ def model_card(flow: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
         lines += [
             "## Fit",
             f"{report['pairs']:,} pairs; {report['held_out']:,} held out by text; "
-            f"{report['skipped']:,} left out for want of a vector. Noise: {report['noise']} times "
-            f"the posteriors' width. Stopped: {report['stopped']}; kept: step "
-            f"{report['best_step']}.",
+            f"{report['skipped']:,} left out for want of a vector. "
+            f"Posterior scale: {report['posterior_scale']}. Stopped: {report['stopped']}; "
+            f"kept: step {report['best_step']}.",
             f"Settings: {_settings(report['fitting'], closed=not flow['blocks'])}.",
             _table(
                 [
@@ -75,10 +75,10 @@ def _flow(flow: Mapping[str, Any]) -> str:
 
 
 def _networks(flow: Mapping[str, Any]) -> str:
-    if not flow["mean_hidden"]:
+    if not flow["base_hidden"]:
         return "none"
-    each = f"hidden layers of {', '.join(map(str, flow['mean_hidden']))}"
-    return each if flow["mean_networks"] == 1 else f"{flow['mean_networks']}, each with {each}"
+    each = f"hidden layers of {', '.join(map(str, flow['base_hidden']))}"
+    return each if flow["ensemble_size"] == 1 else f"{flow['ensemble_size']}, each with {each}"
 
 
 def _condition(settings: Mapping[str, Any]) -> str:

@@ -25,7 +25,7 @@ _SHOWN = 5  # words that an error lists
 
 
 class Condition(ABC):
-    """Turns what is asked into vectors c (C,).
+    """Turns conditions into vectors c (C,).
 
     Attributes:
         name: Its name in saved settings.
@@ -39,7 +39,7 @@ class Condition(ABC):
         """Size C of a vector."""
 
     @abstractmethod
-    def text(self, asked: Any) -> str:
+    def text(self, condition: Any) -> str:
         """What is asked, in words; equal texts are the same condition.
 
         Raises:
@@ -47,15 +47,15 @@ class Condition(ABC):
         """
 
     @abstractmethod
-    def vectors(self, asked: Sequence[Any]) -> Tensor:
-        """Vectors c (B, C), float32 on the CPU, of B things that are asked.
+    def vectors(self, conditions: Sequence[Any]) -> Tensor:
+        """Vectors c (B, C), float32 on the CPU, of B things named.
 
         Raises:
             UserError: One of them has no vector, has one with NaN or infinity, or is not
                 something to ask of this condition.
         """
 
-    def knows(self, asked: Any) -> bool:
+    def has(self, condition: Any) -> bool:
         """Whether there is a vector; only words may lack one."""
         return True
 
@@ -131,27 +131,27 @@ class EncoderCondition(Condition):
         """Size H_enc of the encoder's vectors."""
         return self.encoder.dim
 
-    def text(self, asked: str | Sequence[str | None]) -> str:
+    def text(self, condition: str | Sequence[str | None]) -> str:
         """The word, or "word: context"."""
-        word, context = _word_and_context(asked)
+        word, context = _word_and_context(condition)
         return word if context is None else f"{word}: {context}"
 
-    def vectors(self, asked: Sequence[Any]) -> Tensor:
+    def vectors(self, conditions: Sequence[Any]) -> Tensor:
         """Sentence vectors (B, C)."""
-        return self.combined(asked, lambda texts: self.encoder.encode(texts).float().cpu())
+        return self.combined(conditions, lambda texts: self.encoder.encode(texts).float().cpu())
 
-    def combined(self, asked: Sequence[Any], encode: Callable[[list[str]], Tensor]) -> Tensor:
+    def combined(self, conditions: Sequence[Any], encode: Callable[[list[str]], Tensor]) -> Tensor:
         """The same, with sentence vectors (N, C) of N texts from `encode`, such as a cache."""
-        asked = list(_several(asked))
-        pairs = [_word_and_context(one) for one in asked]
+        conditions = list(_several(conditions))
+        pairs = [_word_and_context(one) for one in conditions]
         c = encode([word for word, _ in pairs])
         inside = [i for i, (_, context) in enumerate(pairs) if context is not None]
         if inside:
-            there = encode([self.text(asked[i]) for i in inside])
+            there = encode([self.text(conditions[i]) for i in inside])
             c[inside] = (1 - self.context_weight) * c[inside] + self.context_weight * there
         bad = (~c.isfinite().all(dim=1)).nonzero()
         if len(bad):
-            text = self.text(asked[int(bad[0])])
+            text = self.text(conditions[int(bad[0])])
             raise UserError(f"the sentence encoder's vector of {text!r} holds NaN or infinity.")
         return c
 
@@ -233,9 +233,9 @@ class WordVectorCondition(Condition):
         """Size C of the file's vectors."""
         return self.words.dim
 
-    def text(self, asked: str | Sequence[str | None]) -> str:
+    def text(self, condition: str | Sequence[str | None]) -> str:
         """The word."""
-        word, context = _word_and_context(asked)
+        word, context = _word_and_context(condition)
         if context is not None:
             raise UserError(
                 f"word vectors know no context: ask {word!r} alone, or take the sentence encoder "
@@ -243,9 +243,9 @@ class WordVectorCondition(Condition):
             )
         return word
 
-    def vectors(self, asked: Sequence[Any]) -> Tensor:
+    def vectors(self, conditions: Sequence[Any]) -> Tensor:
         """The words' vectors (B, C)."""
-        words = [self.text(one) for one in _several(asked)]
+        words = [self.text(one) for one in _several(conditions)]
         rows = {word: self.words.get(word) for word in words}
         missing = [word for word, row in rows.items() if row is None]
         if missing:
@@ -256,9 +256,9 @@ class WordVectorCondition(Condition):
             )
         return torch.tensor(np.array([rows[word] for word in words]).reshape(-1, self.dim))
 
-    def knows(self, asked: str | Sequence[str | None]) -> bool:
+    def has(self, condition: str | Sequence[str | None]) -> bool:
         """Whether the file has a vector of this word."""
-        return self.words.get(self.text(asked)) is not None
+        return self.words.get(self.text(condition)) is not None
 
     def settings(self) -> dict[str, Any]:
         """Name, the file's absolute path and its size in bytes, and C."""
@@ -329,29 +329,29 @@ class LabelCondition(Condition):
         """Number of values of all columns."""
         return sum(map(len, self.values.values()))
 
-    def text(self, asked: Mapping[str, Any] | str) -> str:
+    def text(self, condition: Mapping[str, Any] | str) -> str:
         """The labels in the order of the columns, such as "tense=past,negation=no"."""
-        return ",".join(f"{column}={value}" for column, value in self._labels(asked).items())
+        return ",".join(f"{column}={value}" for column, value in self._labels(condition).items())
 
-    def vectors(self, asked: Sequence[Any]) -> Tensor:
+    def vectors(self, conditions: Sequence[Any]) -> Tensor:
         """One-hot vectors side by side (B, C)."""
         rows = [
             [float(value == label) for c, label in labels.items() for value in self.values[c]]
-            for labels in map(self._labels, _several(asked))
+            for labels in map(self._labels, _several(conditions))
         ]
         return torch.tensor(rows).reshape(-1, self.dim)
 
-    def _labels(self, asked: Mapping[str, Any] | str) -> dict[str, str]:
+    def _labels(self, condition: Mapping[str, Any] | str) -> dict[str, str]:
         """Column -> label, in the order of the columns."""
         example = ",".join(f"{column}={known[0]}" for column, known in self.values.items())
-        given = asked
-        if isinstance(asked, str):
-            pairs = [part.partition("=") for part in re.split(self._comma(), asked)]
+        given = condition
+        if isinstance(condition, str):
+            pairs = [part.partition("=") for part in re.split(self._comma(), condition)]
             given = {column.strip(): value for column, _, value in pairs}
             if not all(equals for _, equals, _ in pairs) or len(given) < len(pairs):
-                raise UserError(f"expected labels such as {example!r}; got {asked!r}.")
+                raise UserError(f"expected labels such as {example!r}; got {condition!r}.")
         if not isinstance(given, Mapping):
-            raise UserError(f"expected labels such as {example!r}; got {asked!r}.")
+            raise UserError(f"expected labels such as {example!r}; got {condition!r}.")
         for column in given:
             if column not in self.values:
                 raise unknown("column", str(column), self.values)
@@ -381,7 +381,7 @@ class LabelCondition(Condition):
         return cls(settings["values"])
 
 
-class MatrixCondition(Condition):
+class VectorCondition(Condition):
     """Vectors that the user brings; there are no words for them.
 
     Asked are numbers (C,); a tensor or array (B, C) serves as B of them.
@@ -402,13 +402,17 @@ class MatrixCondition(Condition):
         """Size C of a vector."""
         return self._dim
 
-    def text(self, asked: Any) -> str:
+    def text(self, condition: Any) -> str:
         """The first numbers."""
-        return f"[{', '.join(f'{float(value):.3g}' for value in asked[:3])}, ...]"
+        return f"[{', '.join(f'{float(value):.3g}' for value in condition[:3])}, ...]"
 
-    def vectors(self, asked: Sequence[Any] | Tensor | np.ndarray) -> Tensor:
+    def vectors(self, conditions: Sequence[Any] | Tensor | np.ndarray) -> Tensor:
         """The same numbers (B, C), checked."""
-        values = asked.detach().float().cpu().numpy() if isinstance(asked, Tensor) else asked
+        values = (
+            conditions.detach().float().cpu().numpy()
+            if isinstance(conditions, Tensor)
+            else conditions
+        )
         words = [one for one in values if isinstance(one, str)]
         if words:
             raise UserError(
@@ -439,7 +443,7 @@ class MatrixCondition(Condition):
 
 CONDITIONS: dict[str, type[Condition]] = {
     condition.name: condition
-    for condition in (EncoderCondition, WordVectorCondition, LabelCondition, MatrixCondition)
+    for condition in (EncoderCondition, WordVectorCondition, LabelCondition, VectorCondition)
 }
 """Name -> condition."""
 
@@ -497,18 +501,18 @@ def _plain(value: Any) -> str:
     return " ".join(str(value).split())
 
 
-def _several(asked: Sequence[Any]) -> Sequence[Any]:
-    if isinstance(asked, str | Mapping):
-        raise UserError(f"expected a list of what is asked, such as [{asked!r}].")
-    return asked
+def _several(conditions: Sequence[Any]) -> Sequence[Any]:
+    if isinstance(conditions, str | Mapping):
+        raise UserError(f"expected a list of conditions, such as [{conditions!r}].")
+    return conditions
 
 
-def _word_and_context(asked: Any) -> tuple[str, str | None]:
-    word, context = (asked, None) if isinstance(asked, str) else _pair(asked)
+def _word_and_context(condition: Any) -> tuple[str, str | None]:
+    word, context = (condition, None) if isinstance(condition, str) else _pair(condition)
     if not isinstance(word, str) or not word.strip() or not isinstance(context, str | None):
-        raise UserError(f"expected a word, or a pair of word and sentence; got {asked!r:.80}.")
+        raise UserError(f"expected a word, or a pair of word and sentence; got {condition!r:.80}.")
     return word, context
 
 
-def _pair(asked: Any) -> Sequence[Any]:
-    return asked if isinstance(asked, Sequence) and len(asked) == 2 else (None, None)
+def _pair(condition: Any) -> Sequence[Any]:
+    return condition if isinstance(condition, Sequence) and len(condition) == 2 else (None, None)

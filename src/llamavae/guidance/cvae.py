@@ -28,26 +28,26 @@ from torch import Tensor
 
 from llamavae.errors import UserError
 from llamavae.flows import (
-    Fitting,
+    FitConfig,
     Flow,
+    FlowData,
     FlowFit,
-    Rows,
     build_flow,
     fit_flow,
     load_flow,
     save_flow,
 )
 from llamavae.flows.transforms import regression
-from llamavae.guidance.asked import check_draws, check_pairs, vectors_of
 from llamavae.guidance.card import model_card
 from llamavae.guidance.conditions import (
     Condition,
     EncoderCondition,
-    MatrixCondition,
+    VectorCondition,
     load_condition,
 )
 from llamavae.guidance.pairs import Pairs, cached_vectors
 from llamavae.guidance.ranking import Ranking, best_texts
+from llamavae.guidance.sampling import check_draws, check_pairs, vectors_of
 from llamavae.modeling import LlaMaVAE, checkpoint
 from llamavae.modeling.backbones import latent_fingerprint
 from llamavae.training.prior import posterior
@@ -124,8 +124,8 @@ class InvertibleCVAE:
         valid: Pairs | None = None,
         *,
         vocabulary: Sequence[str] | None = None,
-        noise: float = 1.0,
-        fitting: Fitting | None = None,
+        posterior_scale: float = 1.0,
+        fitting: FitConfig | None = None,
         state: Path | None = None,
         progress: bool = True,
     ) -> FlowFit:
@@ -136,8 +136,9 @@ class InvertibleCVAE:
             valid: Held-out pairs for early stopping; None takes a tenth of the texts, chosen by
                 their hash, so that copies of a text are on one side.
             vocabulary: What `rank` chooses from if it is not told; default: what was asked.
-            noise: Width of the posteriors that points are drawn from, as a multiple of their
-                own. Below 1 the flow learns points that decode more surely; 0 are the means.
+            posterior_scale: Multiple of the posteriors' standard deviation that latent codes are
+                drawn with. Below 1, the flow learns codes that decode more reliably; 0 gives the
+                means.
             fitting: How the flow is trained.
             state: Folder for the state of an interrupted fit, see `fit_flow`.
             progress: Show progress bars on stderr.
@@ -152,9 +153,9 @@ class InvertibleCVAE:
             pairs, valid = pairs.select(~held_out), pairs.select(held_out)
         else:
             skipped.update(valid.skipped)
-        if noise < 0:
-            raise UserError(f"noise must not be negative; got {noise}")
-        train, rest = (_rows(self.vae, part, noise, progress) for part in (pairs, valid))
+        if posterior_scale < 0:
+            raise UserError(f"posterior_scale must not be negative; got {posterior_scale}")
+        train, rest = (_rows(self.vae, part, posterior_scale, progress) for part in (pairs, valid))
         fit = fit_flow(
             self.flow,
             train.x,
@@ -168,7 +169,7 @@ class InvertibleCVAE:
         self.inverse = self._fit_inverse(train)
         if vocabulary is not None:
             names = vocabulary
-        elif isinstance(self.condition, MatrixCondition):  # its vectors have no words
+        elif isinstance(self.condition, VectorCondition):  # its vectors have no words
             names = ()
         else:
             names = (*pairs.names, *valid.names)
@@ -176,8 +177,8 @@ class InvertibleCVAE:
         self.report = {
             **asdict(fit),
             "inverse_error": fit.inverse_error,
-            "fitting": asdict(fitting or Fitting()),
-            "noise": noise,
+            "fitting": asdict(fitting or FitConfig()),
+            "posterior_scale": posterior_scale,
             "pairs": len(pairs),
             "held_out": len(valid),
             "skipped": skipped.total(),
@@ -189,7 +190,7 @@ class InvertibleCVAE:
 
     def generate(
         self,
-        asked: Asked,
+        conditions: Asked,
         n: int = 1,
         spread: float = 1.0,
         seed: int | None = None,
@@ -201,7 +202,7 @@ class InvertibleCVAE:
         """Texts for each condition, written from z alone.
 
         Args:
-            asked: B things that the condition understands, or their vectors (B, C).
+            conditions: B things that the condition understands, or their vectors (B, C).
             n: Texts for each.
             spread: tau, the factor on the noise of p(z|c); 0 decodes its centre.
             seed: Makes the draws repeatable.
@@ -217,15 +218,15 @@ class InvertibleCVAE:
         """
         if draws is not None:
             ranking = ranking or Ranking()
-            return self._best(asked, n, spread, seed, draws, ranking, options)
+            return self._best(conditions, n, spread, seed, draws, ranking, options)
         if ranking is not None:
             raise UserError("a ranking is of several draws: give their number, draws=16 say")
-        return self.vae.decode(self.points(asked, n, spread, seed), **options)
+        return self.vae.decode(self.points(conditions, n, spread, seed), **options)
 
     @torch.no_grad()
     def _best(
         self,
-        asked: Asked,
+        conditions: Asked,
         n: int,
         spread: float,
         seed: int | None,
@@ -234,7 +235,7 @@ class InvertibleCVAE:
         options: dict[str, Any],
     ) -> list[str]:
         check_draws(n, spread, draws)
-        c = self._vectors(asked).repeat_interleave(draws, 0)
+        c = self._vectors(conditions).repeat_interleave(draws, 0)
         generator = None if seed is None else torch.Generator().manual_seed(seed)
         noise = torch.randn(len(c) // draws, draws, self.flow.features, generator=generator)
         noise[:, 0] = 0  # the centre
@@ -253,11 +254,11 @@ class InvertibleCVAE:
 
     @torch.no_grad()
     def points(
-        self, asked: Asked, n: int = 1, spread: float = 1.0, seed: int | None = None
+        self, conditions: Asked, n: int = 1, spread: float = 1.0, seed: int | None = None
     ) -> Tensor:
         """Points (B * n, D) drawn from p(z|c); arguments as for `generate`."""
         check_draws(n, spread)
-        c = self._vectors(asked).repeat_interleave(n, 0)
+        c = self._vectors(conditions).repeat_interleave(n, 0)
         generator = None if seed is None else torch.Generator().manual_seed(seed)
         noise = torch.randn(len(c), self.flow.features, generator=generator)
         return self._place(c, spread * noise)
@@ -289,28 +290,28 @@ class InvertibleCVAE:
         p = self.flow(c)
         return p.transform.inv(p.base.mean + p.base.stddev * noise.to(p.base.mean))
 
-    def _vectors(self, asked: Asked, rows: int | None = None) -> Tensor:
-        c = vectors_of(self.condition, asked)
+    def _vectors(self, conditions: Asked, rows: int | None = None) -> Tensor:
+        c = vectors_of(self.condition, conditions)
         if rows is not None and len(c) not in (1, rows):
             raise UserError(f"expected 1 or {rows} conditions for {rows} points; got {len(c)}")
         return c.to(self.flow.affine.weight).expand(rows or len(c), -1)
 
     # ------------------------------------------------------------------ text to condition
 
-    def log_prob(self, texts: str | Sequence[str], asked: Asked) -> Tensor:
+    def log_prob(self, texts: str | Sequence[str], conditions: Asked) -> Tensor:
         """Logarithm of p(z|c), in nats, at the posterior mean of each text, shape (B,).
 
         Args:
             texts: B texts.
-            asked: Their conditions, B of them or one.
+            conditions: Their conditions, B of them or one.
         """
-        return self.density(self.vae.encode(texts).mean, asked)
+        return self.density(self.vae.encode(texts).mean, conditions)
 
     @torch.no_grad()
-    def density(self, z: Tensor, asked: Asked) -> Tensor:
+    def density(self, z: Tensor, conditions: Asked) -> Tensor:
         """Log-density of points z (B, D) in nats under B conditions, or one; shape (B,)."""
         z = z.to(self.flow.affine.weight)
-        return self.flow(self._vectors(asked, len(z))).log_prob(z)
+        return self.flow(self._vectors(conditions, len(z))).log_prob(z)
 
     def rank(
         self, text: str | Tensor, candidates: Asked | None = None, k: int = 10
@@ -382,7 +383,7 @@ class InvertibleCVAE:
         return self.flow(c if self.flow.context else None).transform(z)
 
     @torch.no_grad()
-    def _fit_inverse(self, rows: Rows) -> dict[str, Tensor]:
+    def _fit_inverse(self, rows: FlowData) -> dict[str, Tensor]:
         assert rows.c is not None
         y = self._features(rows.x).cpu().double()
         c = rows.c.to(y)
@@ -533,9 +534,9 @@ def read_settings(folder: Path) -> dict[str, Any]:
     return settings
 
 
-def _rows(vae: LlaMaVAE, pairs: Pairs, noise: float, progress: bool) -> Rows:
+def _rows(vae: LlaMaVAE, pairs: Pairs, posterior_scale: float, progress: bool) -> FlowData:
     q = posterior(vae, pairs.texts, progress)
-    return Rows(q.mean, pairs.conditions, noise * q.stddev)
+    return FlowData(q.mean, pairs.conditions, posterior_scale * q.stddev)
 
 
 def _a_tenth(texts: Sequence[str]) -> Tensor:

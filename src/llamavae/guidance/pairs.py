@@ -18,7 +18,7 @@ from llamavae.guidance.conditions import (
     Condition,
     EncoderCondition,
     LabelCondition,
-    MatrixCondition,
+    VectorCondition,
     read_column,
 )
 
@@ -81,7 +81,7 @@ def make_pairs(
 ) -> Pairs:
     """Pair the texts of a corpus with their conditions.
 
-    What is asked is a row's labels for a `LabelCondition`, its vector for a `MatrixCondition`, and
+    What is asked is a row's labels for a `LabelCondition`, its vector for a `VectorCondition`, and
     its word for any other, where equal ones are embedded once and sentence vectors are kept in the
     cache. Words without a vector are left out and counted. A word with several texts gives several
     pairs.
@@ -93,7 +93,7 @@ def make_pairs(
         context: Column with the sentence around each word, or None in it.
         also_alone: Give a row with a context a second pair, of the word alone, behind all others.
             A flow that is fitted to both can be asked for a word with and without a sentence.
-        vectors: For a `MatrixCondition`: a column with a list of numbers a row, or an array
+        vectors: For a `VectorCondition`: a column with a list of numbers a row, or an array
             (N, C).
         progress: Show a bar while sentence vectors are computed.
 
@@ -104,7 +104,7 @@ def make_pairs(
     if len(data) == 0:
         raise UserError("the data set has no rows to make pairs of.")
     texts = read_column(data, "text")
-    matrix = isinstance(condition, MatrixCondition)
+    matrix = isinstance(condition, VectorCondition)
     if matrix != (vectors is not None):
         raise UserError(
             "pass vectors= (a column of data, or an array) with a matrix condition, and only then."
@@ -114,12 +114,12 @@ def make_pairs(
     if vectors is not None:
         c = condition.vectors(_matrix(data, vectors))  # type: ignore[arg-type]
         return Pairs(texts, c, _row_names(data, word))
-    asked = _asked(data, condition, word, context)
+    conditions = _asked(data, condition, word, context)
     if context is not None and also_alone:
         twice = [i for i, sentence in enumerate(data[context]) if sentence is not None]
-        asked += [asked[i][0] for i in twice]
+        conditions += [conditions[i][0] for i in twice]
         texts += [texts[i] for i in twice]
-    return _embed(texts, asked, condition, progress)
+    return _embed(texts, conditions, condition, progress)
 
 
 def _asked(data: Dataset, condition: Condition, word: str, context: str | None) -> list[Any]:
@@ -155,10 +155,10 @@ def _row_names(data: Dataset, word: str) -> list[str]:
     return [f"row {i + 1}" for i in range(len(data))]
 
 
-def _embed(texts: list[str], asked: list[Any], condition: Condition, progress: bool) -> Pairs:
-    names = [condition.text(one) for one in asked]
-    distinct = dict(zip(names, asked, strict=True))
-    known = {name: one for name, one in distinct.items() if condition.knows(one)}
+def _embed(texts: list[str], conditions: list[Any], condition: Condition, progress: bool) -> Pairs:
+    names = [condition.text(one) for one in conditions]
+    distinct = dict(zip(names, conditions, strict=True))
+    known = {name: one for name, one in distinct.items() if condition.has(one)}
     skipped = dict(Counter(name for name in names if name not in known))
     if skipped:
         first = ", ".join(map(repr, list(skipped)[:_SHOWN])) + ", ..." * (len(skipped) > _SHOWN)
@@ -176,18 +176,20 @@ def _embed(texts: list[str], asked: list[Any], condition: Condition, progress: b
     return Pairs([texts[i] for i in keep], c[[place[name] for name in kept]], kept, skipped)
 
 
-def cached_vectors(condition: Condition, asked: Sequence[Any], progress: bool = True) -> Tensor:
+def cached_vectors(
+    condition: Condition, conditions: Sequence[Any], progress: bool = True
+) -> Tensor:
     """Vectors c (B, C) of B things that are asked; sentence vectors come through the cache.
 
     Args:
         condition: Gives the vectors.
-        asked: What is asked.
+        conditions: What is asked.
         progress: Show a bar while sentence vectors are computed.
     """
     if not isinstance(condition, EncoderCondition):
-        return condition.vectors(asked)
+        return condition.vectors(conditions)
 
     def encode(texts: list[str]) -> Tensor:
         return torch.from_numpy(np.array(sentence_vectors(texts, condition.encoder, progress)))
 
-    return condition.combined(asked, encode)
+    return condition.combined(conditions, encode)

@@ -39,7 +39,7 @@ from llamavae.modeling.decoder import TextDecoder
 from llamavae.modeling.encoder import SentenceEncoder, TransformersEncoder
 from llamavae.modeling.prior import DEFAULT, Prior, read_default
 from llamavae.modeling.quantisation import from_int8, to_int8
-from llamavae.pretrained import CATALOGUE, resolve, shipped
+from llamavae.pretrained import CATALOGUE, bundled, resolve
 from llamavae.pretrained.loading import hub_errors, is_gguf, load_whole
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def fetch(
 ) -> Path:
     """The checkpoint's folder: `source`, one that comes with the library, or a download."""
     folder = Path(source)
-    inside = shipped(os.fspath(source))
+    inside = bundled(os.fspath(source))
     if inside and not (folder / "config.json").is_file():
         return inside
     if folder.is_dir():
@@ -175,7 +175,7 @@ def backbone(folder: Path, config: LlaMaVAEConfig, which: str) -> str | None:
             f"Give its new place: from_pretrained(..., {which}=FOLDER_OR_FILE)"
         )
     if name is not None:  # with the model's own name in the error: what it needs comes together
-        resolve(name, folder.name if shipped(folder.name) == folder else None)
+        resolve(name, folder.name if bundled(folder.name) == folder else None)
     return name
 
 

@@ -29,9 +29,9 @@ from torch.distributions import (
 )
 
 from llamavae.errors import UserError
-from llamavae.flows.rows import Rows
+from llamavae.flows.data import FlowData
 from llamavae.modeling.backbones import latent_fingerprint
-from llamavae.pretrained import shipped
+from llamavae.pretrained import bundled
 
 if TYPE_CHECKING:
     from llamavae.flows import Flow
@@ -117,7 +117,7 @@ class Prior(ABC):
         Raises:
             UserError: The codes have another size, or are not finite.
         """
-        z = Rows(torch.as_tensor(z)).checked("the codes", self.features, 0).x.float()
+        z = FlowData(torch.as_tensor(z)).checked("the codes", self.features, 0).x.float()
         p = self.distribution()
         return torch.cat([p.log_prob(part) for part in z.split(_CHUNK)])
 
@@ -402,5 +402,5 @@ def prior_names(vae: LlaMaVAE) -> list[str]:
 
 def folder_of(vae: LlaMaVAE, name: str) -> Path | None:
     """A folder inside that of a VAE; None for a VAE that was not loaded from a folder."""
-    folder = shipped(vae.name_or_path or "") or vae.name_or_path
+    folder = bundled(vae.name_or_path or "") or vae.name_or_path
     return Path(folder, name) if folder and Path(folder).is_dir() else None

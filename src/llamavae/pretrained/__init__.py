@@ -15,9 +15,9 @@ from llamavae.pretrained.catalogue import (
     MODELS,
     Backbone,
     File,
+    bundled,
+    bundled_names,
     needed,
-    shipped,
-    shipped_names,
 )
 from llamavae.pretrained.fetching import (
     Available,
@@ -47,6 +47,6 @@ __all__ = [
     "needed",
     "preferred",
     "resolve",
-    "shipped",
-    "shipped_names",
+    "bundled",
+    "bundled_names",
 ]

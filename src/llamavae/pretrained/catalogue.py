@@ -168,14 +168,14 @@ def _library() -> Path:
     return Path(str(resources.files("llamavae.pretrained")))
 
 
-def shipped_names() -> list[str]:
+def bundled_names() -> list[str]:
     """Names of the models that come with the library."""
     return sorted(path.parent.name for path in _library().glob("*/config.json"))
 
 
-def shipped(name: str) -> Path | None:
+def bundled(name: str) -> Path | None:
     """The folder of a model that comes with the library; None where there is none of that name."""
-    return _library() / name if name in shipped_names() else None
+    return _library() / name if name in bundled_names() else None
 
 
 def needed(name: str) -> list[Backbone]:
@@ -190,9 +190,9 @@ def needed(name: str) -> list[Backbone]:
     """
     if name in CATALOGUE:
         return [CATALOGUE[name]]
-    folder = shipped(name)
+    folder = bundled(name)
     if folder is None:
-        raise unknown("model", name, [*CATALOGUE, *shipped_names()])
+        raise unknown("model", name, [*CATALOGUE, *bundled_names()])
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     if config.get("embed_backbones"):
         return []
@@ -201,7 +201,7 @@ def needed(name: str) -> list[Backbone]:
     found = {
         backbone.name: backbone
         for other in named
-        if other != name and (other in CATALOGUE or shipped(other))
+        if other != name and (other in CATALOGUE or bundled(other))
         for backbone in needed(other)
     }
     return list(found.values())

@@ -25,10 +25,10 @@ from llamavae.pretrained.catalogue import (
     CATALOGUE,
     Backbone,
     File,
+    bundled,
+    bundled_names,
     described,
     needed,
-    shipped,
-    shipped_names,
 )
 
 _PATIENCE = 3.0  # seconds in which the hub has to answer, else the next source is tried
@@ -82,8 +82,8 @@ class Fetched:
 def available() -> list[Available]:
     """Every model that has a name: those that come with the library, then the backbones."""
     models = []
-    for name in shipped_names():
-        folder = shipped(name)
+    for name in bundled_names():
+        folder = bundled(name)
         assert folder is not None
         backbones = needed(name)
         description, licence = described(folder)
@@ -121,9 +121,9 @@ def preferred(*names: str) -> tuple[str, str | None]:
     Raises:
         UserError: This version has none of them.
     """
-    candidates = [name for name in names if shipped(name)]
+    candidates = [name for name in names if bundled(name)]
     if not candidates:
-        raise unknown("model", names[0], shipped_names())
+        raise unknown("model", names[0], bundled_names())
     for name in candidates:
         if all(find(backbone.name) for backbone in needed(name)):
             break

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from llamavae.data.sentences import SentenceData, sentence_vectors
 from llamavae.errors import UserError, unknown
-from llamavae.flows import Fitting, Flow, Rows, build_flow, fit_flow
+from llamavae.flows import FitConfig, Flow, FlowData, build_flow, fit_flow
 from llamavae.modeling import DiagonalGaussian, LlaMaVAE
 from llamavae.modeling.backbones import latent_fingerprint
 from llamavae.modeling.prior import FlowPrior, MixturePrior, Prior, PriorKind, StandardPrior
@@ -70,7 +70,7 @@ def posterior(vae: LlaMaVAE, texts: Sequence[str], progress: bool = True) -> Dia
 def aggregate_posterior(
     vae: LlaMaVAE,
     texts: Sequence[str],
-    noise: float = 1.0,
+    posterior_scale: float = 1.0,
     seed: int = 0,
     progress: bool = False,
 ) -> Tensor:
@@ -79,20 +79,20 @@ def aggregate_posterior(
     Args:
         vae: The VAE.
         texts: N texts.
-        noise: Multiple of the posteriors' standard deviation; 0 gives their means.
+        posterior_scale: Multiple of the posteriors' standard deviation; 0 gives their means.
         seed: Seed of the draws.
         progress: Show a progress bar on stderr.
 
     Raises:
-        UserError: `noise` is negative, or the VAE has no sentence encoder.
+        UserError: `posterior_scale` is negative, or the VAE has no sentence encoder.
     """
-    if not noise >= 0:
-        raise UserError(f"noise must not be negative; got {noise}")
-    return _draw(posterior(vae, texts, progress), noise, seed)
+    if not posterior_scale >= 0:
+        raise UserError(f"posterior_scale must not be negative; got {posterior_scale}")
+    return _draw(posterior(vae, texts, progress), posterior_scale, seed)
 
 
-def _draw(q: DiagonalGaussian, noise: float, seed: int) -> Tensor:
-    rows = Rows(q.mean.cpu(), noise=noise * q.stddev.cpu())
+def _draw(q: DiagonalGaussian, posterior_scale: float, seed: int) -> Tensor:
+    rows = FlowData(q.mean.cpu(), noise=posterior_scale * q.stddev.cpu())
     return rows.draw(torch.Generator().manual_seed(seed))
 
 
@@ -106,7 +106,7 @@ def fit_prior(
     valid: Tensor | None = None,
     components: int | Sequence[int] = COMPONENTS,
     flow: str | Flow = "glow",
-    fitting: Fitting | None = None,
+    fitting: FitConfig | None = None,
     seed: int = 0,
     vae: LlaMaVAE | None = None,
     progress: bool = False,
@@ -212,13 +212,13 @@ def _divided(
 ) -> tuple[Tensor, Tensor]:
     """Codes to fit to and held-out ones, in float32 on the CPU."""
     features = codes.shape[-1] if vae is None else vae.config.latent_dim
-    train = Rows(codes).checked("the codes", features, 0).x.float()
+    train = FlowData(codes).checked("the codes", features, 0).x.float()
     if valid is None:
         order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))
         part = max(1, len(train) // 10)
         train, held_out = train[order[part:]], train[order[:part]]
     else:
-        held_out = Rows(valid).checked("the held-out codes", features, 0).x.float()
+        held_out = FlowData(valid).checked("the held-out codes", features, 0).x.float()
     if len(train) < 2 or not len(held_out):
         raise UserError(
             "fitting a prior needs at least 2 codes, and 1 that is held out; got "
@@ -231,7 +231,7 @@ def _flow_prior(
     train: Tensor,
     held_out: Tensor,
     flow: str | Flow,
-    fitting: Fitting | None,
+    fitting: FitConfig | None,
     seed: int,
     progress: bool,
 ) -> FlowPrior:
@@ -240,8 +240,8 @@ def _flow_prior(
             torch.manual_seed(seed)
             flow = build_flow(flow, train.shape[1])
     prior = FlowPrior(flow)
-    fitting = replace(fitting or Fitting(), seed=seed)
-    fit = fit_flow(flow, train, valid=Rows(held_out), fitting=fitting, progress=progress)
+    fitting = replace(fitting or FitConfig(), seed=seed)
+    fit = fit_flow(flow, train, valid=FlowData(held_out), fitting=fitting, progress=progress)
     prior.report = {
         "flow": flow.settings,
         "best_step": fit.best_step,
@@ -330,7 +330,7 @@ def fit_default_prior(
         seed=seed,
         vae=vae,
     )
-    prior.report["noise"] = POSTERIOR_SCALE
+    prior.report["posterior_scale"] = POSTERIOR_SCALE
     return prior
 
 

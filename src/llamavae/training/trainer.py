@@ -30,7 +30,7 @@ from torch.utils.data import Sampler
 from tqdm.auto import tqdm
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from llamavae.data.batches import Collator, LengthBatches
+from llamavae.data.batches import Collator, LengthGroupedSampler
 from llamavae.data.sentences import SentenceData, SentenceStream
 from llamavae.errors import UserError
 from llamavae.modeling import LlaMaVAE, TextDecoder
@@ -126,7 +126,7 @@ class SentenceTrainer(Trainer):
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int] | None:
         data = self.train_dataset
         if isinstance(data, SentenceData):
-            return LengthBatches(
+            return LengthGroupedSampler(
                 data.lengths, self.global_batch, int(self.args.max_steps), self.args.seed
             )
         return None

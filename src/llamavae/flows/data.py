@@ -12,7 +12,7 @@ from llamavae.errors import UserError
 
 
 @dataclass(frozen=True)
-class Rows:
+class FlowData:
     """Data to fit: x (N, D), contexts c (N, C) or None, and noise (N, D) or None.
 
     With noise, each use draws x + noise * eps: x are posterior means then, and noise their
@@ -26,10 +26,10 @@ class Rows:
     def __len__(self) -> int:
         return len(self.x)
 
-    def take(self, index: Tensor) -> Rows:
+    def take(self, index: Tensor) -> FlowData:
         """The rows of these numbers."""
         c, noise = (None if t is None else t[index] for t in (self.c, self.noise))
-        return Rows(self.x[index], c, noise)
+        return FlowData(self.x[index], c, noise)
 
     def draw(self, generator: torch.Generator) -> Tensor:
         """X with its noise, shape (N, D)."""
@@ -37,7 +37,7 @@ class Rows:
             return self.x
         return self.x + self.noise * torch.randn(self.x.shape, generator=generator)
 
-    def checked(self, what: str, features: int, context: int) -> Rows:
+    def checked(self, what: str, features: int, context: int) -> FlowData:
         """The same on the CPU and without a graph, if it fits a flow of these sizes.
 
         Args:
@@ -71,7 +71,7 @@ class Rows:
                     f"{', '.join(map(str, bad[:5]))}{', ...' if len(bad) > 5 else ''}"
                 )
         c, noise = (None if t is None else t.detach().cpu() for t in (self.c, self.noise))
-        return Rows(self.x.detach().cpu(), c, noise)
+        return FlowData(self.x.detach().cpu(), c, noise)
 
     def digest(self) -> str:
         """A hash of all values."""

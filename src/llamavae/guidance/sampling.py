@@ -29,16 +29,18 @@ def check_draws(n: int, spread: float = 1.0, draws: int | None = None) -> None:
         )
 
 
-def vectors_of(condition: Condition, asked: Sequence[Any] | Tensor) -> Tensor:
+def vectors_of(condition: Condition, conditions: Sequence[Any] | Tensor) -> Tensor:
     """Vectors (B, C) of what is asked, or the vectors themselves where they are given.
 
     Raises:
         UserError: They are not of shape (B, C), or hold NaN or infinity.
     """
-    if isinstance(asked, Tensor):
-        vectors = asked
+    if isinstance(conditions, Tensor):
+        vectors = conditions
     else:
-        vectors = condition.vectors(asked) if len(asked) else torch.empty(0, condition.dim)
+        vectors = (
+            condition.vectors(conditions) if len(conditions) else torch.empty(0, condition.dim)
+        )
     if vectors.ndim != 2 or vectors.shape[1] != condition.dim:
         raise UserError(
             f"expected conditions of shape (B, {condition.dim}); got {tuple(vectors.shape)}"
