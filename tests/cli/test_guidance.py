@@ -181,7 +181,7 @@ def test_the_options_of_a_fit_arrive(fit, run):
     )
     card = (guided / "README.md").read_text()
     assert "3, each with hidden layers of 8, 6" in card
-    assert "0.4 times the posteriors' width" in card
+    assert "Posterior scale: 0.4" in card
     assert "contrastive_weight 2.0, context_noise 0.3" in card
     assert run("reverse", "a kind of animal", "--model", str(guided)).exit_code == 0
     assert run("define", "river", "--model", str(guided)).exit_code == 0

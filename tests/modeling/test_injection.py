@@ -7,6 +7,7 @@ knows nothing of our attention: a plain model, its memory put into a `DynamicCac
 from __future__ import annotations
 
 import functools
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -316,9 +317,9 @@ def test_a_mask_of_the_wrong_length_is_an_error(family, attention, too_much):
     vae = tiny.vae("memory", family, decoder_options={"attn_implementation": attention})
     ids = torch.randint(5, 300, (2, 4))
     mask = torch.ones(2, 4 + too_much, dtype=torch.long)
-    steering = steered(vae.decoder.lm, vae.injection(points(2)))
-    with pytest.raises(ValueError, match="latent memory is always visible"), steering:
-        vae.decoder.lm(input_ids=ids, attention_mask=mask)
+    view = steered(vae.decoder.lm, vae.injection(points(2)))
+    with pytest.raises(ValueError, match="latent memory is always visible"):
+        view(input_ids=ids, attention_mask=mask)
 
 
 def test_left_padding_under_memory_hides_only_the_padding():
@@ -327,18 +328,19 @@ def test_left_padding_under_memory_hides_only_the_padding():
     padded = torch.cat([torch.zeros(2, 3, dtype=torch.long), ids], 1)
     mask = torch.tensor([[0] * 3 + [1] * 4] * 2)
     positions = torch.arange(-3, 4).clamp(min=0).expand(2, -1)
-    with torch.no_grad(), steered(vae.decoder.lm, vae.injection(points(2))):
-        expected = vae.decoder.lm(input_ids=ids).logits
+    view = steered(vae.decoder.lm, vae.injection(points(2)))
+    with torch.no_grad():
+        expected = view(input_ids=ids).logits
         inputs = {"input_ids": padded, "attention_mask": mask, "position_ids": positions}
-        logits = vae.decoder.lm(**inputs).logits[:, 3:]
+        logits = view(**inputs).logits[:, 3:]
     torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_rows_that_cannot_be_shared_among_points_are_an_error():
     vae = model("llama", "memory")
-    steering = steered(vae.decoder.lm, vae.injection(points(2)))
-    with pytest.raises(ValueError, match="3 rows cannot be shared among 2 points"), steering:
-        vae.decoder.lm(input_ids=torch.ones(3, 2, dtype=torch.long))
+    view = steered(vae.decoder.lm, vae.injection(points(2)))
+    with pytest.raises(ValueError, match="3 rows cannot be shared among 2 latent codes"):
+        view(input_ids=torch.ones(3, 2, dtype=torch.long))
 
 
 @pytest.mark.parametrize("injection", Injection.NAMES)
@@ -348,10 +350,20 @@ def test_nothing_stays_behind_after_generation(injection):
     before = vae.decoder.lm(ids).logits
     vae.decode(points())
     assert torch.equal(vae.decoder.lm(ids).logits, before)
-    steering = steered(vae.decoder.lm, vae.injection(points(2)))
-    with pytest.raises(RuntimeError, match="stop"), steering:
-        raise RuntimeError("stop")
+    view = steered(vae.decoder.lm, vae.injection(points(2)))
+    view(ids)
     assert torch.equal(vae.decoder.lm(ids).logits, before)
+
+
+@pytest.mark.parametrize("injection", Injection.NAMES)
+def test_threads_that_decode_on_one_model_get_their_own_texts(injection):
+    vae = model("llama", injection)
+    codes = torch.randn(160, vae.config.latent_dim, generator=torch.Generator().manual_seed(0))
+    expected = [vae.decode(z[None] * 3)[0] for z in codes]
+    assert len(set(expected)) > 40
+    with ThreadPoolExecutor(8) as pool:
+        texts = list(pool.map(lambda z: vae.decode(z[None] * 3)[0], codes))
+    assert texts == expected
 
 
 # ------------------------------------------------------------------------- shapes and refusals

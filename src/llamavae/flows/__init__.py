@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 __all__ = [
     "FitConfig",
     "Flow",
-    "FlowFit",
     "FlowData",
+    "FlowFit",
     "build_flow",
     "fit_flow",
     "flow_names",

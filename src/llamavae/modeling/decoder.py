@@ -24,7 +24,7 @@ from transformers import (
 
 from llamavae.errors import UserError
 from llamavae.modeling.backbones import freeze_or_adapt, quiet_dropout
-from llamavae.modeling.injection import MEMORY_ARGUMENT, Steering, steered
+from llamavae.modeling.injection import Steering, steered
 from llamavae.modeling.names import DecoderTraining
 from llamavae.modes import evaluating
 from llamavae.pretrained import resolve
@@ -368,22 +368,16 @@ class TextDecoder(nn.Module):
 
         There is no mask: the padding is behind the text, where causal attention never looks.
         """
-        slots = 0
-        inputs: dict[str, Any] = {"use_cache": False}
-        if steering.memory is not None:
-            inputs[MEMORY_ARGUMENT] = steering.memory
         if keep is None and steering.offset is None and steering.prompt is None:
-            return {"input_ids": ids, **inputs}, slots
+            return steering.inputs(self.lm, ids, use_cache=False), 0
         self._check_embeddings()
         embeds = self.embeddings(ids)
         if keep is not None:
             embeds = embeds * keep[..., None]
-        if steering.offset is not None:
-            embeds = embeds + steering.offset[:, None].to(embeds)
-        if steering.prompt is not None:
-            slots = steering.prompt.shape[1]
-            embeds = torch.cat([steering.prompt.to(embeds), embeds], dim=1)
-        return {"inputs_embeds": embeds, **inputs}, slots
+        # the offset is of the text's embeddings and not of the prompt's
+        inputs = steering.inputs(self.lm, inputs_embeds=embeds, use_cache=False)
+        inputs["inputs_embeds"] = steering.prepend(inputs["inputs_embeds"])
+        return inputs, inputs["inputs_embeds"].shape[1] - ids.shape[1]
 
     def _cross_entropy(self, rows: Tensor, targets: Tensor, reduction: str) -> Tensor:
         """Cross entropy in nats of head(rows) (N, V), built in chunks, against targets (N,)."""
@@ -479,14 +473,13 @@ class TextDecoder(nn.Module):
         skip = ids.shape[1]
         if steering.prompt is not None:
             embeds = self.embeddings(ids)
-            inputs = {"inputs_embeds": torch.cat([steering.prompt.to(embeds), embeds], dim=1)}
+            inputs = {"inputs_embeds": steering.prepend(embeds)}
             skip = 0  # generate then returns the new tokens alone
         first = next(iter(inputs.values()))
         mask = torch.ones(first.shape[:2], dtype=torch.long, device=first.device)
-        with evaluating(self), steered(self.lm, steering):
-            output = cast(Callable[..., Any], self.lm.generate)(
-                **inputs, attention_mask=mask, **options
-            )
+        with evaluating(self):
+            generate = cast(Callable[..., Any], steered(self.lm, steering).generate)
+            output = generate(**inputs, attention_mask=mask, **options)
         if isinstance(output, Tensor):
             return output[:, skip:]
         output.sequences = output.sequences[:, skip:]

@@ -13,9 +13,10 @@ That is why gradient checkpointing, beams, sampling and every cache type work un
 
 from __future__ import annotations
 
+import copy
+import functools
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -28,6 +29,8 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from llamavae.errors import UserError, unknown
 
 KeyValue = tuple[Tensor, Tensor]
+
+MEMORY_ARGUMENT = "latent_memory"  # forward keyword that carries the memory down to each layer
 
 
 # --------------------------------------------------------------------------- what z turns into
@@ -54,6 +57,41 @@ class Steering:
             prompt=other.prompt if other.prompt is not None else self.prompt,
             offset=other.offset if other.offset is not None else self.offset,
         )
+
+    @property
+    def batch(self) -> int:
+        """Number B of latent codes."""
+        parts = (self.memory and self.memory[0][0], self.prompt, self.offset)
+        return next(len(part) for part in parts if part is not None)
+
+    def inputs(
+        self,
+        decoder: PreTrainedModel,
+        input_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        **others: Any,
+    ) -> dict[str, Any]:
+        """Arguments of a forward pass of `decoder`, steered by memory and offset.
+
+        Args:
+            decoder: The decoder.
+            input_ids: Token ids (B, T), or None with `inputs_embeds`.
+            inputs_embeds: Input embeddings (B, T, H), or None.
+            **others: Further arguments of the pass.
+        """
+        if self.memory is not None:
+            others[MEMORY_ARGUMENT] = self.memory
+        if self.offset is not None:
+            if inputs_embeds is None:
+                inputs_embeds = decoder.get_input_embeddings()(input_ids)
+            inputs_embeds = inputs_embeds + self.offset[:, None].to(inputs_embeds)
+        if inputs_embeds is None:
+            return {"input_ids": input_ids, **others}
+        return {"inputs_embeds": inputs_embeds, **others}
+
+    def prepend(self, embeds: Tensor) -> Tensor:
+        """The prompt in front of the input embeddings (B, T, H), shape (B, M + T, H)."""
+        return embeds if self.prompt is None else torch.cat([self.prompt.to(embeds), embeds], 1)
 
     def repeat_interleave(self, n: int) -> Steering:
         """The same steering for `n` rows per z, in the order that `generate` lays out its rows."""
@@ -177,7 +215,7 @@ class Injection(nn.Module):
     """One injection, or several that act together, chosen by name.
 
     Args:
-        name: `memory`, `soft_prompt`, `add`, or `memory+add`.
+        name: `memory`, `soft_prompt`, `add`, `memory+add` or `memory+soft_prompt`.
         latent_dim: Size D of z.
         hidden_size: Size H of the decoder's embeddings.
         shapes: (G, C, C_v) of each layer; read only for `memory`.
@@ -187,7 +225,7 @@ class Injection(nn.Module):
         scaled: Scale memory as `MemoryInjection` says.
     """
 
-    NAMES = ("memory", "soft_prompt", "add", "memory+add")
+    NAMES = ("memory", "soft_prompt", "add", "memory+add", "memory+soft_prompt")
 
     def __init__(
         self,
@@ -233,7 +271,6 @@ def _mlp(inputs: int, hidden: int, outputs: int) -> nn.Module:
 # ------------------------------------------------------------- how the decoder's attention sees it
 
 _PREFIX = "llamavae_"
-MEMORY_ARGUMENT = "latent_memory"  # forward keyword that carries the memory down to each layer
 
 
 def _eager(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
@@ -269,8 +306,8 @@ def _extend_mask(mask: Tensor | None, query: Tensor, key: Tensor, slots: int) ->
     if mask is None:
         if queries == 1:
             return None  # one token that sees everything
-        if queries != keys:
-            raise ValueError(f"{queries} queries and {keys} keys need an attention mask")
+        # transformers leaves the mask out at the start of the text alone, where a static cache
+        # has further keys that are still empty
         mask = torch.ones(queries, keys, dtype=torch.bool, device=key.device).tril()[None, None]
     elif mask.shape[-1] != keys:
         raise ValueError(
@@ -372,41 +409,37 @@ def _unsupported(decoder: PreTrainedModel, detail: str = "") -> UserError:
     )
 
 
-@contextmanager
-def steered(decoder: PreTrainedModel, steering: Steering) -> Iterator[None]:
-    """While open, every forward pass of `decoder`, as in `generate`, is steered.
+def steered(decoder: PreTrainedModel, steering: Steering) -> PreTrainedModel:
+    """A view of `decoder` that is steered in every forward pass, as in `generate`.
 
-    A pass over B * n rows uses each z for n neighbouring rows, which is how `generate` lays out
-    beams and several samples per prompt. The prompt of `steering` is not applied here, since it
-    belongs in the input embeddings of the first pass.
+    It shares all weights with `decoder`, which stays as it is: several views of one decoder can be
+    used at the same time, also by several threads. A pass over B * n rows uses each z for n
+    neighbouring rows, which is how `generate` lays out beams and several samples per prompt. The
+    prompt of `steering` is not applied, since it belongs in front of the first pass alone; see
+    `Steering.prepend`.
+
+    Args:
+        decoder: The decoder, with memory enabled if `steering` has memory.
+        steering: What z does to it.
     """
-    handles = []
+    view = copy.copy(decoder)
     expanded: dict[int, Steering] = {}
 
     def rows(n: int) -> Steering:
-        batch = len(steering.memory[0][0]) if steering.memory else len(_some(steering.offset))
-        if n % batch:
-            raise ValueError(f"{n} rows cannot be shared among {batch} points z")
-        return expanded.setdefault(n, steering.repeat_interleave(n // batch))
+        if n % steering.batch:
+            raise ValueError(f"{n} rows cannot be shared among {steering.batch} latent codes")
+        return expanded.setdefault(n, steering.repeat_interleave(n // steering.batch))
 
-    def pass_memory(_: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        ids = args[0] if args else kwargs.get("input_ids")
-        first = _some(ids if ids is not None else kwargs.get("inputs_embeds"))
-        _check_mask(kwargs, first.shape[1])
-        return args, {**kwargs, MEMORY_ARGUMENT: rows(len(first)).memory}
+    @functools.wraps(decoder.forward)
+    def forward(input_ids: Tensor | None = None, **inputs: Any) -> Any:
+        first = _some(inputs.get("inputs_embeds") if input_ids is None else input_ids)
+        _check_mask(inputs, first.shape[1])
+        inputs["input_ids"] = input_ids
+        return decoder(**rows(len(first)).inputs(decoder, **inputs))
 
-    def add_offset(_: nn.Module, __: Any, embeddings: Tensor) -> Tensor:
-        return embeddings + _some(rows(len(embeddings)).offset).to(embeddings)[:, None]
-
-    if steering.memory is not None:
-        handles.append(decoder.register_forward_pre_hook(pass_memory, with_kwargs=True))
-    if steering.offset is not None:
-        handles.append(decoder.get_input_embeddings().register_forward_hook(add_offset))
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+    if steering.memory is not None or steering.offset is not None:
+        view.forward = forward
+    return view
 
 
 def _check_mask(inputs: dict[str, Any], new: int) -> None:

@@ -40,6 +40,8 @@ __all__ = [
     "Fetched",
     "File",
     "available",
+    "bundled",
+    "bundled_names",
     "fetch",
     "find",
     "megabytes",
@@ -47,6 +49,4 @@ __all__ = [
     "needed",
     "preferred",
     "resolve",
-    "bundled",
-    "bundled_names",
 ]
