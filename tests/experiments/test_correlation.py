@@ -7,19 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import spearmanr
+from tests.experiments.rows import rows_of
 
 from llamavae.errors import UserError
 from llamavae.experiments.correlation import relate
-from llamavae.report.correlation import plot_relation
-
-
-def rows_of(**measures):
-    return [
-        {"model": f"m{i}", "measure": name, "value": value}
-        for name, values in measures.items()
-        for i, value in enumerate(values)
-        if value is not None
-    ]
 
 
 def spearman(x, y):
@@ -70,19 +61,3 @@ def test_rows_that_do_not_fit():
         relate(rows, ["MG"], ["BLEU"])
     with pytest.raises(UserError, match="'m0' has two values of 'MIG'"):
         relate(rows + rows[:1], ["MIG"], ["BLEU"])
-    with pytest.raises(UserError, match="nothing to plot"):
-        plot_relation(rows, [], ["BLEU"])
-
-
-def test_plot_has_a_panel_for_each_pair():
-    rows = rows_of(MIG=[1, 2, 3, 4], DCI=[1, 1, 1, 1], BLEU=[4, 3, 2, 1])
-    figure = plot_relation(rows, ["MIG", "DCI"], ["BLEU"])
-    first, second = figure.axes
-    assert first.get_title() == "ρ = −1.00, p = 0.083, 4 models"
-    assert second.get_title() == "4 models"
-    assert (first.get_xlabel(), first.get_ylabel()) == ("MIG", "BLEU")
-    dots = np.asarray(first.collections[0].get_offsets())
-    assert dots.tolist() == [[1, 4], [2, 3], [3, 2], [4, 1]]
-    assert [text.get_text() for text in first.texts] == ["m0", "m1", "m2", "m3"]
-    many = plot_relation(rows_of(a=range(13), b=range(13)), ["a"], ["b"])
-    assert not many.axes[0].texts

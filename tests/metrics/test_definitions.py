@@ -13,7 +13,7 @@ from tests import tiny
 from llamavae.errors import UserError
 from llamavae.metrics import retrieval, semantic
 from llamavae.metrics.definitions import SCORES, lemma_bleu, score_definitions, sense_bleu
-from llamavae.metrics.ngrams import distinct_n, reconstruction_bleu
+from llamavae.metrics.ngrams import reconstruction_bleu
 from llamavae.modeling import SentenceEncoder
 
 LEMMAS = [("bank", "n"), ("bank", "n"), ("dog", "n"), ("din", "n"), ("bank", "v")]
@@ -100,14 +100,6 @@ def test_texts_are_cut_into_words_and_case_counts():
 def test_texts_without_common_4_grams_score_nothing_and_warn_of_nothing(text, reference):
     assert sense_bleu([text], [reference]) == pytest.approx(0, abs=1e-12)
     assert lemma_bleu([text], [reference], ["w"]) == pytest.approx(0, abs=1e-12)
-
-
-def test_distinct_n_by_hand():
-    texts = ["a b a b", "a b", "", "c"]  # ab ba ab ab
-    assert distinct_n(texts, 1) == 3 / 7
-    assert distinct_n(texts) == 2 / 4
-    assert distinct_n(texts, 4) == 1
-    assert distinct_n(["a"], 2) == distinct_n([], 2) == 0
 
 
 # ------------------------------------------------------------------------------- the table

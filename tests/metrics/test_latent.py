@@ -1,14 +1,27 @@
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
-from hypothesis import given
+import torch
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.decomposition import PCA
 from sklearn.metrics.pairwise import cosine_similarity
+from tests.metrics.gaussians import draws, posterior
+from torch.distributions import MultivariateNormal, kl_divergence
 
 from llamavae.errors import UserError
-from llamavae.metrics.latent import iso_score, mean_cosine
+from llamavae.metrics import latent
+from llamavae.metrics.latent import (
+    active_units,
+    gaussian_kl,
+    iso_score,
+    mean_cosine,
+    mutual_information,
+    posterior_variance,
+)
 
 
 def cloud(seed=0, n=30, dims=5):
@@ -69,3 +82,70 @@ def test_too_little():
         mean_cosine(np.ones((1, 3)))
     with pytest.raises(UserError, match="at least 2 dimensions; got 1"):
         iso_score(np.ones((4, 1)))
+    with pytest.raises(UserError, match="more than 3 points"):
+        gaussian_kl(draws(3, 3))
+
+
+# ------------------------------------------------------------------------------- use of z
+
+
+def test_active_units_counts_dimensions_that_vary():
+    mean, _, _ = posterior(2000, [1.0, 0.0, 0.3, 0.05], [1.0] * 4)
+    assert active_units(mean) == 2
+    assert active_units(mean, threshold=0.001) == 3
+    assert active_units(mean + 100) == 2
+    assert active_units(mean[:1]) == 0
+
+
+@pytest.mark.parametrize("gains", [[0.0], [0.5], [2.0], [1.0, 0.5, 0.0]])
+def test_information_of_a_linear_gaussian_channel(gains):
+    mean, logvar, z = posterior(3000, gains, [0.5] * len(gains))
+    exact = sum(0.5 * math.log(1 + gain**2 / 0.5) for gain in gains)
+    assert mutual_information(mean, logvar, z) == pytest.approx(exact, abs=0.06)
+
+
+def test_information_of_separate_points_is_log_n():
+    mean, logvar, z = posterior(50, [1.0] * 16, [1e-10] * 16)
+    assert mutual_information(mean, logvar, z) == pytest.approx(math.log(50), abs=1e-6)
+
+
+@given(st.integers(1, 40), st.integers(1, 5), st.floats(0, 30), st.floats(1e-6, 100))
+def test_information_never_exceeds_log_n(n, dim, gain, variance):
+    mean, logvar, z = posterior(n, [gain] * dim, [variance] * dim)
+    assert mutual_information(mean, logvar, z) <= math.log(n) + 1e-9
+
+
+def test_information_does_not_depend_on_blocks(monkeypatch):
+    values = posterior(37, [1.0, 0.5], [0.3, 2.0])
+    whole = mutual_information(*values)
+    monkeypatch.setattr(latent, "_CHUNK", 100)
+    assert mutual_information(*values) == pytest.approx(whole, abs=1e-12)
+    assert mutual_information(*(x.float() for x in values)) == pytest.approx(whole, abs=1e-4)
+
+
+def test_information_needs_matching_shapes():
+    with pytest.raises(ValueError, match="one shape"):
+        mutual_information(torch.zeros(3, 2), torch.zeros(3, 2), torch.zeros(4, 2))
+
+
+def test_posterior_variance():
+    assert posterior_variance(torch.zeros(4, 3)) == 1
+    assert posterior_variance(torch.tensor([[0.5, 1.5]]).log()) == pytest.approx(1)
+
+
+# ------------------------------------------------------------------------------- the prior
+
+
+@settings(max_examples=20)
+@given(seed=st.integers(0, 99), d=st.integers(1, 4))
+def test_gaussian_kl_is_torchs(seed, d):
+    z = (draws(9, d, seed) @ draws(d, d, seed + 1) + seed / 50).double()
+    covariance = torch.from_numpy(np.cov(z.numpy().T, ddof=0).reshape(d, d))
+    ours = MultivariateNormal(z.mean(0), covariance)
+    prior = MultivariateNormal(torch.zeros(d).double(), torch.eye(d).double())
+    assert gaussian_kl(z) == pytest.approx(kl_divergence(ours, prior).item(), rel=1e-6, abs=1e-8)
+
+
+def test_what_a_perfect_match_shows():
+    expected = np.mean([gaussian_kl(draws(500, 8, seed)) for seed in range(20)])
+    assert expected == pytest.approx(8 * 11 / (4 * 500), rel=0.15)

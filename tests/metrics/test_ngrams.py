@@ -6,11 +6,24 @@ import pytest
 import sacrebleu
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from nltk.translate.bleu_score import sentence_bleu
+from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
 
-from llamavae.metrics.ngrams import bleu_1, bleu_counts, bleu_of_counts, rouge, token_f1
+from llamavae.errors import UserError
+from llamavae.metrics.ngrams import (
+    bleu_1,
+    bleu_counts,
+    bleu_of_counts,
+    distinct_n,
+    duplicates,
+    exact_match,
+    reconstruction_bleu,
+    rouge,
+    self_bleu,
+    token_f1,
+)
 
 TEXTS = st.lists(st.sampled_from(["a", "b", "c,", "d."]), max_size=7).map(" ".join)
+SENTENCES = ["a dog is a kind of animal", "the old baker wrote a letter", "she sold the horse"]
 PAIRS = st.lists(st.tuples(TEXTS, TEXTS), min_size=1, max_size=5)
 
 # ------------------------------------------------------------------------------- BLEU
@@ -96,3 +109,61 @@ def test_rouge_l_is_the_longest_common_subsequence(a, b):
     assert two <= 1
     assert subsequence <= one <= 1
     assert one == pytest.approx(token_f1(" ".join(a), " ".join(b))) or not (a or b)
+
+
+# ------------------------------------------------------------------------------- a corpus
+
+
+def test_bleu_and_exact_match():
+    assert reconstruction_bleu(SENTENCES, SENTENCES) == pytest.approx(100)
+    assert exact_match(SENTENCES, SENTENCES) == 1
+    assert reconstruction_bleu(SENTENCES[1:] + SENTENCES[:1], SENTENCES) < 20
+    assert exact_match([f" {SENTENCES[0]} ", "x", ""], SENTENCES) == pytest.approx(1 / 3)
+
+
+@pytest.mark.parametrize(("texts", "references"), [([""] * 3, SENTENCES), (SENTENCES, [""] * 3)])
+def test_bleu_of_empty_texts(texts, references):
+    assert reconstruction_bleu(texts, references) == 0
+    assert exact_match(texts, references) == 0
+
+
+def test_pairs_must_match():
+    with pytest.raises(UserError, match="got 3 and 2"):
+        reconstruction_bleu(SENTENCES, SENTENCES[:2])
+    with pytest.raises(UserError, match="got 0 and 0"):
+        exact_match([], [])
+
+
+# ------------------------------------------------------------------------------- variety
+
+
+def test_distinct_n_by_hand():
+    texts = ["a b a b", "a b", "", "c"]  # ab ba ab ab
+    assert distinct_n(texts, 1) == 3 / 7
+    assert distinct_n(texts) == 2 / 4
+    assert distinct_n(texts, 4) == 1
+    assert distinct_n(["a"], 2) == distinct_n([], 2) == 0
+
+
+@settings(max_examples=40)
+@given(st.lists(TEXTS, min_size=2, max_size=6), st.integers(2, 4))
+def test_self_bleu_is_nltks(texts, order):
+    words = [text.split() for text in texts]
+    smoothing = SmoothingFunction().method1
+    expected = [
+        sentence_bleu(words[:i] + words[i + 1 :], row, (1 / order,) * order, smoothing)
+        for i, row in enumerate(words)
+    ]
+    assert self_bleu(texts, order).tolist() == pytest.approx(expected)
+
+
+def test_self_bleu_at_its_ends():
+    assert self_bleu(["a kind of big dog"] * 3).tolist() == pytest.approx([1, 1, 1])
+    assert self_bleu(["a b c d", "e f g h", ""]).tolist() == [0, 0, 0]
+    with pytest.raises(UserError, match="got 1"):
+        self_bleu(["a"])
+
+
+def test_duplicates():
+    assert duplicates(["a b", "a  b", "c", "A b", "c", "c"]) == pytest.approx(3 / 6)
+    assert duplicates(["a", "b"]) == 0

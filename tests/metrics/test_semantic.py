@@ -12,7 +12,6 @@ from tests.evaluation import systems
 from torch.nn import functional as F
 
 from llamavae.errors import UserError
-from llamavae.evaluation.encoders import sentence_encoder
 from llamavae.evaluation.evaluators.reconstruction import Reconstruction
 from llamavae.metrics.semantic import (
     bert_score,
@@ -140,14 +139,6 @@ def test_encoder_cosine_by_hand():
     assert encoder_cosine(["aa", "ab"], ["a", "a"], Letters()) == pytest.approx((1 + 0.5**0.5) / 2)
     assert encoder_cosine(["a"], ["b"], Letters()) == 0
     assert encoder_cosine([""], ["b"], Letters()) == 0
-
-
-def test_a_sentence_encoder_is_loaded_where_it_is_named():
-    folder = tiny.encoder("bert-mean")
-    for name in (folder, str(folder)):
-        loaded = sentence_encoder(name)
-        assert isinstance(loaded, SentenceEncoder)
-        assert sentence_encoder(loaded) is loaded
 
 
 def test_encoder_cosine_of_a_sentence_encoder():

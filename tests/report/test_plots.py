@@ -249,3 +249,33 @@ def test_trade_off_has_a_line_for_each_value_of_the_other_settings():
     assert only.axes[0].get_legend() is None
     with pytest.raises(UserError, match="no model"):
         plots.plot_trade_off([])
+
+
+def map_rows(labels):
+    return [{"x": i, "y": -i, "kind": label} for i, label in enumerate(labels)]
+
+
+def test_plot_map():
+    figure = plots.plot_map(map_rows(["b", "a", 3, "a"]), "kind")
+    (axis,) = figure.axes
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["3", "a", "b"]
+    assert axis.get_title() == "kind"
+    points = [np.asarray(dots.get_offsets()).tolist() for dots in axis.collections]
+    assert points == [[[2, -2]], [[1, -1], [3, -3]], [[0, 0]]]
+
+
+def test_plot_map_with_many_long_labels():
+    labels = [f"a label with a long name, number {i}" for i in range(20)]
+    figure = plots.plot_map(map_rows([str(i) for i in range(20)] + labels), "kind", "title")
+    names = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert len(names) == 12
+    assert names[0].endswith("others")
+    assert figure.axes[0].get_title() == "title"
+    figure.canvas.draw()  # no warning of a layout that does not fit
+
+
+def test_plot_map_errors():
+    with pytest.raises(UserError, match="no point"):
+        plots.plot_map([], "kind")
+    with pytest.raises(UserError, match="lacks kin"):
+        plots.plot_map(map_rows("a"), "kin")

@@ -4,118 +4,11 @@ import math
 import re
 
 import pytest
-import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from tests.metrics.gaussians import posterior
 
-from llamavae.errors import UserError
-from llamavae.metrics.control import derangement
 from llamavae.metrics.latent import active_units, mutual_information, posterior_variance
-from llamavae.metrics.ngrams import exact_match, reconstruction_bleu
-from llamavae.training import diagnostics
 from llamavae.training.diagnostics import diagnose
 from llamavae.training.recipe import describe_settings, parse_recipe
-
-TEXTS = ["a dog is a kind of animal", "the old baker wrote a letter", "she sold the horse"]
-
-
-def posterior(n, gains, variances):
-    """q(z|x) = N(gain x, variance) with x ~ N(0, 1) in each dimension, and one draw of each."""
-    mean = torch.randn(n, len(gains), dtype=torch.float64) * torch.tensor(gains)
-    logvar = torch.tensor(variances, dtype=torch.float64).log().expand(n, -1)
-    return mean, logvar, mean + torch.exp(logvar / 2) * torch.randn_like(mean)
-
-
-def test_active_units_counts_dimensions_that_vary():
-    mean, _, _ = posterior(2000, [1.0, 0.0, 0.3, 0.05], [1.0] * 4)
-    assert active_units(mean) == 2
-    assert active_units(mean, threshold=0.001) == 3
-    assert active_units(mean + 100) == 2
-    assert active_units(mean[:1]) == 0
-
-
-@pytest.mark.parametrize("gains", [[0.0], [0.5], [2.0], [1.0, 0.5, 0.0]])
-def test_information_of_a_linear_gaussian_channel(gains):
-    mean, logvar, z = posterior(3000, gains, [0.5] * len(gains))
-    exact = sum(0.5 * math.log(1 + gain**2 / 0.5) for gain in gains)
-    assert mutual_information(mean, logvar, z) == pytest.approx(exact, abs=0.06)
-
-
-def test_information_of_separate_points_is_log_n():
-    mean, logvar, z = posterior(50, [1.0] * 16, [1e-10] * 16)
-    assert mutual_information(mean, logvar, z) == pytest.approx(math.log(50), abs=1e-6)
-
-
-@given(st.integers(1, 40), st.integers(1, 5), st.floats(0, 30), st.floats(1e-6, 100))
-def test_information_never_exceeds_log_n(n, dim, gain, variance):
-    mean, logvar, z = posterior(n, [gain] * dim, [variance] * dim)
-    assert mutual_information(mean, logvar, z) <= math.log(n) + 1e-9
-
-
-def test_information_does_not_depend_on_blocks(monkeypatch):
-    values = posterior(37, [1.0, 0.5], [0.3, 2.0])
-    whole = mutual_information(*values)
-    monkeypatch.setattr(diagnostics, "_CHUNK", 100)
-    assert mutual_information(*values) == pytest.approx(whole, abs=1e-12)
-    assert mutual_information(*(x.float() for x in values)) == pytest.approx(whole, abs=1e-4)
-
-
-def test_information_needs_matching_shapes():
-    with pytest.raises(ValueError, match="one shape"):
-        mutual_information(torch.zeros(3, 2), torch.zeros(3, 2), torch.zeros(4, 2))
-
-
-def test_posterior_variance():
-    assert posterior_variance(torch.zeros(4, 3)) == 1
-    assert posterior_variance(torch.tensor([[0.5, 1.5]]).log()) == pytest.approx(1)
-
-
-def test_bleu_and_exact_match():
-    assert reconstruction_bleu(TEXTS, TEXTS) == pytest.approx(100)
-    assert exact_match(TEXTS, TEXTS) == 1
-    assert reconstruction_bleu(TEXTS[1:] + TEXTS[:1], TEXTS) < 20
-    assert exact_match([f" {TEXTS[0]} ", "x", ""], TEXTS) == pytest.approx(1 / 3)
-
-
-@pytest.mark.parametrize(("texts", "references"), [([""] * 3, TEXTS), (TEXTS, [""] * 3)])
-def test_bleu_of_empty_texts(texts, references):
-    assert reconstruction_bleu(texts, references) == 0
-    assert exact_match(texts, references) == 0
-
-
-def test_pairs_must_match():
-    with pytest.raises(UserError, match="got 3 and 2"):
-        reconstruction_bleu(TEXTS, TEXTS[:2])
-    with pytest.raises(UserError, match="got 0 and 0"):
-        exact_match([], [])
-
-
-@given(st.integers(2, 50), st.integers(0, 2**31))
-def test_a_derangement_leaves_nothing_in_its_place(n, seed):
-    other = derangement(n, torch.Generator().manual_seed(seed))
-    assert sorted(other.tolist()) == list(range(n))
-    assert (other != torch.arange(n)).all()
-
-
-@given(st.lists(st.integers(0, 4), min_size=2, max_size=24), st.integers(0, 2**31))
-def test_a_derangement_pairs_as_few_equal_labels_as_possible(labels, seed):
-    other = derangement(len(labels), torch.Generator().manual_seed(seed), labels)
-    assert sorted(other.tolist()) == list(range(len(labels)))
-    assert all(i != j for i, j in enumerate(other.tolist()))
-    same = sum(labels[i] == labels[j] for i, j in enumerate(other.tolist()))
-    # all that the others have goes to the largest group, and the rest of it stays within
-    assert same == max(0, 2 * max(map(labels.count, labels)) - len(labels))
-
-
-def test_a_derangement_minds_several_labels():
-    words, texts = list("aabbccdd"), list("xyxyzzvw")
-    for seed in range(50):
-        other = derangement(8, torch.Generator().manual_seed(seed), words, texts).tolist()
-        assert sorted(other) == list(range(8))
-        assert not any(words[i] == words[j] or texts[i] == texts[j] for i, j in enumerate(other))
-
-
-# ------------------------------------------------------------------------------- the monitor
 
 HEALTHY = {
     "nll": 3.0,

@@ -9,7 +9,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
 from tests import tiny
 
 from llamavae import LlaMaVAE
@@ -17,7 +16,7 @@ from llamavae.errors import UserError
 from llamavae.evaluation.evaluator import EvaluationData
 from llamavae.evaluation.evaluators.likelihood import sentence_nll
 from llamavae.evaluation.evaluators.samples import Samples, mauve, nearest_texts
-from llamavae.metrics.ngrams import distinct_n, duplicates, self_bleu
+from llamavae.metrics.ngrams import distinct_n
 from llamavae.training import fit_prior
 
 TEXTS = st.lists(
@@ -38,33 +37,6 @@ class Planted:
 
     def decode(self, z):
         return [self.texts[int(i)] for i in z[:, 0]]
-
-
-# ------------------------------------------------------------------------------- variety
-
-
-@settings(max_examples=40)
-@given(TEXTS, st.integers(2, 4))
-def test_self_bleu_is_nltks(texts, order):
-    words = [text.split() for text in texts]
-    smoothing = SmoothingFunction().method1
-    expected = [
-        sentence_bleu(words[:i] + words[i + 1 :], row, (1 / order,) * order, smoothing)
-        for i, row in enumerate(words)
-    ]
-    assert self_bleu(texts, order).tolist() == pytest.approx(expected)
-
-
-def test_self_bleu_at_its_ends():
-    assert self_bleu(["a kind of big dog"] * 3).tolist() == pytest.approx([1, 1, 1])
-    assert self_bleu(["a b c d", "e f g h", ""]).tolist() == [0, 0, 0]
-    with pytest.raises(UserError, match="got 1"):
-        self_bleu(["a"])
-
-
-def test_duplicates():
-    assert duplicates(["a b", "a  b", "c", "A b", "c", "c"]) == pytest.approx(3 / 6)
-    assert duplicates(["a", "b"]) == 0
 
 
 # ------------------------------------------------------------------------------- novelty
