@@ -200,7 +200,10 @@ def measure_fit(settings: Settings) -> tuple[Ratio, dict[str, Any]]:
         last = now(bench)
 
     ours(mark)
-    pairs = [(a / FIT.eval_every, b / FIT.eval_every) for a, b in zip(taken["steps"], floors, strict=True)]
+    pairs = [
+        (a / FIT.eval_every, b / FIT.eval_every)
+        for a, b in zip(taken["steps"], floors, strict=True)
+    ]
     step = compare("flow-fit", "time", "s/step", pairs[1:], case.time)
     begin, look = taken["begin"][0], statistics.median(taken["look"])
     looks = -(-DEFAULT.steps // DEFAULT.eval_every)

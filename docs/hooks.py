@@ -89,8 +89,8 @@ def evaluators() -> Iterator[str]:
         suites = ", ".join(code(suite) for suite, chosen in SUITES.items() if name in chosen)
         needs = " and ".join(sorted(cls.needs))
         yield f"\n## {name}\n\nNeeds {needs}. Runs in {suites}.\n"
-        head = ("measure", "what it is", "unit", "better", "control")
-        rows = ((m.name, m.definition, m.unit, m.direction, m.control) for m in cls.measures)
+        head = ("metric", "what it is", "unit", "better", "control")
+        rows = ((m.name, m.definition, m.unit, m.direction, m.control) for m in cls.metrics)
         yield from table(head, rows)
         yield f"::: {cls.__module__}.{cls.__name__}"
         yield "    options: {heading_level: 3, members: false}\n"

@@ -193,14 +193,14 @@ def _numbered(texts: Sequence[str]) -> str:
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> str:
-    head = ("measure", "value", "control", "95 % interval", "unit", "better", "n")
+    head = ("metric", "value", "control", "95 % interval", "unit", "better", "n")
     lines = [head, tuple("---" for _ in head)]
     for row in rows:
         control = row.get("control", row.get("shuffled", row.get("guess")))
         low, high = row.get("low"), row.get("high")
         lines.append(
             (
-                row["measure"],
+                row["metric"],
                 f"{row['value']:.4g}",
                 "" if control is None else f"{control:.4g}",
                 "" if low is None else f"{low:.4g} to {high:.4g}",

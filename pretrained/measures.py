@@ -46,7 +46,7 @@ def measure_vae(vae: LlaMaVAE, sts: Path) -> dict[str, Any]:
             settings = {"samples": 50} if kind == "likelihood" else {}
             evaluation = load_evaluator(kind, **settings)(vae, data)
             measured += [
-                row for row in evaluation.rows if row["measure"] in shown and not row["group"]
+                row for row in evaluation.rows if row["metric"] in shown and not row["group"]
             ]
         found["corpora"][title] = measured
     data = EvaluationData(["a", "b"], seed=SEED)
@@ -80,9 +80,9 @@ def measure_small(vae: LlaMaVAE, sts: Path) -> dict[str, Any]:
             evaluation = load_evaluator(kind, **settings)(vae, data)
             groups = kind == "amortisation"
             rows += [
-                row | ({"measure": f"{row['measure']}, {row['group']}"} if groups else {})
+                row | ({"metric": f"{row['metric']}, {row['group']}"} if groups else {})
                 for row in evaluation.rows
-                if row["measure"] in shown and bool(row["group"]) == groups
+                if row["metric"] in shown and bool(row["group"]) == groups
             ]
         found["corpora"][title] = rows
     found["sts"] = load_evaluator("sts", files={"stsb": sts})(vae, EvaluationData(["a", "b"])).rows

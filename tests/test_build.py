@@ -23,10 +23,10 @@ from llamavae import LlaMaVAE
 from llamavae.training import load_recipe
 
 ROOT = Path(__file__).parents[1]
-ROW = {"measure": "BLEU", "value": 17.0, "unit": "0 to 100", "direction": "higher", "n": 9}
+ROW = {"metric": "BLEU", "value": 17.0, "unit": "0 to 100", "direction": "higher", "n": 9}
 FOUND: dict[str, Any] = {
     "corpora": {"WordNet definitions": [ROW | {"control": 0.2, "low": 16.0, "high": 18.0}]},
-    "sts": [ROW | {"measure": "STS Spearman"}],
+    "sts": [ROW | {"metric": "STS Spearman"}],
     "samples": ["a kind of tree"],
     "mixture samples": ["a kind of dog"],
 }

@@ -13,7 +13,7 @@ import torch
 from tests import tiny
 
 from llamavae import LlaMaVAE, bulk
-from llamavae.bulk import encode_file, read_points
+from llamavae.bulk import encode_file, read_latent_codes
 from llamavae.errors import UserError
 from llamavae.modeling import Refinement
 
@@ -239,7 +239,7 @@ def test_a_model_of_vectors_cannot_read_a_file(sentences: Path, tmp_path: Path) 
         encode_file(tiny.vae(sentence_encoder=None), sentences, tmp_path / "a.parquet")
 
 
-# ------------------------------------------------------------------------------ read_points
+# ------------------------------------------------------------------------------ read_latent_codes
 
 
 def write_points(path: Path, vectors: list[list[float]]) -> Path:
@@ -256,7 +256,7 @@ def write_points(path: Path, vectors: list[list[float]]) -> Path:
 @pytest.mark.parametrize("name", ["p.npy", "p.parquet", "p.jsonl"])
 def test_points_come_back(tmp_path: Path, name: str) -> None:
     vectors = torch.randn(5, 3).tolist()
-    parts = list(read_points(write_points(tmp_path / name, vectors), batch_size=2))
+    parts = list(read_latent_codes(write_points(tmp_path / name, vectors), batch_size=2))
     assert [len(part.z) for part in parts] == [2, 2, 1]
     torch.testing.assert_close(torch.cat([part.z for part in parts]), torch.tensor(vectors))
     ids = [i for part in parts for i in part.ids]
@@ -266,7 +266,7 @@ def test_points_come_back(tmp_path: Path, name: str) -> None:
 
 def test_points_of_encode_file(model: LlaMaVAE, sentences: Path, tmp_path: Path) -> None:
     encode_file(model, sentences, tmp_path / "a.parquet")
-    (points,) = read_points(tmp_path / "a.parquet")
+    (points,) = read_latent_codes(tmp_path / "a.parquet")
     assert points.texts is not None
     assert points.texts[0] == "a dog is a kind of animal 0"
     assert points.ids[:4] == [1, 2, 3, 6]
@@ -277,7 +277,7 @@ def test_points_of_encode_file(model: LlaMaVAE, sentences: Path, tmp_path: Path)
 
 def test_points_of_open_lines() -> None:
     lines = [b'{"text": "a", "mean": [1, 2.5], "logvar": [0, 0]}\n', b"[3, 4]\n"]
-    (points,) = read_points(lines)
+    (points,) = read_latent_codes(lines)
     assert points.z.tolist() == [[1.0, 2.5], [3.0, 4.0]]
     assert points.texts is None
 
@@ -295,7 +295,7 @@ def test_points_of_open_lines() -> None:
 )
 def test_odd_lines_are_named(line: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        list(read_points([b"[1, 2]\n", line.encode()]))
+        list(read_latent_codes([b"[1, 2]\n", line.encode()]))
 
 
 def test_odd_files_are_named(tmp_path: Path) -> None:
@@ -311,7 +311,7 @@ def test_odd_files_are_named(tmp_path: Path) -> None:
         ("e.npy", "no such file"),
     ]:
         with pytest.raises(UserError, match=message):
-            list(read_points(tmp_path / name))
+            list(read_latent_codes(tmp_path / name))
 
 
 def test_the_fingerprint_does_not_depend_on_what_was_encoded() -> None:

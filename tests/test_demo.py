@@ -51,7 +51,7 @@ def rows(path):
 def test_demo_leaves_everything_in_its_folder(tmp_path, model):
     folder = tmp_path / "run"
     result, shown = demo(folder, model)
-    for name in ("reconstruct", "refine", "interpolate", "arithmetic", "sample", "measures"):
+    for name in ("reconstruct", "refine", "interpolate", "arithmetic", "sample", "metrics"):
         assert name in shown
     assert f"{folder / 'report.html'}" in shown
 
@@ -61,14 +61,12 @@ def test_demo_leaves_everything_in_its_folder(tmp_path, model):
     assert all(factors.parse(line[:-1].lower()) for line in lines)
 
     saved = json.loads((folder / "results.json").read_text())
-    assert saved["demo"] == result.measures
+    assert saved["demo"] == result.metrics
     assert saved["recipe"]["start_from"] == model
-    names = [row["measure"] for row in result.measures]
+    names = [row["metric"] for row in result.metrics]
     assert names == ["BLEU", "exact match", "different samples", "grammatical samples"]
-    assert all(
-        isinstance(row[key], float) for row in result.measures for key in ("before", "after")
-    )
-    assert isinstance(result.measures[0]["shuffled"], float)
+    assert all(isinstance(row[key], float) for row in result.metrics for key in ("before", "after"))
+    assert isinstance(result.metrics[0]["shuffled"], float)
 
     held_out = rows(folder / "reconstructions.csv")
     assert len(held_out) == 3
@@ -83,7 +81,7 @@ def test_demo_leaves_everything_in_its_folder(tmp_path, model):
 
     again, shown = demo(folder, model)
     assert "trained already" in shown
-    assert again.measures == result.measures
+    assert again.metrics == result.metrics
 
     with pytest.raises(UserError, match="other settings"):
         demo(folder, model, overrides=[*SHORT, "optimisation.steps=6"])
@@ -97,7 +95,7 @@ def test_interrupted_demo_is_resumed(tmp_path, model):
         shutil.rmtree(folder / name)
     resumed, shown = demo(folder, model)
     assert "Continuing the interrupted run" in shown
-    assert resumed.measures == whole.measures
+    assert resumed.metrics == whole.metrics
 
 
 def test_demo_takes_sentences_of_ones_own(tmp_path, model):
@@ -107,7 +105,7 @@ def test_demo_takes_sentences_of_ones_own(tmp_path, model):
     result, shown = demo(tmp_path / "run", model, file, [*SHORT, "corpus.column=review"])
     assert str(file) in shown
     assert not (tmp_path / "run" / "sentences.txt").exists()
-    assert "grammatical samples" not in [row["measure"] for row in result.measures]
+    assert "grammatical samples" not in [row["metric"] for row in result.metrics]
 
 
 def test_demo_refuses_a_file_that_is_too_short(tmp_path, model):

@@ -316,7 +316,7 @@ class Points:
     z: Tensor
 
 
-def read_points(source: Path | Iterable[bytes], batch_size: int = 1024) -> Iterator[Points]:
+def read_latent_codes(source: Path | Iterable[bytes], batch_size: int = 1024) -> Iterator[Points]:
     """Points of a Parquet file (as `encode_file` writes), a NumPy array, or lines of JSON.
 
     Args:

@@ -91,14 +91,14 @@ class DemoResult:
     Attributes:
         folder: The run's folder.
         report: The page in it.
-        measures: What was measured on held-out sentences and on samples. A row has `measure`,
+        metrics: What was measured on held-out sentences and on samples. A row has `metric`,
             `unit`, `before`, `after`, `shuffled` (the fine-tuned model's, under shuffled z, or
             None) and `how`.
     """
 
     folder: Path
     report: Path
-    measures: Rows
+    metrics: Rows
 
 
 @dataclass(frozen=True)
@@ -155,17 +155,17 @@ def run_demo(
     console.rule(f"{name}, fine-tuned on your sentences")
     _announce(console, recipe, output)
     tuned = train(recipe, resume=True, progress=progress).model
-    tables, measures = _before_and_after(start, tuned, held_out)
-    for shown in _outcome(tables, measures):
+    tables, metrics = _before_and_after(start, tuned, held_out)
+    for shown in _outcome(tables, metrics):
         _show(console, shown)
 
     for table, rows in tables.items():
         generations.write_csv(rows, output / f"{table}.csv")
     results, _ = read_run(output)
-    _write_json(output / "results.json", results | {"demo": measures})
+    _write_json(output / "results.json", results | {"demo": metrics})
     parts = [p for s in tour for p in (pieces.prose(s.seen), pieces.table(s.rows, s.name))]
     section = Section(f"What {name} does, before the fine-tune", pieces.join(parts))
-    path = write_run_report(output, tables, _headline(measures), [section])
+    path = write_run_report(output, tables, _headline(metrics), [section])
     console.print(
         f"Everything is in {output}:\n"
         f"  {path}  the report: open it in a browser\n"
@@ -176,7 +176,7 @@ def run_demo(
         highlight=False,
         soft_wrap=True,
     )
-    return DemoResult(output, path, measures)
+    return DemoResult(output, path, metrics)
 
 
 def _choose(console: Console, progress: bool) -> str:
@@ -341,7 +341,7 @@ def _before_and_after(
             dict(zip(drawn, texts, strict=True)) for texts in zip(*drawn.values(), strict=True)
         ],
     }
-    measures = [_reconstructed(before, after, name) for name in ("BLEU", "exact match")]
+    metrics = [_reconstructed(before, after, name) for name in ("BLEU", "exact match")]
     shares = {
         "different samples": (
             "share of texts that equal no earlier one",
@@ -356,9 +356,9 @@ def _before_and_after(
     how = f"{_SAMPLES} samples from each model's own prior, seed {_SEED}, greedy"
     for name, (what, share) in shares.items():
         values = {"before": share(drawn["before"]), "after": share(drawn["text"])}
-        row = {"measure": name, "unit": "0 to 1", **values, "shuffled": None}
-        measures.append(row | {"how": f"{what}; {how}"})
-    return tables, measures
+        row = {"metric": name, "unit": "0 to 1", **values, "shuffled": None}
+        metrics.append(row | {"how": f"{what}; {how}"})
+    return tables, metrics
 
 
 def _priors(start: LlaMaVAE, tuned: LlaMaVAE) -> str:
@@ -372,10 +372,10 @@ def _priors(start: LlaMaVAE, tuned: LlaMaVAE) -> str:
 
 def _reconstructed(before: Evaluation, after: Evaluation, name: str) -> dict[str, Any]:
     """A measure of reconstruction over all held-out sentences."""
-    row = next(row for row in after.rows if row["measure"] == name and not row["group"])
-    definition = next(m.definition for m in Reconstruction.measures if m.name == name)
+    row = next(row for row in after.rows if row["metric"] == name and not row["group"])
+    definition = next(m.definition for m in Reconstruction.metrics if m.name == name)
     return {
-        "measure": name,
+        "metric": name,
         "unit": row["unit"],
         "before": before.value(name),
         "after": row["value"],
@@ -384,21 +384,21 @@ def _reconstructed(before: Evaluation, after: Evaluation, name: str) -> dict[str
     }
 
 
-def _headline(measures: Rows) -> list[Number]:
+def _headline(metrics: Rows) -> list[Number]:
     """The measures of the fine-tuned model for the page; those before stand in the note."""
     return [
         Number(
-            f"{row['measure']} ({row['unit']})",
+            f"{row['metric']} ({row['unit']})",
             number_text(row["after"]),
             "" if row["shuffled"] is None else number_text(row["shuffled"]),
             "higher",
             f"{number_text(row['before'])} before the fine-tune; {row['how']}",
         )
-        for row in measures
+        for row in metrics
     ]
 
 
-def _outcome(tables: Mapping[str, Rows], measures: Rows) -> list[Shown]:
+def _outcome(tables: Mapping[str, Rows], metrics: Rows) -> list[Shown]:
     """The first rows of the tables, and the numbers."""
     return [
         Shown(
@@ -415,15 +415,15 @@ def _outcome(tables: Mapping[str, Rows], measures: Rows) -> list[Shown]:
             "Drawn from each model's own prior; not selected.",
         ),
         Shown(
-            "measures",
+            "metrics",
             [
                 {
-                    "measure": f"{n.name}",
+                    "metric": f"{n.name}",
                     "before": number_text(row["before"]),
                     "fine-tuned": n.value,
                     "shuffled z": n.control,
                 }
-                for n, row in zip(_headline(measures), measures, strict=True)
+                for n, row in zip(_headline(metrics), metrics, strict=True)
             ],
             "Shuffled z: the text from each sentence's z is compared with another sentence. A "
             "model whose text comes from z is then much worse.",

@@ -28,9 +28,9 @@ def test_greedy_equals_a_loop_over_single_prompts(family, batch_size):
     prompts = [f"the {word} is" for word in WORDS]
     lengths = {len(decoder.tokenizer(p)["input_ids"]) for p in prompts}
     assert 1 < len(lengths) < len(set(WORDS))  # some share a batch, some do not
-    written = PromptedDecoder(decoder, "the {word} is").generate(WORDS, batch_size=batch_size)
-    assert written == [alone(decoder, prompt) for prompt in prompts]
-    assert len(set(written)) > 1
+    predictions = PromptedDecoder(decoder, "the {word} is").generate(WORDS, batch_size=batch_size)
+    assert predictions == [alone(decoder, prompt) for prompt in prompts]
+    assert len(set(predictions)) > 1
 
 
 def test_the_prompt_is_not_in_the_text(decoder):

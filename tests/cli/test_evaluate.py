@@ -30,7 +30,7 @@ def test_evaluate_report_compare(corpus, run, tmp_path):
     result = run(*evaluation(corpus, tmp_path / "a", "--set", "usage.resamples=20"))
     assert result.exit_code == 0, result.stderr
     header, first, *_ = result.stdout.splitlines()
-    assert header.split() == ["measure", "value", "control", "95", "%", "interval", "better"]
+    assert header.split() == ["metric", "value", "control", "95", "%", "interval", "better"]
     assert first.split()[:3] == ["usage", "active", "units"]
     assert "[1/1] usage" in result.stderr
     assert "llamavae report" in result.stderr
@@ -52,7 +52,7 @@ def test_evaluate_report_compare(corpus, run, tmp_path):
     compared = run("compare", tmp_path / "a", tmp_path / "b", "-o", tmp_path / "c")
     assert compared.exit_code == 0, compared.stderr
     names = [str(tmp_path / "a"), str(tmp_path / "b")]  # both are of the model "run0"
-    assert compared.stdout.splitlines()[0].split() == ["measure", *names]
+    assert compared.stdout.splitlines()[0].split() == ["metric", *names]
     with (tmp_path / "c" / "comparison.csv").open(encoding="utf-8") as file:
         assert {row["system"] for row in csv.DictReader(file)} == set(names)
     assert (tmp_path / "c" / "report.html").is_file()

@@ -52,8 +52,8 @@ def test_a_study_goes_on_where_it_was_interrupted(folder, run, tmp_path):
     result = run(*command(folder, "flows", tmp_path, *options))
     again = json.loads((tmp_path / "study.json").read_text())["systems"]
     assert again["linear-gaussian/0"] == saved["systems"]["linear-gaussian/0"]  # kept, times too
-    nll = {row["measure"]: row["value"] for row in again["gaussian/0"]}["held-out NLL"]
-    assert nll == {row["measure"]: row["value"] for row in first}["held-out NLL"]
+    nll = {row["metric"]: row["value"] for row in again["gaussian/0"]}["held-out NLL"]
+    assert nll == {row["metric"]: row["value"] for row in first}["held-out NLL"]
     assert "linear-gaussian/0 is done" not in result.stderr
 
 
@@ -114,7 +114,7 @@ def test_definitions(folder, run, tmp_path):
     assert "differences from the nearest neighbour" in result.stderr
     with (tmp_path / "differences.csv").open(encoding="utf-8") as file:
         tests = list(csv.DictReader(file))
-    assert {row["measure"] for row in tests} >= {"sense-BLEU", "lemma-BLEU", "encoder cosine"}
+    assert {row["metric"] for row in tests} >= {"sense-BLEU", "lemma-BLEU", "encoder cosine"}
     assert {row["against"] for row in tests} == {"nearest neighbour"}
     assert all(0 < float(row["p"]) <= 1 for row in tests)
     assert "items" not in (tmp_path / "scores.csv").read_text().splitlines()[0]

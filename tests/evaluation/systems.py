@@ -10,7 +10,7 @@ import torch
 from llamavae.corpora import factors
 from llamavae.errors import UserError
 from llamavae.evaluation.evaluator import Evaluation, EvaluationData, Evaluator
-from llamavae.metrics.metric import Measure
+from llamavae.metrics.metric import Metric
 
 DATA = EvaluationData(
     ["a dog", "two cats", "an owl <b>", "the fox"],
@@ -40,9 +40,9 @@ class Grammar:
     """
 
     def encode(self, texts):
-        return torch.stack([self.point(text) for text in texts])
+        return torch.stack([self.latent_code(text) for text in texts])
 
-    def point(self, text):
+    def latent_code(self, text):
         labels = factors.parse(text)
         if labels is None:
             return torch.randn(
@@ -77,9 +77,9 @@ class Length(Evaluator):
 
     name = "length"
     needs = frozenset({"encode"})
-    measures = (
-        Measure("letters", "letters", "higher", "letters of a text, mean over texts", "no letters"),
-        Measure("words", "words", "", "words of a text, mean over texts"),
+    metrics = (
+        Metric("letters", "letters", "higher", "letters of a text, mean over texts", "no letters"),
+        Metric("words", "words", "", "words of a text, mean over texts"),
     )
 
     def __init__(self, factor=1.0):
@@ -97,9 +97,9 @@ class Length(Evaluator):
         ]
         return Evaluation(
             [
-                self.measure("letters").row(letters, n, control=0.0, interval=(3.5, 9.0)),
-                self.measure("letters").row(letters, n, group="short"),
-                self.measure("words").row(words, n),
+                self.metric("letters").row(letters, n, control=0.0, interval=(3.5, 9.0)),
+                self.metric("letters").row(letters, n, group="short"),
+                self.metric("words").row(words, n),
             ],
             {"per text": table},
         )

@@ -43,15 +43,15 @@ def test_scores_by_hand():
     subject = "old" if "old" in analogy.c else "young"
     answer = f"the {subject} baker did not write a letter in the library"
     assert analogy.answer == answer
-    written = {
+    predictions = {
         answer: (1, 1, 1),
         analogy.c: (0, 0, 1),
         answer.replace("letter", "poem"): (0, 1, 0.9),
         answer.replace("letter", "dog"): (0, 0, 0),
         "": (0, 0, 0),
     }
-    scores = score_analogies([analogy] * 5, list(written))
-    np.testing.assert_allclose(np.array(scores).T, list(written.values()))
+    scores = score_analogies([analogy] * 5, list(predictions))
+    np.testing.assert_allclose(np.array(scores).T, list(predictions.values()))
     row = analogy_rows([analogy], [answer], score_analogies([analogy], [answer]))[0]
     assert (row["factor"], row["text"], row["exact"], row["kept"]) == ("negation", answer, True, 1)
 

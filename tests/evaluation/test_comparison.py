@@ -12,8 +12,8 @@ from llamavae.evaluation.comparison import compare, item_statistic
 from llamavae.evaluation.evaluator import Evaluation, Evaluator
 from llamavae.evaluation.results import Results
 from llamavae.evaluation.suite import evaluate
-from llamavae.metrics.metric import Measure
-from llamavae.metrics.ngrams import reconstruction_bleu
+from llamavae.metrics.metric import Metric
+from llamavae.metrics.ngrams import corpus_bleu
 from llamavae.report.comparison import verdict_text
 
 N = 200
@@ -25,11 +25,11 @@ class Scored(Evaluator):
 
     name = "scored"
     needs = frozenset()
-    measures = (
-        Measure("score", "", "higher", "mean of scores"),
-        Measure("cost", "", "lower", "mean of costs, of which no table has the items"),
-        Measure("size", "", "", "a number alone"),
-        Measure("BLEU", "0 to 100", "higher", "sacrebleu"),
+    metrics = (
+        Metric("score", "", "higher", "mean of scores"),
+        Metric("cost", "", "lower", "mean of costs, of which no table has the items"),
+        Metric("size", "", "", "a number alone"),
+        Metric("BLEU", "0 to 100", "higher", "sacrebleu"),
     )
 
     def __init__(self, offset=0, batch_size=1):
@@ -38,17 +38,19 @@ class Scored(Evaluator):
     def evaluate(self, system, data):
         value = float(np.mean(system.scores))
         table = [
-            {"text": text, "reconstruction": written, "score": round(float(score), 4)}
-            for text, written, score in zip(data.texts, system.written, system.scores, strict=True)
+            {"text": text, "reconstruction": predictions, "score": round(float(score), 4)}
+            for text, predictions, score in zip(
+                data.texts, system.predictions, system.scores, strict=True
+            )
         ]
-        bleu = reconstruction_bleu(system.written, data.texts)
+        bleu = corpus_bleu(system.predictions, data.texts)
         return Evaluation(
             [
-                self.measure("score").row(value, N),
-                self.measure("score").row(value, N, group="part"),
-                self.measure("cost").row(value, N, interval=(value - 0.1, value + 0.1)),
-                self.measure("size").row(value, N),
-                self.measure("BLEU").row(bleu, N),
+                self.metric("score").row(value, N),
+                self.metric("score").row(value, N, group="part"),
+                self.metric("cost").row(value, N, interval=(value - 0.1, value + 0.1)),
+                self.metric("size").row(value, N),
+                self.metric("BLEU").row(bleu, N),
             ],
             {"other": [{"text": "x", "score": 1.0}], "items": table},
         )
@@ -58,7 +60,7 @@ class System:
     def __init__(self, seed, shift=0.0, changed=0):
         noise = np.random.default_rng(0).normal(size=N)
         self.scores = noise + np.random.default_rng(seed).normal(shift, 0.5, size=N)
-        self.written = [
+        self.predictions = [
             t.replace("is a", "eats") if i < changed else t for i, t in enumerate(TEXTS)
         ]
 
@@ -72,8 +74,8 @@ def make(tmp_path):
     return run
 
 
-def rows_of(rows, measure, group=""):
-    return {r["system"]: r for r in rows if r["measure"] == measure and r["group"] == group}
+def rows_of(rows, metric, group=""):
+    return {r["system"]: r for r in rows if r["metric"] == metric and r["group"] == group}
 
 
 def test_differences_by_sentence(make):

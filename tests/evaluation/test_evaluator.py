@@ -3,9 +3,9 @@ from __future__ import annotations
 import numpy as np
 
 from llamavae.metrics.bootstrap import bootstrap_interval
-from llamavae.metrics.metric import Measure
+from llamavae.metrics.metric import Metric
 
-MEASURE = Measure("words", "words", "higher", "words of a text, mean over texts")
+MEASURE = Metric("words", "words", "higher", "words of a text, mean over texts")
 
 
 def test_a_mean_is_a_row_with_its_interval():

@@ -27,7 +27,7 @@ def test_paths_and_their_controls_have_the_same_ends():
     z = torch.arange(7.0)[:, None]
     paths = decode_paths(Line(), z, pairs=10, steps=5, seed=0)
     assert [len(control) for control in paths] == [3, 3, 3]
-    ends = {float(text) for path in paths.written for text in (path[0], path[-1])}
+    ends = {float(text) for path in paths.predictions for text in (path[0], path[-1])}
     assert len(ends) == 6  # no sentence is in two pairs
     for path, mixed, foreign in zip(*paths, strict=True):
         assert np.diff([float(text) for text in path]).std() == pytest.approx(0, abs=1e-3)
@@ -49,7 +49,7 @@ def test_a_straight_space_is_smooth_and_its_controls_are_not():
 
 def test_slerp_is_another_path():
     z = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
-    middle = decode_paths(Line(), z, 1, 3, "slerp").written[0][1]
+    middle = decode_paths(Line(), z, 1, 3, "slerp").predictions[0][1]
     assert float(middle) == pytest.approx(2**-0.5, abs=1e-4)
 
 

@@ -16,11 +16,11 @@ def test_every_evaluator_says_what_it_measures(name):
     found = load_evaluator(name)
     assert isinstance(found, Evaluator)
     assert found.name == name
-    assert found.primary is found.measures[0]
-    assert len({measure.name for measure in found.measures}) == len(found.measures)
-    for measure in found.measures:
-        assert len(measure.definition) > 15
-        assert measure.direction in ("higher", "lower", "")
+    assert found.primary is found.metrics[0]
+    assert len({metric.name for metric in found.metrics}) == len(found.metrics)
+    for metric in found.metrics:
+        assert len(metric.definition) > 15
+        assert metric.direction in ("higher", "lower", "")
 
 
 def test_names_differ_and_no_two_measures_are_confused():

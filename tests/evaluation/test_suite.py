@@ -26,7 +26,7 @@ def test_results_are_what_the_evaluators_found(tmp_path):
     )
     assert results.rows[0] == {
         "evaluator": "length",
-        "measure": "letters",
+        "metric": "letters",
         "group": "",
         "value": 7.5,
         "control": 0.0,
@@ -43,12 +43,12 @@ def test_results_are_what_the_evaluators_found(tmp_path):
     assert saved["data"]["labels"] == ["number"]
     length = saved["evaluators"]["length"]
     assert length["settings"] == {"factor": 1.0}
-    assert length["measures"][0]["definition"] == "letters of a text, mean over texts"
+    assert length["metrics"][0]["definition"] == "letters of a text, mean over texts"
     assert {"command", "version", "commit", "machine", "torch"} <= set(length["made_by"])
     assert length["seconds"] >= 0
     with (tmp_path / "rows.csv").open() as file:
         table = list(csv.DictReader(file))
-    assert [row["measure"] for row in table] == ["letters", "letters", "words"]
+    assert [row["metric"] for row in table] == ["letters", "letters", "words"]
     lines = (tmp_path / "length" / "per-text.jsonl").read_text().splitlines()
     assert json.loads(lines[2]) == {
         "text": "an owl <b>",
@@ -59,15 +59,15 @@ def test_results_are_what_the_evaluators_found(tmp_path):
 
 
 def test_what_is_read_is_what_was_written(tmp_path):
-    written = evaluate(Letters(), DATA, [Length(), Fails(), Likely()], tmp_path)
+    predictions = evaluate(Letters(), DATA, [Length(), Fails(), Likely()], tmp_path)
     read = read_results(tmp_path)
-    assert read.rows == written.rows
-    assert read.skipped == written.skipped
-    assert read.failed == written.failed
+    assert read.rows == predictions.rows
+    assert read.skipped == predictions.skipped
+    assert read.failed == predictions.failed
     found = read.found["length"]
     assert found.evaluation.value("letters") == 7.5
     assert [row["letters"] for row in found.evaluation.tables["per text"]] == [5, 8, 10, 7]
-    assert found.primary == written.found["length"].evaluation.rows[0]
+    assert found.primary == predictions.found["length"].evaluation.rows[0]
 
 
 def test_what_cannot_run_is_said_and_the_others_run(tmp_path, capsys):
@@ -220,6 +220,6 @@ def test_settings_tell_encoders_apart():
 def test_an_evaluator_for_training_measures_on_validation_sentences():
     recipe = load_recipe("demo", ["corpus.limit=300", "evaluation.sentences=9"])
     first, *_ = model_evaluator("usage", recipe)(tiny.vae())
-    assert (first["measure"], first["n"]) == ("active units", 9)
+    assert (first["metric"], first["n"]) == ("active units", 9)
     with pytest.raises(UserError, match="unknown evaluator"):
         model_evaluator("usge", recipe)

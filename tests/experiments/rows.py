@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 
-def rows_of(**measures):
+def rows_of(**metrics):
     return [
-        {"model": f"m{i}", "measure": name, "value": value}
-        for name, values in measures.items()
+        {"model": f"m{i}", "metric": name, "value": value}
+        for name, values in metrics.items()
         for i, value in enumerate(values)
         if value is not None
     ]

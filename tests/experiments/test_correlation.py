@@ -57,7 +57,7 @@ def test_many_models_repeat_with_their_seed():
 
 def test_rows_that_do_not_fit():
     rows = rows_of(MIG=[1, 2], BLEU=[1, 2])
-    with pytest.raises(UserError, match=r"unknown measure 'MG'\. Did you mean 'MIG'"):
+    with pytest.raises(UserError, match=r"unknown metric 'MG'\. Did you mean 'MIG'"):
         relate(rows, ["MG"], ["BLEU"])
     with pytest.raises(UserError, match="'m0' has two values of 'MIG'"):
         relate(rows + rows[:1], ["MIG"], ["BLEU"])

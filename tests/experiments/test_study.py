@@ -73,7 +73,7 @@ def test_all_senses_of_a_word_count_for_its_lemma(task, splits, monkeypatch):
     monkeypatch.setattr(type(task.vae), "reconstruct", lambda self, texts: list(other.values()))
     done = [f"{name}/0" for name in SYSTEMS if name != "reconstruction (ceiling)"]
     found = study_definitions(whole, FITTING, done=done)
-    bleu = {row["measure"]: row["value"] for row in found}
+    bleu = {row["metric"]: row["value"] for row in found}
     assert bleu["lemma-BLEU"] > bleu["sense-BLEU"]
 
 
@@ -103,8 +103,8 @@ def test_flows_are_compared(task):
     }
     assert set(kept) == expected | {"linear-gaussian/0", "gaussian/0"}
     assert found == [row for part in kept.values() for row in part]
-    measures = {row["measure"] for row in kept["glow reference/0"]}
-    assert measures >= {
+    metrics = {row["metric"] for row in kept["glow reference/0"]}
+    assert metrics >= {
         *("held-out NLL", "held-out NLL of gaussian", "held-out NLL of linear-gaussian"),
         *("inverse error", "fit time", "sampling time"),
         *("sense-BLEU", "lemma-BLEU", "BLEU", "encoder cosine", "distinct-2"),
@@ -121,7 +121,7 @@ def test_what_is_done_is_not_done_again(task):
 
 def test_a_gaussian_that_ignores_the_condition_ranks_like_guessing(task):
     found = study_flows(task, ["gaussian"], fitting=FITTING)
-    rank = next(row for row in found if row["measure"] == "median rank")
+    rank = next(row for row in found if row["metric"] == "median rank")
     assert rank["value"] == len(task.test)  # all are equal, and ties count against it
 
 
@@ -130,16 +130,16 @@ def test_systems_are_compared(task):
     systems = {row["system"] for row in found}
     assert systems == set(SYSTEMS)
     for system in systems:
-        row = next(r for r in found if r["system"] == system and r["measure"] == "encoder cosine")
+        row = next(r for r in found if r["system"] == system and r["metric"] == "encoder cosine")
         assert row["n"] == 4
         assert "shuffled" in row
-    cosine = {r["system"]: r["value"] for r in found if r["measure"] == "encoder cosine"}
-    copied = NearestNeighbour(task.condition, task.train).generate(task.asked[: task.texts])
+    cosine = {r["system"]: r["value"] for r in found if r["metric"] == "encoder cosine"}
+    copied = NearestNeighbour(task.condition, task.train).generate(task.conditions[: task.texts])
     through = semantic.encoder_cosine(
         task.vae.reconstruct(copied), task.test.texts[: task.texts], task.vae.encoder
     )
     assert cosine["nearest neighbour, reconstructed"] == pytest.approx(through, abs=1e-6)
-    nearest = {r["measure"] for r in found if r["system"] == "nearest neighbour"}
+    nearest = {r["metric"] for r in found if r["system"] == "nearest neighbour"}
     assert "median rank" not in nearest  # it has no density
 
 
@@ -150,7 +150,7 @@ def test_fitted_models_are_kept(task, tmp_path):
     assert {place.name for place in tmp_path.iterdir()} == names
     assert not list(tmp_path.glob("*/state"))
     model = InvertibleCVAE.from_pretrained(tmp_path / "glow-reference-0", task.vae)
-    nll = next(row["value"] for row in found if row["measure"] == "held-out NLL")
+    nll = next(row["value"] for row in found if row["metric"] == "held-out NLL")
     assert model.report["nll"] == nll
     cards = {place: (tmp_path / place / "README.md").read_text() for place in names}
     assert "form reference" in cards["glow-0"]
@@ -163,7 +163,7 @@ def test_an_interrupted_fit_goes_on(task, tmp_path, monkeypatch):
     def study(models):
         options = {"fitting": fitting, "models": models}
         found = study_flows(task, ["glow"], ["reference"], **options)
-        return {r["measure"]: r["value"] for r in found if "time" not in r["measure"]}
+        return {r["metric"]: r["value"] for r in found if "time" not in r["metric"]}
 
     def interrupted(self, *arguments):
         looks.append(arguments[0])
@@ -206,7 +206,7 @@ def test_flows_are_fitted_to_as_much_noise_as_the_task_says(task):
         found = study_flows(
             replace(task, posterior_scale=noise), ["linear-gaussian"], fitting=FITTING
         )
-        return next(row["value"] for row in found if row["measure"] == "held-out NLL")
+        return next(row["value"] for row in found if row["metric"] == "held-out NLL")
 
     assert nll(0.0) < nll(1.0) < nll(2.0)  # wider data has a lower density
 
@@ -224,11 +224,11 @@ def in_sentences(splits, task):
 
 
 def test_words_are_asked_in_their_sentences(in_sentences, task):
-    assert all(sentence == f"we saw {word} there" for word, sentence in in_sentences.asked)
-    assert in_sentences.words == [word for word, _ in in_sentences.asked]
+    assert all(sentence == f"we saw {word} there" for word, sentence in in_sentences.conditions)
+    assert in_sentences.words == [word for word, _ in in_sentences.conditions]
     assert len(set(in_sentences.words)) == len(in_sentences.words)
     assert set(in_sentences.words) < set(task.words) | {"w60"}  # the others have no sentence
-    c = task.condition.vectors(in_sentences.asked)
+    c = task.condition.vectors(in_sentences.conditions)
     torch.testing.assert_close(in_sentences.test.conditions, c, atol=1e-5, rtol=1e-5)
     alone, inside = ("w1", "w1: we saw w1 there")
     assert {alone, inside} <= set(in_sentences.train.names)  # training has both
@@ -250,18 +250,18 @@ def test_several_draws_for_each_word(task):
     assert {row["system"] for row in found} == {SYSTEMS[0], "nearest neighbour"}
     again = study_definitions(drawn, FITTING, done=done)
     times = ("fit time", "sampling time")
-    assert [row for row in again if row["measure"] not in times] == [
-        row for row in found if row["measure"] not in times
+    assert [row for row in again if row["metric"] not in times] == [
+        row for row in found if row["metric"] not in times
     ]
 
 
 def test_differences_are_of_the_same_items():
-    def row(system, measure, items, seed=0):
+    def row(system, metric, items, seed=0):
         value = sum(items) / len(items)
         return {
             "system": system,
             "seed": seed,
-            "measure": measure,
+            "metric": metric,
             "value": value,
             "items": items,
         }
@@ -275,10 +275,10 @@ def test_differences_are_of_the_same_items():
             row("nearest neighbour", "sense-BLEU", base),
             row("nearest neighbour", "MoverScore", base),
             row("flow", "sense-BLEU", base, seed=1),  # the other one was not run with this seed
-            {"system": "flow", "seed": 0, "measure": "BLEU", "value": 3.0},
+            {"system": "flow", "seed": 0, "metric": "BLEU", "value": 3.0},
         ]
     )
-    assert [(r["system"], r["measure"]) for r in found] == [
+    assert [(r["system"], r["metric"]) for r in found] == [
         ("flow", "sense-BLEU"),
         ("flow", "MoverScore"),
     ]

@@ -24,7 +24,7 @@ from llamavae.experiments.sweep import (
     sweep_runs,
     trade_off,
 )
-from llamavae.metrics.metric import Measure
+from llamavae.metrics.metric import Metric
 from llamavae.report.sweep import write_sweep_report
 from llamavae.training import load_recipe
 
@@ -46,14 +46,14 @@ class Spread(Evaluator):
 
     name: ClassVar = "spread"
     needs: ClassVar = frozenset({"encode"})
-    measures: ClassVar = (Measure("IsoScore", "0 to 1", "higher", "a test's own"),)
+    metrics: ClassVar = (Metric("IsoScore", "0 to 1", "higher", "a test's own"),)
     calls: ClassVar[list[str]] = []
 
     def evaluate(self, system, data):
         self.calls.append(system.name_or_path)
         with torch.no_grad():
             value = system.encode(list(data.texts)).mean.std().item()
-        first = self.measures[0]
+        first = self.metrics[0]
         rows = [first.row(value, len(data.texts), control=0.5, interval=(value - 1, value + 1))]
         return Evaluation([*rows, first.row(0.0, 1, group="a part")])
 
@@ -163,7 +163,7 @@ def test_rows_and_files(done):
         (value,) = [
             row
             for row in found.rows
-            if (row["model"], row["measure"], row["group"]) == (run.name, "IsoScore", "")
+            if (row["model"], row["metric"], row["group"]) == (run.name, "IsoScore", "")
         ]
         assert value["objective.beta"] == run.values["objective.beta"]
         assert value["n"] > 2
@@ -225,9 +225,9 @@ def planted(values):
     runs = [SweepRun(tuple(name.split(", ")), {}, load_recipe("demo")) for name in values]
     rows = [
         {"model": name, "evaluator": evaluator}
-        | Measure(measure, "", "higher", "").row(value, 5, control=1.0)
+        | Metric(metric, "", "higher", "").row(value, 5, control=1.0)
         for name, found in values.items()
-        for (evaluator, measure), value in found.items()
+        for (evaluator, metric), value in found.items()
     ]
     return Sweep(runs, rows)
 
@@ -256,4 +256,4 @@ def test_geometry_is_related_to_what_evaluators_say_of_quality():
     }
     rows, geometry, quality = geometry_and_quality(planted(values))
     assert (geometry, quality) == (["interpolation smoothness"], ["BLEU"])
-    assert sorted(row["value"] for row in rows if row["measure"] == "BLEU") == [0, 10, 20]
+    assert sorted(row["value"] for row in rows if row["metric"] == "BLEU") == [0, 10, 20]

@@ -105,13 +105,13 @@ def test_p_of_bleu_is_twice_that_of_sacrebleu():
     words = " ".join(tiny.SENTENCES).split()
     references = [" ".join(rng.choice(words, 8)) for _ in range(120)]
 
-    def written(changed):
+    def predictions(changed):
         texts = [text.split() for text in references]
         for text in texts:
             text[5] = "fish" if rng.random() < changed else text[5]
         return [" ".join(text) for text in texts]
 
-    systems = {"a": written(0.5), "b": written(0.4)}
+    systems = {"a": predictions(0.5), "b": predictions(0.4)}
     bleu = BLEU()
     test = PairedTest(list(systems.items()), {"BLEU": bleu}, [references], "bs", 4000)
     theirs: Any = test()[1]["BLEU"][1]

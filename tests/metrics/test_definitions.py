@@ -13,7 +13,7 @@ from tests import tiny
 from llamavae.errors import UserError
 from llamavae.metrics import retrieval, semantic
 from llamavae.metrics.definitions import SCORES, lemma_bleu, score_definitions, sense_bleu
-from llamavae.metrics.ngrams import reconstruction_bleu
+from llamavae.metrics.ngrams import corpus_bleu
 from llamavae.modeling import SentenceEncoder
 
 LEMMAS = [("bank", "n"), ("bank", "n"), ("dog", "n"), ("din", "n"), ("bank", "v")]
@@ -74,11 +74,11 @@ def test_the_other_sense_counts_for_the_lemma_and_another_part_of_speech_does_no
 
 
 def test_senses_that_are_no_references_count_for_the_lemma():
-    written, references = ["a kind of dog that barks"], ["the end of a tale"]
+    predictions, references = ["a kind of dog that barks"], ["the end of a tale"]
     senses = {"w": ["a kind of dog that barks", "a sail"], "x": ["a tale"]}
-    assert lemma_bleu(written, references, ["w"], senses) == pytest.approx(1)
-    assert lemma_bleu(written, references, ["y"], senses) < 0.1
-    assert sense_bleu(written, references) < 0.1
+    assert lemma_bleu(predictions, references, ["w"], senses) == pytest.approx(1)
+    assert lemma_bleu(predictions, references, ["y"], senses) < 0.1
+    assert sense_bleu(predictions, references) < 0.1
 
 
 def test_roles_are_exchanged():
@@ -105,9 +105,9 @@ def test_texts_without_common_4_grams_score_nothing_and_warn_of_nothing(text, re
 # ------------------------------------------------------------------------------- the table
 
 
-def rows_of(written, **options):
-    rows = score_definitions(written, REFERENCES, LEMMAS, **options)
-    return {row["measure"]: row for row in rows}
+def rows_of(predictions, **options):
+    rows = score_definitions(predictions, REFERENCES, LEMMAS, **options)
+    return {row["metric"]: row for row in rows}
 
 
 def test_table_without_models():
@@ -115,9 +115,9 @@ def test_table_without_models():
     assert list(rows) == ["sense-BLEU", "lemma-BLEU", "BLEU"]
     assert rows["sense-BLEU"]["value"] == sense_bleu(WRITTEN, REFERENCES)
     assert rows["lemma-BLEU"]["value"] == lemma_bleu(WRITTEN, REFERENCES, LEMMAS)
-    assert rows["BLEU"]["value"] == reconstruction_bleu(WRITTEN, REFERENCES)
+    assert rows["BLEU"]["value"] == corpus_bleu(WRITTEN, REFERENCES)
     for name, row in rows.items():
-        shown = ["measure", "value", "shuffled", "unit", "direction", "n"]
+        shown = ["metric", "value", "shuffled", "unit", "direction", "n"]
         assert list(row) == shown + ["items"] * (name != "BLEU")
         assert (row["unit"], row["direction"]) == (SCORES[name].unit, SCORES[name].direction)
         assert row["n"] == 5
@@ -152,7 +152,7 @@ def tiny_bleurt(folder):
 
 def test_right_texts_are_perfect_and_exchanged_ones_are_not():
     for row in rows_of(REFERENCES).values():
-        assert row["value"] == pytest.approx(100 if row["measure"] == "BLEU" else 1)
+        assert row["value"] == pytest.approx(100 if row["metric"] == "BLEU" else 1)
         assert row["shuffled"] < 0.2 * row["value"]
 
 

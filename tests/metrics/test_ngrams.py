@@ -13,10 +13,10 @@ from llamavae.metrics.ngrams import (
     bleu_1,
     bleu_counts,
     bleu_of_counts,
+    corpus_bleu,
     distinct_n,
     duplicates,
     exact_match,
-    reconstruction_bleu,
     rouge,
     self_bleu,
     token_f1,
@@ -32,11 +32,13 @@ PAIRS = st.lists(st.tuples(TEXTS, TEXTS), min_size=1, max_size=5)
 @settings(max_examples=50)
 @given(PAIRS)
 def test_bleu_is_sacrebleus(pairs):
-    written, references = map(list, zip(*pairs, strict=True))
-    counts = bleu_counts(written, references)
+    predictions, references = map(list, zip(*pairs, strict=True))
+    counts = bleu_counts(predictions, references)
     assert counts.shape == (len(pairs), 10)
-    assert bleu_of_counts(counts) == sacrebleu.corpus_bleu(written, [references], force=True).score
-    for row, text, reference in zip(counts, written, references, strict=True):
+    assert (
+        bleu_of_counts(counts) == sacrebleu.corpus_bleu(predictions, [references], force=True).score
+    )
+    for row, text, reference in zip(counts, predictions, references, strict=True):
         single = sacrebleu.sentence_bleu(text, [reference])
         assert bleu_of_counts(row[None], effective_order=True) == single.score
         expected = [single.sys_len, single.ref_len, *single.counts, *single.totals]
@@ -44,10 +46,10 @@ def test_bleu_is_sacrebleus(pairs):
 
 
 def test_bleu_tokenises_as_sacrebleu_does():
-    written = ["It's $3.50, isn't it?\n", "a &quot;dog&quot; - 1-2", "  x", "Größe (10 %) "]
+    predictions = ["It's $3.50, isn't it?\n", "a &quot;dog&quot; - 1-2", "  x", "Größe (10 %) "]
     references = ["It's $3,50 isn't it ?", 'a "dog" - 1-2', "x", "größe (10 %)."]
-    expected = sacrebleu.corpus_bleu(written, [references]).score
-    assert bleu_of_counts(bleu_counts(written, references)) == expected
+    expected = sacrebleu.corpus_bleu(predictions, [references]).score
+    assert bleu_of_counts(bleu_counts(predictions, references)) == expected
 
 
 @given(TEXTS, TEXTS.filter(bool))
@@ -115,21 +117,21 @@ def test_rouge_l_is_the_longest_common_subsequence(a, b):
 
 
 def test_bleu_and_exact_match():
-    assert reconstruction_bleu(SENTENCES, SENTENCES) == pytest.approx(100)
+    assert corpus_bleu(SENTENCES, SENTENCES) == pytest.approx(100)
     assert exact_match(SENTENCES, SENTENCES) == 1
-    assert reconstruction_bleu(SENTENCES[1:] + SENTENCES[:1], SENTENCES) < 20
+    assert corpus_bleu(SENTENCES[1:] + SENTENCES[:1], SENTENCES) < 20
     assert exact_match([f" {SENTENCES[0]} ", "x", ""], SENTENCES) == pytest.approx(1 / 3)
 
 
 @pytest.mark.parametrize(("texts", "references"), [([""] * 3, SENTENCES), (SENTENCES, [""] * 3)])
 def test_bleu_of_empty_texts(texts, references):
-    assert reconstruction_bleu(texts, references) == 0
+    assert corpus_bleu(texts, references) == 0
     assert exact_match(texts, references) == 0
 
 
 def test_pairs_must_match():
     with pytest.raises(UserError, match="got 3 and 2"):
-        reconstruction_bleu(SENTENCES, SENTENCES[:2])
+        corpus_bleu(SENTENCES, SENTENCES[:2])
     with pytest.raises(UserError, match="got 0 and 0"):
         exact_match([], [])
 

@@ -13,9 +13,9 @@ from llamavae.metrics.retrieval import SCORES, rank_of_truth, score_ranks, score
 
 def table(rows):
     for row in rows:
-        assert row["unit"] == SCORES[row["measure"]].unit
-        assert row["direction"] == SCORES[row["measure"]].direction
-    return {row["measure"]: row for row in rows}
+        assert row["unit"] == SCORES[row["metric"]].unit
+        assert row["direction"] == SCORES[row["metric"]].direction
+    return {row["metric"]: row for row in rows}
 
 
 # ------------------------------------------------------------------------------- ranks

@@ -191,9 +191,9 @@ def test_traversal_arithmetic_and_neighbours(model):
 
 
 def test_a_point_is_one_point(model):
-    assert model.point(torch.zeros(1, tiny.LATENT)).shape == (tiny.LATENT,)
+    assert model.latent_code(torch.zeros(1, tiny.LATENT)).shape == (tiny.LATENT,)
     with pytest.raises(UserError, match="expected one point"):
-        model.point(torch.zeros(2, tiny.LATENT))
+        model.latent_code(torch.zeros(2, tiny.LATENT))
 
 
 # ------------------------------------------------------------------------------------ building

@@ -277,9 +277,9 @@ def test_mistakes(model: LlaMaVAE) -> None:
 def test_all_methods_refine_in_the_same_way(writer: LlaMaVAE) -> None:
     a, b, c = FEW
     z = writer.refine(FEW, 3, variance=False).mean
-    torch.testing.assert_close(writer.point(a, refine=3), z[0], rtol=1e-3, atol=2e-3)
+    torch.testing.assert_close(writer.latent_code(a, refine=3), z[0], rtol=1e-3, atol=2e-3)
     assert writer.reconstruct(FEW, refine=3) == writer.decode(z)
-    points = [writer.point(text, refine=3) for text in FEW]
+    points = [writer.latent_code(text, refine=3) for text in FEW]
     assert writer.interpolate(a, b, 3, refine=3) == writer.interpolate(points[0], points[1], 3)
     assert writer.traverse(a, 1, refine=3) == writer.traverse(points[0], 1)
     assert writer.arithmetic(a, b, c, refine=3) == writer.arithmetic(*points)

@@ -46,7 +46,7 @@ class Tables(Length):
             "empty": [],
         }
         tables["units"][1]["active"] = False
-        return Evaluation([self.measure("letters").row(1234567, 3)], tables)
+        return Evaluation([self.metric("letters").row(1234567, 3)], tables)
 
 
 @pytest.fixture

@@ -148,12 +148,12 @@ def test_schedule_is_drawn_as_it_is():
 
 def score_rows(**changes):
     rows = [
-        {"system": "flow", "measure": "BLEU", "value": 20.0, "low": 18.0, "high": 23.0},
-        {"system": "LSTM", "measure": "BLEU", "value": 5.0, "low": 4.0, "high": 6.5},
-        {"system": "LSTM", "measure": "median rank", "value": 1234.5, "guess": 9000.0},
+        {"system": "flow", "metric": "BLEU", "value": 20.0, "low": 18.0, "high": 23.0},
+        {"system": "LSTM", "metric": "BLEU", "value": 5.0, "low": 4.0, "high": 6.5},
+        {"system": "LSTM", "metric": "median rank", "value": 1234.5, "guess": 9000.0},
     ]
     directions = {"BLEU": "higher", "median rank": "lower"}
-    return [{**row, "direction": directions[row["measure"]], **changes} for row in rows]
+    return [{**row, "direction": directions[row["metric"]], **changes} for row in rows]
 
 
 def widths(axis):
@@ -188,7 +188,7 @@ def test_scores_show_intervals_and_controls_where_there_are_any():
 
 
 def test_numbers_stand_clear_of_bars_intervals_and_controls():
-    row = {"system": "a", "measure": "m", "direction": "higher", "value": 1.0, "high": 1.2}
+    row = {"system": "a", "metric": "m", "direction": "higher", "value": 1.0, "high": 1.2}
     for control, place in ((0.5, 1.2), (1.3, 1.3), (9.0, 1.2)):
         axis = plots.plot_scores([{**row, "low": 0.9, "shuffled": control}]).axes[0]
         (number,) = axis.texts
@@ -198,7 +198,7 @@ def test_numbers_stand_clear_of_bars_intervals_and_controls():
 
 
 def test_negative_scores_go_to_the_left():
-    row = {"system": "a", "measure": "MoverScore", "direction": "higher"}
+    row = {"system": "a", "metric": "MoverScore", "direction": "higher"}
     axis = plots.plot_scores([{**row, "value": -0.1}]).axes[0]
     assert widths(axis) == {0: -0.1}
     assert axis.get_xlim()[0] < -0.1
@@ -207,7 +207,7 @@ def test_negative_scores_go_to_the_left():
 
 def test_panels_fill_rows_and_long_names_are_broken():
     rows = [
-        {"system": "an LSTM that reads the vector of the word", "measure": f"m{i}", "value": 0.0}
+        {"system": "an LSTM that reads the vector of the word", "metric": f"m{i}", "value": 0.0}
         | {"direction": "lower"}
         for i in range(5)
     ]
@@ -226,7 +226,7 @@ def test_scores_that_cannot_be_drawn():
     with pytest.raises(UserError, match="got 6 rows of 3 different"):
         plots.plot_scores(score_rows() * 2)
     with pytest.raises(UserError, match="lacks direction, value"):
-        plots.plot_scores([{"system": "a", "measure": "m"}])
+        plots.plot_scores([{"system": "a", "metric": "m"}])
 
 
 def test_trade_off_has_a_line_for_each_value_of_the_other_settings():

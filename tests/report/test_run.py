@@ -115,8 +115,8 @@ def test_page_does_not_change_from_one_writing_to_the_next(run):
 
 def test_further_pieces_have_their_place(run):
     more = Section("Further", prose("words & words"))
-    measure = Number("my measure", "1.23", how="by hand")
-    text = write_run_report(run, {}, [measure], [more]).read_text(encoding="utf-8")
+    metric = Number("my measure", "1.23", how="by hand")
+    text = write_run_report(run, {}, [metric], [more]).read_text(encoding="utf-8")
     assert "<h2>Further</h2>\n<p>words &amp; words</p>" in text
     assert text.index("my measure") < text.index("NLL, nats")
 

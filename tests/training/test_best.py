@@ -17,9 +17,9 @@ def scores(values, direction="higher"):
     """An evaluator that returns one value after the other."""
     left = iter(values)
     return lambda model: [
-        {"measure": "score", "group": "", "value": next(left), "direction": direction},
-        {"measure": "score", "group": "a part", "value": 7.0, "direction": direction},
-        {"measure": "other", "group": "", "value": float(model.training), "direction": ""},
+        {"metric": "score", "group": "", "value": next(left), "direction": direction},
+        {"metric": "score", "group": "a part", "value": 7.0, "direction": direction},
+        {"metric": "other", "group": "", "value": float(model.training), "direction": ""},
     ]
 
 
@@ -39,7 +39,7 @@ def test_the_best_is_kept(direction, values, step, tmp_path):
         vae.posterior.linear.bias.data.fill_(i)
         assert best(vae, i) == pytest.approx({"score": values[i], "other": 0}, nan_ok=True)
     assert json.loads((tmp_path / "best" / "best.json").read_text()) == {
-        "measure": "score",
+        "metric": "score",
         "value": values[step],
         "step": step,
     }

@@ -92,9 +92,9 @@ class PromptedDecoder:
         texts = [""] * (len(rows) * n)
         with evaluating(self.decoder), seeded(seed, self.decoder.device):
             for part in _batches([len(row) for row in rows], batch_size):
-                written = self._continue([rows[i] for i in part], options)
+                predictions = self._continue([rows[i] for i in part], options)
                 for k, i in enumerate(part):
-                    own = written[k * draws : (k + 1) * draws]
+                    own = predictions[k * draws : (k + 1) * draws]
                     texts[i * n : (i + 1) * n] = own * (n // draws)
         return texts
 

@@ -189,11 +189,11 @@ def _show(rows: Rows, json: bool) -> None:
         for row in rows:
             write(True, **row)
         return
-    table = [("", "measure", "value", "control", "95 % interval", "better")]
+    table = [("", "metric", "value", "control", "95 % interval", "better")]
     for row in _whole(rows):
         control = "" if row["control"] is None else number_text(row["control"])
         cells = (number_text(row["value"]), control, interval_text(row))
-        table.append((row["evaluator"], row["measure"], *cells, row["direction"]))
+        table.append((row["evaluator"], row["metric"], *cells, row["direction"]))
     if len(table) > 1:
         _align(table)
 
@@ -251,11 +251,11 @@ def compare(
 
 def _side_by_side(systems: list[str], rows: Rows) -> list[tuple[str, ...]]:
     """A line for each measure over all the data, and a column for each system."""
-    cells = {(row["evaluator"], row["measure"], row["system"]): row for row in _whole(rows)}
-    table = [("", "measure", *systems)]
-    for name, measure in dict.fromkeys(key[:2] for key in cells):
-        found = (cells.get((name, measure, system)) for system in systems)
-        table.append((name, measure, *map(_compared, found)))
+    cells = {(row["evaluator"], row["metric"], row["system"]): row for row in _whole(rows)}
+    table = [("", "metric", *systems)]
+    for name, metric in dict.fromkeys(key[:2] for key in cells):
+        found = (cells.get((name, metric, system)) for system in systems)
+        table.append((name, metric, *map(_compared, found)))
     return table
 
 

@@ -109,8 +109,8 @@ def decode(
         typer.Option(
             "--file",
             "-f",
-            help="Points: a Parquet file of `encode --output`, a .npy file of shape (N, D), or "
-            "JSON, a vector a line. Default: such lines from standard input.",
+            help="Latent codes: a Parquet file of `encode --output`, a .npy file of shape (N, D), "
+            "or JSON lines with a vector each. Default: such lines from standard input.",
         ),
     ] = None,
     json: Json = False,
@@ -125,7 +125,7 @@ def decode(
     if file is not None:
         bulk.check_same_model(vae, file)
     empty = True
-    for points in bulk.read_points(file or sys.stdin.buffer, model.batch_size):
+    for points in bulk.read_latent_codes(file or sys.stdin.buffer, model.batch_size):
         texts = vae.decode_each(points.z, model.batch_size, **options)
         for index, written in enumerate(texts):
             write(json, written, id=points.ids[index // generation.num_samples], text=written)

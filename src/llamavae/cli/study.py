@@ -252,7 +252,7 @@ class _Study:
         plot_scores(named).savefig(self.folder / "scores.png", dpi=150)
         for row in named:
             control = row.get("shuffled", row.get("guess"))
-            cells = (row["system"], row["measure"], f"{row['value']:.4g}")
+            cells = (row["system"], row["metric"], f"{row['value']:.4g}")
             write(False, *cells, "" if control is None else f"{control:.4g}")
         tests = differences(found)
         if tests:
@@ -262,7 +262,7 @@ class _Study:
             )
         for row in tests:
             interval = f"{row['difference']:+.4f} ({row['low']:+.4f} to {row['high']:+.4f})"
-            note(f"  {row['system']}, {row['measure']}: {interval}, p = {row['p']:.3g}")
+            note(f"  {row['system']}, {row['metric']}: {interval}, p = {row['p']:.3g}")
         note(
             f"table, plot and settings are in {self.folder}: scores.csv, scores.png, study.json; "
             "fitted models in its folder models"

@@ -104,7 +104,7 @@ def interpolate(
     start, end = _exactly(2, source.read(text))
     vae = model.load()
     path = {"linear": lerp, "slerp": slerp}[mode]
-    z = path(vae.point(start, refine=refine), vae.point(end, refine=refine), steps)
+    z = path(vae.latent_code(start, refine=refine), vae.latent_code(end, refine=refine), steps)
     texts = vae.decode_each(z, model.batch_size, **options)
     for index, written in enumerate(texts):
         position = index // generation.num_samples / (steps - 1)
@@ -128,7 +128,7 @@ def traverse(
     starts = source.read(text)
     vae = model.load()
     for start in starts:
-        z = traversal(vae.point(start, refine=refine), dim, steps)
+        z = traversal(vae.latent_code(start, refine=refine), dim, steps)
         values = [float(value) for value in z[:, dim]]
         for index, written in enumerate(vae.decode_each(z, model.batch_size, **options)):
             value = values[index // generation.num_samples]
@@ -173,7 +173,7 @@ def neighbours(
     has_points = source.file is not None and _has_points(source.file)
     sentences = iter(()) if has_points else source.read(None)
     vae = model.load()
-    point = vae.point(query, refine=refine)
+    point = vae.latent_code(query, refine=refine)
     if has_points and source.file is not None:
         candidates = _from_points(vae, source.file)
     else:
@@ -209,7 +209,7 @@ def _from_points(vae: LlaMaVAE, file: Path) -> Candidates:
     from llamavae import bulk
 
     bulk.check_same_model(vae, file)
-    for points in bulk.read_points(file):
+    for points in bulk.read_latent_codes(file):
         yield points.texts or [str(number) for number in points.ids], points.z
 
 

@@ -100,10 +100,10 @@ def _draw(known: list[Labels], factor: str, rng: np.random.Generator) -> Analogy
     raise UserError(f"no two of the {len(known)} sentences have the same {factor}")
 
 
-def score_analogies(analogies: Sequence[Analogy], written: Sequence[str]) -> Scores:
+def score_analogies(analogies: Sequence[Analogy], predictions: Sequence[str]) -> Scores:
     """How well each text answers its analogy."""
     rows = []
-    for analogy, text in zip(analogies, written, strict=True):
+    for analogy, text in zip(analogies, predictions, strict=True):
         found, c = parse(text) or {}, parse(analogy.c) or {}
         others = [name for name in FACTORS if name != analogy.factor]
         rows.append(
@@ -116,7 +116,7 @@ def score_analogies(analogies: Sequence[Analogy], written: Sequence[str]) -> Sco
     return Scores(*np.array(rows, dtype=float).T)
 
 
-def analogy_rows(asked: Sequence[Analogy], written: Sequence[str], scores: Scores) -> Rows:
+def analogy_rows(asked: Sequence[Analogy], predictions: Sequence[str], scores: Scores) -> Rows:
     """The analogies as tidy rows, each with what was written for it and its scores."""
     return [
         {
@@ -130,5 +130,5 @@ def analogy_rows(asked: Sequence[Analogy], written: Sequence[str], scores: Score
             "changed": bool(changed),
             "kept": round(float(kept), 3),
         }
-        for analogy, text, exact, changed, kept in zip(asked, written, *scores, strict=True)
+        for analogy, text, exact, changed, kept in zip(asked, predictions, *scores, strict=True)
     ]

@@ -28,7 +28,7 @@ by chance alone: 1 of 20."""
 def compare(evaluations: Sequence[Results], resamples: int = 1000) -> Rows:
     """Rows of several evaluations, each with its difference from the first.
 
-    Row: `system`, `evaluator`, `measure`, `group`, `value`, `low`, `high`, `control`, `unit`,
+    Row: `system`, `evaluator`, `metric`, `group`, `value`, `low`, `high`, `control`, `unit`,
     `direction` and `n` as in the evaluations, and, for all but the first system: `difference` (its
     value minus the first one's), `p` (two-sided, of the paired bootstrap; None where the items are
     not known, or where the two were measured on different sentences, with different settings or by
@@ -69,7 +69,7 @@ _NOTHING: dict[str, Any] = {"difference": None, "p": None, "test": "", "verdict"
 
 
 def _key(row: dict[str, Any]) -> tuple[str, str, str]:
-    return row["evaluator"], row["measure"], row["group"]
+    return row["evaluator"], row["metric"], row["group"]
 
 
 def _row(results: Results, key: tuple[str, str, str]) -> dict[str, Any] | None:
@@ -139,18 +139,18 @@ def item_statistic(evaluation: Evaluation, row: dict[str, Any]) -> ItemStatistic
     for table in evaluation.tables.values():
         if row["group"] or len(table) != row["n"] or "text" not in table[0]:
             continue
-        statistic = _statistic(table, row["measure"])
+        statistic = _statistic(table, row["metric"])
         everything = np.arange(len(table))
         if statistic and np.isclose(statistic(everything), row["value"], rtol=1e-3, atol=1e-4):
             return ItemStatistic(statistic, tuple(item["text"] for item in table))
     return None
 
 
-def _statistic(table: Rows, measure: str) -> Statistic | None:
-    if measure == "BLEU" and "reconstruction" in table[0]:
+def _statistic(table: Rows, metric: str) -> Statistic | None:
+    if metric == "BLEU" and "reconstruction" in table[0]:
         counts = bleu_counts(*([r[key] for r in table] for key in ("reconstruction", "text")))
         return lambda items: bleu_of_counts(counts[items])
-    if not all(isinstance(item.get(measure), int | float) for item in table):
+    if not all(isinstance(item.get(metric), int | float) for item in table):
         return None
-    values = np.array([item[measure] for item in table], dtype=float)
+    values = np.array([item[metric] for item in table], dtype=float)
     return lambda items: float(values[items].mean())

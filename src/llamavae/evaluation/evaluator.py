@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from llamavae.errors import UserError
-from llamavae.metrics.metric import Measure, Rows
+from llamavae.metrics.metric import Metric, Rows
 from llamavae.modeling import LlaMaVAE, SentenceEncoder
 from llamavae.modeling.backbones import fingerprint
 from llamavae.modeling.checkpoint import trained_fingerprint
@@ -68,7 +68,7 @@ class Evaluation:
     """What an evaluator found.
 
     Attributes:
-        rows: Rows of `Measure.row`, those of the primary measure first.
+        rows: Rows of `Metric.row`, those of the primary measure first.
         tables: Name -> rows with what stands behind the numbers: texts, curves, points of a map.
         not_found: Part that was to be measured, such as a benchmark -> why its data are not there.
     """
@@ -77,12 +77,12 @@ class Evaluation:
     tables: dict[str, Rows] = field(default_factory=dict)
     not_found: dict[str, str] = field(default_factory=dict)
 
-    def value(self, measure: str, group: str = "") -> float:
+    def value(self, metric: str, group: str = "") -> float:
         """The value of one measure."""
         for row in self.rows:
-            if row["measure"] == measure and row["group"] == group:
+            if row["metric"] == metric and row["group"] == group:
                 return row["value"]
-        raise KeyError(measure, group)
+        raise KeyError(metric, group)
 
 
 class Evaluator(ABC):
@@ -92,13 +92,13 @@ class Evaluator(ABC):
     """As it stands in the registry, in tables and on the command line."""
     needs: ClassVar[frozenset[Need]]
     """What it asks of the system and the data."""
-    measures: ClassVar[tuple[Measure, ...]]
+    metrics: ClassVar[tuple[Metric, ...]]
     """What it measures, the primary measure first."""
 
     @property
-    def primary(self) -> Measure:
+    def primary(self) -> Metric:
         """The measure by which models are chosen and compared."""
-        return self.measures[0]
+        return self.metrics[0]
 
     def __call__(self, system: Any, data: EvaluationData) -> Evaluation:
         """Check what is needed, then measure.
@@ -121,9 +121,9 @@ class Evaluator(ABC):
         """
         return {}
 
-    def measure(self, name: str) -> Measure:
-        """One of `measures` by name."""
-        return next(m for m in self.measures if m.name == name)
+    def metric(self, name: str) -> Metric:
+        """One of `metrics` by name."""
+        return next(m for m in self.metrics if m.name == name)
 
 
 _LACKING: dict[Need, str] = {
@@ -162,7 +162,7 @@ def has_posterior(system: Any) -> bool:
 
 
 @torch.no_grad()
-def points(system: Any, texts: Sequence[str]) -> Tensor:
+def latent_codes(system: Any, texts: Sequence[str]) -> Tensor:
     """The point of each text on the CPU in float32, shape (N, D): a posterior's mean, or a vector.
 
     Args:

@@ -36,11 +36,11 @@ def reconstructions(model: LlaMaVAE, texts: Sequence[str]) -> Rows:
     return [
         {
             "text": text,
-            "reconstruction": written,
-            "bleu": round(sacrebleu.sentence_bleu(written, [text]).score, 1),
+            "reconstruction": predictions,
+            "bleu": round(sacrebleu.sentence_bleu(predictions, [text]).score, 1),
             "shuffled": other,
         }
-        for text, written, other in zip(texts, right, right[1:] + right[:1], strict=True)
+        for text, predictions, other in zip(texts, right, right[1:] + right[:1], strict=True)
     ]
 
 
@@ -61,11 +61,11 @@ def traversals(model: LlaMaVAE, text: str, dims: Sequence[int], steps: int = 7) 
 
     Row: `dimension`, `value` of that coordinate, `text`.
     """
-    start = model.point(text)
+    start = model.latent_code(text)
     return [
-        {"dimension": dim, "value": round(value, 2) + 0.0, "text": written}
+        {"dimension": dim, "value": round(value, 2) + 0.0, "text": predictions}
         for dim in dims
-        for value, written in zip(
+        for value, predictions in zip(
             traversal(start, dim, steps)[:, dim].tolist(),
             model.traverse(start, dim, steps),
             strict=True,

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from llamavae.evaluation.encoders import EncoderSource, sentence_encoder
-from llamavae.evaluation.evaluator import points
+from llamavae.evaluation.evaluator import latent_codes
 from llamavae.latent import lerp, slerp
 from llamavae.metrics.smoothness import WordMover
 
@@ -22,7 +22,7 @@ PATHS = {"linear": lerp, "slerp": slerp}
 class Paths(NamedTuple):
     """Texts on P paths, and two controls with the same ends."""
 
-    written: list[list[str]]
+    predictions: list[list[str]]
     mixed: list[list[str]]
     """The inner texts of each path in random order."""
     foreign: list[list[str]]
@@ -46,16 +46,16 @@ def decode_paths(
     ends = rng.permutation(len(z))[: 2 * min(pairs, len(z) // 2)].reshape(-1, 2)
     path = PATHS[mode]
     texts = system.decode(torch.cat([path(z[int(a)], z[int(b)], steps) for a, b in ends]))
-    written = [texts[i : i + steps] for i in range(0, len(texts), steps)]
-    inner = [path[1:-1] for path in written]
+    predictions = [texts[i : i + steps] for i in range(0, len(texts), steps)]
+    inner = [path[1:-1] for path in predictions]
     mixed = [[each[i] for i in rng.permutation(len(each))] for each in inner]
     pool = [text for each in inner for text in each]
     dealt = [pool[i] for i in rng.permutation(len(pool))]
-    foreign = [dealt[i * (steps - 2) : (i + 1) * (steps - 2)] for i in range(len(written))]
+    foreign = [dealt[i * (steps - 2) : (i + 1) * (steps - 2)] for i in range(len(predictions))]
     return Paths(
-        written,
+        predictions,
         *(
-            [[p[0], *texts, p[-1]] for p, texts in zip(written, control, strict=True)]
+            [[p[0], *texts, p[-1]] for p, texts in zip(predictions, control, strict=True)]
             for control in (mixed, foreign)
         ),
     )
@@ -91,7 +91,7 @@ def sentence_vectors(
     if encoder is None:
         own = getattr(system, "encoder", None)
         source = own if callable(getattr(own, "encode", None)) else system
-        return partial(points, source), "the system's own encoder"
+        return partial(latent_codes, source), "the system's own encoder"
     loaded = sentence_encoder(encoder)
     name = type(encoder).__name__ if loaded is encoder else str(encoder)
-    return partial(points, loaded), name
+    return partial(latent_codes, loaded), name

@@ -29,14 +29,14 @@ class Found:
 
     Attributes:
         evaluation: Its rows and tables.
-        measures: Its measures as dictionaries, the primary one first.
+        metrics: Its measures as dictionaries, the primary one first.
         settings: Its settings.
         seconds: How long it took.
         made_by: Command, versions and machine, see `llamavae.provenance`.
     """
 
     evaluation: Evaluation
-    measures: Rows
+    metrics: Rows
     settings: dict[str, Any]
     seconds: float
     made_by: dict[str, Any]
@@ -44,8 +44,8 @@ class Found:
     @property
     def primary(self) -> dict[str, Any] | None:
         """The row of the primary measure over all the data, or else its first row."""
-        name = self.measures[0]["name"]
-        rows = [row for row in self.evaluation.rows if row["measure"] == name]
+        name = self.metrics[0]["name"]
+        rows = [row for row in self.evaluation.rows if row["metric"] == name]
         return next((row for row in rows if not row["group"]), rows[0] if rows else None)
 
 
@@ -190,7 +190,7 @@ def _values(found: Found) -> dict[str, Any]:
         "rows": found.evaluation.rows,
         "tables": list(found.evaluation.tables),
         "not_found": found.evaluation.not_found,
-        "measures": found.measures,
+        "metrics": found.metrics,
         "settings": found.settings,
         "seconds": found.seconds,
         "made_by": found.made_by,

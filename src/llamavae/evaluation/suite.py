@@ -83,8 +83,8 @@ def evaluate(
                 if same and evaluation.not_found.keys() - same.not_found.keys():
                     say(f"{seconds:.1f} s; less was found than before, which is kept")
                 else:
-                    measures = [asdict(measure) for measure in each.measures]
-                    found = Found(evaluation, measures, settings, seconds, provenance())
+                    metrics = [asdict(metric) for metric in each.metrics]
+                    found = Found(evaluation, metrics, settings, seconds, provenance())
                     results.found[each.name], changed = found, each.name
                     say(f"{seconds:.1f} s")
         write_results(results, folder, changed)

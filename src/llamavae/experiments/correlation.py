@@ -18,7 +18,7 @@ from llamavae.errors import UserError, unknown
 from llamavae.metrics.metric import Rows
 
 Values = Sequence[Mapping[str, Any]]
-"""Rows with `model`, `measure` and `value`; those with a `group` that is not empty are passed over,
+"""Rows with `model`, `metric` and `value`; those with a `group` that is not empty are passed over,
 as they are about a part of the data."""
 
 
@@ -39,7 +39,7 @@ def relate(
     p by chance: look for what holds over several, or correct by the number of pairs.
 
     Args:
-        rows: One for each model and measure: `model`, `measure`, `value`.
+        rows: One for each model and measure: `model`, `metric`, `value`.
         geometry: Measures of the space.
         quality: Measures of the texts.
         resamples: Most exchanges that are tried.
@@ -65,9 +65,9 @@ def values_by_measure(rows: Values) -> dict[str, dict[str, float]]:
     for row in rows:
         if row.get("group"):
             continue
-        models = values.setdefault(row["measure"], {})
+        models = values.setdefault(row["metric"], {})
         if row["model"] in models:
-            raise UserError(f"the model {row['model']!r} has two values of {row['measure']!r}")
+            raise UserError(f"the model {row['model']!r} has two values of {row['metric']!r}")
         models[row["model"]] = float(row["value"])
     return values
 
@@ -78,7 +78,7 @@ def common_models(
     """Both measures of the models that have both, and these models."""
     for name in (a, b):
         if name not in values:
-            raise unknown("measure", name, values)
+            raise unknown("metric", name, values)
     models = [model for model in values[a] if model in values[b]]
     x, y = (np.array([values[name][model] for model in models]) for name in (a, b))
     return x, y, models

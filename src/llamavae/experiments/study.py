@@ -2,7 +2,7 @@
 
 `study_flows` compares the architectures of `llamavae.flows`; `study_definitions` compares the
 invertible CVAE with what else could write definitions. Both give tidy rows: `system`, `seed`,
-`measure`, `value`, `unit`, `direction` and, where there are some, `low` and `high` (95 %
+`metric`, `value`, `unit`, `direction` and, where there are some, `low` and `high` (95 %
 confidence interval), `shuffled` or `guess` (controls), `n`, `items` (the value of each item).
 `differences` tests a system against another one on the same items.
 """
@@ -49,7 +49,7 @@ class Generator(Protocol):
 
     def generate(
         self,
-        asked: Sequence[Any] | Tensor,
+        conditions: Sequence[Any] | Tensor,
         n: int = 1,
         spread: float = 1.0,
         seed: int | None = None,
@@ -76,7 +76,7 @@ class DefinitionTask:
         mover: Encoder for MoverScore; None leaves it out.
         bleurt: BLEURT checkpoint; None leaves it out.
         senses: Word -> all its definitions, for lemma-BLEU; `test` has one of each.
-        asked: What is asked for each pair of `test`: its word, or word and context. Default: its
+        conditions: Condition of each pair of `test`: its word, or word and context. Default: its
             name.
         draws: Codes that are drawn for each word where a flow writes, see
             `InvertibleCVAE.generate`. Above 1 the flows alone use `spread`; the baselines
@@ -95,19 +95,19 @@ class DefinitionTask:
     mover: Scorer | None = None
     bleurt: Scorer | None = None
     senses: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    asked: Sequence[Any] = ()
+    conditions: Sequence[Any] = ()
     draws: int = 1
 
     def __post_init__(self) -> None:
         if self.draws > 1:
             check_draws(1, self.spread, self.draws)
-        if not self.asked:
-            object.__setattr__(self, "asked", self.test.names)
+        if not self.conditions:
+            object.__setattr__(self, "conditions", self.test.names)
 
     @property
     def words(self) -> list[str]:
         """The word of each pair of `test`, without its context."""
-        return [one if isinstance(one, str) else one[0] for one in self.asked]
+        return [one if isinstance(one, str) else one[0] for one in self.conditions]
 
 
 def definition_task(
@@ -127,7 +127,7 @@ def definition_task(
         condition: Turns words into vectors.
         splits: Rows with `text` and `word`, by `train`, `validation` and `test`.
         context: Column with the sentence around each word, or None in it. The words of the test
-            are then asked in their sentences, and those without one are left out; training has
+            are then read in their sentences, and those without one are left out; training has
             each word that has a sentence both ways, alone and in its sentence.
         candidates: At most this many words that occur in `test` alone.
         seed: Seed of their choice.
@@ -159,8 +159,8 @@ def definition_task(
     senses: dict[str, list[str]] = defaultdict(list)
     for word, text in zip(words, texts, strict=True):
         senses[word].append(text)
-    asked = [words[i] if context is None else (words[i], sentences[i]) for i in chosen]
-    options = {"senses": dict(senses), "asked": asked, **options}
+    conditions = [words[i] if context is None else (words[i], sentences[i]) for i in chosen]
+    options = {"senses": dict(senses), "conditions": conditions, **options}
     test = make_pairs(rows.select(chosen), condition, context=context)
     return DefinitionTask(vae, condition, train, valid, test, **options)
 
@@ -257,7 +257,7 @@ def study_definitions(
     def fitted(system: str) -> Callable[[], Rows]:
         return lambda: _flow_rows(task, flows[system], form, seed, fitting, places[system])
 
-    def written(make: Callable[[], Generator]) -> Callable[[], Rows]:
+    def predictions(make: Callable[[], Generator]) -> Callable[[], Rows]:
         return lambda: _text_rows(task, _defined(task, make(), seed), seed)
 
     def neighbour() -> Generator:
@@ -269,12 +269,12 @@ def study_definitions(
 
     systems: dict[str, Callable[[], Rows]] = {
         **{system: fitted(system) for system in flows},
-        "nearest neighbour": written(neighbour),
+        "nearest neighbour": predictions(neighbour),
         "nearest neighbour, reconstructed": lambda: _text_rows(
             task, task.vae.reconstruct(_defined(task, neighbour(), seed)), seed
         ),
-        "prompted decoder": written(lambda: _prompted(task)),
-        "CVAE": written(cvae),
+        "prompted decoder": predictions(lambda: _prompted(task)),
+        "CVAE": predictions(cvae),
         "reconstruction (ceiling)": lambda: _text_rows(
             task, task.vae.reconstruct(task.test.texts[: task.texts]), seed
         ),
@@ -294,7 +294,7 @@ def study_definitions(
 def differences(rows: Rows, against: str = "nearest neighbour", *, resamples: int = 1000) -> Rows:
     """Each system's scores minus those of one of them on the same items: a paired test.
 
-    Row: `system`, `seed`, `measure`, `against`, `difference`, `low` and `high` (its 95 % interval)
+    Row: `system`, `seed`, `metric`, `against`, `difference`, `low` and `high` (its 95 % interval)
     and `p` (two-sided), see `paired_bootstrap`. They speak of the choice of the test words, not of
     another fit. Measures without `items` have no test.
 
@@ -304,13 +304,13 @@ def differences(rows: Rows, against: str = "nearest neighbour", *, resamples: in
         resamples: Draws of the bootstrap.
     """
     items = {
-        (row["seed"], row["measure"], row["system"]): np.array(row["items"])
+        (row["seed"], row["metric"], row["system"]): np.array(row["items"])
         for row in rows
         if "items" in row
     }
     found: Rows = []
-    for (seed, measure, system), ours in items.items():
-        theirs = items.get((seed, measure, against))
+    for (seed, metric, system), ours in items.items():
+        theirs = items.get((seed, metric, against))
         if system == against or theirs is None or len(ours) != len(theirs):
             continue
         real, low, high, p = paired_bootstrap(
@@ -319,7 +319,7 @@ def differences(rows: Rows, against: str = "nearest neighbour", *, resamples: in
             len(ours),
             resamples=resamples,
         )
-        row = {"system": system, "seed": seed, "measure": measure, "against": against}
+        row = {"system": system, "seed": seed, "metric": metric, "against": against}
         found.append({**row, "difference": real, "low": low, "high": high, "p": p})
     return found
 
@@ -379,29 +379,29 @@ def _fit_rows(task: DefinitionTask, cvae: InvertibleCVAE, fit: FlowFit, share: f
 
 
 def _measure(name: str, value: float, unit: str, direction: str, n: int = 1) -> dict[str, Any]:
-    return {"measure": name, "value": value, "unit": unit, "direction": direction, "n": n}
+    return {"metric": name, "value": value, "unit": unit, "direction": direction, "n": n}
 
 
 def _timed(task: DefinitionTask, cvae: InvertibleCVAE, seed: int) -> tuple[list[str], float]:
     """What is written, and the flow's time as a share of the decoder's."""
-    asked = task.test.conditions[: task.texts]
+    conditions = task.test.conditions[: task.texts]
     start = time.perf_counter()
-    z = cvae.points(asked, 1, task.spread, seed)
+    z = cvae.points(conditions, 1, task.spread, seed)
     middle = time.perf_counter()
     texts = task.vae.decode(z)
     share = (middle - start) / (time.perf_counter() - middle)
     if task.draws > 1:
-        texts = cvae.generate(asked, 1, task.spread, seed, draws=task.draws)
+        texts = cvae.generate(conditions, 1, task.spread, seed, draws=task.draws)
     return texts, share
 
 
 def _defined(task: DefinitionTask, model: Generator, seed: int) -> list[str]:
     spread = task.spread if task.draws == 1 else 0.0
-    return model.generate(task.asked[: task.texts], 1, spread, seed)
+    return model.generate(task.conditions[: task.texts], 1, spread, seed)
 
 
 def _prompted(task: DefinitionTask) -> PromptedDecoder:
-    in_sentences = any(not isinstance(one, str) for one in task.asked)
+    in_sentences = any(not isinstance(one, str) for one in task.conditions)
     template = "{context}\n{word}:" if in_sentences else "{word}:"
     return PromptedDecoder(task.vae.decoder, template)
 

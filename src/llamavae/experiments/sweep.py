@@ -21,7 +21,7 @@ from llamavae.evaluation.evaluator import EvaluationData, Evaluator
 from llamavae.evaluation.generations import write_csv
 from llamavae.evaluation.results import Results
 from llamavae.evaluation.suite import evaluate
-from llamavae.metrics.metric import Measure, Rows
+from llamavae.metrics.metric import Metric, Rows
 from llamavae.provenance import provenance
 from llamavae.training import Recipe, TrainResult, load_recipe, train
 
@@ -31,13 +31,13 @@ _FOLDER = "output.folder"
 
 _SHUFFLED = "the same sentences with one another's z"
 _NATS = "nats per sentence"
-_MEASURES: dict[str, Measure] = {
-    "kl": Measure("KL", _NATS, "", "raw KL(q(z|x) ‖ N(0, I)): the rate"),
-    "nll": Measure("NLL", _NATS, "lower", "−log p(x|z), z drawn from q(z|x)", _SHUFFLED),
-    "elbo": Measure("negative ELBO", _NATS, "lower", "NLL + KL, at beta 1"),
-    "bleu": Measure("BLEU", "0 to 100", "higher", "greedy text of the posterior mean", _SHUFFLED),
-    "active_units": Measure("active units", "0 to D", "", "dimensions with Var(μ) > 0.01"),
-    "mutual_information": Measure("mutual information", "nats", "", "at most ln N"),
+_MEASURES: dict[str, Metric] = {
+    "kl": Metric("KL", _NATS, "", "raw KL(q(z|x) ‖ N(0, I)): the rate"),
+    "nll": Metric("NLL", _NATS, "lower", "−log p(x|z), z drawn from q(z|x)", _SHUFFLED),
+    "elbo": Metric("negative ELBO", _NATS, "lower", "NLL + KL, at beta 1"),
+    "bleu": Metric("BLEU", "0 to 100", "higher", "greedy text of the posterior mean", _SHUFFLED),
+    "active_units": Metric("active units", "0 to D", "", "dimensions with Var(μ) > 0.01"),
+    "mutual_information": Metric("mutual information", "nats", "", "at most ln N"),
 }
 """What every run measures at its end on validation sentences: key of its metrics -> measure."""
 
@@ -69,7 +69,7 @@ class Sweep:
     Attributes:
         runs: The runs that are done.
         rows: A row for each number: `model`, the settings that vary, `evaluator`, or `training`,
-            and the keys of `Measure.row`.
+            and the keys of `Metric.row`.
         warnings: Name of a run -> what the monitor said at its end, and which evaluators could not
             measure it.
     """
@@ -78,17 +78,17 @@ class Sweep:
     rows: Rows = field(default_factory=list)
     warnings: dict[str, list[str]] = field(default_factory=dict)
 
-    def value(self, run: SweepRun, measure: str) -> float | None:
+    def value(self, run: SweepRun, metric: str) -> float | None:
         """What a run itself measured at its end: `kl`, `nll`, `bleu`, ...; None if it did not."""
-        return self._training(run, measure).get("value")
+        return self._training(run, metric).get("value")
 
-    def control(self, run: SweepRun, measure: str) -> float | None:
+    def control(self, run: SweepRun, metric: str) -> float | None:
         """The same with shuffled z."""
-        return self._training(run, measure).get("control")
+        return self._training(run, metric).get("control")
 
     def _training(self, run: SweepRun, key: str) -> dict[str, Any]:
         wanted = run.name, TRAINING, _MEASURES[key].name
-        rows = (r for r in self.rows if (r["model"], r["evaluator"], r["measure"]) == wanted)
+        rows = (r for r in self.rows if (r["model"], r["evaluator"], r["metric"]) == wanted)
         return next(rows, {})
 
 
@@ -230,12 +230,12 @@ def _training_rows(metrics: Mapping[str, Any], decoded: int) -> Rows:
     n = metrics["sentences"]
     return [
         {"evaluator": TRAINING}
-        | measure.row(
+        | metric.row(
             metrics[key],
             min(n, decoded) if key == "bleu" else n,
             control=metrics.get(f"{key}_shuffled"),
         )
-        for key, measure in _MEASURES.items()
+        for key, metric in _MEASURES.items()
         if key in metrics
     ]
 
@@ -312,9 +312,9 @@ def geometry_and_quality(sweep: Sweep) -> tuple[Rows, list[str], list[str]]:
         Rows, and which of `GEOMETRY` and of `QUALITY` are among them.
     """
     wanted = {*GEOMETRY, *QUALITY}
-    rows = [row for row in sweep.rows if row["measure"] in wanted and not row["group"]]
+    rows = [row for row in sweep.rows if row["metric"] in wanted and not row["group"]]
     rows.sort(key=lambda row: row["evaluator"] != TRAINING)
-    values = {(row["model"], row["measure"]): row for row in rows}  # the last one counts
-    there = {measure for _, measure in values}
+    values = {(row["model"], row["metric"]): row for row in rows}  # the last one counts
+    there = {metric for _, metric in values}
     geometry, quality = ([n for n in names if n in there] for names in (GEOMETRY, QUALITY))
     return list(values.values()), geometry, quality

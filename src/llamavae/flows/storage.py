@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -48,7 +49,7 @@ def load_flow(path: str | os.PathLike[str]) -> Flow:
         raise UserError(f"there is no flow {path}")
     try:
         with safe_open(path, "pt") as file:
-            saved = dict(json.loads((file.metadata() or {})["flow"]))
+            saved: dict[str, Any] = dict(json.loads((file.metadata() or {})["flow"]))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         settings = {_OLD.get(name, name): value for name, value in saved.items()}
         dtype = tensors["affine.weight"].dtype

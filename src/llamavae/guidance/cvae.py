@@ -333,7 +333,7 @@ class InvertibleCVAE:
             )
         if candidates is None:
             candidates = cached_vectors(self.condition, self.vocabulary)
-        scores = self.scores(self.vae.point(text)[None], candidates)[0]
+        scores = self.scores(self.vae.latent_code(text)[None], candidates)[0]
         best = scores.topk(min(k, len(scores)))
         return list(zip(best.indices.tolist(), best.values.tolist(), strict=True))
 

@@ -17,12 +17,12 @@ if TYPE_CHECKING:
         mutual_information,
         posterior_variance,
     )
-    from llamavae.metrics.metric import Measure
+    from llamavae.metrics.metric import Metric
     from llamavae.metrics.ngrams import (
         bleu_1,
+        corpus_bleu,
         distinct_n,
         exact_match,
-        reconstruction_bleu,
         rouge,
         self_bleu,
         token_f1,
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from llamavae.metrics.semantic import bert_score, bleurt, encoder_cosine, mover_score
 
 __all__ = [
-    "Measure",
+    "Metric",
     "active_units",
     "bert_score",
     "bleu_1",
@@ -47,7 +47,7 @@ __all__ = [
     "paired_bootstrap",
     "pearson",
     "posterior_variance",
-    "reconstruction_bleu",
+    "corpus_bleu",
     "rouge",
     "self_bleu",
     "spearman",
@@ -67,12 +67,12 @@ __getattr__, __dir__ = lazy_names(
             "mutual_information",
             "posterior_variance",
         ],
-        "llamavae.metrics.metric": ["Measure"],
+        "llamavae.metrics.metric": ["Metric"],
         "llamavae.metrics.ngrams": [
             "bleu_1",
             "distinct_n",
             "exact_match",
-            "reconstruction_bleu",
+            "corpus_bleu",
             "rouge",
             "self_bleu",
             "token_f1",

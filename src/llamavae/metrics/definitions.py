@@ -1,8 +1,8 @@
-"""Scores of definition modelling: definitions written for words, against references.
+"""Metrics of definition modelling: generated definitions of words against references.
 
-Throughout, `written` and `references` are N texts each, one pair an item, and `lemmas` names the
-word of each item, usually (word, part of speech). `score_definitions` puts each score beside the
-same score of exchanged texts.
+Throughout, `predictions` and `references` are N texts each, one pair per item, and `lemmas` names
+the word of each item, usually (word, part of speech). `score_definitions` computes each metric
+together with its control.
 """
 
 from __future__ import annotations
@@ -22,54 +22,54 @@ from numpy.typing import NDArray
 from llamavae.errors import UserError
 from llamavae.metrics import semantic
 from llamavae.metrics.control import derangement
-from llamavae.metrics.metric import Measure, Rows
-from llamavae.metrics.ngrams import reconstruction_bleu
+from llamavae.metrics.metric import Metric, Rows
+from llamavae.metrics.ngrams import corpus_bleu
 
 SCORES = {
     score.name: score
     for score in (
-        Measure(
+        Metric(
             "sense-BLEU",
             "0 to 1",
             "higher",
             "BLEU-4 of each text and its reference without smoothing, mean over items; the text "
             "stands as the reference, as in CODWOE's scorer (2205.13858)",
         ),
-        Measure(
+        Metric(
             "lemma-BLEU",
             "0 to 1",
             "higher",
             "the same with the best of all references of the same word and part of speech "
             "(CODWOE, 2205.13858)",
         ),
-        Measure(
+        Metric(
             "BLEU",
             "0 to 100",
             "higher",
             "sacrebleu corpus BLEU of the texts (13a tokenisation, cased)",
         ),
-        Measure(
+        Metric(
             "MoverScore",
             "−1 to 1",
             "higher",
             "1 − earth mover's distance between the contextual token vectors of text and "
             "reference, mean over items (1909.02622, as in CODWOE's scorer)",
         ),
-        Measure(
+        Metric(
             "encoder cosine",
             "−1 to 1",
             "higher",
             "cosine of the sentence vectors of text and reference, mean over items; state the "
             "encoder with it",
         ),
-        Measure(
+        Metric(
             "BLEURT",
             "about 0 to 1",
             "higher",
             "human rating of text against reference as predicted by a trained BERT, mean over "
             "items (2004.04696); state the checkpoint with it",
         ),
-        Measure(
+        Metric(
             "distinct-2",
             "0 to 1",
             "higher",
@@ -83,7 +83,7 @@ SCORES = {
 # ------------------------------------------------------------------------------- n-grams
 
 
-def sense_bleu(written: Sequence[str], references: Sequence[str]) -> float:
+def sense_bleu(predictions: Sequence[str], references: Sequence[str]) -> float:
     """Mean BLEU-4 of each text and its reference, 0 to 1, as CODWOE's scorer computes it.
 
     SemEval-2022 task 1 (Mickus et al., arXiv 2205.13858). Its scorer calls nltk's
@@ -103,11 +103,11 @@ def sense_bleu(written: Sequence[str], references: Sequence[str]) -> float:
         >>> round(sense_bleu(["a kind of dog"], ["a kind of dog that barks"]), 3)
         0.508
     """
-    return lemma_bleu(written, references, range(len(references)))
+    return lemma_bleu(predictions, references, range(len(references)))
 
 
 def lemma_bleu(
-    written: Sequence[str],
+    predictions: Sequence[str],
     references: Sequence[str],
     lemmas: Sequence[Hashable],
     senses: Mapping[Any, Sequence[str]] | None = None,
@@ -118,22 +118,22 @@ def lemma_bleu(
     counts as right.
 
     Args:
-        written: N texts.
+        predictions: N texts.
         references: N definitions.
         lemmas: The word of each item; CODWOE's are (word, part of speech).
         senses: Lemma -> more of its definitions, where `references` have only some.
     """
-    return float(lemma_bleus(written, references, lemmas, senses).mean())
+    return float(lemma_bleus(predictions, references, lemmas, senses).mean())
 
 
 def lemma_bleus(
-    written: Sequence[str],
+    predictions: Sequence[str],
     references: Sequence[str],
     lemmas: Sequence[Hashable],
     senses: Mapping[Any, Sequence[str]] | None = None,
 ) -> NDArray[np.float64]:
     """What `lemma_bleu` is the mean of, shape (N,); with N lemmas that of `sense_bleu`."""
-    _check(written, references, lemmas)
+    _check(predictions, references, lemmas)
     known: dict[Hashable, list[list[str]]] = defaultdict(list)
     for lemma, reference in zip(lemmas, references, strict=True):
         known[lemma].append(_words(reference))
@@ -142,7 +142,7 @@ def lemma_bleus(
     return np.array(
         [
             max(_bleu(words, sense) for sense in known[lemma])
-            for words, lemma in zip(map(_words, written), lemmas, strict=True)
+            for words, lemma in zip(map(_words, predictions), lemmas, strict=True)
         ]
     )
 
@@ -151,17 +151,17 @@ def _words(text: str) -> list[str]:
     return word_tokenize(text, preserve_line=True)
 
 
-def _bleu(written: list[str], reference: list[str]) -> float:
+def _bleu(predictions: list[str], reference: list[str]) -> float:
     with warnings.catch_warnings():  # of each text that has no 4-gram in common
         warnings.simplefilter("ignore")
-        return float(sentence_bleu([written], reference))  # pyright: ignore[reportArgumentType]
+        return float(sentence_bleu([predictions], reference))  # pyright: ignore[reportArgumentType]
 
 
 # ------------------------------------------------------------------------------- the table
 
 
 def score_definitions(
-    written: Sequence[str],
+    predictions: Sequence[str],
     references: Sequence[str],
     lemmas: Sequence[Hashable],
     *,
@@ -173,14 +173,14 @@ def score_definitions(
 ) -> Rows:
     """All scores of the texts, each beside the same score of exchanged texts.
 
-    Row: `measure` (a name of `SCORES`), `value`, `shuffled`, `unit`, `direction`, `n`, `items` (the
+    Row: `metric` (a name of `SCORES`), `value`, `shuffled`, `unit`, `direction`, `n`, `items` (the
     score of each text, whose mean is the value; BLEU, which is no mean, has none).
     `shuffled` is the control: the same texts, but each stands for another item, where possible
     of another lemma and with another reference. Texts that follow their word score much worse
     then; what is left is due to the common form of definitions.
 
     Args:
-        written: N texts, at least 2.
+        predictions: N texts, at least 2.
         references: N definitions.
         lemmas: The word of each item, usually (word, part of speech).
         encoder: For the cosine; None leaves it out.
@@ -189,40 +189,42 @@ def score_definitions(
         senses: Lemma -> more of its definitions for lemma-BLEU, where `references` have only some.
         seed: Seed of the exchange.
     """
-    _check(written, references, lemmas)
-    if len(written) < 2:
+    _check(predictions, references, lemmas)
+    if len(predictions) < 2:
         raise UserError("the control exchanges texts between items, so it needs at least 2; got 1")
-    measures: dict[str, Callable[[Sequence[str], Sequence[str]], Any]] = {
+    metrics: dict[str, Callable[[Sequence[str], Sequence[str]], Any]] = {
         "sense-BLEU": partial(lemma_bleus, lemmas=range(len(references))),
         "lemma-BLEU": partial(lemma_bleus, lemmas=lemmas, senses=senses),
-        "BLEU": reconstruction_bleu,
+        "BLEU": corpus_bleu,
     }
     if mover is not None:
-        measures["MoverScore"] = partial(semantic.mover_scores, model=semantic.load_encoder(mover))
+        metrics["MoverScore"] = partial(semantic.mover_scores, model=semantic.load_encoder(mover))
     if encoder is not None:
-        measures["encoder cosine"] = partial(semantic.encoder_cosines, encoder=encoder)
+        metrics["encoder cosine"] = partial(semantic.encoder_cosines, encoder=encoder)
     if bleurt is not None:
-        measures["BLEURT"] = partial(semantic.bleurt_scores, model=semantic.load_bleurt(bleurt))
-    other = derangement(len(written), torch.Generator().manual_seed(seed), lemmas, references)
-    exchanged = [written[int(i)] for i in other]
+        metrics["BLEURT"] = partial(semantic.bleurt_scores, model=semantic.load_bleurt(bleurt))
+    other = derangement(len(predictions), torch.Generator().manual_seed(seed), lemmas, references)
+    exchanged = [predictions[int(i)] for i in other]
     rows: Rows = []
-    for name, measure in measures.items():
-        found = np.asarray(measure(written, references), dtype=float)
+    for name, metric in metrics.items():
+        found = np.asarray(metric(predictions, references), dtype=float)
         row = {
-            "measure": name,
+            "metric": name,
             "value": float(found.mean()),
-            "shuffled": float(np.asarray(measure(exchanged, references), dtype=float).mean()),
+            "shuffled": float(np.asarray(metric(exchanged, references), dtype=float).mean()),
             "unit": SCORES[name].unit,
             "direction": SCORES[name].direction,
-            "n": len(written),
+            "n": len(predictions),
         }
         rows.append({**row, "items": found.tolist()} if found.ndim else row)
     return rows
 
 
-def _check(written: Sequence[str], references: Sequence[str], lemmas: Sequence[Hashable]) -> None:
-    if not written or not len(written) == len(references) == len(lemmas):
+def _check(
+    predictions: Sequence[str], references: Sequence[str], lemmas: Sequence[Hashable]
+) -> None:
+    if not predictions or not len(predictions) == len(references) == len(lemmas):
         raise UserError(
             "expected one text for each reference and its lemma, and at least one; got "
-            f"{len(written)} texts, {len(references)} references and {len(lemmas)} lemmas"
+            f"{len(predictions)} texts, {len(references)} references and {len(lemmas)} lemmas"
         )

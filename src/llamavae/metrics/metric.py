@@ -11,7 +11,7 @@ from llamavae.metrics.bootstrap import bootstrap_interval
 
 
 @dataclass(frozen=True)
-class Measure:
+class Metric:
     """What a number means.
 
     Attributes:
@@ -48,7 +48,7 @@ class Measure:
         """
         low, high = interval or (None, None)
         return {
-            "measure": self.name,
+            "metric": self.name,
             "group": group,
             "value": float(value),
             "control": None if control is None else float(control),

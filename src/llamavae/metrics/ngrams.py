@@ -1,6 +1,6 @@
 """How many words two texts share.
 
-Throughout, `written` and `references` are N texts each, one pair an item.
+Throughout, `predictions` and `references` are N texts each, one pair an item.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from llamavae.errors import UserError
 Values = NDArray[np.float64]
 
 
-def bleu_counts(written: Sequence[str], references: Sequence[str]) -> NDArray[np.int64]:
+def bleu_counts(predictions: Sequence[str], references: Sequence[str]) -> NDArray[np.int64]:
     """What each item adds to corpus BLEU, shape (N, 10).
 
     Its length and its reference's, then its n-grams that the reference has and all its n-grams,
     n from 1 to 4, as sacrebleu counts them (13a tokenisation, cased).
     """
     metric = BLEU(effective_order=True)
-    scores = [metric.sentence_score(w, [r]) for w, r in zip(written, references, strict=True)]
+    scores = [metric.sentence_score(w, [r]) for w, r in zip(predictions, references, strict=True)]
     return np.array([[s.sys_len, s.ref_len, *s.counts, *s.totals] for s in scores])
 
 
@@ -126,7 +126,7 @@ def _longest_common_subsequence(a: Sequence[str], b: Sequence[str]) -> int:
     return row[-1]
 
 
-def reconstruction_bleu(texts: Sequence[str], references: Sequence[str]) -> float:
+def corpus_bleu(texts: Sequence[str], references: Sequence[str]) -> float:
     """Corpus BLEU of `texts`, 0 to 100: sacrebleu with its standard tokenisation (13a), cased.
 
     Args:

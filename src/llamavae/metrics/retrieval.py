@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from llamavae.errors import UserError
 from llamavae.metrics.control import derangement
-from llamavae.metrics.metric import Measure, Rows
+from llamavae.metrics.metric import Metric, Rows
 
 _CUTS = (1, 10, 100)
 _RESAMPLES = 2000
@@ -20,21 +20,21 @@ _BLOCK = 1024
 SCORES = {
     score.name: score
     for score in (
-        Measure(
+        Metric(
             "median rank",
             "1 to V",
             "lower",
             "median over items of the true word's rank among the V candidates, ties counted "
             "against it (1504.00548)",
         ),
-        Measure(
+        Metric(
             "MRR",
             "0 to 1",
             "higher",
             "mean reciprocal rank: mean over items of 1 / rank of the true word",
         ),
         *(
-            Measure(
+            Metric(
                 f"recall@{cut}",
                 "0 to 1",
                 "higher",
@@ -42,20 +42,20 @@ SCORES = {
             )
             for cut in _CUTS
         ),
-        Measure(
+        Metric(
             "MSE",
             "squared unit of the vectors",
             "lower",
             "mean over items and dimensions of the squared difference between predicted and gold "
             "vector (CODWOE, 2205.13858)",
         ),
-        Measure(
+        Metric(
             "cosine",
             "−1 to 1",
             "higher",
             "cosine of predicted and gold vector, mean over items (CODWOE, 2205.13858)",
         ),
-        Measure(
+        Metric(
             "rank",
             "0 to 1",
             "lower",
@@ -109,7 +109,7 @@ def rank_of_truth(scores: Tensor, truth: Tensor) -> Tensor:
 def score_ranks(ranks: Tensor, candidates: int, seed: int = 0) -> Rows:
     """Median rank, mean reciprocal rank, and recall at 1, 10 and 100.
 
-    Row: `measure` (a name of `SCORES`), `value`, `low` and `high` (95 % confidence interval:
+    Row: `metric` (a name of `SCORES`), `value`, `low` and `high` (95 % confidence interval:
     percentiles of 2,000 bootstrap samples of the items), `guess` (expected of ranks drawn by
     chance), `unit`, `direction`, `n`.
 
@@ -132,7 +132,7 @@ def score_ranks(ranks: Tensor, candidates: int, seed: int = 0) -> Rows:
     names = ("median rank", "MRR", *(f"recall@{cut}" for cut in _CUTS))
     return [
         {
-            "measure": name,
+            "metric": name,
             "value": float(value),
             "low": float(low[i]),
             "high": float(high[i]),
@@ -162,7 +162,7 @@ def score_vectors(predicted: Tensor, gold: Tensor, seed: int = 0) -> Rows:
     with several definitions counts several times. The scorer scales only the gold vectors to
     length 1: the length of a prediction is the same for all candidates and changes no rank.
 
-    Row: `measure` (a name of `SCORES`), `value`, `shuffled` (the same when each item gets the
+    Row: `metric` (a name of `SCORES`), `value`, `shuffled` (the same when each item gets the
     prediction of another, where possible of one with another gold vector), `unit`, `direction`,
     `n`.
 
@@ -181,7 +181,7 @@ def score_vectors(predicted: Tensor, gold: Tensor, seed: int = 0) -> Rows:
     right, exchanged = (_compare(x, gold) for x in (predicted, predicted[other]))
     return [
         {
-            "measure": name,
+            "metric": name,
             "value": value,
             "shuffled": exchanged[name],
             "unit": SCORES[name].unit,

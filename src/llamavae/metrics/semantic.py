@@ -1,6 +1,6 @@
 """How alike two texts are in the eyes of a pretrained model.
 
-Throughout, `written` and `references` are N texts each, one pair an item.
+Throughout, `predictions` and `references` are N texts each, one pair an item.
 """
 
 from __future__ import annotations
@@ -49,31 +49,35 @@ class Encoder(Protocol):
         ...
 
 
-def encoder_cosine(written: Sequence[str], references: Sequence[str], encoder: Encoder) -> float:
+def encoder_cosine(
+    predictions: Sequence[str], references: Sequence[str], encoder: Encoder
+) -> float:
     """Mean of `encoder_cosines`."""
-    return encoder_cosines(written, references, encoder).mean().item()
+    return encoder_cosines(predictions, references, encoder).mean().item()
 
 
-def encoder_cosines(written: Sequence[str], references: Sequence[str], encoder: Encoder) -> Tensor:
+def encoder_cosines(
+    predictions: Sequence[str], references: Sequence[str], encoder: Encoder
+) -> Tensor:
     """Cosine of the sentence vectors of each text and its reference, -1 to 1, shape (N,)."""
-    _check(written, references)
-    ours, theirs = encoder.encode(list(written)), encoder.encode(list(references))
+    _check(predictions, references)
+    ours, theirs = encoder.encode(list(predictions)), encoder.encode(list(references))
     return F.cosine_similarity(ours.double(), theirs.double()).cpu()
 
 
 def mover_score(
-    written: Sequence[str],
+    predictions: Sequence[str],
     references: Sequence[str],
     model: Scorer = MOVER_MODEL,
     batch_size: int = 64,
 ) -> float:
     """Mean of `mover_scores`; arguments are the same."""
-    return mover_scores(written, references, model, batch_size).mean().item()
+    return mover_scores(predictions, references, model, batch_size).mean().item()
 
 
 @torch.no_grad()
 def mover_scores(
-    written: Sequence[str],
+    predictions: Sequence[str],
     references: Sequence[str],
     model: Scorer = MOVER_MODEL,
     batch_size: int = 64,
@@ -90,7 +94,7 @@ def mover_scores(
     has 1 / (1 + distance), which is another scale.
 
     Args:
-        written: N texts.
+        predictions: N texts.
         references: N definitions.
         model: A transformers encoder whose tokenizer puts special tokens around a text.
         batch_size: Pairs that pass the encoder together.
@@ -98,13 +102,13 @@ def mover_scores(
     Raises:
         UserError: The model cannot be found, read or reached.
     """
-    _check(written, references)
+    _check(predictions, references)
     encoder, tokenizer = load_encoder(model)
     scores: list[float] = []
     with evaluating(encoder):
-        for start in range(0, len(written), batch_size):
+        for start in range(0, len(predictions), batch_size):
             batch = slice(start, start + batch_size)
-            ours = _token_vectors(written[batch], encoder, tokenizer)
+            ours = _token_vectors(predictions[batch], encoder, tokenizer)
             theirs = _token_vectors(references[batch], encoder, tokenizer)
             scores += [1 - _distance(a, b) for a, b in zip(ours, theirs, strict=True)]
     return torch.tensor(scores, dtype=torch.float64)
@@ -134,7 +138,7 @@ def _distance(a: Tensor, b: Tensor) -> float:
 
 @torch.no_grad()
 def bert_score(
-    written: Sequence[str],
+    predictions: Sequence[str],
     references: Sequence[str],
     model: Scorer,
     layer: int,
@@ -148,7 +152,7 @@ def bert_score(
     the best match but are not averaged over; an empty text scores 0.
 
     Args:
-        written: N texts.
+        predictions: N texts.
         references: N texts.
         model: A transformers encoder whose tokenizer puts special tokens around a text.
         layer: Number of the layer whose vectors count, from 1. The authors chose 17 for
@@ -185,9 +189,9 @@ def bert_score(
 
     scores = []
     with evaluating(encoder):
-        for start in range(0, len(written), batch_size):
+        for start in range(0, len(predictions), batch_size):
             batch = slice(start, start + batch_size)
-            a, a_tokens, a_counted = vectors(written[batch])
+            a, a_tokens, a_counted = vectors(predictions[batch])
             b, b_tokens, b_counted = vectors(references[batch])
             cosine = a @ b.mT  # (B, T, S)
             precision = mean(cosine.masked_fill(~b_tokens[:, None], -1).amax(2), a_counted)
@@ -198,18 +202,18 @@ def bert_score(
 
 
 def bleurt(
-    written: Sequence[str],
+    predictions: Sequence[str],
     references: Sequence[str],
     model: Scorer = BLEURT_MODEL,
     batch_size: int = 64,
 ) -> float:
     """Mean of `bleurt_scores`; arguments are the same."""
-    return bleurt_scores(written, references, model, batch_size).mean().item()
+    return bleurt_scores(predictions, references, model, batch_size).mean().item()
 
 
 @torch.no_grad()
 def bleurt_scores(
-    written: Sequence[str],
+    predictions: Sequence[str],
     references: Sequence[str],
     model: Scorer = BLEURT_MODEL,
     batch_size: int = 64,
@@ -220,7 +224,7 @@ def bleurt_scores(
     segment, the text.
 
     Args:
-        written: N texts.
+        predictions: N texts.
         references: N definitions.
         model: A BLEURT checkpoint for transformers' sequence classification.
         batch_size: Pairs that pass the model together.
@@ -228,13 +232,13 @@ def bleurt_scores(
     Raises:
         UserError: The model cannot be found, read or reached, or has more than one output.
     """
-    _check(written, references)
+    _check(predictions, references)
     scorer, tokenizer = load_bleurt(model)
     scores = []
     with evaluating(scorer):
-        for start in range(0, len(written), batch_size):
+        for start in range(0, len(predictions), batch_size):
             batch = slice(start, start + batch_size)
-            inputs = _inputs(scorer, tokenizer, references[batch], written[batch])
+            inputs = _inputs(scorer, tokenizer, references[batch], predictions[batch])
             scores.append(scorer(**inputs).logits.double().flatten().cpu())
     return torch.cat(scores)
 
@@ -258,11 +262,11 @@ def _inputs(
     return dict(batch.to(model.device))
 
 
-def _check(written: Sequence[str], references: Sequence[str]) -> None:
-    if not written or len(written) != len(references):
+def _check(predictions: Sequence[str], references: Sequence[str]) -> None:
+    if not predictions or len(predictions) != len(references):
         raise UserError(
             "expected one text for each reference, and at least one; got "
-            f"{len(written)} texts and {len(references)} references"
+            f"{len(predictions)} texts and {len(references)} references"
         )
 
 

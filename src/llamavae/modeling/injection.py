@@ -83,7 +83,8 @@ class Steering:
             others[MEMORY_ARGUMENT] = self.memory
         if self.offset is not None:
             if inputs_embeds is None:
-                inputs_embeds = decoder.get_input_embeddings()(input_ids)
+                inputs_embeds = cast(nn.Module, decoder.get_input_embeddings())(input_ids)
+            inputs_embeds = _some(inputs_embeds)
             inputs_embeds = inputs_embeds + self.offset[:, None].to(inputs_embeds)
         if inputs_embeds is None:
             return {"input_ids": input_ids, **others}

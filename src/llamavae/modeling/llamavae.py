@@ -584,7 +584,7 @@ class LlaMaVAE(PreTrainedModel):
             **options: Options of `generate`, for a single sequence.
         """
         streamer = _Callback(self.decoder.tokenizer, callback)
-        return self.decode(self.point(z), streamer=streamer, **options)[0]
+        return self.decode(self.latent_code(z), streamer=streamer, **options)[0]
 
     def _points(self, z: Tensor) -> Tensor:
         z = torch.as_tensor(z)  # numpy arrays and lists too
@@ -669,7 +669,7 @@ class LlaMaVAE(PreTrainedModel):
         paths = {"linear": lerp, "slerp": slerp}
         if mode not in paths:
             raise UserError(f"unknown path {mode!r}; use 'linear' or 'slerp'")
-        a, b = (self.point(x, refine=refine) for x in (a, b))
+        a, b = (self.latent_code(x, refine=refine) for x in (a, b))
         return self.decode(paths[mode](a, b, steps), **options)
 
     def traverse(
@@ -690,7 +690,7 @@ class LlaMaVAE(PreTrainedModel):
             refine: See `encode`.
             **options: Options of `generate`.
         """
-        return self.decode(traversal(self.point(start, refine=refine), dim, steps), **options)
+        return self.decode(traversal(self.latent_code(start, refine=refine), dim, steps), **options)
 
     def arithmetic(
         self,
@@ -711,7 +711,7 @@ class LlaMaVAE(PreTrainedModel):
             **options: Options of `generate`.
         """
         return self.decode(
-            arithmetic(*(self.point(x, refine=refine) for x in (a, b, c))), **options
+            arithmetic(*(self.latent_code(x, refine=refine) for x in (a, b, c))), **options
         )
 
     def neighbours(
@@ -731,11 +731,11 @@ class LlaMaVAE(PreTrainedModel):
             refine: See `encode`; of texts alone.
         """
         points = candidates if isinstance(candidates, Tensor) else self._means(candidates, refine)
-        query = self.point(query, refine=refine)
+        query = self.latent_code(query, refine=refine)
         cosine, index = nearest_neighbours(query[None], self._points(points), k)
         return list(zip(index[0].tolist(), cosine[0].tolist(), strict=True))
 
-    def point(self, x: str | Tensor, *, refine: int | Refinement = 0) -> Tensor:
+    def latent_code(self, x: str | Tensor, *, refine: int | Refinement = 0) -> Tensor:
         """The point (D,) of a text, its posterior mean, or of a tensor (D,) or (1, D) as it is.
 
         Args:

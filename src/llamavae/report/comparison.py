@@ -45,12 +45,12 @@ def write_comparison(evaluations: Sequence[Results], rows: Rows, folder: Path) -
 def _numbers(evaluations: Sequence[Results], rows: Rows) -> Section:
     """The primary measures as a table and as bars."""
     primary = {
-        (name, row["measure"], row["group"])
+        (name, row["metric"], row["group"])
         for results in evaluations
         for name, found in results.found.items()
         if (row := found.primary)
     }
-    chosen = [row for row in rows if (row["evaluator"], row["measure"], row["group"]) in primary]
+    chosen = [row for row in rows if (row["evaluator"], row["metric"], row["group"]) in primary]
     systems = [results.system for results in evaluations]
     note = prose(
         "Below a value stands its 95 % interval, and how it differs from the first system. p is "
@@ -82,17 +82,17 @@ def _details(systems: Sequence[str], rows: Rows) -> list[Section]:
 
 def side_by_side(systems: Sequence[str], rows: Rows, caption: str = "") -> Html:
     """A line for each measure and a column for each system."""
-    cells = {(row["evaluator"], row["measure"], row["group"], row["system"]): row for row in rows}
+    cells = {(row["evaluator"], row["metric"], row["group"], row["system"]): row for row in rows}
     lines = []
-    for evaluator, measure, group in dict.fromkeys(key[:3] for key in cells):
-        found = [cells.get((evaluator, measure, group, system)) for system in systems]
+    for evaluator, metric, group in dict.fromkeys(key[:3] for key in cells):
+        found = [cells.get((evaluator, metric, group, system)) for system in systems]
         row = next(row for row in found if row is not None)
         title = Html(
-            f"{escape(measure)}{escape(f', {group}' if group else '')}"
+            f"{escape(metric)}{escape(f', {group}' if group else '')}"
             f"<small>{escape(_unit(row))}</small>"
         )
         lines.append(
-            {"measure": title}
+            {"metric": title}
             | {system: _cell(each) for system, each in zip(systems, found, strict=True)}
         )
     return table(lines, caption)

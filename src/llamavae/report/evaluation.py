@@ -98,7 +98,7 @@ def headline(results: Results) -> Section:
         for name, reason in by_reason(outcomes).items()
     ]
     rows = [
-        _number(row, found) | {"measure": _linked(name, row)}
+        _number(row, found) | {"metric": _linked(name, row)}
         for name, found in results.found.items()
         if (row := found.primary)
     ]
@@ -113,20 +113,20 @@ def headline(results: Results) -> Section:
 
 def _linked(name: str, row: Mapping[str, Any]) -> Html:
     """A measure with a link to all that its evaluator found."""
-    link = f'<a href="#{_id(name)}">{escape(row["measure"])}</a>'
+    link = f'<a href="#{_id(name)}">{escape(row["metric"])}</a>'
     notes = filter(None, (name, row["group"], row["unit"]))
     return Html(link + "".join(f"<small>{escape(text)}</small>" for text in notes))
 
 
 def _number(row: Mapping[str, Any], found: Found, control: bool = True) -> dict[str, Any]:
     """A row as the columns of a table, with or without what its control is."""
-    measure = next((m for m in found.measures if m["name"] == row["measure"]), {})
-    how = [measure.get("definition", ""), f"n = {row['n']:,}"]
+    metric = next((m for m in found.metrics if m["name"] == row["metric"]), {})
+    how = [metric.get("definition", ""), f"n = {row['n']:,}"]
     if control and row["control"] is not None:
-        how.append(f"control: {measure.get('control') or 'of the same measure'}")
+        how.append(f"control: {metric.get('control') or 'of the same metric'}")
     note = "; ".join(filter(None, how))
     return {
-        "measure": with_note(row["measure"], row["unit"]),
+        "metric": with_note(row["metric"], row["unit"]),
         "value": Html(f"<b>{number_text(row['value'])}</b>"),
         "95 % interval": interval_text(row),
         "control": "" if row["control"] is None else number_text(row["control"]),
@@ -139,7 +139,7 @@ def evaluator_section(name: str, found: Found) -> Section:
     """All that an evaluator found: numbers, plots, and the first rows of its tables."""
     whole = [row for row in found.evaluation.rows if not row["group"]]
     parts = [row for row in found.evaluation.rows if row["group"]]
-    controls = [m["control"] for m in found.measures if m["control"]]
+    controls = [m["control"] for m in found.metrics if m["control"]]
     one = len(controls) > 1 and len(set(controls)) == 1
     body = [prose(f"The control is {controls[0]}.")] if one else []
     if whole:
@@ -160,7 +160,7 @@ def _groups(rows: Rows) -> Html:
     return table(
         [
             {
-                "measure": row["measure"],
+                "metric": row["metric"],
                 "part": row["group"],
                 "value": Html(f"<b>{number_text(row['value'])}</b>"),
                 "95 % interval": interval_text(row),

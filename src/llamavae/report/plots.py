@@ -171,7 +171,7 @@ def plot_scores(rows: Sequence[Mapping[str, Any]], columns: int = 3) -> Figure:
     """Scores of several systems as horizontal bars, one small panel for each measure.
 
     Args:
-        rows: One for each system and measure, with `system`, `measure`, `value` and `direction`
+        rows: One for each system and measure, with `system`, `metric`, `value` and `direction`
             ("higher" or "lower" is better). Where they are there, `unit` stands below the axis,
             `low` and `high` (95 % confidence interval) are drawn as a line over the bar, and
             `shuffled`, `guess` or `control` as a dashed mark. Panels and bars keep the order
@@ -183,28 +183,28 @@ def plot_scores(rows: Sequence[Mapping[str, Any]], columns: int = 3) -> Figure:
             and measure.
     """
     for row in rows:
-        if missing := {"system", "measure", "value", "direction"} - set(row):
+        if missing := {"system", "metric", "value", "direction"} - set(row):
             raise UserError(f"a row of scores lacks {', '.join(sorted(missing))}: {dict(row)}")
-    cells = {(row["system"], row["measure"]): row for row in rows}
+    cells = {(row["system"], row["metric"]): row for row in rows}
     if not rows or len(cells) < len(rows):
         raise UserError(
             "expected one row of scores for each system and measure, and at least one; got "
             f"{len(rows)} rows of {len(cells)} different"
         )
     systems = list(dict.fromkeys(row["system"] for row in rows))
-    measures = list(dict.fromkeys(row["measure"] for row in rows))
+    metrics = list(dict.fromkeys(row["metric"] for row in rows))
     names = [textwrap.fill(str(system), 26) for system in systems]
-    columns = min(columns, len(measures))
+    columns = min(columns, len(metrics))
     height = 1.0 + 0.34 * len(systems)
-    figure, axes = new_figure(math.ceil(len(measures) / columns), columns, _WIDTH * 0.7, height)
-    for i, (measure, axis) in enumerate(zip(measures, axes, strict=False)):
-        _bars(axis, [cells.get((system, measure)) for system in systems])
-        axis.set_title(measure, fontsize=10, color=INK)
+    figure, axes = new_figure(math.ceil(len(metrics) / columns), columns, _WIDTH * 0.7, height)
+    for i, (metric, axis) in enumerate(zip(metrics, axes, strict=False)):
+        _bars(axis, [cells.get((system, metric)) for system in systems])
+        axis.set_title(metric, fontsize=10, color=INK)
         axis.set_yticks(range(len(systems)), names if i % columns == 0 else [""] * len(names))
-    for axis in axes[len(measures) :]:
+    for axis in axes[len(metrics) :]:
         axis.remove()
     legend: dict[str, Any] = {}
-    for axis in axes[: len(measures)]:
+    for axis in axes[: len(metrics)]:
         marks, labels = axis.get_legend_handles_labels()
         legend |= dict(zip(labels, marks, strict=True))
     if legend:

@@ -99,9 +99,9 @@ def _parts(recipe: Mapping[str, Any]) -> list[tuple[str, str]]:
         reads = f"T5 type, from scratch: {_layers(encoder['scratch'])}"
     else:
         reads = f"{encoder['model']} ({encoder['training']})"
-    if written := decoder["scratch"]:
+    if scratch := decoder["scratch"]:
         writes = (
-            f"LLaMA type, from scratch: {_layers(written)}, {written['warmup_steps']} warm-up "
+            f"LLaMA type, from scratch: {_layers(scratch)}, {scratch['warmup_steps']} warm-up "
             "steps as a plain language model"
         )
     else:
@@ -111,7 +111,7 @@ def _parts(recipe: Mapping[str, Any]) -> list[tuple[str, str]]:
         "heads": "hidden layers frozen, embeddings and head train",
         "lora": "LoRA in the hidden layers, embeddings and head train",
         "full": "all of it trains",
-    }[decoder["training"] or ("heads" if written else "frozen")]
+    }[decoder["training"] or ("heads" if scratch else "frozen")]
     return [
         ("encoder", reads),
         ("z", f"{latent['dim']} numbers, drawn from a Gaussian; the prior is N(0, I)"),
@@ -125,7 +125,7 @@ def _layers(scratch: Mapping[str, Any]) -> str:
     return f"{count} layer{'' if count == 1 else 's'}, {scratch['hidden_size']} wide"
 
 
-def measures_of(metrics: Mapping[str, Any], decoded: int) -> list[Number]:
+def metrics_of(metrics: Mapping[str, Any], decoded: int) -> list[Number]:
     """The held-out measures at the end of training, each with its control.
 
     Args:
@@ -162,7 +162,7 @@ def measures_of(metrics: Mapping[str, Any], decoded: int) -> list[Number]:
     ]
 
 
-def headline(measures: Sequence[Number], warnings: Sequence[str]) -> Section:
+def headline(metrics: Sequence[Number], warnings: Sequence[str]) -> Section:
     """The measures as a table, under what the monitor says."""
     verdict = [Html(f'<p class="warning">{escape(warning)}</p>') for warning in warnings]
     rows = [
@@ -172,7 +172,7 @@ def headline(measures: Sequence[Number], warnings: Sequence[str]) -> Section:
             "shuffled z": m.control,
             "better": m.better,
         }
-        for m in measures
+        for m in metrics
     ]
     note = prose(
         "Shuffled z: each sentence is decoded from the point of another one. A model whose text "
@@ -227,7 +227,7 @@ def _minutes(seconds: float | None) -> str | None:
 def write_run_report(
     folder: Path,
     tables: Mapping[str, Rows] | None = None,
-    measures: Sequence[Number] = (),
+    metrics: Sequence[Number] = (),
     sections: Sequence[Section] = (),
 ) -> Path:
     """Write `report.html` into the folder of a finished run.
@@ -236,7 +236,7 @@ def write_run_report(
         folder: The run's folder, with `results.json` and `log.jsonl`.
         tables: Rows of `llamavae.evaluation.generations` under the names `reconstructions`,
             `interpolations`, `traversals` and `samples`; those that are missing are left out.
-        measures: Further measures; they head the table.
+        metrics: Further metrics; they head the table.
         sections: Further sections; they stand before the numbers.
 
     Returns:
@@ -246,14 +246,14 @@ def write_run_report(
         UserError: The folder holds no finished run.
     """
     results, log = read_run(folder)
-    recipe, metrics = results["recipe"], results["metrics"]
-    usual = measures_of(metrics, recipe["evaluation"]["decoded"])
+    recipe, found = results["recipe"], results["metrics"]
+    usual = metrics_of(found, recipe["evaluation"]["decoded"])
     parts = [
         about(recipe, results.get("sentences")),
         *sections,
-        headline([*measures, *usual], results.get("warnings", [])),
+        headline([*metrics, *usual], results.get("warnings", [])),
         *text_sections(tables or {}),
-        training(log, metrics),
+        training(log, found),
         provenance(results),
     ]
     path = folder / "report.html"

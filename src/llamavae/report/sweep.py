@@ -114,16 +114,16 @@ def _across(sweep: Sweep, evaluator: str) -> Rows:
     for row in sweep.rows:
         if row["evaluator"] != evaluator or row["group"]:
             continue
-        measure = shown.setdefault(
-            row["measure"],
+        metric = shown.setdefault(
+            row["metric"],
             {
-                "measure": row["measure"],
+                "metric": row["metric"],
                 **{run.name: "" for run in sweep.runs},
                 "unit": row["unit"],
                 "better": row["direction"],
             },
         )
-        measure[row["model"]] = _cell(row)
+        metric[row["model"]] = _cell(row)
     return list(shown.values())
 
 

@@ -16,7 +16,7 @@ from llamavae.modeling import LlaMaVAE
 from llamavae.training import Recipe
 
 ModelEvaluator = Callable[[LlaMaVAE], Sequence[Mapping[str, Any]]]
-"""Measures a model: rows with `measure`, `group`, `value` and `direction`, and that by which models
+"""Measures a model: rows with `metric`, `group`, `value` and `direction`, and that by which models
 are chosen first."""
 
 
@@ -31,7 +31,7 @@ class BestModel:
 
     Attributes:
         rows: What the evaluator said of the model that was measured last.
-        found: `measure`, `value` and `step` of the best model; None before the first.
+        found: `metric`, `value` and `step` of the best model; None before the first.
     """
 
     def __init__(self, evaluator: ModelEvaluator, folder: Path) -> None:
@@ -56,18 +56,18 @@ class BestModel:
         """
         self.rows = rows = self.evaluator(model)
         first = rows[0]
-        measure, value, direction = first["measure"], first["value"], first["direction"]
+        metric, value, direction = first["metric"], first["value"], first["direction"]
         if direction not in ("higher", "lower"):
             raise UserError(
-                f"models cannot be chosen by {measure}: neither high nor low values are better"
+                f"models cannot be chosen by {metric}: neither high nor low values are better"
             )
         sign = 1 if direction == "higher" else -1
         best = math.nan if self.found is None else self.found["value"]
         if math.isnan(best) or sign * value > sign * best:
-            self.found = {"measure": measure, "value": value, "step": step}
+            self.found = {"metric": metric, "value": value, "step": step}
             if save:
                 self._save(model)
-        return {row["measure"]: row["value"] for row in rows if not row["group"]}
+        return {row["metric"]: row["value"] for row in rows if not row["group"]}
 
     def _save(self, model: LlaMaVAE) -> None:
         new = self.folder.with_name(".best")

@@ -82,7 +82,7 @@ def model_card(model: LlaMaVAE, results: dict[str, Any]) -> str:
         f"## Measures on {metrics['sentences']} held-out sentences",
         "Shuffled: the same measure when each sentence gets another one's z. BLEU is sacrebleu's "
         f"corpus BLEU over the first {recipe['evaluation']['decoded']} of them.",
-        _table(("measure", "value", "shuffled z", "better"), _measures(metrics, config.latent_dim)),
+        _table(("metric", "value", "shuffled z", "better"), _measures(metrics, config.latent_dim)),
         _measured(results.get("measured", [])),
         _prior(model),
         "What the monitor says:",
@@ -170,7 +170,7 @@ def _measured(rows: Sequence[Mapping[str, Any]]) -> str:
     form = "{:.4g}".format
     lines = [
         (
-            f"{row['measure']}{', ' if row.get('unit') else ''}{row.get('unit', '')}",
+            f"{row['metric']}{', ' if row.get('unit') else ''}{row.get('unit', '')}",
             form(row["value"]),
             "" if row.get("control") is None else form(row["control"]),
             "" if row.get("low") is None else f"{form(row['low'])} to {form(row['high'])}",
@@ -181,7 +181,7 @@ def _measured(rows: Sequence[Mapping[str, Any]]) -> str:
     ]
     if not lines:
         return ""
-    head = ("measure", "value", "control", "95 % interval", "better")
+    head = ("metric", "value", "control", "95 % interval", "better")
     return f"By the evaluator that chose the best model of the run:\n\n{_table(head, lines)}"
 
 

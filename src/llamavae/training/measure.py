@@ -13,7 +13,7 @@ from llamavae.data.sentences import SentenceData
 from llamavae.metrics.control import derangement
 from llamavae.metrics.correlation import similarity_correlation
 from llamavae.metrics.latent import active_units, mutual_information, posterior_variance
-from llamavae.metrics.ngrams import exact_match, reconstruction_bleu
+from llamavae.metrics.ngrams import corpus_bleu, exact_match
 from llamavae.modeling import LlaMaVAE
 
 _PAIRED = 500  # sentences whose pairs are compared with the teacher's
@@ -78,8 +78,8 @@ def measure(
         options = {"max_new_tokens": min(model.config.max_tokens, longest + 8)}
         written = model.decode(points, batch_size, **options)
         shuffled = model.decode(points[derangement(len(texts), generator)], batch_size, **options)
-        result["bleu"] = reconstruction_bleu(written, texts)
-        result["bleu_shuffled"] = reconstruction_bleu(shuffled, texts)
+        result["bleu"] = corpus_bleu(written, texts)
+        result["bleu_shuffled"] = corpus_bleu(shuffled, texts)
         result["exact_match"] = exact_match(written, texts)
     model.train(was_training)
     return result

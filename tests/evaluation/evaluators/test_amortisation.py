@@ -6,7 +6,12 @@ from tests import tiny
 
 from llamavae import LlaMaVAE
 from llamavae.errors import UserError
-from llamavae.evaluation.evaluator import Evaluation, EvaluationData, points, system_fingerprint
+from llamavae.evaluation.evaluator import (
+    Evaluation,
+    EvaluationData,
+    latent_codes,
+    system_fingerprint,
+)
 from llamavae.evaluation.evaluators.amortisation import ENCODER, Amortisation
 from llamavae.evaluation.refined import RefinedSystem
 
@@ -25,7 +30,7 @@ def found(model: LlaMaVAE) -> Evaluation:
 
 
 def test_refining_closes_a_gap(found: Evaluation) -> None:
-    assert found.rows[0]["measure"] == "amortisation gap"
+    assert found.rows[0]["metric"] == "amortisation gap"
     assert found.rows[0]["group"] == ""
     nll = [found.value("NLL at the mean", group) for group in (ENCODER, "1 steps", "3 steps")]
     assert nll == sorted(nll, reverse=True)
@@ -37,23 +42,23 @@ def test_refining_closes_a_gap(found: Evaluation) -> None:
 
 
 def test_every_group_has_every_measure(found: Evaluation) -> None:
-    keys = [(row["measure"], row["group"]) for row in found.rows]
+    keys = [(row["metric"], row["group"]) for row in found.rows]
     assert len(set(keys)) == len(keys)
-    for measure in Amortisation.measures:
-        groups = {group for name, group in keys if name == measure.name}
-        if measure.name == "exact match after noise":
+    for metric in Amortisation.metrics:
+        groups = {group for name, group in keys if name == metric.name}
+        if metric.name == "exact match after noise":
             assert {"noise 0.1", "noise 0.3", "encoder, noise 0.1"} <= groups
         else:
             assert groups - {ENCODER} == {"", "1 steps", "3 steps"}
     for row in found.rows:
-        assert (row["control"] is not None) == bool(Amortisation().measure(row["measure"]).control)
-    assert all(row["value"] > 0 for row in found.rows if row["measure"] == "processor seconds")
+        assert (row["control"] is not None) == bool(Amortisation().metric(row["metric"]).control)
+    assert all(row["value"] > 0 for row in found.rows if row["metric"] == "processor seconds")
 
 
 def test_texts_are_those_of_the_codes(model: LlaMaVAE, found: Evaluation) -> None:
     assert [row["text"] for row in found.tables["codes"]] == list(DATA.texts)
-    written = [row["encoder: text"] for row in found.tables["codes"]]
-    assert written == model.reconstruct(list(DATA.texts))
+    predictions = [row["encoder: text"] for row in found.tables["codes"]]
+    assert predictions == model.reconstruct(list(DATA.texts))
 
 
 def test_no_noise_changes_nothing(model: LlaMaVAE) -> None:
@@ -77,7 +82,7 @@ def test_a_refined_system_is_the_model_with_other_codes(
     model: LlaMaVAE, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     system, texts = RefinedSystem(model, 2), list(DATA.texts)
-    z = points(system, texts)
+    z = latent_codes(system, texts)
     torch.testing.assert_close(z, model.refine(texts, 2).mean, rtol=1e-3, atol=2e-3)
     assert system.decode(z) == model.decode(z)
     assert system.encoder is model.encoder
@@ -87,7 +92,7 @@ def test_a_refined_system_is_the_model_with_other_codes(
         raise AssertionError("refined twice")
 
     monkeypatch.setattr(model, "refine", never)
-    assert torch.equal(points(system, texts[::-1]), z.flip(0))
+    assert torch.equal(latent_codes(system, texts[::-1]), z.flip(0))
 
 
 def test_results_tell_refined_codes_from_others(model: LlaMaVAE) -> None:

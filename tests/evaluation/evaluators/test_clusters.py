@@ -168,15 +168,15 @@ DATA = EvaluationData(
 
 def test_planted_groups():
     found = Clusters(resamples=100)(Planted(GROUPS), DATA)
-    assert found.rows[0]["measure"] == "silhouette"
+    assert found.rows[0]["metric"] == "silhouette"
     assert found.value("silhouette", "group") > 0.7
     assert found.value("purity", "group") == 1
     assert found.value("neighbour agreement", "group") == 1
-    rows = {(row["measure"], row["group"]): row for row in found.rows}
-    for measure, most in (("silhouette", 0.05), ("purity", 0.55), ("neighbour agreement", 0.45)):
-        assert rows[measure, "group"]["control"] < most
-        both = [rows[measure, name]["value"] for name in ("group", "random")]
-        assert rows[measure, ""]["value"] == pytest.approx(np.mean(both))
+    rows = {(row["metric"], row["group"]): row for row in found.rows}
+    for metric, most in (("silhouette", 0.05), ("purity", 0.55), ("neighbour agreement", 0.45)):
+        assert rows[metric, "group"]["control"] < most
+        both = [rows[metric, name]["value"] for name in ("group", "random")]
+        assert rows[metric, ""]["value"] == pytest.approx(np.mean(both))
     assert abs(found.value("silhouette", "random")) < 0.05
     for row in found.rows:
         assert row["low"] - 1e-9 <= row["value"] <= row["high"] + 1e-9

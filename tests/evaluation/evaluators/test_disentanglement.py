@@ -37,16 +37,16 @@ def found():
 
 
 def test_every_measure_stands_beside_random_labels(found):
-    names = [measure.name for measure in Disentanglement.measures]
-    assert [row["measure"] for row in found.rows if not row["group"]] == names
-    assert found.rows[0]["measure"] == "MIG"
+    names = [metric.name for metric in Disentanglement.metrics]
+    assert [row["metric"] for row in found.rows if not row["group"]] == names
+    assert found.rows[0]["metric"] == "MIG"
     for row in found.rows:
         assert row["n"] == 300
         assert row["direction"] == "higher"
         if row["group"]:
             continue
         assert row["low"] <= row["value"] <= row["high"]
-        assert row["value"] > row["control"] + (0 if row["measure"] == "modularity" else 0.5)
+        assert row["value"] > row["control"] + (0 if row["metric"] == "modularity" else 0.5)
 
 
 def test_planted_axes_are_found_and_lost_on_rotation(found):
@@ -84,7 +84,7 @@ def test_it_repeats_and_takes_the_first_sentences():
 def test_one_factor_and_one_seed():
     points, factors = planted(120)
     found = Disentanglement(seeds=1, trees=2)(Planted(points), data_of(factors[:, :1]))
-    assert [row["measure"] for row in found.rows if not row["group"]] == [
+    assert [row["metric"] for row in found.rows if not row["group"]] == [
         *("MIG", "DCI completeness", "DCI informativeness", "SAP")
     ]
     assert [row["low"] is None for row in found.rows] == [False, True, True, True, True]

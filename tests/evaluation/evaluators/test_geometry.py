@@ -30,8 +30,8 @@ def found():
 
 
 def test_every_measure_has_rows_with_the_primary_first(found):
-    names = [measure.name for measure in Geometry.measures]
-    assert [row["measure"] for row in found.rows if not row["group"]] == names
+    names = [metric.name for metric in Geometry.metrics]
+    assert [row["metric"] for row in found.rows if not row["group"]] == names
     for row in found.rows:
         if row["low"] is not None:
             assert row["low"] <= row["value"] <= row["high"]
@@ -45,7 +45,7 @@ def test_a_perfect_space_answers_analogies(found):
     assert found.value("analogy exact match", UNCHANGED) == 0
     assert found.value("analogy factor", UNCHANGED) == 0
     assert found.value("analogy rest", UNCHANGED) == 1
-    control = next(row["control"] for row in found.rows if row["measure"] == "analogy exact match")
+    control = next(row["control"] for row in found.rows if row["metric"] == "analogy exact match")
     assert control < 0.5
     table = found.tables["analogies"]
     assert [row["factor"] for row in table] == ["tense", "order"] * 3
@@ -84,11 +84,11 @@ def test_axes_that_mean_something_are_consistent_and_random_directions_are_not()
     system = Axes()
     texts = system.decode(torch.randn(40, 6, generator=torch.Generator().manual_seed(0)))
     found = Geometry(**QUICK)(system, EvaluationData(texts))
-    row = next(row for row in found.rows if row["measure"] == "traversal consistency")
+    row = next(row for row in found.rows if row["metric"] == "traversal consistency")
     assert row["value"] == pytest.approx(1)
     assert row["control"] < 0.6
     assert found.value("traversal consistency", SHARED) < 0.95
-    assert not [row for row in found.rows if row["measure"].startswith("analogy")]
+    assert not [row for row in found.rows if row["metric"].startswith("analogy")]
     assert "analogies" not in found.tables
 
 
@@ -114,7 +114,7 @@ def test_one_dimension_has_no_iso_score():
             return ["a " * max(1, round(float(v))) for v in z[:, 0]]
 
     found = Geometry(**QUICK)(Line(), EvaluationData(tiny.SENTENCES))
-    assert "IsoScore" not in [row["measure"] for row in found.rows]
+    assert "IsoScore" not in [row["metric"] for row in found.rows]
 
 
 def test_what_it_cannot_measure():

@@ -24,15 +24,15 @@ def found():
 
 
 def test_every_measure_has_rows_with_the_primary_first(found):
-    names = [measure.name for measure in Interpolation.measures]
-    assert [row["measure"] for row in found.rows if not row["group"]] == names
+    names = [metric.name for metric in Interpolation.metrics]
+    assert [row["metric"] for row in found.rows if not row["group"]] == names
     for row in found.rows:
         assert row["low"] <= row["value"] <= row["high"]
     json.dumps([found.rows, found.tables], allow_nan=False)
 
 
 def test_paths_of_a_perfect_space_are_smoother_than_their_controls(found):
-    rows = {(row["measure"], row["group"]): row for row in found.rows}
+    rows = {(row["metric"], row["group"]): row for row in found.rows}
     for name in ("interpolation smoothness", "sentence smoothness"):
         assert rows[name, ""]["value"] > 1.2 * rows[name, ""]["control"]
         assert rows[name, ""]["value"] > 1.2 * rows[name, BETWEEN]["value"]

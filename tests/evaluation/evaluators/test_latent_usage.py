@@ -33,7 +33,7 @@ def usage(mean, variance, resamples=50):
 
 def test_too_few_points():
     found = usage(draws(3, 3), 0.5)
-    assert "Gaussian KL" not in {row["measure"] for row in found.rows}
+    assert "Gaussian KL" not in {row["metric"] for row in found.rows}
 
 
 def test_a_space_that_matches_the_prior():
@@ -41,12 +41,12 @@ def test_a_space_that_matches_the_prior():
     n, d = 3000, 2
     found = usage(math.sqrt(0.75) * draws(n, d), 0.25)
     information = -0.5 * math.log(0.25) * d  # of a Gaussian channel
-    assert found.rows[0]["measure"] == "active units"
+    assert found.rows[0]["metric"] == "active units"
     assert found.value("active units") == d
     assert found.value("KL") == pytest.approx(information, abs=0.05)
     assert found.value("mutual information") == pytest.approx(information, abs=0.05)
     assert found.value("KL − information") == pytest.approx(0, abs=0.02)
-    row = next(row for row in found.rows if row["measure"] == "Gaussian KL")
+    row = next(row for row in found.rows if row["metric"] == "Gaussian KL")
     assert row["value"] < 0.01
     assert row["control"] < 0.01
     assert found.value("posterior variance") == pytest.approx(0.25)
@@ -113,9 +113,9 @@ def test_intervals():
     found = usage(draws(60, 3) * torch.tensor([1.0, 0.5, 0.1]), 0.5, resamples=200)
     row = found.rows[0]
     assert (row["low"], row["high"]) == (2, 3)  # the third has about the variance of the threshold
-    row = next(row for row in found.rows if row["measure"] == "KL")
+    row = next(row for row in found.rows if row["metric"] == "KL")
     assert row["low"] < row["value"] < row["high"]
-    row = next(row for row in found.rows if row["measure"] == "mutual information")
+    row = next(row for row in found.rows if row["metric"] == "mutual information")
     assert row["low"] is None
 
 

@@ -159,7 +159,7 @@ def test_the_toy_by_integration():
     texts = [f"w{word}" for word in (*WORDS, *WORDS)]
     found = Likelihood(samples=300, batch_size=5, resamples=50)(Toy(), EvaluationData(texts))
     log_p = np.mean([exact(word) for word in WORDS])
-    assert found.rows[0]["measure"] == "perplexity"
+    assert found.rows[0]["metric"] == "perplexity"
     assert found.value("IW-NLL") == pytest.approx(-log_p, abs=0.02)
     assert found.value("perplexity") == pytest.approx(math.exp(-log_p / 2), abs=0.01)
     assert found.value("bits per byte") == pytest.approx(-log_p / math.log(2) / 3, abs=0.01)
@@ -183,7 +183,7 @@ def test_controls_are_worse():
     texts = [f"w{word}" for word in (*WORDS, *WORDS)]
     found = Likelihood(resamples=50)(Toy(), EvaluationData(texts))
     for row in found.rows:
-        if row["measure"] not in ("K", "texts cut"):
+        if row["metric"] not in ("K", "texts cut"):
             assert row["control"] > 1.1 * row["value"]
             assert row["low"] <= row["value"] <= row["high"]
 
@@ -236,10 +236,10 @@ def test_cut_texts_have_no_bits_per_byte():
     _, cut = model.decoder.tokenize(texts)
     assert 0 < cut < len(texts)
     assert found.value("texts cut") == cut / len(texts)
-    sizes = [row["n"] for row in found.rows if row["measure"] == "bits per byte"]
+    sizes = [row["n"] for row in found.rows if row["metric"] == "bits per byte"]
     assert sizes[0] == len(texts) - cut
     found = Likelihood(samples=1, resamples=10)(model, EvaluationData(tiny.SENTENCES[2:]))
-    assert "bits per byte" not in {row["measure"] for row in found.rows}
+    assert "bits per byte" not in {row["metric"] for row in found.rows}
 
 
 def test_mistakes(model):

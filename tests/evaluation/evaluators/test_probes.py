@@ -193,12 +193,12 @@ def test_planted_factors(corpus):
     assert found.value("accuracy above majority", "number") > 0.35
     assert found.value("selectivity", "number") > 0.35
     assert abs(found.value("accuracy above majority", "negation")) < 0.15
-    rows = {(row["measure"], row["group"]): row for row in found.rows}
-    assert found.rows[0]["measure"] == Probes().primary.name
+    rows = {(row["metric"], row["group"]): row for row in found.rows}
+    assert found.rows[0]["metric"] == Probes().primary.name
     names = ["number", "negation", "length in words"]
-    for measure in Probes.measures:
-        every = [rows[measure.name, name]["value"] for name in names]
-        assert rows[measure.name, ""]["value"] == pytest.approx(np.mean(every))
+    for metric in Probes.metrics:
+        every = [rows[metric.name, name]["value"] for name in names]
+        assert rows[metric.name, ""]["value"] == pytest.approx(np.mean(every))
     for row in found.rows:
         assert row["low"] <= row["value"] <= row["high"]
         assert row["n"] == 80

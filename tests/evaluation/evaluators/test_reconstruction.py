@@ -15,15 +15,15 @@ from llamavae.evaluation.evaluators.reconstruction import (
 from llamavae.metrics import semantic
 from llamavae.metrics.bootstrap import bootstrap_interval
 from llamavae.metrics.control import derangement
-from llamavae.metrics.ngrams import exact_match, reconstruction_bleu, token_f1
+from llamavae.metrics.ngrams import corpus_bleu, exact_match, token_f1
 from llamavae.modeling import SentenceEncoder
 
 
 class Planted:
-    """Each of `texts` is a point of its own, and comes back as it is or as `written` says."""
+    """Each of `texts` is a point of its own, and comes back as it is or as `predictions` says."""
 
-    def __init__(self, texts, written=None):
-        self.texts, self.written = list(texts), list(written or texts)
+    def __init__(self, texts, predictions=None):
+        self.texts, self.predictions = list(texts), list(predictions or texts)
         self.batches = []
 
     def encode(self, texts):
@@ -32,7 +32,7 @@ class Planted:
     def decode(self, z):
         numbers = z.argmax(1).tolist()
         self.batches.append(numbers)
-        return [self.written[i] for i in numbers]
+        return [self.predictions[i] for i in numbers]
 
 
 # ------------------------------------------------------------------------------- decoding
@@ -68,10 +68,10 @@ def test_shuffled_texts_are_those_of_shuffled_points(model):
     z = 3 * torch.randn(8, tiny.LATENT)
     other = derangement(8, torch.Generator().manual_seed(0))
     lengths = [len(text) for text in tiny.SENTENCES]
-    written = decode_by_length(model, z, lengths, 3)
+    predictions = decode_by_length(model, z, lengths, 3)
     again = decode_by_length(model, z[other], lengths, 3)
-    assert again == [written[i] for i in other]
-    assert len(set(written)) > 4
+    assert again == [predictions[i] for i in other]
+    assert len(set(predictions)) > 4
 
 
 # ------------------------------------------------------------------------------- the evaluator
@@ -80,13 +80,13 @@ def test_shuffled_texts_are_those_of_shuffled_points(model):
 def test_a_perfect_system_and_its_control():
     texts = [text for text in tiny.SENTENCES if len(text.split()) > 3]  # BLEU asks for 4-grams
     found = Reconstruction(3, resamples=20)(Planted(texts), EvaluationData(texts))
-    assert found.rows[0]["measure"] == Reconstruction().primary.name == "BLEU"
+    assert found.rows[0]["metric"] == Reconstruction().primary.name == "BLEU"
     for row in found.rows:
-        assert row["value"] == pytest.approx(100 if row["measure"] == "BLEU" else 1)
+        assert row["value"] == pytest.approx(100 if row["metric"] == "BLEU" else 1)
         assert row["low"] == pytest.approx(row["value"])
         assert row["control"] < 0.6 * row["value"]
     for name in ("BLEU", "exact match", "token F1"):
-        sizes = [row["n"] for row in found.rows if row["measure"] == name]
+        sizes = [row["n"] for row in found.rows if row["metric"] == name]
         assert sizes[0] == sum(sizes[1:]) == len(texts)
     for row in found.tables["reconstructions"]:
         assert row["text"] == row["reconstruction"] != row["shuffled"]
@@ -103,38 +103,38 @@ def test_equal_sentences_are_no_control():
 def test_numbers_are_those_of_the_texts(model):
     data = EvaluationData(tiny.SENTENCES, seed=4)
     found = Reconstruction(3, resamples=20)(model, data)
-    written = model.reconstruct(tiny.SENTENCES)
+    predictions = model.reconstruct(tiny.SENTENCES)
     table = found.tables["reconstructions"]
-    assert [row["reconstruction"] for row in table] == written
-    assert found.value("BLEU") == pytest.approx(reconstruction_bleu(written, tiny.SENTENCES))
-    assert found.value("exact match") == exact_match(written, tiny.SENTENCES)
-    cosine = semantic.encoder_cosine(written, tiny.SENTENCES, model.encoder)
+    assert [row["reconstruction"] for row in table] == predictions
+    assert found.value("BLEU") == pytest.approx(corpus_bleu(predictions, tiny.SENTENCES))
+    assert found.value("exact match") == exact_match(predictions, tiny.SENTENCES)
+    cosine = semantic.encoder_cosine(predictions, tiny.SENTENCES, model.encoder)
     assert found.value("encoder cosine") == pytest.approx(cosine, abs=1e-5)
     shuffled = [row["shuffled"] for row in table]
-    control = {row["measure"]: row["control"] for row in found.rows if not row["group"]}
-    assert control["BLEU"] == pytest.approx(reconstruction_bleu(shuffled, tiny.SENTENCES))
+    control = {row["metric"]: row["control"] for row in found.rows if not row["group"]}
+    assert control["BLEU"] == pytest.approx(corpus_bleu(shuffled, tiny.SENTENCES))
     cosine = semantic.encoder_cosine(shuffled, tiny.SENTENCES, model.encoder)
     assert control["encoder cosine"] == pytest.approx(cosine, abs=1e-5)
     again = Reconstruction(8, resamples=20)(model, data)
-    assert [row["reconstruction"] for row in again.tables["reconstructions"]] == written
+    assert [row["reconstruction"] for row in again.tables["reconstructions"]] == predictions
 
 
 def test_the_interval_of_a_share():
     """Half of 400 sentences come back: 0.5 ± 1.96 · 0.5 / 20."""
     texts = [f"sentence {i}" for i in range(400)]
-    written = [text if i % 2 else "nothing" for i, text in enumerate(texts)]
-    found = Reconstruction()(Planted(texts, written), EvaluationData(texts))
-    row = next(row for row in found.rows if row["measure"] == "exact match")
+    predictions = [text if i % 2 else "nothing" for i, text in enumerate(texts)]
+    found = Reconstruction()(Planted(texts, predictions), EvaluationData(texts))
+    row = next(row for row in found.rows if row["metric"] == "exact match")
     assert row["value"] == 0.5
     assert (row["low"], row["high"]) == pytest.approx((0.451, 0.549), abs=0.01)
 
 
 def test_the_interval_of_bleu():
     texts = [f"the dog number {i} is a dog" for i in range(60)]
-    written = [text.replace("is a", "eats") if i % 3 else text for i, text in enumerate(texts)]
-    found = Reconstruction(resamples=50)(Planted(texts, written), EvaluationData(texts, seed=2))
+    predictions = [text.replace("is a", "eats") if i % 3 else text for i, text in enumerate(texts)]
+    found = Reconstruction(resamples=50)(Planted(texts, predictions), EvaluationData(texts, seed=2))
     expected = bootstrap_interval(
-        lambda items: reconstruction_bleu([written[i] for i in items], [texts[i] for i in items]),
+        lambda items: corpus_bleu([predictions[i] for i in items], [texts[i] for i in items]),
         60,
         resamples=50,
         seed=2,
@@ -167,15 +167,15 @@ def test_the_encoder_may_be_named_and_its_hash_stands_in_the_row(model):
 
 
 def judges(found):
-    return {row["measure"]: row["judge"] for row in found.rows if "judge" in row}
+    return {row["metric"]: row["judge"] for row in found.rows if "judge" in row}
 
 
 def test_controls_and_cosine_are_of_a_sample():
     texts = [f"sentence {i}" for i in range(400)] + ["one long sentence that comes " + "1 " * 9]
-    written = [text if i % 2 else "nothing 1" for i, text in enumerate(texts)]
-    system, encoder = Planted(texts, written), Counting()
+    predictions = [text if i % 2 else "nothing 1" for i, text in enumerate(texts)]
+    system, encoder = Planted(texts, predictions), Counting()
     found = Reconstruction(encoder=encoder, sample=50, resamples=20)(system, EvaluationData(texts))
-    sizes = {row["measure"]: row["n"] for row in found.rows if not row["group"]}
+    sizes = {row["metric"]: row["n"] for row in found.rows if not row["group"]}
     assert sizes.pop("encoder cosine") == 50
     assert set(sizes.values()) == {401}
     table = found.tables["reconstructions"]
@@ -184,7 +184,7 @@ def test_controls_and_cosine_are_of_a_sample():
     assert found.value("encoder cosine") == pytest.approx(
         sum(row["encoder cosine"] for row in drawn) / 50, abs=1e-4
     )
-    row = next(row for row in found.rows if row["measure"] == "token F1")
+    row = next(row for row in found.rows if row["metric"] == "token F1")
     assert row["value"] == pytest.approx(sum(row["token F1"] for row in table) / 401, abs=1e-4)
     control = sum(token_f1(row["shuffled"], row["text"]) for row in drawn) / 50
     assert row["control"] == pytest.approx(control)
@@ -237,16 +237,16 @@ def test_models_that_are_asked_for():
     rating = hf.AutoModelForSequenceClassification.from_pretrained(
         tiny.encoder("bert"), num_labels=1
     )
-    written = tiny.SENTENCES[:4] + tiny.SENTENCES[:4]
+    predictions = tiny.SENTENCES[:4] + tiny.SENTENCES[:4]
     options = {"bertscore": bert, "bertscore_layer": 2, "resamples": 20}
     evaluator = Reconstruction(bleurt=(rating, tokenizer), **options)
-    found = evaluator(Planted(tiny.SENTENCES, written), EvaluationData(tiny.SENTENCES))
-    score = semantic.bert_score(written, tiny.SENTENCES, bert, 2).mean().item()
+    found = evaluator(Planted(tiny.SENTENCES, predictions), EvaluationData(tiny.SENTENCES))
+    score = semantic.bert_score(predictions, tiny.SENTENCES, bert, 2).mean().item()
     assert found.value("BERTScore") == pytest.approx(score)
-    score = semantic.bleurt(written, tiny.SENTENCES, (rating, tokenizer))
+    score = semantic.bleurt(predictions, tiny.SENTENCES, (rating, tokenizer))
     assert found.value("BLEURT") == pytest.approx(score)
     plain = Reconstruction(resamples=20)(Planted(tiny.SENTENCES), EvaluationData(tiny.SENTENCES))
-    assert not {"BERTScore", "BLEURT", "encoder cosine"} & {row["measure"] for row in plain.rows}
+    assert not {"BERTScore", "BLEURT", "encoder cosine"} & {row["metric"] for row in plain.rows}
 
 
 def test_a_system_that_cannot_decode(model):
@@ -255,6 +255,6 @@ def test_a_system_that_cannot_decode(model):
 
 
 def test_names_are_documented_once():
-    names = [measure.name for measure in Reconstruction.measures]
+    names = [metric.name for metric in Reconstruction.metrics]
     assert len(set(names)) == len(names)
-    assert all(measure.control for measure in Reconstruction.measures)
+    assert all(metric.control for metric in Reconstruction.metrics)

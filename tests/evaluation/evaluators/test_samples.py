@@ -70,7 +70,7 @@ REAL = tiny.SENTENCES
 
 def test_held_out_sentences_as_samples_equal_their_control():
     found = Samples(resamples=20)(Planted(REAL), EvaluationData(REAL, training_texts=["a river"]))
-    assert found.rows[0]["measure"] == Samples().primary.name == "self-BLEU"
+    assert found.rows[0]["metric"] == Samples().primary.name == "self-BLEU"
     for row in found.rows:
         assert row["value"] == pytest.approx(row["control"])
     assert found.value("words") == pytest.approx(np.mean([len(text.split()) for text in REAL]))
@@ -85,7 +85,7 @@ def test_samples_that_repeat_training_sentences():
     found = Samples(resamples=50)(
         Planted(samples), EvaluationData(REAL[2:], training_texts=training)
     )
-    rows = {row["measure"]: row for row in found.rows}
+    rows = {row["metric"]: row for row in found.rows}
     assert rows["self-BLEU"]["value"] == 1  # of six samples, as many as there are other sentences
     assert rows["self-BLEU"]["control"] < 0.3
     assert rows["duplicates"]["value"] == pytest.approx(5 / 6)
@@ -107,7 +107,7 @@ def test_equal_numbers_are_compared():
     found = Samples(n=3, resamples=20)(Planted(REAL), EvaluationData(REAL))
     assert {row["n"] for row in found.rows} == {3}
     assert len(found.tables["samples"]) == 3
-    assert "novelty" not in {row["measure"] for row in found.rows}
+    assert "novelty" not in {row["metric"] for row in found.rows}
     assert "nearest" not in found.tables["samples"][0]
 
 
@@ -118,7 +118,7 @@ def test_a_model_and_its_plain_decoder():
     found = Samples(resamples=20)(model, data)
     samples = model.sample(8, seed=5)
     assert [row["text"] for row in found.tables["samples"]] == samples
-    row = next(row for row in found.rows if row["measure"] == "plain perplexity")
+    row = next(row for row in found.rows if row["metric"] == "plain perplexity")
     for texts, value in ((samples, row["value"]), (REAL, row["control"])):
         ids, _ = model.decoder.tokenize(texts)
         nats, tokens = sentence_nll(model, ids, None).sum().item(), sum(map(len, ids)) - len(ids)

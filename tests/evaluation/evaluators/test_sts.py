@@ -182,7 +182,7 @@ def test_of_a_group_what_is_found_is_measured(file, caplog):
     with caplog.at_level(logging.WARNING):
         found = evaluator(planted(ROWS), DATA)
     # the first benchmark is not there, so none stands in its place
-    assert [(row["measure"], row["group"]) for row in found.rows] == [
+    assert [(row["metric"], row["group"]) for row in found.rows] == [
         (name, group) for name in ("STS Spearman", "STS Pearson") for group in ("STS13", "SICK-R")
     ]
     lost = ["STS-B dev", "STS-B test", "STS12", "STS14", "STS15", "STS16"]
@@ -252,7 +252,7 @@ def test_planted_space(file):
 def test_several_tasks(file):
     evaluator = SemanticSimilarity(["mine", "stsb"], {"mine": file, "stsb": file}, resamples=50)
     found = evaluator(planted(ROWS), DATA)
-    assert [(row["measure"], row["group"]) for row in found.rows] == [
+    assert [(row["metric"], row["group"]) for row in found.rows] == [
         ("STS Spearman", ""),
         ("STS Spearman", "STS-B dev"),
         ("STS Pearson", ""),

@@ -18,7 +18,7 @@ from llamavae.evaluation.evaluators.reconstruction import decode_by_length
 from llamavae.evaluation.refined import RefinedSystem
 from llamavae.metrics.bootstrap import bootstrap_sums, percentile_interval
 from llamavae.metrics.control import derangement
-from llamavae.metrics.metric import Measure, Rows
+from llamavae.metrics.metric import Metric, Rows
 from llamavae.metrics.ngrams import bleu_counts, bleu_of_counts
 from llamavae.modeling import DiagonalGaussian, LlaMaVAE, Refinement
 
@@ -38,7 +38,7 @@ class _Found(NamedTuple):
     nll: Values
     foreign_bound: Values
     foreign_nll: Values
-    written: list[str]
+    predictions: list[str]
     foreign: list[str]
     noisy: dict[float, Values]
     norm: Values
@@ -66,51 +66,51 @@ class Amortisation(Evaluator):
 
     name = "amortisation"
     needs = frozenset({"posterior", "likelihood", "decode"})
-    measures = (
-        Measure(
+    metrics = (
+        Metric(
             "amortisation gap",
             "nats per sentence",
             "lower",
             "bound of the encoder's posterior minus that of the refined one (1801.03558); what "
             "the encoder loses",
         ),
-        Measure(
+        Metric(
             "bound",
             "nats per sentence",
             "lower",
             "E_q[−log p(x|z)] + beta · KL(q(z|x) ‖ N(0, I)), the expectation over draws from q",
             _SHUFFLED,
         ),
-        Measure(
+        Metric(
             "NLL at the mean",
             "nats per sentence",
             "lower",
             "−log p(x|z) with z the mean of q, teacher-forced",
             _SHUFFLED,
         ),
-        Measure(
+        Metric(
             "BLEU",
             "0 to 100",
             "higher",
             "sacrebleu corpus BLEU (13a tokenisation, cased) of greedy texts from means of q",
             _TEXTS,
         ),
-        Measure(
+        Metric(
             "exact match",
             "0 to 1",
             "higher",
             "share of greedy texts from means of q that equal their sentence, white space aside",
             _TEXTS,
         ),
-        Measure(
+        Metric(
             "exact match after noise",
             "0 to 1",
             "higher",
             "the same with Gaussian noise on the codes; the group names its size in standard "
             "deviations of the encoder's codes",
         ),
-        Measure("code norm", "Euclidean", "", "length of the mean of q, mean over sentences"),
-        Measure(
+        Metric("code norm", "Euclidean", "", "length of the mean of q, mean over sentences"),
+        Metric(
             "processor seconds",
             "seconds per sentence",
             "lower",
@@ -164,12 +164,12 @@ class Amortisation(Evaluator):
             base = found.bound if base is None else base
             gap = base - found.bound if steps else None
             group = f"{steps} steps" if steps else ENCODER
-            columns |= {f"{group}: text": found.written, f"{group}: NLL": found.nll.tolist()}
+            columns |= {f"{group}: text": found.predictions, f"{group}: NLL": found.nll.tolist()}
             rows += self._rows(found, gap, texts, data.seed, group)
             if steps == self.steps[-1]:
                 rows += self._rows(found, gap, texts, data.seed)
-        order = [measure.name for measure in self.measures]
-        rows.sort(key=lambda row: (order.index(row["measure"]), bool(row["group"])))
+        order = [metric.name for metric in self.metrics]
+        rows.sort(key=lambda row: (order.index(row["metric"]), bool(row["group"])))
         table = [
             dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)
         ]
@@ -185,13 +185,13 @@ class Amortisation(Evaluator):
         seconds = (time.process_time() - start) / len(texts)
         q = DiagonalGaussian(q.mean.double().cpu(), q.logvar.double().cpu())
         noise = scale * torch.randn(q.mean.shape, generator=data.generator(), dtype=torch.float64)
-        written = self._written(model, ids, q.mean, data)
+        predictions = self._written(model, ids, q.mean, data)
         foreign = DiagonalGaussian(q.mean[others], q.logvar[others])
         return _Found(
             *self._nats(model, ids, q, data),
             *self._nats(model, ids, foreign, data),
-            written,
-            [written[i] for i in others],
+            predictions,
+            [predictions[i] for i in others],
             {
                 size: _exact(self._written(model, ids, q.mean + size * noise, data), texts)
                 for size in self.noise
@@ -203,9 +203,9 @@ class Amortisation(Evaluator):
     def _rows(
         self, found: _Found, gap: Values | None, texts: list[str], seed: int, group: str = ""
     ) -> Rows:
-        exact, foreign_exact = (_exact(x, texts) for x in (found.written, found.foreign))
+        exact, foreign_exact = (_exact(x, texts) for x in (found.predictions, found.foreign))
         rows = [
-            self.measure(name).mean(values, seed, control=control, group=group)
+            self.metric(name).mean(values, seed, control=control, group=group)
             for name, values, control in (
                 ("amortisation gap", gap, None),
                 ("bound", found.bound, found.foreign_bound),
@@ -216,13 +216,13 @@ class Amortisation(Evaluator):
             if values is not None
         ]
         rows += [
-            self.measure("exact match after noise").mean(
+            self.metric("exact match after noise").mean(
                 values, seed, group=f"{group}, noise {size:g}" if group else f"noise {size:g}"
             )
             for size, values in found.noisy.items()
         ]
-        seconds = self.measure("processor seconds").row(found.seconds, len(texts), group=group)
-        return [*rows, self._bleu(found.written, found.foreign, texts, seed, group), seconds]
+        seconds = self.metric("processor seconds").row(found.seconds, len(texts), group=group)
+        return [*rows, self._bleu(found.predictions, found.foreign, texts, seed, group), seconds]
 
     def _written(
         self, model: LlaMaVAE, ids: list[list[int]], z: Tensor, data: EvaluationData
@@ -242,11 +242,11 @@ class Amortisation(Evaluator):
         return bound.numpy(), sentence_nll(model, ids, q.mean, self.batch_size).numpy()
 
     def _bleu(
-        self, written: list[str], exchanged: list[str], texts: list[str], seed: int, group: str
+        self, predictions: list[str], exchanged: list[str], texts: list[str], seed: int, group: str
     ) -> dict[str, Any]:
-        counts = bleu_counts(written, texts)
+        counts = bleu_counts(predictions, texts)
         drawn = bootstrap_sums(counts, resamples=self.resamples, seed=seed)
-        return self.measure("BLEU").row(
+        return self.metric("BLEU").row(
             bleu_of_counts(counts.sum(0)[None].astype(int)),
             len(texts),
             control=bleu_of_counts(bleu_counts(exchanged, texts).sum(0)[None].astype(int)),
@@ -255,6 +255,6 @@ class Amortisation(Evaluator):
         )
 
 
-def _exact(written: Sequence[str], texts: Sequence[str]) -> Values:
-    same = [a.split() == b.split() for a, b in zip(written, texts, strict=True)]
+def _exact(predictions: Sequence[str], texts: Sequence[str]) -> Values:
+    same = [a.split() == b.split() for a, b in zip(predictions, texts, strict=True)]
     return np.array(same, dtype=float)

@@ -19,7 +19,7 @@ from sklearn.manifold import TSNE
 from sklearn.metrics import pairwise_distances, silhouette_samples
 
 from llamavae.errors import UserError, unknown
-from llamavae.evaluation.evaluator import Evaluation, EvaluationData, Evaluator, points
+from llamavae.evaluation.evaluator import Evaluation, EvaluationData, Evaluator, latent_codes
 from llamavae.evaluation.evaluators.probes import (
     MOST_CLASSES,
     classes,
@@ -29,7 +29,7 @@ from llamavae.evaluation.evaluators.probes import (
 )
 from llamavae.latent import nearest_neighbours
 from llamavae.metrics.bootstrap import bootstrap_interval
-from llamavae.metrics.metric import Measure, Rows
+from llamavae.metrics.metric import Metric, Rows
 
 Projection = Literal["pca", "tsne", "umap"]
 """A way from D dimensions to a map."""
@@ -157,7 +157,7 @@ def neighbour_agreement(nearest: ArrayLike, labels: Sequence[Hashable]) -> Vecto
 
 _RANDOM = "the same with the labels shuffled"
 
-SILHOUETTE = Measure(
+SILHOUETTE = Metric(
     "silhouette",
     "−1 to 1",
     "higher",
@@ -166,7 +166,7 @@ SILHOUETTE = Measure(
     "labels",
     _RANDOM,
 )
-PURITY = Measure(
+PURITY = Metric(
     "purity",
     "0 to 1",
     "higher",
@@ -174,7 +174,7 @@ PURITY = Measure(
     "k-means as there are labels; without a group the mean over labels",
     _RANDOM,
 )
-AGREEMENT = Measure(
+AGREEMENT = Metric(
     "neighbour agreement",
     "0 to 1",
     "higher",
@@ -197,7 +197,7 @@ class Clusters(Evaluator):
 
     name = "clusters"
     needs = frozenset({"encode", "labels"})
-    measures = (SILHOUETTE, PURITY, AGREEMENT)
+    metrics = (SILHOUETTE, PURITY, AGREEMENT)
 
     def __init__(
         self,
@@ -230,7 +230,7 @@ class Clusters(Evaluator):
         )
         if not labels:
             raise UserError(f"no label sorts the sentences into classes: {listed(left_out)}")
-        z = points(system, texts).double().numpy()
+        z = latent_codes(system, texts).double().numpy()
         cosine, nearest = neighbours(z, self.k)
         columns = [
             dict(zip(labels, own, strict=True)) for own in zip(*labels.values(), strict=True)
@@ -275,8 +275,8 @@ class Clusters(Evaluator):
         }
         order = np.random.default_rng(seed).permutation(len(z))
         rows: Rows = []
-        for measure in self.measures:
-            of = measured[measure.name]
+        for metric in self.metrics:
+            of = measured[metric.name]
             ours = {name: of(values) for name, values in labels.items()}
             random = {name: of([values[i] for i in order]) for name, values in labels.items()}
             for column in (ours, random):
@@ -290,7 +290,7 @@ class Clusters(Evaluator):
                     seed=seed,
                 )
                 rows.append(
-                    measure.row(
+                    metric.row(
                         values.mean(),
                         len(values),
                         control=random[group].mean(),

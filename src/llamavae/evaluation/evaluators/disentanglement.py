@@ -9,7 +9,7 @@ import numpy as np
 from scipy.stats import ortho_group, t
 
 from llamavae.errors import UserError
-from llamavae.evaluation.evaluator import Evaluation, EvaluationData, Evaluator, Need, points
+from llamavae.evaluation.evaluator import Evaluation, EvaluationData, Evaluator, Need, latent_codes
 from llamavae.metrics.bootstrap import bootstrap_interval
 from llamavae.metrics.disentanglement import (
     BINS,
@@ -26,7 +26,7 @@ from llamavae.metrics.disentanglement import (
     sap,
 )
 from llamavae.metrics.interventions import z_diff, z_min_var
-from llamavae.metrics.metric import Measure, Rows
+from llamavae.metrics.metric import Metric, Rows
 
 _RESAMPLES = 200
 _CONTROL = "the same of labels that are dealt out to other sentences, mean over seeds"
@@ -59,8 +59,8 @@ class Disentanglement(Evaluator):
 
     name = "disentanglement"
     needs: ClassVar[frozenset[Need]] = frozenset({"encode", "labels"})
-    measures = (
-        Measure(
+    metrics = (
+        Metric(
             "MIG",
             "0 to 1",
             "higher",
@@ -69,7 +69,7 @@ class Disentanglement(Evaluator):
             "equal bins (1802.04942, as in disentanglement_lib)",
             _CONTROL,
         ),
-        Measure(
+        Metric(
             "DCI disentanglement",
             "0 to 1",
             "higher",
@@ -77,7 +77,7 @@ class Disentanglement(Evaluator):
             "random forests (Eastwood and Williams 2018)" + _SEEDS,
             _CONTROL,
         ),
-        Measure(
+        Metric(
             "DCI completeness",
             "0 to 1",
             "higher",
@@ -85,7 +85,7 @@ class Disentanglement(Evaluator):
             "forests (Eastwood and Williams 2018)" + _SEEDS,
             _CONTROL,
         ),
-        Measure(
+        Metric(
             "DCI informativeness",
             "0 to 1",
             "higher",
@@ -93,7 +93,7 @@ class Disentanglement(Evaluator):
             "and Williams 2018)" + _SEEDS,
             _CONTROL,
         ),
-        Measure(
+        Metric(
             "SAP",
             "0 to 1",
             "higher",
@@ -101,7 +101,7 @@ class Disentanglement(Evaluator):
             "the second best, mean over factors (1711.00848)" + _SEEDS,
             _CONTROL,
         ),
-        Measure(
+        Metric(
             "modularity",
             "0 to 1",
             "higher",
@@ -109,7 +109,7 @@ class Disentanglement(Evaluator):
             "best, mean over dimensions (1802.05312); high for random labels too",
             _CONTROL,
         ),
-        Measure(
+        Metric(
             "z-diff",
             "0 to 1",
             "higher",
@@ -117,7 +117,7 @@ class Disentanglement(Evaluator):
             "one factor and names that factor (beta-VAE, Higgins et al. 2017)" + _SEEDS,
             _CONTROL,
         ),
-        Measure(
+        Metric(
             "z-min-var",
             "0 to 1",
             "higher",
@@ -160,20 +160,20 @@ class Disentanglement(Evaluator):
         if not found.names:
             reasons = "; ".join(f"{name}: {why}" for name, why in found.left_out.items())
             raise UserError(f"none of the labels can be measured. {reasons}")
-        x = points(system, texts).double().numpy()
+        x = latent_codes(system, texts).double().numpy()
         seeds = [data.seed + i for i in range(self.seeds)]
         right = [self._scores(x, found.codes, seed) for seed in seeds]
         control = [self._scores(x, _dealt(found.codes, seed), seed) for seed in seeds]
         rows = [
-            measure.row(
+            metric.row(
                 float(np.mean(values)),
                 len(texts),
-                control=float(np.mean([scores.named()[measure.name] for scores in control])),
-                interval=self._interval(measure.name, values, x, found.codes, data.seed),
+                control=float(np.mean([scores.named()[metric.name] for scores in control])),
+                interval=self._interval(metric.name, values, x, found.codes, data.seed),
             )
-            for measure in self.measures
-            if measure.name in right[0].named()
-            for values in [[scores.named()[measure.name] for scores in right]]
+            for metric in self.metrics
+            if metric.name in right[0].named()
+            for values in [[scores.named()[metric.name] for scores in right]]
         ]
         rows.insert(1, self._rotated(x, found.codes, seeds))
         return Evaluation(

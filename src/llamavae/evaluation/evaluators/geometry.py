@@ -18,12 +18,12 @@ from llamavae.evaluation.analogies import (
     score_analogies,
 )
 from llamavae.evaluation.encoders import EncoderSource
-from llamavae.evaluation.evaluator import Evaluation, EvaluationData, Evaluator, Need, points
+from llamavae.evaluation.evaluator import Evaluation, EvaluationData, Evaluator, Need, latent_codes
 from llamavae.evaluation.paths import sentence_vectors
 from llamavae.latent import arithmetic
 from llamavae.metrics.bootstrap import bootstrap_interval
 from llamavae.metrics.latent import iso_score, mean_cosine
-from llamavae.metrics.metric import Measure, Rows
+from llamavae.metrics.metric import Metric, Rows
 from llamavae.metrics.offset_similarity import move, offset_concentration
 
 SHARED = "random directions"
@@ -66,8 +66,8 @@ class Geometry(Evaluator):
 
     name = "geometry"
     needs: ClassVar[frozenset[Need]] = frozenset({"encode", "decode"})
-    measures = (
-        Measure(
+    metrics = (
+        Metric(
             "traversal consistency",
             "−1 to 1",
             "higher",
@@ -75,42 +75,42 @@ class Geometry(Evaluator):
             "pairs of starts and over dimensions (offset concentration, 2010.03446)",
             "another random direction of equal length from each start",
         ),
-        Measure(
+        Metric(
             "unmoved traversals",
             "0 to 1",
             "lower",
             "share of traversals with the same text at both ends",
             "random directions of equal length",
         ),
-        Measure(
+        Metric(
             "analogy exact match",
             "0 to 1",
             "higher",
             "share of a - b + c that are written as the one right sentence",
             "a random sentence as b",
         ),
-        Measure(
+        Metric(
             "analogy factor",
             "0 to 1",
             "higher",
             "share of a - b + c that are sentences of the grammar with the factor changed as asked",
             "a random sentence as b",
         ),
-        Measure(
+        Metric(
             "analogy rest",
             "0 to 1",
             "higher",
             "share of the other ten factors that are as in c; none for a text beyond the grammar",
             "a random sentence as b",
         ),
-        Measure(
+        Metric(
             "IsoScore",
             "0 to 1",
             "higher",
             "how evenly the variance of points spreads over dimensions (2108.07344)",
             "Gaussian points of the same number and size",
         ),
-        Measure(
+        Metric(
             "mean cosine",
             "−1 to 1",
             "lower",
@@ -147,7 +147,7 @@ class Geometry(Evaluator):
         `kept`. Row of `settings`: `setting`, `value`.
         """
         texts = list(data.texts)[: self.sentences]
-        x = points(system, texts)
+        x = latent_codes(system, texts)
         encode, encoder_name = sentence_vectors(system, self.encoder)
         rows, tables = self._traverse(system, x, encode, data)
         if has_factors(data.labels, texts):
@@ -187,13 +187,11 @@ class Geometry(Evaluator):
         ends = np.array(texts, dtype=object).reshape(shape)
         change, of_own, of_shared = vectors[:, 1] - vectors[:, 0]
         unmoved, unmoved_own, _ = (ends[:, 1] == ends[:, 0]).astype(float)
-        consistency = self.measure("traversal consistency")
+        consistency = self.metric("traversal consistency")
         rows = [
             _consistency_row(consistency, change, data, of_own),
             _consistency_row(consistency, of_shared, data, group=SHARED),
-            self.measure("unmoved traversals").mean(
-                unmoved.mean(0), data.seed, control=unmoved_own
-            ),
+            self.metric("unmoved traversals").mean(unmoved.mean(0), data.seed, control=unmoved_own),
         ]
         traversals: Rows = [
             {
@@ -219,37 +217,37 @@ class Geometry(Evaluator):
     ) -> tuple[Rows, Rows]:
         asked = draw_analogies(texts, self.factors, self.analogies, data.seed)
         a, b, c, answer = (
-            points(system, [getattr(analogy, part) for analogy in asked])
+            latent_codes(system, [getattr(analogy, part) for analogy in asked])
             for part in ("a", "b", "c", "answer")
         )
         other = x[torch.randint(len(x), (len(asked),), generator=data.generator())]
         n = len(asked)
-        written = system.decode(
+        predictions = system.decode(
             torch.cat([arithmetic(a, b, c), arithmetic(a, other, c), c, answer])
         )
         scores, control, unchanged, ceiling = (
-            score_analogies(asked, written[i * n : (i + 1) * n]) for i in range(4)
+            score_analogies(asked, predictions[i * n : (i + 1) * n]) for i in range(4)
         )
         rows: Rows = []
         for field, name in _ANALOGIES.items():
-            measure, value = self.measure(name), getattr(scores, field)
-            rows.append(measure.mean(value, data.seed, control=getattr(control, field)))
+            metric, value = self.metric(name), getattr(scores, field)
+            rows.append(metric.mean(value, data.seed, control=getattr(control, field)))
             for factor in self.factors:
                 here = np.array([analogy.factor == factor for analogy in asked])
                 if here.any():
                     held = getattr(control, field)[here]
-                    rows.append(measure.mean(value[here], data.seed, control=held, group=factor))
+                    rows.append(metric.mean(value[here], data.seed, control=held, group=factor))
             rows += [
-                measure.mean(getattr(unchanged, field), data.seed, group=UNCHANGED),
-                measure.mean(getattr(ceiling, field), data.seed, group=CEILING),
+                metric.mean(getattr(unchanged, field), data.seed, group=UNCHANGED),
+                metric.mean(getattr(ceiling, field), data.seed, group=CEILING),
             ]
-        return rows, analogy_rows(asked, written[:n], scores)
+        return rows, analogy_rows(asked, predictions[:n], scores)
 
     # ------------------------------------------------------------------ isotropy
 
     def _isotropy(self, x: NDArray[np.float64], data: EvaluationData) -> Rows:
         gaussian = np.random.default_rng(data.seed).normal(size=x.shape)
-        cosine = self.measure("mean cosine").row(
+        cosine = self.metric("mean cosine").row(
             mean_cosine(x),
             len(x),
             control=mean_cosine(gaussian),
@@ -257,7 +255,7 @@ class Geometry(Evaluator):
         )
         if x.shape[1] < 2:
             return [cosine]
-        spread = self.measure("IsoScore")
+        spread = self.metric("IsoScore")
         return [spread.row(iso_score(x), len(x), control=iso_score(gaussian)), cosine]
 
 
@@ -270,14 +268,14 @@ _ANALOGIES = {
 
 
 def _consistency_row(
-    measure: Measure,
+    metric: Metric,
     change: NDArray[np.float64],
     data: EvaluationData,
     control: NDArray[np.float64] | None = None,
     group: str = "",
 ) -> dict[str, Any]:
     """The mean over dimensions; its interval is of resampled starts."""
-    return measure.row(
+    return metric.row(
         float(offset_concentration(change).mean()),
         change.shape[1],
         control=None if control is None else float(offset_concentration(control).mean()),

@@ -9,9 +9,9 @@ import numpy as np
 
 from llamavae.errors import UserError
 from llamavae.evaluation.encoders import EncoderSource
-from llamavae.evaluation.evaluator import Evaluation, EvaluationData, Evaluator, Need, points
+from llamavae.evaluation.evaluator import Evaluation, EvaluationData, Evaluator, Need, latent_codes
 from llamavae.evaluation.paths import PATHS, decode_paths, sentence_vectors, word_mover
-from llamavae.metrics.metric import Measure, Rows
+from llamavae.metrics.metric import Metric, Rows
 from llamavae.metrics.smoothness import SentenceAngle, smoothness
 
 BETWEEN = "other texts between"
@@ -39,8 +39,8 @@ class Interpolation(Evaluator):
 
     name = "interpolation"
     needs: ClassVar[frozenset[Need]] = frozenset({"encode", "decode"})
-    measures = (
-        Measure(
+    metrics = (
+        Metric(
             "interpolation smoothness",
             "0 to 1",
             "higher",
@@ -48,20 +48,20 @@ class Interpolation(Evaluator):
             "sentences; 0 where the ends are the same text (LangSpace, 2505.00004)",
             "the inner texts of each path in random order",
         ),
-        Measure(
+        Metric(
             "sentence smoothness",
             "0 to 1",
             "higher",
             "the same with the angle of sentence vectors as distance",
             "the inner texts of each path in random order",
         ),
-        Measure(
+        Metric(
             "degenerate paths",
             "0 to 1",
             "lower",
             "share of paths between different sentences whose ends are the same text",
         ),
-        Measure(
+        Metric(
             "repeated steps", "0 to 1", "", "share of steps on paths that do not change the text"
         ),
     )
@@ -91,30 +91,29 @@ class Interpolation(Evaluator):
         Row of `interpolations`: `pair` (from 1), `position` (0 to 1), `text`. Row of `settings`:
         `setting`, `value`.
         """
-        x = points(system, list(data.texts)[: self.sentences])
+        x = latent_codes(system, list(data.texts)[: self.sentences])
         encode, encoder_name = sentence_vectors(system, self.encoder)
         mover, mover_name = word_mover(system, encode, encoder_name)
         paths = decode_paths(system, x, self.pairs, self.steps, self.path, data.seed)
         rows: Rows = []
-        for measure, distance in zip(
-            self.measures[:2], (mover, SentenceAngle(encode)), strict=True
-        ):
-            written, mixed, foreign = (
-                smoothness(texts, distance) for texts in (paths.written, paths.mixed, paths.foreign)
+        for metric, distance in zip(self.metrics[:2], (mover, SentenceAngle(encode)), strict=True):
+            predictions, mixed, foreign = (
+                smoothness(texts, distance)
+                for texts in (paths.predictions, paths.mixed, paths.foreign)
             )
             rows += [
-                measure.mean(written, data.seed, control=mixed),
-                measure.mean(foreign, data.seed, group=BETWEEN),
+                metric.mean(predictions, data.seed, control=mixed),
+                metric.mean(foreign, data.seed, group=BETWEEN),
             ]
-        same = np.array([path[0] == path[-1] for path in paths.written], dtype=float)
-        repeated = np.array([[x == y for x, y in pairwise(path)] for path in paths.written])
+        same = np.array([path[0] == path[-1] for path in paths.predictions], dtype=float)
+        repeated = np.array([[x == y for x, y in pairwise(path)] for path in paths.predictions])
         rows += [
-            self.measure("degenerate paths").mean(same, data.seed),
-            self.measure("repeated steps").mean(repeated.mean(1), data.seed),
+            self.metric("degenerate paths").mean(same, data.seed),
+            self.metric("repeated steps").mean(repeated.mean(1), data.seed),
         ]
         table: Rows = [
             {"pair": pair, "position": round(step / (self.steps - 1), 3), "text": text}
-            for pair, path in enumerate(paths.written, 1)
+            for pair, path in enumerate(paths.predictions, 1)
             for step, text in enumerate(path)
         ]
         settings: Rows = [

@@ -20,7 +20,7 @@ from llamavae.metrics.latent import (
     mutual_information,
     posterior_variance,
 )
-from llamavae.metrics.metric import Measure, Rows
+from llamavae.metrics.metric import Metric, Rows
 
 
 def dimensions(mean: Tensor, logvar: Tensor) -> Rows:
@@ -62,36 +62,36 @@ class Usage(Evaluator):
 
     name = "usage"
     needs = frozenset({"posterior"})
-    measures = (
-        Measure(
+    metrics = (
+        Metric(
             "active units",
             "0 to D",
             "higher",
             "dimensions whose posterior mean has a variance above 0.01 over sentences (1509.00519, "
             "section 5.2)",
         ),
-        Measure(
+        Metric(
             "KL",
             "nats per sentence",
             "",
             "KL(q(z|x) ‖ N(0, I)), summed over dimensions, mean over sentences, without threshold "
             "or beta: the rate",
         ),
-        Measure(
+        Metric(
             "mutual information",
             "nats",
             "higher",
             "mean of log q(z|x) − log of the mean of q(z|x') over the N sentences (Hoffman and "
             "Johnson 2016); at most log N",
         ),
-        Measure(
+        Metric(
             "KL − information",
             "nats",
             "lower",
             "KL − mutual information: at least the KL from the aggregate posterior to the prior "
             "(Hoffman and Johnson 2016)",
         ),
-        Measure(
+        Metric(
             "Gaussian KL",
             "nats",
             "lower",
@@ -99,7 +99,7 @@ class Usage(Evaluator):
             "posterior: what the KL from aggregate posterior to prior is at least",
             "the same of as many draws from the prior: what so few draws show of a perfect match",
         ),
-        Measure(
+        Metric(
             "posterior variance",
             "",
             "",
@@ -135,19 +135,19 @@ class Usage(Evaluator):
         def interval(statistic: Statistic) -> tuple[float, float]:
             return bootstrap_interval(statistic, n, resamples=self.resamples, seed=data.seed)
 
-        measure = self.measure
+        metric = self.metric
         rows = [
-            measure("active units").row(active_units(mean), n, interval=interval(active)),
-            measure("KL").row(kl.mean(), n, interval=interval(lambda i: float(kl[i].mean()))),
-            measure("mutual information").row(information, n),
-            measure("KL − information").row(kl.mean() - information, n),
+            metric("active units").row(active_units(mean), n, interval=interval(active)),
+            metric("KL").row(kl.mean(), n, interval=interval(lambda i: float(kl[i].mean()))),
+            metric("mutual information").row(information, n),
+            metric("KL − information").row(kl.mean() - information, n),
         ]
         if n > d:
             prior = torch.randn(n, d, generator=generator)
-            row = measure("Gaussian KL").row(gaussian_kl(z), n, control=gaussian_kl(prior))
+            row = metric("Gaussian KL").row(gaussian_kl(z), n, control=gaussian_kl(prior))
             rows.append(row)
         rows.append(
-            measure("posterior variance").row(
+            metric("posterior variance").row(
                 posterior_variance(logvar),
                 n,
                 interval=interval(lambda i: float(variance[i].mean())),

@@ -17,7 +17,7 @@ from llamavae.evaluation.evaluator import Evaluation, EvaluationData, Evaluator
 from llamavae.evaluation.evaluators.reconstruction import length_groups
 from llamavae.metrics.bootstrap import bootstrap_interval
 from llamavae.metrics.control import derangement
-from llamavae.metrics.metric import Measure, Rows
+from llamavae.metrics.metric import Metric, Rows
 from llamavae.modeling import LlaMaVAE
 from llamavae.modeling.posterior import DiagonalGaussian
 from llamavae.modes import evaluating
@@ -101,8 +101,8 @@ class Likelihood(Evaluator):
 
     name = "likelihood"
     needs = frozenset({"posterior", "likelihood"})
-    measures = (
-        Measure(
+    metrics = (
+        Metric(
             "perplexity",
             "per token of the decoder",
             "lower",
@@ -110,7 +110,7 @@ class Likelihood(Evaluator):
             "Comparable between models of one tokenizer only",
             _CONTROL,
         ),
-        Measure(
+        Metric(
             "bits per byte",
             "bits",
             "lower",
@@ -118,37 +118,37 @@ class Likelihood(Evaluator):
             f"{_IMPORTANCE}; of texts that are not cut. Comparable between tokenizers",
             _CONTROL,
         ),
-        Measure(
+        Metric(
             "IW-NLL", "nats per sentence", "lower", f"− log p(x), by the {_IMPORTANCE}", _CONTROL
         ),
-        Measure(
+        Metric(
             "K",
             "points per sentence",
             "",
             "points of the importance-weighted bound; more give a lower perplexity",
         ),
-        Measure(
+        Metric(
             "negative ELBO",
             "nats per sentence",
             "lower",
             "NLL + KL(q(z|x) ‖ N(0, I)), at beta 1 (1312.6114)",
             _CONTROL,
         ),
-        Measure(
+        Metric(
             "NLL",
             "nats per sentence",
             "lower",
             "− log p(x|z) with one z drawn from q(z|x), teacher-forced",
             _CONTROL,
         ),
-        Measure(
+        Metric(
             "NLL at the mean",
             "nats per sentence",
             "lower",
             "− log p(x|z) with z the posterior's mean, teacher-forced",
             _CONTROL,
         ),
-        Measure(
+        Metric(
             "texts cut",
             "0 to 1",
             "lower",
@@ -203,7 +203,7 @@ class Likelihood(Evaluator):
                 seed=data.seed,
             )
             value, shuffled = statistic(values, items), statistic(control, items)
-            row = self.measure(name).row(
+            row = self.metric(name).row(
                 value, len(items), control=shuffled, interval=interval, group=group
             )
             rows.append(row)
@@ -222,8 +222,8 @@ class Likelihood(Evaluator):
                 name, "", everything, lambda nats, items, name=name: float(nats[name][items].mean())
             )
         rows += [
-            self.measure("K").row(self.samples, len(texts)),
-            self.measure("texts cut").row(cut / len(texts), len(texts)),
+            self.metric("K").row(self.samples, len(texts)),
+            self.metric("texts cut").row(cut / len(texts), len(texts)),
         ]
         table = [
             {

@@ -20,10 +20,10 @@ from sklearn.linear_model import LogisticRegression
 
 from llamavae.corpora import senteval
 from llamavae.errors import UserError
-from llamavae.evaluation.evaluator import Evaluation, EvaluationData, Evaluator, points
+from llamavae.evaluation.evaluator import Evaluation, EvaluationData, Evaluator, latent_codes
 from llamavae.evaluation.tasks import check_tasks, load_tasks
 from llamavae.metrics.bootstrap import Statistic, bootstrap_interval
-from llamavae.metrics.metric import Measure, Rows
+from llamavae.metrics.metric import Metric, Rows
 
 GRID = tuple(2.0**power for power in range(-2, 4))
 """Values of C, the inverse of the L2 penalty: 1/4 to 8, SentEval's with scikit-learn."""
@@ -199,7 +199,7 @@ def label_codes(labels: Sequence[Hashable]) -> NDArray[np.intp]:
 
 _RANDOM = "the same probe for labels that are drawn at random for each sentence"
 
-MARGIN = Measure(
+MARGIN = Metric(
     "accuracy above majority",
     "−1 to 1",
     "higher",
@@ -207,14 +207,14 @@ MARGIN = Measure(
     "frequent label; without a group the mean over labels (1805.01070)",
     _RANDOM,
 )
-ACCURACY = Measure(
+ACCURACY = Metric(
     "probe accuracy",
     "0 to 1",
     "higher",
     "test accuracy of that probe; without a group the mean over labels",
     "the most frequent label of the training part",
 )
-SELECTIVITY = Measure(
+SELECTIVITY = Metric(
     "selectivity",
     "−1 to 1",
     "higher",
@@ -257,7 +257,7 @@ class Probes(Evaluator):
 
     name = "probes"
     needs = frozenset({"encode"})
-    measures = (MARGIN, ACCURACY, SELECTIVITY)
+    metrics = (MARGIN, ACCURACY, SELECTIVITY)
 
     def __init__(
         self,
@@ -290,7 +290,7 @@ class Probes(Evaluator):
         probed: dict[str, _Probed] = {}
         table: Rows = []
         for number, source in enumerate(sources):
-            z = points(system, source.texts).numpy()
+            z = latent_codes(system, source.texts).numpy()
             for name, labels in source.labels.items():
                 random = random_labels(source.texts, labels, data.seed)
                 try:
@@ -312,8 +312,8 @@ class Probes(Evaluator):
             raise UserError(f"there is nothing to probe: {listed(left_out)}")
         groups = {"": list(probed.values()), **{name: [each] for name, each in probed.items()}}
         rows = [
-            self._row(measure, members, group, data.seed)
-            for measure in self.measures
+            self._row(metric, members, group, data.seed)
+            for metric in self.metrics
             for group, members in groups.items()
         ]
         return Evaluation(
@@ -323,13 +323,13 @@ class Probes(Evaluator):
         )
 
     def _row(
-        self, measure: Measure, probed: Sequence[_Probed], group: str, seed: int
+        self, metric: Metric, probed: Sequence[_Probed], group: str, seed: int
     ) -> dict[str, Any]:
         """A mean over probes of the mean over their test sentences."""
-        value, control = _VALUES[measure.name]
+        value, control = _VALUES[metric.name]
         values = [value(each) for each in probed]
         statistic, n = mean_of_means(values, [each.source for each in probed])
-        return measure.row(
+        return metric.row(
             statistic(np.arange(n)),
             n,
             control=None if control is None else float(np.mean([control(p) for p in probed])),

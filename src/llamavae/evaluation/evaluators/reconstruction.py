@@ -20,13 +20,13 @@ from llamavae.evaluation.evaluator import (
     EvaluationData,
     Evaluator,
     can_encode,
-    points,
+    latent_codes,
     system_fingerprint,
 )
 from llamavae.metrics import semantic
 from llamavae.metrics.bootstrap import bootstrap_sums, percentile_interval
 from llamavae.metrics.control import derangement
-from llamavae.metrics.metric import Measure, Rows
+from llamavae.metrics.metric import Metric, Rows
 from llamavae.metrics.ngrams import bleu_1, bleu_counts, bleu_of_counts, rouge, token_f1
 from llamavae.modeling import LlaMaVAE
 
@@ -61,14 +61,14 @@ def decode_by_length(
         progress: Show a progress bar on stderr.
     """
     order = np.argsort([-length for length in lengths], kind="stable")
-    written = [""] * len(z)
+    predictions = [""] * len(z)
     with tqdm(total=len(z), desc="decoding", disable=not progress, leave=False) as bar:
         for start in range(0, len(z), batch_size):
             rows = order[start : start + batch_size]
             for row, text in zip(rows, system.decode(z[torch.from_numpy(rows)]), strict=True):
-                written[row] = text
+                predictions[row] = text
             bar.update(len(rows))
-    return written
+    return predictions
 
 
 _EDGES = (0, 5, 10, 20, 40)
@@ -95,14 +95,14 @@ _CONTROL = (
 )
 
 _MEASURES = (
-    Measure(
+    Metric(
         "BLEU",
         "0 to 100",
         "higher",
         "sacrebleu corpus BLEU (13a tokenisation, cased) of greedy texts from posterior means",
         _CONTROL,
     ),
-    Measure(
+    Metric(
         "BLEU-1",
         "0 to 1",
         "higher",
@@ -110,14 +110,14 @@ _MEASURES = (
         "reconstruction tables of 2311.08579 have it",
         _CONTROL,
     ),
-    Measure(
+    Metric(
         "exact match",
         "0 to 1",
         "higher",
         "share of texts that equal their sentence, white space aside",
         _CONTROL,
     ),
-    Measure(
+    Metric(
         "token F1",
         "0 to 1",
         "higher",
@@ -126,7 +126,7 @@ _MEASURES = (
         _CONTROL,
     ),
     *(
-        Measure(
+        Metric(
             f"ROUGE-{kind}",
             "0 to 1",
             "higher",
@@ -140,7 +140,7 @@ _MEASURES = (
             ("L", "the longest common subsequence of words"),
         )
     ),
-    Measure(
+    Metric(
         "encoder cosine",
         "−1 to 1",
         "higher",
@@ -148,7 +148,7 @@ _MEASURES = (
         "items, of many over a random sample; by the system's own encoder unless another is named",
         _CONTROL,
     ),
-    Measure(
+    Metric(
         "BERTScore",
         "−1 to 1",
         "higher",
@@ -156,7 +156,7 @@ _MEASURES = (
         "over items (1904.09675); state model and layer with it",
         _CONTROL,
     ),
-    Measure(
+    Metric(
         "BLEURT",
         "about 0 to 1",
         "higher",
@@ -190,7 +190,7 @@ class Reconstruction(Evaluator):
 
     name = "reconstruction"
     needs = frozenset({"encode", "decode"})
-    measures = _MEASURES
+    metrics = _MEASURES
 
     def __init__(
         self,
@@ -229,18 +229,18 @@ class Reconstruction(Evaluator):
         texts, generator = list(data.texts), data.generator()
         known: dict[str, Tensor] = {}  # sentence vectors, so that no text is encoded twice
         if isinstance(system, LlaMaVAE) and encoder is system.encoder:
-            vectors = points(encoder, texts)
+            vectors = latent_codes(encoder, texts)
             known.update(zip(texts, vectors, strict=True))
             z = system.encode(vectors).mean
         else:
-            z = points(system, texts)
+            z = latent_codes(system, texts)
         lengths = _lengths(system, texts)
-        written = decode_by_length(system, z, lengths, self.batch_size, data.progress)
-        shuffled = [written[i] for i in derangement(len(texts), generator, texts)]
+        predictions = decode_by_length(system, z, lengths, self.batch_size, data.progress)
+        shuffled = [predictions[i] for i in derangement(len(texts), generator, texts)]
         sample = torch.randperm(len(texts), generator=generator)[: self.sample].sort().values
         held, exchanged = ([of[i] for i in sample] for of in (texts, shuffled))
 
-        items, control = self._items(written, texts, bert), self._items(exchanged, held, bert)
+        items, control = self._items(predictions, texts, bert), self._items(exchanged, held, bert)
         rows: Rows = []
         for group, part in {"": np.arange(len(texts)), **length_groups(texts)}.items():
             names, inside = _BY_LENGTH if group else items, np.isin(sample, part)
@@ -250,14 +250,14 @@ class Reconstruction(Evaluator):
         bleu = [bleu_of_counts(row[None], effective_order=True) for row in items.pop("BLEU")]
         columns: dict[str, list[Any]] = {
             "text": texts,
-            "reconstruction": written,
+            "reconstruction": predictions,
             "bleu": np.round(bleu, 1).tolist(),
             **{name: values[:, 0].round(4).tolist() for name, values in items.items()},
         }
         if can_encode(encoder):
             ours, theirs = (
                 {"encoder cosine": _cosines(encoder, known, side, held)}
-                for side in ([written[i] for i in sample], exchanged)
+                for side in ([predictions[i] for i in sample], exchanged)
             )
             judge = {"judge": system_fingerprint(encoder)}
             rows += [row | judge for row in self._rows(ours, theirs, data.seed)]
@@ -266,11 +266,11 @@ class Reconstruction(Evaluator):
             columns["encoder cosine"] = [found.get(i) for i in range(len(texts))]
         columns["shuffled"] = shuffled
         if bleurt is not None:
-            value = semantic.bleurt(written, texts, bleurt)
+            value = semantic.bleurt(predictions, texts, bleurt)
             low = semantic.bleurt(exchanged, held, bleurt)
-            rows.append(self.measure("BLEURT").row(value, len(texts), control=low))
-        order = [measure.name for measure in self.measures]
-        rows.sort(key=lambda row: order.index(row["measure"]))
+            rows.append(self.metric("BLEURT").row(value, len(texts), control=low))
+        order = [metric.name for metric in self.metrics]
+        rows.sort(key=lambda row: order.index(row["metric"]))
 
         table = [
             dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)
@@ -278,10 +278,10 @@ class Reconstruction(Evaluator):
         return Evaluation(rows, {"reconstructions": table})
 
     def _items(
-        self, written: list[str], texts: list[str], bert: semantic.Loaded | None
+        self, predictions: list[str], texts: list[str], bert: semantic.Loaded | None
     ) -> dict[str, Values]:
         """What each of N items adds to each measure: n-gram counts (N, 10), or a value (N, 1)."""
-        pairs = list(zip(written, texts, strict=True))
+        pairs = list(zip(predictions, texts, strict=True))
         values = {
             "BLEU-1": [bleu_1(*pair) for pair in pairs],
             "exact match": [a.split() == b.split() for a, b in pairs],
@@ -289,10 +289,10 @@ class Reconstruction(Evaluator):
             **dict(zip(_ROUGE, zip(*(rouge(*pair) for pair in pairs), strict=True), strict=True)),
         }
         if bert is not None:
-            scores = semantic.bert_score(written, texts, bert, self.bertscore_layer)
+            scores = semantic.bert_score(predictions, texts, bert, self.bertscore_layer)
             values["BERTScore"] = scores.tolist()
         columns = {name: np.array(each, dtype=float)[:, None] for name, each in values.items()}
-        return {"BLEU": bleu_counts(written, texts), **columns}
+        return {"BLEU": bleu_counts(predictions, texts), **columns}
 
     def _rows(
         self, items: dict[str, Values], control: dict[str, Values], seed: int, group: str = ""
@@ -303,7 +303,7 @@ class Reconstruction(Evaluator):
         rows = []
         for name, sums in zip(items, np.split(drawn, edges, axis=1), strict=True):
             n, others = len(items[name]), control[name]
-            row = self.measure(name).row(
+            row = self.metric(name).row(
                 _of_sums(name, items[name].sum(0), n),
                 n,
                 control=_of_sums(name, others.sum(0), len(others)) if len(others) else None,
@@ -326,14 +326,14 @@ def _lengths(system: Any, texts: list[str]) -> list[int]:
 
 
 def _cosines(
-    encoder: Any, known: dict[str, Tensor], written: list[str], texts: list[str]
+    encoder: Any, known: dict[str, Tensor], predictions: list[str], texts: list[str]
 ) -> Values:
     """Cosine of the vectors of each of N texts and its sentence (N, 1); 0 where one is empty.
 
     Vectors that are not yet `known` are added there. Not every encoder reads empty texts.
     """
-    if new := [text for text in dict.fromkeys(written + texts) if text and text not in known]:
-        known.update(zip(new, points(encoder, new), strict=True))
+    if new := [text for text in dict.fromkeys(predictions + texts) if text and text not in known]:
+        known.update(zip(new, latent_codes(encoder, new), strict=True))
     known[""] = torch.zeros_like(next(iter(known.values())))
-    a, b = (torch.stack([known[text] for text in side]).double() for side in (written, texts))
+    a, b = (torch.stack([known[text] for text in side]).double() for side in (predictions, texts))
     return F.cosine_similarity(a, b)[:, None].numpy()

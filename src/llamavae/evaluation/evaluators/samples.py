@@ -17,10 +17,10 @@ from torch import Tensor
 
 from llamavae.errors import UserError
 from llamavae.evaluation.encoders import EncoderSource, sentence_encoder
-from llamavae.evaluation.evaluator import Evaluation, EvaluationData, Evaluator, points
+from llamavae.evaluation.evaluator import Evaluation, EvaluationData, Evaluator, latent_codes
 from llamavae.evaluation.evaluators.likelihood import sentence_nll
 from llamavae.metrics.bootstrap import bootstrap_interval
-from llamavae.metrics.metric import Measure, Rows
+from llamavae.metrics.metric import Metric, Rows
 from llamavae.metrics.ngrams import distinct_n, duplicates, self_bleu
 from llamavae.modeling import LlaMaVAE
 from llamavae.modeling.prior import Prior as VAEPrior
@@ -110,7 +110,7 @@ def mauve(texts: Sequence[str], references: Sequence[str], encoder: Any, seed: i
         raise UserError(
             "MAUVE needs a package under the GPL: pip install llamavae[mauve]"
         ) from error
-    ours, theirs = (points(encoder, side).numpy() for side in (texts, references))
+    ours, theirs = (latent_codes(encoder, side).numpy() for side in (texts, references))
     return float(compute_mauve(ours, theirs, seed=seed, verbose=False).mauve)
 
 
@@ -144,8 +144,8 @@ class Samples(Evaluator):
 
     name = "samples"
     needs = frozenset({"decode"})
-    measures = (
-        Measure(
+    metrics = (
+        Metric(
             "self-BLEU",
             "0 to 1",
             "lower",
@@ -154,7 +154,7 @@ class Samples(Evaluator):
             _CONTROL,
         ),
         *(
-            Measure(
+            Metric(
                 f"distinct-{n}",
                 "0 to 1",
                 "higher",
@@ -163,10 +163,10 @@ class Samples(Evaluator):
             )
             for n, grams in ((1, "words"), (2, "bigrams"))
         ),
-        Measure(
+        Metric(
             "duplicates", "0 to 1", "lower", "share of texts that equal an earlier one", _CONTROL
         ),
-        Measure(
+        Metric(
             "plain perplexity",
             "per token of the decoder",
             "lower",
@@ -175,14 +175,14 @@ class Samples(Evaluator):
             "between models of one decoder only",
             _CONTROL,
         ),
-        Measure(
+        Metric(
             "novelty",
             "0 to 1",
             "higher",
             "share of texts that are no training sentence",
             _CONTROL + "; 1 where training sentences were kept out of these",
         ),
-        Measure(
+        Metric(
             "nearest training text",
             "0 to 1",
             "",
@@ -190,11 +190,11 @@ class Samples(Evaluator):
             "over texts",
             _CONTROL,
         ),
-        Measure("words", "words", "", "length of a text, mean over texts", _CONTROL),
-        Measure(
+        Metric("words", "words", "", "length of a text, mean over texts", _CONTROL),
+        Metric(
             "deviation of words", "words", "", "standard deviation of the length of texts", _CONTROL
         ),
-        Measure(
+        Metric(
             "MAUVE",
             "0 to 1",
             "higher",
@@ -245,7 +245,7 @@ class Samples(Evaluator):
                 if data.training_texts and not group:  # it does not depend on the prior
                     others = _choice(data.training_texts, n, generator)
                     control = mauve(others, real, encoder, data.seed)
-                rows.append(self.measure("MAUVE").row(value, n, control=control, group=group))
+                rows.append(self.metric("MAUVE").row(value, n, control=control, group=group))
         return Evaluation(rows, {"samples": table})
 
     def depends_on(self, system: Any) -> dict[str, Any]:
@@ -292,10 +292,10 @@ class Samples(Evaluator):
                 seed=data.seed,
             )
             value, control = (float(statistic(side)) for side in (each[:n], each[n:]))
-            row = self.measure(name).row(value, n, control=control, interval=interval, group=group)
+            row = self.metric(name).row(value, n, control=control, interval=interval, group=group)
             rows.append(row)
         for name, whole in _WHOLE.items():
-            row = self.measure(name).row(whole(samples), n, control=whole(real), group=group)
+            row = self.metric(name).row(whole(samples), n, control=whole(real), group=group)
             rows.append(row)
         table: Rows = [
             {"text": text, "self-BLEU": round(float(score), 4)}

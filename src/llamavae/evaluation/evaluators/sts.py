@@ -23,11 +23,17 @@ from torch.nn import functional as F
 
 from llamavae.corpora import files, hub
 from llamavae.errors import MissingData, UserError, unknown
-from llamavae.evaluation.evaluator import Evaluation, EvaluationData, Evaluator, can_encode, points
+from llamavae.evaluation.evaluator import (
+    Evaluation,
+    EvaluationData,
+    Evaluator,
+    can_encode,
+    latent_codes,
+)
 from llamavae.evaluation.tasks import Groups, check_tasks, load_tasks, task_names
 from llamavae.metrics.bootstrap import bootstrap_interval
 from llamavae.metrics.correlation import pearson, spearman
-from llamavae.metrics.metric import Measure, Rows
+from llamavae.metrics.metric import Metric, Rows
 from llamavae.modeling import LlaMaVAE
 
 logger = logging.getLogger(__name__)
@@ -243,7 +249,7 @@ def cosines(first: Tensor, second: Tensor) -> NDArray[np.float64]:
 
 _CONTROL = "the same of the VAE's sentence encoder, whose vectors the posterior compresses"
 
-SPEARMAN = Measure(
+SPEARMAN = Metric(
     "STS Spearman",
     "−1 to 1",
     "higher",
@@ -252,7 +258,7 @@ SPEARMAN = Measure(
     "(STS-B dev, 1708.00055)",
     _CONTROL,
 )
-PEARSON = Measure(
+PEARSON = Metric(
     "STS Pearson", "−1 to 1", "higher", "the same with Pearson's correlation", _CONTROL
 )
 
@@ -273,7 +279,7 @@ class SemanticSimilarity(Evaluator):
 
     name = "sts"
     needs = frozenset({"encode"})
-    measures = (SPEARMAN, PEARSON)
+    metrics = (SPEARMAN, PEARSON)
 
     def __init__(
         self,
@@ -317,7 +323,7 @@ class SemanticSimilarity(Evaluator):
                 )
             ]
         left_out = [{"row": line} for pairs in loaded.values() for line in pairs.skipped]
-        rows.sort(key=lambda row: row["measure"] != self.primary.name)
+        rows.sort(key=lambda row: row["metric"] != self.primary.name)
         tables = {"pairs": table} | ({"left out": left_out} if left_out else {})
         return Evaluation(rows, tables, {_title(task): reason for task, reason in lost.items()})
 
@@ -336,7 +342,7 @@ class SemanticSimilarity(Evaluator):
     ) -> Rows:
         human = np.asarray(scores)
         return [
-            measure.row(
+            metric.row(
                 correlation(human, ours),
                 len(human),
                 control=None if raw is None else correlation(human, raw),
@@ -348,7 +354,7 @@ class SemanticSimilarity(Evaluator):
                 ),
                 group=group,
             )
-            for measure, correlation in ((SPEARMAN, spearman), (PEARSON, pearson))
+            for metric, correlation in ((SPEARMAN, spearman), (PEARSON, pearson))
         ]
 
 
@@ -369,9 +375,9 @@ def pair_cosines(
     half = len(pairs.first)
     encoder = getattr(system, "encoder", None)
     if not can_encode(encoder):
-        ours = points(system, texts)
+        ours = latent_codes(system, texts)
         return cosines(ours[:half], ours[half:]), None
-    raw = points(encoder, texts)
+    raw = latent_codes(encoder, texts)
     # the posterior is a function of the encoder's vectors, so they are not computed twice
-    ours = system.encode(raw).mean if isinstance(system, LlaMaVAE) else points(system, texts)
+    ours = system.encode(raw).mean if isinstance(system, LlaMaVAE) else latent_codes(system, texts)
     return cosines(ours[:half], ours[half:]), cosines(raw[:half], raw[half:])
