@@ -286,7 +286,7 @@ def _nll_and_kl(
     batch = Collator(model.decoder)([data[i] for i in rows.tolist()])
     weight = model.posterior.linear.weight
     posterior = model.posterior(batch["sentence_vectors"].to(weight.device))
-    z = posterior.mean + torch.exp(posterior.logvar / 2) * noise.to(posterior.mean)
+    z = posterior.reparameterise(noise)
     steering = model.injection(torch.cat([z, c[torch.from_numpy(rows)].to(z)], dim=1))
     device = model.decoder.device
     nll = model.decoder.nll(

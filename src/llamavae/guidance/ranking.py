@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from llamavae.errors import UserError
+from llamavae.modeling.likelihood import sentence_nll
 
 if TYPE_CHECKING:
     from llamavae.guidance.cvae import InvertibleCVAE
@@ -127,11 +128,6 @@ def token_log_likelihood(
         z: Codes (N, D), one for each.
         batch_size: Texts that pass the decoder together.
     """
-    rows, _ = vae.decoder.tokenize(texts)
-    found = []
-    for start in range(0, len(rows), batch_size):
-        ids, mask = (t.to(vae.decoder.device) for t in vae.decoder.pad(rows[start:][:batch_size]))
-        steering = vae.injection(z[start:][:batch_size].to(vae.posterior.linear.weight))
-        nll = vae.decoder.nll(ids, mask, steering, per_sentence=True)
-        found.append(-(nll / (mask.sum(1) - 1)).cpu().float())
-    return torch.cat(found) if found else torch.empty(0)
+    ids, _ = vae.decoder.tokenize(texts)
+    tokens = torch.tensor([len(row) - 1 for row in ids], dtype=torch.float64)  # bos is given
+    return (-sentence_nll(vae, ids, z, batch_size) / tokens).float()

@@ -372,7 +372,7 @@ class LlaMaVAE(PreTrainedModel):
         posterior = self._posterior(encoder_inputs, sentence_vectors)
         if noise is None:
             noise = torch.randn_like(posterior.mean)
-        z = posterior.mean + torch.exp(posterior.logvar / 2) * noise.to(posterior.mean)
+        z = posterior.reparameterise(noise)
         batch = len(input_ids)
         if len(z) != batch:
             raise ValueError(f"{batch} rows of decoder ids but {len(z)} sentences encoded")

@@ -25,6 +25,14 @@ class DiagonalGaussian(Independent):
         self.logvar = logvar
         super().__init__(Normal(mean, torch.exp(logvar / 2), validate_args=False), 1)
 
+    def reparameterise(self, noise: Tensor) -> Tensor:
+        """z = mean + exp(logvar / 2) * noise (Kingma and Welling, arXiv 1312.6114), shape (B, D).
+
+        Args:
+            noise: eps ~ N(0, I), shape (B, D).
+        """
+        return self.mean + torch.exp(self.logvar / 2) * noise.to(self.mean)
+
     def kl(self) -> Tensor:
         """KL(q(z|x) || N(0, I)) in nats for each sentence and dimension, shape (B, D).
 

@@ -6,15 +6,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from llamavae.data.batches import Collator
 from llamavae.data.sentences import SentenceData
 from llamavae.metrics.control import derangement
 from llamavae.metrics.correlation import similarity_correlation
 from llamavae.metrics.latent import active_units, mutual_information, posterior_variance
 from llamavae.metrics.ngrams import corpus_bleu, exact_match
 from llamavae.modeling import LlaMaVAE
+from llamavae.modeling.likelihood import sentence_nll
 
 _PAIRED = 500  # sentences whose pairs are compared with the teacher's
 
@@ -50,14 +49,14 @@ def measure(
         posterior = model.encode(data.texts, batch_size)
     generator = torch.Generator().manual_seed(seed)
     mean, logvar = posterior.mean, posterior.logvar
-    noise = torch.randn(mean.shape, generator=generator)
-    z = mean + torch.exp(logvar / 2) * noise.to(mean)
+    z = posterior.reparameterise(torch.randn(mean.shape, generator=generator))
     other = derangement(len(z), generator)
     kl = posterior.kl().mean(0)
-    nll = _nll(model, data, z, batch_size).mean().item()
+    ids = [data[i]["ids"] for i in range(len(data))]
+    nll = sentence_nll(model, ids, z, batch_size).mean().item()
     result: dict[str, Any] = {
         "nll": nll,
-        "nll_shuffled": _nll(model, data, z[other], batch_size).mean().item(),
+        "nll_shuffled": sentence_nll(model, ids, z[other], batch_size).mean().item(),
         "kl": kl.sum().item(),
         "elbo": nll + kl.sum().item(),
         "active_units": active_units(mean),
@@ -82,23 +81,4 @@ def measure(
         result["bleu_shuffled"] = corpus_bleu(shuffled, texts)
         result["exact_match"] = exact_match(written, texts)
     model.train(was_training)
-    return result
-
-
-def _nll(model: LlaMaVAE, data: SentenceData, z: Tensor, batch_size: int) -> Tensor:
-    """-log p(x|z) of each sentence in nats, shape (N,), in batches by length."""
-    collate = Collator(model.decoder)
-    order = np.argsort(data.lengths, kind="stable")
-    result = torch.empty(len(z))
-    for start in range(0, len(order), batch_size):
-        rows = order[start : start + batch_size]
-        batch = collate([{"ids": data[int(i)]["ids"]} for i in rows])
-        device = model.decoder.device
-        values = model.decoder.nll(
-            batch["input_ids"].to(device),
-            batch["attention_mask"].to(device),
-            model.injection(z[torch.from_numpy(rows)]),
-            per_sentence=True,
-        )
-        result[torch.from_numpy(rows)] = values.float().cpu()
     return result

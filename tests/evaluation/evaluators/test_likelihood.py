@@ -15,11 +15,8 @@ from torch import nn
 
 from llamavae.errors import UserError
 from llamavae.evaluation.evaluator import EvaluationData
-from llamavae.evaluation.evaluators.likelihood import (
-    Likelihood,
-    importance_weighted_bound,
-    sentence_nll,
-)
+from llamavae.evaluation.evaluators.likelihood import Likelihood, importance_weighted_bound
+from llamavae.modeling.likelihood import sentence_nll
 from llamavae.modeling.posterior import DiagonalGaussian
 
 WORDS = [0, 1, 2, 3, 4, 5, 6]

@@ -14,9 +14,9 @@ from tests import tiny
 from llamavae import LlaMaVAE
 from llamavae.errors import UserError
 from llamavae.evaluation.evaluator import EvaluationData
-from llamavae.evaluation.evaluators.likelihood import sentence_nll
 from llamavae.evaluation.evaluators.samples import Samples, mauve, nearest_texts
 from llamavae.metrics.ngrams import distinct_n
+from llamavae.modeling.likelihood import sentence_nll
 from llamavae.training import fit_prior
 
 TEXTS = st.lists(

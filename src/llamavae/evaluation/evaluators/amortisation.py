@@ -13,7 +13,6 @@ from torch import Tensor
 
 from llamavae.errors import UserError
 from llamavae.evaluation.evaluator import Evaluation, EvaluationData, Evaluator
-from llamavae.evaluation.evaluators.likelihood import sentence_nll
 from llamavae.evaluation.evaluators.reconstruction import decode_by_length
 from llamavae.evaluation.refined import RefinedSystem
 from llamavae.metrics.bootstrap import bootstrap_sums, percentile_interval
@@ -21,6 +20,7 @@ from llamavae.metrics.control import derangement
 from llamavae.metrics.metric import Metric, Rows
 from llamavae.metrics.ngrams import bleu_counts, bleu_of_counts
 from llamavae.modeling import DiagonalGaussian, LlaMaVAE, Refinement
+from llamavae.modeling.likelihood import sentence_nll
 
 Values = NDArray[np.float64]
 
@@ -237,7 +237,7 @@ class Amortisation(Evaluator):
         total = torch.zeros(len(ids), dtype=torch.float64)
         for _ in range(self.samples):
             noise = torch.randn(q.mean.shape, generator=generator, dtype=torch.float64)
-            total += sentence_nll(model, ids, q.mean + q.stddev * noise, self.batch_size)
+            total += sentence_nll(model, ids, q.reparameterise(noise), self.batch_size)
         bound = total / self.samples + self.beta * q.kl().sum(1)
         return bound.numpy(), sentence_nll(model, ids, q.mean, self.batch_size).numpy()
 

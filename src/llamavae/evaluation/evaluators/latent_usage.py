@@ -21,6 +21,7 @@ from llamavae.metrics.latent import (
     posterior_variance,
 )
 from llamavae.metrics.metric import Metric, Rows
+from llamavae.modeling import DiagonalGaussian
 
 
 def dimensions(mean: Tensor, logvar: Tensor) -> Rows:
@@ -121,7 +122,7 @@ class Usage(Evaluator):
         mean, logvar = (x.double().cpu() for x in (posterior.mean, posterior.logvar))
         n, d = mean.shape
         generator = data.generator()
-        z = mean + torch.exp(logvar / 2) * torch.randn(n, d, generator=generator)
+        z = DiagonalGaussian(mean, logvar).reparameterise(torch.randn(n, d, generator=generator))
         kl = posterior.kl().sum(1).double().cpu().numpy()
         information = mutual_information(mean, logvar, z)
         variance = logvar.exp().mean(1).numpy()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -19,8 +19,8 @@ from llamavae.metrics.bootstrap import bootstrap_interval
 from llamavae.metrics.control import derangement
 from llamavae.metrics.metric import Metric, Rows
 from llamavae.modeling import LlaMaVAE
+from llamavae.modeling.likelihood import sentence_nll
 from llamavae.modeling.posterior import DiagonalGaussian
-from llamavae.modes import evaluating
 
 Values: TypeAlias = dict[str, NDArray[np.float64]]
 """Measure -> nats of each sentence (N,)."""
@@ -30,30 +30,6 @@ Items: TypeAlias = NDArray[np.intp]
 
 Statistic: TypeAlias = Callable[[Values, Items], float]
 """The measure of some sentences."""
-
-
-@torch.no_grad()
-def sentence_nll(
-    model: LlaMaVAE, ids: Sequence[Sequence[int]], z: Tensor | None, batch_size: int = 64
-) -> Tensor:
-    """-log p(x|z) of each sentence in nats, shape (N,), on the CPU in float64.
-
-    Args:
-        model: The VAE.
-        ids: Decoder ids of N sentences, as `model.decoder.tokenize` makes them.
-        z: The point of each (N, D); None takes the decoder as a plain language model.
-        batch_size: Sentences that pass the decoder together; those of a batch have similar length.
-    """
-    decoder, weight = model.decoder, model.posterior.linear.weight
-    result = torch.empty(len(ids), dtype=torch.float64)
-    order = torch.tensor([len(row) for row in ids]).argsort(descending=True, stable=True)
-    with evaluating(model):
-        for rows in order.split(batch_size):
-            tokens, mask = (x.to(decoder.device) for x in decoder.pad([ids[int(i)] for i in rows]))
-            steering = None if z is None else model.injection(z[rows].to(weight))
-            nll = decoder.nll(tokens, mask, steering, per_sentence=True)
-            result[rows] = nll.double().cpu()
-    return result
 
 
 def importance_weighted_bound(
@@ -261,7 +237,7 @@ class Likelihood(Evaluator):
 
         draws = []
         for _ in range(self.samples):
-            z = q.mean + q.stddev * torch.randn(q.mean.shape, generator=generator)
+            z = q.reparameterise(torch.randn(q.mean.shape, generator=generator))
             draws.append((log_likelihood(z), prior.log_prob(z), q.log_prob(z)))
         terms = [torch.stack(term) for term in zip(*draws, strict=True)]  # (K, N) each
         first = -terms[0][0]

@@ -18,11 +18,11 @@ from torch import Tensor
 from llamavae.errors import UserError
 from llamavae.evaluation.encoders import EncoderSource, sentence_encoder
 from llamavae.evaluation.evaluator import Evaluation, EvaluationData, Evaluator, latent_codes
-from llamavae.evaluation.evaluators.likelihood import sentence_nll
 from llamavae.metrics.bootstrap import bootstrap_interval
 from llamavae.metrics.metric import Metric, Rows
 from llamavae.metrics.ngrams import distinct_n, duplicates, self_bleu
 from llamavae.modeling import LlaMaVAE
+from llamavae.modeling.likelihood import sentence_nll
 from llamavae.modeling.prior import Prior as VAEPrior
 from llamavae.modeling.prior import choose_prior, prior_names
 
