@@ -8,12 +8,12 @@ from scipy import stats
 from tests.evaluation.systems import DATA
 
 from llamavae.errors import UserError
-from llamavae.evaluation.comparison import compare, item_statistic
+from llamavae.evaluation.comparison import compare
 from llamavae.evaluation.evaluator import Evaluation, Evaluator
-from llamavae.evaluation.results import Results
+from llamavae.evaluation.results import Results, read_results
 from llamavae.evaluation.suite import evaluate
-from llamavae.metrics.metric import Metric
-from llamavae.metrics.ngrams import corpus_bleu
+from llamavae.metrics.metric import Items, Metric
+from llamavae.metrics.ngrams import bleu_counts, bleu_of_counts
 from llamavae.report.comparison import verdict_text
 
 N = 200
@@ -27,9 +27,9 @@ class Scored(Evaluator):
     needs = frozenset()
     metrics = (
         Metric("score", "", "higher", "mean of scores"),
-        Metric("cost", "", "lower", "mean of costs, of which no table has the items"),
+        Metric("cost", "", "lower", "mean of costs, without their items"),
         Metric("size", "", "", "a number alone"),
-        Metric("BLEU", "0 to 100", "higher", "sacrebleu"),
+        Metric("BLEU", "0 to 100", "higher", "sacrebleu", aggregate="BLEU"),
     )
 
     def __init__(self, offset=0, batch_size=1):
@@ -37,22 +37,15 @@ class Scored(Evaluator):
 
     def evaluate(self, system, data):
         value = float(np.mean(system.scores))
-        table = [
-            {"text": text, "reconstruction": predictions, "score": round(float(score), 4)}
-            for text, predictions, score in zip(
-                data.texts, system.predictions, system.scores, strict=True
-            )
-        ]
-        bleu = corpus_bleu(system.predictions, data.texts)
+        counts = bleu_counts(system.predictions, data.texts)
         return Evaluation(
             [
-                self.metric("score").row(value, N),
+                self.metric("score").mean(system.scores, 0),
                 self.metric("score").row(value, N, group="part"),
                 self.metric("cost").row(value, N, interval=(value - 0.1, value + 0.1)),
                 self.metric("size").row(value, N),
-                self.metric("BLEU").row(bleu, N),
+                self.metric("BLEU").row(bleu_of_counts(counts), N, items=Items(counts)),
             ],
-            {"other": [{"text": "x", "score": 1.0}], "items": table},
         )
 
 
@@ -143,13 +136,22 @@ def test_what_only_one_has_stands_alone(make):
     assert all(row["difference"] is None for row in rows)
 
 
-def test_a_statistic_has_to_give_the_value(make):
-    evaluation = make("a", System(1)).found["scored"].evaluation
-    row = evaluation.rows[0]
-    statistic = item_statistic(evaluation, row)
-    assert statistic is not None
-    assert statistic.items == tuple(TEXTS)
-    assert item_statistic(evaluation, row | {"value": row["value"] + 0.01}) is None
+def test_benchmarks_are_not_compared_with_one_another(make):
+    first, other = make("a", System(1)), make("b", System(1, 0.5))
+    for results, benchmark in ((first, "STS-B dev"), (other, "STS-B test")):
+        results.found["scored"].evaluation.rows[0]["benchmark"] = benchmark
+    assert rows_of(compare([first, other]), "score")["b"]["test"] == ""
+
+
+def test_items_are_kept_in_the_folder_and_give_the_value(make, tmp_path):
+    found = make("a", System(1, changed=20)).found["scored"]
+    kept = read_results(tmp_path / "a").found["scored"].evaluation
+    assert kept.items.keys() == found.evaluation.items.keys() == {("score", ""), ("BLEU", "")}
+    for (name, group), items in kept.items.items():
+        value = Scored().metric(name).of(items.values)
+        assert value == pytest.approx(kept.value(name, group), rel=1e-12)
+        assert items.control is None
+    assert all("items" not in row for row in kept.rows)
 
 
 def test_comparing_needs_two_names(make):

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 
 from llamavae.metrics.bootstrap import bootstrap_interval
-from llamavae.metrics.metric import Metric
+from llamavae.metrics.metric import Items, Metric
 
 MEASURE = Metric("words", "words", "higher", "words of a text, mean over texts")
 
@@ -12,6 +12,7 @@ def test_a_mean_is_a_row_with_its_interval():
     values = np.array([3, 5, 4, 8])
     row = MEASURE.mean(values, 7, control=np.array([1, 2]), group="nouns")
     low, high = bootstrap_interval(lambda i: values[i].mean(), 4, seed=7)
+    assert row.pop("items") == Items(values, np.array([1, 2]))
     assert row == MEASURE.row(5, 4, control=1.5, interval=(low, high), group="nouns")
     assert low < row["value"] < high
     assert MEASURE.mean(values, 7)["control"] is None

@@ -7,18 +7,13 @@ more than chance: intervals are of one system alone, and some are of seeds and n
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from llamavae.errors import UserError
-from llamavae.evaluation.evaluator import Evaluation
 from llamavae.evaluation.results import Found, Results
-from llamavae.metrics.bootstrap import Statistic, paired_bootstrap
-from llamavae.metrics.metric import Rows
-from llamavae.metrics.ngrams import bleu_counts, bleu_of_counts
+from llamavae.metrics.bootstrap import paired_bootstrap
+from llamavae.metrics.metric import AGGREGATES, Rows
 
 SIGNIFICANT = 0.05
 """A p below which a difference counts as more than chance. With many measures, some fall below it
@@ -84,18 +79,26 @@ def _difference(
     ours, theirs = other.found[row["evaluator"]], first.found[row["evaluator"]]
     if first.data["hash"] != other.data["hash"] or _decisive(ours, row) != _decisive(theirs, base):
         return found
-    a, b = item_statistic(ours.evaluation, row), item_statistic(theirs.evaluation, base)
-    if a and b and a.items == b.items:
-        seed = int(first.data["seed"])
-        p = paired_bootstrap(a.of, b.of, row["n"], resamples=resamples, seed=seed).p
+    key = row["metric"], row["group"]
+    a, b = (one.evaluation.items.get(key) for one in (ours, theirs))
+    if a and b and len(a.values) == len(b.values):
+        metric = next(m for m in ours.metrics if m["name"] == row["metric"])
+        of, seed = AGGREGATES[metric["aggregate"]], int(first.data["seed"])
+        p = paired_bootstrap(
+            lambda i: of(a.values[i]),
+            lambda i: of(b.values[i]),
+            len(a.values),
+            resamples=resamples,
+            seed=seed,
+        ).p
         return found | {"p": p, "test": "paired bootstrap", "verdict": _verdict(found, row, p)}
     return found
 
 
-def _decisive(found: Found, row: dict[str, Any]) -> tuple[dict[str, Any], list[str], str]:
-    """What a number may depend on: the settings, what was not found, and the encoder."""
+def _decisive(found: Found, row: dict[str, Any]) -> tuple[Any, ...]:
+    """What a number depends on: the settings, what was not found, the encoder, the benchmark."""
     settings = {name: value for name, value in found.settings.items() if name != "batch_size"}
-    return settings, sorted(found.evaluation.not_found), row.get("judge", "")
+    return settings, sorted(found.evaluation.not_found), row.get("judge", ""), row.get("benchmark")
 
 
 def _verdict(found: dict[str, Any], row: dict[str, Any], p: float) -> str:
@@ -105,52 +108,3 @@ def _verdict(found: dict[str, Any], row: dict[str, Any], p: float) -> str:
     if not row["direction"]:
         return "higher" if higher else "lower"
     return "better" if higher == (row["direction"] == "higher") else "worse"
-
-
-# ------------------------------------------------------------------------------- item by item
-
-
-@dataclass(frozen=True)
-class ItemStatistic:
-    """A measure as a function of items.
-
-    Attributes:
-        of: The measure of given items.
-        items: What the items are, to see that two systems have the same.
-    """
-
-    of: Statistic
-    items: tuple[Hashable, ...]
-
-
-def item_statistic(evaluation: Evaluation, row: dict[str, Any]) -> ItemStatistic | None:
-    """A row's measure as a function of items, from a table with a line for each of its N items.
-
-    A table serves if it has `text` and a column of the measure's name whose mean is the value;
-    BLEU is computed from `text` and `reconstruction`.
-
-    Args:
-        evaluation: What an evaluator found.
-        row: One of its rows.
-
-    Returns:
-        None where no table gives the value.
-    """
-    for table in evaluation.tables.values():
-        if row["group"] or len(table) != row["n"] or "text" not in table[0]:
-            continue
-        statistic = _statistic(table, row["metric"])
-        everything = np.arange(len(table))
-        if statistic and np.isclose(statistic(everything), row["value"], rtol=1e-3, atol=1e-4):
-            return ItemStatistic(statistic, tuple(item["text"] for item in table))
-    return None
-
-
-def _statistic(table: Rows, metric: str) -> Statistic | None:
-    if metric == "BLEU" and "reconstruction" in table[0]:
-        counts = bleu_counts(*([r[key] for r in table] for key in ("reconstruction", "text")))
-        return lambda items: bleu_of_counts(counts[items])
-    if not all(isinstance(item.get(metric), int | float) for item in table):
-        return None
-    values = np.array([item[metric] for item in table], dtype=float)
-    return lambda items: float(values[items].mean())

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from llamavae.errors import UserError
-from llamavae.metrics.metric import Metric, Rows
+from llamavae.metrics.metric import Items, Metric, Rows
 from llamavae.modeling import LlaMaVAE, SentenceEncoder
 from llamavae.modeling.backbones import fingerprint
 from llamavae.modeling.checkpoint import trained_fingerprint
@@ -70,12 +70,19 @@ class Evaluation:
     Attributes:
         rows: Rows of `Metric.row`, those of the primary measure first.
         tables: Name -> rows with what stands behind the numbers: texts, curves, points of a map.
+        items: Metric and group -> the values behind a number, where they are known.
         not_found: Part that was to be measured, such as a benchmark -> why its data are not there.
     """
 
     rows: Rows
     tables: dict[str, Rows] = field(default_factory=dict)
     not_found: dict[str, str] = field(default_factory=dict)
+    items: dict[tuple[str, str], Items] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for row in self.rows:
+            if (items := row.pop("items", None)) is not None:
+                self.items[row["metric"], row["group"]] = items
 
     def value(self, metric: str, group: str = "") -> float:
         """The value of one measure."""

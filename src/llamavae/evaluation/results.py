@@ -5,6 +5,7 @@
                                  skipped or failed, and why
     rows.csv                     all numbers as one table
     EVALUATOR/TABLE.jsonl        texts, curves and points behind the numbers, a JSON object a line
+    EVALUATOR/items.jsonl        what each item adds to each number, and to its control
 
 Each file is replaced as a whole, and results.json last: what it names is there.
 """
@@ -17,10 +18,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from llamavae.errors import UserError
 from llamavae.evaluation.evaluator import Evaluation
 from llamavae.evaluation.generations import write_csv
-from llamavae.metrics.metric import Rows
+from llamavae.metrics.metric import Items, Rows
 
 
 @dataclass
@@ -136,8 +139,17 @@ def read_results(folder: Path) -> Results:
 
 def _read_found(folder: Path, values: dict[str, Any]) -> Found:
     tables = {name: _read_table(folder / _file(name)) for name in values.pop("tables")}
-    evaluation = Evaluation(values.pop("rows"), tables, values.pop("not_found", {}))
+    items = {}
+    for line in _read_table(folder / _ITEMS):
+        control = line["control"]
+        items[line["metric"], line["group"]] = Items(
+            np.array(line["values"]), None if control is None else np.array(control)
+        )
+    evaluation = Evaluation(values.pop("rows"), tables, values.pop("not_found", {}), items)
     return Found(evaluation, **values)
+
+
+_ITEMS = "items.jsonl"
 
 
 def _file(table: str) -> str:
@@ -175,6 +187,11 @@ def write_results(results: Results, folder: Path, changed: str | None = None) ->
             for name, rows in results.found[changed].evaluation.tables.items():
                 lines = (f"{_json(row)}\n" for row in rows)
                 _replace(folder / changed / _file(name), "".join(lines))
+            lines = (
+                f"{_json({'metric': metric, 'group': group, **vars(items)})}\n"
+                for (metric, group), items in results.found[changed].evaluation.items.items()
+            )
+            _replace(folder / changed / _ITEMS, "".join(lines))
         if results.rows:
             write_csv(results.rows, folder / ".rows.csv").replace(folder / "rows.csv")
         _replace(folder / "results.json", _json(values, indent=1) + "\n")

@@ -1,13 +1,48 @@
-"""What a number means: the name, unit, direction, definition and source of a metric."""
+"""A metric: its name, unit, direction, definition and source, and how it aggregates items."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 from numpy.typing import NDArray
 
 from llamavae.metrics.bootstrap import bootstrap_interval
+from llamavae.metrics.correlation import pearson, spearman
+from llamavae.metrics.ngrams import bleu_of_counts
+
+Rows = list[dict[str, Any]]
+
+AGGREGATES: dict[str, Callable[[NDArray[Any]], float]] = {
+    "mean": lambda items: float(items.mean()),
+    "BLEU": lambda items: bleu_of_counts(items.astype(int)),
+    "spearman": lambda items: spearman(items[:, 0], items[:, 1]),
+    "pearson": lambda items: pearson(items[:, 0], items[:, 1]),
+}
+"""Name -> the metric of N items, each a number (N,) or a row of numbers (N, K)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Items:
+    """What each of N items adds to a metric; intervals and paired tests are computed from it.
+
+    Attributes:
+        values: A number for each item (N,), or a row of K numbers (N, K), see `AGGREGATES`.
+        control: The same under the metric's control, of N or fewer items; None without control.
+    """
+
+    values: NDArray[Any]
+    control: NDArray[Any] | None = None
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Items) and all(
+            np.array_equal(getattr(self, name), getattr(other, name))
+            for name in ("values", "control")
+        )
+
+    __hash__ = None  # pyright: ignore[reportAssignmentType]
 
 
 @dataclass(frozen=True)
@@ -20,6 +55,7 @@ class Metric:
         direction: Which values are better; empty where neither is better in itself.
         definition: How it is computed, with its source.
         control: What the control beside it is; empty where there is none.
+        aggregate: How it follows from its items, a name of `AGGREGATES`.
     """
 
     name: str
@@ -27,6 +63,11 @@ class Metric:
     direction: Literal["higher", "lower", ""]
     definition: str
     control: str = ""
+    aggregate: str = "mean"
+
+    def of(self, items: NDArray[Any]) -> float:
+        """The metric of N items (N,) or (N, K)."""
+        return AGGREGATES[self.aggregate](items)
 
     def row(
         self,
@@ -36,6 +77,8 @@ class Metric:
         control: float | None = None,
         interval: tuple[float, float] | None = None,
         group: str = "",
+        items: Items | None = None,
+        benchmark: str = "",
     ) -> dict[str, Any]:
         """One number as a tidy row.
 
@@ -45,6 +88,8 @@ class Metric:
             control: The same under the measure's control.
             interval: Its 95 % interval.
             group: The part of the data it is about, such as `words 1 to 5`; empty for all.
+            items: What it was computed from; `Evaluation` keeps it beside its rows.
+            benchmark: What it was measured on, if not on the sentences of the evaluation.
         """
         low, high = interval or (None, None)
         return {
@@ -57,6 +102,8 @@ class Metric:
             "unit": self.unit,
             "direction": self.direction,
             "n": n,
+            **({"benchmark": benchmark} if benchmark else {}),
+            **({} if items is None else {"items": items}),
         }
 
     def mean(
@@ -81,7 +128,5 @@ class Metric:
             control=None if control is None else float(control.mean()),
             interval=bootstrap_interval(lambda i: values[i].mean(), len(values), seed=seed),
             group=group,
+            items=Items(values, control),
         )
-
-
-Rows = list[dict[str, Any]]

@@ -28,6 +28,8 @@ def sentence_nll(
     """
     decoder, weight = model.decoder, model.posterior.linear.weight
     result = torch.empty(len(ids), dtype=torch.float64)
+    if not len(ids):
+        return result
     order = torch.tensor([len(row) for row in ids]).argsort(descending=True, stable=True)
     with evaluating(model):
         for rows in order.split(batch_size):

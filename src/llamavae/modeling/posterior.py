@@ -26,7 +26,9 @@ class DiagonalGaussian(Independent):
         super().__init__(Normal(mean, torch.exp(logvar / 2), validate_args=False), 1)
 
     def reparameterise(self, noise: Tensor) -> Tensor:
-        """z = mean + exp(logvar / 2) * noise (Kingma and Welling, arXiv 1312.6114), shape (B, D).
+        """The draw z = mean + exp(logvar / 2) * noise, shape (B, D).
+
+        Kingma and Welling, arXiv 1312.6114, section 2.4.
 
         Args:
             noise: eps ~ N(0, I), shape (B, D).

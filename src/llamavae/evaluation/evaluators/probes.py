@@ -23,7 +23,7 @@ from llamavae.errors import UserError
 from llamavae.evaluation.evaluator import Evaluation, EvaluationData, Evaluator, latent_codes
 from llamavae.evaluation.tasks import check_tasks, load_tasks
 from llamavae.metrics.bootstrap import Statistic, bootstrap_interval
-from llamavae.metrics.metric import Metric, Rows
+from llamavae.metrics.metric import Items, Metric, Rows
 
 GRID = tuple(2.0**power for power in range(-2, 4))
 """Values of C, the inverse of the L2 penalty: 1/4 to 8, SentEval's with scikit-learn."""
@@ -335,6 +335,7 @@ class Probes(Evaluator):
             control=None if control is None else float(np.mean([control(p) for p in probed])),
             interval=bootstrap_interval(statistic, n, resamples=self.resamples, seed=seed),
             group=group,
+            items=Items(values[0]) if len(values) == 1 else None,
         )
 
 

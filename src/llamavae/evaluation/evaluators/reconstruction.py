@@ -26,7 +26,7 @@ from llamavae.evaluation.evaluator import (
 from llamavae.metrics import semantic
 from llamavae.metrics.bootstrap import bootstrap_sums, percentile_interval
 from llamavae.metrics.control import derangement
-from llamavae.metrics.metric import Metric, Rows
+from llamavae.metrics.metric import Items, Metric, Rows
 from llamavae.metrics.ngrams import bleu_1, bleu_counts, bleu_of_counts, rouge, token_f1
 from llamavae.modeling import LlaMaVAE
 
@@ -101,6 +101,7 @@ _MEASURES = (
         "higher",
         "sacrebleu corpus BLEU (13a tokenisation, cased) of greedy texts from posterior means",
         _CONTROL,
+        "BLEU",
     ),
     Metric(
         "BLEU-1",
@@ -309,6 +310,7 @@ class Reconstruction(Evaluator):
                 control=_of_sums(name, others.sum(0), len(others)) if len(others) else None,
                 interval=percentile_interval([_of_sums(name, each, n) for each in sums]),
                 group=group,
+                items=Items(*(x if name == "BLEU" else x[:, 0] for x in (items[name], others))),
             )
             rows.append(row)
         return rows

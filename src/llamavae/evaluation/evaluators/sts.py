@@ -33,7 +33,7 @@ from llamavae.evaluation.evaluator import (
 from llamavae.evaluation.tasks import Groups, check_tasks, load_tasks, task_names
 from llamavae.metrics.bootstrap import bootstrap_interval
 from llamavae.metrics.correlation import pearson, spearman
-from llamavae.metrics.metric import Metric, Rows
+from llamavae.metrics.metric import Items, Metric, Rows
 from llamavae.modeling import LlaMaVAE
 
 logger = logging.getLogger(__name__)
@@ -314,7 +314,8 @@ class SemanticSimilarity(Evaluator):
         for task, pairs in loaded.items():
             title = _title(task)
             ours, raw = pair_cosines(system, pairs)
-            rows += self._rows(pairs.scores, ours, raw, "" if task == first else title, data.seed)
+            group = "" if task == first else title
+            rows += self._rows(pairs.scores, ours, raw, group, title, data.seed)
             table += [
                 {"task": title, "sentence1": a, "sentence2": b, "score": score, "cosine": cosine}
                 | ({} if raw is None else {"encoder cosine": float(raw[j])})
@@ -338,6 +339,7 @@ class SemanticSimilarity(Evaluator):
         ours: NDArray[np.float64],
         raw: NDArray[np.float64] | None,
         group: str,
+        benchmark: str,
         seed: int,
     ) -> Rows:
         human = np.asarray(scores)
@@ -353,6 +355,10 @@ class SemanticSimilarity(Evaluator):
                     seed=seed,
                 ),
                 group=group,
+                items=Items(
+                    np.stack([human, ours], 1), None if raw is None else np.stack([human, raw], 1)
+                ),
+                benchmark=benchmark,
             )
             for metric, correlation in ((SPEARMAN, spearman), (PEARSON, pearson))
         ]
