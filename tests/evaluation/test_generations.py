@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import csv
-
 import pytest
 from tests import tiny
 
@@ -42,26 +40,3 @@ def test_traversals_name_dimension_and_value(model):
         *((1, value) for value in (-1.96, 0.0, 1.96)),
     ]
     assert [row["text"] for row in rows[3:]] == model.traverse(tiny.SENTENCES[0], 1, 3)
-
-
-def test_samples_repeat_with_their_seed(model):
-    assert generations.prior_samples(model, 3, seed=1) == generations.prior_samples(
-        model, 3, seed=1
-    )
-
-
-def test_largest_dimensions():
-    assert generations.largest_dimensions([0.1, 3.0, 0.0, 2.0], 2) == [1, 3]
-    assert generations.largest_dimensions([0.1], 3) == [0]
-
-
-def test_rows_become_csv(tmp_path):
-    rows = [{"text": 'a "quoted", text', "bleu": 1.5}, {"text": "", "bleu": 0}]
-    path = generations.write_csv(rows, tmp_path / "rows.csv")
-    with path.open(encoding="utf-8", newline="") as file:
-        assert list(csv.DictReader(file)) == [
-            {"text": 'a "quoted", text', "bleu": "1.5"},
-            {"text": "", "bleu": "0"},
-        ]
-    with pytest.raises(UserError, match="no rows"):
-        generations.write_csv([], path)

@@ -8,7 +8,6 @@ from matplotlib.text import Annotation
 
 from llamavae.errors import UserError
 from llamavae.report import plots
-from llamavae.training.schedules import CyclicalBeta, TargetRate
 
 LOG = [
     {"step": 20, "warmup_step": 20, "warmup_nll": 50.0},
@@ -97,53 +96,6 @@ def test_kl_bars_are_sorted_and_the_threshold_is_stated():
     assert legend(axis) == ["active means Var(μ) > 0.01, so KL > 0.005"]
     with pytest.raises(UserError, match="no dimension"):
         plots.plot_kl_per_dimension([])
-
-
-def test_latent_map_shows_all_points_and_their_labels():
-    z = np.random.default_rng(0).normal(size=(300, 5)) * [3, 2, 1, 0.5, 0.5]
-    labels = [f"label {i % 14}" for i in range(300)]
-    figure = plots.plot_latent_map(z, labels, "verb")
-    axis = figure.axes[0]
-    assert count_points(axis) == 300
-    names = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert len(names) == 12
-    assert names[0] == "3 others"
-    styles = {
-        (str(group.get_facecolor()), len(np.asarray(group.get_paths()[0].vertices)))
-        for group in axis.collections
-    }
-    assert len(styles) == 12
-    assert axis.get_title() == "verb"
-
-
-def test_latent_map_states_shares_of_the_whole_variance():
-    z = np.zeros((4, 3))
-    z[:2, 0], z[2:, 1] = (3, -3), (1, -1)
-    z[0, 2], z[1, 2] = 1, 1
-    axis = plots.plot_latent_map(z, list("abab")).axes[0]
-    assert axis.get_xlabel() == "PC 1 (86% of variance)"
-    assert axis.get_ylabel() == "PC 2 (10% of variance)"
-
-
-@pytest.mark.parametrize("z", [np.arange(6.0)[:, None], np.zeros((6, 3))])
-def test_latent_map_of_degenerate_points(z):
-    axis = plots.plot_latent_map(z, ["a", "b"] * 3).axes[0]
-    assert count_points(axis) == 6
-
-
-def test_latent_map_needs_a_label_for_each_point():
-    with pytest.raises(UserError, match="a label for each"):
-        plots.plot_latent_map(np.zeros((3, 2)), ["a", "b"])
-
-
-def test_schedule_is_drawn_as_it_is():
-    schedule = CyclicalBeta(1.0, cycles=2)
-    steps, betas = curves(plots.plot_schedule(schedule, 40)).popitem()[1]
-    assert steps == list(range(41))
-    assert betas == [schedule(step, 40) for step in range(41)]
-    assert len(curves(plots.plot_schedule(schedule, 10**6)).popitem()[1][0]) == 2001
-    with pytest.raises(UserError, match="plot_training"):
-        plots.plot_schedule(TargetRate(5.0), 40)
 
 
 def score_rows(**changes):

@@ -3,24 +3,6 @@
 Each has `generate(asked, n, spread, seed, **options)`, as the invertible CVAE has.
 """
 
-from __future__ import annotations
+import lazy_loader
 
-from typing import TYPE_CHECKING
-
-from llamavae.lazy import lazy_names
-
-if TYPE_CHECKING:
-    from llamavae.baselines.cvae import ConditionalVAE
-    from llamavae.baselines.nearest import NearestNeighbour
-    from llamavae.baselines.prompted import PromptedDecoder
-
-__all__ = ["ConditionalVAE", "NearestNeighbour", "PromptedDecoder"]
-
-__getattr__, __dir__ = lazy_names(
-    __name__,
-    {
-        "llamavae.baselines.cvae": ["ConditionalVAE"],
-        "llamavae.baselines.nearest": ["NearestNeighbour"],
-        "llamavae.baselines.prompted": ["PromptedDecoder"],
-    },
-)
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

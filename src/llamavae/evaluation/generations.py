@@ -11,12 +11,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import sacrebleu
-import torch
 
 from llamavae.errors import UserError
 from llamavae.latent import traversal
 from llamavae.metrics.metric import Rows
-from llamavae.modeling import LlaMaVAE, Prior
+from llamavae.modeling import LlaMaVAE
 
 
 def reconstructions(model: LlaMaVAE, texts: Sequence[str]) -> Rows:
@@ -71,16 +70,6 @@ def traversals(model: LlaMaVAE, text: str, dims: Sequence[int], steps: int = 7) 
             strict=True,
         )
     ]
-
-
-def prior_samples(model: LlaMaVAE, n: int, seed: int = 0, prior: Prior | str | None = None) -> Rows:
-    """Sentences written from latent codes drawn from a prior, see `LlaMaVAE.prior`. Row: `text`."""
-    return [{"text": text} for text in model.sample(n, prior, seed=seed)]
-
-
-def largest_dimensions(kl: Sequence[float], n: int) -> list[int]:
-    """The `n` dimensions with the largest KL, that is, those which the model uses most."""
-    return torch.tensor(kl).argsort(descending=True, stable=True)[:n].tolist()
 
 
 def write_csv(rows: Rows, path: Path) -> Path:

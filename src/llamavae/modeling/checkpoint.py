@@ -45,7 +45,7 @@ from llamavae.pretrained.loading import hub_errors, is_gguf, load_whole
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
-    from llamavae.modeling.llamavae import LlaMaVAE
+    from llamavae.modeling.base import SentenceVAE
 
 Source = str | os.PathLike[str]
 
@@ -129,7 +129,7 @@ def read_card(folder: Path) -> str | None:
     return path.read_text(encoding="utf-8") if path.is_file() else None
 
 
-def read_prior(model: LlaMaVAE, folder: Path) -> Prior | None:
+def read_prior(model: SentenceVAE, folder: Path) -> Prior | None:
     """The default prior of the checkpoint in `folder`, which `model` was loaded from.
 
     One that was fitted for other weights is left out with a warning.
@@ -287,18 +287,18 @@ def _revision(config: LlaMaVAEConfig, which: str, source: Source) -> str | None:
     return getattr(config, f"{which}_revision") if named else None
 
 
-def trained_fingerprint(model: LlaMaVAE) -> str:
+def trained_fingerprint(model: SentenceVAE) -> str:
     """A hash of the weights that trained, those of backbones among them (hex, 32 digits)."""
     tensors = _tensors(model)
     return fingerprint({name: tensors[name] for name in model.trained_names})
 
 
-def _tensors(model: LlaMaVAE) -> dict[str, Tensor]:
+def _tensors(model: SentenceVAE) -> dict[str, Tensor]:
     """Parameters and buffers of a model by name, each tied weight once."""
     return {**dict(model.named_parameters()), **dict(model.named_buffers())}
 
 
-def _whole_backbones(model: LlaMaVAE) -> dict[str, PreTrainedModel]:
+def _whole_backbones(model: SentenceVAE) -> dict[str, PreTrainedModel]:
     """Backbones that train in full and are saved beside: the prefix of their weights' names."""
     found: dict[str, PreTrainedModel] = {}
     if model.config.embed_backbones:
@@ -310,7 +310,7 @@ def _whole_backbones(model: LlaMaVAE) -> dict[str, PreTrainedModel]:
 
 
 def reload(
-    model: LlaMaVAE, folder: Path, backbones: Collection[str] = ("encoder", "decoder")
+    model: SentenceVAE, folder: Path, backbones: Collection[str] = ("encoder", "decoder")
 ) -> None:
     """Bring a model back to the weights of its checkpoint in `folder`.
 
@@ -331,7 +331,7 @@ def reload(
     _load_trained(model, folder)
 
 
-def _load_trained(model: LlaMaVAE, folder: Path) -> None:
+def _load_trained(model: SentenceVAE, folder: Path) -> None:
     """Copy the trained weights of `model.safetensors` in `folder` into `model`.
 
     Raises:
@@ -381,7 +381,7 @@ def _load_trained(model: LlaMaVAE, folder: Path) -> None:
 
 
 def save(
-    model: LlaMaVAE,
+    model: SentenceVAE,
     folder: Path,
     state: dict[str, Tensor] | None = None,
     max_shard_size: int | str = "50GB",

@@ -11,12 +11,12 @@ from torch import Tensor
 from llamavae.modes import evaluating
 
 if TYPE_CHECKING:
-    from llamavae.modeling.llamavae import LlaMaVAE
+    from llamavae.modeling.base import SentenceVAE
 
 
 @torch.no_grad()
 def sentence_nll(
-    model: LlaMaVAE, ids: Sequence[Sequence[int]], z: Tensor | None, batch_size: int = 64
+    model: SentenceVAE, ids: Sequence[Sequence[int]], z: Tensor | None, batch_size: int = 64
 ) -> Tensor:
     """-log p(x|z) of each sentence in nats, shape (N,), on the CPU in float64.
 

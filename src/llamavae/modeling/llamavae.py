@@ -29,6 +29,7 @@ from transformers.utils.generic import ModelOutput
 from llamavae.errors import UserError
 from llamavae.latent import arithmetic, lerp, nearest_neighbours, slerp, traversal
 from llamavae.modeling import checkpoint
+from llamavae.modeling.base import SentenceVAE
 from llamavae.modeling.configuration import LlaMaVAEConfig
 from llamavae.modeling.decoder import TextDecoder
 from llamavae.modeling.encoder import SentenceEncoder
@@ -73,7 +74,7 @@ class LlaMaVAEOutput(ModelOutput):
     z: Tensor | None = None
 
 
-class LlaMaVAE(PreTrainedModel):
+class LlaMaVAE(SentenceVAE):
     """A sentence VAE: text -> q(z|x) -> z -> text.
 
     Build one with `from_backbones`, load one with `from_pretrained`.

@@ -17,11 +17,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
-from sklearn.decomposition import PCA
 
 from llamavae.errors import UserError, unknown
 from llamavae.metrics.latent import ACTIVE_THRESHOLD
-from llamavae.training.schedules import BetaSchedule, TargetRate
 
 INK, FAINT, PAPER = "#1f2328", "#d1d5da", "#ffffff"
 BLUE, VERMILION, GREEN, PURPLE = "#0072b2", "#d55e00", "#009e73", "#cc79a7"
@@ -139,34 +137,6 @@ def scatter_by_label(
     return figure
 
 
-def plot_latent_map(z: Any, labels: Sequence[str], title: str = "") -> Figure:
-    """Points of the latent space on their first two principal components, coloured by a label.
-
-    Args:
-        z: Points (N, D): an array or a tensor, usually posterior means.
-        labels: One for each point; beyond 12 different ones, the rarer share one colour.
-        title: Usually the name of the factor.
-    """
-    points = np.asarray(z, dtype=float)
-    if points.ndim != 2 or len(points) != len(labels) or len(points) < 2:
-        raise UserError(
-            f"expected at least 2 points (N, D) and a label for each; got {points.shape} and "
-            f"{len(labels)} labels"
-        )
-    if points.shape[1] == 1:
-        points = np.hstack([points, np.zeros_like(points)])
-    with np.errstate(invalid="ignore"):  # points that are all one have no variance to share
-        pca = PCA(2).fit(points)
-    plane = pca.transform(points)
-    total = points.var(0, ddof=1).sum() or 1.0
-    shares = [
-        f"PC {i} ({variance / total:.0%} of variance)"
-        for i, variance in enumerate(pca.explained_variance_, 1)
-    ]
-
-    return scatter_by_label(plane, labels, title, *shares)
-
-
 def plot_scores(rows: Sequence[Mapping[str, Any]], columns: int = 3) -> Figure:
     """Scores of several systems as horizontal bars, one small panel for each measure.
 
@@ -261,26 +231,6 @@ def plot_trade_off(rows: Sequence[Mapping[str, Any]]) -> Figure:
     for axis in axes:
         axis.margins(x=0.16)
         _legend(axis)
-    return figure
-
-
-def plot_schedule(schedule: BetaSchedule, total: int) -> Figure:
-    """Beta at every step of a run of `total` steps.
-
-    Raises:
-        UserError: The schedule follows the KL, so that its course is not known beforehand.
-    """
-    if isinstance(schedule, TargetRate):
-        raise UserError(
-            "target_rate moves beta by the KL it sees, so its course shows only in a run: "
-            "plot_training draws it from the log"
-        )
-    if total < 1:
-        raise UserError(f"a run has at least one step; got {total}")
-    steps = np.unique(np.linspace(0, total, min(total, 2000) + 1).astype(int))
-    figure, (axis,) = new_figure()
-    axis.plot(steps, [schedule(int(step), total) for step in steps], color=BLUE)
-    finish(axis, "step", "β (weight of the KL)")
     return figure
 
 

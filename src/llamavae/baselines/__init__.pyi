@@ -1,0 +1,3 @@
+from .cvae import ConditionalVAE as ConditionalVAE
+from .nearest import NearestNeighbour as NearestNeighbour
+from .prompted import PromptedDecoder as PromptedDecoder

@@ -1,0 +1,9 @@
+from .architectures import build_flow as build_flow
+from .architectures import flow_names as flow_names
+from .data import FlowData as FlowData
+from .fitting import FitConfig as FitConfig
+from .fitting import FlowFit as FlowFit
+from .fitting import fit_flow as fit_flow
+from .flow import Flow as Flow
+from .storage import load_flow as load_flow
+from .storage import save_flow as save_flow
