@@ -24,7 +24,7 @@ from transformers import (
 
 from llamavae.errors import UserError
 from llamavae.modeling.backbones import freeze_or_adapt, quiet_dropout
-from llamavae.modeling.injection import MEMORY_ARGUMENT, Steering, steered
+from llamavae.modeling.injection import Steering, first_inputs, steered, steered_inputs
 from llamavae.modeling.names import DecoderTraining
 from llamavae.modes import evaluating
 from llamavae.pretrained import resolve
@@ -343,13 +343,14 @@ class TextDecoder(nn.Module):
         if bool((mask[:, 1:] > mask[:, :-1]).any()):
             raise ValueError("padding must be on the right: the attention mask turns from 0 to 1")
         counted = mask[:, 1:].bool()
-        inputs, slots = self._inputs(ids[:, :-1], steering or Steering(), keep)
+        steering = steering or Steering()
+        inputs = self._inputs(ids[:, :-1], steering, keep)
         with _quick_backward(self.device, self.embeddings.weight.dtype):
             if self._head_is_linear():
                 states = self.lm.base_model(**inputs).last_hidden_state
             else:
                 states = self.lm(**inputs).logits
-        return states[:, slots:][counted], ids[:, 1:][counted], counted.nonzero()
+        return states[:, steering.slots :][counted], ids[:, 1:][counted], counted.nonzero()
 
     def _losses(self, rows: Tensor, targets: Tensor, reduction: str) -> Tensor:
         """Cross entropy in nats of what `_read` gives."""
@@ -361,29 +362,15 @@ class TextDecoder(nn.Module):
         """Logits (N, V) of what `_read` gives."""
         return self.head(rows) if self._head_is_linear() else rows
 
-    def _inputs(
-        self, ids: Tensor, steering: Steering, keep: Tensor | None
-    ) -> tuple[dict[str, Any], int]:
-        """Inputs of the teacher-forced pass, and the number of prompt slots in front of the text.
+    def _inputs(self, ids: Tensor, steering: Steering, keep: Tensor | None) -> dict[str, Any]:
+        """Inputs of the teacher-forced pass.
 
         There is no mask: the padding is behind the text, where causal attention never looks.
         """
-        slots = 0
-        inputs: dict[str, Any] = {"use_cache": False}
-        if steering.memory is not None:
-            inputs[MEMORY_ARGUMENT] = steering.memory
-        if keep is None and steering.offset is None and steering.prompt is None:
-            return {"input_ids": ids, **inputs}, slots
-        self._check_embeddings()
-        embeds = self.embeddings(ids)
-        if keep is not None:
-            embeds = embeds * keep[..., None]
-        if steering.offset is not None:
-            embeds = embeds + steering.offset[:, None].to(embeds)
-        if steering.prompt is not None:
-            slots = steering.prompt.shape[1]
-            embeds = torch.cat([steering.prompt.to(embeds), embeds], dim=1)
-        return {"inputs_embeds": embeds, **inputs}, slots
+        if keep is not None or steering.offset is not None or steering.prompt is not None:
+            self._check_embeddings()
+        first = first_inputs(self.lm, ids, steering, keep)
+        return steered_inputs(self.lm, steering, **first, use_cache=False)
 
     def _cross_entropy(self, rows: Tensor, targets: Tensor, reduction: str) -> Tensor:
         """Cross entropy in nats of head(rows) (N, V), built in chunks, against targets (N,)."""
@@ -409,21 +396,12 @@ class TextDecoder(nn.Module):
     def _head_is_linear(self) -> bool:
         """Whether logits are head(hidden) and nothing else; a soft cap or a scale says no."""
         if self._plain_head is None:
-            seen: list[Tensor] = []
-
-            def watch(_: nn.Module, rows: tuple[Tensor, ...], scores: Tensor) -> None:
-                seen.extend((*rows, scores))
-
-            hook = self.head.register_forward_hook(watch)
             inputs: dict[str, Any] = {"input_ids": self._two_tokens(), "use_cache": False}
             with evaluating(self):
                 hidden = getattr(self.lm.base_model(**inputs), "last_hidden_state", None)
-                try:
-                    seen.clear()
-                    logits = self.lm(**inputs).logits
-                finally:
-                    hook.remove()
-            self._plain_head = len(seen) == 2 and _same(hidden, seen[0]) and _same(seen[1], logits)
+                logits = self.lm(**inputs).logits
+                fits = hidden is not None and hidden.shape[-1] == self.head.weight.shape[1]
+                self._plain_head = fits and torch.equal(self.head(hidden).to(logits), logits)
         return self._plain_head
 
     @torch.no_grad()
@@ -475,16 +453,13 @@ class TextDecoder(nn.Module):
         ids = torch.tensor([start] * batch, device=self.device)
         if "max_length" in options:
             options.setdefault("max_new_tokens", None)
-        inputs: dict[str, Tensor] = {"input_ids": ids}
-        skip = ids.shape[1]
-        if steering.prompt is not None:
-            embeds = self.embeddings(ids)
-            inputs = {"inputs_embeds": torch.cat([steering.prompt.to(embeds), embeds], dim=1)}
-            skip = 0  # generate then returns the new tokens alone
+        inputs = first_inputs(self.lm, ids, steering)
+        # of embeddings, generate returns the new tokens alone
+        skip = ids.shape[1] if "input_ids" in inputs else 0
         first = next(iter(inputs.values()))
         mask = torch.ones(first.shape[:2], dtype=torch.long, device=first.device)
-        with evaluating(self), steered(self.lm, steering):
-            output = cast(Callable[..., Any], self.lm.generate)(
+        with evaluating(self):
+            output = cast(Callable[..., Any], steered(self.lm, steering).generate)(
                 **inputs, attention_mask=mask, **options
             )
         if isinstance(output, Tensor):
@@ -505,7 +480,3 @@ def _quick_backward(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
             yield
     else:
         yield
-
-
-def _same(a: Tensor | None, b: Tensor) -> bool:
-    return a is not None and a.shape == b.shape and torch.equal(a.to(b), b)

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-InjectionName = Literal["memory", "soft_prompt", "add", "memory+add"]
+InjectionName = Literal["memory", "soft_prompt", "add", "memory+add", "memory+soft_prompt"]
 EncoderTraining = Literal["frozen", "lora", "full"]
 DecoderTraining = Literal["frozen", "heads", "lora", "full"]
 Pooling = Literal["cls", "mean", "last", "attention"]
