@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from llamavae.modeling.configuration import LlaMaVAEConfig
     from llamavae.modeling.decoder import TextDecoder
     from llamavae.modeling.encoder import SentenceEncoder, TransformersEncoder
-    from llamavae.modeling.injection import Injection, Steering
+    from llamavae.modeling.injection import Injection, Steering, steered
     from llamavae.modeling.llamavae import LlaMaVAE, LlaMaVAEOutput
     from llamavae.modeling.posterior import DiagonalGaussian, Posterior, kl_term
     from llamavae.modeling.prior import FlowPrior, MixturePrior, Prior, StandardPrior, load_prior
@@ -35,6 +35,7 @@ __all__ = [
     "aggregate",
     "kl_term",
     "load_prior",
+    "steered",
 ]
 
 __getattr__, __dir__ = lazy_names(
@@ -43,7 +44,7 @@ __getattr__, __dir__ = lazy_names(
         "llamavae.modeling.configuration": ["LlaMaVAEConfig"],
         "llamavae.modeling.decoder": ["TextDecoder"],
         "llamavae.modeling.encoder": ["SentenceEncoder", "TransformersEncoder"],
-        "llamavae.modeling.injection": ["Injection", "Steering"],
+        "llamavae.modeling.injection": ["Injection", "Steering", "steered"],
         "llamavae.modeling.llamavae": ["LlaMaVAE", "LlaMaVAEOutput"],
         "llamavae.modeling.posterior": ["DiagonalGaussian", "Posterior", "kl_term"],
         "llamavae.modeling.prior": [

@@ -17,7 +17,8 @@ class LlaMaVAEConfig(PreTrainedConfig):
 
     Args:
         latent_dim: Size D of z.
-        injection: How z steers the decoder: `memory`, `soft_prompt`, `add` or `memory+add`.
+        injection: How z steers the decoder: `memory`, `soft_prompt`, `add`, `memory+add` or
+            `memory+soft_prompt`.
         slots: Number M of memory slots or prompt embeddings.
         injection_hidden: Width of the hidden layer of the map from z; 0 makes it linear.
         tied_kv: Use one vector as both key and value of a memory slot, as Optimus does.

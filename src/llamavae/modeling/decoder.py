@@ -26,6 +26,7 @@ from llamavae.errors import UserError
 from llamavae.modeling.backbones import freeze_or_adapt, quiet_dropout
 from llamavae.modeling.injection import Steering, first_inputs, steered, steered_inputs
 from llamavae.modeling.names import DecoderTraining
+from llamavae.modeling.tokenizing import detokenize, tokenize
 from llamavae.modes import evaluating
 from llamavae.pretrained import resolve
 from llamavae.pretrained.loading import hub_errors, is_gguf, load_whole
@@ -205,7 +206,7 @@ class TextDecoder(nn.Module):
         """
         if not texts:
             return [], 0
-        ids = self.tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+        ids = tokenize(self.tokenizer, texts, add_special_tokens=False)["input_ids"]
         cut = 0
         rows = []
         for row in ids:
@@ -228,12 +229,7 @@ class TextDecoder(nn.Module):
         for row in ids.tolist():
             end = row.index(self.tokens.eos) if self.tokens.eos in row else len(row)
             rows.append(row[:end])
-        return [
-            text.strip()
-            for text in self.tokenizer.batch_decode(
-                rows, skip_special_tokens=True, clean_up_tokenization_spaces=False
-            )
-        ]
+        return [text.strip() for text in detokenize(self.tokenizer, rows)]
 
     # ------------------------------------------------------------------ -log p(x|z)
 
@@ -449,7 +445,7 @@ class TextDecoder(nn.Module):
             self._check_embeddings()
         start = [self.tokens.bos]
         if prompt:
-            start += self.tokenizer(prompt, add_special_tokens=False)["input_ids"]
+            start += tokenize(self.tokenizer, prompt, add_special_tokens=False)["input_ids"]
         ids = torch.tensor([start] * batch, device=self.device)
         if "max_length" in options:
             options.setdefault("max_new_tokens", None)
