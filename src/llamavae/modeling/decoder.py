@@ -398,7 +398,7 @@ class TextDecoder(nn.Module):
                 logits = self.lm(**inputs).logits
                 fits = hidden is not None and hidden.shape[-1] == self.head.weight.shape[1]
                 self._plain_head = fits and torch.equal(self.head(hidden).to(logits), logits)
-        return self._plain_head
+        return bool(self._plain_head)
 
     @torch.no_grad()
     def _check_embeddings(self) -> None:

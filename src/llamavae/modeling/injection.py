@@ -278,12 +278,11 @@ def _attend(base: Callable[..., Any]) -> Callable[..., Any]:
     ) -> Any:
         if latent_memory is not None:
             memory = latent_memory[module.layer_idx]
-            if isinstance(memory, _MemoryLayer):
+            k, v = memory.memory if isinstance(memory, _MemoryLayer) else memory
+            slots = k.shape[2]
+            if isinstance(memory, _MemoryLayer) and memory.slots:
                 memory.check(key)
-                slots = memory.slots
             else:
-                k, v = memory
-                slots = k.shape[2]
                 key = torch.cat([k.to(key), key], dim=2)
                 value = torch.cat([v.to(value), value], dim=2)
             attention_mask = _extend_mask(attention_mask, query, key, slots)
@@ -301,12 +300,16 @@ class _MemoryLayer(DynamicLayer):
     def __init__(self, memory: KeyValue) -> None:
         super().__init__()
         self.memory = memory
-        self.slots = memory[0].shape[2]
+        self.slots = 0  # that are in the cache
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         super().lazy_initialization(key_states, value_states)
-        key, value = self.memory
-        self.keys, self.values = key.to(key_states), value.to(value_states)
+        pairs = list(zip(self.memory, (key_states, value_states), strict=True))
+        # where a model caches a compressed form (DeepSeek), memory is prepended at each pass
+        self.slots = 0
+        if all(own.shape[1::2] == new.shape[1::2] for own, new in pairs):
+            self.slots = self.memory[0].shape[2]
+            self.keys, self.values = (own.to(new) for own, new in pairs)
 
     def get_seq_length(self) -> int:
         """Number of cached positions of text."""
@@ -334,7 +337,7 @@ def _into_cache(memory: tuple[KeyValue, ...], cache: Any) -> Sequence[KeyValue |
     if type(cache) is not DynamicCache or cache.offloading or len(cache.layers) != len(memory):
         return memory
     if all(type(layer) is DynamicLayer and not layer.is_initialized for layer in cache.layers):
-        cache.layers = [_MemoryLayer(pair) for pair in memory]
+        cache.layers = list[Any](_MemoryLayer(pair) for pair in memory)
     layers = [layer for layer in cache.layers if isinstance(layer, _MemoryLayer)]
     return layers or memory
 
@@ -497,7 +500,7 @@ def steered_inputs(decoder: PreTrainedModel, steering: Steering, **inputs: Any) 
         ValueError: The rows cannot be shared among the points, or the mask has a wrong length.
     """
     ids, embeds = inputs.get("input_ids"), inputs.get("inputs_embeds")
-    first: Tensor = embeds if ids is None else ids
+    first = cast(Tensor, embeds if ids is None else ids)
     steering = steering.expand(len(first))
     if ids is not None and steering.offset is not None:
         embeds = _add_offset(decoder.get_input_embeddings()(ids), steering)

@@ -29,7 +29,7 @@ def tokenize(
         return tokenizer(texts if isinstance(texts, str) else list(texts), **options)
 
 
-def detokenize(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Sequence[int]]) -> list[str]:
+def detokenize(tokenizer: PreTrainedTokenizerBase, rows: list[list[int]]) -> list[str]:
     """Texts of token ids, without special tokens; see `tokenize`.
 
     Args:
