@@ -12,6 +12,7 @@ from llamavae.data.sentences import prepare
 from llamavae.errors import UserError
 from llamavae.guidance.conditions import LabelCondition, VectorCondition
 from llamavae.guidance.pairs import Pairs
+from llamavae.modeling import Injection
 from llamavae.training.measure import measure
 
 LABELS = LabelCondition({"topic": ["animal", "water"], "language": ["en"]})
@@ -23,7 +24,7 @@ NAMES, TEXTS = map(list, zip(*ROWS, strict=True))
 PAIRS = Pairs(TEXTS, LABELS.vectors(NAMES), NAMES)
 """Sentences of two topics begin differently and end alike; a third number is always 1."""
 
-INJECTIONS = ["memory", "soft_prompt", "add", "memory+add"]
+INJECTIONS = Injection.NAMES
 
 
 def small(injection: str = "memory", **settings) -> ConditionalVAE:

@@ -53,8 +53,8 @@ def test_nll_is_the_masked_sum_of_token_losses(family, injection):
     vae = tiny.vae(injection, family)
     ids, mask = batch(vae)
     steering = vae.injection(points())
-    inputs, slots = vae.decoder._inputs(ids[:, :-1], steering, None)
-    logits = vae.decoder.lm(**inputs).logits[:, slots:]
+    inputs = vae.decoder._inputs(ids[:, :-1], steering, None)
+    logits = vae.decoder.lm(**inputs).logits[:, steering.slots :]
     expected = torch.zeros(len(ids))
     for row in range(len(ids)):
         for t in range(1, ids.shape[1]):

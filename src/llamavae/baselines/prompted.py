@@ -12,6 +12,7 @@ from torch import Tensor
 from llamavae.errors import UserError
 from llamavae.guidance.sampling import check_draws, seeded
 from llamavae.modeling import TextDecoder
+from llamavae.modeling.tokenizing import tokenize
 from llamavae.modes import evaluating
 
 _FIELDS = [["word", "", None], ["context", "", None]]  # name, format, conversion
@@ -120,7 +121,7 @@ class PromptedDecoder:
 
     def _ids(self, prompt: str) -> list[int]:
         decoder = self.decoder
-        ids = decoder.tokenizer(prompt, add_special_tokens=False)["input_ids"]
+        ids = tokenize(decoder.tokenizer, prompt, add_special_tokens=False)["input_ids"]
         return [decoder.tokens.bos, *cast(list[int], ids)]
 
     def _continue(self, rows: list[list[int]], options: dict[str, Any]) -> list[str]:

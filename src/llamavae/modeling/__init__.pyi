@@ -4,6 +4,7 @@ from .encoder import SentenceEncoder as SentenceEncoder
 from .encoder import TransformersEncoder as TransformersEncoder
 from .injection import Injection as Injection
 from .injection import Steering as Steering
+from .injection import steered as steered
 from .llamavae import LlaMaVAE as LlaMaVAE
 from .llamavae import LlaMaVAEOutput as LlaMaVAEOutput
 from .posterior import (

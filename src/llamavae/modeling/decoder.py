@@ -24,8 +24,9 @@ from transformers import (
 
 from llamavae.errors import UserError
 from llamavae.modeling.backbones import freeze_or_adapt, quiet_dropout
-from llamavae.modeling.injection import Steering, steered
+from llamavae.modeling.injection import Steering, first_inputs, steered, steered_inputs
 from llamavae.modeling.names import DecoderTraining
+from llamavae.modeling.tokenizing import detokenize, tokenize
 from llamavae.modes import evaluating
 from llamavae.pretrained import resolve
 from llamavae.pretrained.loading import hub_errors, is_gguf, load_whole
@@ -205,7 +206,7 @@ class TextDecoder(nn.Module):
         """
         if not texts:
             return [], 0
-        ids = self.tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+        ids = tokenize(self.tokenizer, texts, add_special_tokens=False)["input_ids"]
         cut = 0
         rows = []
         for row in ids:
@@ -228,12 +229,7 @@ class TextDecoder(nn.Module):
         for row in ids.tolist():
             end = row.index(self.tokens.eos) if self.tokens.eos in row else len(row)
             rows.append(row[:end])
-        return [
-            text.strip()
-            for text in self.tokenizer.batch_decode(
-                rows, skip_special_tokens=True, clean_up_tokenization_spaces=False
-            )
-        ]
+        return [text.strip() for text in detokenize(self.tokenizer, rows)]
 
     # ------------------------------------------------------------------ -log p(x|z)
 
@@ -343,13 +339,14 @@ class TextDecoder(nn.Module):
         if bool((mask[:, 1:] > mask[:, :-1]).any()):
             raise ValueError("padding must be on the right: the attention mask turns from 0 to 1")
         counted = mask[:, 1:].bool()
-        inputs, slots = self._inputs(ids[:, :-1], steering or Steering(), keep)
+        steering = steering or Steering()
+        inputs = self._inputs(ids[:, :-1], steering, keep)
         with _quick_backward(self.device, self.embeddings.weight.dtype):
             if self._head_is_linear():
                 states = self.lm.base_model(**inputs).last_hidden_state
             else:
                 states = self.lm(**inputs).logits
-        return states[:, slots:][counted], ids[:, 1:][counted], counted.nonzero()
+        return states[:, steering.slots :][counted], ids[:, 1:][counted], counted.nonzero()
 
     def _losses(self, rows: Tensor, targets: Tensor, reduction: str) -> Tensor:
         """Cross entropy in nats of what `_read` gives."""
@@ -361,23 +358,15 @@ class TextDecoder(nn.Module):
         """Logits (N, V) of what `_read` gives."""
         return self.head(rows) if self._head_is_linear() else rows
 
-    def _inputs(
-        self, ids: Tensor, steering: Steering, keep: Tensor | None
-    ) -> tuple[dict[str, Any], int]:
-        """Inputs of the teacher-forced pass, and the number of prompt slots in front of the text.
+    def _inputs(self, ids: Tensor, steering: Steering, keep: Tensor | None) -> dict[str, Any]:
+        """Inputs of the teacher-forced pass.
 
         There is no mask: the padding is behind the text, where causal attention never looks.
         """
-        if keep is None and steering.offset is None and steering.prompt is None:
-            return steering.inputs(self.lm, ids, use_cache=False), 0
-        self._check_embeddings()
-        embeds = self.embeddings(ids)
-        if keep is not None:
-            embeds = embeds * keep[..., None]
-        # the offset is of the text's embeddings and not of the prompt's
-        inputs = steering.inputs(self.lm, inputs_embeds=embeds, use_cache=False)
-        inputs["inputs_embeds"] = steering.prepend(inputs["inputs_embeds"])
-        return inputs, inputs["inputs_embeds"].shape[1] - ids.shape[1]
+        if keep is not None or steering.offset is not None or steering.prompt is not None:
+            self._check_embeddings()
+        first = first_inputs(self.lm, ids, steering, keep)
+        return steered_inputs(self.lm, steering, **first, use_cache=False)
 
     def _cross_entropy(self, rows: Tensor, targets: Tensor, reduction: str) -> Tensor:
         """Cross entropy in nats of head(rows) (N, V), built in chunks, against targets (N,)."""
@@ -403,22 +392,13 @@ class TextDecoder(nn.Module):
     def _head_is_linear(self) -> bool:
         """Whether logits are head(hidden) and nothing else; a soft cap or a scale says no."""
         if self._plain_head is None:
-            seen: list[Tensor] = []
-
-            def watch(_: nn.Module, rows: tuple[Tensor, ...], scores: Tensor) -> None:
-                seen.extend((*rows, scores))
-
-            hook = self.head.register_forward_hook(watch)
             inputs: dict[str, Any] = {"input_ids": self._two_tokens(), "use_cache": False}
             with evaluating(self):
                 hidden = getattr(self.lm.base_model(**inputs), "last_hidden_state", None)
-                try:
-                    seen.clear()
-                    logits = self.lm(**inputs).logits
-                finally:
-                    hook.remove()
-            self._plain_head = len(seen) == 2 and _same(hidden, seen[0]) and _same(seen[1], logits)
-        return self._plain_head
+                logits = self.lm(**inputs).logits
+                fits = hidden is not None and hidden.shape[-1] == self.head.weight.shape[1]
+                self._plain_head = fits and torch.equal(self.head(hidden).to(logits), logits)
+        return bool(self._plain_head)
 
     @torch.no_grad()
     def _check_embeddings(self) -> None:
@@ -465,21 +445,19 @@ class TextDecoder(nn.Module):
             self._check_embeddings()
         start = [self.tokens.bos]
         if prompt:
-            start += self.tokenizer(prompt, add_special_tokens=False)["input_ids"]
+            start += tokenize(self.tokenizer, prompt, add_special_tokens=False)["input_ids"]
         ids = torch.tensor([start] * batch, device=self.device)
         if "max_length" in options:
             options.setdefault("max_new_tokens", None)
-        inputs: dict[str, Tensor] = {"input_ids": ids}
-        skip = ids.shape[1]
-        if steering.prompt is not None:
-            embeds = self.embeddings(ids)
-            inputs = {"inputs_embeds": steering.prepend(embeds)}
-            skip = 0  # generate then returns the new tokens alone
+        inputs = first_inputs(self.lm, ids, steering)
+        # of embeddings, generate returns the new tokens alone
+        skip = ids.shape[1] if "input_ids" in inputs else 0
         first = next(iter(inputs.values()))
         mask = torch.ones(first.shape[:2], dtype=torch.long, device=first.device)
         with evaluating(self):
-            generate = cast(Callable[..., Any], steered(self.lm, steering).generate)
-            output = generate(**inputs, attention_mask=mask, **options)
+            output = cast(Callable[..., Any], steered(self.lm, steering).generate)(
+                **inputs, attention_mask=mask, **options
+            )
         if isinstance(output, Tensor):
             return output[:, skip:]
         output.sequences = output.sequences[:, skip:]
@@ -498,7 +476,3 @@ def _quick_backward(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
             yield
     else:
         yield
-
-
-def _same(a: Tensor | None, b: Tensor) -> bool:
-    return a is not None and a.shape == b.shape and torch.equal(a.to(b), b)

@@ -25,6 +25,7 @@ from transformers import (
 from llamavae.errors import UserError
 from llamavae.modeling.backbones import fingerprint, freeze_or_adapt, quiet_dropout, save_plain
 from llamavae.modeling.names import EncoderTraining, Pooling
+from llamavae.modeling.tokenizing import tokenize
 from llamavae.modes import evaluating
 from llamavae.pretrained import resolve
 from llamavae.pretrained.loading import hub_errors, load_whole
@@ -190,8 +191,8 @@ class SentenceEncoder(nn.Module, ABC):
         limit = self.max_tokens
         if limit is None or not texts:
             return 0
-        lengths = (len(ids) for ids in self.tokenizer(list(texts), truncation=False)["input_ids"])
-        return sum(length > limit for length in lengths)
+        rows = tokenize(self.tokenizer, texts, truncation=False)["input_ids"]
+        return sum(len(ids) > limit for ids in rows)
 
     def _fingerprint(self) -> str:
         """A hash of all weights that a sentence's vector depends on."""
@@ -292,7 +293,8 @@ class TransformersEncoder(SentenceEncoder):
 
     def tokenize(self, texts: Sequence[str]) -> dict[str, Tensor]:
         """Inputs of `forward` for a batch of texts, padded to its longest."""
-        features = self.tokenizer(list(texts), padding=True, truncation=True, return_tensors="pt")
+        options = {"padding": True, "truncation": True, "return_tensors": "pt"}
+        features = tokenize(self.tokenizer, texts, **options)
         return {name: value for name, value in features.items() if name in self._reads}
 
     def forward(self, features: dict[str, Tensor]) -> Tensor:

@@ -4,11 +4,14 @@
              --MLP--> M embeddings in front of the text     `soft_prompt`
              --W----> one vector added to each embedding    `add`          (Optimus)
 
-An injection maps z to a `Steering`; a `Steering` acts on the decoder in the same way in
-training and in generation. Memory is prepended to the keys and values inside attention, through
-transformers' `AttentionInterface`: it carries no position, so the text keeps the positions
-0, 1, ... of pretraining, and neither the cache nor the mask of the caller has to know about it.
-That is why gradient checkpointing, beams, sampling and every cache type work unchanged.
+An injection maps z to a `Steering`. `first_inputs` and `steered_inputs` turn it into keyword
+arguments of the decoder's forward pass, in training and in generation alike; nothing is written
+to the decoder, so several threads may use it at the same time.
+
+Memory is prepended to the keys and values inside attention, through transformers'
+`AttentionInterface`: it carries no position, so the text keeps the positions 0, 1, ... of
+pretraining, and neither the cache nor the mask of the caller has to know about it. That is why
+gradient checkpointing, beams, sampling and every cache type work unchanged.
 """
 
 from __future__ import annotations
@@ -16,21 +19,21 @@ from __future__ import annotations
 import copy
 import functools
 import sys
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, PreTrainedModel
+from transformers import AttentionInterface, DynamicCache, PreTrainedModel
+from transformers.cache_utils import DynamicLayer
 from transformers.masking_utils import AttentionMaskInterface, eager_mask, sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from llamavae.errors import UserError, unknown
 
 KeyValue = tuple[Tensor, Tensor]
-
-MEMORY_ARGUMENT = "latent_memory"  # forward keyword that carries the memory down to each layer
 
 
 # --------------------------------------------------------------------------- what z turns into
@@ -59,40 +62,21 @@ class Steering:
         )
 
     @property
-    def batch(self) -> int:
-        """Number B of latent codes."""
-        parts = (self.memory and self.memory[0][0], self.prompt, self.offset)
-        return next(len(part) for part in parts if part is not None)
+    def slots(self) -> int:
+        """Number M of embeddings in front of the text."""
+        return 0 if self.prompt is None else self.prompt.shape[1]
 
-    def inputs(
-        self,
-        decoder: PreTrainedModel,
-        input_ids: Tensor | None = None,
-        inputs_embeds: Tensor | None = None,
-        **others: Any,
-    ) -> dict[str, Any]:
-        """Arguments of a forward pass of `decoder`, steered by memory and offset.
+    def expand(self, rows: int) -> Steering:
+        """The same steering for `rows` rows of a batch, a multiple of the number of points z.
 
-        Args:
-            decoder: The decoder.
-            input_ids: Token ids (B, T), or None with `inputs_embeds`.
-            inputs_embeds: Input embeddings (B, T, H), or None.
-            **others: Further arguments of the pass.
+        Raises:
+            ValueError: It is no such multiple.
         """
-        if self.memory is not None:
-            others[MEMORY_ARGUMENT] = self.memory
-        if self.offset is not None:
-            if inputs_embeds is None:
-                inputs_embeds = cast(nn.Module, decoder.get_input_embeddings())(input_ids)
-            inputs_embeds = _some(inputs_embeds)
-            inputs_embeds = inputs_embeds + self.offset[:, None].to(inputs_embeds)
-        if inputs_embeds is None:
-            return {"input_ids": input_ids, **others}
-        return {"inputs_embeds": inputs_embeds, **others}
-
-    def prepend(self, embeds: Tensor) -> Tensor:
-        """The prompt in front of the input embeddings (B, T, H), shape (B, M + T, H)."""
-        return embeds if self.prompt is None else torch.cat([self.prompt.to(embeds), embeds], 1)
+        first = self.memory[0][0] if self.memory else self.offset
+        batch = rows if first is None else len(first)
+        if rows % batch:
+            raise ValueError(f"{rows} rows cannot be shared among {batch} points z")
+        return self.repeat_interleave(rows // batch)
 
     def repeat_interleave(self, n: int) -> Steering:
         """The same steering for `n` rows per z, in the order that `generate` lays out its rows."""
@@ -272,6 +256,7 @@ def _mlp(inputs: int, hidden: int, outputs: int) -> nn.Module:
 # ------------------------------------------------------------- how the decoder's attention sees it
 
 _PREFIX = "llamavae_"
+MEMORY_ARGUMENT = "latent_memory"  # forward keyword that carries the memory down to each layer
 
 
 def _eager(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
@@ -288,27 +273,87 @@ def _attend(base: Callable[..., Any]) -> Callable[..., Any]:
         key: Tensor,  # (B, G, Tk, C)
         value: Tensor,  # (B, G, Tk, C_v)
         attention_mask: Tensor | None,
-        latent_memory: Sequence[KeyValue] | None = None,
+        latent_memory: Sequence[KeyValue | _MemoryLayer] | None = None,
         **kwargs: Any,
     ) -> Any:
         if latent_memory is not None:
-            k, v = latent_memory[module.layer_idx]
-            attention_mask = _extend_mask(attention_mask, query, key, slots=k.shape[2])
-            key = torch.cat([k.to(key), key], dim=2)
-            value = torch.cat([v.to(value), value], dim=2)
+            memory = latent_memory[module.layer_idx]
+            k, v = memory.memory if isinstance(memory, _MemoryLayer) else memory
+            slots = k.shape[2]
+            if isinstance(memory, _MemoryLayer) and memory.slots:
+                memory.check(key)
+            else:
+                key = torch.cat([k.to(key), key], dim=2)
+                value = torch.cat([v.to(value), value], dim=2)
+            attention_mask = _extend_mask(attention_mask, query, key, slots)
         return base(module, query, key, value, attention_mask, **kwargs)
 
     return attention
 
 
+class _MemoryLayer(DynamicLayer):
+    """Cached keys and values of one layer behind its memory, which counts as no position.
+
+    Prepending the memory once, not at each pass, saves a copy of all keys and values.
+    """
+
+    def __init__(self, memory: KeyValue) -> None:
+        super().__init__()
+        self.memory = memory
+        self.slots = 0  # that are in the cache
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        super().lazy_initialization(key_states, value_states)
+        pairs = list(zip(self.memory, (key_states, value_states), strict=True))
+        # where a model caches a compressed form (DeepSeek), memory is prepended at each pass
+        self.slots = 0
+        if all(own.shape[1::2] == new.shape[1::2] for own, new in pairs):
+            self.slots = self.memory[0].shape[2]
+            self.keys, self.values = (own.to(new) for own, new in pairs)
+
+    def get_seq_length(self) -> int:
+        """Number of cached positions of text."""
+        return max(super().get_seq_length() - self.slots, 0)
+
+    def check(self, key: Tensor) -> None:
+        """Refuse keys that are not the cached ones, and so have no memory in front.
+
+        Raises:
+            UserError: They are not.
+        """
+        if key is not self.keys:
+            raise UserError(
+                "this decoder changes its keys after it has cached them, so the cache cannot hold "
+                "the latent memory; generate with cache_implementation='static'"
+            )
+
+
+def _into_cache(memory: tuple[KeyValue, ...], cache: Any) -> Sequence[KeyValue | _MemoryLayer]:
+    """The memory, moved into the layers of an empty `DynamicCache`.
+
+    Other caches (static, offloaded, quantised, with a sliding window) stay as they are; the memory
+    is then prepended at each pass.
+    """
+    if type(cache) is not DynamicCache or cache.offloading or len(cache.layers) != len(memory):
+        return memory
+    if all(type(layer) is DynamicLayer and not layer.is_initialized for layer in cache.layers):
+        cache.layers = list[Any](_MemoryLayer(pair) for pair in memory)
+    layers = [layer for layer in cache.layers if isinstance(layer, _MemoryLayer)]
+    return layers or memory
+
+
 def _extend_mask(mask: Tensor | None, query: Tensor, key: Tensor, slots: int) -> Tensor | None:
     """The mask over text (.., Tq, Tk) widened to (.., Tq, M + Tk): each token sees all memory."""
-    queries, keys = query.shape[2], key.shape[2]
+    queries, keys = query.shape[2], key.shape[2] - slots
     if mask is None:
-        if queries == 1:
-            return None  # one token that sees everything
-        # transformers leaves the mask out at the start of the text alone, where a static cache
-        # has further keys that are still empty
+        if queries == 1:  # one token that sees everything
+            grouped = query.shape[1] != key.shape[1]
+            if not grouped or query.device.type != "cpu" or query.dtype == torch.float32:
+                return None
+            # transformers reads the keys and values of grouped heads once per group only where
+            # there is a mask; the kernel for half precision on a CPU is then about twice as fast
+            return query.new_zeros(1, 1, 1, key.shape[2])
+        # causal, as `sdpa` takes it: the first pass, maybe into a static cache with room behind it
         mask = torch.ones(queries, keys, dtype=torch.bool, device=key.device).tril()[None, None]
     elif mask.shape[-1] != keys:
         raise ValueError(
@@ -410,42 +455,95 @@ def _unsupported(decoder: PreTrainedModel, detail: str = "") -> UserError:
     )
 
 
-def steered(decoder: PreTrainedModel, steering: Steering) -> PreTrainedModel:
-    """A view of `decoder` that is steered in every forward pass, as in `generate`.
+# ------------------------------------------------------------------- the steered forward pass
 
-    It shares all weights with `decoder`, which stays as it is: several views of one decoder can be
-    used at the same time, also by several threads. A pass over B * n rows uses each z for n
-    neighbouring rows, which is how `generate` lays out beams and several samples per prompt. The
-    prompt of `steering` is not applied, since it belongs in front of the first pass alone; see
-    `Steering.prepend`.
+
+def first_inputs(
+    decoder: PreTrainedModel, ids: Tensor, steering: Steering, keep: Tensor | None = None
+) -> dict[str, Tensor]:
+    """What the first pass over a text reads: its ids, or embeddings with the prompt in front.
 
     Args:
-        decoder: The decoder, with memory enabled if `steering` has memory.
-        steering: What z does to it.
-    """
-    view = copy.copy(decoder)
-    expanded: dict[int, Steering] = {}
+        decoder: The causal language model.
+        ids: Token ids (B, T).
+        steering: For B rows.
+        keep: False blanks the embedding of that token, shape (B, T).
 
-    def rows(n: int) -> Steering:
-        if n % steering.batch:
-            raise ValueError(f"{n} rows cannot be shared among {steering.batch} latent codes")
-        return expanded.setdefault(n, steering.repeat_interleave(n // steering.batch))
+    Returns:
+        `input_ids` (B, T), or `inputs_embeds` (B, M + T, H) where there is a prompt or `keep`.
+    """
+    if keep is None and steering.prompt is None:
+        return {"input_ids": ids}
+    embeds = decoder.get_input_embeddings()(ids)
+    if keep is not None:
+        embeds = embeds * keep[..., None]
+    embeds = _add_offset(embeds, steering)
+    if steering.prompt is not None:
+        embeds = torch.cat([steering.prompt.to(embeds), embeds], dim=1)
+    return {"inputs_embeds": embeds}
+
+
+def steered_inputs(decoder: PreTrainedModel, steering: Steering, **inputs: Any) -> dict[str, Any]:
+    """The keyword arguments of a forward pass, turned into those of a steered one.
+
+    A pass over B * n rows uses each z for n neighbouring rows, which is how `generate` lays out
+    beams and several samples per prompt. The offset is added to embedded `input_ids`;
+    `inputs_embeds` have it already, and the prompt in front, see `first_inputs`. In eval mode, an
+    empty `DynamicCache` takes up the memory; the passes that follow then find it there.
+
+    Args:
+        decoder: The causal language model.
+        steering: For B points z.
+        **inputs: What its forward pass would get without z.
+
+    Raises:
+        ValueError: The rows cannot be shared among the points, or the mask has a wrong length.
+    """
+    ids, embeds = inputs.get("input_ids"), inputs.get("inputs_embeds")
+    first = cast(Tensor, embeds if ids is None else ids)
+    steering = steering.expand(len(first))
+    if ids is not None and steering.offset is not None:
+        embeds = _add_offset(decoder.get_input_embeddings()(ids), steering)
+        inputs |= {"input_ids": None, "inputs_embeds": embeds}
+    if steering.memory is not None:
+        cache = inputs.get("past_key_values")
+        _check_mask(inputs.get("attention_mask"), cache, first.shape[1])
+        memory = steering.memory if decoder.training else _into_cache(steering.memory, cache)
+        inputs[MEMORY_ARGUMENT] = memory
+    return inputs
+
+
+def steered(decoder: PreTrainedModel, steering: Steering) -> PreTrainedModel:
+    """A view of the decoder, each forward pass of which is steered, as in its `generate`.
+
+    It shares all modules and weights with the decoder, and what generation writes to a model stays
+    in the view. The prompt of the steering is not applied here: it belongs to `first_inputs`.
+
+    Args:
+        decoder: The causal language model.
+        steering: For B points z.
+    """
+    expand = functools.cache(steering.expand)
 
     @functools.wraps(decoder.forward)
     def forward(input_ids: Tensor | None = None, **inputs: Any) -> Any:
-        first = _some(inputs.get("inputs_embeds") if input_ids is None else input_ids)
-        _check_mask(inputs, first.shape[1])
-        inputs["input_ids"] = input_ids
-        return decoder(**rows(len(first)).inputs(decoder, **inputs))
+        first: Tensor = inputs["inputs_embeds"] if input_ids is None else input_ids
+        rows = expand(len(first))
+        return decoder(**steered_inputs(decoder, rows, input_ids=input_ids, **inputs))
 
-    if steering.memory is not None or steering.offset is not None:
-        view.forward = forward
+    view = copy.copy(decoder)
+    view.__dict__.pop("_compiled_call", None)  # transformers' own, of the decoder itself
+    view._forward_hooks, view._forward_pre_hooks = OrderedDict(), OrderedDict()  # run in `decoder`
+    view.forward = forward
     return view
 
 
-def _check_mask(inputs: dict[str, Any], new: int) -> None:
+def _add_offset(embeds: Tensor, steering: Steering) -> Tensor:
+    return embeds if steering.offset is None else embeds + steering.offset[:, None].to(embeds)
+
+
+def _check_mask(mask: Any, cache: Any, new: int) -> None:
     """Refuse a mask of the wrong length, of which transformers would ignore what is too much."""
-    mask, cache = inputs.get("attention_mask"), inputs.get("past_key_values")
     if isinstance(mask, Tensor) and mask.ndim == 2:
         text = new + (0 if cache is None else int(cache.get_seq_length()))
         if mask.shape[1] != text:
@@ -453,8 +551,3 @@ def _check_mask(inputs: dict[str, Any], new: int) -> None:
                 f"the attention mask covers {mask.shape[1]} positions but the text has {text}; "
                 "the mask is over the text alone, latent memory is always visible"
             )
-
-
-def _some(x: Tensor | None) -> Tensor:
-    assert x is not None
-    return x

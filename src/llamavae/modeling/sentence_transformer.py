@@ -15,6 +15,7 @@ from llamavae.errors import UserError
 from llamavae.modeling.backbones import freeze_or_adapt, save_plain
 from llamavae.modeling.encoder import SentenceEncoder
 from llamavae.modeling.names import EncoderTraining
+from llamavae.modeling.tokenizing import TOKENIZER_LOCK
 
 
 def read(source: str, hub: dict[str, Any], weights: dict[str, Any]) -> SentenceTransformer:
@@ -71,7 +72,8 @@ class SentenceTransformerEncoder(SentenceEncoder):
     def tokenize(self, texts: Sequence[str]) -> dict[str, Tensor]:
         """Inputs of `forward` for a batch of texts, padded to its longest."""
         prompt = self.model.prompts.get(self.model.default_prompt_name or "")
-        features = self.model.preprocess(list(texts), prompt=prompt)
+        with TOKENIZER_LOCK:
+            features = self.model.preprocess(list(texts), prompt=prompt)
         return {k: v for k, v in features.items() if isinstance(v, Tensor)}
 
     def forward(self, features: dict[str, Tensor]) -> Tensor:
