@@ -68,7 +68,7 @@ def _section(row: tuple[str, str, str, str]) -> str:
 
 
 def recipes() -> Iterator[str]:
-    """The shipped recipes: a list, and the text of each."""
+    """The bundled recipes: a list, and the text of each."""
     rows = [(code(name), load_recipe(name).description) for name in recipe_names()]
     yield from table(("recipe", "what it is for"), rows)
     for name in recipe_names():
@@ -84,12 +84,12 @@ def corpora() -> Iterator[str]:
 
 
 def evaluators() -> Iterator[str]:
-    """Every evaluator with what it needs, its measures and its settings."""
+    """Every evaluator with what it needs, its metrics and its settings."""
     for name, cls in EVALUATORS.items():
         suites = ", ".join(code(suite) for suite, chosen in SUITES.items() if name in chosen)
         needs = " and ".join(sorted(cls.needs))
         yield f"\n## {name}\n\nNeeds {needs}. Runs in {suites}.\n"
-        head = ("metric", "what it is", "unit", "better", "control")
+        head = ("metric", "definition", "unit", "better", "control")
         rows = ((m.name, m.definition, m.unit, m.direction, m.control) for m in cls.metrics)
         yield from table(head, rows)
         yield f"::: {cls.__module__}.{cls.__name__}"
