@@ -13,6 +13,7 @@ import contextlib
 import functools
 import io
 import re
+import runpy
 import shlex
 import warnings
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
+from unittest import mock
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -29,6 +31,8 @@ from tests import tiny
 from typer.main import get_command
 
 from llamavae.cli.app import app
+from llamavae.corpora.registry import CORPORA
+from llamavae.flows.architectures import ARCHITECTURES
 from llamavae.training.recipe import describe_settings, load_recipe, parse_recipe, recipe_names
 
 ROOT = Path(__file__).parents[1]
@@ -113,7 +117,8 @@ def workplace(tmp_path, monkeypatch):
         lines = [_NOUN.format(i) for i in range(9)] if name == "noun" else []
         Path(f"data.{name}").write_text("".join(lines), encoding="utf-8")
     monkeypatch.setenv("LLAMAVAE_WORDNET", str(tmp_path))
-    return tmp_path
+    with mock.patch.dict(CORPORA), mock.patch.dict(ARCHITECTURES):  # a page may add its own
+        yield tmp_path
 
 
 @with_blocks("python")
@@ -132,6 +137,27 @@ def test_python_blocks_run(page, workplace):
             with contextlib.redirect_stdout(output), warnings.catch_warnings():
                 exec(code, names)
         printed = output.getvalue()
+
+
+# ------------------------------------------------------------------------------- pictures
+
+
+def test_pictures_are_those_that_the_script_draws():
+    pictures = runpy.run_path(str(ROOT / "docs" / "pictures.py"))
+    for name, draw in pictures["PICTURES"].items():
+        found = (ROOT / "docs" / "assets" / name).read_text(encoding="utf-8")
+        assert found == draw(), f"{name} is out of date: run python docs/pictures.py"
+
+
+def test_every_package_has_its_place_in_the_picture_and_a_word_about_it():
+    pictures = runpy.run_path(str(ROOT / "docs" / "pictures.py"))
+    drawn = {name for row in pictures["layers"]() for name in row}
+    source = ROOT / "src" / "llamavae"
+    packages = {p.parent.name for p in source.glob("*/__init__.py")} - {"recipes"}
+    page = (ROOT / "docs" / "explanation" / "architecture.md").read_text(encoding="utf-8")
+    assert packages <= drawn
+    assert packages <= pictures["ABOUT"].keys()
+    assert packages <= set(re.findall(r"\*\*\[(\w+)\]", page))
 
 
 # ------------------------------------------------------------------------------- recipes

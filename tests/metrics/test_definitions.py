@@ -183,7 +183,7 @@ def test_what_cannot_be_scored():
 
 # ------------------------------------------------------------------------------- the manual
 
-PAGE = Path(__file__).parents[2] / "docs" / "reference" / "measures.md"
+PAGE = Path(__file__).parents[2] / "docs" / "reference" / "metrics.md"
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from llamavae.training.bag_of_words import BagOfWords
 
-MEASURES = Path(__file__).parents[2] / "docs" / "reference" / "measures.md"
+METRICS = Path(__file__).parents[2] / "docs" / "reference" / "metrics.md"
 HEAD = torch.eye(4)  # four words, and as many dimensions
 
 
@@ -77,7 +77,7 @@ def test_it_is_part_of_the_loss_and_is_said_so(tmp_path: Path) -> None:
         assert line["loss"] == pytest.approx(elbo + further, rel=1e-5)
     card = (result.folder / "model" / "README.md").read_text(encoding="utf-8")
     assert "Beside it 0.7 times -log p of the sentence's words" in card
-    _, section = MEASURES.read_text(encoding="utf-8").split("## What the training lines say")
+    _, section = METRICS.read_text(encoding="utf-8").split("## Training log")
     table = section.partition("\n## ")[0]
     assert all(f"`{name}`" in table for name in lines[0].keys() - {"step", "epoch"})
 
