@@ -209,6 +209,19 @@ def test_override(override: str, expected: object) -> None:
     assert value == expected
 
 
+@pytest.mark.parametrize("value", ["2024-01-01", "no", "1e3", "a=b", ""])
+def test_values_are_taken_as_they_are(value: str) -> None:
+    recipe = load_recipe("demo", ["output.folder=x"], values={"output.folder": value})
+    assert recipe.output.folder == value
+
+
+def test_values_are_validated_and_replace_the_length() -> None:
+    recipe = load_recipe("demo", values={"optimisation.epochs": 2})
+    assert (recipe.optimisation.epochs, recipe.optimisation.steps) == (2, None)
+    with pytest.raises(UserError, match="did you mean 'folder'"):
+        load_recipe("demo", values={"output.foldr": "x"})
+
+
 @pytest.mark.parametrize("override", ["optimisation.steps", "=3", "corpus.path=[1"])
 def test_odd_override(override: str) -> None:
     with pytest.raises(UserError, match="--set"):

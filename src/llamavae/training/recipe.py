@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -413,12 +413,28 @@ def recipe_text(name: str) -> str:
     return file.read_text(encoding="utf-8")
 
 
-def load_recipe(source: str | Path, overrides: list[str] | None = None) -> Recipe:
-    """A recipe by name or from a file, with `a.b=c` overrides applied.
+def load_recipe(
+    source: str | Path,
+    overrides: Sequence[str] = (),
+    *,
+    values: Mapping[str, Any] | None = None,
+) -> Recipe:
+    """Load a recipe by name or from a file, and change some of its settings.
+
+    Args:
+        source: Name of a bundled recipe, or path of a `.yaml` file.
+        overrides: Changes as text, `section.key=value`, each value read as YAML.
+        values: Changes as Python values by dotted key, taken as they are. They take precedence over
+            `overrides`.
 
     Raises:
-        UserError: There is no such recipe, it is not YAML, or settings are wrong; all mistakes
-            are reported together.
+        UserError: There is no such recipe, it is not valid YAML, or settings are wrong. All wrong
+            settings are reported together.
+
+    Example:
+        >>> recipe = load_recipe("demo", ["latent.dim=16"], values={"output.folder": "2024-01-01"})
+        >>> recipe.latent.dim, recipe.output.folder
+        (16, '2024-01-01')
     """
     text = str(source)
     if text.endswith((".yaml", ".yml")):
@@ -429,16 +445,19 @@ def load_recipe(source: str | Path, overrides: list[str] | None = None) -> Recip
     else:
         text = recipe_text(text)
     try:
-        values = yaml.safe_load(text) or {}
+        settings = yaml.safe_load(text) or {}
     except yaml.YAMLError as error:
         raise UserError(f"{source} is not valid YAML: {error}") from error
-    if not isinstance(values, dict):
-        raise UserError(f"{source} is not a recipe: expected settings by name, got {values!r}")
-    given = [_override(values, override) for override in overrides or []]
+    if not isinstance(settings, dict):
+        raise UserError(f"{source} is not a recipe: expected settings by name; got {settings!r}")
+    changes = [*map(_read_override, overrides), *(values or {}).items()]
+    for key, value in changes:
+        _assign(settings, key, value)
+    changed = {key for key, _ in changes}
     for name, other in (("epochs", "steps"), ("steps", "epochs")):
-        if f"optimisation.{name}" in given and f"optimisation.{other}" not in given:
-            values["optimisation"].pop(other, None)  # the length given last replaces the recipe's
-    return parse_recipe(values)
+        if f"optimisation.{name}" in changed and f"optimisation.{other}" not in changed:
+            settings["optimisation"].pop(other, None)  # the changed length replaces the recipe's
+    return parse_recipe(settings)
 
 
 def parse_recipe(values: dict[str, Any]) -> Recipe:
@@ -513,22 +532,26 @@ def _section_of(annotation: Any) -> type[_Section] | None:
     return None
 
 
-def _override(values: dict[str, Any], text: str) -> str:
-    """Apply one `a.b=c` to nested settings, c read as YAML; returns its key `a.b`."""
-    place, equals, value = text.partition("=")
-    if not equals or not place:
+def _read_override(text: str) -> tuple[str, Any]:
+    """Key and value of `section.key=value`, the value read as YAML."""
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
         raise UserError(f"--set expects section.key=value; got {text!r}")
-    *parents, key = place.strip().split(".")
-    for parent in parents:
-        inner = values.get(parent)
-        if not isinstance(inner, dict):
-            inner = values[parent] = {}
-        values = inner
     try:
-        values[key] = _number(yaml.safe_load(value))
+        return key.strip(), _number(yaml.safe_load(value))
     except yaml.YAMLError as error:
-        raise UserError(f"--set {text!r}: {value!r} is not a value: {error}") from error
-    return place.strip()
+        raise UserError(f"--set {text!r}: {value!r} is not valid YAML: {error}") from error
+
+
+def _assign(settings: dict[str, Any], key: str, value: Any) -> None:
+    """Set one value in nested settings by its dotted key."""
+    *parents, last = key.split(".")
+    for parent in parents:
+        inner = settings.get(parent)
+        if not isinstance(inner, dict):
+            inner = settings[parent] = {}
+        settings = inner
+    settings[last] = value
 
 
 def _number(value: Any) -> Any:
@@ -539,6 +562,13 @@ def _number(value: Any) -> Any:
         except ValueError:
             return value
     return value
+
+
+def describe_groups() -> Iterator[tuple[str, str]]:
+    """Name and summary of every group of settings, for `--help`."""
+    for name, field in Recipe.model_fields.items():
+        if section := _section_of(field.annotation):
+            yield name, (section.__doc__ or "").partition("\n")[0]
 
 
 def describe_settings(
