@@ -124,7 +124,7 @@ def test_user_error_of_a_process(start: Any) -> None:
     process = start("reconstruct", "a", "--file", "b")
     out, err = process.communicate(timeout=250)
     assert (process.returncode, out) == (2, "")
-    assert err == "error: give texts or --file, not both\n"
+    assert err == "error: expected texts or --file, not both\n"
 
 
 def test_broken_pipe_is_silent(start: Any) -> None:

@@ -121,7 +121,7 @@ def test_show_and_copy(run: Any, tmp_path: Path) -> None:
     assert (tmp_path / "mine.yaml").read_text() == text
     again = run("recipes", "copy", "demo", tmp_path / "mine.yaml")
     assert again.exit_code == 2
-    assert "exists already" in again.stderr
+    assert "already exists" in again.stderr
     assert (tmp_path / "mine.yaml").read_text() == text
 
 
@@ -130,7 +130,7 @@ def test_show_and_copy(run: Any, tmp_path: Path) -> None:
     [
         (["recipes", "show", "dem"], "Did you mean 'demo'?"),
         (["recipes", "copy", "demo", "mine.txt"], "ends in .yaml"),
-        (["recipes", "copy", "demo", "/nowhere/mine.yaml"], "could not write"),
+        (["recipes", "copy", "demo", "/nowhere/mine.yaml"], "cannot write"),
         (["train", "-r", "missing.yaml"], "there is no recipe file missing.yaml"),
     ],
 )

@@ -61,7 +61,7 @@ def _help_all(context: typer.Context, value: bool) -> None:
 
 
 def register(app: typer.Typer) -> None:
-    """Add the verbs of this module."""
+    """Add the commands of this module."""
     app.command(cls=_TrainCommand)(train)
     app.command()(demo)
 
