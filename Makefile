@@ -81,6 +81,8 @@ small: mini-data $(STAMP) ## make the model small anew, in hours (STS=FILE of th
 	$(BIN)/llamavae models get all-minilm-l6-v2 smollm2-135m-instruct
 	$(BIN)/llamavae train --recipe small --resume
 	$(BIN)/python -m pretrained.build ship runs/small
+	$(BIN)/llamavae train --recipe small-more --resume
+	$(BIN)/python -m pretrained.build ship runs/small-more
 	$(BIN)/python -m pretrained.build prior small
 	$(BIN)/python -m pretrained.build define small
 	$(BIN)/python -m pretrained.build measure small --sts '$(STS)'

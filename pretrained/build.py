@@ -3,6 +3,7 @@
     python -m pretrained.build ship runs/mini-vae          weights in bfloat16 into the package
     python -m pretrained.build ship runs/mini-more         the same, trained on from the former
     python -m pretrained.build ship runs/small             weights as 8-bit integers
+    python -m pretrained.build ship runs/small-more        the same, trained on from the former
     python -m pretrained.build prior NAME                  fit the default prior of a model
     python -m pretrained.build define NAME                 fit NAME-definitions
     python -m pretrained.build measure NAME --sts FILE     measure, write measures and model cards
@@ -44,7 +45,7 @@ PACKAGE = HERE.parent / "src" / "llamavae" / "pretrained"
 MIXED, NOISE = ("wordnet", "wordnet-examples", "worldtree"), 0.5
 PRIOR = {"mini": 20_000, "small": 10_000}
 """Model -> maximum number of training sentences of each corpus that its prior is fitted to."""
-STAGES = {"mini": ("mini-vae", "mini-more"), "small": ("small",)}
+STAGES = {"mini": ("mini-vae", "mini-more"), "small": ("small", "small-more")}
 """Model -> the recipes whose runs make it, each from the model of the one before."""
 
 
@@ -114,13 +115,16 @@ def ship(run: Path) -> None:
     _write_json(HERE / stage / "results.json", results)
     folder = PACKAGE / name
     shutil.rmtree(folder, ignore_errors=True)
-    if recipe["decoder"]["model"] is None:  # the model carries its backbones
+    config = json.loads((run / "model" / "config.json").read_text(encoding="utf-8"))
+    if config["embed_backbones"]:  # the model carries its backbones
         shutil.copytree(run / "model", folder)
         for path in folder.rglob("*.safetensors"):
             halve(path)
         return
-    named = {which: recipe[which]["model"] for which in ("encoder", "decoder")}
-    model = LlaMaVAE.from_pretrained(run / "model", **named)
+    first = load_recipe(STAGES[name][0])
+    model = LlaMaVAE.from_pretrained(
+        run / "model", encoder=first.encoder.model, decoder=first.decoder.model
+    )
     model.card = model.default_prior = None  # both are made anew
     model.save_pretrained(folder, int8=True)
 

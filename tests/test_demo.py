@@ -128,7 +128,7 @@ def test_the_default_is_fetched_or_else_complete(tmp_path, monkeypatch, reachabl
 
     monkeypatch.setattr("llamavae.demo.fetch", fetch)
 
-    def stop(*_):
+    def stop(*_, **__):
         raise UserError("far enough")
 
     monkeypatch.setattr("llamavae.demo.load_recipe", stop)

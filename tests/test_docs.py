@@ -18,6 +18,7 @@ import shlex
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
@@ -221,8 +222,8 @@ def commands(page: Path) -> Iterator[tuple[str, list[str]]]:
 def _call(words: list[str], where: str) -> Iterator[tuple[str, list[str]]]:
     if words[0].endswith("llamavae"):
         yield where, words[1:]
-    elif "llamavae.cli" in words:
-        yield where, words[words.index("llamavae.cli") + 1 :]
+    elif ("-m", "llamavae") in pairwise(words):  # by a launcher such as torchrun
+        yield where, words[words.index("llamavae") + 1 :]
     elif words[0] == "make":
         for target in words[1:]:
             assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.M), where
@@ -235,7 +236,7 @@ def test_commands_exist(page):
         while getattr(command, "commands", None) and words and not words[0].startswith("-"):
             assert words[0] in command.commands, f"{where}: there is no llamavae {words[0]}"
             command, words = command.commands[words[0]], words[1:]
-        if "--help" in words or (not words and not where.count(":")):
+        if {"--help", "--help-all"} & set(words) or (not words and not where.count(":")):
             continue  # a command that is only named in a line of text
         try:
             values = command.make_context(where, list(words)).params

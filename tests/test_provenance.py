@@ -29,10 +29,10 @@ def test_what_a_number_needs_beside_it(monkeypatch):
 
 
 def test_the_command_of_a_module(monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["/usr/lib/llamavae/cli/__main__.py", "recipes"])
-    spec = SimpleNamespace(name="llamavae.cli.__main__")
+    monkeypatch.setattr(sys, "argv", ["/usr/lib/llamavae/__main__.py", "recipes"])
+    spec = SimpleNamespace(name="llamavae.__main__")
     monkeypatch.setattr(sys.modules["__main__"], "__spec__", spec)
-    assert provenance()["command"] == "python -m llamavae.cli recipes"
+    assert provenance()["command"] == "python -m llamavae recipes"
 
 
 @pytest.mark.skipif(shutil.which("git") is None, reason="needs git")

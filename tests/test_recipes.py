@@ -132,7 +132,7 @@ def test_all_mistakes_are_reported_together() -> None:
         "encoder: give one of model, scratch and vectors, not model and vectors",
         "decoder.scratch.layer: no such setting; did you mean 'layers'?",
         "decoder.training: Input should be 'frozen', 'heads', 'lora' or 'full' (got 'half')",
-        "objective: kl_rule and kl_threshold go together",
+        "objective: kl_rule and kl_threshold must be set together",
         "optimisation: give one of epochs and steps",
         "latnet: no such setting; did you mean 'latent'?",
     ):
@@ -147,7 +147,7 @@ def test_mistakes_in_a_list_are_reported_by_place() -> None:
     assert lines[0] == "the recipe has 5 mistake(s):"
     assert {line.strip() for line in lines[1:5]} == {
         "corpus.mix.0.naem: no such setting; did you mean 'name'?",
-        "corpus.mix.0.name: is needed",
+        "corpus.mix.0.name: is required",
         "corpus.mix.1.limit: Input should be greater than or equal to 1 (got 0)",
         "corpus.mix.2: expected settings by name (got 'c')",
     }
@@ -156,18 +156,18 @@ def test_mistakes_in_a_list_are_reported_by_place() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (["objective.schedule=target_rate"], "target_rate goes with"),
-        (["objective.target_rate=5"], "target_rate goes with"),
-        (["objective.schedule=linear", "objective.start=0.8"], "more than the whole run"),
-        (["objective.zero=0.8"], "more than a whole cycle"),
+        (["objective.schedule=target_rate"], "target_rate must be set together"),
+        (["objective.target_rate=5"], "target_rate must be set together"),
+        (["objective.schedule=linear", "objective.start=0.8"], "at most 1, the whole run"),
+        (["objective.zero=0.8"], "at most 1, a whole cycle"),
         (["encoder.model=null"], "encoder: give one of"),
         (["decoder.scratch.layers=2"], "give one of model and scratch"),
-        (["decoder.quantization=4bit", "decoder.training=full"], "cannot train in full"),
+        (["decoder.quantization=4bit", "decoder.training=full"], "cannot be trained in full"),
         (["optimisation.epochs=1", "optimisation.micro_batch_size=7"], "not a multiple"),
         (["corpus.streaming=true"], "no known length"),
         (["encoder.model=null", "encoder.scratch.layers=1"], "set training to full"),
-        (["encoder.model=null", "encoder.vectors=v", "encoder.training=full"], "cannot train"),
-        (["corpus.mix=[{name: a}]", "corpus.streaming=true"], "corpus.mix: a stream is of one"),
+        (["encoder.model=null", "encoder.vectors=v", "encoder.training=full"], "cannot be trained"),
+        (["corpus.mix=[{name: a}]", "corpus.streaming=true"], "corpus.mix: only one corpus"),
         (
             ["corpus.mix=[{name: a}]", "encoder.model=null", "encoder.vectors=v"],
             "corpus.mix: precomputed vectors",
@@ -207,6 +207,19 @@ def test_override(override: str, expected: object) -> None:
     for name in override.partition("=")[0].split("."):
         value = getattr(value, name)
     assert value == expected
+
+
+@pytest.mark.parametrize("value", ["2024-01-01", "no", "1e3", "a=b", ""])
+def test_values_are_taken_as_they_are(value: str) -> None:
+    recipe = load_recipe("demo", ["output.folder=x"], values={"output.folder": value})
+    assert recipe.output.folder == value
+
+
+def test_values_are_validated_and_replace_the_length() -> None:
+    recipe = load_recipe("demo", values={"optimisation.epochs": 2})
+    assert (recipe.optimisation.epochs, recipe.optimisation.steps) == (2, None)
+    with pytest.raises(UserError, match="did you mean 'folder'"):
+        load_recipe("demo", values={"output.foldr": "x"})
 
 
 @pytest.mark.parametrize("override", ["optimisation.steps", "=3", "corpus.path=[1"])

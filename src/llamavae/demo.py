@@ -57,6 +57,7 @@ _SETTINGS = {
 }
 _MEASURED_HERE = ("evaluation.decoded=0",)  # the demo decodes more sentences than a run would
 _OWN = 2000  # sentences of the file that the demo writes
+_OWN_FILE = "sentences.txt"
 _HELD_OUT = 500  # at most
 _SAMPLES = 100
 _REFINED = 20  # steps
@@ -139,10 +140,16 @@ def run_demo(
     console = console or Console()
     name = _choose(console, progress) if model is None else model
     settings = _SETTINGS.get(name, _SETTINGS["small"])
-    recipe = load_recipe("fine-tune", [*settings, *_MEASURED_HERE, *overrides])
-    recipe.start_from, recipe.output.folder = name, str(output)
-    recipe.corpus.name = str(_own_sentences(output) if sentences is None else sentences)
-    recipe.description = f"{name}, fine-tuned on {recipe.corpus.name}."
+    corpus = str(output / _OWN_FILE if sentences is None else sentences)
+    values = {
+        "start_from": name,
+        "output.folder": str(output),
+        "corpus.name": corpus,
+        "description": f"{name}, fine-tuned on {corpus}.",
+    }
+    recipe = load_recipe("fine-tune", [*settings, *_MEASURED_HERE, *overrides], values=values)
+    if sentences is None:
+        _write_sentences(output / _OWN_FILE)
     held_out = _held_out(recipe)
 
     start = LlaMaVAE.from_pretrained(name)
@@ -203,16 +210,14 @@ def _choose(console: Console, progress: bool) -> str:
 # ------------------------------------------------------------------------------- sentences
 
 
-def _own_sentences(folder: Path) -> Path:
-    """A file of the grammar's sentences, one a line; one that is there stays."""
-    path = folder / "sentences.txt"
+def _write_sentences(path: Path) -> None:
+    """Write a file of the grammar's sentences, one per line; an existing one stays."""
     if not path.is_file():
         numbers = random.Random(_SEED).sample(range(factors.SIZE), _OWN)
-        folder.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         # with capitals and full stops, which the models have not seen
         lines = [f"{factors.generate(n)[0].capitalize()}.\n" for n in numbers]
         path.write_text("".join(lines), encoding="utf-8")
-    return path
 
 
 def _grammatical(text: str) -> bool:

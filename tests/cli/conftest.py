@@ -41,7 +41,7 @@ def run(model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
 # a shell starts background jobs, and so the tests of a build server, deaf to Ctrl-C
 _COMMAND = (
     "import runpy, signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
-    "runpy.run_module('llamavae.cli', run_name='__main__')"
+    "runpy.run_module('llamavae', run_name='__main__')"
 )
 
 

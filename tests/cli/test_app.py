@@ -56,7 +56,8 @@ def test_every_verb_and_option_has_help(verb: str, run: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["train", "--help"], ["evaluate", "--help"], ["recipes"]]
+    "arguments",
+    [["--help"], ["train", "--help"], ["train", "--help-all"], ["evaluate", "--help"], ["recipes"]],
 )
 def test_quick_commands_load_nothing_heavy(arguments: list[str]) -> None:
     code = (
@@ -110,11 +111,20 @@ def test_errors_keep_square_brackets(run: Any) -> None:
 # ------------------------------------------------------------------------------ true processes
 
 
+def test_the_package_runs_as_a_module() -> None:
+    command = [sys.executable, "-m", "llamavae"]
+    version = subprocess.run([*command, "--version"], capture_output=True, text=True, check=True)
+    assert version.stdout == f"llamavae {__version__}\n"
+    wrong = subprocess.run([*command, "recontruct"], capture_output=True, text=True)
+    assert wrong.returncode == 2
+    assert "Usage: llamavae" in wrong.stderr
+
+
 def test_user_error_of_a_process(start: Any) -> None:
     process = start("reconstruct", "a", "--file", "b")
     out, err = process.communicate(timeout=250)
     assert (process.returncode, out) == (2, "")
-    assert err == "error: give texts or --file, not both\n"
+    assert err == "error: expected texts or --file, not both\n"
 
 
 def test_broken_pipe_is_silent(start: Any) -> None:

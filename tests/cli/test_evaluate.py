@@ -69,7 +69,7 @@ def test_refined_codes_are_named_in_the_results(corpus, run, tmp_path):
     other = run(*evaluation(corpus, tmp_path, "--limit", 4))
     assert "holds an evaluation with another model" in other.stderr
     result = run(*evaluation(corpus, tmp_path, *options, "--encoder", tiny.encoder("bert-mean")))
-    assert "--refine is for a model" in result.stderr
+    assert "--refine requires a model" in result.stderr
 
 
 def test_a_plain_sentence_encoder_is_skipped_where_it_cannot_do_it(corpus, run, tmp_path):
@@ -88,7 +88,7 @@ def test_a_plain_sentence_encoder_is_placed_like_a_model(corpus, run, tmp_path):
     assert read_results(tmp_path).model["fingerprint"] == half.cache_key()
     result = run(*evaluation(corpus, tmp_path, "--encoder", folder, "--device", "tpu9"))
     assert result.exit_code == 2
-    assert "there is no device 'tpu9'" in result.stderr
+    assert "unknown device 'tpu9'" in result.stderr
 
 
 def test_an_evaluator_that_fails_is_no_success(corpus, run, tmp_path):
@@ -132,11 +132,14 @@ def test_probes_without_sentevals_files_are_a_success(corpus, run, tmp_path, mon
         (["--suite", "quik"], "unknown suite 'quik'. Did you mean 'quick'"),
         (["-e", "usge"], "unknown evaluator 'usge'. Did you mean 'usage'"),
         (["-e", "usage", "--set", "usage.resample=1"], "Did you mean 'resamples'"),
-        (["-e", "usage", "--set", "probes.k=1"], "probes is not run"),
+        (
+            ["-e", "usage", "--set", "probes.k=1"],
+            "expected one of the evaluators that run, usage; got probes",
+        ),
         (["-e", "usage", "--set", "resamples=1"], "expected EVALUATOR.SETTING=VALUE"),
-        (["-e", "usage", "--set", "usage.resamples=[1"], "the value is not YAML"),
+        (["-e", "usage", "--set", "usage.resamples=[1"], "the value is not valid YAML"),
         (["-e", "sts", "--set", "sts.files=x.csv"], "sts.files takes names with values"),
-        (["-m", "mini", "--encoder", "x"], "give --model or --encoder, not both"),
+        (["-m", "mini", "--encoder", "x"], "expected --model or --encoder, not both"),
         (["-e", "usage"], "name a corpus, a file of sentences or a hub id"),
     ],
 )

@@ -218,7 +218,7 @@ def test_word_vectors_leave_unknown_words_out_and_say_so(folder, fit, run, tmp_p
         *("--candidates", str(tmp_path / "words.txt")),
     )
     assert [json.loads(line)["word"] for line in chosen.stdout.splitlines()] == ["river"]
-    assert "1 of 2 candidates left out, without a vector: 'xyzzy'" in chosen.stderr
+    assert "left out 1 of 2 candidates, which have no vector: 'xyzzy'" in chosen.stderr
     context = run("define", "river", "--context", "the river", "--model", guided)
     assert context.exit_code == 2
     assert "no context" in context.stderr
@@ -244,7 +244,7 @@ def test_a_submission_of_vectors_needs_a_model_of_vectors(folder, fit, run, tmp_
         *("--submission", str(tmp_path / "revdict.json")),
     )
     assert result.exit_code == 2
-    assert "is labels, not a vector of words" in result.stderr
+    assert "expected a model with word vectors as condition; got labels" in result.stderr
     assert not (tmp_path / "revdict.json").exists()
 
 
@@ -270,11 +270,11 @@ def test_a_model_of_vectors_is_not_asked_in_words(fit, run):
     [
         (("--flow", "glw"), "Did you mean 'glow'"),
         (("--learning-rate", "0"), "learning_rate must be above 0"),
-        (("--base-hidden", "512,wide"), "--base-hidden takes widths from 2, such as 512,512"),
-        (("--base-hidden", "-3"), "--base-hidden takes widths from 2, such as 512,512"),
-        (("--base-hidden", "8", "--form", "conditional"), "for the reference form"),
-        (("--ensemble-size", "2"), "--ensemble-size needs their widths: add --base-hidden"),
-        (("--contrastive-weight", "1", "--form", "conditional"), "for the reference form"),
+        (("--base-hidden", "512,wide"), "--base-hidden expects hidden sizes of at least 2"),
+        (("--base-hidden", "-3"), "--base-hidden expects hidden sizes of at least 2"),
+        (("--base-hidden", "8", "--form", "conditional"), "require the reference form"),
+        (("--ensemble-size", "2"), "--ensemble-size above 1 requires --base-hidden"),
+        (("--contrastive-weight", "1", "--form", "conditional"), "require the reference form"),
         (("--dropout", "1.5"), "dropout"),
     ],
 )
@@ -288,7 +288,7 @@ def test_bad_settings_are_refused_before_anything_is_loaded(run, tmp_path, optio
 def test_no_definition_no_words(run, text):
     result = run("reverse", text, "--model", "nowhere")
     assert result.exit_code == 2
-    assert "give a definition" in result.stderr
+    assert "expected a definition" in result.stderr
 
 
 def test_a_folder_that_cannot_be_made(folder, run, tmp_path):
@@ -321,12 +321,15 @@ def test_a_matrix_with_a_row_for_each_text(folder, run, tmp_path, suffix):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("define", "--model", "x"), "give words"),
-        (("define", "--file", "f.json", "--context", "c", "--model", "x"), "not with --file"),
-        (("define", "dog", "--device", "nothing", "--model", "x"), "no device 'nothing'"),
-        (("reverse", "--model", "x"), "give a definition"),
+        (("define", "--model", "x"), "expected words"),
+        (
+            ("define", "--file", "f.json", "--context", "c", "--model", "x"),
+            "requires words, not --file",
+        ),
+        (("define", "dog", "--device", "nothing", "--model", "x"), "unknown device 'nothing'"),
+        (("reverse", "--model", "x"), "expected a definition"),
         (("reverse", "--file", "f.json", "--model", "x"), "--submission"),
-        (("define", "dog", "--vectors", "sgns", "--model", "x"), "go with --file"),
+        (("define", "dog", "--vectors", "sgns", "--model", "x"), "require --file"),
         (("define", "dog", "--model", "nowhere"), "nowhere"),
     ],
 )
@@ -351,7 +354,7 @@ def test_a_fit_is_not_overwritten(folder, fit, run):
     guided = fit()
     result = run("fit-condition", "--model", str(folder / "vae"), "-o", guided)
     assert result.exit_code == 2
-    assert "already holds" in result.stderr
+    assert "already contains" in result.stderr
 
 
 def test_an_interrupted_fit_goes_on(folder, run, tmp_path, monkeypatch):

@@ -31,7 +31,7 @@ def test_the_list_says_what_is_here(run: Any, source: Path) -> None:
         "2",
         "MB",
         "MIT",
-        "a toy; not here: llamavae models get toy",
+        "a toy; not downloaded: llamavae models get toy",
     ]
     run("models", "get", "toy", "--from", source)
     line = next(x for x in run("models").stdout.splitlines() if x.startswith("toy"))
@@ -69,13 +69,13 @@ def test_get_says_where_it_went_and_shows_the_licence(run: Any, source: Path) ->
         "source": None,
         "licence": "MIT",
     }
-    assert "here already, verified" in run("models", "get", "toy").stdout
+    assert "already downloaded, verified" in run("models", "get", "toy").stdout
 
 
 def test_get_of_what_needs_nothing(run: Any) -> None:
     result = run("models", "get", "mini")
     assert (result.exit_code, result.stdout) == (0, "")
-    assert "mini comes with the library" in result.stderr
+    assert "mini is part of the library" in result.stderr
 
 
 def test_get_of_an_unknown_name(run: Any) -> None:

@@ -60,4 +60,4 @@ def test_the_environment_and_the_option_take_precedence(
 
 def test_help_says_what_the_default_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "300")
-    assert "Default: small if its backbones were fetched, else mini" in call("sample", "-h").stdout
+    assert "Default: small if its backbones are available, else mini" in call("sample", "-h").stdout

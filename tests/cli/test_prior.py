@@ -62,7 +62,7 @@ def test_the_best_of_all_becomes_the_default(run, model, corpus):
     assert prior is not None
     found = prior.report["candidates"]
     assert set(found) == {"standard", "gaussian", "mixture", "flow"}
-    assert f"Kept: {prior.kind}" in result.stderr
+    assert f"Selected: {prior.kind}" in result.stderr
     again = run(*command)
     assert again.exit_code == 2
     assert "--overwrite" in again.stderr

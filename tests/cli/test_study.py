@@ -75,7 +75,7 @@ def test_an_interrupted_study_says_how_to_go_on_and_keeps_its_folder(
         patched.setattr(_Run, "_look", interrupted)
         stopped = run(*command(folder, "flows", tmp_path, *options))
     assert stopped.exit_code == 130
-    assert "the same command continues" in stopped.stderr
+    assert "repeat the command to resume" in stopped.stderr
     other = run(*command(folder, "flows", tmp_path, *options, "--candidates", "3"))
     assert other.exit_code == 2
     assert "other settings" in other.stderr
@@ -157,7 +157,7 @@ def test_contrast_is_for_the_reference_form(folder, run, tmp_path, verb, monkeyp
     options = ("--contrastive-weight", "2", "--base-hidden", "4", "--ensemble-size", "3")
     wrong = run(*command(folder, verb, tmp_path, *options, "--form", "conditional"))
     assert wrong.exit_code == 2
-    assert "for the reference form" in wrong.stderr
+    assert "require the reference form" in wrong.stderr
     options = (*options, "--form", "reference")
     if verb == "flows":
         options = (*options, "--flow", "glow", "--flow", "linear-gaussian")

@@ -95,26 +95,26 @@ def test_refined_codes(run: Any, model: LlaMaVAE, tmp_path: Path) -> None:
     assert [row["index"] for row in found] == [index for index, _ in expected]
     row = records(run("encode", A, "--refine", 2))[0]
     assert row["mean"] == pytest.approx(model.encode(A, refine=2).mean[0].tolist(), abs=2e-3)
-    file, points = tmp_path / "a.txt", tmp_path / "a.parquet"
+    file, codes = tmp_path / "a.txt", tmp_path / "a.parquet"
     file.write_text(f"{A}\n{B}\n")
-    assert run("encode", "--file", file, "--output", points, "--refine", 2).exit_code == 0
+    assert run("encode", "--file", file, "--output", codes, "--refine", 2).exit_code == 0
     assert (
-        records(run("decode", "--file", points, "--json"))[0]["text"]
+        records(run("decode", "--file", codes, "--json"))[0]["text"]
         == (model.decode(model.encode([A, B], refine=2).mean)[0])
     )
     assert run("encode", A, "--refine", -1).exit_code == 2
 
 
-def test_neighbours_in_a_file_in_stdin_and_in_points(
+def test_neighbours_in_a_file_in_stdin_and_in_codes(
     run: Any, model: LlaMaVAE, tmp_path: Path
 ) -> None:
-    file, points = tmp_path / "sentences.txt", tmp_path / "points.parquet"
+    file, codes = tmp_path / "sentences.txt", tmp_path / "codes.parquet"
     file.write_text("\n".join(tiny.SENTENCES) + "\n")
     expected = model.neighbours(A, tiny.SENTENCES, k=3)
-    assert run("encode", "--file", file, "--output", points).exit_code == 0
+    assert run("encode", "--file", file, "--output", codes).exit_code == 0
     answers = [
         records(run("neighbours", A, "-k", 3, "--json", "--file", file)),
-        records(run("neighbours", A, "-k", 3, "--json", "--file", points)),
+        records(run("neighbours", A, "-k", 3, "--json", "--file", codes)),
         records(run("neighbours", A, "-k", 3, "--json", stdin=file.read_text())),
     ]
     for rows in answers:
@@ -164,19 +164,19 @@ def test_unicode_and_very_long_text(run: Any) -> None:
 @pytest.mark.parametrize(
     ("arguments", "stdin", "message"),
     [
-        (["reconstruct"], "", "standard input: there is no text"),
-        (["reconstruct"], "\n \n", "standard input: there is no text"),
-        (["reconstruct", " "], "", "the arguments: there is no text"),
+        (["reconstruct"], "", "standard input: found no text"),
+        (["reconstruct"], "\n \n", "standard input: found no text"),
+        (["reconstruct", " "], "", "the arguments: found no text"),
         (["reconstruct"], b"good\nbad \xff\n", "standard input:2: byte 0xff"),
         (["reconstruct"], b"\x7fELF\0\0", "standard input:1: a NUL byte"),
-        (["reconstruct", "--column", "x", "a"], "", "--column goes with --file"),
+        (["reconstruct", "--column", "x", "a"], "", "--column requires --file"),
         (["reconstruct", "--file", "missing.txt"], "", "no such file: missing.txt"),
         (["reconstruct", "--file", "."], "", "is a folder"),
-        (["reconstruct", "a", "--temperature", "0"], "", "--temperature must be above 0"),
+        (["reconstruct", "a", "--temperature", "0"], "", "expected a --temperature above 0"),
         (["reconstruct", "a", "--top-p", "1.5"], "", "--top-p"),
         (["reconstruct", "a", "-n", "3", "--beams", "2"], "", "at most 2 texts"),
-        (["reconstruct", "a", "--device", "tpu9"], "", "there is no device 'tpu9'"),
-        (["reconstruct", "a", "--device", "cuda:77"], "", "there is no device 'cuda:77'"),
+        (["reconstruct", "a", "--device", "tpu9"], "", "unknown device 'tpu9'"),
+        (["reconstruct", "a", "--device", "cuda:77"], "", "device 'cuda:77' is not available"),
         (["interpolate", "a"], "", "expected 2 texts; got 1"),
         (["interpolate", "a", "b", "--steps", "1"], "", "at least 2 steps"),
         (["traverse", "a", "--dim", "6"], "", "the latent has dimensions 0 to 5"),

@@ -8,7 +8,13 @@ import pytest
 import yaml
 
 import llamavae.training.run
-from llamavae.training.recipe import Recipe, describe_settings, load_recipe, recipe_names
+from llamavae.training.recipe import (
+    Recipe,
+    describe_groups,
+    describe_settings,
+    load_recipe,
+    recipe_names,
+)
 
 
 @pytest.fixture
@@ -84,10 +90,22 @@ def test_train_without_a_recipe_lists_them(run: Any) -> None:
     assert "demo" in result.stderr
 
 
-def test_help_of_train_lists_every_setting(run: Any) -> None:
-    text = run("train", "--help").stdout
+def test_help_of_train_fits_one_screen(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = run("train", "--help").stdout.splitlines()
+    assert len(lines) <= 50
+    for name, summary in describe_groups():
+        (line,) = [line for line in lines if line.startswith(f"{name} ")]
+        assert line.split(maxsplit=1)[1].rstrip() == summary
+    assert any("--help-all" in line for line in lines)
+
+
+def test_help_all_lists_every_setting(run: Any) -> None:
+    result = run("train", "--help-all")
+    assert result.exit_code == 0
+    assert "--recipe" in result.stdout
     for key, *_ in describe_settings():
-        assert f"\n{key} " in text
+        assert f"\n{key} " in result.stdout
 
 
 def test_recipes(run: Any) -> None:
@@ -103,7 +121,7 @@ def test_show_and_copy(run: Any, tmp_path: Path) -> None:
     assert (tmp_path / "mine.yaml").read_text() == text
     again = run("recipes", "copy", "demo", tmp_path / "mine.yaml")
     assert again.exit_code == 2
-    assert "exists already" in again.stderr
+    assert "already exists" in again.stderr
     assert (tmp_path / "mine.yaml").read_text() == text
 
 
@@ -112,7 +130,7 @@ def test_show_and_copy(run: Any, tmp_path: Path) -> None:
     [
         (["recipes", "show", "dem"], "Did you mean 'demo'?"),
         (["recipes", "copy", "demo", "mine.txt"], "ends in .yaml"),
-        (["recipes", "copy", "demo", "/nowhere/mine.yaml"], "could not write"),
+        (["recipes", "copy", "demo", "/nowhere/mine.yaml"], "cannot write"),
         (["train", "-r", "missing.yaml"], "there is no recipe file missing.yaml"),
     ],
 )

@@ -1,4 +1,4 @@
-"""The command `llamavae`. Every verb is a call of the public Python API."""
+"""The command `llamavae`. Its subcommands call the public Python API."""
 
 from llamavae.cli.app import main
 

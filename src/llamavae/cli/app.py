@@ -1,6 +1,6 @@
-"""The application: global options, and what happens to errors.
+"""The application: global options and error handling.
 
-torch and transformers are imported inside the verbs, so that `--help` is quick.
+The commands import torch and transformers when they run, so that `--help` is fast.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from typer.core import TyperGroup
 
 from llamavae import __version__
 from llamavae.cli import (
+    codes,
     evaluate,
     guidance,
     models,
-    points,
     prior,
     recipes,
     study,
@@ -29,11 +29,11 @@ from llamavae.cli import (
 from llamavae.cli.output import note, show_error
 from llamavae.errors import UserError
 
-USER_ERROR, INTERRUPTED, BROKEN_PIPE = 2, 130, 141  # the last two as a shell reports signals
+USER_ERROR, INTERRUPTED, BROKEN_PIPE = 2, 130, 141  # 128 + signal number, as in a shell
 
 
 class _Group(TyperGroup):
-    """Ends with a status and one line where a traceback would not help the user."""
+    """Turns errors that the user can correct into one message and an exit status."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -54,20 +54,20 @@ class _Group(TyperGroup):
 
 
 def _abandon_stdout() -> None:
-    """Keep Python from writing to the closed pipe once more when it exits."""
+    """Keep Python from flushing to the closed pipe at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 app = typer.Typer(
     cls=_Group,
     name="llamavae",
-    help="Sentence VAEs on pretrained encoders and decoders: text to a small continuous space "
-    "and back.",
+    help="Sentence VAEs with pretrained encoders and decoders: encode text to latent codes, and "
+    "decode latent codes to text.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for group in (training, recipes, models, texts, prior, points, guidance, evaluate, sweep, study):
+for group in (training, recipes, models, texts, prior, codes, guidance, evaluate, sweep, study):
     group.register(app)
 
 
@@ -80,10 +80,14 @@ def _version(value: bool) -> None:
 @app.callback()
 def _options(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+        bool,
+        typer.Option(
+            "--version", callback=_version, is_eager=True, help="Show the version and exit."
+        ),
     ] = False,
     debug: Annotated[
-        bool, typer.Option("--debug", envvar="LLAMAVAE_DEBUG", help="Show tracebacks of errors.")
+        bool,
+        typer.Option("--debug", envvar="LLAMAVAE_DEBUG", help="Show the tracebacks of errors."),
     ] = False,
 ) -> None:
     pass
@@ -91,8 +95,8 @@ def _options(
 
 def main() -> None:
     """Run the command line."""
-    # Imports make very many objects that stay: looking through them again and again for garbage,
-    # and once more at the end, would take a third of a short command's time.
+    # Imports create many long-lived objects. With default thresholds, garbage collection takes a
+    # third of the run time of a short command.
     gc.set_threshold(100_000, 20, 100)
     try:
         app(prog_name="llamavae")

@@ -1,4 +1,4 @@
-"""Verbs that measure models: `evaluate`, `report` and `compare`."""
+"""Commands that evaluate models: `evaluate`, `report` and `compare`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def register(app: typer.Typer) -> None:
-    """Add the verbs of this module."""
+    """Add the commands of this module."""
     app.command()(grouped(evaluate))
     app.command()(report)
     app.command()(compare)
@@ -29,23 +29,23 @@ def evaluate(
     encoder: Annotated[
         str | None,
         typer.Option(
-            help="Measure a plain sentence encoder (hub id or folder) in place of a model.",
+            help="Sentence encoder (hub id or folder) to evaluate instead of a model.",
             rich_help_panel="Model",
         ),
     ] = None,
     suite: Annotated[
-        str, typer.Option(help="Which evaluators run, and how: quick, paper or all.")
+        str, typer.Option(help="Evaluators to run and their settings: quick, paper or all.")
     ] = "quick",
     names: Annotated[
         list[str] | None,
-        typer.Option("--evaluator", "-e", help="Run this one alone; may be repeated."),
+        typer.Option("--evaluator", "-e", help="Run only this evaluator. Can be repeated."),
     ] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option(
             "--set",
             metavar="EVALUATOR.SETTING=VALUE",
-            help="Change a setting of an evaluator, the value as YAML; may be repeated.",
+            help="Change a setting of an evaluator; the value is read as YAML. Can be repeated.",
         ),
     ] = None,
     corpus: Annotated[
@@ -53,45 +53,46 @@ def evaluate(
         typer.Option(
             "--corpus",
             "-c",
-            help="Corpus, file or hub id of sentences; default: what the model was trained on.",
+            help="Named corpus, file, or hub id of a dataset. Default: the training "
+            "corpus of the model.",
         ),
     ] = None,
     path: Annotated[
-        Path | None, typer.Option(help="Where a named corpus lies, if not in its usual place.")
+        Path | None, typer.Option(help="Location of a named corpus, if not the default one.")
     ] = None,
     split: Annotated[
-        Literal["train", "validation", "test", "all"], typer.Option(help="Part of the corpus.")
+        Literal["train", "validation", "test", "all"], typer.Option(help="Split of the corpus.")
     ] = "test",
-    limit: Annotated[int, typer.Option(min=2, help="At most this many sentences.")] = 500,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of every draw.")] = 0,
+    limit: Annotated[int, typer.Option(min=2, help="Maximum number of sentences.")] = 500,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed.")] = 0,
     refine: Refine = 0,
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output", "-o", help="Folder of the results; default: runs/evaluation/NAME."
+            "--output", "-o", help="Folder of the results. Default: runs/evaluation/NAME."
         ),
     ] = None,
     json: Json = False,
 ) -> None:
-    """Measure a model: all numbers beside their controls, and the texts behind them.
+    """Evaluate a model: metrics with controls, and the texts they were computed from.
 
-    An evaluation that was interrupted goes on when it is started again. It ends with status 1 where
-    an evaluator failed; what the others found is there all the same.
+    An interrupted evaluation resumes when the command is repeated. The exit status is 1 if an
+    evaluator failed; the results of the other evaluators are still saved.
     """
     from llamavae.evaluation.data import evaluation_data, run_of
     from llamavae.evaluation.results import check_folder
     from llamavae.evaluation.suite import evaluate as run_suite
     from llamavae.evaluation.tasks import by_reason
 
-    given = context.get_parameter_source("model")  # LLAMAVAE_MODEL may be set all the same
+    given = context.get_parameter_source("model")  # LLAMAVAE_MODEL does not count
     if encoder is not None and given and given.name == "COMMANDLINE":
-        raise UserError("give --model or --encoder, not both: one system is measured")
+        raise UserError("expected --model or --encoder, not both")
     if encoder is not None and refine:
-        raise UserError("--refine is for a model: a plain sentence encoder writes no text")
+        raise UserError("--refine requires a model: a sentence encoder does not generate text")
     source = encoder or model.source
     name = _name(source) + (f"-refined-{refine}" if refine else "")
     folder = output or Path("runs/evaluation") / name
-    check_folder(folder)  # before anything is loaded
+    check_folder(folder)  # before loading the model
     evaluators = _evaluators(suite, names or [], settings or [], model.batch_size)
     run = None if encoder else run_of(source)
     options: dict[str, Any] = {} if path is None else {"path": path}
@@ -128,7 +129,7 @@ def evaluate(
     ):
         for each, text in by_reason(outcomes).items():
             note(f"{reason}: {each}: {text}")
-    note(f"results are in {folder}; a page of them: llamavae report {folder}")
+    note(f"the results are in {folder}; for an HTML report: llamavae report {folder}")
     if failed := [each.name for each in evaluators if each.name in results.failed]:
         show_error(f"{len(failed)} of {len(evaluators)} evaluators failed: {', '.join(failed)}")
         raise typer.Exit(1)
@@ -137,7 +138,7 @@ def evaluate(
 def _evaluators(
     suite: str, names: list[str], settings: list[str], batch_size: int
 ) -> list[Evaluator]:
-    """The evaluators that were asked for, with their settings."""
+    """The chosen evaluators with their settings."""
     from inspect import signature
 
     from llamavae.evaluation.registry import EVALUATORS, SUITES, load_evaluator
@@ -148,7 +149,10 @@ def _evaluators(
     for text in settings:
         name, setting, value = _setting(text)
         if name not in chosen:
-            raise UserError(f"--set {text}: {name} is not run; it is set for {', '.join(chosen)}")
+            raise UserError(
+                f"--set {text}: expected one of the evaluators that run, {', '.join(chosen)}; got "
+                f"{name}"
+            )
         chosen[name][setting] = value
     for name, values in chosen.items():
         if "batch_size" in signature(EVALUATORS[name]).parameters:
@@ -166,23 +170,23 @@ def _setting(text: str) -> tuple[str, str, Any]:
     try:
         return name, setting, yaml.safe_load(value)
     except yaml.YAMLError as error:
-        raise UserError(f"--set {text}: the value is not YAML: {error}") from error
+        raise UserError(f"--set {text}: the value is not valid YAML: {error}") from error
 
 
 def _place(source: str) -> str:
-    """A folder as an absolute path, so that a report finds it; a hub id as it is."""
+    """A folder as an absolute path, for reports; a hub id unchanged."""
     place = Path(source).expanduser()
     return str(place.resolve()) if place.is_dir() else source
 
 
 def _name(source: str) -> str:
-    """What a system is called: its run's folder, or the last part of its id."""
+    """Name of a system: the folder of its run, or the last part of its hub id."""
     *parents, last = Path(_place(source)).parts or ("system",)
     return parents[-1] if last == "model" and parents else last
 
 
 def _show(rows: Rows, json: bool) -> None:
-    """Numbers over all the data as a table; as JSON, all of them."""
+    """Write the metrics over all data as a table, or as JSON all metrics."""
     from llamavae.evaluation.results import interval_text, number_text
 
     if json:
@@ -205,36 +209,36 @@ def _align(table: list[tuple[str, ...]]) -> None:
         print(line.rstrip(), flush=True)
 
 
-Folder = Annotated[Path, typer.Argument(help="Folder that llamavae evaluate wrote, or of a run.")]
+Folder = Annotated[Path, typer.Argument(help="Folder of an evaluation or of a training run.")]
 
 
 def report(folder: Folder) -> None:
-    """Write a page about an evaluation or a run: one HTML file that loads nothing."""
+    """Write a report of an evaluation or a training run as one self-contained HTML file."""
     from llamavae.report import write_report
 
-    note(f"the page is {write_report(folder)}: open it in a browser")
+    note(f"the report is {write_report(folder)}; open it in a browser")
 
 
 def compare(
     folders: Annotated[
         list[Path],
-        typer.Argument(
-            help="Folders that llamavae evaluate wrote; the others are compared with the first."
-        ),
+        typer.Argument(help="Folders of evaluations; the others are compared with the first."),
     ],
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="Folder of the table and the page.")
+        Path, typer.Option("--output", "-o", help="Folder of the table and the report.")
     ] = Path("runs/comparison"),
     json: Json = False,
 ) -> None:
-    """Set evaluations side by side, with the significance of their differences."""
+    """Compare evaluations, with significance tests of the differences."""
     from llamavae.evaluation.comparison import compare as differences
     from llamavae.evaluation.generations import write_csv
     from llamavae.evaluation.results import read_results
     from llamavae.report.comparison import write_comparison
 
     evaluations = [read_results(folder) for folder in folders]
-    if len({results.system for results in evaluations}) < len(folders):  # two of one model
+    if len({results.system for results in evaluations}) < len(
+        folders
+    ):  # several evaluations of one model
         for results, folder in zip(evaluations, folders, strict=True):
             results.system = str(folder)
     rows = differences(evaluations)
@@ -246,11 +250,11 @@ def compare(
             write(True, **row)
     else:
         _align(_side_by_side([results.system for results in evaluations], rows))
-    note(f"the table is {output / 'comparison.csv'}, the page is {page}")
+    note(f"the table is {output / 'comparison.csv'}, the report is {page}")
 
 
 def _side_by_side(systems: list[str], rows: Rows) -> list[tuple[str, ...]]:
-    """A line for each measure over all the data, and a column for each system."""
+    """A row for each metric over all data, and a column for each system."""
     cells = {(row["evaluator"], row["metric"], row["system"]): row for row in _whole(rows)}
     table = [("", "metric", *systems)]
     for name, metric in dict.fromkeys(key[:2] for key in cells):
@@ -264,7 +268,7 @@ def _whole(rows: Rows) -> Rows:
 
 
 def _compared(row: dict[str, Any] | None) -> str:
-    """A value, a difference that is more than chance, and its p."""
+    """A value, the verdict if the difference is significant, and its p-value."""
     from llamavae.evaluation.results import number_text
 
     if row is None:

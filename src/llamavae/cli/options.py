@@ -1,4 +1,4 @@
-"""Options that several verbs share: each group is a dataclass, and is described once."""
+"""Options that several commands share. Each group of options is a dataclass."""
 
 from __future__ import annotations
 
@@ -25,25 +25,27 @@ if TYPE_CHECKING:
     from llamavae.guidance import Condition
     from llamavae.modeling import SentenceEncoder
 
-Json = Annotated[bool, typer.Option("--json", help="Write one JSON object a line.")]
+Json = Annotated[bool, typer.Option("--json", help="Write one JSON object per line.")]
 Refine = Annotated[
     int,
     typer.Option(
         "--refine",
         min=0,
         metavar="STEPS",
-        help="Maximum number of gradient steps on each text's code after the encoder's guess, so "
-        "that the text comes back more exactly; 0 is the encoder alone.",
+        help="Maximum number of gradient steps that refine the latent code of each text for a more "
+        "exact reconstruction, starting from the encoder's output; 0 disables refinement.",
     ),
 ]
 TextArguments = Annotated[
     list[str] | None,
-    typer.Argument(metavar="TEXT", help="Texts; - or nothing reads them from standard input."),
+    typer.Argument(
+        metavar="TEXT", help="Texts. Without texts, or with -, they are read from standard input."
+    ),
 ]
 
 
 def grouped(verb: Callable[..., None]) -> Callable[..., None]:
-    """Let a verb take dataclasses of options: their fields become options of the command."""
+    """Expand parameters that are dataclasses: their fields become options of the command."""
     hints = get_type_hints(verb, include_extras=True)
     groups: dict[str, type] = {}
     parameters: list[inspect.Parameter] = []
@@ -83,30 +85,30 @@ def grouped(verb: Callable[..., None]) -> Callable[..., None]:
 Device = Annotated[
     str | None,
     typer.Option(
-        help="cpu, cuda, cuda:1, mps, or auto to spread it over all GPUs; default: a GPU "
-        "where there is one.",
+        help="cpu, cuda, cuda:1, mps, or auto to distribute the model over all GPUs. Default: a "
+        "GPU if available, else cpu.",
         rich_help_panel="Model",
     ),
 ]
 Dtype = Annotated[
     Literal["auto", "float32", "bfloat16", "float16"] | None,
-    typer.Option(help="Type of the decoder's weights.", rich_help_panel="Model"),
+    typer.Option(help="Data type of the decoder's weights.", rich_help_panel="Model"),
 ]
 
 
 def default_model(*names: str) -> str:
-    """The first of several shipped models whose backbones are here; a note names a better one."""
+    """The first bundled model whose backbones are available; a note names a better model."""
     from llamavae.pretrained import preferred
 
     name, better = preferred(*names)
     if better:
-        note(f"using {name}; `llamavae models get {better}` fetches a model that writes better")
+        note(f"using {name}; `llamavae models get {better}` downloads a better model")
     return name
 
 
 @dataclass
 class ModelOptions:
-    """Which model, and where it runs."""
+    """The model and its device."""
 
     model: Annotated[
         str | None,
@@ -115,8 +117,8 @@ class ModelOptions:
             "-m",
             envvar="LLAMAVAE_MODEL",
             metavar="FOLDER_OR_ID",
-            help="Folder of a run or a model, hub id, or a name of `llamavae models`. Default: "
-            "small if its backbones were fetched, else mini.",
+            help="Folder of a model or a run, hub id, or name listed by `llamavae models`. "
+            "Default: small if its backbones are available, else mini.",
             rich_help_panel="Model",
         ),
     ] = None
@@ -125,22 +127,22 @@ class ModelOptions:
     batch_size: Annotated[
         int,
         typer.Option(
-            min=1, help="Texts or points that are computed together.", rich_help_panel="Model"
+            min=1, help="Number of texts or latent codes per batch.", rich_help_panel="Model"
         ),
     ] = 64
 
     @cached_property
     def source(self) -> str:
-        """Folder, hub id or name of the model: what was given, or the default."""
+        """Folder, hub id or name of the model, given or default."""
         from llamavae.pretrained import MODELS
 
         return default_model(*MODELS) if self.model is None else self.model
 
     def load(self) -> LlaMaVAE:
-        """The model.
+        """Load the model.
 
         Raises:
-            UserError: It cannot be loaded, or there is no such device.
+            UserError: The model cannot be loaded, or the device is not available.
         """
         source = Path(self.source).expanduser()
         if not (source / "config.json").exists() and (source / "model" / "config.json").exists():
@@ -153,10 +155,10 @@ class ModelOptions:
         )
 
     def load_encoder(self, source: str) -> SentenceEncoder:
-        """A plain sentence encoder, on the device and in the dtype of the model.
+        """Load a sentence encoder instead, on the device and in the dtype of the options.
 
         Raises:
-            UserError: It cannot be loaded, or there is no such device.
+            UserError: The encoder cannot be loaded, or the device is not available.
         """
         quiet()
         from llamavae.modeling import SentenceEncoder
@@ -167,10 +169,10 @@ class ModelOptions:
 
 
 def placement(device: str | None, dtype: str | None) -> dict[str, Any]:
-    """The options of `LlaMaVAE.from_pretrained` for a device and a dtype.
+    """Options of `LlaMaVAE.from_pretrained` for a device and a dtype.
 
     Raises:
-        UserError: There is no such device.
+        UserError: The device is not available.
     """
     options: dict[str, Any] = {} if dtype is None else {"dtype": dtype}
     place = _device(device)
@@ -188,20 +190,20 @@ def _device(name: str | None) -> str:
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise UserError(f"there is no device {name!r}: use cpu, cuda, cuda:1, mps or auto") from (
-            error
-        )
+        raise UserError(
+            f"unknown device {name!r}: expected cpu, cuda, cuda:1, mps or auto"
+        ) from error
     if device.type == "cpu":
         return "cpu"
     count = torch.accelerator.device_count() if accelerator else 0
     if accelerator is None or accelerator.type != device.type or (device.index or 0) >= count:
-        here = f"{count} x {accelerator.type}" if accelerator else "only the CPU"
-        raise UserError(f"there is no device {name!r} on this machine ({here})")
+        here = f"cpu, {count} x {accelerator.type}" if accelerator else "cpu"
+        raise UserError(f"device {name!r} is not available; available: {here}")
     return name
 
 
 def quiet() -> None:
-    """Silence transformers' log and its bars for weights; downloads keep theirs."""
+    """Disable the logs and progress bars of transformers, except those of downloads."""
     from huggingface_hub.utils import enable_progress_bars
     from transformers.utils import logging
 
@@ -222,23 +224,23 @@ class FileOptions:
         typer.Option(
             "--file",
             "-f",
-            help="Read sentences from a file: text (one a line), .jsonl, .csv, .tsv, .parquet.",
+            help="File of sentences: text (one per line), .jsonl, .csv, .tsv or .parquet.",
         ),
     ] = None
-    column: Annotated[
-        str | None, typer.Option(help="Column of the file that holds the sentences.")
-    ] = None
+    column: Annotated[str | None, typer.Option(help="Column of the file with the sentences.")] = (
+        None
+    )
 
     def read(self, arguments: list[str] | None) -> Iterator[str]:
-        """The texts: the arguments, or the file's, or those of standard input, without blanks.
+        """The texts of the arguments, the file or standard input, without blank ones.
 
         Raises:
-            UserError: Two of these are given, or there is no text.
+            UserError: Both arguments and a file are given, or there is no text.
         """
         if self.file is not None and arguments:
-            raise UserError("give texts or --file, not both")
+            raise UserError("expected texts or --file, not both")
         if self.column is not None and self.file is None:
-            raise UserError("--column goes with --file")
+            raise UserError("--column requires --file")
         if self.file is not None:
             from llamavae.corpora.files import read_sentences
 
@@ -248,9 +250,9 @@ class FileOptions:
         else:
             where, found = "standard input", _standard_input(explicit=bool(arguments))
         texts = (text for text in found if text)
-        first = next(texts, None)  # before a model is loaded in vain
+        first = next(texts, None)  # report missing text before a model is loaded
         if first is None:
-            raise UserError(f"{where}: there is no text; expected one sentence a line")
+            raise UserError(f"{where}: found no text; expected one sentence per line")
         return chain([first], texts)
 
 
@@ -259,13 +261,13 @@ def _standard_input(explicit: bool) -> Iterator[str]:
 
     if sys.stdin.isatty():
         if not explicit:
-            raise UserError("there is no text: give texts, --file FILE, or pipe lines in")
-        note("reading sentences from the keyboard, one a line; Ctrl-D ends")
+            raise UserError("expected text: give texts, --file FILE, or lines on standard input")
+        note("reading sentences from the keyboard, one per line; press Ctrl-D to end")
     return (line.strip() for _, line in decode_lines(sys.stdin.buffer, "standard input"))
 
 
 def batches(items: Iterator[str], size: int) -> Iterator[list[str]]:
-    """The items in lists of `size`; a person who types gets an answer to each line."""
+    """The items in lists of `size`, or one by one if they are typed at a terminal."""
     if sys.stdin.isatty():
         size = 1
     while batch := list(islice(items, size)):
@@ -277,45 +279,48 @@ _FIT = "Fit"
 
 @dataclass
 class PairOptions:
-    """A corpus of texts, each of which answers a word."""
+    """A corpus of texts, each with a word, such as definitions."""
 
     corpus: Annotated[
-        str, typer.Option("--corpus", "-c", help="Corpus, file or hub id with texts.")
+        str, typer.Option("--corpus", "-c", help="Named corpus, file, or hub id of a dataset.")
     ] = "wordnet-pairs"
     path: Annotated[
-        Path | None, typer.Option(help="Where a named corpus lies, if not in its usual place.")
+        Path | None, typer.Option(help="Location of a named corpus, if not the default one.")
     ] = None
-    limit: Annotated[int | None, typer.Option(min=1, help="At most this many texts.")] = None
-    max_words: Annotated[int | None, typer.Option(min=1, help="Leave out longer texts.")] = None
+    limit: Annotated[int | None, typer.Option(min=1, help="Maximum number of texts.")] = None
+    max_words: Annotated[
+        int | None,
+        typer.Option(min=1, help="Maximum number of words of a text; longer texts are left out."),
+    ] = None
     word_vectors: Annotated[
         Path | None,
         typer.Option(
-            help="File of word vectors (word2vec, GloVe, fastText .vec) for the words, in place of "
-            "the sentence encoder's."
+            help="File of word vectors (word2vec, GloVe or fastText .vec) to represent words, "
+            "instead of the sentence encoder."
         ),
     ] = None
     encoder: Annotated[
         str | None,
         typer.Option(
             metavar="FOLDER_OR_ID",
-            help="Sentence encoder that reads the words; default: the model's own.",
+            help="Sentence encoder to represent words. Default: the encoder of the model.",
         ),
     ] = None
 
     def word_condition(self, vae: LlaMaVAE, words: Collection[str]) -> Condition:
-        """What turns words into vectors.
+        """The condition that represents words as vectors.
 
         Args:
             vae: The model.
-            words: All words that will be asked of a file of word vectors.
+            words: Words to read from a file of word vectors.
 
         Raises:
-            UserError: Options contradict one another, or there is nothing that reads words.
+            UserError: Options contradict one another, or there is no encoder of words.
         """
         from llamavae.guidance import EncoderCondition, WordVectorCondition
 
         if self.word_vectors is not None and self.encoder is not None:
-            raise UserError("a word has one vector: give --word-vectors or --encoder, not both")
+            raise UserError("expected --word-vectors or --encoder, not both")
         if self.word_vectors is not None:
             return WordVectorCondition(self.word_vectors, words)
         if self.encoder is not None:
@@ -324,13 +329,13 @@ class PairOptions:
             return condition
         if vae.encoder is None:
             raise UserError(
-                "the model has no sentence encoder to make a condition of words: give --encoder, "
+                "the model has no sentence encoder to represent words: give --encoder, "
                 "--word-vectors, --labels or --vectors"
             )
         return EncoderCondition(vae.encoder)
 
     def rows(self, split: str | None, limit: int | None) -> Dataset:
-        """One split of the corpus, or all of it."""
+        """One split of the corpus, or the whole corpus."""
         from llamavae.corpora import load_corpus
 
         return load_corpus(
@@ -340,13 +345,13 @@ class PairOptions:
 
 @dataclass
 class FlowOptions:
-    """How a flow from conditions to points is fitted."""
+    """Settings of fitting a flow from conditions to latent codes."""
 
     steps: Annotated[
-        int, typer.Option(min=1, help="Maximum number of steps.", rich_help_panel=_FIT)
+        int, typer.Option(min=1, help="Maximum number of training steps.", rich_help_panel=_FIT)
     ] = 4000
     train_batch_size: Annotated[
-        int, typer.Option(min=1, help="Pairs per training step.", rich_help_panel=_FIT)
+        int, typer.Option(min=1, help="Number of pairs per training step.", rich_help_panel=_FIT)
     ] = 256
     learning_rate: Annotated[
         float, typer.Option(help="Peak learning rate.", rich_help_panel=_FIT)
@@ -355,7 +360,7 @@ class FlowOptions:
         float,
         typer.Option(
             min=0,
-            help="Width of the posteriors, as a multiple of their own.",
+            help="Multiple of the posteriors' standard deviation.",
             rich_help_panel=_FIT,
         ),
     ] = 1.0
@@ -363,7 +368,8 @@ class FlowOptions:
         float,
         typer.Option(
             min=0,
-            help="Weight of telling conditions apart, for reverse and for labels; form reference.",
+            help="Weight of the contrastive loss, which improves `reverse` and labels. Requires "
+            "form reference.",
             rich_help_panel=_FIT,
         ),
     ] = 0.0
@@ -371,15 +377,15 @@ class FlowOptions:
         str | None,
         typer.Option(
             metavar="WIDTHS",
-            help="Widths, divided by commas, of a network beside the linear map of conditions; "
-            "form reference. Default: none.",
+            help="Comma-separated hidden sizes of an MLP that is added to the linear map of the "
+            "condition. Requires form reference. Default: no MLP.",
             rich_help_panel=_FIT,
         ),
     ] = None
     ensemble_size: Annotated[
         int,
         typer.Option(
-            min=1, help="How many such networks; their mean is taken.", rich_help_panel=_FIT
+            min=1, help="Number of MLPs whose outputs are averaged.", rich_help_panel=_FIT
         ),
     ] = 1
     dropout: Annotated[
@@ -387,7 +393,7 @@ class FlowOptions:
         typer.Option(
             min=0,
             max=0.9,
-            help="Share of the networks' hidden units that a step leaves out.",
+            help="Dropout rate of the hidden layers of the MLPs.",
             rich_help_panel=_FIT,
         ),
     ] = 0.0
@@ -395,7 +401,7 @@ class FlowOptions:
         float,
         typer.Option(
             min=0,
-            help="Noise on conditions in each step, in their standard deviations.",
+            help="Standard deviation of the noise added to conditions, relative to their own.",
             rich_help_panel=_FIT,
         ),
     ] = 0.0
@@ -403,7 +409,7 @@ class FlowOptions:
         int,
         typer.Option(
             min=1,
-            help="Stop after this many looks, one every 200 steps, without a better one.",
+            help="Stop after this many evaluations without improvement; evaluates every 200 steps.",
             rich_help_panel=_FIT,
         ),
     ] = 5
@@ -412,7 +418,7 @@ class FlowOptions:
         """Settings of the fit.
 
         Raises:
-            UserError: One is out of range.
+            UserError: A value is out of range.
         """
         from llamavae.flows import FitConfig
 
@@ -427,27 +433,30 @@ class FlowOptions:
         )
 
     def networks(self, *forms: str) -> dict[str, Any]:
-        """Options of `build_flow` for its networks.
+        """Options of `build_flow` for the MLPs of the base distribution.
 
         Args:
-            forms: The forms that will be fitted.
+            forms: Forms to fit.
 
         Raises:
-            UserError: The widths are no numbers from 2, or a form cannot have what is asked.
+            UserError: The hidden sizes are invalid, or a form does not support an option.
         """
         widths = [width.strip() for width in (self.base_hidden or "").split(",") if width.strip()]
         if not all(width.isdecimal() and int(width) > 1 for width in widths):
             raise UserError(
-                f"--base-hidden takes widths from 2, such as 512,512; got {self.base_hidden!r}"
+                f"--base-hidden expects hidden sizes of at least 2, such as 512,512; got "
+                f"{self.base_hidden!r}"
             )
         widths = [int(width) for width in widths]
         if "conditional" in forms and (self.contrastive_weight or widths):
             raise UserError(
-                "--contrastive-weight and --base-hidden are for the reference form: add "
+                "--contrastive-weight and --base-hidden require the reference form: add "
                 "--form reference"
             )
         if self.ensemble_size > 1 and not widths:
-            raise UserError("--ensemble-size needs their widths: add --base-hidden 512,512, say")
+            raise UserError(
+                "--ensemble-size above 1 requires --base-hidden, for example --base-hidden 512"
+            )
         networks = {"base_hidden": widths, "ensemble_size": self.ensemble_size}
         return {**networks, "dropout": self.dropout}
 
@@ -460,54 +469,67 @@ _PANEL = "Generation"
 
 @dataclass
 class Generation:
-    """How texts are written from points; greedy unless an option says otherwise."""
+    """How latent codes are decoded; greedily by default."""
 
     num_samples: Annotated[
         int,
-        typer.Option("--num-samples", "-n", min=1, help="Texts a point.", rich_help_panel=_PANEL),
+        typer.Option(
+            "--num-samples",
+            "-n",
+            min=1,
+            help="Number of texts per latent code.",
+            rich_help_panel=_PANEL,
+        ),
     ] = 1
     temperature: Annotated[
         float | None,
-        typer.Option(help="Sample tokens at this temperature.", rich_help_panel=_PANEL),
+        typer.Option(
+            help="Sampling temperature of tokens. Default: greedy decoding.", rich_help_panel=_PANEL
+        ),
     ] = None
     top_p: Annotated[
         float | None,
         typer.Option(
-            help="Sample from the most probable tokens that have this mass together.",
+            help="Nucleus sampling: sample from the most probable tokens with this total "
+            "probability.",
             rich_help_panel=_PANEL,
         ),
     ] = None
     beams: Annotated[
-        int, typer.Option(min=1, help="Search with this many beams.", rich_help_panel=_PANEL)
+        int,
+        typer.Option(min=1, help="Number of beams; 1 for no beam search.", rich_help_panel=_PANEL),
     ] = 1
     max_new_tokens: Annotated[
         int | None,
         typer.Option(
             min=1,
-            help="Longest text in tokens; default: the longest the model was trained on.",
+            help="Maximum number of tokens. Default: the maximum length in training.",
             rich_help_panel=_PANEL,
         ),
     ] = None
     seed: Annotated[
         int | None,
-        typer.Option(min=0, help="Make random choices repeatable.", rich_help_panel=_PANEL),
+        typer.Option(min=0, help="Random seed, for reproducible samples.", rich_help_panel=_PANEL),
     ] = None
 
     def options(self) -> dict[str, Any]:
-        """The options of `LlaMaVAE.generate`; also seeds torch.
+        """Options of `LlaMaVAE.generate`; also seeds torch.
 
         Raises:
             UserError: A value is out of range, or options contradict one another.
         """
         if self.temperature is not None and self.temperature <= 0:
-            raise UserError("--temperature must be above 0; without it, decoding is greedy")
+            raise UserError(
+                f"expected a --temperature above 0; got {self.temperature}. Leave it out for "
+                "greedy decoding"
+            )
         if self.top_p is not None and not 0 < self.top_p <= 1:
-            raise UserError(f"--top-p must lie above 0 and at most at 1; got {self.top_p}")
+            raise UserError(f"expected a --top-p above 0 and at most 1; got {self.top_p}")
         sampling = self.temperature is not None or self.top_p is not None
         if self.beams > 1 and self.num_samples > self.beams and not sampling:
             raise UserError(
-                f"{self.beams} beams give at most {self.beams} texts; got --num-samples "
-                f"{self.num_samples}"
+                f"expected at most {self.beams} texts from {self.beams} beams; got --num-samples "
+                f"{self.num_samples}. Increase --beams, or add --temperature to sample"
             )
         if self.seed is not None:
             import torch

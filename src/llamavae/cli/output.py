@@ -1,4 +1,4 @@
-"""What the user sees: results on standard output, everything else on standard error."""
+"""Output: results on standard output, messages and progress on standard error."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ def _console() -> Console:
 
 
 def note(message: str) -> None:
-    """A remark for the user."""
+    """Print a message for the user."""
     _console().print(message, style="dim", markup=False)
 
 
 def show_error(message: str) -> None:
-    """An error that the user can act on."""
+    """Print an error message."""
     from rich.text import Text
 
     _console().print(Text.assemble(("error: ", "bold red"), message))
 
 
 def write(as_json: bool, *columns: str, **record: Any) -> None:
-    """One result, on a line of its own and at once.
+    """Write one result as a line, and flush it.
 
     Args:
-        as_json: Write the record as a JSON object, else the columns.
-        *columns: What people see, divided by tabs; a line break becomes a space.
-        **record: What machines see.
+        as_json: Write the record as a JSON object instead of the columns.
+        *columns: Human-readable cells, separated by tabs; line breaks become spaces.
+        **record: The same result as a record.
     """
     if as_json:
         line = json.dumps(record, ensure_ascii=False)
@@ -46,7 +46,7 @@ def write(as_json: bool, *columns: str, **record: Any) -> None:
 
 @contextmanager
 def progress_bar(what: str, unit: str) -> Iterator[Any]:
-    """A bar on standard error with speed and time left; yields `update(done, total)`."""
+    """Progress bar with speed and remaining time on standard error; gives `update(done, total)`."""
     from rich.progress import (
         BarColumn,
         Progress,
@@ -69,7 +69,7 @@ def progress_bar(what: str, unit: str) -> Iterator[Any]:
 
         def update(done: int, total: int | None) -> None:
             nonlocal begun
-            if not begun:  # what an earlier run did is no speed of this one
+            if not begun:  # the speed excludes what an earlier run did
                 bar.reset(task, completed=done, total=total)
                 begun = True
             bar.update(task, completed=done)

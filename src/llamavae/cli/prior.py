@@ -1,4 +1,4 @@
-"""The verb `fit-prior`: a better prior than N(0, I) to sample from."""
+"""The command `fit-prior`: fit a prior to sample from."""
 
 from __future__ import annotations
 
@@ -18,30 +18,33 @@ if TYPE_CHECKING:
 
 
 def register(app: typer.Typer) -> None:
-    """Add the verb of this module."""
+    """Add the command of this module."""
     app.command()(grouped(fit_prior))
 
 
 @dataclass
 class SentenceOptions:
-    """The sentences whose latent codes the prior is fitted to."""
+    """Sentences whose latent codes the prior is fitted to."""
 
     corpus: Annotated[
         str,
         typer.Option(
-            "--corpus", "-c", help="Corpus, file or hub id that the model was trained on."
+            "--corpus",
+            "-c",
+            help="Named corpus, file, or hub id of a dataset; usually the training corpus of the "
+            "model.",
         ),
     ]
     path: Annotated[
-        Path | None, typer.Option(help="Location of a named corpus, if not the usual one.")
+        Path | None, typer.Option(help="Location of a named corpus, if not the default one.")
     ] = None
-    column: Annotated[str | None, typer.Option(help="Column that holds the sentences.")] = None
+    column: Annotated[str | None, typer.Option(help="Column with the sentences.")] = None
     limit: Annotated[int, typer.Option(min=2, help="Maximum number of training sentences.")] = (
         20_000
     )
 
     def texts(self) -> tuple[list[str], list[str]]:
-        """Sentences of the training split, and a tenth as many of the validation split."""
+        """Sentences of the training split, and a tenth of their number of the validation split."""
         from llamavae.corpora import load_corpus
 
         train, held_out = (
@@ -58,44 +61,50 @@ def fit_prior(
         Literal["auto", "standard", "gaussian", "mixture", "flow"],
         typer.Option(
             "--prior",
-            help="N(0, I), one full-covariance Gaussian, a mixture of them, or a flow; auto fits "
-            "all and keeps the one with the lowest held-out NLL.",
+            help="Kind of prior: standard is N(0, I), gaussian has a full covariance, mixture is a "
+            "mixture of Gaussians, flow is a normalising flow. auto fits all of them and selects "
+            "the one with the lowest held-out NLL.",
         ),
     ] = "auto",
     components: Annotated[
         list[int] | None,
         typer.Option(
-            help="Number of components of the mixture; several are tried. Default: 1, 2, 5, ... 50."
+            help="Number of mixture components; can be repeated to try several. Default: 1, 2, "
+            "5, ... 50."
         ),
     ] = None,
-    flow: Annotated[str, typer.Option(help="Architecture: glow, spline or maf.")] = "glow",
-    steps: Annotated[int, typer.Option(min=1, help="Maximum number of steps of a flow.")] = 4000,
+    flow: Annotated[
+        str, typer.Option(help="Architecture of the flow: glow, spline or maf.")
+    ] = "glow",
+    steps: Annotated[
+        int, typer.Option(min=1, help="Maximum number of training steps of the flow.")
+    ] = 4000,
     posterior_scale: Annotated[
         float,
         typer.Option(
             min=0,
-            help="Multiple of the posteriors' standard deviation; 0 takes their means.",
+            help="Multiple of the posteriors' standard deviation; 0 uses posterior means.",
         ),
     ] = 0.5,
-    seed: Annotated[int, typer.Option(min=0, help="Seed.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed.")] = 0,
     default: Annotated[
         bool,
         typer.Option(
             "--default/--no-default",
-            help="Make it the model's default prior, or save it beside that under its kind.",
+            help="Save it as the model's default prior, or as an additional prior under its kind.",
         ),
     ] = True,
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output", "-o", help="Save it in this folder instead of in the model's folder."
+            "--output", "-o", help="Folder of the prior. Default: inside the model's folder."
         ),
     ] = None,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace a prior that is there.")
+        bool, typer.Option("--overwrite", help="Replace an existing prior.")
     ] = False,
 ) -> None:
-    """Fit a prior to the latent codes of sentences, for `sample` to draw from."""
+    """Fit a prior to the latent codes of sentences, for use with `sample`."""
     from llamavae.flows import FitConfig, flow_names
 
     if flow not in flow_names():
@@ -106,7 +115,7 @@ def fit_prior(
     place = output or _place(vae, kind, default)
     if place.exists() and not overwrite:
         raise UserError(
-            f"{place} exists already: replace it with --overwrite, or choose another --output"
+            f"{place} already exists: replace it with --overwrite, or choose another --output"
         )
     train, held_out = (
         prior.aggregate_posterior(vae, texts, posterior_scale, seed + i, progress=True)
@@ -131,26 +140,27 @@ def fit_prior(
 
 
 def _place(vae: LlaMaVAE, kind: str, default: bool) -> Path:
-    """Where the prior goes inside the model's folder.
+    """Folder of the prior inside the model's folder.
 
     Raises:
-        UserError: The model has no folder of the user's, or the place depends on the result.
+        UserError: The model has no folder that can be written, or the kind is not known yet.
     """
     from llamavae.modeling.prior import DEFAULT, OTHERS, folder_of
     from llamavae.pretrained import bundled
 
     if kind == "auto" and not default:
-        raise UserError("--no-default saves the prior under its kind: choose one with --prior")
+        raise UserError("--no-default requires a kind other than auto: choose one with --prior")
     place = folder_of(vae, DEFAULT if default else f"{OTHERS}/{kind}")
     if place is None or bundled(vae.name_or_path or ""):
         raise UserError(
-            f"{vae.name_or_path} is no folder of yours: give one for the prior with --output"
+            f"{vae.name_or_path} is not a local model folder: choose a folder for the prior with "
+            "--output"
         )
     return place
 
 
 def _show(prior: Prior) -> None:
-    """Write the held-out NLLs, best first."""
+    """Write the held-out NLLs, lowest first."""
     report = prior.report
     rows = {**report["references"], **report["candidates"]}
     for name, nll in sorted(rows.items(), key=lambda row: row[1]):
@@ -158,5 +168,5 @@ def _show(prior: Prior) -> None:
     size = f" of {report['components']} component(s)" if "components" in report else ""
     note(
         f"held-out NLL in nats per dimension, lower is better; standard is N(0, I), gaussian has a "
-        f"full covariance. Kept: {prior.kind}{size}"
+        f"full covariance. Selected: {prior.kind}{size}"
     )

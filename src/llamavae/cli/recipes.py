@@ -1,4 +1,4 @@
-"""Verbs that list what comes with the package: recipes and corpora."""
+"""Commands that list bundled recipes and named corpora."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from llamavae.cli.options import Json
 from llamavae.cli.output import note, write
 from llamavae.errors import UserError
 
-recipes = typer.Typer(help="List, show and copy the recipes that come with the package.")
-Name = Annotated[str, typer.Argument(help="Name of a shipped recipe.")]
+recipes = typer.Typer(help="List, print and copy bundled recipes.")
+Name = Annotated[str, typer.Argument(help="Name of a bundled recipe.")]
 
 
 def register(app: typer.Typer) -> None:
-    """Add the verbs of this module."""
+    """Add the commands of this module."""
     app.add_typer(recipes, name="recipes")
     app.command()(corpora)
 
@@ -33,39 +33,39 @@ def _list(context: typer.Context, json: Json = False) -> None:
 
 @recipes.command()
 def show(name: Name) -> None:
-    """Print a recipe's YAML, comments included."""
+    """Print the YAML of a recipe, including comments."""
     from llamavae.training.recipe import recipe_text
 
     print(recipe_text(name), end="")
 
 
 @recipes.command()
-def copy(name: Name, file: Annotated[Path, typer.Argument(help="New file, to be edited.")]) -> None:
-    """Copy a recipe to a file, for `llamavae train --recipe FILE`."""
+def copy(name: Name, file: Annotated[Path, typer.Argument(help="Path of the new file.")]) -> None:
+    """Copy a recipe to a file that you can edit and pass to `llamavae train --recipe FILE`."""
     from llamavae.training.recipe import recipe_text
 
     text = recipe_text(name)
     if file.suffix not in (".yaml", ".yml"):
-        raise UserError(f"{file}: a recipe's file name ends in .yaml")
+        raise UserError(f"expected a file name that ends in .yaml; got {file}")
     try:
         with file.open("x", encoding="utf-8") as new:
             new.write(text)
     except FileExistsError as error:
-        raise UserError(f"{file} exists already; take another name") from error
+        raise UserError(f"{file} already exists: choose another name") from error
     except OSError as error:
-        raise UserError(f"could not write {file}: {error}") from error
+        raise UserError(f"cannot write {file}: {error}") from error
     note(f"wrote {file}; train with: llamavae train --recipe {file}")
 
 
 def corpora(json: Json = False) -> None:
-    """List the named corpora. Files and hub data sets serve as well."""
+    """List the named corpora. Commands also accept files and hub datasets as corpora."""
     from llamavae.corpora.registry import describe_corpora
 
     _table(json, describe_corpora())
 
 
 def _table(json: bool, rows: list[dict[str, Any]]) -> None:
-    """Rows in aligned columns, or as JSON."""
+    """Write rows as aligned columns, or as JSON."""
     width = max(len(row["name"]) for row in rows)
     for row in rows:
         if json:

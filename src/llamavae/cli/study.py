@@ -1,4 +1,4 @@
-"""Verbs that answer a question by an experiment: `study flows` and `study definitions`."""
+"""Commands that run experiments: `study flows` and `study definitions`."""
 
 from __future__ import annotations
 
@@ -19,70 +19,73 @@ if TYPE_CHECKING:
     from llamavae.experiments.study import DefinitionTask
     from llamavae.metrics.metric import Rows
 
-app = typer.Typer(no_args_is_help=True, help="Compare systems on one task, with controls.")
+app = typer.Typer(
+    no_args_is_help=True, help="Compare systems on definition modelling, with controls."
+)
 
 
 def register(parent: typer.Typer) -> None:
-    """Add the verbs of this module."""
-    for verb in (flows, definitions):
-        app.command()(grouped(verb))
+    """Add the commands of this module."""
+    for command in (flows, definitions):
+        app.command()(grouped(command))
     parent.add_typer(app, name="study")
 
 
 @dataclass
 class TaskOptions(PairOptions):
-    """Words and their definitions; `limit` is for training."""
+    """Words and their definitions; `limit` applies to the training split."""
 
-    texts: Annotated[int, typer.Option(min=2, help="Held-out words that are defined.")] = 500
+    texts: Annotated[int, typer.Option(min=2, help="Number of held-out words to define.")] = 500
     candidates: Annotated[
-        int, typer.Option(min=2, help="Held-out words that the reverse dictionary chooses from.")
+        int, typer.Option(min=2, help="Number of held-out words that the reverse dictionary ranks.")
     ] = 5000
     spread: Annotated[
-        float, typer.Option(min=0, help="Spread of the points that texts are written from.")
+        float, typer.Option(min=0, help="Spread of the latent codes of generated texts.")
     ] = 0.0
     draws: Annotated[
         int,
         typer.Option(
             min=1,
-            help="Codes drawn for each word where a flow writes; the best text counts. Above 1 "
-            "it needs a --spread, which is then the flows' alone.",
+            help="Number of latent codes that flows draw per word; the best text is evaluated. "
+            "Values above 1 require a --spread above 0, which then applies to the flows only.",
         ),
     ] = 1
     context: Annotated[
         str | None,
         typer.Option(
-            help="Column with the sentence around each word: the words of the test are asked in it."
+            help="Column with a sentence that contains the word; test words are defined in this "
+            "context."
         ),
     ] = None
     mover: Annotated[
-        str | None, typer.Option(help="Encoder for MoverScore (hub id or folder); default: none.")
+        str | None, typer.Option(help="Encoder for MoverScore (hub id or folder). Default: none.")
     ] = None
     bleurt: Annotated[
-        str | None, typer.Option(help="BLEURT checkpoint (hub id or folder); default: none.")
+        str | None, typer.Option(help="BLEURT checkpoint (hub id or folder). Default: none.")
     ] = None
 
     def task(self, model: ModelOptions, **flows: Any) -> DefinitionTask:
-        """The task, with the corpus encoded.
+        """The task, with the encoded corpus.
 
         Args:
             model: The model.
-            **flows: Attributes of the task that say how flows are fitted.
+            **flows: Attributes of the task with settings of the flows.
 
         Raises:
-            UserError: The corpus lacks a column, or the model an encoder.
+            UserError: The corpus lacks a column, or the model lacks an encoder.
         """
         vae = model.load()
         if vae.encoder is None:
-            raise UserError("the model has no sentence encoder, so texts have no points in it")
+            raise UserError("expected a model with a sentence encoder; this model has none")
         if self.draws > 1 and self.spread == 0:
-            raise UserError("--draws differ only with a --spread above 0")
+            raise UserError("--draws above 1 requires a --spread above 0")
         if self.context is not None and self.word_vectors is not None:
-            raise UserError("word vectors know no --context: leave one of both out")
+            raise UserError("expected --context or --word-vectors, not both")
         from llamavae.experiments.study import definition_task
         from llamavae.guidance.conditions import read_column
         from llamavae.metrics.semantic import load_bleurt, load_encoder
 
-        # loaded once, and missing now rather than after the first fit
+        # loaded once, and before the first fit so that errors come early
         mover = None if self.mover is None else load_encoder(self.mover)
         bleurt = None if self.bleurt is None else load_bleurt(self.bleurt)
         splits = {
@@ -115,25 +118,28 @@ def flows(
     options: TaskOptions,
     fit: FlowOptions,
     flow: Annotated[
-        list[str] | None, typer.Option(help="Architectures; may be repeated. Default: all.")
+        list[str] | None,
+        typer.Option(help="Architecture of the flow. Can be repeated. Default: all."),
     ] = None,
     form: Annotated[
         list[str] | None,
-        typer.Option(help="reference or conditional; may be repeated. Default: both."),
+        typer.Option(help="reference or conditional. Can be repeated. Default: both."),
     ] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Fits of each, with seeds 0, 1, ...")] = 1,
+    seeds: Annotated[
+        int, typer.Option(min=1, help="Number of fits per flow, with seeds 0, 1, ...")
+    ] = 1,
     output: Output = Path("runs/study-flows"),
 ) -> None:
-    """Which architecture of a flow serves best? Fits each and scores it on held-out words.
+    """Compare architectures of flows: fit each and evaluate it on held-out words.
 
-    A study that was interrupted goes on when it is started again.
+    An interrupted study resumes when the command is repeated.
     """
     from llamavae.experiments.study import check_names, study_flows
     from llamavae.flows import flow_names
 
     fitting = fit.fitting()
     names, forms = flow or flow_names(), form or ("reference", "conditional")
-    check_names(names, forms)  # before anything is encoded
+    check_names(names, forms)  # before encoding the corpus
     networks = fit.networks(*forms)
     study = _Study(output, {"verb": "flows", "model": model.source, **vars(options), **vars(fit)})
     task = options.task(model, posterior_scale=fit.posterior_scale, networks=networks)
@@ -152,14 +158,14 @@ def definitions(
         Literal["reference", "conditional"], typer.Option(help="Form of the invertible CVAE.")
     ] = "reference",
     cvae_steps: Annotated[
-        int, typer.Option(min=1, help="Training steps of the CVAE baseline.")
+        int, typer.Option(min=1, help="Number of training steps of the CVAE baseline.")
     ] = 1500,
-    seed: Annotated[int, typer.Option(min=0, help="Seed.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed.")] = 0,
     output: Output = Path("runs/study-definitions"),
 ) -> None:
-    """How good are the definitions? The invertible CVAE beside all its baselines.
+    """Compare the definitions of the invertible CVAE with those of all baselines.
 
-    A study that was interrupted goes on when it is started again.
+    An interrupted study resumes when the command is repeated.
     """
     from llamavae.experiments.study import study_definitions
 
@@ -176,7 +182,7 @@ def definitions(
 
 
 class _Study:
-    """The folder of a study: `study.json` with settings and rows, fitted models, table and plot."""
+    """Folder of a study: `study.json` with settings and rows, fitted models, table and plot."""
 
     def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
         self.folder, self.path, self.models = folder, folder / "study.json", folder / "models"
@@ -186,8 +192,10 @@ class _Study:
         found = self.settings
         place = folder.absolute()
         place = next(path for path in (place, *place.parents) if path.exists())
-        if not place.is_dir():  # found out now, and not when all is encoded
-            raise UserError(f"{place} is not a folder: choose another --output than {folder}")
+        if not place.is_dir():  # checked before encoding the corpus
+            raise UserError(
+                f"cannot create {folder}, since {place} is not a folder: choose another --output"
+            )
         try:
             if self.path.is_file():
                 study = json.loads(self.path.read_text(encoding="utf-8"))
@@ -198,34 +206,34 @@ class _Study:
             ) from error
         if found != self.settings:
             raise UserError(
-                f"{folder} holds a study with other settings; choose another place with --output"
+                f"{folder} contains a study with other settings: choose another --output"
             )
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """While systems are measured: the folder is taken; an interruption says how to go on."""
+        """Create the folder; an interruption inside tells how to resume."""
         from llamavae.provenance import provenance
 
-        self.made_by = provenance()  # as it is now, before the first system
+        self.made_by = provenance()  # at the start of the study
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             if not self.path.is_file():
                 self._write()
         except OSError as error:
             raise UserError(
-                f"{self.folder} cannot be written ({error}): choose another --output"
+                f"cannot write to {self.folder} ({error}): choose another --output"
             ) from error
         try:
             yield
         except KeyboardInterrupt as error:
-            raise KeyboardInterrupt("interrupted; the same command continues") from error
+            raise KeyboardInterrupt("interrupted; repeat the command to resume") from error
 
     def done(self) -> list[str]:
-        """Systems whose rows are there already."""
+        """Systems whose rows are already saved."""
         return list(self.systems)
 
     def keep(self, system: str, rows: Rows) -> None:
-        """Save the rows of a system and show them."""
+        """Save the rows of a system."""
         self.systems[system] = rows
         self._write()
         note(f"{system} is done")
@@ -264,8 +272,8 @@ class _Study:
             interval = f"{row['difference']:+.4f} ({row['low']:+.4f} to {row['high']:+.4f})"
             note(f"  {row['system']}, {row['metric']}: {interval}, p = {row['p']:.3g}")
         note(
-            f"table, plot and settings are in {self.folder}: scores.csv, scores.png, study.json; "
-            "fitted models in its folder models"
+            f"the results are in {self.folder}: scores.csv, scores.png, study.json, and the fitted "
+            "models in models/"
         )
 
     def _table(self, name: str, rows: Rows) -> None:

@@ -1,4 +1,4 @@
-"""The verb `sweep`: one recipe with several values of some settings, and what they trade."""
+"""The command `sweep`: train a recipe with several values of its settings."""
 
 from __future__ import annotations
 
@@ -13,39 +13,42 @@ from llamavae.cli.training import Overrides
 
 
 def register(app: typer.Typer) -> None:
-    """Add the verb of this module."""
+    """Add the command of this module."""
     app.command()(sweep)
 
 
 def sweep(
     recipe: Annotated[
         str,
-        typer.Option("--recipe", "-r", metavar="NAME_OR_FILE", help="A shipped recipe or a file."),
+        typer.Option(
+            "--recipe", "-r", metavar="NAME_OR_FILE", help="Bundled recipe, or a YAML file."
+        ),
     ],
     vary: Annotated[
         list[str],
         typer.Option(
             "--vary",
             metavar="KEY=VALUE,VALUE,...",
-            help="Train with each of these values; repeated, with all combinations.",
+            help="Train with each of these values, which are read as YAML. If repeated, train with "
+            "all combinations.",
         ),
     ],
     overrides: Overrides = None,
     names: Annotated[
         list[str] | None,
-        typer.Option("--evaluator", "-e", help="Also measure each model by it; may be repeated."),
+        typer.Option("--evaluator", "-e", help="Evaluator to run on each model. Can be repeated."),
     ] = None,
     limit: Annotated[
-        int, typer.Option(min=2, help="At most this many test sentences for the evaluators.")
+        int, typer.Option(min=2, help="Maximum number of test sentences for the evaluators.")
     ] = 500,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of every draw of the evaluators.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed of the evaluators.")] = 0,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the sweep.")] = Path(
         "runs/sweep"
     ),
 ) -> None:
     """Train a recipe with several values of its settings, and plot distortion against rate.
 
-    A sweep that was interrupted goes on when it is started again; more values may be added.
+    An interrupted sweep resumes when the command is repeated. More values can be added later.
     """
     from llamavae.evaluation.registry import load_evaluator
     from llamavae.experiments.sweep import parse_vary, run_sweep, sweep_runs, trade_off
@@ -56,7 +59,7 @@ def sweep(
     try:
         found = run_sweep(runs, evaluators, output, limit=limit, seed=seed, tell=note)
     except KeyboardInterrupt as error:
-        raise KeyboardInterrupt("interrupted; the same command continues") from error
+        raise KeyboardInterrupt("interrupted; repeat the command to resume") from error
     from llamavae.report.sweep import write_sweep_report
 
     page = write_sweep_report(found, output)
@@ -67,4 +70,4 @@ def sweep(
     for name, warnings in found.warnings.items():
         for warning in warnings:
             note(f"{name}: {warning}")
-    note(f"all numbers are in {output / 'sweep.csv'}; the page is {page}")
+    note(f"the results are in {output / 'sweep.csv'}; the report is {page}")

@@ -1,4 +1,4 @@
-"""Verbs that write text by moving in the latent space."""
+"""Commands that generate text from the latent space."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ if TYPE_CHECKING:
 
     from llamavae import LlaMaVAE
 
-SEARCH_BATCH = 512  # sentences that are searched together, at least
-Steps = Annotated[int, typer.Option(help="Number of points.")]
+SEARCH_BATCH = 512  # minimum number of sentences per search
+Steps = Annotated[int, typer.Option(help="Number of latent codes.")]
 
 
 def register(app: typer.Typer) -> None:
-    """Add the verbs of this module."""
-    for verb in (reconstruct, sample, interpolate, traverse, arithmetic, neighbours):
-        app.command()(grouped(verb))
+    """Add the commands of this module."""
+    for command in (reconstruct, sample, interpolate, traverse, arithmetic, neighbours):
+        app.command()(grouped(command))
 
 
 def reconstruct(
@@ -45,16 +45,16 @@ def reconstruct(
     refine: Refine = 0,
     json: Json = False,
 ) -> None:
-    """Encode texts and decode them again."""
+    """Encode texts and decode their latent codes."""
     options = generation.options()
     originals = source.read(text)
     vae = model.load()
     for batch in batches(originals, model.batch_size):
         z = _codes(vae, batch, model.batch_size, refine)
         texts = vae.decode_each(z, model.batch_size, **options)
-        for index, written in enumerate(texts):
+        for index, reconstruction in enumerate(texts):
             original = batch[index // generation.num_samples]
-            write(json, written, text=original, reconstruction=written)
+            write(json, reconstruction, text=original, reconstruction=reconstruction)
 
 
 def sample(
@@ -71,18 +71,18 @@ def sample(
         str | None,
         typer.Option(
             metavar="KIND_OR_FOLDER",
-            help="Prior to draw from: standard, which is N(0, I), one that fit-prior fitted "
-            "(gaussian, mixture, flow, or its folder). Default: the model's own.",
+            help="Prior to sample from: standard, which is N(0, I), or one fitted by fit-prior "
+            "(gaussian, mixture, flow, or its folder). Default: the model's default prior.",
         ),
     ] = None,
     json: Json = False,
 ) -> None:
-    """Write texts of latent codes drawn from a prior."""
+    """Sample latent codes from a prior and decode them."""
     options = generation.options()
     vae = model.load()
     z = vae.prior(count, prior, spread, generation.seed)
-    for written in vae.decode_each(z, model.batch_size, **options):
-        write(json, written, text=written)
+    for text in vae.decode_each(z, model.batch_size, **options):
+        write(json, text, text=text)
 
 
 def interpolate(
@@ -92,12 +92,13 @@ def interpolate(
     text: TextArguments = None,
     steps: Steps = 9,
     mode: Annotated[
-        Literal["linear", "slerp"], typer.Option(help="A straight line, or an arc.")
+        Literal["linear", "slerp"],
+        typer.Option(help="linear: along a straight line. slerp: along an arc."),
     ] = "linear",
     refine: Refine = 0,
     json: Json = False,
 ) -> None:
-    """Write the texts on the way from one text to another."""
+    """Interpolate between the latent codes of two texts."""
     from llamavae.latent import lerp, slerp
 
     options = generation.options()
@@ -106,22 +107,22 @@ def interpolate(
     path = {"linear": lerp, "slerp": slerp}[mode]
     z = path(vae.latent_code(start, refine=refine), vae.latent_code(end, refine=refine), steps)
     texts = vae.decode_each(z, model.batch_size, **options)
-    for index, written in enumerate(texts):
+    for index, decoded in enumerate(texts):
         position = index // generation.num_samples / (steps - 1)
-        write(json, f"{position:.2f}", written, position=position, text=written)
+        write(json, f"{position:.2f}", decoded, position=position, text=decoded)
 
 
 def traverse(
     model: ModelOptions,
     source: FileOptions,
     generation: Generation,
-    dim: Annotated[int, typer.Option(help="Coordinate of the latent space, from 0.")],
+    dim: Annotated[int, typer.Option(help="Latent dimension to change, from 0.")],
     text: TextArguments = None,
     steps: Steps = 7,
     refine: Refine = 0,
     json: Json = False,
 ) -> None:
-    """Change one coordinate of texts over the range of the prior."""
+    """Vary one latent dimension of texts over the range of the prior."""
     from llamavae.latent import traversal
 
     options = generation.options()
@@ -130,9 +131,9 @@ def traverse(
     for start in starts:
         z = traversal(vae.latent_code(start, refine=refine), dim, steps)
         values = [float(value) for value in z[:, dim]]
-        for index, written in enumerate(vae.decode_each(z, model.batch_size, **options)):
+        for index, decoded in enumerate(vae.decode_each(z, model.batch_size, **options)):
             value = values[index // generation.num_samples]
-            write(json, f"{value:+.2f}", written, start=start, value=value, text=written)
+            write(json, f"{value:+.2f}", decoded, start=start, value=value, text=decoded)
 
 
 def arithmetic(
@@ -143,11 +144,11 @@ def arithmetic(
     refine: Refine = 0,
     json: Json = False,
 ) -> None:
-    """Write the text at A - B + C, of three texts."""
+    """Decode A - B + C of the latent codes of three texts."""
     options = generation.options()
     a, b, c = _exactly(3, source.read(text))
-    for written in model.load().arithmetic(a, b, c, refine=refine, **options):
-        write(json, written, a=a, b=b, c=c, text=written)
+    for decoded in model.load().arithmetic(a, b, c, refine=refine, **options):
+        write(json, decoded, a=a, b=b, c=c, text=decoded)
 
 
 def _exactly(count: int, texts: Iterator[str]) -> list[str]:
@@ -160,28 +161,28 @@ def _exactly(count: int, texts: Iterator[str]) -> list[str]:
 def neighbours(
     model: ModelOptions,
     source: FileOptions,
-    query: Annotated[str, typer.Argument(help="The text whose neighbours are wanted.")],
+    query: Annotated[str, typer.Argument(help="Text to find neighbours of.")],
     k: Annotated[int, typer.Option("-k", min=1, help="Number of neighbours.")] = 5,
     refine: Refine = 0,
     json: Json = False,
 ) -> None:
-    """Find the sentences of a file (or of standard input) that are nearest to a text.
+    """Find the nearest sentences to a text, among those of a file or of standard input.
 
-    A Parquet file that `llamavae encode --output` wrote is searched without encoding it again;
-    give --refine as it was given there.
+    A Parquet file written by `llamavae encode --output` is searched without encoding it again. Use
+    the same --refine as for that command.
     """
-    has_points = source.file is not None and _has_points(source.file)
-    sentences = iter(()) if has_points else source.read(None)
+    has_codes = source.file is not None and _has_codes(source.file)
+    sentences = iter(()) if has_codes else source.read(None)
     vae = model.load()
-    point = vae.latent_code(query, refine=refine)
-    if has_points and source.file is not None:
-        candidates = _from_points(vae, source.file)
+    z_query = vae.latent_code(query, refine=refine)
+    if has_codes and source.file is not None:
+        candidates = _from_codes(vae, source.file)
     else:
         candidates = _from_sentences(vae, sentences, model.batch_size, refine)
     best: list[tuple[float, int, str]] = []
     offset = 0
     for texts, z in candidates:
-        found = vae.neighbours(point, z, k)
+        found = vae.neighbours(z_query, z, k)
         rows = [(cosine, -(offset + index), texts[index]) for index, cosine in found]
         best = heapq.nlargest(k, [*best, *rows])
         offset += len(texts)
@@ -205,15 +206,15 @@ def _from_sentences(
         yield batch, _codes(vae, batch, batch_size, refine)
 
 
-def _from_points(vae: LlaMaVAE, file: Path) -> Candidates:
+def _from_codes(vae: LlaMaVAE, file: Path) -> Candidates:
     from llamavae import bulk
 
     bulk.check_same_model(vae, file)
-    for points in bulk.read_latent_codes(file):
-        yield points.texts or [str(number) for number in points.ids], points.z
+    for codes in bulk.read_latent_codes(file):
+        yield codes.texts or [str(number) for number in codes.ids], codes.z
 
 
-def _has_points(path: Path) -> bool:
+def _has_codes(path: Path) -> bool:
     if path.suffix.lower() != ".parquet" or not path.is_file():
         return path.suffix.lower() == ".npy"
     import pyarrow as pa

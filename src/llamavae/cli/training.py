@@ -1,4 +1,4 @@
-"""Verbs that make models: `train` and `demo`."""
+"""Commands that train models: `train` and `demo`."""
 
 from __future__ import annotations
 
@@ -16,62 +16,92 @@ from llamavae.errors import UserError
 if TYPE_CHECKING:
     from llamavae.training import TrainResult
 
-_FINE_TUNE = "fine-tune"  # recipe of `--from` without one
+_FINE_TUNE = "fine-tune"  # the default recipe of --from
+_ALL_SETTINGS = "llamavae.all_settings"  # key in the metadata of a context
 
 
 class _TrainCommand(TyperCommand):
-    """Its help lists every setting of a recipe."""
+    """Adds the settings of a recipe to the help: their groups, or with --help-all each of them."""
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         super().format_help(ctx, formatter)
         from rich.console import Console
+        from rich.markup import escape
         from rich.table import Table
 
-        from llamavae.training.recipe import describe_settings
+        from llamavae.training.recipe import describe_groups, describe_settings
 
         table = Table(box=None, pad_edge=False)
-        table.add_column("setting", no_wrap=True)
-        for name in ("type", "default", "meaning"):
-            table.add_column(name, overflow="fold")
-        for row in describe_settings():
-            table.add_row(*(cell.replace("[", r"\[") for cell in row))
-        console = Console()
-        console.print("\nSettings of a recipe, for its YAML file and for --set:\n")
+        if ctx.meta.get(_ALL_SETTINGS):
+            title = "Settings of a recipe, for its YAML file and for --set:"
+            rows = describe_settings()
+            table.add_column("setting", no_wrap=True)
+            for name in ("type", "default", "meaning"):
+                table.add_column(name, overflow="fold")
+        else:
+            title = (
+                "Groups of settings of a recipe, for its YAML file and for --set. List all "
+                "settings with --help-all."
+            )
+            rows = describe_groups()
+            table.add_column("group", no_wrap=True)
+            table.add_column("meaning", overflow="fold")
+        for row in rows:
+            table.add_row(*map(escape, row))
+        console = Console(highlight=False)
+        console.print(f"{title}\n")
         console.print(table)
 
 
+def _help_all(context: typer.Context, value: bool) -> None:
+    if value:
+        context.meta[_ALL_SETTINGS] = True
+        print(context.get_help())
+        raise typer.Exit
+
+
 def register(app: typer.Typer) -> None:
-    """Add the verbs of this module."""
+    """Add the commands of this module."""
     app.command(cls=_TrainCommand)(train)
     app.command()(demo)
 
 
 Overrides = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Change a setting; may be repeated."),
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Change a setting; the value is read as YAML. Can be repeated.",
+    ),
 ]
 
 
 def train(
     recipe: Annotated[
         str | None,
-        typer.Option("--recipe", "-r", metavar="NAME_OR_FILE", help="A shipped recipe or a file."),
+        typer.Option(
+            "--recipe", "-r", metavar="NAME_OR_FILE", help="Bundled recipe, or a YAML file."
+        ),
     ] = None,
     overrides: Overrides = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Continue the run in the output folder.")
+        bool, typer.Option("--resume", help="Resume the run in the output folder.")
     ] = False,
     start: Annotated[
         str | None,
         typer.Option(
             "--from",
             metavar="FOLDER_OR_ID",
-            help="Go on with a trained model (start_from); without --recipe, as fine-tune says.",
+            help="Trained model to start from (start_from). Default recipe: fine-tune.",
         ),
     ] = None,
     corpus: Annotated[
         str | None,
-        typer.Option("--corpus", "-c", help="Corpus, file or hub id of sentences (corpus.name)."),
+        typer.Option(
+            "--corpus",
+            "-c",
+            help="Named corpus, file, or hub id of a dataset (corpus.name).",
+        ),
     ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder of the run (output.folder).")
@@ -80,16 +110,26 @@ def train(
         str | None,
         typer.Option(
             metavar="EVALUATOR",
-            help="Measure by this evaluator too, and keep the best model by it in best/.",
+            help="Also run this evaluator at each evaluation, and save the best model by its "
+            "primary metric to best/.",
         ),
     ] = None,
     check: Annotated[
-        bool, typer.Option("--check", help="Only check the recipe, and print all its settings.")
+        bool, typer.Option("--check", help="Validate the recipe and print all settings, then exit.")
+    ] = False,
+    help_all: Annotated[
+        bool,
+        typer.Option(
+            "--help-all",
+            callback=_help_all,
+            is_eager=True,
+            help="Show this message with every setting of a recipe and exit.",
+        ),
     ] = False,
 ) -> None:
-    """Train a model as a recipe says.
+    """Train a model with the settings of a recipe.
 
-    Several GPUs: torchrun --nproc-per-node 4 -m llamavae.cli train --recipe ...
+    On several GPUs: torchrun --nproc-per-node 4 -m llamavae train --recipe ...
     """
     from llamavae.training.recipe import load_recipe, recipe_names
 
@@ -97,11 +137,16 @@ def train(
         recipe = _FINE_TUNE
     if recipe is None:
         raise UserError(
-            f"no recipe: give --recipe with one of {', '.join(recipe_names())}, or a YAML file"
+            f"expected a recipe: give --recipe with one of {', '.join(recipe_names())}, or with a "
+            "YAML file"
         )
-    shortcuts = {"start_from": start, "corpus.name": corpus, "output.folder": output}
-    given = [f"{key}={value}" for key, value in shortcuts.items() if value is not None]
-    settings = load_recipe(recipe, [*(overrides or []), *given])
+    options = {
+        "start_from": start,
+        "corpus.name": corpus,
+        "output.folder": None if output is None else str(output),
+    }
+    values = {key: value for key, value in options.items() if value is not None}
+    settings = load_recipe(recipe, overrides or (), values=values)
     if check:
         import yaml
 
@@ -129,7 +174,7 @@ def demo(
             "--sentences",
             "-s",
             metavar="FILE",
-            help="Sentences of yours to fine-tune on, one a line; else the demo writes some.",
+            help="File of sentences to fine-tune on, one per line. Default: generated sentences.",
         ),
     ] = None,
     model: Annotated[
@@ -138,15 +183,15 @@ def demo(
             "--model",
             "-m",
             metavar="FOLDER_OR_ID",
-            help="Model to show and fine-tune. Default: small, whose backbones are fetched if "
-            "they are missing, or mini where they cannot be fetched.",
+            help="Model to demonstrate and fine-tune. Default: small, whose backbones are "
+            "downloaded if needed, or mini if they cannot be downloaded.",
         ),
     ] = None,
     overrides: Overrides = None,
 ) -> None:
-    """Show what a model does, and fine-tune it on your sentences: minutes on a CPU.
+    """Demonstrate a model and fine-tune it on your sentences. Takes minutes on a CPU.
 
-    --set changes the recipe fine-tune, such as --set optimisation.steps=600.
+    --set changes settings of the recipe fine-tune, for example --set optimisation.steps=600.
     """
     quiet()
     from llamavae.demo import run_demo
@@ -155,7 +200,7 @@ def demo(
 
 
 def _announce(result: TrainResult, best: str | None) -> None:
-    """Say where the model is, once however many processes trained it."""
+    """Print where the model is, once for all processes of a distributed run."""
     if os.environ.get("RANK", "0") == "0":
         model = result.folder / "model"
         if best is not None:

@@ -1,11 +1,11 @@
-"""Recipes: all settings of a training run, as one YAML file, Python object and `--help` text."""
+"""Recipes: the settings of a training run as a YAML file, a Python object and `--help` text."""
 
 from __future__ import annotations
 
 import copy
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -28,97 +28,100 @@ class _Section(BaseModel):
 
 
 class CorpusPart(_Section):
-    """Sentences of one corpus."""
+    """A corpus of sentences."""
 
     name: str
-    """Named corpus, text/JSONL/CSV file, local dataset folder or hub id."""
+    """Named corpus, text/JSONL/CSV file, folder of a dataset, or hub id."""
     path: str | None = None
-    """Folder or file of a named corpus that is not in its usual place."""
+    """Folder or file of a named corpus that is not in its default location."""
     column: str | None = None
-    """Column that holds the sentences; found by itself when there is one text column."""
+    """Column with the sentences; can be empty if there is only one text column."""
     config: str | None = None
     """Configuration name of a hub dataset."""
     revision: str | None = None
     """Branch, tag or commit of a hub dataset."""
     limit: int | None = Field(default=None, ge=1)
-    """Train on at most this many sentences, chosen at random; the first ones of a stream."""
+    """Maximum number of training sentences, chosen at random, or the first ones of a stream."""
     min_words: int | None = Field(default=None, ge=1)
-    """Leave out shorter sentences."""
+    """Minimum number of words of a sentence; shorter sentences are left out."""
     max_words: int | None = Field(default=None, ge=1)
-    """Leave out longer sentences."""
+    """Maximum number of words of a sentence; longer sentences are left out."""
 
 
 class CorpusSettings(CorpusPart):
-    """The sentences."""
+    """Sentences to train on."""
 
     name: str = "factors"
-    """Named corpus, text/JSONL/CSV file, local dataset folder or hub id."""
+    """Named corpus, text/JSONL/CSV file, folder of a dataset, or hub id."""
     streaming: bool = False
-    """Read the corpus as it is needed, for one that is larger than memory and disk."""
+    """Read the corpus during training, for a corpus that does not fit in memory or on disk."""
     mix: list[CorpusPart] = []
-    """Further corpora that are read beside this one, each with settings of its own."""
+    """Additional corpora to train on, each with its own settings."""
 
 
 class ScratchEncoder(_Section):
-    """A small T5-type encoder made from scratch, with a tokenizer trained on the corpus."""
+    """Small randomly initialised T5 encoder, with a tokenizer trained on the corpus."""
 
     hidden_size: int = Field(default=128, ge=8)
-    """Width of the encoder; also the size of the sentence vector."""
+    """Hidden size of the encoder, which is also the size of the sentence vector."""
     layers: int = Field(default=2, ge=1)
     """Number of layers."""
     heads: int = Field(default=4, ge=1)
-    """Attention heads; they divide the width."""
+    """Number of attention heads; must divide the hidden size."""
     ffn: int = Field(default=256, ge=8)
-    """Width of the feed-forward layers."""
+    """Hidden size of the feed-forward layers."""
     vocabulary: int = Field(default=1024, ge=64)
-    """Most entries of the tokenizer."""
+    """Maximum vocabulary size of the tokenizer."""
 
 
 class ScratchDecoder(_Section):
-    """A small LLaMA-type decoder made from scratch and warmed up as a plain language model."""
+    """Small randomly initialised LLaMA decoder, pretrained as a language model."""
 
     hidden_size: int = Field(default=128, ge=8)
-    """Width of the decoder."""
+    """Hidden size of the decoder."""
     layers: int = Field(default=3, ge=1)
     """Number of layers."""
     heads: int = Field(default=4, ge=1)
-    """Attention heads; they divide the width."""
+    """Number of attention heads; must divide the hidden size."""
     kv_heads: int = Field(default=2, ge=1)
-    """Key/value heads; they divide the heads."""
+    """Number of key/value heads; must divide the number of attention heads."""
     ffn: int = Field(default=256, ge=8)
-    """Width of the feed-forward layers."""
+    """Hidden size of the feed-forward layers."""
     vocabulary: int = Field(default=1024, ge=64)
-    """Most entries of the tokenizer."""
+    """Maximum vocabulary size of the tokenizer."""
     warmup_steps: int = Field(default=1000, ge=0)
-    """Steps of plain language modelling before the VAE is trained; 0 for none."""
+    """Steps of unconditional language modelling before the VAE is trained; 0 for none."""
     warmup_batch_size: int = Field(default=64, ge=1)
-    """Sentences in a warm-up step."""
+    """Batch size of the language model warm-up."""
     warmup_learning_rate: float = Field(default=3e-3, gt=0)
-    """Peak learning rate of the warm-up (linear rise, cosine fall)."""
+    """Peak learning rate of the language model warm-up (linear warm-up, cosine decay)."""
 
 
 class EncoderSettings(_Section):
-    """Text to sentence vector. Give one of `model`, `scratch` and `vectors`."""
+    """Encoder, from text to sentence vectors.
+
+    Give one of `model`, `scratch` and `vectors`.
+    """
 
     model: str | None = None
-    """Hub id or folder of a sentence-transformers model or transformers encoder."""
+    """Hub id or folder of a sentence-transformers model or a transformers encoder."""
     revision: str | None = None
     """Branch, tag or commit of the hub repository."""
     pooling: Pooling | None = None
-    """Pooling rule for a transformers encoder; empty takes the model's own. attention learns it."""
+    """Pooling of token vectors; empty means the model's own. attention is a learned pooling."""
     pooling_heads: int = Field(default=8, ge=1)
     """Number of learned queries of attention pooling."""
     standardise: bool | None = None
-    """Standardise each feature of the sentence vectors over the training set; empty does so with a
-    frozen decoder."""
+    """Standardise each feature of the sentence vectors over the training set; empty means true with
+    a frozen decoder and false otherwise."""
     max_tokens: int | None = Field(default=None, ge=2)
-    """Most encoder tokens of a sentence; empty keeps the encoder's own limit."""
+    """Maximum number of encoder tokens of a sentence; empty means the encoder's own limit."""
     training: EncoderTraining = "frozen"
-    """What of the encoder trains; the outputs of a frozen one are computed once and cached."""
+    """Trained part of the encoder; the outputs of a frozen encoder are computed once and cached."""
     scratch: ScratchEncoder | None = None
-    """Make a small T5-type encoder instead; it trains in full."""
+    """Train a small T5 encoder from scratch; requires `training: full`."""
     vectors: str | None = None
-    """Column of the corpus that holds precomputed sentence vectors."""
+    """Column of the corpus with precomputed sentence vectors."""
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
@@ -126,163 +129,175 @@ class EncoderSettings(_Section):
         if len(given) > 1:
             raise ValueError(f"give one of model, scratch and vectors, not {' and '.join(given)}")
         if self.scratch and self.training != "full":
-            raise ValueError("an encoder made from scratch must train: set training to full")
+            raise ValueError("an encoder from scratch must be trained: set training to full")
         if self.vectors and self.training != "frozen":
-            raise ValueError("precomputed vectors cannot train: set training to frozen")
+            raise ValueError("precomputed vectors cannot be trained: set training to frozen")
         return self
 
 
 class DecoderSettings(_Section):
-    """Point z to text. Give one of `model` and `scratch`."""
+    """Decoder, from latent codes z to text.
+
+    Give one of `model` and `scratch`.
+    """
 
     model: str | None = None
-    """Hub id or folder of any transformers causal language model."""
+    """Hub id or folder of a transformers causal language model."""
     revision: str | None = None
     """Branch, tag or commit of the hub repository."""
     max_tokens: int = Field(default=64, ge=2)
-    """Most tokens of a sentence, its end-of-sentence token included; longer ones are cut."""
+    """Maximum number of tokens of a sentence, including the end-of-sentence token; longer sentences
+    are truncated."""
     training: DecoderTraining | None = None
-    """What of the decoder trains: nothing (frozen), token embeddings and LM head (heads), these and
-    LoRA matrices in the hidden layers (lora), or all of it (full). Empty means frozen for a
-    pretrained decoder and heads for one made from scratch."""
+    """Trained part of the decoder: nothing (frozen), token embeddings and LM head (heads), these
+    and LoRA matrices in the hidden layers (lora), or all weights (full). Empty means frozen for a
+    pretrained decoder, and heads for a decoder from scratch."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "float32"
-    """Type of the frozen weights; what trains is kept in float32."""
+    """Data type of the frozen weights; trained weights are in float32."""
     attention: Literal["sdpa", "eager"] = "sdpa"
-    """Attention kernel."""
+    """Attention implementation."""
     quantization: Literal["4bit", "8bit"] | None = None
-    """Load the frozen decoder quantised; needs a GPU and `pip install llamavae[quant]`."""
+    """Quantise the frozen decoder; requires a GPU and `pip install llamavae[quant]`."""
     scratch: ScratchDecoder | None = None
-    """Make a small LLaMA-type decoder instead."""
+    """Train a small LLaMA decoder from scratch."""
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
         if self.model is not None and self.scratch is not None:
             raise ValueError("give one of model and scratch, not both")
         if self.quantization and self.training == "full":
-            raise ValueError("a quantised decoder cannot train in full: use frozen, heads or lora")
+            raise ValueError(
+                "a quantised decoder cannot be trained in full: use frozen, heads or lora"
+            )
         return self
 
 
 class LatentSettings(_Section):
-    """The latent space and how it reaches the decoder."""
+    """Latent space, and how z conditions the decoder."""
 
     dim: int = Field(default=128, ge=1)
-    """Size D of z."""
+    """Dimension D of the latent space."""
     injection: InjectionName = "memory"
-    """How z steers the decoder."""
+    """How z is injected into the decoder."""
     slots: int = Field(default=1, ge=1)
-    """Memory slots or prompt embeddings."""
+    """Number of memory slots or prompt embeddings."""
     hidden: int = Field(default=256, ge=0)
-    """Width of the hidden layer of the map from z; 0 makes it linear."""
+    """Hidden size of the MLP that z passes through before injection; 0 for a linear map."""
     tied_kv: bool = False
-    """One vector as both key and value of a memory slot (Optimus)."""
+    """Use one vector as both key and value of a memory slot, as Optimus does."""
     scaled_memory: bool | None = None
-    """Scale memory to the sizes of the decoder's own keys and values in each layer; empty does so
-    with a frozen decoder."""
+    """Scale memory to the norms of the decoder's own keys and values in each layer; empty means
+    true with a frozen decoder and false otherwise."""
     initial_std: float | None = Field(default=None, gt=0)
-    """Standard deviation of the posterior before training. A wide one, such as the prior's 1, hides
-    the mean behind noise, and a pretrained decoder learns to do without z. Empty means 0.05 with
-    a frozen decoder, and about 1 otherwise."""
+    """Standard deviation of the posterior at initialisation. With a large value, such as the
+    prior's 1, noise dominates the mean, and a pretrained decoder learns to ignore z. Empty means
+    0.05 with a frozen decoder, and about 1 otherwise."""
 
 
 class LoraSettings(_Section):
-    """Low-rank adapters, for whatever trains as `lora`."""
+    """LoRA adapters of an encoder or decoder with `training: lora`."""
 
     rank: int = Field(default=16, ge=1)
     """Rank of the LoRA matrices."""
     alpha: int = Field(default=32, ge=1)
-    """Scale of the LoRA matrices."""
+    """Scaling factor alpha of the LoRA matrices."""
 
 
 class ObjectiveSettings(_Section):
-    """-E log p(x|z) + beta * KL term, in nats per sentence."""
+    """Loss: -E log p(x|z) + beta * KL, in nats per sentence."""
 
     schedule: Literal["constant", "linear", "cyclical", "target_rate"] = "cyclical"
-    """How beta changes over the run."""
+    """Schedule of beta over the run."""
     beta: float = Field(default=1.0, ge=0)
-    """Largest beta."""
+    """Maximum beta."""
     start: float = Field(default=0.0, ge=0, lt=1)
-    """linear: part of the run before beta rises."""
+    """linear: fraction of the run before beta increases."""
     ramp: float = Field(default=0.5, gt=0, le=1)
-    """linear: part of the run in which beta rises; cyclical: part of each cycle."""
+    """Fraction of the run (linear) or of each cycle (cyclical) during which beta increases."""
     zero: float = Field(default=0.0, ge=0, lt=1)
-    """cyclical: part of each cycle with beta 0, before it rises (Optimus: 0.5)."""
+    """cyclical: fraction of each cycle at beta 0, before beta increases (Optimus: 0.5)."""
     cycles: int = Field(default=4, ge=1)
     """cyclical: number of cycles."""
     target_rate: float | None = Field(default=None, gt=0)
-    """target_rate: the KL in nats per sentence that a controller holds by moving beta."""
+    """target_rate: KL in nats per sentence that a controller maintains by adjusting beta."""
     kl_rule: KLRule = "none"
-    """Threshold rule of the KL term."""
+    """Rule that applies a threshold to the KL term."""
     kl_threshold: float = Field(default=0.0, ge=0)
-    """Its threshold in nats: per dimension, or per sentence for sentence_threshold."""
+    """Threshold in nats: per sentence for sentence_threshold, per dimension otherwise."""
     word_dropout: float = Field(default=0.0, ge=0, lt=1)
-    """Part of the decoder's input tokens that are blanked in training."""
+    """Fraction of the decoder's input tokens that are masked in training."""
     bag_of_words: float = Field(default=0.0, ge=0)
-    """Weight of the loss of predicting a sentence's words, in no order, from z directly; an encoder
-    from scratch learns sooner with it."""
+    """Weight of an auxiliary loss that predicts the bag of words of a sentence directly from z;
+    speeds up the training of an encoder from scratch."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if (self.schedule == "target_rate") != (self.target_rate is not None):
-            raise ValueError("target_rate goes with schedule: target_rate, and is needed there")
+            raise ValueError(
+                "target_rate and schedule: target_rate must be set together: set both or neither"
+            )
         if (self.kl_rule == "none") != (self.kl_threshold == 0):
-            raise ValueError("kl_rule and kl_threshold go together: set both or neither")
+            raise ValueError("kl_rule and kl_threshold must be set together: set both or neither")
         if self.schedule == "linear" and self.start + self.ramp > 1:
-            raise ValueError("start + ramp is more than the whole run")
+            raise ValueError("expected start + ramp of at most 1, the whole run")
         if self.schedule == "cyclical" and self.zero + self.ramp > 1:
-            raise ValueError("zero + ramp is more than a whole cycle")
+            raise ValueError("expected zero + ramp of at most 1, a whole cycle")
         return self
 
 
 class TeacherSettings(_Section):
-    """A sentence encoder whose similarities the posterior mean learns; used in training only."""
+    """Sentence encoder to distil similarities from; optional.
+
+    The cosines between posterior means learn to match the cosines between its sentence vectors. It
+    is used in training only.
+    """
 
     model: str | None = None
-    """Hub id or folder of a sentence-transformers model; empty for none."""
+    """Hub id or folder of a sentence-transformers model; empty for no distillation."""
     revision: str | None = None
     """Branch, tag or commit of the hub repository."""
     weight: float = Field(default=1.0, ge=0)
-    """Nats that are added to the loss for a mean squared difference of 1 between the cosines."""
+    """Weight of the mean squared difference between the cosines, in nats."""
 
 
 class OptimisationSettings(_Section):
-    """The optimiser and the length of the run."""
+    """Optimiser, batch size and length of the run."""
 
     epochs: float | None = Field(default=None, gt=0)
-    """Passes over the corpus; 3 where neither epochs nor steps is given."""
+    """Number of epochs; 3 if neither epochs nor steps is given."""
     steps: int | None = Field(default=None, ge=1)
-    """Optimiser steps."""
+    """Number of optimiser steps."""
     batch_size: int = Field(default=32, ge=1)
-    """Sentences in an optimiser step, over all devices and accumulation."""
+    """Sentences per optimiser step, over all devices and gradient accumulation."""
     micro_batch_size: int | None = Field(default=None, ge=1)
-    """Sentences on one device at one time; empty puts the whole batch through at once. The steps
-    are the same, except that kl_rule free_bits then looks at the mean of such a part."""
+    """Sentences per forward pass on one device; empty means the whole batch. The optimiser steps
+    are the same, except that kl_rule free_bits then takes the mean over a micro batch."""
     learning_rate: float = Field(default=1e-3, gt=0)
-    """Peak learning rate (AdamW) of fresh weights."""
+    """Peak learning rate of newly initialised weights (AdamW)."""
     posterior_learning_rate: float | None = Field(default=None, gt=0)
-    """Peak learning rate of the posterior's linear map and of attention pooling; empty takes
-    learning_rate. A step of AdamW moves z in proportion to it and to the size of the sentence
-    vector, so a vector of thousands of features needs a lower one."""
+    """Peak learning rate of the posterior's linear map and of attention pooling; empty means
+    learning_rate. A step of AdamW changes z in proportion to this rate and to the size of the
+    sentence vector, so sentence vectors of thousands of features need a lower rate."""
     backbone_learning_rate: float | None = Field(default=None, gt=0)
-    """Peak learning rate of encoder and decoder weights, LoRA matrices included. Empty takes a
-    twentieth of learning_rate for a pretrained encoder.model or decoder.model, and learning_rate
-    for backbones made from scratch and with start_from."""
+    """Peak learning rate of encoder and decoder weights, including LoRA matrices. Empty means 1/20
+    of learning_rate for a pretrained encoder.model or decoder.model, and learning_rate for
+    backbones from scratch and with start_from."""
     weight_decay: float = Field(default=0.01, ge=0)
-    """AdamW's weight decay."""
+    """Weight decay of AdamW."""
     warmup_steps: int = Field(default=100, ge=0)
-    """Steps in which the learning rate rises."""
+    """Steps of linear learning rate warm-up."""
     decay: Literal["linear", "cosine", "constant"] = "cosine"
-    """How the learning rate falls after that."""
+    """Learning rate schedule after the warm-up."""
     max_grad_norm: float = Field(default=1.0, gt=0)
-    """Gradients are clipped to this norm."""
+    """Maximum gradient norm, for gradient clipping."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """bfloat16 runs the backbones in mixed precision; posterior and KL stay in float32."""
+    """bfloat16 runs the backbones in mixed precision; posterior and KL are computed in float32."""
     gradient_checkpointing: bool = False
-    """Recompute activations in the backward pass, to save memory."""
+    """Recompute activations in the backward pass to save memory."""
     workers: int = Field(default=0, ge=0)
-    """Processes that prepare batches; 0 prepares them in the main process."""
+    """Number of data loader processes; 0 loads batches in the main process."""
     seed: int = Field(default=0, ge=0, lt=2**32)
-    """Seed of initial weights, data order, noise and word dropout."""
+    """Random seed of the initial weights, data order, noise and word dropout."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -299,44 +314,45 @@ class OptimisationSettings(_Section):
 
 
 class EvaluationSettings(_Section):
-    """What is measured during training, on held-out sentences."""
+    """Evaluation on held-out sentences during training."""
 
     every: int = Field(default=500, ge=1)
-    """Steps between evaluations; step 0 and the end are always evaluated."""
+    """Steps between evaluations; step 0 and the last step are always evaluated."""
     sentences: int = Field(default=500, ge=2)
-    """Held-out sentences for NLL, KL, active units and mutual information."""
+    """Number of held-out sentences for NLL, KL, active units and mutual information."""
     decoded: int = Field(default=100, ge=0)
-    """How many of them are decoded freely for BLEU, with the right and with shuffled z."""
+    """Number of these sentences that are decoded greedily for BLEU, with their own z and with
+    shuffled z as control."""
 
 
 class OutputSettings(_Section):
-    """Where results go."""
+    """Results: folder, log and checkpoints."""
 
     folder: str = "runs/latest"
-    """Folder of the run: checkpoints, log, and the final model in model/."""
+    """Folder of the run, with checkpoints, log, and the final model in model/."""
     log_every: int = Field(default=20, ge=1)
-    """Steps between log lines."""
+    """Steps between log entries."""
     save_every: int = Field(default=500, ge=1)
-    """Steps between checkpoints that the run can resume from."""
+    """Steps between checkpoints, from which the run can be resumed."""
     keep: int = Field(default=2, ge=1)
-    """How many of those checkpoints are kept."""
+    """Maximum number of checkpoints to keep."""
     embed_backbones: bool | None = None
-    """Save encoder and decoder inside the model; empty does so only for those made from scratch."""
+    """Save encoder and decoder with the model; empty means only those trained from scratch."""
     prior_sentences: int = Field(default=20_000, ge=0)
-    """Maximum number of training sentences that the model's default prior is fitted to; 0: none."""
+    """Maximum number of training sentences to fit the model's default prior to; 0 fits none."""
     report_to: list[Literal["tensorboard", "wandb"]] = []
-    """Trackers that receive the scalars."""
+    """Experiment trackers to log scalars to."""
 
 
 class Recipe(_Section):
-    """A training run."""
+    """Settings of a training run."""
 
     name: str = "custom"
     """Name of the recipe."""
     description: str = ""
-    """What it is for."""
+    """One-line description of the recipe."""
     start_from: str | None = None
-    """Folder or hub id of a trained LlaMaVAE to go on with, in place of backbones."""
+    """Folder or hub id of a trained LlaMaVAE to start from, instead of backbones."""
     corpus: CorpusSettings = CorpusSettings()
     encoder: EncoderSettings = EncoderSettings()
     decoder: DecoderSettings = DecoderSettings()
@@ -353,7 +369,7 @@ class Recipe(_Section):
         encoder, decoder, streaming = self.encoder, self.decoder, self.corpus.streaming
         fresh, decided = self.start_from is None, self._decided_by_checkpoint()
         wrong = {
-            "start_from: the checkpoint decides what the model is; leave out "
+            "start_from: the checkpoint determines the architecture; leave out "
             + ", ".join(decided): not fresh and bool(decided),
             "encoder: give one of model, scratch and vectors": fresh
             and encoder.model is None
@@ -362,25 +378,25 @@ class Recipe(_Section):
             "decoder: give one of model and scratch": fresh
             and decoder.model is None
             and decoder.scratch is None,
-            "a streamed corpus has no known length: give optimisation.steps": streaming
+            "a streamed corpus has no known length: set optimisation.steps": streaming
             and self.optimisation.steps is None,
-            "encoder.vectors: precomputed vectors need corpus.streaming false": streaming
-            and encoder.vectors is not None,
-            "a stream is read in one place: set optimisation.workers to 0 or 1": streaming
+            "encoder.vectors: precomputed vectors cannot be streamed; set corpus.streaming to "
+            "false": streaming and encoder.vectors is not None,
+            "a stream is read by one process: set optimisation.workers to 0 or 1": streaming
             and self.optimisation.workers > 1,
-            "corpus.mix: a stream is of one corpus; set corpus.streaming to false": streaming
+            "corpus.mix: only one corpus can be streamed; set corpus.streaming to false": streaming
             and bool(self.corpus.mix),
-            "corpus.mix: precomputed vectors (encoder.vectors) are of one corpus; leave one of the "
-            "two out": encoder.vectors is not None and bool(self.corpus.mix),
-            "teacher.model: the teacher reads the sentences before training; set corpus.streaming "
-            "to false": streaming and self.teacher.model is not None,
+            "corpus.mix: precomputed vectors (encoder.vectors) support only one corpus; leave out "
+            "one of the two": encoder.vectors is not None and bool(self.corpus.mix),
+            "teacher.model: the teacher encodes all sentences before training; set "
+            "corpus.streaming to false": streaming and self.teacher.model is not None,
         }
         if any(wrong.values()):
             raise ValueError("\n  ".join(text for text, found in wrong.items() if found))
         return self
 
     def _decided_by_checkpoint(self) -> list[str]:
-        """Settings that are not the default and that `start_from` leaves no choice in."""
+        """Settings that differ from their defaults although `start_from` determines them."""
         sections = {n: getattr(self, n) for n in ("encoder", "decoder", "latent", "lora")}
         return [
             f"{name}.{key}"
@@ -391,14 +407,14 @@ class Recipe(_Section):
 
 
 _LOADING = {"decoder.dtype", "decoder.attention", "decoder.quantization"}
-"""How a decoder is loaded, not what it is: free with `start_from`."""
+"""Settings of how a decoder is loaded, which can be changed with `start_from`."""
 
 
 # ------------------------------------------------------------------------------- reading
 
 
 def recipe_names() -> list[str]:
-    """Names of the recipes that come with the package."""
+    """Names of the bundled recipes."""
     folder = resources.files("llamavae.recipes")
     return sorted(
         f.name.removesuffix(".yaml") for f in folder.iterdir() if f.name.endswith(".yaml")
@@ -406,19 +422,35 @@ def recipe_names() -> list[str]:
 
 
 def recipe_text(name: str) -> str:
-    """The YAML text of a shipped recipe, comments included."""
+    """YAML text of a bundled recipe, including comments."""
     if name not in recipe_names():
         raise unknown("recipe", name, recipe_names())
     file = resources.files("llamavae.recipes") / f"{name}.yaml"
     return file.read_text(encoding="utf-8")
 
 
-def load_recipe(source: str | Path, overrides: list[str] | None = None) -> Recipe:
-    """A recipe by name or from a file, with `a.b=c` overrides applied.
+def load_recipe(
+    source: str | Path,
+    overrides: Sequence[str] = (),
+    *,
+    values: Mapping[str, Any] | None = None,
+) -> Recipe:
+    """Load a recipe by name or from a file, and change some of its settings.
+
+    Args:
+        source: Name of a bundled recipe, or path of a `.yaml` file.
+        overrides: Changes as text, `section.key=value`, each value read as YAML.
+        values: Changes as Python values by dotted key, taken as they are. They take precedence over
+            `overrides`.
 
     Raises:
-        UserError: There is no such recipe, it is not YAML, or settings are wrong; all mistakes
-            are reported together.
+        UserError: There is no such recipe, it is not valid YAML, or settings are invalid. All
+            invalid settings are reported together.
+
+    Example:
+        >>> recipe = load_recipe("demo", ["latent.dim=16"], values={"output.folder": "2024-01-01"})
+        >>> recipe.latent.dim, recipe.output.folder
+        (16, '2024-01-01')
     """
     text = str(source)
     if text.endswith((".yaml", ".yml")):
@@ -429,29 +461,32 @@ def load_recipe(source: str | Path, overrides: list[str] | None = None) -> Recip
     else:
         text = recipe_text(text)
     try:
-        values = yaml.safe_load(text) or {}
+        settings = yaml.safe_load(text) or {}
     except yaml.YAMLError as error:
         raise UserError(f"{source} is not valid YAML: {error}") from error
-    if not isinstance(values, dict):
-        raise UserError(f"{source} is not a recipe: expected settings by name, got {values!r}")
-    given = [_override(values, override) for override in overrides or []]
+    if not isinstance(settings, dict):
+        raise UserError(f"{source} is not a recipe: expected settings by name; got {settings!r}")
+    changes = [*map(_read_override, overrides), *(values or {}).items()]
+    for key, value in changes:
+        _assign(settings, key, value)
+    changed = {key for key, _ in changes}
     for name, other in (("epochs", "steps"), ("steps", "epochs")):
-        if f"optimisation.{name}" in given and f"optimisation.{other}" not in given:
-            values["optimisation"].pop(other, None)  # the length given last replaces the recipe's
-    return parse_recipe(values)
+        if f"optimisation.{name}" in changed and f"optimisation.{other}" not in changed:
+            settings["optimisation"].pop(other, None)  # the changed length replaces the recipe's
+    return parse_recipe(settings)
 
 
 def parse_recipe(values: dict[str, Any]) -> Recipe:
-    """A recipe from nested settings; all mistakes are reported together.
+    """Build a recipe from nested settings; all errors are reported together.
 
     Raises:
-        UserError: Settings are unknown or wrong.
+        UserError: Settings are unknown or invalid.
     """
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
         found = error.errors()
-    # unknown settings hide contradictions between the known ones: look for those without them
+    # unknown settings prevent the checks across settings: validate again without them
     known = copy.deepcopy(values)
     for error in found:
         if error["type"] == "extra_forbidden":
@@ -469,15 +504,15 @@ def _seen(errors: list[Any]) -> list[Any]:
 
 
 def _drop(values: dict[str, Any], place: tuple[Any, ...]) -> None:
-    """Leave one setting out of nested ones."""
+    """Delete one of nested settings."""
     *parents, key = place
     for parent in parents:
         values = values[parent]
     del values[key]
 
 
-_PLAIN = {"model_type": "expected settings by name", "missing": "is needed"}
-"""Type of an error of pydantic -> what it means to someone who writes a recipe."""
+_PLAIN = {"model_type": "expected settings by name", "missing": "is required"}
+"""Type of a pydantic error -> message in terms of recipes."""
 
 
 def _complaint(error: Any) -> str:
@@ -493,7 +528,7 @@ def _complaint(error: Any) -> str:
 
 
 def _section(path: tuple[Any, ...]) -> type[_Section] | None:
-    """The section class at `path`, looking through optional ones and into lists."""
+    """The section class at `path`, also inside optional types and lists."""
     section: type[_Section] = Recipe
     for name in (part for part in path if not isinstance(part, int)):
         field = section.model_fields.get(str(name))
@@ -513,26 +548,30 @@ def _section_of(annotation: Any) -> type[_Section] | None:
     return None
 
 
-def _override(values: dict[str, Any], text: str) -> str:
-    """Apply one `a.b=c` to nested settings, c read as YAML; returns its key `a.b`."""
-    place, equals, value = text.partition("=")
-    if not equals or not place:
+def _read_override(text: str) -> tuple[str, Any]:
+    """Key and value of `section.key=value`, the value read as YAML."""
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
         raise UserError(f"--set expects section.key=value; got {text!r}")
-    *parents, key = place.strip().split(".")
-    for parent in parents:
-        inner = values.get(parent)
-        if not isinstance(inner, dict):
-            inner = values[parent] = {}
-        values = inner
     try:
-        values[key] = _number(yaml.safe_load(value))
+        return key.strip(), _number(yaml.safe_load(value))
     except yaml.YAMLError as error:
-        raise UserError(f"--set {text!r}: {value!r} is not a value: {error}") from error
-    return place.strip()
+        raise UserError(f"--set {text!r}: {value!r} is not valid YAML: {error}") from error
+
+
+def _assign(settings: dict[str, Any], key: str, value: Any) -> None:
+    """Set one value in nested settings by its dotted key."""
+    *parents, last = key.split(".")
+    for parent in parents:
+        inner = settings.get(parent)
+        if not isinstance(inner, dict):
+            inner = settings[parent] = {}
+        settings = inner
+    settings[last] = value
 
 
 def _number(value: Any) -> Any:
-    """YAML 1.1 reads 1e-3 as text; people mean the number."""
+    """Convert text such as 1e-3, which YAML 1.1 reads as a string, to a number."""
     if isinstance(value, str):
         try:
             return float(value)
@@ -541,12 +580,19 @@ def _number(value: Any) -> Any:
     return value
 
 
+def describe_groups() -> Iterator[tuple[str, str]]:
+    """Name and summary of every group of settings, for `--help`."""
+    for name, field in Recipe.model_fields.items():
+        if section := _section_of(field.annotation):
+            yield name, (section.__doc__ or "").partition("\n")[0]
+
+
 def describe_settings(
     section: type[_Section] = Recipe, prefix: str = ""
 ) -> Iterator[tuple[str, str, str, str]]:
-    """Key, type, default and meaning of every setting, for `--help` and the documentation.
+    """Key, type, default and description of every setting, for `--help-all` and the documentation.
 
-    What a list of sections holds has N in its key: `corpus.mix.N.name`, N from 0.
+    Keys of settings in a list of sections contain N, an index from 0: `corpus.mix.N.name`.
     """
     for name, field in section.model_fields.items():
         inner = _section_of(field.annotation)

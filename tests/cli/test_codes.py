@@ -36,21 +36,21 @@ def test_encode_writes_json(run: Any, model: LlaMaVAE) -> None:
 
 def test_decode_is_the_way_back(run: Any, model: LlaMaVAE, sentences: Path, tmp_path: Path) -> None:
     expected = run("reconstruct", "--file", sentences).stdout
-    points, array = tmp_path / "points.parquet", tmp_path / "points.npy"
-    written = run("encode", "--file", sentences, "--output", points)
+    codes, array = tmp_path / "codes.parquet", tmp_path / "codes.npy"
+    written = run("encode", "--file", sentences, "--output", codes)
     assert written.exit_code == 0, written.stderr
-    assert f"8 sentences in {points}; 7 blank lines skipped" in written.stderr
+    assert f"8 sentences are in {codes}; 7 blank lines skipped" in written.stderr
     assert written.stdout == ""
     np.save(array, model.encode(tiny.SENTENCES).mean.numpy())
     lines = run("encode", "--file", sentences).stdout
-    assert run("decode", "--file", points).stdout == expected
+    assert run("decode", "--file", codes).stdout == expected
     assert run("decode", "--file", array).stdout == expected
     assert run("decode", stdin=lines).stdout == expected
-    rows = [json.loads(x) for x in run("decode", "--json", "--file", points).stdout.splitlines()]
+    rows = [json.loads(x) for x in run("decode", "--json", "--file", codes).stdout.splitlines()]
     assert [row["id"] for row in rows] == list(range(1, 16, 2))
 
 
-def test_several_texts_of_a_point(run: Any) -> None:
+def test_several_texts_of_a_code(run: Any) -> None:
     rows = run("decode", "--json", "-n", 2, "--seed", 1, stdin="[0,0,0,0,0,0]\n[1,1,1,1,1,1]\n")
     assert [json.loads(line)["id"] for line in rows.stdout.splitlines()] == [1, 1, 2, 2]
 
@@ -59,17 +59,17 @@ def test_truncated_sentences_are_reported(run: Any, tmp_path: Path) -> None:
     file = tmp_path / "long.txt"
     file.write_text("short\n" + "long " * 5000 + "\n")
     result = run("encode", "--file", file, "--output", tmp_path / "a.parquet")
-    assert "1 longer than the encoder reads, and cut" in result.stderr
+    assert "1 truncated to the encoder's maximum length" in result.stderr
 
 
 @pytest.mark.parametrize(
     ("arguments", "stdin", "message"),
     [
-        (["encode", "a", "--output", "a.parquet"], "", "--output reads a file"),
-        (["encode", "--output", "a.parquet"], "a dog\n", "--output reads a file"),
-        (["encode"], "", "there is no text"),
+        (["encode", "a", "--output", "a.parquet"], "", "--output requires a file"),
+        (["encode", "--output", "a.parquet"], "a dog\n", "--output requires a file"),
+        (["encode"], "", "found no text"),
         (["encode", "--file", "sentences.txt", "--output", "a.csv"], "", "name it a.parquet"),
-        (["decode"], "", "standard input: there are no points in it"),
+        (["decode"], "", "standard input: found no latent codes"),
         (["decode"], "a dog\n", "standard input:1: not valid JSON"),
         (["decode"], "[1, 2]\n", "expected points z of shape (B, 6); got (1, 2)"),
         (["decode", "--file", "nothing.npy"], "", "no such file: nothing.npy"),

@@ -1,4 +1,4 @@
-"""Verbs between text and points: `encode` and `decode`."""
+"""Commands between text and latent codes: `encode` and `decode`."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from llamavae.errors import UserError
 
 
 def register(app: typer.Typer) -> None:
-    """Add the verbs of this module."""
-    for verb in (encode, decode):
-        app.command()(grouped(verb))
+    """Add the commands of this module."""
+    for command in (encode, decode):
+        app.command()(grouped(command))
 
 
 def encode(
@@ -37,23 +37,23 @@ def encode(
         typer.Option(
             "--output",
             "-o",
-            help="Write a Parquet file (id, text, mean, logvar) of the sentences of --file. A run "
-            "that was interrupted resumes when it is called again.",
+            help="Parquet file to write, with columns id, text, mean and logvar. Requires --file. "
+            "An interrupted run resumes when the command is repeated.",
         ),
     ] = None,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace an output that exists.")
+        bool, typer.Option("--overwrite", help="Replace an existing output file.")
     ] = False,
     refine: Refine = 0,
 ) -> None:
-    """Turn texts into points: mean and log-variance of q(z|x).
+    """Encode texts to the mean and log-variance of the posterior q(z|x).
 
-    Without --output, they are written as one JSON object a line.
+    Without --output, the result is one JSON object per line on standard output.
     """
     if output is not None:
         if source.file is None or text:
             raise UserError(
-                "--output reads a file, so that it can resume: give the sentences with --file"
+                "--output requires a file of sentences, so that the run can resume: use --file"
             )
         _encode_file(model, source, source.file, output, overwrite, refine)
         return
@@ -90,14 +90,14 @@ def _encode_file(
                 progress=update,
             )
         except KeyboardInterrupt:
-            raise KeyboardInterrupt("interrupted; the same command resumes") from None
-    remarks = [f"{report.sentences:,} sentences in {report.output}"]
+            raise KeyboardInterrupt("interrupted; repeat the command to resume") from None
+    remarks = [f"{report.sentences:,} sentences are in {report.output}"]
     if report.resumed:
         remarks.append(f"{report.resumed:,} of them from an interrupted run")
     if report.blank:
         remarks.append(f"{report.blank:,} blank lines skipped")
     if report.truncated:
-        remarks.append(f"{report.truncated:,} longer than the encoder reads, and cut")
+        remarks.append(f"{report.truncated:,} truncated to the encoder's maximum length")
     note("; ".join(remarks))
 
 
@@ -109,15 +109,15 @@ def decode(
         typer.Option(
             "--file",
             "-f",
-            help="Latent codes: a Parquet file of `encode --output`, a .npy file of shape (N, D), "
-            "or JSON lines with a vector each. Default: such lines from standard input.",
+            help="File of latent codes: Parquet as written by `encode --output`, .npy of shape "
+            "(N, D), or JSON lines with one vector each. Default: JSON lines on standard input.",
         ),
     ] = None,
     json: Json = False,
 ) -> None:
-    """Write the texts of points: the way back from `encode`."""
+    """Decode latent codes to text. The inverse of `encode`."""
     if file is None and sys.stdin.isatty():
-        raise UserError("there are no points: give --file FILE, or pipe JSON lines in")
+        raise UserError("expected latent codes: give --file FILE, or JSON lines on standard input")
     options = generation.options()
     vae = model.load()
     from llamavae import bulk
@@ -125,10 +125,12 @@ def decode(
     if file is not None:
         bulk.check_same_model(vae, file)
     empty = True
-    for points in bulk.read_latent_codes(file or sys.stdin.buffer, model.batch_size):
-        texts = vae.decode_each(points.z, model.batch_size, **options)
-        for index, written in enumerate(texts):
-            write(json, written, id=points.ids[index // generation.num_samples], text=written)
+    for codes in bulk.read_latent_codes(file or sys.stdin.buffer, model.batch_size):
+        texts = vae.decode_each(codes.z, model.batch_size, **options)
+        for index, text in enumerate(texts):
+            write(json, text, id=codes.ids[index // generation.num_samples], text=text)
             empty = False
     if empty:
-        raise UserError(f"{file or 'standard input'}: there are no points in it")
+        raise UserError(
+            f"{file or 'standard input'}: found no latent codes; expected at least one vector"
+        )
