@@ -10,6 +10,7 @@ import typer
 from llamavae.cli.options import Json
 from llamavae.cli.output import note, write
 from llamavae.errors import UserError
+from llamavae.files import write_text
 
 recipes = typer.Typer(help="List, show and copy the recipes that come with the package.")
 Name = Annotated[str, typer.Argument(help="Name of a shipped recipe.")]
@@ -47,13 +48,9 @@ def copy(name: Name, file: Annotated[Path, typer.Argument(help="New file, to be 
     text = recipe_text(name)
     if file.suffix not in (".yaml", ".yml"):
         raise UserError(f"{file}: a recipe's file name ends in .yaml")
-    try:
-        with file.open("x", encoding="utf-8") as new:
-            new.write(text)
-    except FileExistsError as error:
-        raise UserError(f"{file} exists already; take another name") from error
-    except OSError as error:
-        raise UserError(f"could not write {file}: {error}") from error
+    if file.exists():
+        raise UserError(f"{file} exists already; take another name")
+    write_text(file, text)
     note(f"wrote {file}; train with: llamavae train --recipe {file}")
 
 

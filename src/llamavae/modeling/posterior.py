@@ -26,7 +26,7 @@ class DiagonalGaussian(Independent):
         super().__init__(Normal(mean, torch.exp(logvar / 2), validate_args=False), 1)
 
     def reparameterise(self, noise: Tensor) -> Tensor:
-        """z = mean + exp(logvar / 2) * noise (Kingma and Welling, arXiv 1312.6114), shape (B, D).
+        """Z = mean + exp(logvar / 2) * noise (Kingma and Welling, arXiv 1312.6114), shape (B, D).
 
         Args:
             noise: eps ~ N(0, I), shape (B, D).
