@@ -232,11 +232,14 @@ def _temporary(parent: Path, name: str) -> Iterator[Path]:
     from filelock import FileLock
 
     _remove_leftovers(parent)
-    folder = Path(tempfile.mkdtemp(_TEMPORARY, f".{name}.", parent))
-    lock = FileLock(folder / _LOCK)
-    try:
+    while True:
+        folder = Path(tempfile.mkdtemp(_TEMPORARY, f".{name}.", parent))
+        lock = FileLock(folder / _LOCK)
         with suppress(OSError):  # a disk without locks: leftovers stay there
             lock.acquire()
+        if folder.is_dir():  # else another process took it for a leftover before it was locked
+            break
+    try:
         yield folder / name
     finally:
         lock.release()
@@ -248,12 +251,12 @@ def _remove_leftovers(parent: Path) -> None:
     from filelock import FileLock, Timeout
 
     for folder in parent.glob(f".*{_TEMPORARY}"):
-        if not (folder / _LOCK).is_file():
-            continue  # not one of these
+        name = re.fullmatch(rf"\.(.+)\.[a-z0-9_]{{8}}{_TEMPORARY}", folder.name)
+        if name is None:
+            continue
         with suppress(OSError, Timeout), FileLock(folder / _LOCK, blocking=False):
-            target = parent / folder.name[1:].rsplit(".", 2)[0]
-            if (folder / _OLD).is_dir() and not target.exists():  # killed between two renames
-                (folder / _OLD).rename(target)
+            if (folder / _OLD).is_dir() and not (parent / name[1]).exists():
+                (folder / _OLD).rename(parent / name[1])  # killed between two renames
             shutil.rmtree(folder, ignore_errors=True)
 
 
