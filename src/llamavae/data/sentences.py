@@ -189,7 +189,7 @@ def _write_vectors(
     out = open_memmap(
         folder / "vectors.npy", mode="w+", dtype=np.float32, shape=(len(texts), encoder.dim)
     )
-    missing = _copy_known(out, names, sorted(folder.parent.glob(f"vectors-{key}-*")))
+    missing = _copy_known(out, names, sorted(cache_folder().glob(f"vectors-{key}-*")))
     new = [texts[int(i)] for i in missing]
     for start, part in _chunks(new, "encoding", progress and bool(new)):
         rows = missing[start : start + len(part)]
