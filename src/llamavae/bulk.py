@@ -13,7 +13,6 @@ import json
 import logging
 import shutil
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -28,6 +27,7 @@ from torch import Tensor
 from llamavae import __version__
 from llamavae.corpora.files import check_file, decode_lines, read_lines, read_sentences
 from llamavae.errors import UserError
+from llamavae.files import disk_errors, replacing, write_json
 from llamavae.modeling import LlaMaVAE, Refinement
 from llamavae.modeling.backbones import fingerprint
 
@@ -120,7 +120,8 @@ def encode_file(
         "refine": _refine_facts(model, how),
     }
     work = output.with_name(f"{output.name}.partial")
-    with _disk_errors(output):
+    then = f"run the same again: it resumes from what is kept in {work.name} beside it"
+    with disk_errors(output, then):
         _open_work(work, manifest)
         done = [_read_metadata(part) for part in _whole_parts(work)]
     last = done[-1]["last"] if done else 0
@@ -139,13 +140,13 @@ def encode_file(
         for key in counts:
             counts[key] += facts[key]
         if len(table):
-            with _disk_errors(output):
+            with disk_errors(output, then):
                 _write(table, work / f"part-{index:06d}.parquet", facts)
             index += 1
     if not counts["sentences"]:
         shutil.rmtree(work)
         raise UserError(f"{source} has no line with text; expected one sentence a line or row.")
-    with _disk_errors(output):
+    with disk_errors(output, then):
         _join(work, output, {**manifest, **counts, "version": __version__})
     return BulkReport(output, resumed=resumed, **counts)
 
@@ -199,9 +200,7 @@ def _open_work(work: Path, manifest: dict[str, Any]) -> None:
             )
         return
     work.mkdir(parents=True, exist_ok=True)
-    new = work / "manifest.json.new"
-    new.write_text(json.dumps(manifest), encoding="utf-8")
-    new.replace(path)
+    write_json(path, manifest)
 
 
 def _whole_parts(work: Path) -> list[Path]:
@@ -263,18 +262,14 @@ def _truncated(model: LlaMaVAE, texts: list[str]) -> int:
 
 
 def _write(table: pa.Table, path: Path, facts: dict[str, Any]) -> None:
-    new = path.with_suffix(".new")
-    with _writer(new, facts) as writer:
+    with replacing(path) as new, _writer(new, facts) as writer:
         writer.write_table(table, row_group_size=PART_SIZE)
-    new.replace(path)
 
 
 def _join(work: Path, output: Path, facts: dict[str, Any]) -> None:
-    new = work / "all.new"
-    with _writer(new, facts) as writer:
+    with replacing(output) as new, _writer(new, facts) as writer:
         for part in _whole_parts(work):
             writer.write_table(pq.read_table(part), row_group_size=PART_SIZE)
-    new.replace(output)
     shutil.rmtree(work)
 
 
@@ -285,17 +280,6 @@ def _writer(path: Path, facts: dict[str, Any]) -> pq.ParquetWriter:
 
 def _read_metadata(path: Path) -> dict[str, Any]:
     return json.loads((pq.read_schema(path).metadata or {}).get(_METADATA, b"{}"))
-
-
-@contextmanager
-def _disk_errors(output: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise UserError(
-            f"could not write {output}: {error}. What is encoded so far is kept in "
-            f"{output.name}.partial beside it; the same call resumes there"
-        ) from error
 
 
 # ------------------------------------------------------------------------------ points from files

@@ -8,7 +8,6 @@ from other texts.
 
 from __future__ import annotations
 
-import json
 import random
 import time
 from collections.abc import Mapping, Sequence
@@ -28,6 +27,7 @@ from llamavae.evaluation import generations
 from llamavae.evaluation.evaluator import Evaluation, EvaluationData
 from llamavae.evaluation.evaluators.reconstruction import Reconstruction
 from llamavae.evaluation.results import number_text
+from llamavae.files import write_json, write_text
 from llamavae.metrics.metric import Rows
 from llamavae.metrics.ngrams import duplicates
 from llamavae.modeling import LlaMaVAE
@@ -169,7 +169,7 @@ def run_demo(
     for table, rows in tables.items():
         generations.write_csv(rows, output / f"{table}.csv")
     results, _ = read_run(output)
-    _write_json(output / "results.json", results | {"demo": metrics})
+    write_json(output / "results.json", results | {"demo": metrics})
     parts = [p for s in tour for p in (pieces.prose(s.seen), pieces.table(s.rows, s.name))]
     section = Section(f"What {name} does, before the fine-tune", pieces.join(parts))
     path = write_run_report(output, tables, _headline(metrics), [section])
@@ -217,7 +217,7 @@ def _write_sentences(path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         # with capitals and full stops, which the models have not seen
         lines = [f"{factors.generate(n)[0].capitalize()}.\n" for n in numbers]
-        path.write_text("".join(lines), encoding="utf-8")
+        write_text(path, "".join(lines))
 
 
 def _grammatical(text: str) -> bool:
@@ -452,9 +452,3 @@ def _show(console: Console, shown: Shown) -> None:
     console.print(grid)
     console.print(shown.seen, markup=False, highlight=False, style="italic")
     console.print()
-
-
-def _write_json(path: Path, values: dict[str, Any]) -> None:
-    new = path.with_suffix(".new")
-    new.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    new.replace(path)

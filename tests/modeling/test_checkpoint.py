@@ -397,7 +397,7 @@ def test_a_save_that_is_killed_before_it_moves_anything_leaves_the_old_one(saved
 
     other = shaken()
     with monkeypatch.context() as patch:
-        patch.setattr(type(saved), "replace", kill)
+        patch.setattr(type(saved), "rename", kill)
         with pytest.raises(KeyboardInterrupt):
             other.save_pretrained(saved)
     assert_alike(before, LlaMaVAE.from_pretrained(saved))

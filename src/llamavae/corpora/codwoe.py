@@ -24,6 +24,7 @@ from llamavae.corpora.corpus import Corpus, Request
 from llamavae.corpora.matrices import check_matrix
 from llamavae.corpora.text import from_rows
 from llamavae.errors import UserError, unknown
+from llamavae.files import write_text
 
 KINDS = ("sgns", "char", "electra")
 """Kinds of vectors: skip-gram (word2vec), of the spelling, and contextual (en, fr and ru only)."""
@@ -194,13 +195,8 @@ def _check_ids(ids: Sequence[str], count: int, what: str) -> None:
 
 
 def _write(path: str | os.PathLike[str], items: list[dict[str, Any]]) -> None:
-    path = Path(path).expanduser()
-    new = path.with_name(f".{path.name}")
-    try:  # ASCII, since the scorer opens the file in the encoding of its machine
-        new.write_text(json.dumps(items), encoding="ascii")
-        new.replace(path)
-    except OSError as error:
-        raise UserError(f"could not write {path}: {error}.") from error
+    # ASCII, since the scorer opens the file in the encoding of its machine
+    write_text(Path(path).expanduser(), json.dumps(items))
 
 
 # ---------------------------------------------------------------------------------------- corpus

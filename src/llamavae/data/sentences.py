@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, count, islice
 from pathlib import Path
@@ -17,7 +15,7 @@ from tqdm.auto import tqdm
 
 from llamavae.data.batches import GROUP, Item, by_length
 from llamavae.errors import UserError
-from llamavae.files import cache_folder
+from llamavae.files import cache_folder, disk_errors, replacing_folder
 from llamavae.modeling import SentenceEncoder, TextDecoder
 
 _CHUNK = 2048  # sentences tokenised or encoded between two looks at the progress bar
@@ -153,22 +151,11 @@ def _decoder_key(decoder: TextDecoder) -> str:
 
 
 def _cached(folder: Path, write: Callable[[Path], None]) -> Path:
-    """`folder`, written by `write` if it is not there; a half-written one is never seen."""
-    if folder.is_dir():
-        return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    new = Path(tempfile.mkdtemp(prefix=".writing-", dir=folder.parent))
-    try:
-        write(new)
-        new.rename(folder)
-    except OSError as error:
-        if not folder.is_dir():  # else another process was faster
-            raise UserError(
-                f"could not write the cache {folder}: {error}. Set LLAMAVAE_CACHE to a folder "
-                "with room"
-            ) from error
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
+    """`folder`, written by `write` if it is not there."""
+    if not folder.is_dir():
+        hint = "run again, or set LLAMAVAE_CACHE to another folder"
+        with disk_errors(folder, hint), replacing_folder(folder) as new:
+            write(new)
     return folder
 
 
@@ -202,7 +189,7 @@ def _write_vectors(
     out = open_memmap(
         folder / "vectors.npy", mode="w+", dtype=np.float32, shape=(len(texts), encoder.dim)
     )
-    missing = _copy_known(out, names, sorted(folder.parent.glob(f"vectors-{key}-*")))
+    missing = _copy_known(out, names, sorted(cache_folder().glob(f"vectors-{key}-*")))
     new = [texts[int(i)] for i in missing]
     for start, part in _chunks(new, "encoding", progress and bool(new)):
         rows = missing[start : start + len(part)]

@@ -13,6 +13,7 @@ from pathlib import Path
 import sacrebleu
 
 from llamavae.errors import UserError
+from llamavae.files import replacing
 from llamavae.latent import traversal
 from llamavae.metrics.metric import Rows
 from llamavae.modeling import LlaMaVAE
@@ -76,7 +77,7 @@ def write_csv(rows: Rows, path: Path) -> Path:
     """Save rows as a CSV file with a header line; what a row lacks stays empty."""
     if not rows:
         raise UserError(f"there are no rows to write to {path}")
-    with path.open("w", encoding="utf-8", newline="") as file:
+    with replacing(path) as new, new.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)))
         writer.writeheader()
         writer.writerows(rows)

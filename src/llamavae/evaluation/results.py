@@ -23,6 +23,7 @@ import numpy as np
 from llamavae.errors import UserError
 from llamavae.evaluation.evaluator import Evaluation
 from llamavae.evaluation.generations import write_csv
+from llamavae.files import disk_errors, write_text
 from llamavae.metrics.metric import Items, Rows
 
 
@@ -180,26 +181,21 @@ def write_results(results: Results, folder: Path, changed: str | None = None) ->
         "skipped": results.skipped,
         "failed": results.failed,
     }
-    try:
+    with disk_errors(folder, "run the command again: what is finished is kept"):
         folder.mkdir(parents=True, exist_ok=True)
         if changed is not None:
             (folder / changed).mkdir(exist_ok=True)
             for name, rows in results.found[changed].evaluation.tables.items():
                 lines = (f"{_json(row)}\n" for row in rows)
-                _replace(folder / changed / _file(name), "".join(lines))
+                write_text(folder / changed / _file(name), "".join(lines))
             lines = (
                 f"{_json({'metric': metric, 'group': group, **vars(items)})}\n"
                 for (metric, group), items in results.found[changed].evaluation.items.items()
             )
-            _replace(folder / changed / _ITEMS, "".join(lines))
+            write_text(folder / changed / _ITEMS, "".join(lines))
         if results.rows:
-            write_csv(results.rows, folder / ".rows.csv").replace(folder / "rows.csv")
-        _replace(folder / "results.json", _json(values, indent=1) + "\n")
-    except OSError as error:
-        raise UserError(
-            f"could not write to {folder}: {error}. Make room and run the command again: what is "
-            "finished is kept"
-        ) from error
+            write_csv(results.rows, folder / "rows.csv")
+        write_text(folder / "results.json", _json(values, indent=1) + "\n")
 
 
 def _values(found: Found) -> dict[str, Any]:
@@ -221,12 +217,6 @@ def _json(values: Any, indent: int | None = None) -> str:
 def _plain(value: Any) -> Any:
     """A number or an array of numpy or torch as JSON has it; the text of anything else."""
     return value.tolist() if hasattr(value, "tolist") else str(value)
-
-
-def _replace(path: Path, text: str) -> None:
-    new = path.with_name(f".{path.name}")
-    new.write_text(text, encoding="utf-8")
-    new.replace(path)
 
 
 # ------------------------------------------------------------------------------- as text

@@ -8,7 +8,6 @@ threshold move a model along that trade-off; other changes move it to a better o
 from __future__ import annotations
 
 import itertools
-import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ from llamavae.evaluation.evaluator import EvaluationData, Evaluator
 from llamavae.evaluation.generations import write_csv
 from llamavae.evaluation.results import Results
 from llamavae.evaluation.suite import evaluate
+from llamavae.files import write_json
 from llamavae.metrics.metric import Metric, Rows
 from llamavae.provenance import provenance
 from llamavae.training import Recipe, TrainResult, load_recipe, train
@@ -256,7 +256,7 @@ def _evaluated(
 
 
 def _write(sweep: Sweep, folder: Path) -> None:
-    write_csv(sweep.rows, folder / ".sweep.csv").replace(folder / "sweep.csv")
+    write_csv(sweep.rows, folder / "sweep.csv")
     models = [
         {
             "model": run.name,
@@ -267,9 +267,7 @@ def _write(sweep: Sweep, folder: Path) -> None:
         for run in sweep.runs
     ]
     values = {"made by": provenance(), "models": models, "rows": sweep.rows}
-    new = folder / ".sweep.json"
-    new.write_text(json.dumps(values, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    new.replace(folder / "sweep.json")
+    write_json(folder / "sweep.json", values)
 
 
 def trade_off(sweep: Sweep) -> Rows:

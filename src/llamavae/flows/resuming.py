@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from llamavae.errors import UserError
+from llamavae.files import replacing_folder, write_json
 from llamavae.state import load_optimizer, save_optimizer
 
 
@@ -43,15 +44,16 @@ class SavedFit:
             scheduler: Its learning rate schedule.
             report: What was found until now, as JSON.
         """
-        new, done = self.folder / "new", self.folder / f"step-{step}"
-        self._remove(new, done)
-        new.mkdir(parents=True)
-        for name, tensors in weights.items():
-            save_file({k: v.contiguous() for k, v in tensors.items()}, new / f"{name}.safetensors")
-        save_optimizer(optimizer, scheduler, new)
-        (new / "fit.json").write_text(json.dumps({"key": self.key, "report": dict(report)}))
-        new.rename(done)
-        self._remove(*(path for path in self.folder.glob("step-*") if path != done))
+        done = self.folder / f"step-{step}"
+        with replacing_folder(done) as new:
+            for name, tensors in weights.items():
+                tensors = {k: v.contiguous() for k, v in tensors.items()}
+                save_file(tensors, new / f"{name}.safetensors")
+            save_optimizer(optimizer, scheduler, new)
+            write_json(new / "fit.json", {"key": self.key, "report": dict(report)})
+        for path in self.folder.glob("step-*"):
+            if path != done:
+                shutil.rmtree(path, ignore_errors=True)
 
     def read(
         self, optimizer: Any, scheduler: Any
@@ -78,8 +80,3 @@ class SavedFit:
         load_optimizer(optimizer, scheduler, folder)
         names = ("flow", "best")
         return {name: load_file(folder / f"{name}.safetensors") for name in names}, report
-
-    @staticmethod
-    def _remove(*folders: Path) -> None:
-        for folder in folders:
-            shutil.rmtree(folder, ignore_errors=True)

@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from llamavae.errors import UserError
+from llamavae.files import replacing
 from llamavae.flows.architectures import build_flow
 from llamavae.flows.flow import Flow
 
@@ -31,7 +32,8 @@ def save_flow(flow: Flow, path: str | os.PathLike[str], half: bool = False) -> N
         tensors = {k: v.half() if v.is_floating_point() else v for k, v in tensors.items()}
         if large := [name for name, value in tensors.items() if not value.isfinite().all()]:
             raise UserError(f"{path}: too large for float16, or not finite: {', '.join(large)}")
-    save_file(tensors, path, {"flow": json.dumps(flow.settings)})
+    with replacing(path) as new:
+        save_file(tensors, new, {"flow": json.dumps(flow.settings)})
 
 
 _OLD = {"mean_hidden": "base_hidden", "mean_networks": "ensemble_size"}

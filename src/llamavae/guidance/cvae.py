@@ -27,6 +27,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from llamavae.errors import UserError
+from llamavae.files import replacing_folder, write_text
 from llamavae.flows import (
     FitConfig,
     Flow,
@@ -400,8 +401,6 @@ class InvertibleCVAE:
             folder: Made if missing.
             half: Store the flow's weights in float16, see `save_flow`.
         """
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
         settings = {
             "model_type": "invertible-cvae",
             "format_version": FORMAT_VERSION,
@@ -415,13 +414,12 @@ class InvertibleCVAE:
             WORDS: "".join(f"{' '.join(word.split())}\n" for word in self.vocabulary),
             CARD: model_card(self.flow.settings, settings),
         }
-        save_flow(self.flow, folder / f".{FLOW}", half)
-        (folder / f".{FLOW}").replace(folder / FLOW)
-        if self.inverse is not None:
-            save_file(self.inverse, folder / INVERSE)
-        for name, text in texts.items():
-            (folder / f".{name}").write_text(text, encoding="utf-8")
-            (folder / f".{name}").replace(folder / name)
+        with replacing_folder(folder, own=[INVERSE]) as new:
+            save_flow(self.flow, new / FLOW, half)
+            if self.inverse is not None:
+                save_file(self.inverse, new / INVERSE)
+            for name, text in texts.items():
+                write_text(new / name, text)
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:
         """Upload what `save_pretrained` writes.

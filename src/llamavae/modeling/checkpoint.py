@@ -11,8 +11,6 @@ import copy
 import inspect
 import json
 import os
-import shutil
-import tempfile
 import warnings
 from collections.abc import Collection
 from pathlib import Path
@@ -32,7 +30,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from llamavae.errors import UserError, unknown
-from llamavae.files import sha256
+from llamavae.files import replacing_folder, sha256, write_text
 from llamavae.modeling.backbones import fingerprint, latent_fingerprint, save_plain
 from llamavae.modeling.configuration import LlaMaVAEConfig
 from llamavae.modeling.decoder import TextDecoder
@@ -387,7 +385,19 @@ def save(
     max_shard_size: int | str = "50GB",
     int8: bool = False,
 ) -> None:
-    """Write the checkpoint beside `folder` first and move it in when it is complete."""
+    """Write the checkpoint in place of the one in `folder`; other files there are kept."""
+    with replacing_folder(folder, own=["model*.safetensors*", DEFAULT]) as new:
+        write(model, new, state, max_shard_size, int8)
+
+
+def write(
+    model: SentenceVAE,
+    folder: Path,
+    state: dict[str, Tensor] | None = None,
+    max_shard_size: int | str = "50GB",
+    int8: bool = False,
+) -> None:
+    """Write the checkpoint into a new folder."""
     parameters = dict(model.named_parameters())
     named = set(model.trained_names)
     lost = [n for n, p in parameters.items() if p.requires_grad and n not in named]
@@ -407,43 +417,25 @@ def save(
         warnings.warn(
             "the weights have changed since the model's default prior was fitted, so it is not "
             "saved. Set model.default_prior to one that is fitted to the new weights, or to None",
-            stacklevel=3,
+            stacklevel=4,
         )
         prior = None
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".saving-", dir=folder) as temporary:
-        new = Path(temporary)
-        try:
-            config = model.config
-            config.architectures = [type(model).__name__]
-            config.dtype = next(iter(model.posterior.parameters())).dtype
-            _portable(config).save_pretrained(new)
-            stored = to_int8(trained) if int8 else trained
-            save_torch_state_dict(stored, new, max_shard_size=max_shard_size)
-            if prior is not None:
-                prior.save(new / DEFAULT)
-            if model.card:
-                (new / CARD).write_text(model.card, encoding="utf-8")
-            if config.embed_backbones:
-                save_plain(model.decoder.lm, new / "decoder", beside.get("decoder.lm."))
-                model.decoder.tokenizer.save_pretrained(new / "decoder")
-                if model.encoder is not None:
-                    model.encoder.save(new / "encoder", beside.get("encoder.model."))
-        except (OSError, SafetensorError) as error:
-            raise UserError(
-                f"could not save the checkpoint to {folder}: {error}. What was there before is "
-                "unchanged. Make room, then save again"
-            ) from error
-        items = list(new.iterdir())
-        for item in items:
-            target = folder / item.name
-            if target.is_dir():
-                shutil.rmtree(target)
-            item.replace(target)
-        for old in {*folder.glob("model*.safetensors*")} - {folder / item.name for item in items}:
-            old.unlink()
-        if prior is None and (folder / DEFAULT).is_dir():
-            shutil.rmtree(folder / DEFAULT)  # of the weights that were here before
+    config = model.config
+    config.architectures = [type(model).__name__]
+    config.dtype = next(iter(model.posterior.parameters())).dtype
+    _portable(config).save_pretrained(folder)
+    stored = to_int8(trained) if int8 else trained
+    save_torch_state_dict(stored, folder, max_shard_size=max_shard_size)
+    if prior is not None:
+        prior.save(folder / DEFAULT)
+    if model.card:
+        write_text(folder / CARD, model.card)
+    if config.embed_backbones:
+        save_plain(model.decoder.lm, folder / "decoder", beside.get("decoder.lm."))
+        model.decoder.tokenizer.save_pretrained(folder / "decoder")
+        if model.encoder is not None:
+            model.encoder.save(folder / "encoder", beside.get("encoder.model."))
 
 
 def _portable(config: LlaMaVAEConfig) -> LlaMaVAEConfig:

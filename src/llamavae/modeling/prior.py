@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, get_args
@@ -29,6 +28,7 @@ from torch.distributions import (
 )
 
 from llamavae.errors import UserError
+from llamavae.files import replacing_folder, write_json
 from llamavae.flows.data import FlowData
 from llamavae.modeling.backbones import latent_fingerprint
 from llamavae.pretrained import bundled
@@ -165,21 +165,15 @@ class Prior(ABC):
         Args:
             folder: Created if missing.
         """
-        folder = Path(folder)
-        folder.parent.mkdir(parents=True, exist_ok=True)
         settings = {
             "format_version": FORMAT_VERSION,
             "type": self.type,
             "vae_fingerprint": self.fingerprint,
             "report": self.report,
         }
-        with tempfile.TemporaryDirectory(prefix=".saving-", dir=folder.parent) as new:
-            self._save(Path(new, _WEIGHTS))
-            Path(new, _SETTINGS).write_text(json.dumps(settings, indent=2) + "\n", "utf-8")
-            folder.mkdir(exist_ok=True)
-            (folder / _SETTINGS).unlink(missing_ok=True)  # never beside the weights of another
-            for name in (_WEIGHTS, _SETTINGS):
-                Path(new, name).replace(folder / name)
+        with replacing_folder(folder, own=()) as new:
+            self._save(new / _WEIGHTS)
+            write_json(new / _SETTINGS, settings)
 
 
 class StandardPrior(Prior):

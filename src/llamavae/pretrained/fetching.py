@@ -19,8 +19,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import IO
 
-from llamavae.errors import MissingData, UserError, nearest, unknown
-from llamavae.files import cache_folder, sha256
+from llamavae.errors import MissingData, nearest, unknown
+from llamavae.files import cache_folder, disk_errors, replacing, sha256
 from llamavae.pretrained.catalogue import (
     CATALOGUE,
     Backbone,
@@ -211,13 +211,9 @@ def fetch(
         UserError: There is no such model, or the files cannot be written.
         MissingData: No source has the files with the right SHA-256. Nothing is left in place.
     """
-    try:
+    hint = "run again, which resumes the download, or set LLAMAVAE_CACHE to another folder"
+    with disk_errors(models_folder(), hint):
         return [_fetch(b, None if folder is None else Path(folder), progress) for b in needed(name)]
-    except OSError as error:
-        raise UserError(
-            f"could not write to {models_folder()}: {error}. Set LLAMAVAE_CACHE to a folder with "
-            "room; what was downloaded is kept, and the same command continues"
-        ) from error
 
 
 def _fetch(backbone: Backbone, folder: Path | None, progress: bool) -> Fetched:
@@ -446,21 +442,16 @@ def _unpack(
 
 
 def _copy(stream: IO[bytes], partial: Path, file: File, progress: bool) -> None:
-    """Copy a file to `partial`, where it is seen only when it is complete."""
+    """Copy a file to `partial`."""
     from tqdm import tqdm
 
     target = partial / file.path
     target.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = target.with_name(f".{target.name}.part")
     name = Path(file.path).name
     bar = tqdm(
         total=file.size, desc=name, unit="B", unit_scale=True, disable=not progress, leave=False
     )
-    try:
-        with bar, unfinished.open("wb") as out:
-            while data := stream.read(_CHUNK):
-                out.write(data)
-                bar.update(len(data))
-        unfinished.replace(target)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with bar, replacing(target) as new, new.open("wb") as out:
+        while data := stream.read(_CHUNK):
+            out.write(data)
+            bar.update(len(data))

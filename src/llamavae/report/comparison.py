@@ -8,6 +8,7 @@ from typing import Any
 
 from llamavae.evaluation.comparison import SIGNIFICANT
 from llamavae.evaluation.results import Results, interval_text, number_text
+from llamavae.files import write_text
 from llamavae.metrics.metric import Rows
 from llamavae.report import plots
 from llamavae.report.page import page
@@ -38,7 +39,7 @@ def write_comparison(evaluations: Sequence[Results], rows: Rows, folder: Path) -
     sections = [_numbers(evaluations, rows), *_details(systems, rows), _measured(evaluations)]
     path = folder / "report.html"
     lead = f"{len(systems)} systems; the others are compared with {systems[0]}."
-    path.write_text(page(f"{' and '.join(systems)}", lead, sections), encoding="utf-8")
+    write_text(path, page(f"{' and '.join(systems)}", lead, sections))
     return path
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from llamavae.evaluation.data import run_folders
 from llamavae.evaluation.results import Found, Results, interval_text, number_text, read_results
 from llamavae.evaluation.tasks import by_reason
+from llamavae.files import write_text
 from llamavae.metrics.metric import Rows
 from llamavae.report import plots
 from llamavae.report.page import page
@@ -66,7 +67,7 @@ def write_evaluation_report(folder: Path) -> Path:
     ]
     path = folder / "report.html"
     title = f"{results.system}: evaluation"
-    path.write_text(page(title, _lead(results), sections), encoding="utf-8")
+    write_text(path, page(title, _lead(results), sections))
     return path
 
 

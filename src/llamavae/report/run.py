@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from llamavae.errors import UserError
+from llamavae.files import write_text
 from llamavae.metrics.metric import Rows
 from llamavae.report import plots
 from llamavae.report.page import page
@@ -259,7 +260,7 @@ def write_run_report(
     path = folder / "report.html"
     lead = recipe["description"] or f"A run of the recipe {recipe['name']}."
     title = f"{recipe['name']}: report of a LlaMaVAE run"
-    path.write_text(page(title, lead, parts), encoding="utf-8")
+    write_text(path, page(title, lead, parts))
     return path
 
 

@@ -9,6 +9,7 @@ from llamavae.evaluation.generations import write_csv
 from llamavae.evaluation.results import interval_text, number_text
 from llamavae.experiments.correlation import relate
 from llamavae.experiments.sweep import TRAINING, Sweep, geometry_and_quality, trade_off
+from llamavae.files import replacing, write_text
 from llamavae.metrics.metric import Rows
 from llamavae.provenance import provenance as made_by
 from llamavae.report import plots
@@ -33,7 +34,8 @@ def write_sweep_report(sweep: Sweep, folder: Path) -> Path:
         Path of the page.
     """
     plot = plots.plot_trade_off(trade_off(sweep))
-    plot.savefig(folder / "trade-off.png", dpi=150)
+    with replacing(folder / "trade-off.png") as new:
+        plot.savefig(new, dpi=150)
     keys = list(sweep.runs[0].values)
     lead = (
         f"{len(sweep.runs)} models of the recipe {sweep.runs[0].recipe.name} that differ in "
@@ -46,7 +48,7 @@ def write_sweep_report(sweep: Sweep, folder: Path) -> Path:
         provenance(made_by()),
     ]
     path = folder / "report.html"
-    path.write_text(page("Rate and distortion: a sweep", lead, sections), encoding="utf-8")
+    write_text(path, page("Rate and distortion: a sweep", lead, sections))
     return path
 
 
