@@ -380,7 +380,7 @@ def _reconstructed(before: Evaluation, after: Evaluation, name: str) -> dict[str
         "before": before.value(name),
         "after": row["value"],
         "shuffled": row["control"],
-        "how": f"{definition}; {row['n']} held-out sentences of the file",
+        "how": f"{definition} N = {row['n']} held-out sentences of the file.",
     }
 
 

@@ -137,7 +137,7 @@ def test_probes_without_sentevals_files_are_a_success(corpus, run, tmp_path, mon
         (["-e", "usage", "--set", "usage.resamples=[1"], "the value is not YAML"),
         (["-e", "sts", "--set", "sts.files=x.csv"], "sts.files takes names with values"),
         (["-m", "mini", "--encoder", "x"], "give --model or --encoder, not both"),
-        (["-e", "usage"], "name a corpus, a file of sentences or a hub id"),
+        (["-e", "usage"], "Give a corpus, a file of sentences or a hub id"),
     ],
 )
 def test_mistakes_are_named(options, message, run, tmp_path):
@@ -152,7 +152,7 @@ def test_the_folder_of_a_sweep_is_refused_before_anything_is_loaded(corpus, run,
     result = run(*evaluation(corpus, tmp_path, "--model", "no-such-model"))
     assert result.exit_code == 2
     assert f"{tmp_path} holds a sweep (sweep.json)" in result.stderr
-    assert "choose another place with --output" in result.stderr
+    assert "Choose another folder with --output" in result.stderr
 
 
 def test_folders_without_an_evaluation(run, tmp_path):

@@ -75,7 +75,7 @@ def test_page_says_what_how_and_with_which_control(folder):
         "my <model>: evaluation",
         "3 evaluators on 4 sentences of zoo (test), seed 0.",
         "corpus factors, 40,000 training sentences",
-        "letters of a text, mean over texts; n = 4; control: no letters",
+        "Mean number of letters per text. N = 4. Control: The metric without letters.",
         "3.5 to 9",
         "1,234,567",
         "failed: there is no file x.csv; get it from y",

@@ -121,10 +121,10 @@ def _linked(name: str, row: Mapping[str, Any]) -> Html:
 def _number(row: Mapping[str, Any], found: Found, control: bool = True) -> dict[str, Any]:
     """A row as the columns of a table, with or without what its control is."""
     metric = next((m for m in found.metrics if m["name"] == row["metric"]), {})
-    how = [metric.get("definition", ""), f"n = {row['n']:,}"]
+    how = [metric.get("definition", ""), f"N = {row['n']:,}."]
     if control and row["control"] is not None:
-        how.append(f"control: {metric.get('control') or 'of the same metric'}")
-    note = "; ".join(filter(None, how))
+        how.append(f"Control: {metric.get('control') or 'the same metric.'}")
+    note = " ".join(filter(None, how))
     return {
         "metric": with_note(row["metric"], row["unit"]),
         "value": Html(f"<b>{number_text(row['value'])}</b>"),
@@ -141,7 +141,7 @@ def evaluator_section(name: str, found: Found) -> Section:
     parts = [row for row in found.evaluation.rows if row["group"]]
     controls = [m["control"] for m in found.metrics if m["control"]]
     one = len(controls) > 1 and len(set(controls)) == 1
-    body = [prose(f"The control is {controls[0]}.")] if one else []
+    body = [prose(f"Control: {controls[0]}")] if one else []
     if whole:
         body.append(table([_number(row, found, not one) for row in whole], "All measures"))
     if parts:
