@@ -21,16 +21,16 @@ AGGREGATES: dict[str, Callable[[NDArray[Any]], float]] = {
     "spearman": lambda items: spearman(items[:, 0], items[:, 1]),
     "pearson": lambda items: pearson(items[:, 0], items[:, 1]),
 }
-"""Name -> the metric of N items, each a number (N,) or a row of numbers (N, K)."""
+"""Maps names to functions of per-item values, of shape (N,) or (N, K)."""
 
 
 @dataclass(frozen=True, eq=False)
 class Items:
-    """What each of N items adds to a metric; intervals and paired tests are computed from it.
+    """Per-item values of a metric, from which intervals and paired tests are computed.
 
     Attributes:
-        values: A number for each item (N,), or a row of K numbers (N, K), see `AGGREGATES`.
-        control: The same under the metric's control, of N or fewer items; None without control.
+        values: A value for each item (N,), or a row of K values (N, K), see `AGGREGATES`.
+        control: Per-item values of the control, for N or fewer items; None without control.
     """
 
     values: NDArray[Any]

@@ -220,7 +220,7 @@ def test_a_collapsed_space():
 def test_errors():
     with pytest.raises(UserError, match="needs labelled sentences"):
         Clusters()(Planted(GROUPS), EvaluationData(TEXTS))
-    with pytest.raises(UserError, match="found none. id: 60 labels"):
+    with pytest.raises(UserError, match=r"found none\. id: 60 labels"):
         Clusters()(Planted(GROUPS), EvaluationData(TEXTS, {"id": TEXTS}))
     with pytest.raises(UserError, match="unknown projection"):
         Clusters(["pcs"])  # type: ignore[list-item]

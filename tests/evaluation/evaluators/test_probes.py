@@ -274,7 +274,7 @@ def test_errors(corpus, tmp_path):
         Probes(["Depth"], tmp_path)(Planted(corpus), data(corpus))
     same = EvaluationData([f"sentence {i}" for i in range(9)])
     with pytest.raises(
-        UserError, match="found none. length in words: expected at least 2 distinct"
+        UserError, match=r"found none\. length in words: expected at least 2 distinct"
     ):
         Probes()(tiny.vae(), same)
     with pytest.raises(UserError, match="needs a system that encodes"):
