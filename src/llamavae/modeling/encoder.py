@@ -128,7 +128,7 @@ class SentenceEncoder(nn.Module, ABC):
     @property
     @abstractmethod
     def max_tokens(self) -> int | None:
-        """Most tokens of a sentence that are read."""
+        """Maximum number of tokens per sentence."""
 
     @max_tokens.setter
     @abstractmethod
@@ -198,7 +198,7 @@ class SentenceEncoder(nn.Module, ABC):
         return fingerprint(self.model)
 
     def cache_key(self) -> str:
-        """A hash of everything that affects sentence vectors: weights, tokenizer, pooling, limit."""
+        """A hash of all that affects sentence vectors: weights, tokenizer, pooling and limit."""
         backend = getattr(self.tokenizer, "backend_tokenizer", None)
         tokenizer = json.loads(backend.to_str()) if backend is not None else {}
         for state in ("truncation", "padding"):  # each call changes them
@@ -209,7 +209,7 @@ class SentenceEncoder(nn.Module, ABC):
 
 
 class AttentionPooling(nn.Module):
-    """Attention pooling: the concatenated weighted means of the token states for K learned queries.
+    """Attention pooling: concatenated weighted means of the token states for K learned queries.
 
     a = softmax(S q_k) over the T tokens, h_k = a^T S, h = [h_1; ...; h_K]. Unlike a single mean, it
     can preserve word order, since the states of a pretrained encoder encode positions.
@@ -283,7 +283,7 @@ class TransformersEncoder(SentenceEncoder):
 
     @property
     def max_tokens(self) -> int | None:
-        """Most tokens of a sentence that are read."""
+        """Maximum number of tokens per sentence."""
         return self.tokenizer.model_max_length
 
     @max_tokens.setter
@@ -296,7 +296,7 @@ class TransformersEncoder(SentenceEncoder):
         return {name: value for name, value in features.items() if name in self._reads}
 
     def forward(self, features: dict[str, Tensor]) -> Tensor:
-        """Sentence vectors h (B, H_enc), with gradients where the encoder trains."""
+        """Sentence vectors h (B, H_enc), with gradients if the encoder is trained."""
         states, mask = self.model(**features).last_hidden_state, features["attention_mask"]
         if self.attention is not None:
             return self.attention(states, mask)
@@ -308,7 +308,7 @@ class TransformersEncoder(SentenceEncoder):
         return states[torch.arange(len(states), device=mask.device), at]
 
     def save(self, folder: Path, state: Mapping[str, Tensor] | None = None) -> None:
-        """Write the encoder in a format of both transformers and sentence-transformers, without LoRA.
+        """Write the encoder for both transformers and sentence-transformers, without LoRA.
 
         With `attention` pooling, only transformers can read it; the pooling weights are in the
         checkpoint.

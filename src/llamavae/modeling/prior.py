@@ -1,9 +1,9 @@
-"""Priors p(z): the densities that latent codes are drawn from to write new sentences.
+"""Priors p(z): the densities from which latent codes are drawn to generate new sentences.
 
-A VAE is trained towards N(0, I), but its decoder has learnt to read the aggregate posterior
-q(z) = E_x q(z|x), and N(0, I) also covers regions where no sentence lies. A density fitted to q(z)
-after training is a better prior to sample from (ex-post density estimation, Ghosh et al., arXiv
-1903.12436). `llamavae.training.fit_prior` fits one; a checkpoint carries one as its default.
+A VAE is trained towards N(0, I), but its decoder is trained on the aggregate posterior
+q(z) = E_x q(z|x), and N(0, I) also covers regions without sentences. A density fitted to q(z) after
+training is a better prior for sampling (ex-post density estimation, Ghosh et al., arXiv
+1903.12436). `llamavae.training.fit_prior` fits one; a checkpoint can contain one as its default.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ if TYPE_CHECKING:
 
 FORMAT_VERSION = 1
 DEFAULT = "prior"
-"""Folder of the default prior inside that of its checkpoint."""
+"""Folder of the default prior in the folder of its checkpoint."""
 OTHERS = "priors"
-"""Folder of further priors inside that of a checkpoint, each in a folder named after its kind."""
+"""Folder of further priors in the folder of a checkpoint, with a subfolder for each kind."""
 _SETTINGS, _WEIGHTS = "prior.json", "prior.safetensors"
-_CHUNK = 1024  # codes whose density is computed together
+_CHUNK = 1024  # number of codes per density computation
 
 PriorKind = Literal["standard", "gaussian", "mixture", "flow"]
 
@@ -54,7 +54,7 @@ class Prior(ABC):
     Its parameters are on the CPU in float32; `LlaMaVAE.decode` moves the codes to the model.
 
     Attributes:
-        report: How it was fitted, with held-out NLLs in nats per dimension, see `fit_prior`; empty
+        report: Report of the fit, with held-out NLLs in nats per dimension, see `fit_prior`; empty
             if it was not fitted.
         fingerprint: Fingerprint of the VAE whose codes it was fitted to; None if unknown.
 
@@ -73,7 +73,7 @@ class Prior(ABC):
 
     @property
     def kind(self) -> str:
-        """`standard`, `gaussian`, `mixture` or `flow`: what was fitted."""
+        """Kind of density: `standard`, `gaussian`, `mixture` or `flow`."""
         return self.report.get("kind", self.type)
 
     @property
@@ -93,11 +93,11 @@ class Prior(ABC):
 
         Args:
             n: Number of codes, at least 1.
-            spread: Factor on the standard deviation of the Gaussian noise that a code is made
-                from: of N(0, I), of the chosen component of a mixture, or of the base
-                distribution of a flow. 1 draws from the prior itself, 0 gives the centres.
-            seed: Makes the draws repeatable on any device; None draws from torch's default
-                generator, which `torch.manual_seed` controls.
+            spread: Factor on the standard deviation of the Gaussian noise of a draw: of N(0, I), of
+                the selected component of a mixture, or of the base distribution of a flow. 1 draws
+                from the prior itself, 0 returns the centres.
+            seed: Makes the draws reproducible on any device; None uses torch's default generator,
+                which `torch.manual_seed` controls.
 
         Raises:
             UserError: `n` is below 1 or `spread` is negative.
@@ -126,10 +126,10 @@ class Prior(ABC):
         return -self.log_prob(z).double().mean().item() / self.features
 
     def check(self, vae: LlaMaVAE) -> None:
-        """Refuse a VAE that the prior was not fitted for.
+        """Raise an error if the prior was fitted for another VAE.
 
         Raises:
-            UserError: Its latent size or its weights are different.
+            UserError: The latent size or the weights of the VAE differ.
         """
         size = vae.config.latent_dim
         if size != self.features:
@@ -139,12 +139,12 @@ class Prior(ABC):
         if not self.fits(vae):
             raise UserError(
                 f"this prior was fitted for other weights than those of "
-                f"{vae.name_or_path or 'this VAE'}. Fit one for it with llamavae fit-prior, in the "
-                "dtype in which it will be used"
+                f"{vae.name_or_path or 'this VAE'}. Fit a prior for this VAE with llamavae "
+                "fit-prior, in the dtype in which it will be used"
             )
 
     def fits(self, vae: LlaMaVAE) -> bool:
-        """Whether the VAE has the weights that the prior was fitted for, as far as is known."""
+        """Whether the VAE has the weights that the prior was fitted for, or these are unknown."""
         known = self.fingerprint is not None
         return vae.config.latent_dim == self.features and (
             not known or self.fingerprint == latent_fingerprint(vae)
@@ -160,7 +160,7 @@ class Prior(ABC):
     def _load(cls, path: Path) -> Self: ...
 
     def save(self, folder: str | os.PathLike[str]) -> None:
-        """Write `prior.safetensors` and `prior.json`, in place of a prior that is in the folder.
+        """Write `prior.safetensors` and `prior.json`, replacing a prior in the folder.
 
         Args:
             folder: Created if missing.
@@ -177,7 +177,9 @@ class Prior(ABC):
             self._save(Path(new, _WEIGHTS))
             Path(new, _SETTINGS).write_text(json.dumps(settings, indent=2) + "\n", "utf-8")
             folder.mkdir(exist_ok=True)
-            (folder / _SETTINGS).unlink(missing_ok=True)  # never beside the weights of another
+            (folder / _SETTINGS).unlink(
+                missing_ok=True
+            )  # the settings must never belong to other weights
             for name in (_WEIGHTS, _SETTINGS):
                 Path(new, name).replace(folder / name)
 
@@ -272,7 +274,7 @@ class FlowPrior(Prior):
     def __init__(self, flow: Flow) -> None:
         super().__init__()
         if flow.context:
-            raise UserError(f"a prior has no condition; this flow has one of size {flow.context}")
+            raise UserError(f"expected a flow without a context; got one of size {flow.context}")
         self.flow = flow.eval()
 
     @property
@@ -311,12 +313,12 @@ def load_prior(source: str | os.PathLike[str], vae: LlaMaVAE | None = None) -> P
     """Load a prior that `Prior.save` wrote.
 
     Args:
-        source: Its folder; or, with a VAE, `standard` for N(0, I), or the kind of one that the VAE
-            has: `gaussian`, `mixture` or `flow`.
+        source: Its folder; or, with a VAE, `standard` for N(0, I), or the kind of a prior of the
+            VAE: `gaussian`, `mixture` or `flow`.
         vae: The VAE that decodes its codes.
 
     Raises:
-        UserError: There is none, it is damaged, or it was fitted for another VAE.
+        UserError: The prior does not exist, is damaged, or was fitted for another VAE.
     """
     name = os.fspath(source)
     places = [Path(source)]
@@ -367,7 +369,7 @@ def read_default(folder: Path) -> Prior | None:
     """The default prior of the checkpoint in `folder`; None if it has none.
 
     Raises:
-        UserError: It is damaged.
+        UserError: The prior is damaged.
     """
     return _read(folder / DEFAULT) if (folder / DEFAULT).is_dir() else None
 
@@ -377,8 +379,8 @@ def choose_prior(vae: LlaMaVAE, prior: Prior | str | os.PathLike[str] | None = N
 
     Args:
         vae: The VAE.
-        prior: None for its default prior, or N(0, I) if it has none; a `Prior`; or what
-            `load_prior` takes.
+        prior: None for its default prior, or N(0, I) if it has none; a `Prior`; or a source for
+            `load_prior`.
 
     Raises:
         UserError: See `load_prior`.
@@ -392,7 +394,7 @@ def choose_prior(vae: LlaMaVAE, prior: Prior | str | os.PathLike[str] | None = N
 
 
 def prior_names(vae: LlaMaVAE) -> list[str]:
-    """Kinds of the priors that a VAE can draw from: its default first, then others, sorted."""
+    """Kinds of the priors of a VAE: its default first, then the others in sorted order."""
     folder = folder_of(vae, OTHERS)
     saved = [] if folder is None else [path.parent.name for path in folder.glob(f"*/{_SETTINGS}")]
     default = [] if vae.default_prior is None else [vae.default_prior.kind]
@@ -401,6 +403,6 @@ def prior_names(vae: LlaMaVAE) -> list[str]:
 
 
 def folder_of(vae: LlaMaVAE, name: str) -> Path | None:
-    """A folder inside that of a VAE; None for a VAE that was not loaded from a folder."""
+    """A subfolder of the folder of a VAE; None for a VAE that was not loaded from a folder."""
     folder = bundled(vae.name_or_path or "") or vae.name_or_path
     return Path(folder, name) if folder and Path(folder).is_dir() else None
