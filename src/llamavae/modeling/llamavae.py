@@ -412,7 +412,7 @@ class LlaMaVAE(PreTrainedModel):
 
     @torch.no_grad()
     def fit_statistics(self, texts: Sequence[str] | Tensor, batch_size: int = 64) -> None:
-        """Set the statistics that standardise sentence vectors, from a sample of the training texts.
+        """Set the statistics that standardise sentence vectors, from a sample of training texts.
 
         Call it once, before training, on a model with `standardise`; the statistics are saved in
         the checkpoint.

@@ -45,9 +45,9 @@ class Refinement:
         steps: Maximum number of gradient steps; 0 does not change the codes.
         learning_rate: Learning rate of Adam, in standard deviations of the prior.
         beta: Weight of the KL term, above 0.
-        prior: Diagonal Gaussian prior, mean and logvar of shape (D,) or (1, D); None is N(0, I). If
-            the codes of a model are not standard normal, use `aggregate(model.encode(texts))` of
-            several thousand sentences.
+        prior: Diagonal Gaussian prior, mean and logvar of shape (D,) or (1, D); None is N(0, I).
+            If the codes of a model are not standard normal, use `aggregate(model.encode(texts))`
+            of several thousand sentences.
         confidence: A sentence is finished when each of its tokens is the most probable one and has
             at least this probability; 1 uses all steps.
         samples: Number of draws for the variance and for the comparison of bounds.
