@@ -65,7 +65,7 @@ def test_labels_of_the_grammar_are_recognised():
 
 
 def test_what_cannot_be_asked():
-    with pytest.raises(UserError, match=r"free of the others: adjective.*; got 'verb'"):
+    with pytest.raises(UserError, match=r"independent of the others: adjective.*; got 'verb'"):
         draw_analogies(TEXTS, ["verb"], 1)
     with pytest.raises(
         UserError, match="expected a sentence of the grammar 'factors'; got 'a dog'"

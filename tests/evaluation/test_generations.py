@@ -63,5 +63,5 @@ def test_rows_become_csv(tmp_path):
             {"text": 'a "quoted", text', "bleu": "1.5"},
             {"text": "", "bleu": "0"},
         ]
-    with pytest.raises(UserError, match="no rows"):
+    with pytest.raises(UserError, match="expected at least one row"):
         generations.write_csv([], path)

@@ -128,8 +128,8 @@ def refine(
     """Refined posteriors of N sentences, with mean and logvar of shape (N, D).
 
     *Mean.* Adam (arXiv 1412.6980) on -log p(x|mean) + beta / 2 |u|^2, the terms of F that depend on
-    the mean when z is the mean. They have no sampling noise, so few steps suffice, and the optimised
-    code is the decoded one. Of all evaluated codes of a sentence, exact ones (see `Scores.exact`)
+    the mean when z is the mean. They have no sampling noise, so few steps suffice, and the decoded
+    code is the optimised one. Of all evaluated codes of a sentence, exact ones (see `Scores.exact`)
     are preferred, and then the one with the lowest objective, so the result is never worse than the
     start. Finished sentences leave the batch.
 
