@@ -363,7 +363,7 @@ def _flow_rows(
 def _fit_rows(task: DefinitionTask, cvae: InvertibleCVAE, fit: FlowFit, share: float) -> Rows:
     z = task.vae.encode(task.test.texts).mean
     nll = -cvae.density(z, task.test.conditions).mean().item() / cvae.flow.features
-    nats = "nats a dimension"
+    nats = "nats per dimension"
     return [
         _measure("held-out NLL", fit.nll, nats, "lower", len(task.valid)),
         *(

@@ -366,7 +366,7 @@ class LabelCondition(Condition):
         return {column: _plain(given[column]) for column in self.values}
 
     def _comma(self) -> str:
-        """Pattern of the separator of labels: if values contain commas, only those before a column."""
+        """Pattern of the separator: a comma, or if values contain commas, one before a column."""
         if not any("," in value for known in self.values.values() for value in known):
             return ","
         return rf",(?=\s*(?:{'|'.join(map(re.escape, self.values))})\s*=)"
@@ -491,7 +491,7 @@ def read_column(data: Dataset, name: str) -> list[Any]:
     values = list(data[name])
     if None in values:
         raise UserError(
-            f"expected a value in each row of column {name!r}; row {values.index(None) + 1} has none."
+            f"column {name!r}: expected a value in each row; row {values.index(None) + 1} has none."
         )
     return values
 

@@ -5,9 +5,9 @@ A flow models p(z|c), the density of the VAE's latent codes z (D,) under a condi
 reference     p(z|c) = N(T(z); P c, rho^2 I) |det dT/dz|     z = T^-1(P c + tau * rho * eps)
 conditional   p(z|c) = N(T(z; c); 0, I) |det dT/dz|          z = T^-1(tau * eps; c)
 
-where P c may have a network of c added, see `build_flow`.
+where a network of c can be added to P c, see `build_flow`.
 Text is decoded from z without any encoder input. Since p(z|c) is exact, the same model ranks
-conditions for a given text. The VAE stays as it is; only the flow trains.
+conditions for a given text. The VAE is frozen; only the flow is trained.
 """
 
 from __future__ import annotations
