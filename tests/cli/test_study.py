@@ -75,7 +75,7 @@ def test_an_interrupted_study_says_how_to_go_on_and_keeps_its_folder(
         patched.setattr(_Run, "_look", interrupted)
         stopped = run(*command(folder, "flows", tmp_path, *options))
     assert stopped.exit_code == 130
-    assert "the same command continues" in stopped.stderr
+    assert "the same command resumes" in stopped.stderr
     other = run(*command(folder, "flows", tmp_path, *options, "--candidates", "3"))
     assert other.exit_code == 2
     assert "other settings" in other.stderr
