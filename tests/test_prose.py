@@ -102,7 +102,8 @@ def _files() -> list[Path]:
 
 
 def _pattern(phrase: str) -> re.Pattern[str]:
-    return re.compile(phrase.replace(" ", r"(?:\s+|\"\s+f?\")"), re.MULTILINE)
+    gap = r'(?:\s*"\s+f?"\s*|\s+(?:#\s+)?)'  # also between lines of a string or a comment
+    return re.compile(phrase.replace(" ", gap), re.MULTILINE)
 
 
 @pytest.mark.parametrize("phrase", PHRASES)
