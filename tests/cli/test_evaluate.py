@@ -155,7 +155,7 @@ def test_the_folder_of_a_sweep_is_refused_before_anything_is_loaded(corpus, run,
     result = run(*evaluation(corpus, tmp_path, "--model", "no-such-model"))
     assert result.exit_code == 2
     assert f"{tmp_path} holds a sweep (sweep.json)" in result.stderr
-    assert "choose another place with --output" in result.stderr
+    assert "Choose another folder with --output" in result.stderr
 
 
 def test_folders_without_an_evaluation(run, tmp_path):

@@ -492,7 +492,10 @@ def test_steerings_join_and_repeat():
 
 @pytest.mark.parametrize(
     ("settings", "message"),
-    [({"name": "memry"}, "Did you mean 'memory'"), ({"name": "memory", "slots": 0}, "one slot")],
+    [
+        ({"name": "memry"}, "Did you mean 'memory'"),
+        ({"name": "memory", "slots": 0}, "slots must be at least 1"),
+    ],
 )
 def test_bad_settings_are_refused(settings, message):
     with pytest.raises(UserError, match=message):

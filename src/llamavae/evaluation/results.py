@@ -1,13 +1,12 @@
-"""What an evaluation leaves in its folder, written and read.
+"""The folder of an evaluation: reading and writing.
 
-    results.json                 what was measured on what; per evaluator its settings, rows and
-                                 how they were obtained, and what of it was not found; what was
-                                 skipped or failed, and why
-    rows.csv                     all numbers as one table
-    EVALUATOR/TABLE.jsonl        texts, curves and points behind the numbers, a JSON object a line
-    EVALUATOR/items.jsonl        what each item adds to each number, and to its control
+    results.json                 model and data; for each evaluator its settings, rows, provenance
+                                 and missing parts; skipped and failed evaluators, with the reason
+    rows.csv                     all values as one table
+    EVALUATOR/TABLE.jsonl        the underlying texts, curves and codes, one JSON object per line
+    EVALUATOR/items.jsonl        per-item values of each metric and its control
 
-Each file is replaced as a whole, and results.json last: what it names is there.
+Each file is replaced atomically, and results.json last, so all files that it names exist.
 """
 
 from __future__ import annotations
@@ -29,13 +28,13 @@ from llamavae.metrics.metric import Items, Rows
 
 @dataclass
 class Found:
-    """What one evaluator found.
+    """Results of one evaluator.
 
     Attributes:
         evaluation: Its rows and tables.
-        metrics: Its measures as dictionaries, the primary one first.
+        metrics: Its metrics as dictionaries, the primary one first.
         settings: Its settings.
-        seconds: How long it took.
+        seconds: Run time.
         made_by: Command, versions and machine, see `llamavae.provenance`.
     """
 
@@ -47,7 +46,7 @@ class Found:
 
     @property
     def primary(self) -> dict[str, Any] | None:
-        """The row of the primary measure over all the data, or else its first row."""
+        """The row of the primary metric over all the data, or else the first row."""
         name = self.metrics[0]["name"]
         rows = [row for row in self.evaluation.rows if row["metric"] == name]
         return next((row for row in rows if not row["group"]), rows[0] if rows else None)
@@ -58,12 +57,12 @@ class Results:
     """Contents of an evaluation's folder.
 
     Attributes:
-        system: Name of what was measured.
-        model: `source` and `fingerprint` of it, and `run`: what is known of its training.
-        data: What it was measured on: `corpus`, `split`, `texts`, `seed`, hashes.
-        found: Evaluator -> what it found.
-        skipped: Evaluator -> what it lacked.
-        failed: Evaluator -> the error that ended it.
+        system: Name of the system.
+        model: Its `source` and `fingerprint`, and `run`, the description of its training run.
+        data: The evaluation data: `corpus`, `split`, `texts`, `seed`, hashes.
+        found: Maps evaluators to their results.
+        skipped: Maps skipped evaluators to the unmet requirement.
+        failed: Maps failed evaluators to the error message.
     """
 
     system: str
@@ -75,7 +74,7 @@ class Results:
 
     @property
     def not_found(self) -> dict[str, str]:
-        """Evaluator and part that it was to measure -> why its data are not there."""
+        """Maps evaluators and their parts without data to the reason."""
         return {
             f"{name}, {part}": reason
             for name, found in self.found.items()
@@ -84,7 +83,7 @@ class Results:
 
     @property
     def rows(self) -> Rows:
-        """All numbers, with the evaluator in front."""
+        """All rows, with the evaluator as the first column."""
         return [
             {"evaluator": name, **row}
             for name, found in self.found.items()
@@ -101,7 +100,7 @@ _OTHERS = {
 
 
 def check_folder(folder: Path) -> None:
-    """Refuse a folder of something else than an evaluation, whose files would be overwritten.
+    """Raise an error if the folder holds other results, which would be overwritten.
 
     Raises:
         UserError: The folder holds a run, a sweep, a study or a comparison.
@@ -109,8 +108,8 @@ def check_folder(folder: Path) -> None:
     for name, what in _OTHERS.items():
         if (folder / name).is_file():
             raise UserError(
-                f"{folder} holds {what} ({name}), and its results would be overwritten; choose "
-                "another place with --output"
+                f"{folder} holds {what} ({name}), and its results would be overwritten. Choose "
+                "another folder with --output"
             )
 
 
@@ -128,13 +127,12 @@ def read_results(folder: Path) -> Results:
         return Results(**saved, found=found)
     except FileNotFoundError as error:
         raise UserError(
-            f"{folder} holds no evaluation: {error.filename} is missing. Make one with llamavae "
+            f"{folder} holds no evaluation: {error.filename} is missing. Create one with llamavae "
             "evaluate"
         ) from error
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(
-            f"{path} is not the results of an evaluation; name a folder that llamavae evaluate "
-            "wrote"
+            f"{path} holds no evaluation results. Give a folder that llamavae evaluate wrote"
         ) from error
 
 
@@ -167,8 +165,8 @@ def write_results(results: Results, folder: Path, changed: str | None = None) ->
 
     Args:
         results: Its contents.
-        folder: Made if it is not there.
-        changed: The evaluator whose tables are new; those of the others are not written again.
+        folder: Folder, which is created if it does not exist.
+        changed: The evaluator whose tables are new; those of the others are not rewritten.
 
     Raises:
         UserError: The folder cannot be written.
@@ -215,7 +213,7 @@ def _json(values: Any, indent: int | None = None) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """A number or an array of numpy or torch as JSON has it; the text of anything else."""
+    """A numpy or torch number or array as a JSON value; any other object as a string."""
     return value.tolist() if hasattr(value, "tolist") else str(value)
 
 
@@ -223,7 +221,7 @@ def _plain(value: Any) -> Any:
 
 
 def number_text(value: float) -> str:
-    """A number as people read it: four digits that count.
+    """Format a number with four significant digits.
 
     Example:
         >>> number_text(0.123456), number_text(1234567.0), number_text(32.0)
@@ -233,7 +231,7 @@ def number_text(value: float) -> str:
 
 
 def interval_text(row: Mapping[str, Any]) -> str:
-    """The 95 % interval of a row; empty where it has none.
+    """Format the 95 % interval of a row; empty if it has none.
 
     Example:
         >>> interval_text({"low": 0.25, "high": 0.5})

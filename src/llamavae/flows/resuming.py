@@ -1,4 +1,4 @@
-"""The state of a fit on disk, from which an interrupted one goes on."""
+"""The saved state of a fit, from which an interrupted fit resumes."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from llamavae.state import load_optimizer, save_optimizer
 
 
 class SavedFit:
-    """The latest state of a fit, in a folder `step-N`, which is complete once it has this name.
+    """The latest state of a fit, in a subfolder `step-N`, which has this name once it is complete.
 
     Args:
-        folder: Where it is. What else there is in it stays.
-        key: All that decides the result of the fit: the state of another one is refused.
+        folder: Folder of the state. Other files in it are not changed.
+        key: Hash of everything that affects the result; the state of another fit is an error.
     """
 
     def __init__(self, folder: Path, key: str) -> None:
@@ -35,14 +35,14 @@ class SavedFit:
         scheduler: Any,
         report: Mapping[str, Any],
     ) -> None:
-        """Replace what was written before.
+        """Replace the previous state.
 
         Args:
-            step: Steps that are done.
+            step: Number of finished steps.
             weights: State dicts by name.
-            optimizer: An optimiser of torch's.
+            optimizer: A torch optimiser.
             scheduler: Its learning rate schedule.
-            report: What was found until now, as JSON.
+            report: The results so far, as JSON values.
         """
         done = self.folder / f"step-{step}"
         with replacing_folder(done) as new:
@@ -60,18 +60,18 @@ class SavedFit:
     ) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]] | None:
         """Weights and report of the latest state of this fit, if there is one.
 
-        The states of optimiser and schedule are loaded into them.
+        The states of optimiser and schedule are loaded in place.
 
         Raises:
-            UserError: The state is that of another fit.
+            UserError: The state belongs to another fit.
         """
         found: list[tuple[int, Path, dict[str, Any]]] = []
         for file in self.folder.glob("step-*/fit.json"):
             values = json.loads(file.read_text())
             if values["key"] != self.key:
                 raise UserError(
-                    f"{self.folder} is the state of another fit: data or settings differ. Go on "
-                    "with those of that fit, choose another folder, or remove this one"
+                    f"{self.folder} is the state of another fit: data or settings differ. Use "
+                    "those of that fit, choose another folder, or remove this one"
                 )
             found.append((int(file.parent.name[5:]), file.parent, values["report"]))
         if not found:

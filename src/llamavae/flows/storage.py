@@ -41,14 +41,14 @@ _OLD = {"mean_hidden": "base_hidden", "mean_networks": "ensemble_size"}
 
 
 def load_flow(path: str | os.PathLike[str]) -> Flow:
-    """The flow that `save_flow` wrote, in eval mode.
+    """Load a flow saved by `save_flow`, in eval mode.
 
     Raises:
-        UserError: The file is missing, damaged or not one of a flow.
+        UserError: The file is missing, damaged or does not contain a flow.
     """
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"there is no flow {path}")
+        raise UserError(f"the file of the flow does not exist: {path}")
     try:
         with safe_open(path, "pt") as file:
             saved: dict[str, Any] = dict(json.loads((file.metadata() or {})["flow"]))

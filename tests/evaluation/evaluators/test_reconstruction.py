@@ -221,7 +221,7 @@ def test_a_llamavae_decodes_by_its_own_tokens(model, monkeypatch):
 
 
 def test_a_sample_of_nothing():
-    with pytest.raises(UserError, match="at least 1 sentence; got 0"):
+    with pytest.raises(UserError, match=r"at least 1 sentence .*got 0"):
         Reconstruction(sample=0)
 
 

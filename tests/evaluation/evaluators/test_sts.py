@@ -135,7 +135,7 @@ def test_malformed_rows_are_skipped_with_a_note(tmp_path, caplog):
         ("a.csv", "sentence1,score\na,1\n", "a.csv:2: no sentence2 or sentence_b"),
         ("a.jsonl", '{"sentence1": "a"\n"b"\n', "2 malformed.*a.jsonl:1: not a JSON object"),
         ("a.jsonl", '{"sentence1": 1, "sentence2": "b", "score": 1}\n', "a sentence is missing"),
-        ("a.txt", "a,b,1\n", "read from .csv, .tsv or .jsonl"),
+        ("a.txt", "a,b,1\n", "expected a .csv, .tsv or .jsonl file"),
     ],
 )
 def test_bad_files(tmp_path, name, text, message):
