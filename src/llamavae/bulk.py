@@ -143,7 +143,7 @@ def encode_file(
             index += 1
     if not counts["sentences"]:
         shutil.rmtree(work)
-        raise UserError(f"{source} has no line with text; expected one sentence a line or row.")
+        raise UserError(f"{source} has no line with text; expected one sentence per line or row.")
     with disk_errors(output, then):
         _join(work, output, {**manifest, **counts, "version": __version__})
     return BulkReport(output, resumed=resumed, **counts)

@@ -52,7 +52,7 @@ def sha256(path: Path) -> str:
 
 
 class DiskError(UserError):
-    """A file or folder could not be written; what was there before is unchanged."""
+    """A file or folder could not be written; the previous content is unchanged."""
 
     def __init__(self, place: object, cause: OSError, then: str = "") -> None:
         self.place, self.cause, self.then = place, cause, then

@@ -300,7 +300,7 @@ def _tensors(model: SentenceVAE) -> dict[str, Tensor]:
 
 
 def _whole_backbones(model: SentenceVAE) -> dict[str, PreTrainedModel]:
-    """Backbones that train in full and are saved beside: the prefix of their weights' names."""
+    """Backbones that train in full, by the prefix of their weights' names; each has its folder."""
     found: dict[str, PreTrainedModel] = {}
     if model.config.embed_backbones:
         if model.decoder.training_mode == "full":

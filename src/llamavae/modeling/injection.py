@@ -67,7 +67,7 @@ class Steering:
         return 0 if self.prompt is None else self.prompt.shape[1]
 
     def expand(self, rows: int) -> Steering:
-        """The same steering for `rows` rows of a batch, a multiple of the number of points z.
+        """The same steering for `rows` rows of a batch, a multiple of the number of latent codes.
 
         Raises:
             ValueError: It is no such multiple.
@@ -75,7 +75,7 @@ class Steering:
         first = self.memory[0][0] if self.memory else self.offset
         batch = rows if first is None else len(first)
         if rows % batch:
-            raise ValueError(f"{rows} rows cannot be shared among {batch} points z")
+            raise ValueError(f"{rows} rows cannot be shared among {batch} latent codes")
         return self.repeat_interleave(rows // batch)
 
     def repeat_interleave(self, n: int) -> Steering:
@@ -333,7 +333,7 @@ class _MemoryLayer(DynamicLayer):
 def _into_cache(memory: tuple[KeyValue, ...], cache: Any) -> Sequence[KeyValue | _MemoryLayer]:
     """The memory, moved into the layers of an empty `DynamicCache`.
 
-    Other caches (static, offloaded, quantised, with a sliding window) stay as they are; the memory
+    Other caches (static, offloaded, quantised, with a sliding window) are unchanged; the memory
     is then prepended at each pass.
     """
     if type(cache) is not DynamicCache or cache.offloading or len(cache.layers) != len(memory):
@@ -496,7 +496,7 @@ def steered_inputs(decoder: PreTrainedModel, steering: Steering, **inputs: Any) 
 
     Args:
         decoder: The causal language model.
-        steering: For B points z.
+        steering: For B latent codes.
         **inputs: What its forward pass would get without z.
 
     Raises:
@@ -524,7 +524,7 @@ def steered(decoder: PreTrainedModel, steering: Steering) -> PreTrainedModel:
 
     Args:
         decoder: The causal language model.
-        steering: For B points z.
+        steering: For B latent codes.
     """
     expand = functools.cache(steering.expand)
 
@@ -546,7 +546,7 @@ def _add_offset(embeds: Tensor, steering: Steering) -> Tensor:
 
 
 def _check_mask(mask: Any, cache: Any, new: int) -> None:
-    """Refuse a mask of the wrong length, of which transformers would ignore what is too much."""
+    """Raise an error for a mask of the wrong length, which transformers would cut silently."""
     if isinstance(mask, Tensor) and mask.ndim == 2:
         text = new + (0 if cache is None else int(cache.get_seq_length()))
         if mask.shape[1] != text:

@@ -126,7 +126,7 @@ class Prior(ABC):
         return -self.log_prob(z).double().mean().item() / self.features
 
     def check(self, vae: SentenceVAE) -> None:
-        """Refuse a VAE that the prior was not fitted for.
+        """Raise an error for a VAE that the prior was not fitted to.
 
         Raises:
             UserError: The latent size or the weights of the VAE differ.
