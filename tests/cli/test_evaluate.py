@@ -8,7 +8,7 @@ import pytest
 from tests import tiny
 
 from llamavae.evaluation.results import read_results
-from llamavae.modeling import SentenceEncoder
+from llamavae.modeling.loading import load_sentence_encoder
 
 
 @pytest.fixture
@@ -84,7 +84,7 @@ def test_a_plain_sentence_encoder_is_placed_like_a_model(corpus, run, tmp_path):
     options = ("--encoder", folder, "--device", "cpu", "--dtype", "bfloat16", "-e", "probes")
     result = run(*evaluation(corpus, tmp_path, *options))
     assert result.exit_code == 0, result.stderr
-    half = SentenceEncoder.load(folder, dtype="bfloat16")
+    half = load_sentence_encoder(folder, dtype="bfloat16")
     assert read_results(tmp_path).model["fingerprint"] == half.cache_key()
     result = run(*evaluation(corpus, tmp_path, "--encoder", folder, "--device", "tpu9"))
     assert result.exit_code == 2

@@ -14,8 +14,8 @@ from llamavae.evaluation.evaluators.reconstruction import Reconstruction
 from llamavae.evaluation.results import read_results
 from llamavae.evaluation.suite import evaluate, settings_of
 from llamavae.metrics.semantic import load_encoder
-from llamavae.modeling import SentenceEncoder
 from llamavae.modeling.backbones import fingerprint
+from llamavae.modeling.loading import load_sentence_encoder
 from llamavae.training import load_recipe
 from llamavae.training.best import model_evaluator
 
@@ -207,7 +207,7 @@ def test_settings_are_public_attributes():
 
 def test_settings_tell_encoders_apart():
     mean, same, cls = (
-        SentenceEncoder.load(tiny.encoder(kind)) for kind in ("bert-mean", "bert-mean", "bert-cls")
+        load_sentence_encoder(tiny.encoder(kind)) for kind in ("bert-mean", "bert-mean", "bert-cls")
     )
     settings = [settings_of(Reconstruction(encoder=each)) for each in (mean, same, cls)]
     assert settings[0] == settings[1] != settings[2]

@@ -19,14 +19,14 @@ from llamavae.guidance.conditions import (
     load_condition,
     read_column,
 )
-from llamavae.modeling import SentenceEncoder
+from llamavae.modeling.loading import load_sentence_encoder
 
 VALUES = {"tense": ["past", "present", "future"], "negation": ["affirmative", "negative"]}
 
 
 @pytest.fixture(scope="module")
 def encoder():
-    return SentenceEncoder.load(tiny.encoder("bert-mean"))
+    return load_sentence_encoder(tiny.encoder("bert-mean"))
 
 
 @pytest.fixture
@@ -132,7 +132,7 @@ def test_another_encoder(encoder):
     settings = EncoderCondition(encoder).settings()
     with pytest.raises(UserError, match=r"has no sentence encoder.*as a tensor"):
         load_condition(settings)
-    other = SentenceEncoder.load(tiny.encoder("sentence-t5"))
+    other = load_sentence_encoder(tiny.encoder("sentence-t5"))
     with pytest.raises(UserError, match=f"of size {tiny.HIDDEN}; the encoder has size 24"):
         load_condition(settings, other)
 
@@ -150,7 +150,7 @@ def test_an_encoder_of_its_own(encoder, tmp_path, monkeypatch):
         load_condition(settings)
     moved = load_condition(settings, path=tmp_path / "moved")
     torch.testing.assert_close(moved.vectors(["dog"]), encoder.encode(["dog"]))
-    SentenceEncoder.load(tiny.encoder("sentence-t5")).save(tmp_path / "other")
+    load_sentence_encoder(tiny.encoder("sentence-t5")).save(tmp_path / "other")
     with pytest.raises(UserError, match=r"other is not the sentence encoder .*reader"):
         load_condition(settings, path=tmp_path / "other")
     with pytest.raises(UserError, match="Omit the path"):
@@ -319,7 +319,7 @@ def test_no_numbers():
 
 @pytest.mark.parametrize("weight", [0.0, 0.5, 1.0])
 def test_the_weight_of_the_context_is_kept_with_the_condition(weight):
-    encoder = SentenceEncoder.load(tiny.encoder("bert-mean"), pooling="mean")
+    encoder = load_sentence_encoder(tiny.encoder("bert-mean"), pooling="mean")
     condition = EncoderCondition(encoder, context_weight=weight)
     again = load_condition(condition.settings(), encoder)
     asked = [("bank", "she swam to the bank")]
@@ -330,7 +330,7 @@ def test_the_weight_of_the_context_is_kept_with_the_condition(weight):
 
 
 def test_settings_without_a_weight_mean_the_vector_in_the_context_alone():
-    encoder = SentenceEncoder.load(tiny.encoder("bert-mean"), pooling="mean")
+    encoder = load_sentence_encoder(tiny.encoder("bert-mean"), pooling="mean")
     settings = EncoderCondition(encoder).settings()
     del settings["context_weight"]
     assert load_condition(settings, encoder).settings()["context_weight"] == 1
@@ -338,6 +338,6 @@ def test_settings_without_a_weight_mean_the_vector_in_the_context_alone():
 
 @pytest.mark.parametrize("weight", [-0.1, 1.1, float("nan")])
 def test_a_bad_weight_of_the_context_is_refused(weight):
-    encoder = SentenceEncoder.load(tiny.encoder("bert-mean"), pooling="mean")
+    encoder = load_sentence_encoder(tiny.encoder("bert-mean"), pooling="mean")
     with pytest.raises(UserError, match="context_weight must be between 0 and 1"):
         EncoderCondition(encoder, context_weight=weight)

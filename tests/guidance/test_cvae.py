@@ -24,7 +24,8 @@ from llamavae.guidance import (
     WordVectorCondition,
     make_pairs,
 )
-from llamavae.modeling import SentenceEncoder, checkpoint
+from llamavae.modeling import checkpoint
+from llamavae.modeling.loading import load_sentence_encoder
 from llamavae.training.prior import posterior
 
 SHORT = FitConfig(steps=60, batch_size=64, eval_every=30, learning_rate=3e-3)
@@ -452,7 +453,7 @@ def test_word_vectors_that_moved(vae, data, tmp_path):
 def test_an_encoder_that_moved(vae, data, tmp_path):
     vae.save_pretrained(tmp_path / "vae")
     again = type(vae).from_pretrained(tmp_path / "vae")
-    SentenceEncoder.load(tiny.encoder("sentence-t5")).save(tmp_path / "reader")
+    load_sentence_encoder(tiny.encoder("sentence-t5")).save(tmp_path / "reader")
     condition = EncoderCondition.load(tmp_path / "reader")
     model = InvertibleCVAE.build(again, condition, base_hidden=(8,), **SMALL)
     model.fit(make_pairs(data, condition), fitting=SHORT, progress=False)

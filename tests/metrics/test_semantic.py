@@ -21,7 +21,7 @@ from llamavae.metrics.semantic import (
     load_encoder,
     mover_score,
 )
-from llamavae.modeling import SentenceEncoder
+from llamavae.modeling.loading import load_sentence_encoder
 
 VOCABULARY = (
     "[PAD] [UNK] [CLS] [SEP] [MASK] a an the kind of dog animal that bark money keep lend "
@@ -142,7 +142,7 @@ def test_encoder_cosine_by_hand():
 
 
 def test_encoder_cosine_of_a_sentence_encoder():
-    encoder = SentenceEncoder.load(tiny.encoder("bert-mean"))
+    encoder = load_sentence_encoder(tiny.encoder("bert-mean"))
     texts = tiny.SENTENCES
     assert encoder_cosine(texts, texts, encoder) == pytest.approx(1)
     assert encoder_cosine(texts[1:] + texts[:1], texts, encoder) < 0.99

@@ -16,6 +16,7 @@ from torch import Tensor
 from llamavae.errors import UserError, unknown
 from llamavae.modeling import SentenceEncoder
 from llamavae.modeling.backbones import fingerprint
+from llamavae.modeling.loading import load_sentence_encoder
 from llamavae.modeling.names import Pooling
 
 if TYPE_CHECKING:  # slow import, not needed to use a fitted model
@@ -82,7 +83,7 @@ class EncoderCondition(Condition):
         source: Source of the encoder for `load_condition`, a hub id, a folder or a name in the
             catalogue, if it is not the encoder of the VAE.
         revision: Branch, tag or commit of that hub repository.
-        pooling: Pooling rule that the encoder was loaded with, see `SentenceEncoder.load`.
+        pooling: Pooling rule that the encoder was loaded with, see `load_sentence_encoder`.
         context_weight: Weight w of the vector of the word in its context, from 0 to 1.
     """
 
@@ -113,9 +114,9 @@ class EncoderCondition(Condition):
         """Load the encoder, separately from that of the VAE.
 
         Args:
-            source: Hub id or folder, as for `SentenceEncoder.load`.
+            source: Hub id or folder, as for `load_sentence_encoder`.
             revision: Branch, tag or commit of the hub repository.
-            pooling: As for `SentenceEncoder.load`.
+            pooling: As for `load_sentence_encoder`.
             context_weight: See the class.
 
         Raises:
@@ -123,7 +124,7 @@ class EncoderCondition(Condition):
         """
         place = Path(source).expanduser()
         found = str(place.absolute()) if place.is_dir() else os.fspath(source)
-        encoder = SentenceEncoder.load(found, revision=revision, pooling=pooling)
+        encoder = load_sentence_encoder(found, revision=revision, pooling=pooling)
         return cls(encoder, found, revision, pooling, context_weight)
 
     @property

@@ -36,6 +36,7 @@ from llamavae.modeling.backbones import fingerprint, latent_fingerprint, save_pl
 from llamavae.modeling.configuration import LlaMaVAEConfig
 from llamavae.modeling.decoder import TextDecoder
 from llamavae.modeling.encoder import SentenceEncoder, TransformersEncoder
+from llamavae.modeling.loading import load_sentence_encoder
 from llamavae.modeling.prior import DEFAULT, Prior, read_default
 from llamavae.modeling.quantisation import from_int8, to_int8
 from llamavae.pretrained import CATALOGUE, bundled, resolve
@@ -195,11 +196,11 @@ def load_encoder(
         "lora_alpha": config.lora_alpha,
     }
     if not isinstance(source, str | os.PathLike):
-        return SentenceEncoder.load(source, max_tokens=config.encoder_max_tokens, **options)
+        return load_sentence_encoder(source, max_tokens=config.encoder_max_tokens, **options)
     if config.encoder_pooling == "attention":
         options["pooling_heads"] = config.pooling_heads
     revision = _revision(config, "encoder", source)
-    encoder = SentenceEncoder.load(
+    encoder = load_sentence_encoder(
         os.fspath(source),
         revision=revision,
         pooling=config.encoder_pooling,

@@ -26,6 +26,7 @@ from llamavae.errors import UserError
 from llamavae.files import disk_errors, replacing_folder, write_json, write_text
 from llamavae.modeling import LlaMaVAE, SentenceEncoder, TextDecoder
 from llamavae.modeling.checkpoint import trained_fingerprint
+from llamavae.modeling.loading import load_sentence_encoder
 from llamavae.provenance import provenance
 from llamavae.training.best import BestModel, ModelEvaluator
 from llamavae.training.card import model_card
@@ -490,7 +491,7 @@ def _teacher(recipe: Recipe) -> SentenceEncoder | None:
     t = recipe.teacher
     if t.model is None:
         return None
-    return SentenceEncoder.load(t.model, revision=t.revision).to(processes().device)
+    return load_sentence_encoder(t.model, revision=t.revision).to(processes().device)
 
 
 def _stream(

@@ -25,7 +25,7 @@ from llamavae.evaluation.evaluators.sts import (
     read_pairs,
 )
 from llamavae.metrics.correlation import spearman
-from llamavae.modeling import SentenceEncoder
+from llamavae.modeling.loading import load_sentence_encoder
 
 DATA = EvaluationData(["a", "b"])
 ROWS = [
@@ -290,7 +290,7 @@ def test_equals_sentence_transformers(file, wrapped):
     expected = EmbeddingSimilarityEvaluator(
         pairs.first, pairs.second, pairs.scores, main_similarity="cosine"
     )(model)
-    system = SentenceEncoder.load(model) if wrapped else model
+    system = load_sentence_encoder(model) if wrapped else model
     found = SemanticSimilarity(files={"stsb": file}, resamples=50)(system, DATA)
     assert found.value("STS Spearman") == pytest.approx(expected["spearman_cosine"], abs=1e-4)
     assert found.value("STS Pearson") == pytest.approx(expected["pearson_cosine"], abs=1e-4)
