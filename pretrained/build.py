@@ -32,6 +32,7 @@ from safetensors.torch import load_file, save_file
 
 from llamavae import InvertibleCVAE, LlaMaVAE
 from llamavae.corpora import load_corpus
+from llamavae.files import replacing, replacing_folder, write_json, write_text
 from llamavae.flows import FitConfig
 from llamavae.guidance import EncoderCondition, make_pairs
 from llamavae.modeling.prior import DEFAULT
@@ -112,21 +113,20 @@ def ship(run: Path) -> None:
         shutil.rmtree(HERE / later, ignore_errors=True)
     (HERE / stage).mkdir()
     shutil.copy(run / "log.jsonl", HERE / stage)
-    _write_json(HERE / stage / "results.json", results)
-    folder = PACKAGE / name
-    shutil.rmtree(folder, ignore_errors=True)
+    write_json(HERE / stage / "results.json", results)
     config = json.loads((run / "model" / "config.json").read_text(encoding="utf-8"))
-    if config["embed_backbones"]:  # the model carries its backbones
-        shutil.copytree(run / "model", folder)
-        for path in folder.rglob("*.safetensors"):
-            halve(path)
-        return
-    first = load_recipe(STAGES[name][0])
-    model = LlaMaVAE.from_pretrained(
-        run / "model", encoder=first.encoder.model, decoder=first.decoder.model
-    )
-    model.card = model.default_prior = None  # both are made anew
-    model.save_pretrained(folder, int8=True)
+    with replacing_folder(PACKAGE / name) as folder:
+        if config["embed_backbones"]:  # the model carries its backbones
+            shutil.copytree(run / "model", folder, dirs_exist_ok=True)
+            for path in folder.rglob("*.safetensors"):
+                halve(path)
+            return
+        first = load_recipe(STAGES[name][0])
+        model = LlaMaVAE.from_pretrained(
+            run / "model", encoder=first.encoder.model, decoder=first.decoder.model
+        )
+        model.card = model.default_prior = None  # both are made anew
+        model.save_pretrained(folder, int8=True)
 
 
 _PLACES = (
@@ -152,7 +152,8 @@ def halve(path: Path) -> None:
         name: value.bfloat16() if value.dtype == torch.float32 else value
         for name, value in load_file(path).items()
     }
-    save_file(weights, path, metadata)
+    with replacing(path) as new:
+        save_file(weights, new, metadata)
 
 
 def fit_mixture(vae: LlaMaVAE, name: str) -> None:
@@ -194,9 +195,8 @@ def define(vae: LlaMaVAE, name: str) -> None:
         fitting=FitConfig(**settings.fit),
     )
     print(f"held-out NLL {fit.nll:.4f} nats per dimension; beside it {fit.references}")
-    folder = PACKAGE / f"{name}-definitions"
-    shutil.rmtree(folder, ignore_errors=True)
-    cvae.save_pretrained(folder, half=True)
+    with replacing_folder(PACKAGE / f"{name}-definitions") as folder:
+        cvae.save_pretrained(folder, half=True)
 
 
 def measured(name: str, sts: Path) -> dict[str, Any]:
@@ -212,20 +212,16 @@ def measured(name: str, sts: Path) -> dict[str, Any]:
 def measure(name: str, sts: Path) -> None:
     """Write the measures and the model cards."""
     found = measured(name, sts)
-    _write_json(HERE / f"{name}.json", found)
+    write_json(HERE / f"{name}.json", found)
     places = [HERE / stage / "results.json" for stage in STAGES[name]]
     runs = [json.loads(place.read_text(encoding="utf-8")) for place in places if place.is_file()]
     card = vae_card(found, runs) if name == "mini" else small_card(found, runs)
-    (PACKAGE / name / "README.md").write_text(card, encoding="utf-8")
+    write_text(PACKAGE / name / "README.md", card)
     if "definitions" in found:
         how = FLOWS[name]
         settings = {**how.flow, "posterior_scale": how.posterior_scale, **how.fit, "seed": 0}
         card = definitions_card(found, settings, name)
-        (PACKAGE / f"{name}-definitions" / "README.md").write_text(card, encoding="utf-8")
-
-
-def _write_json(path: Path, values: dict[str, Any]) -> None:
-    path.write_text(json.dumps(values, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_text(PACKAGE / f"{name}-definitions" / "README.md", card)
 
 
 def check(name: str, sts: Path) -> int:

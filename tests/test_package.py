@@ -6,9 +6,11 @@ import pkgutil
 import re
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from importlib import metadata
 from pathlib import Path
 
+import grimp
 import pytest
 
 import llamavae
@@ -89,3 +91,12 @@ def test_nothing_unpickles() -> None:
         if banned.search(line)
     ]
     assert hits == []
+
+
+def test_no_module_imports_itself_through_others() -> None:
+    """Type-only imports count."""
+    graph = grimp.build_graph("llamavae", exclude_type_checking_imports=False)
+    sorter = TopologicalSorter(
+        {name: graph.find_modules_directly_imported_by(name) for name in graph.modules}
+    )
+    sorter.prepare()  # raises CycleError with the modules of a circle

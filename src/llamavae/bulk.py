@@ -1,9 +1,8 @@
-"""Files of points: a file of sentences to Parquet in bounded memory, and points back from files.
+"""Files of latent codes: encode a file of sentences to Parquet in bounded memory, and read codes.
 
-The sentences are encoded in parts, and each part is written in one step to a folder beside the
-output. When all are there, they are joined and the result is moved into place. A run that was
-interrupted goes on after its last whole part; its file has the same bytes as that of a run that
-was not.
+The sentences are encoded in parts, and each part is written atomically to a folder next to the
+output. Finally the parts are joined and the result is moved to the output. An interrupted run
+resumes after its last complete part; its file is identical to that of an uninterrupted run.
 """
 
 from __future__ import annotations
@@ -13,7 +12,6 @@ import json
 import logging
 import shutil
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -28,14 +26,15 @@ from torch import Tensor
 from llamavae import __version__
 from llamavae.corpora.files import check_file, decode_lines, read_lines, read_sentences
 from llamavae.errors import UserError
+from llamavae.files import disk_errors, replacing, write_json
 from llamavae.modeling import LlaMaVAE, Refinement
 from llamavae.modeling.backbones import fingerprint
 
 logger = logging.getLogger(__name__)
 
-PART_SIZE = 4096  # sentences that are lost at most when a run is interrupted; one row group
-_SLICE = 512  # sentences that are batched by length together
-_REFINED_PART, _REFINED_SLICE = 256, 64  # the same where codes are refined, which takes longer
+PART_SIZE = 4096  # maximum number of sentences lost by an interruption; one row group
+_SLICE = 512  # number of sentences that are batched by length together
+_REFINED_PART, _REFINED_SLICE = 256, 64  # the same for refined codes, which take longer
 _FORMAT = 1
 _METADATA = b"llamavae"
 _SCHEMA = pa.schema(
@@ -49,19 +48,19 @@ _SCHEMA = pa.schema(
 _VECTOR_NAMES = ("mean", "z")
 
 Progress = Callable[[int, int | None], None]
-"""Called with the number of lines or rows that are done, and that of all where it is known."""
+"""Called with the number of finished lines or rows, and the total number if it is known."""
 
 
 @dataclass(frozen=True)
 class BulkReport:
-    """What `encode_file` did.
+    """Result of `encode_file`.
 
     Attributes:
         output: The Parquet file.
         sentences: Rows in it.
         blank: Lines without text, which were skipped.
-        truncated: Sentences that are longer than the encoder reads.
-        resumed: Rows that an interrupted run had left.
+        truncated: Number of sentences that exceed the encoder's maximum length.
+        resumed: Number of rows from an interrupted run.
     """
 
     output: Path
@@ -93,20 +92,19 @@ def encode_file(
 
     Args:
         model: The model; it needs its sentence encoder.
-        source: A file of sentences as `corpora.load_corpus` takes it, or one with any other name
-            that holds a sentence a line.
-        output: The Parquet file; it appears when it is complete.
+        source: A file of sentences in a format of `corpora.load_corpus`, or a file with any other
+            suffix and one sentence per line.
+        output: The Parquet file, which is created when it is complete.
         column: Column that holds the sentences.
-        batch_size: Sentences that pass the encoder together.
-        overwrite: Replace an output that exists.
-        refine: See `LlaMaVAE.encode`; written to the metadata of the file, None where codes are
-            the encoder's.
-        progress: Told from time to time how far it is.
+        batch_size: Number of sentences per forward pass of the encoder.
+        overwrite: Replace an existing output.
+        refine: See `LlaMaVAE.encode`; written to the metadata of the file, None for codes of the
+            encoder.
+        progress: Progress callback.
 
     Raises:
-        UserError: The source cannot be read or holds no sentence, the output exists or cannot be
-            written, or what an interrupted run left is of another model, another source or
-            another `refine`.
+        UserError: The source cannot be read or has no sentence, the output exists or cannot be
+            written, or the interrupted run had another model, source or `refine`.
     """
     check_file(source)
     _check_output(source, output, overwrite)
@@ -120,7 +118,8 @@ def encode_file(
         "refine": _refine_facts(model, how),
     }
     work = output.with_name(f"{output.name}.partial")
-    with _disk_errors(output):
+    then = f"run the same again: it resumes from what is kept in {work.name} beside it"
+    with disk_errors(output, then):
         _open_work(work, manifest)
         done = [_read_metadata(part) for part in _whole_parts(work)]
     last = done[-1]["last"] if done else 0
@@ -139,26 +138,26 @@ def encode_file(
         for key in counts:
             counts[key] += facts[key]
         if len(table):
-            with _disk_errors(output):
+            with disk_errors(output, then):
                 _write(table, work / f"part-{index:06d}.parquet", facts)
             index += 1
     if not counts["sentences"]:
         shutil.rmtree(work)
-        raise UserError(f"{source} has no line with text; expected one sentence a line or row.")
-    with _disk_errors(output):
+        raise UserError(f"{source} has no line with text; expected one sentence per line or row.")
+    with disk_errors(output, then):
         _join(work, output, {**manifest, **counts, "version": __version__})
     return BulkReport(output, resumed=resumed, **counts)
 
 
 def model_fingerprint(model: LlaMaVAE) -> str:
-    """A hash of what decides the point of a sentence: encoder and posterior."""
+    """A hash of everything that affects latent codes: encoder and posterior."""
     if model.encoder is None:
-        raise UserError("this model has no sentence encoder: it cannot read text")
+        raise UserError("expected a model with a sentence encoder; this one has none")
     return f"{model.encoder.cache_key()}-{fingerprint(model.posterior)}"
 
 
 def _refine_facts(model: LlaMaVAE, how: Refinement) -> dict[str, Any] | None:
-    """What decides refined codes beside encoder and posterior; None where none are refined."""
+    """What affects refined codes besides encoder and posterior; None without refinement."""
     if not how.steps:
         return None
     parts = {"injection": model.injection, "decoder": model.decoder.lm}
@@ -171,11 +170,13 @@ def _check_output(source: Path, output: Path, overwrite: bool) -> None:
     if output.is_dir():
         raise UserError(f"{output} is a folder; name a file in it.")
     if output.exists() and (not overwrite or output.samefile(source)):
-        raise UserError(f"{output} exists already; take another name or overwrite it (--overwrite)")
+        raise UserError(
+            f"{output} already exists. Choose another name, or overwrite it (--overwrite)"
+        )
 
 
 def _digest(source: Path) -> tuple[str, int | None]:
-    """A hash of the file, and how many lines or rows it has, where that is easily told."""
+    """A hash of the file, and its number of lines or rows, if it is cheap to determine."""
     digest, lines, end = hashlib.blake2b(digest_size=16), 0, b"\n"
     with source.open("rb") as file:
         while block := file.read(1 << 20):
@@ -187,21 +188,19 @@ def _digest(source: Path) -> tuple[str, int | None]:
 
 
 def _open_work(work: Path, manifest: dict[str, Any]) -> None:
-    """Make the folder of parts, or check that the one which is there belongs to this run."""
+    """Create the folder of parts, or check that an existing one belongs to this run."""
     path = work / "manifest.json"
     if path.is_file():
         found = json.loads(path.read_text(encoding="utf-8"))
         other = [key for key in manifest if found.get(key) != manifest[key]]
         if other:
             raise UserError(
-                f"{work} is left from an interrupted run with another {' and '.join(other)}. "
-                "Delete it to start afresh, or take another output"
+                f"{work} belongs to an interrupted run with another {' and '.join(other)}. "
+                "Delete it to start again, or choose another output"
             )
         return
     work.mkdir(parents=True, exist_ok=True)
-    new = work / "manifest.json.new"
-    new.write_text(json.dumps(manifest), encoding="utf-8")
-    new.replace(path)
+    write_json(path, manifest)
 
 
 def _whole_parts(work: Path) -> list[Path]:
@@ -255,7 +254,7 @@ def _list_array(vectors: Tensor) -> pa.Array:
 
 
 def _truncated(model: LlaMaVAE, texts: list[str]) -> int:
-    """How many texts are longer than the encoder reads; short ones are not tokenised again."""
+    """Number of texts that exceed the encoder's limit; short ones are not tokenised again."""
     assert model.encoder is not None
     limit = model.encoder.max_tokens
     long = [text for text in texts if limit is not None and 2 * len(text.encode()) + 8 > limit]
@@ -263,18 +262,14 @@ def _truncated(model: LlaMaVAE, texts: list[str]) -> int:
 
 
 def _write(table: pa.Table, path: Path, facts: dict[str, Any]) -> None:
-    new = path.with_suffix(".new")
-    with _writer(new, facts) as writer:
+    with replacing(path) as new, _writer(new, facts) as writer:
         writer.write_table(table, row_group_size=PART_SIZE)
-    new.replace(path)
 
 
 def _join(work: Path, output: Path, facts: dict[str, Any]) -> None:
-    new = work / "all.new"
-    with _writer(new, facts) as writer:
+    with replacing(output) as new, _writer(new, facts) as writer:
         for part in _whole_parts(work):
             writer.write_table(pq.read_table(part), row_group_size=PART_SIZE)
-    new.replace(output)
     shutil.rmtree(work)
 
 
@@ -287,28 +282,17 @@ def _read_metadata(path: Path) -> dict[str, Any]:
     return json.loads((pq.read_schema(path).metadata or {}).get(_METADATA, b"{}"))
 
 
-@contextmanager
-def _disk_errors(output: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise UserError(
-            f"could not write {output}: {error}. What is encoded so far is kept in "
-            f"{output.name}.partial beside it; the same call resumes there"
-        ) from error
-
-
 # ------------------------------------------------------------------------------ points from files
 
 
 @dataclass(frozen=True)
 class Points:
-    """Some points of a file.
+    """A batch of latent codes of a file.
 
     Attributes:
-        ids: The file's ids, or the numbers of its rows or lines, counted from 1.
-        texts: The sentences they are of, where the file has them.
-        z: The points, shape (N, D).
+        ids: Ids of the file, or row or line numbers, counted from 1.
+        texts: The sentences of the codes, if the file has them.
+        z: The latent codes (N, D).
     """
 
     ids: list[int]
@@ -317,22 +301,22 @@ class Points:
 
 
 def read_latent_codes(source: Path | Iterable[bytes], batch_size: int = 1024) -> Iterator[Points]:
-    """Points of a Parquet file (as `encode_file` writes), a NumPy array, or lines of JSON.
+    """Read latent codes from a Parquet file (see `encode_file`), a NumPy array, or JSON lines.
 
     Args:
         source: A .parquet file with a column `mean` or `z`; a .npy file of shape (N, D); or any
-            other file, or the lines of an open one, with a vector a line: a JSON list, or an
+            other file, or the lines of an open file, with one vector per line: a JSON list, or an
             object with `mean` or `z`.
-        batch_size: Points that are read together.
+        batch_size: Number of codes per batch.
 
     Raises:
-        UserError: The file cannot be read, or a row holds no vector of finite numbers of the
-            same size as the others; the message names the row.
+        UserError: The file cannot be read, or a row is not a vector of finite numbers of the same
+            size as the others; the message names the row.
     """
     if not isinstance(source, Path):
         name, batches = "standard input", _from_json(decode_lines(source, "standard input"))
     else:
-        if source.is_dir() or not source.exists():  # a pipe is welcome
+        if source.is_dir() or not source.exists():  # a pipe is allowed
             check_file(source)
         name = str(source)
         match source.suffix.lower():
@@ -361,7 +345,7 @@ def _checked(batches: Iterable[Batch], name: str) -> Iterator[Points]:
         except (ValueError, TypeError):
             raise _odd_row(ids, vectors, name) from None
         if z.ndim != 2:
-            raise UserError(f"{name}: expected one vector a row; got shape {tuple(z.shape)}")
+            raise UserError(f"{name}: expected one vector per row; got shape {tuple(z.shape)}")
         bad = (~z.isfinite().all(dim=1)).nonzero()
         if len(bad):
             raise UserError(f"{name}: row {ids[int(bad[0])]} holds a number that is not finite")
@@ -377,7 +361,7 @@ def _odd_row(ids: list[int], vectors: Any, name: str) -> UserError:
                 f"{name}: row {number} holds {str(vector)[:40]!r}; expected a list of numbers, "
                 "as long as the others"
             )
-    return UserError(f"{name}: expected one list of numbers a row")
+    return UserError(f"{name}: expected one list of numbers per row")
 
 
 def _from_parquet(path: Path, batch_size: int) -> Iterator[Batch]:
@@ -387,7 +371,7 @@ def _from_parquet(path: Path, batch_size: int) -> Iterator[Batch]:
         column = next((name for name in _VECTOR_NAMES if name in names), None)
         if column is None:
             raise UserError(
-                f"{path} has no column 'mean' or 'z' with points; its columns are "
+                f"{path} has no column 'mean' or 'z' with latent codes; its columns are "
                 f"{', '.join(names)}. `llamavae encode --output` writes such a file"
             )
         first = 1
@@ -428,7 +412,7 @@ def _from_json(
         except json.JSONDecodeError as error:
             raise UserError(
                 f"{name}:{number}: not valid JSON ({error.msg}); expected a list of numbers, or "
-                "an object with 'mean' or 'z', a line"
+                "an object with 'mean' or 'z', per line"
             ) from error
         if isinstance(value, dict):
             vector = next((value[key] for key in _VECTOR_NAMES if key in value), None)
@@ -439,7 +423,7 @@ def _from_json(
 
 
 def check_same_model(model: LlaMaVAE, points: Path) -> None:
-    """Log a warning where the points of a Parquet file were made by another model."""
+    """Log a warning if the codes of a Parquet file were encoded by another model."""
     if points.suffix.lower() != ".parquet" or not points.is_file():
         return
     try:
@@ -447,4 +431,6 @@ def check_same_model(model: LlaMaVAE, points: Path) -> None:
     except pa.ArrowInvalid:
         return
     if made_by is not None and model.encoder is not None and made_by != model_fingerprint(model):
-        logger.warning("%s was made by another model: its points mean nothing to this one", points)
+        logger.warning(
+            "%s was encoded by another model; its codes are not valid for this one", points
+        )

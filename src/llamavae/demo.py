@@ -1,14 +1,13 @@
-"""The demo: what a pretrained model does, a fine-tune on a file of sentences, and a page of both.
+"""The demo: examples of a pretrained model, fine-tuning on a file of sentences, and a report.
 
-The model is `small`, whose backbones are fetched first where they are missing, or `mini` where no
-source can be reached. The fine-tune is `train` with the recipe `fine-tune`. Without a file the demo
+The model is `small`, whose backbones are fetched if they are missing, or `mini` if no source can be
+reached. The fine-tune is `train` with the recipe `fine-tune`. Without a file the demo
 writes one, from the grammar of `llamavae.corpora.factors`, whose parser can then tell sentences
 from other texts.
 """
 
 from __future__ import annotations
 
-import json
 import random
 import time
 from collections.abc import Mapping, Sequence
@@ -28,6 +27,7 @@ from llamavae.evaluation import generations
 from llamavae.evaluation.evaluator import Evaluation, EvaluationData
 from llamavae.evaluation.evaluators.reconstruction import Reconstruction
 from llamavae.evaluation.results import number_text
+from llamavae.files import write_json, write_text
 from llamavae.metrics.metric import Rows
 from llamavae.metrics.ngrams import duplicates
 from llamavae.modeling import LlaMaVAE
@@ -39,7 +39,7 @@ from llamavae.training import Recipe, load_recipe, train
 
 _SETTINGS = {
     "small": (
-        "optimisation.steps=60",  # so few steps take higher rates than the recipe's
+        "optimisation.steps=60",  # so few steps need higher learning rates than those of the recipe
         "optimisation.learning_rate=2e-3",
         "optimisation.posterior_learning_rate=3e-4",
         "optimisation.backbone_learning_rate=1e-3",
@@ -47,7 +47,7 @@ _SETTINGS = {
         "evaluation.every=30",
     ),
     "mini": (
-        "objective.beta=0.3",  # what it was trained with
+        "objective.beta=0.3",  # the value of its training
         "optimisation.steps=500",
         "optimisation.learning_rate=1e-3",
         "optimisation.posterior_learning_rate=1e-3",
@@ -87,14 +87,13 @@ _ANALOGIES = (
 
 @dataclass(frozen=True)
 class DemoResult:
-    """What the demo leaves behind.
+    """Result of the demo.
 
     Attributes:
-        folder: The run's folder.
-        report: The page in it.
-        metrics: What was measured on held-out sentences and on samples. A row has `metric`,
-            `unit`, `before`, `after`, `shuffled` (the fine-tuned model's, under shuffled z, or
-            None) and `how`.
+        folder: Folder of the run.
+        report: The report in it.
+        metrics: Metrics on held-out sentences and on samples. A row has `metric`, `unit`, `before`,
+            `after`, `shuffled` (that of the fine-tuned model with shuffled z, or None) and `how`.
     """
 
     folder: Path
@@ -104,7 +103,7 @@ class DemoResult:
 
 @dataclass(frozen=True)
 class Shown:
-    """Something that a model does: real output, and a line on how to read it."""
+    """An example of model output, with an explanation."""
 
     name: str
     rows: Rows
@@ -119,7 +118,7 @@ def run_demo(
     progress: bool = True,
     model: str | None = None,
 ) -> DemoResult:
-    """Show what a model does, fine-tune it, measure it before and after, and write a report.
+    """Show examples of a model, fine-tune it, evaluate it before and after, and write a report.
 
     An interrupted run is continued; a finished one is not trained again, only measured.
 
@@ -128,14 +127,14 @@ def run_demo(
         sentences: File that the model is fine-tuned on, as for `corpus.name`; by default the demo
             writes `sentences.txt` into `output`.
         overrides: Changes of the recipe `fine-tune`, as `section.key=value`.
-        console: Where sentences and numbers are shown; the terminal by default.
+        console: Console for sentences and metrics; the terminal by default.
         progress: Show progress bars on stderr.
-        model: Name, folder or hub id of the model. None takes `small`, and fetches its backbones
-            where they are missing, or `mini` if they cannot be fetched.
+        model: Name, folder or hub id of the model. None uses `small` and fetches its backbones if
+            they are missing, or `mini` if they cannot be fetched.
 
     Raises:
         UserError: The file cannot be read or is too short, the folder holds another run, or a
-            setting is not usable.
+            setting is invalid.
     """
     console = console or Console()
     name = _choose(console, progress) if model is None else model
@@ -169,7 +168,7 @@ def run_demo(
     for table, rows in tables.items():
         generations.write_csv(rows, output / f"{table}.csv")
     results, _ = read_run(output)
-    _write_json(output / "results.json", results | {"demo": metrics})
+    write_json(output / "results.json", results | {"demo": metrics})
     parts = [p for s in tour for p in (pieces.prose(s.seen), pieces.table(s.rows, s.name))]
     section = Section(f"What {name} does, before the fine-tune", pieces.join(parts))
     path = write_run_report(output, tables, _headline(metrics), [section])
@@ -187,7 +186,7 @@ def run_demo(
 
 
 def _choose(console: Console, progress: bool) -> str:
-    """The best model that comes with the library, fetched if need be, or one that is complete."""
+    """The preferred bundled model, fetched if necessary, or a complete one."""
     name, better = preferred(*MODELS)
     if better is None:
         return name
@@ -200,8 +199,8 @@ def _choose(console: Console, progress: bool) -> str:
     except UserError:
         _say(
             console,
-            f"It could not be fetched, so this is {name}, which comes with the library. "
-            f"`llamavae models get {better}` says why; {better} writes better.",
+            f"It could not be fetched, so the demo uses the bundled model {name}. "
+            f"`llamavae models get {better}` shows the reason; {better} generates better text.",
         )
         return name
     return better
@@ -217,7 +216,7 @@ def _write_sentences(path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         # with capitals and full stops, which the models have not seen
         lines = [f"{factors.generate(n)[0].capitalize()}.\n" for n in numbers]
-        path.write_text("".join(lines), encoding="utf-8")
+        write_text(path, "".join(lines))
 
 
 def _grammatical(text: str) -> bool:
@@ -225,7 +224,7 @@ def _grammatical(text: str) -> bool:
 
 
 def _held_out(recipe: Recipe) -> list[str]:
-    """Sentences of the file that are not trained on."""
+    """Sentences of the file that are excluded from training."""
     c = recipe.corpus
     options = c.model_dump(
         include={"path", "column", "config", "revision", "min_words", "max_words"}
@@ -247,9 +246,9 @@ def _reconstruct(model: LlaMaVAE) -> Shown:
     return Shown(
         "reconstruct",
         [{key: row[key] for key in ("text", "reconstruction", "shuffled")} for row in rows],
-        f"Each sentence became {model.config.latent_dim} numbers z, and the decoder wrote it again "
-        "from these alone. Shuffled is the control: what the decoder writes from the next "
-        "sentence's z. So the text comes from z.",
+        f"Each sentence is encoded as a latent code z of {model.config.latent_dim} numbers and "
+        "decoded from z alone. Shuffled is the control: the text decoded from the z of the next "
+        "sentence.",
     )
 
 
@@ -268,8 +267,8 @@ def _refine(model: LlaMaVAE) -> Shown:
             {"text": text, "encoder": guess, "refined": better}
             for text, guess, better in zip(texts, before, after, strict=True)
         ],
-        "Names, numbers and long sentences. The encoder guesses z; refine improves the guess of "
-        f"each sentence by up to {_REFINED} gradient steps on z, with the model frozen. Exact: "
+        "Names, numbers and long sentences. Refinement improves the z of the encoder for each "
+        f"sentence by up to {_REFINED} gradient steps, with the model frozen. Exact: "
         f"{exact[0]} of {len(texts)} before, {exact[1]} after, in {seconds:.1f} seconds.",
     )
 
@@ -292,8 +291,8 @@ def _arithmetic(model: LlaMaVAE) -> Shown:
             {"a": a, "- b": b, "+ c": c, "text": model.arithmetic(a, b, c)[0]}
             for a, b, c in _ANALOGIES
         ],
-        "The text at a - b + c of their latent codes. Whether such a difference has a meaning of "
-        "its own depends on the sentences.",
+        "The text decoded from a - b + c of the latent codes. Whether such a difference is "
+        "meaningful depends on the sentences.",
     )
 
 
@@ -312,9 +311,9 @@ def _sample(model: LlaMaVAE) -> Shown:
 
 
 def _announce(console: Console, recipe: Recipe, folder: Path) -> None:
-    """Say whether the model is trained, resumed, or there already."""
+    """Print whether the model is trained, resumed, or already finished."""
     if (folder / "results.json").is_file():
-        text = f"The model in {folder} is trained already."
+        text = f"The model in {folder} is already trained."
     elif (folder / "recipe.yaml").is_file():
         text = f"Continuing the interrupted run in {folder}."
     else:
@@ -326,7 +325,7 @@ def _announce(console: Console, recipe: Recipe, folder: Path) -> None:
 def _before_and_after(
     start: LlaMaVAE, tuned: LlaMaVAE, held_out: list[str]
 ) -> tuple[dict[str, Rows], Rows]:
-    """Texts of both models with the measures of them."""
+    """Texts and metrics of both models."""
     evaluator, data = Reconstruction(), EvaluationData(held_out, seed=_SEED)
     before, after = evaluator(start, data), evaluator(tuned, data)
     rows = [
@@ -349,13 +348,13 @@ def _before_and_after(
     metrics = [_reconstructed(before, after, name) for name in ("BLEU", "exact match")]
     shares = {
         "different samples": (
-            "share of texts that equal no earlier one",
+            "Proportion of texts that do not equal an earlier text",
             lambda texts: 1 - duplicates(texts),
         )
     }
     if all(map(_grammatical, held_out)):
         shares["grammatical samples"] = (
-            "share that the parser of the file's grammar accepts",
+            "Proportion of texts that the parser of the file's grammar accepts",
             lambda texts: sum(map(_grammatical, texts)) / len(texts),
         )
     how = f"{_SAMPLES} samples from each model's own prior, seed {_SEED}, greedy"
@@ -367,7 +366,7 @@ def _before_and_after(
 
 
 def _priors(start: LlaMaVAE, tuned: LlaMaVAE) -> str:
-    """What samples of the two models are drawn from, in words."""
+    """Description of the priors of the two models."""
     before, after = (
         "N(0, I)" if model.default_prior is None else model.default_prior.kind
         for model in (start, tuned)
@@ -376,7 +375,7 @@ def _priors(start: LlaMaVAE, tuned: LlaMaVAE) -> str:
 
 
 def _reconstructed(before: Evaluation, after: Evaluation, name: str) -> dict[str, Any]:
-    """A measure of reconstruction over all held-out sentences."""
+    """A reconstruction metric over all held-out sentences."""
     row = next(row for row in after.rows if row["metric"] == name and not row["group"])
     definition = next(m.definition for m in Reconstruction.metrics if m.name == name)
     return {
@@ -385,12 +384,12 @@ def _reconstructed(before: Evaluation, after: Evaluation, name: str) -> dict[str
         "before": before.value(name),
         "after": row["value"],
         "shuffled": row["control"],
-        "how": f"{definition}; {row['n']} held-out sentences of the file",
+        "how": f"{definition} N = {row['n']} held-out sentences of the file.",
     }
 
 
 def _headline(metrics: Rows) -> list[Number]:
-    """The measures of the fine-tuned model for the page; those before stand in the note."""
+    """The metrics of the fine-tuned model for the page, with the values before in the note."""
     return [
         Number(
             f"{row['metric']} ({row['unit']})",
@@ -412,7 +411,7 @@ def _outcome(tables: Mapping[str, Rows], metrics: Rows) -> list[Shown]:
                 {"text": r["text"], "before": r["before"], "fine-tuned": r["reconstruction"]}
                 for r in tables["reconstructions"][:5]
             ],
-            "Sentences of the file that were not trained on.",
+            "Sentences of the file that were excluded from training.",
         ),
         Shown(
             "samples",
@@ -430,8 +429,8 @@ def _outcome(tables: Mapping[str, Rows], metrics: Rows) -> list[Shown]:
                 }
                 for n, row in zip(_headline(metrics), metrics, strict=True)
             ],
-            "Shuffled z: the text from each sentence's z is compared with another sentence. A "
-            "model whose text comes from z is then much worse.",
+            "Shuffled z is the control: the text of each sentence is compared with another "
+            "sentence. A model that uses z is much worse under the control.",
         ),
     ]
 
@@ -452,9 +451,3 @@ def _show(console: Console, shown: Shown) -> None:
     console.print(grid)
     console.print(shown.seen, markup=False, highlight=False, style="italic")
     console.print()
-
-
-def _write_json(path: Path, values: dict[str, Any]) -> None:
-    new = path.with_suffix(".new")
-    new.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    new.replace(path)

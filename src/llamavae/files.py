@@ -1,10 +1,38 @@
-"""Where the library keeps files of its own, and the hashes by which files are known."""
+"""Where the library keeps its own files, and the one way in which it writes files and folders.
+
+A new file or folder is written under its own name in `.NAME.XXXXXXXX.writing` beside its target,
+flushed to the disk, and renamed over the target. A reader finds the whole old or the whole new
+one, also after a crash. Temporary folders are locked while they are in use; those of killed
+processes are never read, and the next write beside them removes them.
+"""
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import hashlib
+import json
 import os
+import re
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any
+
+from llamavae.errors import UserError
+
+_TEMPORARY, _LOCK, _OLD = ".writing", ".lock", ".old"
+_ADVICE = {
+    **dict.fromkeys([errno.ENOSPC, errno.EDQUOT, errno.EFBIG], "Make room"),
+    **dict.fromkeys([errno.EACCES, errno.EPERM], "Choose another place or change its permissions"),
+    **dict.fromkeys([errno.ENOTDIR, errno.EEXIST], "Choose another place: a file is in the way"),
+    errno.EISDIR: "Choose another place: a folder is in the way",
+    errno.ENOENT: "Create the folder or choose another place",
+}
 
 
 def cache_folder() -> Path:
@@ -18,3 +46,226 @@ def sha256(path: Path) -> str:
     """SHA-256 of a file, as 64 hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+# ------------------------------------------------------------------------------- errors
+
+
+class DiskError(UserError):
+    """A file or folder could not be written; the previous content is unchanged."""
+
+    def __init__(self, place: object, cause: OSError, then: str = "") -> None:
+        self.place, self.cause, self.then = place, cause, then
+        why = os.strerror(cause.errno) if cause.errno else " ".join(str(cause).split())
+        if cause.filename is not None and _TEMPORARY not in str(cause.filename):
+            why += f" ({cause.filename})"
+        advice = _ADVICE.get(cause.errno or 0, "Choose another place")
+        super().__init__(f"could not write {place}: {why}. {advice}, then {then or 'try again'}")
+
+
+@contextmanager
+def disk_errors(place: object, then: str = "") -> Iterator[None]:
+    """Raise an error of the disk as a `DiskError`.
+
+    Args:
+        place: What is written, unless a function of this module knows it more precisely.
+        then: What to do once the cause is removed; default: try again.
+    """
+    try:
+        yield
+    except DiskError as error:
+        inside = _TEMPORARY in str(error.place)  # of a folder that is being written
+        if not inside and (error.then or not then):
+            raise
+        where = place if inside else error.place
+        raise DiskError(where, error.cause, error.then or then) from error
+    except OSError as error:
+        raise DiskError(place, error, then) from error
+    except Exception as error:  # safetensors and tokenizers have errors of their own for it
+        found = re.search(r"\(os error (\d+)\)", str(error))
+        if found is None or isinstance(error, UserError):
+            raise
+        raise DiskError(place, OSError(int(found[1]), str(error)), then) from error
+
+
+# ------------------------------------------------------------------------------- files
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write or replace a UTF-8 file, with line ends as they are in `text`."""
+    with replacing(path) as new:
+        new.write_bytes(text.encode())
+
+
+def write_json(path: Path, values: Any) -> None:
+    """Write or replace a JSON file."""
+    write_text(path, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
+
+
+@contextmanager
+def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Give a temporary path for a new file, which replaces `path` when the block ends well.
+
+    If the block raises an error, the new file is removed and the old one stays. A link stays a
+    link: the file that it points to is replaced.
+
+    Args:
+        path: The file; its folder is there.
+
+    Raises:
+        DiskError: The file cannot be written.
+    """
+    target = Path(path).resolve()
+    with disk_errors(path), _temporary(target.parent, target.name) as new:
+        yield new
+        _sync(new)
+        new.replace(target)
+        _sync(target.parent)
+
+
+# ------------------------------------------------------------------------------- folders
+
+
+@contextmanager
+def replacing_folder(
+    path: str | os.PathLike[str], own: Sequence[str] | None = None
+) -> Iterator[Path]:
+    """Give an empty temporary folder, which replaces `path` when the block ends well.
+
+    If the block raises an error, the new folder is removed and the old one stays. The exchange is
+    atomic on Linux and macOS. A folder that cannot be renamed (a mount point, the working
+    directory, or one in a folder without write permission) is replaced entry by entry instead.
+
+    Args:
+        path: The folder; missing parents are created.
+        own: Patterns of names that go with the old folder. Its other entries are kept, unless
+            the new folder has one of that name. None: no entry is kept.
+
+    Raises:
+        DiskError: The folder cannot be written.
+    """
+    target = Path(path).resolve()
+    with disk_errors(path):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        fixed = target.is_dir() and (
+            target.is_mount()
+            or Path.cwd().is_relative_to(target)
+            or not os.access(target.parent, os.W_OK)
+        )
+        with _temporary(target if fixed else target.parent, target.name) as new:
+            new.mkdir()
+            if target.is_dir():
+                shutil.copymode(target, new)
+            yield new
+            for item in (new, *new.rglob("*")):
+                _sync(item)
+            if fixed:
+                _move_entries(new, target, own)
+                return
+            if own is not None and target.is_dir():
+                _keep_others(target, new, own)
+            try:
+                new.rename(target)  # over nothing, or over an empty folder
+            except OSError as error:
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                    raise
+                if not _exchange(new, target):
+                    target.rename(new.parent / _OLD)
+                    new.rename(target)
+            _sync(target.parent)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Exchange two folders in one step; False where the system or the disk cannot."""
+    names = os.fsencode(one), os.fsencode(other)
+    if sys.platform == "linux":
+        here, flag = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+        rename = getattr(ctypes.CDLL(None), "renameat2", None)
+        return rename is not None and rename(here, names[0], here, names[1], flag) == 0
+    if sys.platform == "darwin":
+        return ctypes.CDLL(None).renamex_np(*names, 2) == 0  # RENAME_SWAP
+    return False
+
+
+def _keep_others(old: Path, new: Path, own: Sequence[str]) -> None:
+    """Link the entries of the old folder into the new one that do not go with the old one."""
+    for item in old.iterdir():
+        if (new / item.name).exists() or _matches(item, [*own, f".*{_TEMPORARY}"]):
+            continue
+        if item.is_dir() and not item.is_symlink():
+            shutil.copytree(item, new / item.name, symlinks=True, copy_function=_link)
+        else:
+            _link(item, new / item.name)
+
+
+def _matches(item: Path, patterns: Sequence[str]) -> bool:
+    return any(fnmatch(item.name, pattern) for pattern in patterns)
+
+
+def _link(old: str | Path, new: str | Path) -> None:
+    if not Path(old).is_symlink():
+        with suppress(OSError):  # some disks have no hard links
+            os.link(old, new)
+            return
+    shutil.copy2(old, new, follow_symlinks=False)
+
+
+def _move_entries(new: Path, folder: Path, own: Sequence[str] | None) -> None:
+    names = {item.name for item in new.iterdir()}
+    for item in folder.iterdir():
+        gone = item.name in names or _matches(item, ["*"] if own is None else own)
+        if gone and item != new.parent:
+            if item.is_dir() and not item.is_symlink():
+                shutil.rmtree(item)
+            elif item.name not in names:
+                item.unlink()
+    for name in names:
+        (new / name).replace(folder / name)
+
+
+# ------------------------------------------------------------------------------- on the way
+
+
+@contextmanager
+def _temporary(parent: Path, name: str) -> Iterator[Path]:
+    """A path `name` in a locked temporary folder, which is removed at the end."""
+    from filelock import FileLock
+
+    _remove_leftovers(parent)
+    while True:
+        folder = Path(tempfile.mkdtemp(_TEMPORARY, f".{name}.", parent))
+        lock = FileLock(folder / _LOCK)
+        with suppress(OSError):  # a disk without locks: leftovers stay there
+            lock.acquire()
+        if folder.is_dir():  # else another process took it for a leftover before it was locked
+            break
+    try:
+        yield folder / name
+    finally:
+        lock.release()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _remove_leftovers(parent: Path) -> None:
+    """Remove the temporary folders of killed processes, whose locks are free."""
+    from filelock import FileLock, Timeout
+
+    for folder in parent.glob(f".*{_TEMPORARY}"):
+        name = re.fullmatch(rf"\.(.+)\.[a-z0-9_]{{8}}{_TEMPORARY}", folder.name)
+        if name is None:
+            continue
+        with suppress(OSError, Timeout), FileLock(folder / _LOCK, blocking=False):
+            if (folder / _OLD).is_dir() and not (parent / name[1]).exists():
+                (folder / _OLD).rename(parent / name[1])  # killed between two renames
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    """Flush a file, or the names in a folder, to the disk."""
+    if path.is_dir() and os.name != "posix":
+        return
+    file = os.open(path, os.O_RDONLY if os.name == "posix" else os.O_RDWR)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)

@@ -71,7 +71,7 @@ def test_truncated_sentences_are_reported(run: Any, tmp_path: Path) -> None:
         (["encode", "--file", "sentences.txt", "--output", "a.csv"], "", "name it a.parquet"),
         (["decode"], "", "standard input: found no latent codes"),
         (["decode"], "a dog\n", "standard input:1: not valid JSON"),
-        (["decode"], "[1, 2]\n", "expected points z of shape (B, 6); got (1, 2)"),
+        (["decode"], "[1, 2]\n", "expected latent codes of shape (B, 6); got (1, 2)"),
         (["decode", "--file", "nothing.npy"], "", "no such file: nothing.npy"),
     ],
 )

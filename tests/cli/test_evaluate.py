@@ -8,7 +8,7 @@ import pytest
 from tests import tiny
 
 from llamavae.evaluation.results import read_results
-from llamavae.modeling import SentenceEncoder
+from llamavae.modeling.loading import load_sentence_encoder
 
 
 @pytest.fixture
@@ -84,7 +84,7 @@ def test_a_plain_sentence_encoder_is_placed_like_a_model(corpus, run, tmp_path):
     options = ("--encoder", folder, "--device", "cpu", "--dtype", "bfloat16", "-e", "probes")
     result = run(*evaluation(corpus, tmp_path, *options))
     assert result.exit_code == 0, result.stderr
-    half = SentenceEncoder.load(folder, dtype="bfloat16")
+    half = load_sentence_encoder(folder, dtype="bfloat16")
     assert read_results(tmp_path).model["fingerprint"] == half.cache_key()
     result = run(*evaluation(corpus, tmp_path, "--encoder", folder, "--device", "tpu9"))
     assert result.exit_code == 2
@@ -155,7 +155,7 @@ def test_the_folder_of_a_sweep_is_refused_before_anything_is_loaded(corpus, run,
     result = run(*evaluation(corpus, tmp_path, "--model", "no-such-model"))
     assert result.exit_code == 2
     assert f"{tmp_path} holds a sweep (sweep.json)" in result.stderr
-    assert "choose another place with --output" in result.stderr
+    assert "Choose another folder with --output" in result.stderr
 
 
 def test_folders_without_an_evaluation(run, tmp_path):

@@ -11,7 +11,7 @@ from tests import tiny
 
 from llamavae.cli.options import FlowOptions
 from llamavae.flows import FitConfig, load_flow
-from llamavae.modeling import SentenceEncoder
+from llamavae.modeling.loading import load_sentence_encoder
 
 LABELS = ["short", "long"]
 
@@ -193,7 +193,7 @@ def test_defaults_are_those_of_the_library():
 
 def test_an_encoder_of_its_own_reads_the_words(folder, fit, run, tmp_path):
     reader = tmp_path / "reader"
-    SentenceEncoder.load(tiny.encoder("bert-mean")).save(reader)
+    load_sentence_encoder(tiny.encoder("bert-mean")).save(reader)
     guided = fit("--encoder", str(reader))
     settings = json.loads((Path(guided) / "config.json").read_text())
     assert settings["condition"]["source"] == str(reader)

@@ -179,7 +179,7 @@ def test_unicode_and_very_long_text(run: Any) -> None:
         (["reconstruct", "a", "--device", "cuda:77"], "", "device 'cuda:77' is not available"),
         (["interpolate", "a"], "", "expected 2 texts; got 1"),
         (["interpolate", "a", "b", "--steps", "1"], "", "at least 2 steps"),
-        (["traverse", "a", "--dim", "6"], "", "the latent has dimensions 0 to 5"),
+        (["traverse", "a", "--dim", "6"], "", "expected a dimension from 0 to 5"),
         (["arithmetic", "a", "b"], "", "expected 3 texts; got 2"),
         (["neighbours", "a", "--file", "missing.parquet"], "", "no such file: missing.parquet"),
     ],

@@ -89,7 +89,7 @@ def test_arrays_that_are_no_matrix(array, values, message):
         ({"a": ROWS}, "b", r"unknown column 'b'.*a\.parquet"),
         ({"a": ROWS, "b": ROWS}, None, r"several vectors a row: name one of a, b"),
         ({"a": ["x", "y"]}, None, "has no column of numbers; its columns: a"),
-        ({"a": [1, 2]}, "a", "column 'a': expected a list of numbers a row; it holds int64"),
+        ({"a": [1, 2]}, "a", "column 'a': expected a list of numbers per row; it holds int64"),
         ({"a": [["x"]]}, "a", "it holds list<"),
         ({"a": [[1, 2], [3, 4], [5]]}, None, r"row 3 has 1 number\(s\); expected 2, as in row 1"),
         ({"a": [[1, 2], None]}, None, r"row 2 has 0 number\(s\); expected 2"),

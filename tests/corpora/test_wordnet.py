@@ -151,7 +151,7 @@ def test_nltk_data(folder, monkeypatch, zipped):
 
 
 def test_missing(nowhere):
-    with pytest.raises(UserError, match=r"not installed here.*apt install wordnet-base.*nltk"):
+    with pytest.raises(UserError, match=r"not installed.*apt install wordnet-base.*nltk"):
         load_corpus("wordnet")
 
 

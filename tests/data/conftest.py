@@ -4,6 +4,7 @@ import pytest
 from tests import tiny
 
 from llamavae.modeling import SentenceEncoder, TextDecoder
+from llamavae.modeling.loading import load_sentence_encoder
 
 
 @pytest.fixture
@@ -13,4 +14,4 @@ def decoder() -> TextDecoder:
 
 @pytest.fixture
 def encoder() -> SentenceEncoder:
-    return SentenceEncoder.load(tiny.encoder("bert-mean"))
+    return load_sentence_encoder(tiny.encoder("bert-mean"))

@@ -14,6 +14,7 @@ from llamavae.data.sentences import SentenceStream, prepare, sentence_vectors
 from llamavae.errors import UserError
 from llamavae.files import cache_folder
 from llamavae.modeling import SentenceEncoder, TextDecoder
+from llamavae.modeling.loading import load_sentence_encoder
 
 # ------------------------------------------------------------------------------- the cache
 
@@ -109,7 +110,9 @@ def test_the_key_covers_the_decoder(decoder, calls):
 
 def test_the_key_covers_the_encoder(decoder, encoder, calls):
     prepare(tiny.SENTENCES, decoder, encoder, progress=False)
-    prepare(tiny.SENTENCES, decoder, SentenceEncoder.load(tiny.encoder("bert-cls")), progress=False)
+    prepare(
+        tiny.SENTENCES, decoder, load_sentence_encoder(tiny.encoder("bert-cls")), progress=False
+    )
     for limit in (5, 6):
         encoder.max_tokens = limit
         prepare(tiny.SENTENCES, decoder, encoder, progress=False)
@@ -120,7 +123,7 @@ def test_the_key_covers_the_encoder(decoder, encoder, calls):
 
 
 def test_a_trained_encoder_is_not_cached(decoder, calls):
-    encoder = SentenceEncoder.load(tiny.encoder("bert-mean"), training="full")
+    encoder = load_sentence_encoder(tiny.encoder("bert-mean"), training="full")
     assert prepare(tiny.SENTENCES, decoder, encoder, progress=False).vectors is None
     assert calls["vectors"] == 0
 

@@ -78,8 +78,14 @@ class Length(Evaluator):
     name = "length"
     needs = frozenset({"encode"})
     metrics = (
-        Metric("letters", "letters", "higher", "letters of a text, mean over texts", "no letters"),
-        Metric("words", "words", "", "words of a text, mean over texts"),
+        Metric(
+            "letters",
+            "letters",
+            "higher",
+            "Mean number of letters per text.",
+            "The metric without letters.",
+        ),
+        Metric("words", "words", "", "Mean number of words per text."),
     )
 
     def __init__(self, factor=1.0):

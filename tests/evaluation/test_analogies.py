@@ -65,9 +65,13 @@ def test_labels_of_the_grammar_are_recognised():
 
 
 def test_what_cannot_be_asked():
-    with pytest.raises(UserError, match=r"free of the others: adjective.*; got 'verb'"):
+    with pytest.raises(UserError, match=r"independent of the others: adjective.*; got 'verb'"):
         draw_analogies(TEXTS, ["verb"], 1)
-    with pytest.raises(UserError, match="not a sentence of the grammar: 'a dog'"):
+    with pytest.raises(
+        UserError, match="expected a sentence of the grammar 'factors'; got 'a dog'"
+    ):
         draw_analogies(["a dog"], ["tense"], 1)
-    with pytest.raises(UserError, match="no two of the 1 sentences have the same tense"):
+    with pytest.raises(
+        UserError, match="expected two sentences with the same tense; found none among 1"
+    ):
         draw_analogies(TEXTS[:1], ["tense"], 1)

@@ -73,18 +73,20 @@ def test_unreadable_training_sentences_are_said(caplog):
     values = recipe(mix=[{**recipe()["corpus"], "name": "/nowhere.txt"}])
     data = evaluation_data(recipe=values, limit=5)
     assert len(data.training_texts) == 300
-    assert "the sentences of training could not be read" in caplog.text
+    assert "could not read the training sentences" in caplog.text
 
 
 def test_no_corpus_is_asked_for():
-    with pytest.raises(UserError, match="name a corpus, a file of sentences or a hub id"):
+    with pytest.raises(UserError, match="Give a corpus, a file of sentences or a hub id"):
         evaluation_data()
 
 
 def test_a_system_that_was_trained_on_everything(tmp_path):
     path = rows(tmp_path, n=40)
     values = recipe(name=str(path), limit=None)
-    with pytest.raises(UserError, match="was not trained on; at least 2 are needed"):
+    with pytest.raises(
+        UserError, match="expected at least 2 sentences that the system was not trained on"
+    ):
         evaluation_data(path, "train", recipe=values)
 
 

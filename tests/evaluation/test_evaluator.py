@@ -5,7 +5,7 @@ import numpy as np
 from llamavae.metrics.bootstrap import bootstrap_interval
 from llamavae.metrics.metric import Items, Metric
 
-MEASURE = Metric("words", "words", "higher", "words of a text, mean over texts")
+MEASURE = Metric("words", "words", "higher", "Mean number of words per text.")
 
 
 def test_a_mean_is_a_row_with_its_interval():

@@ -7,7 +7,7 @@ from tests import tiny
 
 from llamavae.evaluation.paths import decode_paths, sentence_vectors, word_mover
 from llamavae.metrics.smoothness import smoothness
-from llamavae.modeling import SentenceEncoder
+from llamavae.modeling.loading import load_sentence_encoder
 
 # ------------------------------------------------------------------------------- paths
 
@@ -74,7 +74,7 @@ def test_vectors_of_the_system_or_of_a_given_encoder():
     assert name == "WithEncode"
     folder = tiny.encoder("bert-cls")
     vectors, name = sentence_vectors(model, folder)
-    assert torch.equal(vectors(texts), SentenceEncoder.load(folder).encode(texts))
+    assert torch.equal(vectors(texts), load_sentence_encoder(folder).encode(texts))
     assert name == str(folder)
 
 

@@ -14,8 +14,8 @@ from llamavae.evaluation.evaluators.reconstruction import Reconstruction
 from llamavae.evaluation.results import read_results
 from llamavae.evaluation.suite import evaluate, settings_of
 from llamavae.metrics.semantic import load_encoder
-from llamavae.modeling import SentenceEncoder
 from llamavae.modeling.backbones import fingerprint
+from llamavae.modeling.loading import load_sentence_encoder
 from llamavae.training import load_recipe
 from llamavae.training.best import model_evaluator
 
@@ -43,7 +43,7 @@ def test_results_are_what_the_evaluators_found(tmp_path):
     assert saved["data"]["labels"] == ["number"]
     length = saved["evaluators"]["length"]
     assert length["settings"] == {"factor": 1.0}
-    assert length["metrics"][0]["definition"] == "letters of a text, mean over texts"
+    assert length["metrics"][0]["definition"] == "Mean number of letters per text."
     assert {"command", "version", "commit", "machine", "torch"} <= set(length["made_by"])
     assert length["seconds"] >= 0
     with (tmp_path / "rows.csv").open() as file:
@@ -170,7 +170,7 @@ def test_a_folder_of_something_else_is_refused(system, data, what, tmp_path):
 )
 def test_a_folder_of_another_kind_is_refused(file, what, tmp_path):
     (tmp_path / file).write_text("")
-    with pytest.raises(UserError, match=f"holds {what} .*choose another place with --output"):
+    with pytest.raises(UserError, match=f"holds {what} .*Choose another folder with --output"):
         evaluate(Letters(), DATA, [Length()], tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [file]
 
@@ -186,7 +186,7 @@ def test_a_folder_without_an_evaluation(text, tmp_path):
     with pytest.raises(UserError, match=r"results\.json is missing"):
         read_results(tmp_path)
     (tmp_path / "results.json").write_text(text)
-    with pytest.raises(UserError, match="not the results of an evaluation"):
+    with pytest.raises(UserError, match="holds no evaluation results"):
         read_results(tmp_path)
 
 
@@ -207,7 +207,7 @@ def test_settings_are_public_attributes():
 
 def test_settings_tell_encoders_apart():
     mean, same, cls = (
-        SentenceEncoder.load(tiny.encoder(kind)) for kind in ("bert-mean", "bert-mean", "bert-cls")
+        load_sentence_encoder(tiny.encoder(kind)) for kind in ("bert-mean", "bert-mean", "bert-cls")
     )
     settings = [settings_of(Reconstruction(encoder=each)) for each in (mean, same, cls)]
     assert settings[0] == settings[1] != settings[2]

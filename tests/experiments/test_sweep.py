@@ -115,7 +115,7 @@ def test_keys_with_the_same_ending_stay_apart(recipe, tmp_path):
 @pytest.mark.parametrize(
     ("overrides", "vary", "message"),
     [
-        ([], {}, "nothing varies"),
+        ([], {}, "expected at least one --vary"),
         ([], {"objective.bta": ["1"]}, "did you mean 'beta'"),
         ([], {"objective.beta": ["0.1", "much"]}, "objective.beta"),
         (["objective.beta=1"], {"objective.beta": ["1"]}, "both --set and --vary"),

@@ -149,7 +149,10 @@ def test_options_have_defaults_and_are_kept():
         ({"blocks": 0}, "blocks must be at least 1; got 0"),
         ({"hidden": (8, 0)}, "hidden must be at least 1; got 0"),
         ({"base_hidden": (8, 1)}, "base_hidden must be at least 2; got 1"),
-        ({"base_hidden": (8,), "form": "conditional"}, "base_hidden is for the reference form"),
+        (
+            {"base_hidden": (8,), "form": "conditional"},
+            "base_hidden is only for the reference form",
+        ),
         ({"ensemble_size": 0}, "ensemble_size must be at least 1; got 0"),
         ({"ensemble_size": 2}, "ensemble_size needs the widths of the networks"),
         ({"dropout": 1.0}, "dropout must be at least 0 and below 1; got 1.0"),

@@ -53,18 +53,26 @@ def test_checked_rows_have_no_graph():
         ),
         (FlowData(torch.zeros(5, 2), torch.zeros(4, 3)), 3, r"c of shape \(5, 3\); got \(4, 3\)"),
         (FlowData(torch.zeros(5, 2), noise=torch.zeros(5, 1)), 0, r"noise of shape \(5, 2\)"),
-        (FlowData(torch.zeros(5, 2)), 3, r"takes a context c of shape \(N, 3\); got none"),
-        (FlowData(torch.zeros(5, 2), torch.zeros(5, 3)), 0, r"takes no context; got one of shape"),
-        (FlowData(nan((9, 2), 3, 7)), 0, r"x holds NaN or infinity in 2 row\(s\): 3, 7$"),
+        (FlowData(torch.zeros(5, 2)), 3, r"expected a context c of shape \(N, 3\); got none"),
+        (
+            FlowData(torch.zeros(5, 2), torch.zeros(5, 3)),
+            0,
+            r"expected no context; got one of shape",
+        ),
+        (FlowData(nan((9, 2), 3, 7)), 0, r"x has NaN or infinite values in 2 row\(s\): 3, 7$"),
         (FlowData(nan((9, 2), 4, value=-float("inf"))), 0, r"in 1 row\(s\): 4$"),
         (FlowData(nan((9, 2), *range(7))), 0, r"in 7 row\(s\): 0, 1, 2, 3, 4, \.\.\.$"),
         (
             FlowData(torch.zeros(9, 2), nan((9, 3), 1)),
             3,
-            r"c holds NaN or infinity in 1 row\(s\): 1",
+            r"c has NaN or infinite values in 1 row\(s\): 1",
         ),
-        (FlowData(torch.zeros(9, 2), noise=nan((9, 2), 8)), 0, "noise holds NaN"),
-        (FlowData(torch.full((2, 2), 1e200, dtype=torch.float64)), 0, "x holds NaN or infinity"),
+        (FlowData(torch.zeros(9, 2), noise=nan((9, 2), 8)), 0, "noise has NaN"),
+        (
+            FlowData(torch.full((2, 2), 1e200, dtype=torch.float64)),
+            0,
+            "x has NaN or infinite values",
+        ),
     ],
 )
 def test_rows_that_do_not_fit_are_refused(rows, context, message):

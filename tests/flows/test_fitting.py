@@ -431,7 +431,7 @@ def test_divergence_keeps_the_best_weights_and_says_so(name, form, data, tmp_pat
 
 def test_few_rows_are_reported(caplog):
     fit_flow(small("gaussian", 5, 0), torch.randn(5, 5), progress=False)
-    assert "4 rows are fewer than the 5 dimensions: more are better" in caplog.text
+    assert "4 rows are fewer than the 5 dimensions: use more data" in caplog.text
     fit_flow(small("glow", 5, 0), torch.randn(5, 5), fitting=QUICK, progress=False)
     assert "try the flow linear-gaussian" in caplog.text
     caplog.clear()
@@ -445,10 +445,14 @@ def test_few_rows_are_reported(caplog):
     [
         (torch.zeros(9, 2), torch.zeros(9, 2), r"the data: expected x of shape \(N, 3\)"),
         (torch.zeros(9, 3), torch.zeros(9, 3), r"expected c of shape \(9, 2\); got \(9, 3\)"),
-        (torch.zeros(9, 3), None, r"takes a context c of shape \(N, 2\); got none"),
-        (torch.full((9, 3), math.nan), torch.zeros(9, 2), r"NaN or infinity in 9 row\(s\): 0, 1"),
+        (torch.zeros(9, 3), None, r"expected a context c of shape \(N, 2\); got none"),
+        (
+            torch.full((9, 3), math.nan),
+            torch.zeros(9, 2),
+            r"NaN or infinite values in 9 row\(s\): 0, 1",
+        ),
         (torch.zeros(2, 3), torch.zeros(2, 2), "got 1 and 1"),
-        (torch.zeros(0, 3), torch.zeros(0, 2), "at least 2 rows to train on"),
+        (torch.zeros(0, 3), torch.zeros(0, 2), "at least 2 training rows"),
     ],
 )
 def test_data_that_does_not_fit_is_refused(x, c, message):
@@ -457,7 +461,7 @@ def test_data_that_does_not_fit_is_refused(x, c, message):
 
 
 def test_held_out_rows_that_do_not_fit_are_refused(data):
-    with pytest.raises(UserError, match="the held-out data: this flow takes a context"):
+    with pytest.raises(UserError, match="the held-out data: expected a context"):
         fit_flow(small(), *data, valid=FlowData(torch.zeros(4, 3)), progress=False)
     with pytest.raises(UserError, match="got 200 and 0"):
         fit_flow(
@@ -469,7 +473,7 @@ def test_held_out_rows_that_do_not_fit_are_refused(data):
 
 
 def test_a_context_that_is_not_taken_is_refused(data):
-    with pytest.raises(UserError, match="takes no context; got one of shape"):
+    with pytest.raises(UserError, match="expected no context; got one of shape"):
         fit_flow(small(context=0), *data, progress=False)
 
 

@@ -323,7 +323,7 @@ def test_the_gaussian_has_the_moments_of_the_data():
 @both_forms
 def test_contexts_that_do_not_fit_are_refused(name, form):
     flow = build_flow(name, 2, 3, form=form, blocks=1, hidden=(8,))
-    with pytest.raises(UserError, match=r"needs a context c of shape \(..., 3\)"):
+    with pytest.raises(UserError, match=r"expected a context c of shape \(..., 3\)"):
         flow()
     with pytest.raises(UserError, match=r"of shape \(..., 3\); got \(5, 2\)"):
         flow(torch.zeros(5, 2))

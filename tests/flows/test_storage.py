@@ -39,7 +39,7 @@ def test_a_flow_is_weights_and_json(tmp_path):
 
 def test_no_file(tmp_path):
     for path in (tmp_path / "flow.safetensors", tmp_path):
-        with pytest.raises(UserError, match="there is no flow"):
+        with pytest.raises(UserError, match="the file of the flow does not exist"):
             load_flow(path)
 
 

@@ -19,14 +19,14 @@ from llamavae.guidance.conditions import (
     load_condition,
     read_column,
 )
-from llamavae.modeling import SentenceEncoder
+from llamavae.modeling.loading import load_sentence_encoder
 
 VALUES = {"tense": ["past", "present", "future"], "negation": ["affirmative", "negative"]}
 
 
 @pytest.fixture(scope="module")
 def encoder():
-    return SentenceEncoder.load(tiny.encoder("bert-mean"))
+    return load_sentence_encoder(tiny.encoder("bert-mean"))
 
 
 @pytest.fixture
@@ -89,7 +89,7 @@ def test_registry():
     assert [kind.name for kind in CONDITIONS.values()] == list(CONDITIONS)
     with pytest.raises(UserError, match=r"unknown condition 'label'\. Did you mean 'labels'"):
         load_condition({"name": "label"})
-    with pytest.raises(UserError, match=r"path= is the place of .* is matrix"):
+    with pytest.raises(UserError, match=r"path= is only for .* is matrix"):
         load_condition({"name": "matrix", "dim": 3}, path="words.vec")
 
 
@@ -132,8 +132,8 @@ def test_another_encoder(encoder):
     settings = EncoderCondition(encoder).settings()
     with pytest.raises(UserError, match=r"has no sentence encoder.*as a tensor"):
         load_condition(settings)
-    other = SentenceEncoder.load(tiny.encoder("sentence-t5"))
-    with pytest.raises(UserError, match=f"of {tiny.HIDDEN} numbers; the encoder gives 24"):
+    other = load_sentence_encoder(tiny.encoder("sentence-t5"))
+    with pytest.raises(UserError, match=f"of size {tiny.HIDDEN}; the encoder has size 24"):
         load_condition(settings, other)
 
 
@@ -150,10 +150,10 @@ def test_an_encoder_of_its_own(encoder, tmp_path, monkeypatch):
         load_condition(settings)
     moved = load_condition(settings, path=tmp_path / "moved")
     torch.testing.assert_close(moved.vectors(["dog"]), encoder.encode(["dog"]))
-    SentenceEncoder.load(tiny.encoder("sentence-t5")).save(tmp_path / "other")
+    load_sentence_encoder(tiny.encoder("sentence-t5")).save(tmp_path / "other")
     with pytest.raises(UserError, match=r"other is not the sentence encoder .*reader"):
         load_condition(settings, path=tmp_path / "other")
-    with pytest.raises(UserError, match="leave out the path"):
+    with pytest.raises(UserError, match="Omit the path"):
         load_condition(EncoderCondition(encoder).settings(), encoder, path=tmp_path / "moved")
 
 
@@ -179,7 +179,7 @@ def test_words_without_a_vector(file):
 
 
 def test_word_vectors_know_no_context(file):
-    with pytest.raises(UserError, match="know no context: ask 'bank' alone"):
+    with pytest.raises(UserError, match=r"do not support a context\. Pass 'bank' alone"):
         WordVectorCondition(file).vectors([("bank", "she swam to the bank")])
 
 
@@ -197,7 +197,7 @@ def test_settings_name_the_file(file, monkeypatch):
 def test_a_file_that_was_moved(file):
     settings = WordVectorCondition(file).settings()
     moved = file.rename(file.with_name("moved.vec"))
-    with pytest.raises(UserError, match=r"not at .*words\.vec any more: pass their new place"):
+    with pytest.raises(UserError, match=r"do not exist at .*words\.vec.* Pass their new location"):
         load_condition(settings)
     with pytest.raises(UserError, match=r"no such file: .*move\.vec\. Did you mean moved\.vec"):
         load_condition(settings, path=file.with_name("move.vec"))
@@ -232,7 +232,7 @@ def test_labels_are_one_hot():
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        ("tense=past", "no value for 'negation': give one of affirmative, negative"),
+        ("tense=past", "expected a value for 'negation', one of affirmative, negative"),
         ({"tense": "past"}, r"Every column needs one, as in 'tense=past,negation=affirmative'"),
         ("tens=past,negation=negative", "unknown column 'tens'. Did you mean 'tense'"),
         ("tense=pats,negation=negative", "unknown tense 'pats'. Did you mean 'past'"),
@@ -279,7 +279,7 @@ def test_values_with_commas_and_white_space():
 
 def test_a_column_with_a_gap():
     data = Dataset.from_dict({"tense": ["a", None]})
-    with pytest.raises(UserError, match="column 'tense' has no value in row 2"):
+    with pytest.raises(UserError, match="column 'tense': expected a value in each row; row 2"):
         read_column(data, "tense")
 
 
@@ -299,11 +299,11 @@ def test_numbers_come_back_as_they_are():
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        ([[1.0, 2.0, 3.0]], "a condition has 2 numbers here; got rows of 3"),
+        ([[1.0, 2.0, 3.0]], "expected conditions of 2 numbers; got rows of 3"),
         ([1.0, 2.0], r"the conditions: expected numbers of shape \(N, C\)"),
         ([[1.0, 2.0], [1.0]], "the conditions: the rows differ in size"),
         ([["a", "b"]], "the conditions: expected numbers"),
-        (["dog"], r"not a text such as 'dog': in Python, pass a tensor \(B, 2\)"),
+        (["dog"], r"got a text, 'dog'. In Python, pass a tensor \(B, 2\)"),
         (torch.tensor([[0.0, 1.0], [0.0, float("nan")]]), "the conditions: row 2 holds NaN"),
     ],
 )
@@ -319,7 +319,7 @@ def test_no_numbers():
 
 @pytest.mark.parametrize("weight", [0.0, 0.5, 1.0])
 def test_the_weight_of_the_context_is_kept_with_the_condition(weight):
-    encoder = SentenceEncoder.load(tiny.encoder("bert-mean"), pooling="mean")
+    encoder = load_sentence_encoder(tiny.encoder("bert-mean"), pooling="mean")
     condition = EncoderCondition(encoder, context_weight=weight)
     again = load_condition(condition.settings(), encoder)
     asked = [("bank", "she swam to the bank")]
@@ -330,7 +330,7 @@ def test_the_weight_of_the_context_is_kept_with_the_condition(weight):
 
 
 def test_settings_without_a_weight_mean_the_vector_in_the_context_alone():
-    encoder = SentenceEncoder.load(tiny.encoder("bert-mean"), pooling="mean")
+    encoder = load_sentence_encoder(tiny.encoder("bert-mean"), pooling="mean")
     settings = EncoderCondition(encoder).settings()
     del settings["context_weight"]
     assert load_condition(settings, encoder).settings()["context_weight"] == 1
@@ -338,6 +338,6 @@ def test_settings_without_a_weight_mean_the_vector_in_the_context_alone():
 
 @pytest.mark.parametrize("weight", [-0.1, 1.1, float("nan")])
 def test_a_bad_weight_of_the_context_is_refused(weight):
-    encoder = SentenceEncoder.load(tiny.encoder("bert-mean"), pooling="mean")
-    with pytest.raises(UserError, match="context_weight must be from 0 to 1"):
+    encoder = load_sentence_encoder(tiny.encoder("bert-mean"), pooling="mean")
+    with pytest.raises(UserError, match="context_weight must be between 0 and 1"):
         EncoderCondition(encoder, context_weight=weight)

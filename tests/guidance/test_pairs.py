@@ -16,7 +16,7 @@ from llamavae.guidance.conditions import (
     WordVectorCondition,
 )
 from llamavae.guidance.pairs import Pairs, make_pairs
-from llamavae.modeling import SentenceEncoder
+from llamavae.modeling.loading import load_sentence_encoder
 
 TEXTS = ["a lender", "a lamp", "a slope", "an animal", "a small lamp"]
 ROWS = {
@@ -36,7 +36,7 @@ def data():
 
 @pytest.fixture(scope="module")
 def encoder():
-    return SentenceEncoder.load(tiny.encoder("bert-mean"))
+    return load_sentence_encoder(tiny.encoder("bert-mean"))
 
 
 @pytest.fixture

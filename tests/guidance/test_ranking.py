@@ -111,8 +111,8 @@ def test_draws_that_cannot_be(cvae):
     c = torch.zeros(1, 2)
     with pytest.raises(UserError, match="at least as many draws as texts, 3"):
         cvae.generate(c, 3, draws=2)
-    with pytest.raises(UserError, match="all 4 draws are the centre"):
+    with pytest.raises(UserError, match="all 4 draws are equal"):
         cvae.generate(c, 1, 0.0, draws=4)
-    with pytest.raises(UserError, match="a ranking is of several draws"):
+    with pytest.raises(UserError, match="ranking needs several draws"):
         cvae.generate(c, ranking=Ranking())
     assert cvae.generate(c, 1, 0.0, draws=1) == cvae.generate(c, 1, 0.0)

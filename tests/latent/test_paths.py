@@ -81,7 +81,7 @@ def test_an_arc_between_nearly_equal_points_is_finite(dtype):
 
 @pytest.mark.parametrize(
     ("a", "b", "message"),
-    [([0.0, 0.0], [1.0, 0.0], "other than zero"), ([1.0, 1.0], [-2.0, -2.0], "opposite")],
+    [([0.0, 0.0], [1.0, 0.0], "two nonzero latent codes"), ([1.0, 1.0], [-2.0, -2.0], "opposite")],
 )
 def test_arcs_that_do_not_exist(a, b, message):
     with pytest.raises(UserError, match=message):
@@ -90,9 +90,9 @@ def test_arcs_that_do_not_exist(a, b, message):
 
 @pytest.mark.parametrize("path", [lerp, slerp])
 def test_paths_refuse_what_is_no_pair_of_points(path):
-    with pytest.raises(UserError, match="two points"):
+    with pytest.raises(UserError, match="two latent codes"):
         path(torch.ones(2), torch.ones(3), 3)
-    with pytest.raises(UserError, match="two points"):
+    with pytest.raises(UserError, match="two latent codes"):
         path(torch.ones(1, 2), torch.ones(1, 2), 3)
     with pytest.raises(UserError, match="at least 2 steps"):
         path(torch.ones(2), torch.ones(2), 1)
@@ -115,12 +115,12 @@ def test_a_traversal_moves_one_coordinate_over_the_prior(seed, dim, steps, quant
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"dim": 3}, "dimensions 0 to 2"),
-        ({"dim": -1}, "dimension -1"),
+        ({"dim": 3}, "from 0 to 2; got 3"),
+        ({"dim": -1}, "from 0 to 2; got -1"),
         ({"steps": 1}, "at least 2 steps"),
         ({"quantile": 0.5}, "between 0.5 and 1"),
         ({"quantile": 1.0}, "between 0.5 and 1"),
-        ({"z": torch.ones(1, 3)}, "one point"),
+        ({"z": torch.ones(1, 3)}, "one latent code"),
     ],
 )
 def test_traversals_that_make_no_sense(changes, message):

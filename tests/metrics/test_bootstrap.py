@@ -58,9 +58,9 @@ def test_interval_of_equal_items_is_a_point():
 
 @pytest.mark.parametrize(("n", "resamples"), [(0, 10), (10, 0)])
 def test_nothing_to_draw(n, resamples):
-    with pytest.raises(UserError, match=f"{n} items, {resamples} draws"):
+    with pytest.raises(UserError, match=f"got {n} and {resamples}"):
         bootstrap_interval(mean_of(normal(10)), n, resamples=resamples)
-    with pytest.raises(UserError, match=f"{n} items, {resamples} draws"):
+    with pytest.raises(UserError, match=f"got {n} and {resamples}"):
         bootstrap_sums(np.ones((n, 1)), resamples=resamples)
 
 

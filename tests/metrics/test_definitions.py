@@ -14,7 +14,7 @@ from llamavae.errors import UserError
 from llamavae.metrics import retrieval, semantic
 from llamavae.metrics.definitions import SCORES, lemma_bleu, score_definitions, sense_bleu
 from llamavae.metrics.ngrams import corpus_bleu
-from llamavae.modeling import SentenceEncoder
+from llamavae.modeling.loading import load_sentence_encoder
 
 LEMMAS = [("bank", "n"), ("bank", "n"), ("dog", "n"), ("din", "n"), ("bank", "v")]
 REFERENCES = [
@@ -126,7 +126,7 @@ def test_table_without_models():
 
 
 def test_table_with_models(tmp_path):
-    encoder = SentenceEncoder.load(tiny.encoder("bert-mean"))
+    encoder = load_sentence_encoder(tiny.encoder("bert-mean"))
     bleurt = tiny_bleurt(tmp_path)
     rows = rows_of(WRITTEN, encoder=encoder, mover=tiny.encoder("bert"), bleurt=bleurt)
     assert list(rows)[3:] == ["MoverScore", "encoder cosine", "BLEURT"]

@@ -110,7 +110,7 @@ def test_modularity_by_hand():
     a, b = np.divmod(np.arange(80) % 4, 2)
     points, factors = np.column_stack([a, a + 2 * b, np.zeros(80)]), np.column_stack([a, b])
     assert modularity(points, factors) == pytest.approx((1 + 0 + 0) / 3)
-    with pytest.raises(UserError, match="at least 2; got 1"):
+    with pytest.raises(UserError, match="at least 2 factors; got 1"):
         modularity(points, factors[:, :1])
 
 

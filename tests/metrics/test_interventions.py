@@ -65,5 +65,5 @@ def test_what_cannot_be_drawn():
     with pytest.raises(UserError, match="2 factors"):
         z_diff(points, factors[:, :1])
     own = np.column_stack([np.arange(20), np.arange(20)])
-    with pytest.raises(UserError, match="no two points"):
+    with pytest.raises(UserError, match="expected two sentences with the same value"):
         z_min_var(points, own)

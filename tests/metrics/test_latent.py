@@ -82,7 +82,7 @@ def test_too_little():
         mean_cosine(np.ones((1, 3)))
     with pytest.raises(UserError, match="at least 2 dimensions; got 1"):
         iso_score(np.ones((4, 1)))
-    with pytest.raises(UserError, match="more than 3 points"):
+    with pytest.raises(UserError, match="more than 3 latent codes"):
         gaussian_kl(draws(3, 3))
 
 

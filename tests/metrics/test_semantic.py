@@ -21,7 +21,7 @@ from llamavae.metrics.semantic import (
     load_encoder,
     mover_score,
 )
-from llamavae.modeling import SentenceEncoder
+from llamavae.modeling.loading import load_sentence_encoder
 
 VOCABULARY = (
     "[PAD] [UNK] [CLS] [SEP] [MASK] a an the kind of dog animal that bark money keep lend "
@@ -142,7 +142,7 @@ def test_encoder_cosine_by_hand():
 
 
 def test_encoder_cosine_of_a_sentence_encoder():
-    encoder = SentenceEncoder.load(tiny.encoder("bert-mean"))
+    encoder = load_sentence_encoder(tiny.encoder("bert-mean"))
     texts = tiny.SENTENCES
     assert encoder_cosine(texts, texts, encoder) == pytest.approx(1)
     assert encoder_cosine(texts[1:] + texts[:1], texts, encoder) < 0.99
@@ -184,7 +184,7 @@ def test_bert_score_by_hand(bert, layer, batch_size):
 def test_bert_score_at_its_ends(bert):
     assert bert_score(tiny.SENTENCES, tiny.SENTENCES, bert, 2).tolist() == pytest.approx([1.0] * 8)
     assert bert_score(["", "a dog", ""], ["a dog", "", ""], bert, 2).tolist() == [0, 0, 0]
-    with pytest.raises(UserError, match="layers 1 to 2; got layer 17"):
+    with pytest.raises(UserError, match="from 1 to 2; got layer 17"):
         bert_score(["a"], ["a"], bert, 17)
 
 
@@ -233,7 +233,7 @@ def test_long_pairs_are_cut(checkpoint):
 def test_a_classifier_is_no_bleurt(folder, tmp_path):
     tokenizer = hf.AutoTokenizer.from_pretrained(folder)
     model = hf.BertForSequenceClassification(_config(num_labels=2))
-    with pytest.raises(UserError, match="this one has 2"):
+    with pytest.raises(UserError, match="got 2 outputs"):
         bleurt(["a"], ["a"], (model, tokenizer))
 
 

@@ -10,14 +10,14 @@ from tests import tiny
 
 from llamavae import LlaMaVAE
 from llamavae.errors import UserError
-from llamavae.modeling import SentenceEncoder
 from llamavae.modeling.encoder import AttentionPooling
+from llamavae.modeling.loading import load_sentence_encoder
 
 KINDS = ["bert", "t5", "bert-cls", "bert-mean", "bert-last", "sentence-t5"]
 
 
 def load(kind="bert-mean", **options):
-    return SentenceEncoder.load(tiny.encoder(kind), **options).eval()
+    return load_sentence_encoder(tiny.encoder(kind), **options).eval()
 
 
 def assert_same(a, b, tolerance=1e-5):
@@ -55,7 +55,7 @@ def test_a_default_prompt_is_used_in_training_too():
     model = SentenceTransformer(
         str(tiny.encoder()), device="cpu", prompts={"query": "seven "}, default_prompt_name="query"
     )
-    encoder = SentenceEncoder.load(model).eval()
+    encoder = load_sentence_encoder(model).eval()
     h = encoder.encode(tiny.SENTENCES)
     assert_same(encoder(encoder.tokenize(tiny.SENTENCES)), h)
     assert not torch.allclose(h, load().encode(tiny.SENTENCES))
@@ -63,7 +63,7 @@ def test_a_default_prompt_is_used_in_training_too():
 
 def test_truncated_vectors_are_truncated_in_training_too():
     model = SentenceTransformer(str(tiny.encoder()), device="cpu", truncate_dim=5)
-    encoder = SentenceEncoder.load(model).eval()
+    encoder = load_sentence_encoder(model).eval()
     assert encoder.dim == 5
     assert_same(encoder(encoder.tokenize(tiny.SENTENCES)), encoder.encode(tiny.SENTENCES))
 
@@ -90,8 +90,8 @@ def test_what_is_saved_is_a_sentence_transformers_model_too(pooling, tmp_path):
     encoder.save(tmp_path / "new" / "encoder")
     saved = tmp_path / "new" / "encoder"
     expected = load("bert", pooling=pooling).encode(tiny.SENTENCES)
-    assert_same(SentenceEncoder.load(saved).encode(tiny.SENTENCES), expected)
-    assert_same(SentenceEncoder.load(saved, pooling=pooling).encode(tiny.SENTENCES), expected)
+    assert_same(load_sentence_encoder(saved).encode(tiny.SENTENCES), expected)
+    assert_same(load_sentence_encoder(saved, pooling=pooling).encode(tiny.SENTENCES), expected)
 
 
 def test_an_encoder_decoder_whose_encoder_cannot_be_had_alone_is_refused(tmp_path):
@@ -105,7 +105,7 @@ def test_an_encoder_decoder_whose_encoder_cannot_be_had_alone_is_refused(tmp_pat
     bart.save_pretrained(tmp_path)
     tiny.tokenizer().save_pretrained(tmp_path)
     with pytest.raises(UserError, match="a bart, without its decoder"):
-        SentenceEncoder.load(tmp_path, pooling="mean")
+        load_sentence_encoder(tmp_path, pooling="mean")
 
 
 def test_positions_that_start_behind_the_padding_are_not_counted(tmp_path):
@@ -115,7 +115,7 @@ def test_positions_that_start_behind_the_padding_are_not_counted(tmp_path):
     )
     hf.RobertaModel(config).save_pretrained(tmp_path)
     tiny.tokenizer().save_pretrained(tmp_path)
-    encoder = SentenceEncoder.load(tmp_path, pooling="mean").eval()
+    encoder = load_sentence_encoder(tmp_path, pooling="mean").eval()
     assert encoder.max_tokens == 16
     assert encoder.encode(["a dog " * 30]).isfinite().all()
 
@@ -192,7 +192,7 @@ def test_the_cache_key_follows_all_that_decides_a_vector():
         next(weights.parameters()).view(-1)[0] += 1e-3
     others["weights"] = weights
     prompt = {"prompts": {"q": "query: "}, "default_prompt_name": "q"}
-    others["prompt"] = SentenceEncoder.load(
+    others["prompt"] = load_sentence_encoder(
         SentenceTransformer(str(tiny.encoder()), device="cpu", **prompt)
     )
     keys = {name: encoder.cache_key() for name, encoder in others.items()}
@@ -231,16 +231,16 @@ def test_a_model_of_precomputed_vectors():
 
 def test_an_encoder_that_is_not_there(tmp_path):
     with pytest.raises(UserError, match=r"there is no folder \./nowhere/at-all"):
-        SentenceEncoder.load("./nowhere/at-all")
+        load_sentence_encoder("./nowhere/at-all")
     with pytest.raises(UserError, match="could not load the sentence encoder 'some/encoder'"):
-        SentenceEncoder.load("some/encoder")
+        load_sentence_encoder("some/encoder")
     with pytest.raises(UserError, match="does not hold a usable sentence encoder"):
-        SentenceEncoder.load(tmp_path)
+        load_sentence_encoder(tmp_path)
 
 
 def test_what_no_sentence_vector_uses_does_not_train():
     """BERT's pooler would get no gradient, which data-parallel training refuses."""
-    encoder = SentenceEncoder.load(tiny.encoder("bert-cls"), training="full")
+    encoder = load_sentence_encoder(tiny.encoder("bert-cls"), training="full")
     vector = encoder(encoder.tokenize(tiny.SENTENCES[:2]))
     vector.sum().backward()
     assert all(p.grad is not None for p in encoder.parameters() if p.requires_grad)

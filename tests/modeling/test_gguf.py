@@ -249,7 +249,7 @@ def test_another_file_by_that_name_is_refused(tmp_path: Path) -> None:
     other.write_text("<html>not found</html>" * 100)
     with pytest.raises(UserError, match="GGUF"):
         TextDecoder.load(other)
-    with pytest.raises(UserError, match="there is no file"):
+    with pytest.raises(UserError, match="the GGUF file of the decoder does not exist"):
         TextDecoder.load(tmp_path / "none.gguf")
 
 
@@ -349,7 +349,7 @@ def test_another_file_in_its_place_is_refused(file: Path, folder: Path, tmp_path
     named = LlaMaVAE.from_pretrained(tmp_path / "model", decoder=place)
     assert named.config.decoder_fingerprint == after
     place.unlink()
-    with pytest.raises(UserError, match="not there any more"):
+    with pytest.raises(UserError, match="does not exist"):
         LlaMaVAE.from_pretrained(tmp_path / "model")
 
 

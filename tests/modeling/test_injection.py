@@ -342,7 +342,7 @@ def test_left_padding_under_memory_hides_only_the_padding():
 def test_rows_that_cannot_be_shared_among_points_are_an_error():
     vae = model("llama", "memory")
     lm = steered(vae.decoder.lm, vae.injection(points(2)))
-    with pytest.raises(ValueError, match="3 rows cannot be shared among 2 points"):
+    with pytest.raises(ValueError, match="3 rows cannot be shared among 2 latent codes"):
         lm(input_ids=torch.ones(3, 2, dtype=torch.long))
 
 
@@ -492,7 +492,10 @@ def test_steerings_join_and_repeat():
 
 @pytest.mark.parametrize(
     ("settings", "message"),
-    [({"name": "memry"}, "Did you mean 'memory'"), ({"name": "memory", "slots": 0}, "one slot")],
+    [
+        ({"name": "memry"}, "Did you mean 'memory'"),
+        ({"name": "memory", "slots": 0}, "slots must be at least 1"),
+    ],
 )
 def test_bad_settings_are_refused(settings, message):
     with pytest.raises(UserError, match=message):

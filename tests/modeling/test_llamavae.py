@@ -88,7 +88,7 @@ def test_every_trained_parameter_gets_a_gradient(model):
 
 def test_inputs_that_do_not_fit(model):
     inputs = batch(model)
-    with pytest.raises(ValueError, match="not both"):
+    with pytest.raises(ValueError, match="got both"):
         model(**inputs, sentence_vectors=torch.zeros(4, tiny.HIDDEN))
     inputs["encoder_inputs"] = model.encoder.tokenize(tiny.SENTENCES[:3])
     with pytest.raises(ValueError, match="4 rows of decoder ids but 3 sentences"):
@@ -121,7 +121,7 @@ def test_decode_takes_one_point_or_many(injection):
     assert vae.decode(z[:0]) == []
     assert list(vae.decode_each(z, batch_size=2)) == texts
     assert len(vae.decode(z, num_return_sequences=2, do_sample=True)) == 6
-    with pytest.raises(UserError, match=r"points z of shape \(B, 6\); got \(3, 4\)"):
+    with pytest.raises(UserError, match=r"latent codes of shape \(B, 6\); got \(3, 4\)"):
         vae.decode(z[:, :4])
 
 
@@ -134,7 +134,7 @@ def test_streamed_pieces_join_to_the_text(injection, prompt):
         pieces.clear()
         text = vae.stream(z, pieces.append, prompt=prompt)
         assert "".join(pieces).strip() == text == vae.decode(z, prompt=prompt)[0]
-    with pytest.raises(UserError, match="one point"):
+    with pytest.raises(UserError, match="one latent code"):
         vae.stream(torch.zeros(2, tiny.LATENT), pieces.append)
 
 
@@ -179,7 +179,7 @@ def test_unknown_paths_are_refused(model):
 def test_traversal_arithmetic_and_neighbours(model):
     mean = model.encode(tiny.SENTENCES).mean
     assert len(model.traverse(TEXT, dim=2)) == 7
-    with pytest.raises(UserError, match="dimensions 0 to 5"):
+    with pytest.raises(UserError, match="from 0 to 5"):
         model.traverse(TEXT, dim=6)
     a, b, c = tiny.SENTENCES[:3]
     assert model.arithmetic(a, b, c) == model.decode(mean[0] - mean[1] + mean[2])
@@ -192,7 +192,7 @@ def test_traversal_arithmetic_and_neighbours(model):
 
 def test_a_point_is_one_point(model):
     assert model.latent_code(torch.zeros(1, tiny.LATENT)).shape == (tiny.LATENT,)
-    with pytest.raises(UserError, match="expected one point"):
+    with pytest.raises(UserError, match="expected one latent code"):
         model.latent_code(torch.zeros(2, tiny.LATENT))
 
 

@@ -139,7 +139,7 @@ def test_free_bits_count_the_batch_of_all_processes(monkeypatch):
 
 @pytest.mark.parametrize(
     ("rule", "threshold", "message"),
-    [("free_bit", 1.0, "Did you mean 'free_bits'"), ("free_bits", -1.0, "not negative")],
+    [("free_bit", 1.0, "Did you mean 'free_bits'"), ("free_bits", -1.0, "at least 0 nats")],
 )
 def test_bad_rules_are_refused(rule, threshold, message):
     with pytest.raises(UserError, match=message):

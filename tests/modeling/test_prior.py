@@ -172,7 +172,7 @@ def test_wrong_arguments():
         prior.sample(1, spread=-1)
     with pytest.raises(UserError, match=r"shape \(N, 6\); got \(2, 5\)"):
         prior.log_prob(torch.zeros(2, 5))
-    with pytest.raises(UserError, match="no condition"):
+    with pytest.raises(UserError, match="without a context"):
         FlowPrior(build_flow("glow", 3, 2))
     with pytest.raises(UserError, match="Cholesky"):
         MixturePrior(torch.ones(1), torch.zeros(1, 3), torch.zeros(1, 2, 2))

@@ -20,5 +20,5 @@ def test_plot_has_a_panel_for_each_pair():
     assert [text.get_text() for text in first.texts] == ["m0", "m1", "m2", "m3"]
     many = plot_relation(rows_of(a=range(13), b=range(13)), ["a"], ["b"])
     assert not many.axes[0].texts
-    with pytest.raises(UserError, match="nothing to plot"):
+    with pytest.raises(UserError, match="expected at least one geometry metric"):
         plot_relation(rows, [], ["BLEU"])

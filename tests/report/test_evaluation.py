@@ -75,7 +75,7 @@ def test_page_says_what_how_and_with_which_control(folder):
         "my <model>: evaluation",
         "3 evaluators on 4 sentences of zoo (test), seed 0.",
         "corpus factors, 40,000 training sentences",
-        "letters of a text, mean over texts; n = 4; control: no letters",
+        "Mean number of letters per text. N = 4. Control: The metric without letters.",
         "3.5 to 9",
         "1,234,567",
         "failed: there is no file x.csv; get it from y",
@@ -83,7 +83,7 @@ def test_page_says_what_how_and_with_which_control(folder):
         "partly, task 2 was not found: there is no file y.csv",
         "The first 1 of 1, not selected",
         "Here are the first 6 of 9 paths, not selected.",
-        "runs over 95 % of the points of the sentences; words that changed",
+        "covers 95 % of the latent codes of the sentences; changed words",
         "dimension 3, start 1",
         "What each dimension knows of each factor, in nats",
         "per text: all 4 rows",
@@ -98,7 +98,7 @@ def test_page_says_what_how_and_with_which_control(folder):
 def test_page_of_a_system_of_which_nothing_is_known(tmp_path):
     evaluate(Letters(), DATA, [Length()], tmp_path)
     text = words(check_page(write_report(tmp_path).read_text(encoding="utf-8")))
-    assert "No run is beside it" in text
+    assert "Its training run is unknown" in text
     assert "Training" not in text
 
 

@@ -68,7 +68,7 @@ def test_training_has_a_panel_for_all_that_the_log_has():
 
 def test_right_and_shuffled_z_are_told_apart_without_colour():
     figure = plots.plot_training(LOG, ["bleu"])
-    assert curves(figure) == {"right z": ([0, 20], [1, 80]), "shuffled z": ([0, 20], [1, 4])}
+    assert curves(figure) == {"own z": ([0, 20], [1, 80]), "shuffled z": ([0, 20], [1, 4])}
     styles = {line.get_linestyle() for line in figure.axes[0].get_lines()}
     assert styles == {"-", "--"}
 
@@ -80,7 +80,7 @@ def test_steps_done_again_after_a_resume_count_once():
 
 
 def test_training_without_lines():
-    with pytest.raises(UserError, match="nothing to plot"):
+    with pytest.raises(UserError, match="at least one training line"):
         plots.plot_training([])
     with pytest.raises(UserError, match="Did you mean 'kl'"):
         plots.plot_training(LOG, ["kll"])
@@ -94,7 +94,7 @@ def test_kl_bars_are_sorted_and_the_threshold_is_stated():
     assert len({bar.get_facecolor() for bar in bars}) == 2
     assert axis.get_title() == "KL 2.1 nats in all; 2 of 3 units active"
     assert legend(axis) == ["active means Var(μ) > 0.01, so KL > 0.005"]
-    with pytest.raises(UserError, match="no dimension"):
+    with pytest.raises(UserError, match="at least one KL value"):
         plots.plot_kl_per_dimension([])
 
 
@@ -133,7 +133,7 @@ def test_scores_show_intervals_and_controls_where_there_are_any():
     np.testing.assert_array_equal(lines[0], [[18.0, 23.0], [4.0, 6.5]])
     np.testing.assert_array_equal(lines[1], [[9000.0, 9000.0]])
     names = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert names == ["95 % interval", "guessing (control)"]
+    assert names == ["95 % interval", "chance (control)"]
     plain = plots.plot_scores([{**row, "low": None, "guess": None} for row in score_rows()])
     assert not plain.legends
     assert plain.axes[0].get_xlabel() == "higher is better"
@@ -175,7 +175,7 @@ def test_panels_fill_rows_and_long_names_are_broken():
 def test_scores_that_cannot_be_drawn():
     with pytest.raises(UserError, match="at least one; got 0 rows"):
         plots.plot_scores([])
-    with pytest.raises(UserError, match="got 6 rows of 3 different"):
+    with pytest.raises(UserError, match="got 6 rows for 3 combinations"):
         plots.plot_scores(score_rows() * 2)
     with pytest.raises(UserError, match="lacks direction, value"):
         plots.plot_scores([{"system": "a", "metric": "m"}])
@@ -199,7 +199,7 @@ def test_trade_off_has_a_line_for_each_value_of_the_other_settings():
     only = plots.plot_trade_off([{**row, "line": "", "bleu": None} for row in rows])
     assert len(only.axes) == 1
     assert only.axes[0].get_legend() is None
-    with pytest.raises(UserError, match="no model"):
+    with pytest.raises(UserError, match="at least one model"):
         plots.plot_trade_off([])
 
 
@@ -227,7 +227,7 @@ def test_plot_map_with_many_long_labels():
 
 
 def test_plot_map_errors():
-    with pytest.raises(UserError, match="no point"):
+    with pytest.raises(UserError, match="at least one point"):
         plots.plot_map([], "kind")
     with pytest.raises(UserError, match="lacks kin"):
         plots.plot_map(map_rows("a"), "kin")

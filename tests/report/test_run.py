@@ -89,7 +89,7 @@ def test_page_says_what_was_measured_and_how(run):
         "73.4%",
         "20 of 32",
         "at most ln N = 6.21, N = 500",
-        "no collapse",
+        "no posterior collapse",
         "llamavae train --recipe demo",
         "2 CPU cores",
         "5.0 minutes",
@@ -105,7 +105,7 @@ def test_warnings_come_first(run):
     path.write_text(json.dumps(results | {"warnings": ["posterior collapse: bad <luck>"]}))
     text = write_run_report(run).read_text(encoding="utf-8")
     assert '<p class="warning">posterior collapse: bad &lt;luck&gt;</p>' in text
-    assert "no collapse" not in text
+    assert "no posterior collapse" not in text
 
 
 def test_page_does_not_change_from_one_writing_to_the_next(run):

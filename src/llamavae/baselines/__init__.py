@@ -1,6 +1,6 @@
-"""What guided generation is compared with: generators of text for a condition, all called alike.
+"""Baselines of guided generation, with the same interface as the invertible CVAE.
 
-Each has `generate(asked, n, spread, seed, **options)`, as the invertible CVAE has.
+Each has `generate(conditions, n, spread, seed, **options)`.
 """
 
 import lazy_loader

@@ -1,4 +1,4 @@
-"""The conditional VAE: z and the condition, side by side, steer the decoder."""
+"""The conditional VAE: the concatenation of z and the condition steers the decoder."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from llamavae.metrics.control import derangement
 from llamavae.modeling import LlaMaVAE
 from llamavae.modeling.posterior import kl_term
 
-_WARMUP = 100  # most steps in which the learning rate rises
+_WARMUP = 100  # maximum number of warm-up steps of the learning rate
 _MAX_NORM = 1.0  # gradients are clipped to this norm
 
 
 @final
 class ConditionalVAE:
-    """A VAE whose decoder reads z and a condition c, trained further from a fitted VAE.
+    """A VAE whose decoder is steered by z and a condition c, fine-tuned from a fitted VAE.
 
         loss = mean_b -log p(x|z, c) + beta * mean_b KL(q(z|x) || N(0, I))      nats per sentence
         generate: z = tau * eps, x ~ p(x|z, c)
@@ -38,14 +38,15 @@ class ConditionalVAE:
     generative models", in the form with a prior that does not depend on c; for text Zhao et al.,
     arXiv 1703.10960, eq. 1. Unlike theirs, q does not read c: the encoder is the VAE's own.
 
-    The injection takes (z, c), c standardised, of size D + C. It starts as the VAE's with zero
-    weights for c, so training begins at the VAE's own loss. Posterior, injection and what trains
-    of the decoder (`config.decoder_training`) are trained on copies; the encoder stays as it is.
+    The input of the injection is (z, c) of size D + C, with c standardised. It is initialised from
+    the VAE with zero weights for c, so training starts at the loss of the VAE. Copies of posterior,
+    injection and the trainable part of the decoder (`config.decoder_training`) are trained; the
+    encoder is frozen.
 
     Args:
         vae: A fitted VAE with a sentence encoder; it is not changed. Frozen weights are shared
             with it, so put it on its device first.
-        condition: Turns what is asked into vectors c (B, C).
+        condition: Encodes conditions as vectors c (B, C).
 
     Raises:
         UserError: The VAE has no sentence encoder.
@@ -56,7 +57,7 @@ class ConditionalVAE:
     def __init__(self, vae: LlaMaVAE, condition: Condition) -> None:
         if vae.encoder is None:
             raise UserError(
-                "a conditional VAE trains on sentences, but this VAE has no sentence encoder"
+                "a conditional VAE needs a VAE with a sentence encoder; this one has none"
             )
         self.vae, self.condition = vae, condition
         self.model: LlaMaVAE | None = None
@@ -76,18 +77,18 @@ class ConditionalVAE:
         seed: int = 0,
         progress: bool = True,
     ) -> Self:
-        """Train from the VAE on; a second call starts there again.
+        """Fine-tune from the VAE; a second call starts from the VAE again.
 
-        AdamW with a short warm-up and a cosine fall, gradients clipped to norm 1, as in the
-        training of the VAE. Everything random follows from `seed`.
+        AdamW with a short warm-up and cosine decay, gradients clipped to norm 1, as in the training
+        of the VAE. All random numbers depend on `seed`.
 
         Args:
             pairs: N training texts with their conditions (N, C).
-            steps: Optimiser steps. After few z still says all that c says, and overrules it in
-                generation; after none c is ignored.
-            batch_size: Sentences in a step.
+            steps: Number of optimiser steps. After few steps z still contains the information of c
+                and dominates in generation; after 0 steps c is ignored.
+            batch_size: Number of sentences per step.
             learning_rate: Peak learning rate.
-            beta: Weight of the KL term: what z saves by leaving to c what c says.
+            beta: Weight of the KL term, which favours information from c over information from z.
             seed: Seed of the order of the sentences and of all draws.
             progress: Show progress bars on stderr.
 
@@ -95,11 +96,12 @@ class ConditionalVAE:
             This baseline.
 
         Raises:
-            UserError: The pairs do not fit, or the loss or its gradient is not finite.
+            UserError: The pairs do not match the condition, or the loss or its gradient is not
+                finite.
         """
         if steps < 0 or batch_size < 1 or not learning_rate > 0 or not beta >= 0:
             raise UserError(
-                "fit needs steps >= 0, batch_size >= 1, learning_rate > 0 and beta >= 0; got "
+                "expected steps >= 0, batch_size >= 1, learning_rate > 0 and beta >= 0; got "
                 f"{steps}, {batch_size}, {learning_rate} and {beta}"
             )
         self.model = None
@@ -107,13 +109,13 @@ class ConditionalVAE:
         if data.truncated:
             tqdm.write(
                 f"{data.truncated} of {len(data)} sentences are longer than "
-                f"{self.vae.config.max_tokens} tokens and were cut",
+                f"{self.vae.config.max_tokens} tokens and were truncated",
                 file=sys.stderr,
             )
         values = pairs.conditions.double()
         std = values.std(0, correction=0)
         self._mean = values.mean(0).float()
-        self._std = torch.where(std > 1e-6, std, 1.0).float()  # a constant says nothing
+        self._std = torch.where(std > 1e-6, std, 1.0).float()  # a constant is not scaled
         c = self._standardised(pairs.conditions)
         model = _with_condition(self.vae, self.condition.dim)
         model.decoder.train()
@@ -127,19 +129,19 @@ class ConditionalVAE:
 
     @torch.no_grad()
     def measure(self, pairs: Pairs, seed: int = 0, batch_size: int = 64) -> dict[str, float]:
-        """Rate and distortion on held-out pairs, the latter also under shuffled conditions.
+        """Rate and distortion on held-out pairs, the latter also with shuffled conditions.
 
-        Shuffled means: the same sentences and the same z, but each gets the condition of another
-        name, wherever there is one.
+        With shuffled conditions, sentences and z are the same, but each sentence receives the
+        condition of another name, if possible.
 
         Args:
             pairs: N texts with their conditions (N, C).
             seed: Seed of the draws from the posterior and of the shuffle.
-            batch_size: Sentences that pass the decoder together.
+            batch_size: Number of sentences per forward pass of the decoder.
 
         Returns:
-            `nll`, `nll_shuffled_condition`, `kl` and `elbo` (negative, at beta 1) in nats per
-            sentence. Where the second is no worse than the first, the condition is not used.
+            `nll`, `nll_shuffled_condition`, `kl` and `elbo` (negative, with beta 1) in nats per
+            sentence. If the second is not higher than the first, the condition is not used.
         """
         model = self._fitted()
         data = self._sentences(pairs, progress=False)
@@ -169,20 +171,20 @@ class ConditionalVAE:
         seed: int | None = None,
         **options: Any,
     ) -> list[str]:
-        """Texts of points z ~ N(0, spread^2 I) beside each condition.
+        """Texts of latent codes z ~ N(0, spread^2 I) with each condition.
 
         Args:
-            conditions: B things that the condition understands, or their vectors (B, C).
-            n: Texts for each of them.
+            conditions: B conditions, or their vectors (B, C).
+            n: Number of texts per condition.
             spread: Standard deviation of z; 0 decodes the centre of the prior.
-            seed: Makes the draws of z repeatable; None draws from torch's own generator.
-            **options: Options of `LlaMaVAE.decode`; greedy unless they say otherwise.
+            seed: Makes the draws of z reproducible; None uses torch's default generator.
+            **options: Options of `LlaMaVAE.decode`; greedy by default.
 
         Returns:
-            B * n texts, the n of one condition side by side.
+            B * n texts; the texts of one condition are adjacent.
 
         Raises:
-            UserError: `fit` was not called, or what is asked does not fit the condition.
+            UserError: `fit` was not called, or a condition is invalid.
         """
         model = self._fitted()
         check_draws(n, spread)
@@ -196,7 +198,7 @@ class ConditionalVAE:
 
     def _fitted(self) -> LlaMaVAE:
         if self.model is None:
-            raise UserError("this conditional VAE is not trained yet: call fit first")
+            raise UserError("this conditional VAE is not trained yet. Call fit first")
         return self.model
 
     def _standardised(self, c: Tensor) -> Tensor:
@@ -213,9 +215,9 @@ class ConditionalVAE:
 
 
 def _with_condition(vae: LlaMaVAE, extra: int) -> LlaMaVAE:
-    """A copy of `vae` that decodes points (z, c) of size D + C; frozen weights are shared.
+    """A copy of `vae` that decodes (z, c) of size D + C; frozen weights are shared.
 
-    Its posterior and its encoder are still those of z alone.
+    Its posterior and its encoder do not depend on c.
     """
     frozen = (p for name, p in vae.named_parameters() if name not in vae.trained_names)
     shared = {id(x): x for x in (vae.encoder, *frozen)}
@@ -228,7 +230,7 @@ def _with_condition(vae: LlaMaVAE, extra: int) -> LlaMaVAE:
 
 
 def _widen(linear: nn.Linear, extra: int) -> None:
-    """Give a linear map `extra` more inputs, which have no effect yet."""
+    """Add `extra` inputs with zero weights to a linear map."""
     weight = linear.weight.detach()
     linear.weight = nn.Parameter(torch.cat([weight, weight.new_zeros(len(weight), extra)], dim=1))
     linear.in_features += extra
@@ -277,7 +279,7 @@ def _nll_and_kl(
     """-log p(x|z, c) in nats summed over B sentences, and their KL (B, D).
 
     Args:
-        model: What `_with_condition` made.
+        model: Result of `_with_condition`.
         data: N sentences.
         rows: Indices of the B sentences.
         c: Standardised conditions (N, C) of all sentences.

@@ -1,4 +1,4 @@
-"""The text of the nearest training condition: a baseline that cannot write anything new."""
+"""The nearest-neighbour baseline: it returns the text of the nearest training condition."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from llamavae.guidance.pairs import Pairs
 from llamavae.guidance.sampling import check_draws, check_pairs, vectors_of
 from llamavae.latent import nearest_neighbours
 
-_CHUNK = 64  # conditions whose cosines with all of training exist at one time
+_CHUNK = 64  # number of conditions compared with all training conditions at a time
 
 
 @final
 class NearestNeighbour:
-    """Answers with the training text whose condition has the highest cosine with the one asked.
+    """Returns the training text whose condition has the highest cosine with the given condition.
 
-    With words it is the baseline that answers with the definition of the nearest word, as in
-    Noraset et al., arXiv 1612.00394.
+    For words, it is the baseline of Noraset et al., arXiv 1612.00394, which returns the definition
+    of the nearest word.
 
     Args:
-        condition: Turns what is asked into vectors (B, C).
+        condition: Encodes conditions as vectors (B, C).
         pairs: Training texts with their conditions (N, C).
 
     Raises:
@@ -53,27 +53,28 @@ class NearestNeighbour:
         seed: int | None = None,
         **options: Any,
     ) -> list[str]:
-        """The `n` nearest different texts of each condition, best first.
+        """The `n` nearest distinct texts of each condition, in descending order of cosine.
 
-        Texts of one condition come in the order of the training set.
+        Texts with the same training condition are in the order of the training set.
 
         Args:
-            conditions: B things that the condition understands, or their vectors (B, C).
-            n: Texts for each of them.
-            spread: Ignored: nothing is drawn.
-            seed: Ignored for the same reason.
-            **options: Ignored: nothing is decoded.
+            conditions: B conditions, or their vectors (B, C).
+            n: Number of texts per condition.
+            spread: Ignored, since nothing is drawn.
+            seed: Ignored, since nothing is drawn.
+            **options: Ignored, since nothing is decoded.
 
         Returns:
-            B * n texts, the n of one condition side by side.
+            B * n texts; the texts of one condition are adjacent.
 
         Raises:
-            UserError: There are fewer than `n` different training texts.
+            UserError: There are fewer than `n` distinct training texts.
         """
         check_draws(n)
         if n > self._different:
             raise UserError(
-                f"the training set has {self._different} different texts; n={n} were asked for"
+                f"expected n of at most {self._different}, the number of distinct training texts; "
+                f"got {n}"
             )
         found: list[str] = []
         for part in vectors_of(self.condition, conditions).split(_CHUNK):
@@ -81,7 +82,7 @@ class NearestNeighbour:
         return found
 
     def _nearest(self, c: Tensor, n: int) -> list[list[str]]:
-        """The `n` nearest different texts of each condition (B, C), from as few points as do."""
+        """The `n` nearest distinct texts of each condition (B, C)."""
         k = n
         while True:
             _, order = nearest_neighbours(c, self._points, k)
@@ -95,7 +96,7 @@ class NearestNeighbour:
 
 
 def _first(texts: Iterable[str], n: int) -> list[str]:
-    """The first `n` different texts."""
+    """The first `n` distinct texts."""
     different: dict[str, None] = {}
     for text in texts:
         different[text] = None

@@ -1,4 +1,4 @@
-"""A language model that is asked for a definition in words: no latent space, no training."""
+"""The prompting baseline: a language model without a latent space and without training."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ _FIELDS = [["word", "", None], ["context", "", None]]  # name, format, conversio
 
 @final
 class PromptedDecoder:
-    """Continues a prompt with the word in it, as Brown et al., arXiv 2005.14165, ask a model.
+    """Continues a prompt that contains the word, as in Brown et al., arXiv 2005.14165.
 
-    A text ends at its first line break: a model that was not trained on single sentences goes on
-    with further lines.
+    A text ends at its first line break, since a model that was not trained on single sentences
+    continues with further lines.
 
     Args:
-        decoder: A causal language model; of a VAE's decoder only the language model is used.
-        template: The prompt, with `{word}` and, for (word, context) pairs, `{context}` in it.
-            It may hold examples of the task in the lines above. Most tokenizers join a space to
-            the word that follows it, so end the template without one.
+        decoder: A causal language model; only the language model of a VAE's decoder is used.
+        template: The prompt, with `{word}` and, for (word, context) pairs, `{context}`. It can
+            contain examples of the task in preceding lines. It should not end with a space, since
+            most tokenizers join a space with the following word.
 
     Raises:
         UserError: The template lacks `{word}`, or has another field.
@@ -44,7 +44,7 @@ class PromptedDecoder:
             raise UserError(f"the template {template!r} cannot be read: {error}") from error
         if _FIELDS[0] not in parts or any(part not in _FIELDS for part in parts):
             raise UserError(
-                "a template has {word} in it, and {context} if you like, but no other field; got "
+                "expected a template with {word}, optionally {context}, and no other field; got "
                 f"{template!r}"
             )
         self.decoder, self.template = decoder, template
@@ -60,27 +60,26 @@ class PromptedDecoder:
         batch_size: int = 64,
         **options: Any,
     ) -> list[str]:
-        """What the language model writes after each prompt, without the prompt.
+        """The continuation of each prompt, without the prompt.
 
-        One text at spread 1 is written greedily. Several, or one at another spread,
-        are sampled token by token, since there is no latent space to draw from; at spread 0
-        they are all the greedy text.
+        A single text at spread 1 is decoded greedily. Several texts, or one at another spread, are
+        sampled token by token, since there is no latent space; at spread 0 all are the greedy text.
 
         Args:
             conditions: B words or (word, context) pairs; a context may be None.
-            n: Texts for each of them.
-            spread: Temperature of the tokens where they are sampled; there are no latent codes.
-            seed: Makes sampling repeatable for the same `conditions` and
-                `batch_size`; None draws from torch's own generator.
-            batch_size: Prompts that are continued together; only those of one length in tokens
-                are, so that nothing needs padding.
-            **options: Anything transformers' `generate` takes.
+            n: Number of texts per condition.
+            spread: Temperature of the sampled tokens, since there are no latent codes.
+            seed: Makes sampling reproducible for the same `conditions` and `batch_size`; None uses
+                torch's default generator.
+            batch_size: Number of prompts per batch; a batch has prompts of equal length in tokens,
+                so that no padding is needed.
+            **options: Arguments of transformers' `generate`.
 
         Returns:
-            B * n texts, the n of one word side by side.
+            B * n texts; the texts of one word are adjacent.
 
         Raises:
-            UserError: What is asked is not words, or lacks the context that the template needs.
+            UserError: The conditions are not words, or lack the context required by the template.
         """
         check_draws(n, spread)
         rows = [self._ids(prompt) for prompt in self._prompts(conditions)]
@@ -102,8 +101,8 @@ class PromptedDecoder:
     def _prompts(self, conditions: Sequence[Any] | Tensor) -> Iterator[str]:
         if isinstance(conditions, str | Tensor):
             raise UserError(
-                "a prompted decoder is asked for a list of words or (word, context) pairs, not "
-                f"for a {type(conditions).__name__}"
+                "expected a list of words or (word, context) pairs; got a "
+                f"{type(conditions).__name__}"
             )
         for one in conditions:
             match one:
@@ -125,7 +124,7 @@ class PromptedDecoder:
         return [decoder.tokens.bos, *cast(list[int], ids)]
 
     def _continue(self, rows: list[list[int]], options: dict[str, Any]) -> list[str]:
-        """First lines of what follows prompts (B, T) of one length."""
+        """First lines of the continuations of prompts (B, T) of equal length."""
         ids = torch.tensor(rows, device=self.decoder.device)
         output = cast(Callable[..., Any], self.decoder.lm.generate)(
             input_ids=ids, attention_mask=torch.ones_like(ids), **options

@@ -10,6 +10,7 @@ import typer
 from llamavae.cli.options import Json, ModelOptions, Refine, grouped
 from llamavae.cli.output import note, show_error, write
 from llamavae.errors import UserError, unknown
+from llamavae.files import disk_errors
 
 if TYPE_CHECKING:
     from llamavae.evaluation.evaluator import Evaluator
@@ -242,7 +243,8 @@ def compare(
         for results, folder in zip(evaluations, folders, strict=True):
             results.system = str(folder)
     rows = differences(evaluations)
-    output.mkdir(parents=True, exist_ok=True)
+    with disk_errors(output):
+        output.mkdir(parents=True, exist_ok=True)
     write_csv(rows, output / "comparison.csv")
     page = write_comparison(evaluations, rows, output)
     if json:

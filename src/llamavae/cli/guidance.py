@@ -26,6 +26,7 @@ from llamavae.cli.options import (
 )
 from llamavae.cli.output import note, write
 from llamavae.errors import UserError, unknown
+from llamavae.files import disk_errors
 
 if TYPE_CHECKING:
     from llamavae import InvertibleCVAE, LlaMaVAE
@@ -182,10 +183,8 @@ def fit_condition(
     torch.manual_seed(seed)
     cvae = InvertibleCVAE.build(vae, condition, flow, form, **networks)
     note(f"{len(pairs):,} pairs with conditions of size {condition.dim}")
-    try:
+    with disk_errors(output):
         output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot create {output} ({error}): choose another --output") from error
     try:
         fit = cvae.fit(
             pairs,

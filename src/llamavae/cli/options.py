@@ -16,6 +16,7 @@ import typer
 
 from llamavae.cli.output import note
 from llamavae.errors import UserError
+from llamavae.modeling.loading import load_sentence_encoder
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -161,11 +162,10 @@ class ModelOptions:
             UserError: The encoder cannot be loaded, or the device is not available.
         """
         quiet()
-        from llamavae.modeling import SentenceEncoder
 
         options = placement(None if self.device == "auto" else self.device, self.dtype)
         device = options.pop("device_map", "cpu")
-        return SentenceEncoder.load(source, **options).to(device)
+        return load_sentence_encoder(source, **options).to(device)
 
 
 def placement(device: str | None, dtype: str | None) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import typer
 from llamavae.cli.options import Json
 from llamavae.cli.output import note, write
 from llamavae.errors import UserError
+from llamavae.files import write_text
 
 recipes = typer.Typer(help="List, print and copy bundled recipes.")
 Name = Annotated[str, typer.Argument(help="Name of a bundled recipe.")]
@@ -47,13 +48,9 @@ def copy(name: Name, file: Annotated[Path, typer.Argument(help="Path of the new 
     text = recipe_text(name)
     if file.suffix not in (".yaml", ".yml"):
         raise UserError(f"expected a file name that ends in .yaml; got {file}")
-    try:
-        with file.open("x", encoding="utf-8") as new:
-            new.write(text)
-    except FileExistsError as error:
-        raise UserError(f"{file} already exists: choose another name") from error
-    except OSError as error:
-        raise UserError(f"cannot write {file}: {error}") from error
+    if file.exists():
+        raise UserError(f"{file} already exists: choose another name")
+    write_text(file, text)
     note(f"wrote {file}; train with: llamavae train --recipe {file}")
 
 

@@ -14,6 +14,7 @@ import typer
 from llamavae.cli.options import FlowOptions, ModelOptions, PairOptions, grouped
 from llamavae.cli.output import note, write
 from llamavae.errors import UserError
+from llamavae.files import disk_errors, replacing, write_json
 
 if TYPE_CHECKING:
     from llamavae.experiments.study import DefinitionTask
@@ -215,14 +216,10 @@ class _Study:
         from llamavae.provenance import provenance
 
         self.made_by = provenance()  # at the start of the study
-        try:
+        with disk_errors(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             if not self.path.is_file():
                 self._write()
-        except OSError as error:
-            raise UserError(
-                f"cannot write to {self.folder} ({error}): choose another --output"
-            ) from error
         try:
             yield
         except KeyboardInterrupt as error:
@@ -240,31 +237,31 @@ class _Study:
 
     def _write(self) -> None:
         values = {"settings": self.settings, "made by": self.made_by, "systems": self.systems}
-        new = self.path.with_suffix(".new")
-        new.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
-        new.replace(self.path)
+        write_json(self.path, values)
 
     def finish(self) -> None:
         """Write the tables and the plot, and show the tables."""
+        from llamavae.evaluation.generations import write_csv
         from llamavae.experiments.study import differences
         from llamavae.report.plots import plot_scores
 
         found = [row for rows in self.systems.values() for row in rows]
         rows = [{key: row[key] for key in row if key != "items"} for row in found]
-        self._table("scores.csv", rows)
+        write_csv(rows, self.folder / "scores.csv")
         several = len({row["seed"] for row in rows}) > 1
         named = [
             {**row, "system": f"{row['system']}, seed {row['seed']}"} if several else row
             for row in rows
         ]
-        plot_scores(named).savefig(self.folder / "scores.png", dpi=150)
+        with replacing(self.folder / "scores.png") as new:
+            plot_scores(named).savefig(new, dpi=150)
         for row in named:
             control = row.get("shuffled", row.get("guess"))
             cells = (row["system"], row["metric"], f"{row['value']:.4g}")
             write(False, *cells, "" if control is None else f"{control:.4g}")
         tests = differences(found)
         if tests:
-            self._table("differences.csv", tests)
+            write_csv(tests, self.folder / "differences.csv")
             note(
                 f"differences from the {tests[0]['against']}, 95 % interval, p (paired bootstrap):"
             )
@@ -275,12 +272,3 @@ class _Study:
             f"the results are in {self.folder}: scores.csv, scores.png, study.json, and the fitted "
             "models in models/"
         )
-
-    def _table(self, name: str, rows: Rows) -> None:
-        import csv
-
-        columns = list(dict.fromkeys(key for row in rows for key in row))
-        with (self.folder / name).open("w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, columns)
-            writer.writeheader()
-            writer.writerows(rows)

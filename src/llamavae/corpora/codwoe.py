@@ -1,10 +1,10 @@
 """CODWOE, definitions with word vectors (SemEval-2022 task 1, Mickus et al. 2022).
 
-A file is a JSON array of items. One item of a training file has an id, a definition (`gloss`) and
-vectors of the word that it defines; the complete files have the word, its part of speech and at
-times an example as well. The test files lack what is to be found: those of the reverse dictionary
-(revdict) have no vectors, those of definition modelling (defmod) no definitions. This module reads
-all of them, and writes the two kinds of files that the task's scorer reads.
+A file is a JSON array of items. An item of a training file has an id, a definition (`gloss`) and
+vectors of the defined word; the complete files also have the word, its part of speech and sometimes
+an example. The test files lack the values to predict: those of the reverse dictionary (revdict)
+have no vectors, those of definition modelling (defmod) no definitions. This module reads all of
+them, and writes the two kinds of submission files for the scorer of the task.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from llamavae.corpora.corpus import Corpus, Request
 from llamavae.corpora.matrices import check_matrix
 from llamavae.corpora.text import from_rows
 from llamavae.errors import UserError, unknown
+from llamavae.files import write_text
 
 KINDS = ("sgns", "char", "electra")
 """Kinds of vectors: skip-gram (word2vec), of the spelling, and contextual (en, fr and ru only)."""
@@ -38,15 +39,15 @@ _GET = (
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CodwoeItem:
-    """One item; what its file does not say is None.
+    """One item; missing fields are None.
 
     Attributes:
         id: Language, data set and number, such as "en.train.2".
-        word: The word that is defined.
+        word: The defined word.
         pos: Its part of speech.
         gloss: The definition.
         example: A sentence with the word.
-        vectors: Kind (of `KINDS`) -> vector of the word (C,), float32.
+        vectors: Maps kinds (of `KINDS`) to vectors of the word (C,), float32.
     """
 
     id: str
@@ -142,10 +143,10 @@ def _item(entry: Any, number: int, path: Path) -> CodwoeItem:
 def write_definitions(
     path: str | os.PathLike[str], ids: Sequence[str], glosses: Sequence[str]
 ) -> None:
-    """Write a submission for definition modelling: each item's id and the definition found for it.
+    """Write a submission for definition modelling: the id and predicted definition of each item.
 
     Args:
-        path: The file; it is written in one step, in place of one that is there.
+        path: The file; an existing file is replaced atomically.
         ids: Ids of the N items of the test file, all of them.
         glosses: The N definitions.
 
@@ -159,12 +160,12 @@ def write_definitions(
 def write_vectors(
     path: str | os.PathLike[str], ids: Sequence[str], vectors: Mapping[str, Any]
 ) -> None:
-    """Write a submission for the reverse dictionary: each item's id and the vectors found for it.
+    """Write a submission for the reverse dictionary: the id and predicted vectors of each item.
 
     Args:
-        path: The file; it is written in one step, in place of one that is there.
+        path: The file; an existing file is replaced atomically.
         ids: Ids of the N items of the test file, all of them.
-        vectors: Kind (of `KINDS`) -> numbers (N, C).
+        vectors: Maps kinds (of `KINDS`) to numbers (N, C).
 
     Raises:
         UserError: Not one finite vector an id, an unknown kind or none, an id twice, or the file
@@ -190,17 +191,12 @@ def _check_ids(ids: Sequence[str], count: int, what: str) -> None:
         raise UserError(f"no {what} to write; the scorer expects every item of the test file.")
     if len(set(ids)) < len(ids):
         twice = next(name for name in ids if list(ids).count(name) > 1)
-        raise UserError(f"the id {twice!r} comes twice; the scorer expects each item once.")
+        raise UserError(f"the id {twice!r} occurs twice; the scorer expects each item once.")
 
 
 def _write(path: str | os.PathLike[str], items: list[dict[str, Any]]) -> None:
-    path = Path(path).expanduser()
-    new = path.with_name(f".{path.name}")
-    try:  # ASCII, since the scorer opens the file in the encoding of its machine
-        new.write_text(json.dumps(items), encoding="ascii")
-        new.replace(path)
-    except OSError as error:
-        raise UserError(f"could not write {path}: {error}.") from error
+    # ASCII, since the scorer opens the file in the encoding of its machine
+    write_text(Path(path).expanduser(), json.dumps(items))
 
 
 # ---------------------------------------------------------------------------------------- corpus

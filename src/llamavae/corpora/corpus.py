@@ -1,4 +1,4 @@
-"""What a corpus is: a name, a line about it, a licence, and a function that loads it."""
+"""Description of a corpus: its name, description, licence and loader."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ Sentences = Dataset | IterableDataset
 """Rows with a column `text`, in memory (or memory-mapped) or as a stream."""
 
 Source = Sentences | Mapping[str, Sentences]
-"""What a loader returns: all sentences, or the splits that the publisher made."""
+"""Result of a loader: all sentences, or the splits of the publisher."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What the caller asked of a loader.
+    """Arguments of a loader.
 
     Attributes:
         path: Local file or folder to read instead of the corpus's usual place.
         column: Column that holds the sentences.
         config: Configuration ("subset") of a hub data set.
         revision: Commit, tag or branch of a hub data set.
-        streaming: The rows are to be a stream.
-        rows: About how many rows are needed before splitting; None for all.
-        seed: For corpora that are drawn at random.
+        streaming: Whether to return a stream.
+        rows: Approximate number of rows needed before splitting; None for all.
+        seed: Seed of corpora that are drawn at random.
     """
 
     path: Path | None = None
@@ -47,7 +47,7 @@ class Corpus:
         description: One line for the listing.
         licence: Terms of the text.
         load: The loader.
-        options: Which of path, column, config and revision it understands; others are refused.
+        options: Supported options among path, column, config and revision; others raise an error.
     """
 
     name: str

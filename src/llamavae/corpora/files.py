@@ -23,22 +23,22 @@ logger = logging.getLogger(__name__)
 Record = tuple[int, dict[str, Any] | None]  # line number and fields; None for a blank line
 
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
-_SAMPLE = 100  # records that are looked at to find the column with the sentences
+_SAMPLE = 100  # number of records used to find the column with the sentences
 
 SUFFIXES = (".txt", ".jsonl", ".json", ".csv", ".tsv", ".parquet")
 """File formats, by the end of the name."""
 
 
 def load(path: Path, column: str | None = None, streaming: bool = False) -> Sentences:
-    """The sentences of a file, in a column `text`, with its other columns beside it.
+    """Load the sentences of a file in a column `text`, together with its other columns.
 
-    A line of a .txt file is a sentence. Blank lines, and rows whose text is blank, are skipped,
-    and their number is logged. White space around a sentence is removed.
+    Each line of a .txt file is a sentence. Blank lines and rows with blank text are skipped, and
+    their number is logged. White space around a sentence is removed.
 
     Args:
         path: A .txt, .jsonl, .json (an array, or lines), .csv, .tsv or .parquet file in UTF-8.
         column: Column that holds the sentences; default: `text`, else the only one with text.
-            It is called `text` in the result, in place of any other column of this name.
+            It is called `text` in the result and replaces another column of this name.
         streaming: Read while iterating, for files larger than memory.
 
     Raises:
@@ -54,7 +54,7 @@ def load(path: Path, column: str | None = None, streaming: bool = False) -> Sent
     first = next(_rows(name, column, quiet=True), None)
     if first is None:
         what = "is empty" if path.stat().st_size == 0 else "has no line with text"
-        raise UserError(f"{path} {what}; expected one sentence a line or row.")
+        raise UserError(f"{path} {what}; expected one sentence per line or row.")
     arguments = {"name": name, "column": column}
     if streaming:
         strings = Features({key: Value("string") for key in first})
@@ -64,16 +64,16 @@ def load(path: Path, column: str | None = None, streaming: bool = False) -> Sent
 
 
 def read_sentences(path: Path, column: str | None = None) -> Iterator[tuple[int, str | None]]:
-    """Each line or row of a file with its number, counted from 1; None where the text is blank.
+    """Each line or row of a file with its number, counted from 1; None if the text is blank.
 
     Args:
-        path: A file as `load` takes it; where the end of its name says nothing, lines of text.
+        path: A file in a format of `load`; a file with an unknown suffix is read as lines of text.
         column: Column that holds the sentences, as for `load`.
 
     Raises:
         UserError: No such file, or one that cannot be read; the message names the line.
     """
-    if path.is_dir() or not path.exists():  # a pipe is welcome here
+    if path.is_dir() or not path.exists():  # a pipe is allowed
         check_file(path)
     if path.suffix.lower() in SUFFIXES:
         column = _column(path, column)
@@ -85,7 +85,7 @@ def read_sentences(path: Path, column: str | None = None) -> Iterator[tuple[int,
 
 
 def check_file(path: Path) -> None:
-    """Refuse a path that is no file, with the names in its folder that are spelt most like it."""
+    """Raise an error for a path that is not a file, with similar names in its folder."""
     if path.is_file():
         return
     if path.is_dir():
@@ -124,7 +124,7 @@ def decode_lines(lines: Iterable[bytes], name: str) -> Iterator[tuple[int, str]]
 
 
 def _column(path: Path, column: str | None) -> str:
-    """The column that holds the sentences, by a look at the first rows."""
+    """The column that holds the sentences, determined from the first rows."""
     sample = [fields for _, fields in islice(_records(path), _SAMPLE) if fields]
     return choose_column(sample, column, str(path)) if sample else column or "text"
 
@@ -146,7 +146,7 @@ def _rows(name: str, column: str, quiet: bool = False) -> Iterator[dict[str, Any
 
 
 def _text(path: Path, number: int, fields: dict[str, Any], column: str) -> str | None:
-    """The sentence of a row, without white space around it; None where it is blank."""
+    """The sentence of a row, without surrounding white space; None if it is blank."""
     if column not in fields:
         raise unknown("column", column, fields, hint=f"({path}:{number} lacks it)")
     text = fields[column]
@@ -216,7 +216,7 @@ def _loads(path: Path, text: str, number: int) -> Any:
     except json.JSONDecodeError as error:
         raise UserError(
             f"{path}:{number + error.lineno - 1}: not valid JSON ({error.msg} at column "
-            f"{error.colno}); expected one object a line."
+            f"{error.colno}); expected one object per line."
         ) from error
 
 

@@ -15,7 +15,7 @@ from llamavae.corpora.corpus import Sentences
 from llamavae.corpora.text import choose_column
 from llamavae.errors import UserError
 
-_SAMPLE = 100  # rows that are looked at to find the column with the sentences
+_SAMPLE = 100  # number of rows used to find the column with the sentences
 
 
 def load(
@@ -30,7 +30,7 @@ def load(
     Args:
         name: Id on the hub, or a local folder: data files, or the output of `save_to_disk`.
         column: Column that holds the sentences; default: `text`, else the only one with text.
-            It is called `text` in the result, in place of any other column of this name.
+            It is called `text` in the result and replaces another column of this name.
         config: Configuration ("subset").
         revision: Commit, tag or branch.
         streaming: Read while iterating instead of downloading first.
@@ -50,7 +50,7 @@ def open_splits(
     streaming: bool = False,
     data_files: str | Sequence[str] | None = None,
 ) -> Mapping[str, Sentences]:
-    """`datasets.load_dataset` with errors that say what to do; columns as they are."""
+    """`datasets.load_dataset` with instructive errors; columns are not changed."""
     folder = Path(name)
     try:
         if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
@@ -74,7 +74,7 @@ def open_splits(
 
 _LOCAL = (
     "Or give a local copy: a file (.txt, .jsonl, .csv, .tsv, .parquet) or a folder of such files, "
-    "in place of the name."
+    "instead of the name."
 )
 
 

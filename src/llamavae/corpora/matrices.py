@@ -19,7 +19,7 @@ def read_matrix(path: str | os.PathLike[str], column: str | None = None) -> np.n
     """Numbers (N, C), float32, from a NumPy array or a Parquet file.
 
     Args:
-        path: A .npy file of shape (N, C), or a Parquet file with one vector a row: a column of
+        path: A .npy file of shape (N, C), or a Parquet file with one vector per row: a column of
             lists, or else all columns of numbers, side by side.
         column: The column of lists; default: the only one.
 
@@ -77,7 +77,7 @@ def _holds_lists(kind: pa.DataType) -> bool:
 
 
 def column_matrix(column: pa.ChunkedArray, where: str) -> np.ndarray:
-    """A column with a list of numbers a row, as numbers (N, C), float32.
+    """A column with a list of numbers per row, as numbers (N, C), float32.
 
     Args:
         column: The column.
@@ -87,7 +87,7 @@ def column_matrix(column: pa.ChunkedArray, where: str) -> np.ndarray:
         UserError: As for `read_matrix`.
     """
     if not _holds_lists(column.type):
-        raise UserError(f"{where}: expected a list of numbers a row; it holds {column.type}.")
+        raise UserError(f"{where}: expected a list of numbers per row; it holds {column.type}.")
     sizes = pc.fill_null(pc.list_value_length(column), 0).to_numpy()  # type: ignore[attr-defined]
     if not len(sizes):
         raise UserError(f"{where}: no rows.")

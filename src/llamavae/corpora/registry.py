@@ -1,4 +1,4 @@
-"""Find a corpus by name and load it. A new corpus is one file and one line of `CORPORA`."""
+"""Load a corpus by name. A new corpus needs one file and one line of `CORPORA`."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Options(TypedDict, total=False):
 
 
 def corpus_names() -> list[str]:
-    """Names of the corpora that `load_corpus` knows, beside files, folders and hub ids."""
+    """Names of the corpora of `load_corpus`, in addition to files, folders and hub ids."""
     return list(CORPORA)
 
 
@@ -101,18 +101,18 @@ def load_corpus(
         name: A named corpus (see `corpus_names`), a file (.txt, .jsonl, .json, .csv, .tsv,
             .parquet), a folder of such files, or the id of a data set on the hub.
         split: train, validation or test; None for all. A data set's own splits are kept; others
-            are cut by a hash of the text, 90 / 5 / 5, the same everywhere (see `take_split`).
-        path: Where a named corpus lies on this machine, if not in its usual place.
+            are split by a hash of the text, 90 / 5 / 5, in a reproducible way (see `take_split`).
+        path: Path of a named corpus, if it is not in the default location.
         column: Column with the sentences; default: `text`, else the only one that holds text.
         config: Configuration ("subset") of a hub data set; for wikipedia, date and language.
         revision: Commit, tag or branch of a hub data set.
         streaming: Return an `IterableDataset` that reads while it is iterated over, for corpora
             larger than memory.
-        limit: At most this many rows of the split: a random choice with `seed`, in the corpus's
-            order; the first ones of a stream.
-        seed: For `limit`, and for the drawing of `factors`.
-        min_words: Leave out shorter sentences (words are what white space divides).
-        max_words: Leave out longer ones.
+        limit: Maximum number of rows of the split, chosen at random with `seed` in the order of the
+            corpus; for a stream, the first rows.
+        seed: Seed for `limit` and for the sentences of `factors`.
+        min_words: Exclude shorter sentences (words are separated by white space).
+        max_words: Exclude longer sentences.
 
     Raises:
         UserError: Unknown name or option, unreadable file, unreachable hub, or no sentence left.
@@ -155,7 +155,7 @@ def _open(name: str, request: Request, options: set[str]) -> Source:
         _check_options("a hub data set", options, {"column", "config", "revision"})
         return hub.load(name, request.column, request.config, request.revision, request.streaming)
     raise unknown(
-        "corpus", name, CORPORA, hint="A file, a folder or a hub id (owner/name) serves as well."
+        "corpus", name, CORPORA, hint="A file, a folder or a hub id (owner/name) is also supported."
     )
 
 
@@ -214,7 +214,7 @@ def _finish(
             )
         data = from_rows(data, where)
     if len(data) == 0:
-        raise UserError(f"no sentence of {where} is left: min_words or max_words leave out all.")
+        raise UserError(f"no sentence of {where} is left: min_words or max_words exclude all.")
     if limit is not None and limit < len(data):
         data = data.select(_choice(len(data), limit, seed))
     return data.to_iterable_dataset() if streaming else data

@@ -1,7 +1,7 @@
-"""The ten probing tasks of SentEval: what a sentence vector tells of a sentence's form.
+"""The ten probing tasks of SentEval, which test linguistic properties of sentence embeddings.
 
 Conneau et al., "What you can cram into a single vector" (arXiv 1805.01070). A file has one
-sentence a line, `part <tab> label <tab> sentence`, with part tr, va or te.
+sentence per line, `part <tab> label <tab> sentence`, with part tr, va or te.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ TASKS = {
     "OddManOut": "odd_man_out.txt",
     "CoordinationInversion": "coordination_inversion.txt",
 }
-"""Task -> its file."""
+"""Maps tasks to files."""
 
 GROUPS = {"all": tuple(TASKS)}
-"""A group's name stands for those of its tasks whose files are found."""
+"""Maps group names to tasks; a group selects those of its tasks whose files are found."""
 
 PARTS = {"tr": "train", "va": "validation", "te": "test"}
-"""Name of a part in a file -> here."""
+"""Maps names of parts in a file to names of splits."""
 
 _GET = (
     "Get the files from https://github.com/facebookresearch/SentEval/tree/main/data/probing and "
@@ -63,9 +63,9 @@ def load_task(
 
     Args:
         name: One of `TASKS`.
-        folder: Where its file lies; default: the variable LLAMAVAE_SENTEVAL.
-        limit: At most this many sentences of each part, the first ones (within a part the files
-            are shuffled).
+        folder: Folder of its file; default: the environment variable LLAMAVAE_SENTEVAL.
+        limit: Maximum number of sentences of each part; the first ones are used (within a part the
+            files are shuffled).
 
     Raises:
         MissingData: No such folder or file.
@@ -75,7 +75,7 @@ def load_task(
         raise unknown("SentEval task", name, TASKS)
     place = folder or os.environ.get(VARIABLE)
     if not place:
-        raise MissingData(f"the probing tasks of SentEval are not here. {_GET}")
+        raise MissingData(f"the probing tasks of SentEval were not found. {_GET}")
     path = Path(place).expanduser() / TASKS[name]
     if not path.is_file():
         raise MissingData(f"no file {path} for the SentEval task {name}. {_GET}")

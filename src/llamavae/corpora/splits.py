@@ -1,8 +1,8 @@
-"""Train, validation and test sets that depend on nothing but the text.
+"""Train, validation and test sets that depend only on the text.
 
-A text's split is a function of its hash: the same on each machine, in each run and in each corpus
-that contains it, so that a definition held out here is not trained on there, and copies of one
-sentence never face one another across a split.
+The split of a text is a function of its hash. It is the same on each machine, in each run and in
+each corpus that contains the text, so a held-out definition of one corpus is not in the training
+set of another, and copies of a sentence are in the same split.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from llamavae.corpora.corpus import Sentences, Source
 from llamavae.errors import UserError, unknown
 
 SHARES = {"test": 0.05, "validation": 0.05, "train": 0.90}
-"""Split -> its share of the texts; in the order in which they divide the range of the hash."""
+"""Maps splits to proportions of the texts, in the order of their ranges of the hash."""
 
 _ALIASES = {"valid": "validation", "val": "validation", "dev": "validation"}
-_SMALL = 1000  # distinct texts, below which chance could leave a split of 5 % empty
+_SMALL = 1000  # number of distinct texts below which a split of 5 % could be empty by chance
 _BATCH = 10_000
 
 
 def fold(text: str) -> str:
-    """A text without what does not make it another one: case and white space.
+    """Normalise the case and white space of a text.
 
     Example:
         >>> fold(" A dog  barks")
@@ -36,7 +36,7 @@ def fold(text: str) -> str:
 
 
 def position(text: str) -> float:
-    """Where a text falls in [0, 1): uniform, and blind to case and white space.
+    """Hash of a text as a uniform number in [0, 1), independent of case and white space.
 
     Example:
         >>> position("a dog barks") == position(" A dog  barks")
@@ -47,7 +47,7 @@ def position(text: str) -> float:
 
 
 def split_of(text: str, shares: Mapping[str, float] = SHARES) -> str:
-    """The split in which a text lies.
+    """The split of a text.
 
     Example:
         >>> split_of("a dog barks")
@@ -57,7 +57,7 @@ def split_of(text: str, shares: Mapping[str, float] = SHARES) -> str:
 
 
 def check_split(split: str | None) -> None:
-    """Refuse a split that does not exist."""
+    """Raise an error for an unknown split."""
     if split is not None and split not in SHARES:
         raise unknown("split", str(split), SHARES, hint="None is the whole corpus.")
 
@@ -65,9 +65,9 @@ def check_split(split: str | None) -> None:
 def take_split(source: Source, split: str | None, where: str = "the corpus") -> Sentences:
     """One split of a corpus, or all of it for None.
 
-    The publisher's own splits are kept where they exist; those that it lacks are cut from its
-    training set by hash. A corpus of fewer than 1000 distinct texts is cut by rank of the hash
-    instead, so that no split is empty; a stream, whose size is not known, never is.
+    The splits of the publisher are kept; missing ones are separated from its training set by hash.
+    A corpus of fewer than 1000 distinct texts is split by rank of the hash instead, so that no
+    split is empty; a stream, whose size is unknown, is always split by hash.
 
     Raises:
         UserError: Unknown split, or fewer than three distinct sentences to divide.
@@ -88,12 +88,12 @@ def take_split(source: Source, split: str | None, where: str = "the corpus") -> 
 
 
 def select_rows(data: Dataset, keep: list[int]) -> Dataset:
-    """The rows `keep`, or the same object when that is all of them."""
+    """The rows `keep`, or the same object if these are all rows."""
     return data if len(keep) == len(data) else data.select(keep)
 
 
 def texts(data: Dataset) -> Iterator[str]:
-    """The texts of a data set, read in batches, so that a large one is never in memory whole."""
+    """The texts of a data set, read in batches to limit memory."""
     for batch in data.select_columns("text").iter(_BATCH):
         yield from batch["text"]  # type: ignore[index]
 

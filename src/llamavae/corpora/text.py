@@ -1,4 +1,4 @@
-"""Small helpers on rows of text that several readers share."""
+"""Helpers for rows of text, shared by several readers."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def choose_column(rows: Sequence[Mapping[str, Any]], column: str | None, where: 
         where: Name of the data for error messages.
 
     Raises:
-        UserError: `column` does not exist, or the choice is not clear.
+        UserError: `column` does not exist, or the choice is ambiguous.
     """
     names = list(dict.fromkeys(name for row in rows for name in row))
     if column is not None:
@@ -62,7 +62,7 @@ def choose_column(rows: Sequence[Mapping[str, Any]], column: str | None, where: 
 
 
 def _is_prose(value: object) -> bool:
-    """Text that is not merely a number."""
+    """Whether a value is text other than a number."""
     if not isinstance(value, str) or not value.strip():
         return False
     try:

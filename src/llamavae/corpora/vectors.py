@@ -1,7 +1,7 @@
 """Word vectors from a user's file: word2vec, GloVe or fastText.
 
-They are read without gensim: it reads a whole file into memory where a corpus needs some thousands
-of its millions of words, and its errors name no line.
+They are read without gensim, which loads a whole file into memory even if only a few of its words
+are needed, and whose errors do not name the line.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from llamavae.errors import UserError
 
 Entry = tuple[bytes, np.ndarray]  # word and its vector (C,)
 
-_BLOCK = 2**20  # bytes that are read together; no line of text is longer
+_BLOCK = 2**20  # number of bytes per read; no line of text is longer
 
 _OTHERS = {
     b"PK\x03\x04": "It is a zip archive: unpack it.",
@@ -39,7 +39,7 @@ class WordVectors:
     """Vectors of V words.
 
     Attributes:
-        index: Word -> its row.
+        index: Maps words to rows.
         matrix: The vectors (V, C), float32.
     """
 
@@ -74,18 +74,18 @@ def read_word_vectors(
 ) -> WordVectors:
     """Read word vectors: word2vec (text or binary), GloVe, or fastText's .vec, also gzipped.
 
-    The format is told by the content. Of a word that comes twice the first vector counts, as in
-    gensim. Only the vectors of `words` are parsed and kept; the search ends when all are found.
+    The format is detected from the content. For a repeated word the first vector is used, as in
+    gensim. Only the vectors of `words` are parsed; reading stops when all are found.
 
     Args:
         path: The file.
-        words: The words that are needed, each in all the forms that `WordVectors.get` tries; None
-            for all of the file, which then has to fit in memory.
+        words: The words to read, in all forms that `WordVectors.get` tries; None for the whole
+            file, which must then fit in memory.
 
     Raises:
-        UserError: No such file, or one in another format; a row with a wrong number of values, or
-            a value that is no finite number; a file that is cut off. The message names the line,
-            or for a binary file the number of the entry.
+        UserError: The file is missing, truncated or in another format, or a row has a wrong number
+            of values or a value that is not finite. The message names the line, or the number of
+            the entry for a binary file.
     """
     path = Path(path).expanduser()
     files.check_file(path)
@@ -116,7 +116,7 @@ def _unpacked(path: Path) -> Iterator[BinaryIO]:
         with gzip.open(path) if zipped else path.open("rb") as file:
             yield file  # type: ignore[misc]
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise UserError(f"{path} is cut off or damaged: {error}. Download it again.") from error
+        raise UserError(f"{path} is truncated or damaged: {error}. Download it again.") from error
 
 
 def _entries(file: BinaryIO, wanted: set[bytes] | None, path: Path) -> tuple[int, Iterator[Entry]]:
@@ -192,8 +192,8 @@ def _from_text(
             yield word, _numbers(values, f"{path}:{number}")
     if count is not None and found != count:
         raise UserError(
-            f"{path}: the first line announces {count} words, but the file has {found}. It is cut "
-            "off, or was edited: download it again, or correct the number."
+            f"{path}: the first line announces {count} words, but the file has {found}. It is "
+            "truncated or was edited. Download it again, or correct the number."
         )
 
 
@@ -237,7 +237,7 @@ def _from_binary(
             space = buffer.find(b" ")
             if space < 0 or space + 1 + size > len(buffer):
                 raise UserError(
-                    f"{path}, entry {number}: cut off; the first line announces {count} words with "
+                    f"{path}, entry {number}: truncated; the first line names {count} words with "
                     f"{dim} values each. Download it again."
                 )
         word = buffer[start:space].lstrip(b"\n")

@@ -24,7 +24,7 @@ _ABBREVIATION = re.compile(
 def sentences(article: str) -> Iterator[str]:
     r"""The sentences of an article's running text.
 
-    Paragraphs that do not end like a sentence (headings, list items) are left out. The splitter
+    Paragraphs that do not end like a sentence (headings, list items) are excluded. The splitter
     is a rule on punctuation with a list of English abbreviations, not a parser.
 
     Example:

@@ -28,7 +28,7 @@ def senses(line: str | bytes) -> Iterator[dict[str, str]]:
     """Rows (text, word, pos) of one entry.
 
     A sense lists its glosses from the general one to its own; the last is taken. Senses that
-    only name a form of another word are left out.
+    only name a form of another word are excluded.
     """
     entry = json.loads(line)
     for sense in entry.get("senses", ()):

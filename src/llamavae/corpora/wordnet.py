@@ -1,7 +1,7 @@
 """WordNet, read from its own `data.*` files (the format is described in wndb(5WN)).
 
-Four views: definitions (one row a synset), example sentences, pairs of word and definition, words.
-Nothing is downloaded: WordNet is found where the operating system, the user or nltk put it.
+Four views: definitions (one row per synset), examples, pairs of word and definition, words.
+Nothing is downloaded: WordNet is searched in the folders of the operating system and of nltk.
 """
 
 from __future__ import annotations
@@ -93,11 +93,11 @@ def load(view: str = "definitions", path: Path | None = None) -> Dataset:
 def find(path: Path | None = None) -> Folder:
     """The folder with WordNet's data files.
 
-    Looks at `path`; the variables LLAMAVAE_WORDNET, WNSEARCHDIR and WNHOME; the usual folders of
-    operating systems; the folders of nltk's data.
+    Searches `path`; the environment variables LLAMAVAE_WORDNET, WNSEARCHDIR and WNHOME; the usual
+    folders of operating systems; the folders of nltk's data.
 
     Raises:
-        UserError: Nothing there; says how to install it.
+        UserError: WordNet is not found.
     """
     stated = [
         ("path", str(path) if path else None),
@@ -115,7 +115,7 @@ def find(path: Path | None = None) -> Folder:
         found = _data_folder(place)
         if found is not None:
             return found
-    raise UserError(f"WordNet is not installed here. {_INSTALL}")
+    raise UserError(f"WordNet is not installed. {_INSTALL}")
 
 
 def read(folder: Folder) -> Iterator[Synset]:
@@ -163,8 +163,8 @@ def split_gloss(gloss: str) -> tuple[str, list[str]]:
     """Definition and quoted examples of a gloss.
 
     Examples start at the first double quote that follows a semicolon, comma or colon outside
-    brackets; other quotes ('as in "..."') belong to the definition. Whatever stands around
-    the quotes of the examples (authors, remarks) is left out; a quote that is never closed
+    brackets; other quotes ('as in "..."') belong to the definition. Text around
+    the quotes of the examples (authors, remarks) is excluded; a quote that is never closed
     ends with the gloss.
 
     Example:
@@ -274,7 +274,7 @@ CORPORA = tuple(
         frozenset({"path"}),
     )
     for name, view, description in (
-        ("wordnet", "definitions", "definitions of WordNet, one row a synset"),
+        ("wordnet", "definitions", "definitions of WordNet, one row per synset"),
         ("wordnet-examples", "examples", "example sentences of WordNet"),
         (
             "wordnet-pairs",

@@ -67,7 +67,7 @@ def _rows(table: Path) -> Iterator[dict[str, str]]:
     for number, line in files.read_lines(table):
         if number == 1 or not line.strip():
             continue
-        cells = dict(zip(header, _cells(line), strict=False))  # empty cells at the end are left out
+        cells = dict(zip(header, _cells(line), strict=False))  # empty cells at the end are omitted
         text = " ".join(
             " ".join(cell.split()) for name, cell in cells.items() if not name.startswith(_SKIP)
         )

@@ -12,27 +12,27 @@ from torch.utils.data import Sampler
 
 from llamavae.modeling import SentenceEncoder, TextDecoder
 
-GROUP = 50  # batches that are sorted by length together
+GROUP = 50  # number of batches that are sorted by length together
 
 Item = dict[str, Any]
-"""A sentence: its text, token ids and, where they are known, its vectors."""
+"""A sentence: its text, token ids and, if known, its vectors."""
 
 
 class Collator:
-    """Joins sentences to the inputs of `LlaMaVAE.forward`, padded to the longest of the batch.
+    """Collates sentences to the inputs of `LlaMaVAE.forward`, padded to the longest of the batch.
 
-    A teacher's vectors, which the model does not read, are `teacher_vectors` (B, K) beside them.
+    The vectors of a teacher, which the model does not use, are added as `teacher_vectors` (B, K).
 
     Args:
         decoder: Pads the ids.
-        encoder: Tokenises the texts where there are no vectors; None for a plain language model.
+        encoder: Tokenises the texts if there are no vectors; None for a plain language model.
     """
 
     def __init__(self, decoder: TextDecoder, encoder: SentenceEncoder | None = None) -> None:
         self.decoder, self.encoder = decoder, encoder
 
     def __call__(self, items: Sequence[Item]) -> dict[str, Any]:
-        """Inputs of these sentences; without vectors, what the encoder needs to make them."""
+        """Inputs of these sentences; without vectors, these include the inputs of the encoder."""
         ids, mask = self.decoder.pad([item["ids"] for item in items])
         batch: dict[str, Any] = {"input_ids": ids, "attention_mask": mask}
         if "vector" in items[0]:
@@ -47,15 +47,15 @@ class Collator:
 class LengthGroupedSampler(Sampler[int]):
     """The order of the sentences in a run: each global batch holds sentences of similar length.
 
-    The order depends on the seed alone, not on the number of processes: cut into global batches,
-    and those among processes, it gives the same steps everywhere. In each pass over the corpus
-    every sentence comes at least once; the last batch of a pass is filled up with a few that
-    come twice. The sampler runs through as many passes as the steps need.
+    The order depends only on the seed and not on the number of processes: the global batches, which
+    are divided among processes, are the same everywhere. Each pass over the corpus contains every
+    sentence at least once; its last batch is completed with repeated sentences. The sampler makes
+    as many passes as the steps require.
 
     Args:
-        lengths: Tokens of each sentence, shape (N,).
-        batch_size: Sentences in an optimiser step, over all processes and accumulation.
-        steps: Optimiser steps of the run; None for one pass.
+        lengths: Number of tokens of each sentence, shape (N,).
+        batch_size: Number of sentences per optimiser step, over all processes and accumulation.
+        steps: Number of optimiser steps of the run; None for one pass.
         seed: Seed of the order.
     """
 
@@ -82,7 +82,7 @@ class LengthGroupedSampler(Sampler[int]):
 
 
 def steps_per_epoch(sentences: int, batch_size: int) -> int:
-    """Optimiser steps in which every sentence comes at least once."""
+    """Number of optimiser steps of one pass over all sentences."""
     return -(-sentences // batch_size)
 
 

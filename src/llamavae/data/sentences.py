@@ -1,11 +1,9 @@
-"""Sentences as a trainer wants them: tokenised and encoded once, cached, batched by length."""
+"""Sentences for training: tokenised and encoded once, cached, and batched by length."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, count, islice
 from pathlib import Path
@@ -17,10 +15,10 @@ from tqdm.auto import tqdm
 
 from llamavae.data.batches import GROUP, Item, by_length
 from llamavae.errors import UserError
-from llamavae.files import cache_folder
+from llamavae.files import cache_folder, disk_errors, replacing_folder
 from llamavae.modeling import SentenceEncoder, TextDecoder
 
-_CHUNK = 2048  # sentences tokenised or encoded between two looks at the progress bar
+_CHUNK = 2048  # number of sentences between two updates of the progress bar
 
 
 class SentenceData(Dataset[Item]):
@@ -28,11 +26,11 @@ class SentenceData(Dataset[Item]):
 
     Args:
         texts: N sentences.
-        ids: Decoder ids of all sentences, one after the other.
-        offsets: Where each sentence starts in `ids`, and the end; N + 1 numbers.
-        vectors: Sentence vectors h (N, H_enc), memory-mapped, or None where the encoder trains.
-        truncated: How many sentences were cut to the decoder's limit.
-        teacher: Vectors of the same sentences by a teacher (N, K), where there is one.
+        ids: Concatenated decoder ids of all sentences.
+        offsets: Start of each sentence in `ids`, and the end; N + 1 numbers.
+        vectors: Sentence vectors h (N, H_enc), memory-mapped, or None if the encoder is trained.
+        truncated: Number of sentences that were truncated to the decoder's limit.
+        teacher: Vectors of the same sentences by a teacher (N, K), if there is one.
     """
 
     def __init__(
@@ -44,7 +42,7 @@ class SentenceData(Dataset[Item]):
         truncated: int = 0,
         teacher: np.ndarray | None = None,
     ) -> None:
-        # plain views: a slice of np.memmap itself costs several times as much
+        # plain views, since slicing np.memmap itself is several times slower
         self.ids = ids.view(np.ndarray)
         self.vectors = None if vectors is None else vectors.view(np.ndarray)
         self.teacher = None if teacher is None else teacher.view(np.ndarray)
@@ -81,15 +79,15 @@ def prepare(
     """Tokenise `texts` for the decoder and run a frozen encoder over them, or reuse the cache.
 
     The cache key covers the texts, the tokenizer and its limit, and for vectors also the
-    encoder's weights, tokenizer, pooling and limit, so that nothing stale is ever read.
+    encoder's weights, tokenizer, pooling and limit, so that stale entries are never used.
 
     Args:
         texts: N sentences.
-        decoder: Gives the ids.
-        encoder: Gives the vectors, where it is frozen; a trained one is left to the training step.
-        vectors: Precomputed sentence vectors (N, H_enc), in place of an encoder.
+        decoder: Tokenises the sentences.
+        encoder: Encodes the sentences if it is frozen; a trained encoder runs in the training step.
+        vectors: Precomputed sentence vectors (N, H_enc), instead of an encoder.
         progress: Show a progress bar on stderr.
-        teacher: Gives further vectors, for `similarity_loss`; kept as the encoder's are.
+        teacher: Encodes further vectors, for `similarity_loss`, which are cached in the same way.
     """
     corpus = _hash(*texts)
     folder = cache_folder()
@@ -112,13 +110,13 @@ def prepare(
 def sentence_vectors(
     texts: Sequence[str], encoder: SentenceEncoder, progress: bool = True
 ) -> np.ndarray:
-    """Vectors h (N, H_enc) of `texts`, memory-mapped from the cache, where they are kept.
+    """Sentence vectors h (N, H_enc) of `texts`, memory-mapped from the cache.
 
-    Texts that this encoder has encoded before, in whatever list, are copied and not encoded again.
+    Vectors of texts that this encoder has encoded before, in any list, are copied from the cache.
 
     Args:
         texts: N sentences.
-        encoder: Gives the vectors.
+        encoder: Encodes the sentences.
         progress: Show a progress bar on stderr while they are computed.
     """
     if not len(texts):  # nothing to keep
@@ -141,11 +139,11 @@ def _hash(*texts: str) -> str:
 
 
 def _decoder_key(decoder: TextDecoder) -> str:
-    """All that decides a text's ids."""
+    """Everything that affects the ids of a text."""
     backend = getattr(decoder.tokenizer, "backend_tokenizer", None)
     if backend is not None:
         tokenizer = json.loads(backend.to_str())
-        for state in ("truncation", "padding"):  # left behind by earlier calls
+        for state in ("truncation", "padding"):  # changed by earlier calls
             tokenizer.pop(state, None)
     else:
         tokenizer = [repr(decoder.tokenizer), decoder.tokenizer.get_vocab()]
@@ -153,22 +151,11 @@ def _decoder_key(decoder: TextDecoder) -> str:
 
 
 def _cached(folder: Path, write: Callable[[Path], None]) -> Path:
-    """`folder`, written by `write` if it is not there; a half-written one is never seen."""
-    if folder.is_dir():
-        return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    new = Path(tempfile.mkdtemp(prefix=".writing-", dir=folder.parent))
-    try:
-        write(new)
-        new.rename(folder)
-    except OSError as error:
-        if not folder.is_dir():  # else another process was faster
-            raise UserError(
-                f"could not write the cache {folder}: {error}. Set LLAMAVAE_CACHE to a folder "
-                "with room"
-            ) from error
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
+    """`folder`, written by `write` if it is not there."""
+    if not folder.is_dir():
+        hint = "run again, or set LLAMAVAE_CACHE to another folder"
+        with disk_errors(folder, hint), replacing_folder(folder) as new:
+            write(new)
     return folder
 
 
@@ -202,7 +189,7 @@ def _write_vectors(
     out = open_memmap(
         folder / "vectors.npy", mode="w+", dtype=np.float32, shape=(len(texts), encoder.dim)
     )
-    missing = _copy_known(out, names, sorted(folder.parent.glob(f"vectors-{key}-*")))
+    missing = _copy_known(out, names, sorted(cache_folder().glob(f"vectors-{key}-*")))
     new = [texts[int(i)] for i in missing]
     for start, part in _chunks(new, "encoding", progress and bool(new)):
         rows = missing[start : start + len(part)]
@@ -217,7 +204,7 @@ def _number(text: str) -> int:
 
 
 def _copy_known(out: np.ndarray, names: np.ndarray, folders: Iterable[Path]) -> np.ndarray:
-    """Fill the rows of `out` whose texts are in cached lists; returns the numbers of the others."""
+    """Fill the rows of `out` whose texts are cached; returns the indices of the other rows."""
     missing = np.arange(len(names))
     for folder in folders:
         if not len(missing):
@@ -236,14 +223,14 @@ def _copy_known(out: np.ndarray, names: np.ndarray, folders: Iterable[Path]) -> 
 
 
 class SentenceStream(IterableDataset[Item]):
-    """Sentences read as they are needed, tokenised and batched by length on the way, without end.
+    """An endless stream of sentences, tokenised and batched by length on the fly.
 
     Nothing is cached: a frozen encoder runs in each training step.
 
     Args:
-        texts: A function that starts the stream again from its beginning.
-        decoder: Gives the ids.
-        batch_size: Sentences in an optimiser step, over all processes and accumulation.
+        texts: A function that restarts the stream from its beginning.
+        decoder: Tokenises the sentences.
+        batch_size: Number of sentences per optimiser step, over all processes and accumulation.
         seed: Seed of the order inside a group of batches.
     """
 
@@ -275,4 +262,4 @@ class SentenceStream(IterableDataset[Item]):
                 empty = False
                 yield text
             if empty:
-                raise UserError("the streamed corpus has no sentences")
+                raise UserError("expected a streamed corpus with sentences; got an empty one")

@@ -1,4 +1,4 @@
-"""Evaluation: evaluators measure a system on held-out sentences, with controls and intervals."""
+"""Evaluation of a system on held-out sentences, with controls and confidence intervals."""
 
 import lazy_loader
 

@@ -1,7 +1,7 @@
-"""Analogies a - b + c whose answer is known: sentences of the grammar `factors`.
+"""Analogies a - b + c with known answers, made of sentences of the grammar `factors`.
 
-b has one value of a factor, and a is the same sentence with another; c is another sentence that
-has b's value. So the answer is c with a's value, one sentence exactly:
+b has one value of a factor, and a is the same sentence with another value; c is another sentence
+with b's value. The answer is c with a's value, which is exactly one sentence:
 
     b  the old baker wrote a letter in the library         tense past
     a  the old baker will write a letter in the library    tense future
@@ -42,7 +42,7 @@ class Scores(NamedTuple):
     Attributes:
         exact: 1 where the text is the answer.
         changed: 1 where the text is a sentence of the grammar and the factor has a's value.
-        kept: Share of the other factors that are as in c; 0 for a text beyond the grammar.
+        kept: Proportion of the other factors that are as in c; 0 for a text outside the grammar.
     """
 
     exact: NDArray[np.float64]
@@ -60,29 +60,29 @@ def has_factors(labels: Mapping[str, Sequence[Hashable]], texts: Sequence[str]) 
 def draw_analogies(
     texts: Sequence[str], factors: Sequence[str], n: int, seed: int = 0
 ) -> list[Analogy]:
-    """`n` analogies with b and c drawn from sentences of the grammar, the factors in turn.
+    """`n` analogies with b and c drawn from sentences of the grammar, cycling through the factors.
 
     Args:
         texts: Sentences of the grammar.
         factors: Names of `FREE`.
         n: Number of analogies.
-        seed: Seed of the draws.
+        seed: Random seed.
 
     Raises:
-        UserError: A factor is not free, a text is not of the grammar, or no two of the sentences
+        UserError: A factor is not in `FREE`, a text is not in the grammar, or no two sentences
             share a value.
     """
     for factor in factors:
         if factor not in FREE:
             raise UserError(
-                f"an analogy changes a factor that is free of the others: {', '.join(FREE)}; got "
+                f"expected a factor that is independent of the others: {', '.join(FREE)}; got "
                 f"{factor!r}"
             )
     known: list[Labels] = []
     for text in texts:
         labels = parse(text)
         if labels is None:
-            raise UserError(f"not a sentence of the grammar: {text!r}")
+            raise UserError(f"expected a sentence of the grammar 'factors'; got {text!r}")
         known.append(labels)
     rng = np.random.default_rng(seed)
     return [_draw(known, factors[i % len(factors)], rng) for i in range(n)]
@@ -97,7 +97,7 @@ def _draw(known: list[Labels], factor: str, rng: np.random.Generator) -> Analogy
             new = str(rng.choice([v for v in FACTORS[factor] if v != value]))
             a, answer = ({**labels, factor: new} for labels in (known[b], c))
             return Analogy(factor, new, *map(realise, (a, known[b], c, answer)))
-    raise UserError(f"no two of the {len(known)} sentences have the same {factor}")
+    raise UserError(f"expected two sentences with the same {factor}; found none among {len(known)}")
 
 
 def score_analogies(analogies: Sequence[Analogy], predictions: Sequence[str]) -> Scores:
@@ -117,7 +117,7 @@ def score_analogies(analogies: Sequence[Analogy], predictions: Sequence[str]) ->
 
 
 def analogy_rows(asked: Sequence[Analogy], predictions: Sequence[str], scores: Scores) -> Rows:
-    """The analogies as tidy rows, each with what was written for it and its scores."""
+    """The analogies as tidy rows, each with its prediction and scores."""
     return [
         {
             "factor": analogy.factor,

@@ -1,8 +1,8 @@
-"""Evaluations side by side: which differences are more than chance?
+"""Comparison of several evaluations, with significance tests of their differences.
 
-Systems that were measured on the same sentences are compared sentence by sentence, with the paired
-bootstrap, wherever the folder holds what each sentence adds to a measure. Nothing else is called
-more than chance: intervals are of one system alone, and some are of seeds and not of sentences.
+Systems evaluated on the same sentences are compared sentence by sentence with the paired
+bootstrap, where the folder holds the per-sentence values of a metric. No other difference is
+tested: intervals describe one system alone, and some are over seeds instead of sentences.
 """
 
 from __future__ import annotations
@@ -16,32 +16,31 @@ from llamavae.metrics.bootstrap import paired_bootstrap
 from llamavae.metrics.metric import AGGREGATES, Rows
 
 SIGNIFICANT = 0.05
-"""A p below which a difference counts as more than chance. With many measures, some fall below it
-by chance alone: 1 of 20."""
+"""Significance level. Without a true difference, 1 of 20 tests falls below it by chance."""
 
 
 def compare(evaluations: Sequence[Results], resamples: int = 1000) -> Rows:
-    """Rows of several evaluations, each with its difference from the first.
+    """Rows of several evaluations, each with its difference from the first evaluation.
 
     Row: `system`, `evaluator`, `metric`, `group`, `value`, `low`, `high`, `control`, `unit`,
     `direction` and `n` as in the evaluations, and, for all but the first system: `difference` (its
-    value minus the first one's), `p` (two-sided, of the paired bootstrap; None where the items are
-    not known, or where the two were measured on different sentences, with different settings or by
-    different encoders, their `judge`), `test` (`paired bootstrap`; empty without p) and `verdict`:
-    `better`, `worse` (`higher`, `lower` where neither is better in itself), or `no clear
-    difference`; empty without p.
+    value minus the first one's), `p` (two-sided, of the paired bootstrap; None if the per-item
+    values are unknown or the two evaluations differ in sentences, settings or encoder, their
+    `judge`), `test` (`paired bootstrap`; empty without p) and `verdict`: `better`, `worse`
+    (`higher`, `lower` for a metric without a direction), or `no clear difference`; empty without
+    p.
 
     Args:
-        evaluations: At least two, of systems with different names.
-        resamples: Draws of the bootstrap.
+        evaluations: At least two evaluations, of systems with different names.
+        resamples: Number of bootstrap samples.
 
     Raises:
-        UserError: There are fewer than two, or two have one name.
+        UserError: There are fewer than two evaluations, or two have the same name.
     """
     names = [results.system for results in evaluations]
     if len(evaluations) < 2 or len(set(names)) < len(names):
         raise UserError(
-            "a comparison needs at least two evaluations, of systems with different names; got "
+            "expected at least two evaluations, of systems with different names; got "
             f"{', '.join(names) or 'none'}"
         )
     first, *others = evaluations
@@ -74,7 +73,7 @@ def _row(results: Results, key: tuple[str, str, str]) -> dict[str, Any] | None:
 def _difference(
     first: Results, other: Results, base: dict[str, Any], row: dict[str, Any], resamples: int
 ) -> dict[str, Any]:
-    """The difference of two rows of the same measure, and what is known of its chance."""
+    """The difference of two rows of the same metric, with its significance test if possible."""
     found = {**_NOTHING, "difference": row["value"] - base["value"]}
     ours, theirs = other.found[row["evaluator"]], first.found[row["evaluator"]]
     if first.data["hash"] != other.data["hash"] or _decisive(ours, row) != _decisive(theirs, base):
@@ -96,7 +95,7 @@ def _difference(
 
 
 def _decisive(found: Found, row: dict[str, Any]) -> tuple[Any, ...]:
-    """What a number depends on: the settings, what was not found, the encoder, the benchmark."""
+    """Everything that a value depends on: settings, missing parts, encoder and benchmark."""
     settings = {name: value for name, value in found.settings.items() if name != "batch_size"}
     return settings, sorted(found.evaluation.not_found), row.get("judge", ""), row.get("benchmark")
 

@@ -1,4 +1,4 @@
-"""Sentences for an evaluation: of a corpus, by default of the one that a model was trained on."""
+"""Sentences for an evaluation, by default of the corpus that the model was trained on."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from llamavae.evaluation.evaluator import EvaluationData
 
 logger = logging.getLogger(__name__)
 
-_STREAMED = 200_000  # training sentences that are read of a corpus which was streamed
+_STREAMED = 200_000  # training sentences that are read from a streamed corpus
 
 
 def evaluation_data(
@@ -33,19 +33,19 @@ def evaluation_data(
     progress: bool = False,
     **options: Any,
 ) -> EvaluationData:
-    """Held-out sentences with their labels, and the sentences that the system was trained on.
+    """Held-out sentences with their labels, and the training sentences of the system.
 
-    Sentences that the system was trained on are left out of those that it is measured on.
+    Training sentences are excluded from the held-out sentences.
 
     Args:
-        corpus: As for `load_corpus`. None takes the recipe's; of several, the first.
+        corpus: As for `load_corpus`. None uses the corpus of the recipe, or the first of several.
         split: train, validation or test; None for all.
-        recipe: Contents of the recipe.yaml of the system, for what it was trained on. Without it,
-            that is taken to be the training split of `corpus`, where it has one.
-        limit: At most this many sentences, a random choice with `seed`.
-        seed: Seed of that choice and of every draw of the evaluation.
-        labels: Columns with labels. None takes those that hold text, whole numbers or truth
-            values, of which some differ and some agree.
+        recipe: Contents of the recipe.yaml of the system, which names its training data. Without
+            it, the training split of `corpus` is assumed, if it has one.
+        limit: Maximum number of sentences, chosen at random with `seed`.
+        seed: Seed of that choice and of the evaluation.
+        labels: Columns with labels. None uses columns of strings, integers or booleans in which
+            some values differ and some are equal.
         progress: Show progress on stderr.
         **options: Further options of `load_corpus`.
 
@@ -55,8 +55,8 @@ def evaluation_data(
     if corpus is None:
         if recipe is None:
             raise UserError(
-                "no run is beside the model that would say what it was trained on: name a corpus, "
-                "a file of sentences or a hub id"
+                "the model has no training run that names its corpus. Give a corpus, a file of "
+                "sentences or a hub id"
             )
         corpus, options = str(recipe["corpus"]["name"]), _options(recipe["corpus"]) | options
     data = load_corpus(corpus, split, limit=limit, seed=seed, **options)
@@ -68,8 +68,8 @@ def evaluation_data(
     kept = [i for i, text in enumerate(data["text"]) if fold(text) not in seen]
     if len(kept) < 2:
         raise UserError(
-            f"{corpus} leaves {len(kept)} sentence(s) that the system was not trained on; at least "
-            "2 are needed. Take another split or another corpus"
+            f"expected at least 2 sentences that the system was not trained on; {corpus} has "
+            f"{len(kept)}. Use another split or another corpus"
         )
     data = data.select(kept)
     found = _labels(data, str(corpus), labels)
@@ -97,7 +97,7 @@ def _training_texts(parts: Sequence[tuple[str | Path, Mapping[str, Any]]]) -> li
         try:
             texts += load_corpus(name, "train", **options)["text"]
         except UserError as error:
-            logger.warning("the sentences of training could not be read: %s", error)
+            logger.warning("could not read the training sentences: %s", error)
     return texts
 
 
@@ -113,7 +113,7 @@ def _labels(data: Dataset, corpus: str, names: Sequence[str] | None) -> dict[str
 
 
 def _are_labels(values: Sequence[Any]) -> bool:
-    """Whether values divide sentences into groups: no vectors, no measurements, no identifiers."""
+    """Whether values are class labels, and not vectors, measurements or identifiers."""
     plain = all(isinstance(value, str | int) for value in values)
     return plain and 1 < len(set(values)) < len(values)
 
@@ -122,13 +122,13 @@ def _are_labels(values: Sequence[Any]) -> bool:
 
 
 def run_of(model: str | Path) -> dict[str, Any] | None:
-    """What is known of the run that made a model: its results.json, or at least its recipe.
+    """The training run of a model: its results.json, or at least its recipe.
 
     Args:
         model: Folder of a run, or of the model in it.
 
     Returns:
-        A dictionary with `recipe` in it, or None where no run is beside the model.
+        A dictionary with the key `recipe`, or None if there is no run.
     """
     for folder in run_folders(model):
         results, recipe = folder / "results.json", folder / "recipe.yaml"
@@ -142,13 +142,13 @@ def run_of(model: str | Path) -> dict[str, Any] | None:
 
 
 def run_folders(model: str | Path) -> tuple[Path, ...]:
-    """Where the run of a model may lie: its folder and the one around it; none of a hub id."""
+    """Possible run folders of a model: its folder and the parent; empty for a hub id."""
     folder = Path(model)
     return (folder, folder.parent) if str(model) and folder.is_dir() else ()
 
 
 def data_hashes(data: EvaluationData) -> dict[str, str]:
-    """Hashes (hex, 32 digits) of what a system is measured on, and of what it was trained on."""
+    """Hashes (hex, 32 digits) of the evaluation data and of the training sentences."""
     labels = {name: list(map(repr, values)) for name, values in data.labels.items()}
     return {
         "hash": _hash([list(data.texts), labels, data.seed]),

@@ -1,8 +1,8 @@
-"""What an evaluator is: one interface for training, `llamavae evaluate`, the report and the card.
+"""The evaluator interface, used by training, `llamavae evaluate`, the report and the model card.
 
-An evaluator measures a *system*: anything that encodes texts, decodes points, or does both. It
-returns tidy rows, one a number, each beside its control, and the real texts and points behind
-them. To add one, write a subclass of `Evaluator` in a file of its own and add a line to
+An evaluator measures a *system*: any object that encodes texts, decodes latent codes, or does both.
+It returns tidy rows, one per value, each with its control, and tables of the underlying texts and
+codes. To add an evaluator, write a subclass of `Evaluator` in its own file and add a line to
 `llamavae.evaluation.registry`.
 """
 
@@ -24,18 +24,18 @@ from llamavae.modeling.backbones import fingerprint
 from llamavae.modeling.checkpoint import trained_fingerprint
 
 Need = Literal["encode", "decode", "posterior", "likelihood", "labels", "training texts"]
-"""What an evaluator may ask of a system (the first four) or of the data (the others)."""
+"""What an evaluator can require of a system (the first four) or of the data (the others)."""
 
 
 @dataclass(frozen=True)
 class EvaluationData:
-    """What a system is measured on.
+    """The data of an evaluation.
 
     Attributes:
         texts: N held-out sentences.
-        labels: Label name -> N labels, where the sentences have any.
-        training_texts: Sentences of the training set, for novelty; empty where unknown.
-        seed: Seed of every draw.
+        labels: Maps label names to N labels; empty if there are none.
+        training_texts: Sentences of the training set, for novelty; empty if unknown.
+        seed: Random seed.
         progress: Show progress bars on stderr.
     """
 
@@ -48,7 +48,7 @@ class EvaluationData:
     def __post_init__(self) -> None:
         if len(self.texts) < 2:
             raise UserError(
-                f"an evaluation needs at least 2 sentences, since controls exchange them; got "
+                f"expected at least 2 sentences, since the controls shuffle them; got "
                 f"{len(self.texts)}"
             )
         for name, values in self.labels.items():
@@ -59,19 +59,19 @@ class EvaluationData:
                 )
 
     def generator(self) -> torch.Generator:
-        """A fresh source of draws, the same each time."""
+        """A new random generator with the seed of the evaluation."""
         return torch.Generator().manual_seed(self.seed)
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What an evaluator found.
+    """Output of an evaluator.
 
     Attributes:
-        rows: Rows of `Metric.row`, those of the primary measure first.
-        tables: Name -> rows with what stands behind the numbers: texts, curves, points of a map.
-        items: Metric and group -> the values behind a number, where they are known.
-        not_found: Part that was to be measured, such as a benchmark -> why its data are not there.
+        rows: Rows of `Metric.row`, those of the primary metric first.
+        tables: Maps names to tables of the underlying data: texts, curves, points of a map.
+        items: Maps metric and group to the per-item values, if they are known.
+        not_found: Maps each part without data, such as a benchmark, to the reason.
     """
 
     rows: Rows
@@ -85,7 +85,7 @@ class Evaluation:
                 self.items[row["metric"], row["group"]] = items
 
     def value(self, metric: str, group: str = "") -> float:
-        """The value of one measure."""
+        """The value of one metric."""
         for row in self.rows:
             if row["metric"] == metric and row["group"] == group:
                 return row["value"]
@@ -93,25 +93,25 @@ class Evaluation:
 
 
 class Evaluator(ABC):
-    """Measures a system. Settings are arguments of its constructor, each with a default."""
+    """Base class of evaluators. Settings are constructor arguments, each with a default."""
 
     name: ClassVar[str]
-    """As it stands in the registry, in tables and on the command line."""
+    """Name in the registry, in tables and on the command line."""
     needs: ClassVar[frozenset[Need]]
-    """What it asks of the system and the data."""
+    """What it requires of the system and the data."""
     metrics: ClassVar[tuple[Metric, ...]]
-    """What it measures, the primary measure first."""
+    """Its metrics, the primary one first."""
 
     @property
     def primary(self) -> Metric:
-        """The measure by which models are chosen and compared."""
+        """The metric by which models are selected and compared."""
         return self.metrics[0]
 
     def __call__(self, system: Any, data: EvaluationData) -> Evaluation:
-        """Check what is needed, then measure.
+        """Check the requirements, then evaluate.
 
         Raises:
-            UserError: The system or the data lacks something that is needed.
+            UserError: The system or the data does not meet a requirement.
         """
         if lacking := missing(self, system, data):
             raise UserError(f"the evaluator {self.name!r} needs {lacking}")
@@ -119,12 +119,12 @@ class Evaluator(ABC):
 
     @abstractmethod
     def evaluate(self, system: Any, data: EvaluationData) -> Evaluation:
-        """The measures of `system` on `data`; called when all that is needed is there."""
+        """Compute the metrics of `system` on `data`; called if all requirements are met."""
 
     def depends_on(self, system: Any) -> dict[str, Any]:
-        """What else of `system` the results depend on, beside its weights; kept with the settings.
+        """What the results depend on besides the weights of `system`; saved with the settings.
 
-        When it changes, an evaluation that is kept in a folder is measured again.
+        If it changes, a saved evaluation is repeated.
         """
         return {}
 
@@ -135,16 +135,16 @@ class Evaluator(ABC):
 
 _LACKING: dict[Need, str] = {
     "encode": "a system that encodes texts; this one has no sentence encoder",
-    "decode": "a system that writes text; this one cannot decode points",
+    "decode": "a system that generates text; this one cannot decode latent codes",
     "posterior": "a system with a posterior q(z|x); this one encodes to single vectors",
     "likelihood": "a system with a likelihood p(x|z); only a LlaMaVAE has one",
-    "labels": "labelled sentences; this corpus has no labels (its columns beside the text)",
-    "training texts": "the sentences that the system was trained on; give their corpus",
+    "labels": "labelled sentences; this corpus has no label columns",
+    "training texts": "the training sentences of the system; give their corpus",
 }
 
 
 def missing(evaluator: Evaluator, system: Any, data: EvaluationData) -> str:
-    """What `evaluator` needs and does not get, in words; empty when all is there."""
+    """Description of the unmet requirements of `evaluator`; empty if all are met."""
     has: dict[Need, bool] = {
         "encode": can_encode(system),
         "decode": callable(getattr(system, "decode", None)),
@@ -159,21 +159,21 @@ def missing(evaluator: Evaluator, system: Any, data: EvaluationData) -> str:
 
 
 def can_encode(system: Any) -> bool:
-    """Whether a system turns texts into points: it has `encode`, and a VAE has its encoder."""
+    """Whether a system encodes texts: it has `encode`, and a VAE has its encoder."""
     return callable(getattr(system, "encode", None)) and getattr(system, "encoder", 0) is not None
 
 
 def has_posterior(system: Any) -> bool:
-    """Whether `encode` gives a distribution."""
+    """Whether `encode` returns a distribution."""
     return can_encode(system) and hasattr(system, "posterior")
 
 
 @torch.no_grad()
 def latent_codes(system: Any, texts: Sequence[str]) -> Tensor:
-    """The point of each text on the CPU in float32, shape (N, D): a posterior's mean, or a vector.
+    """Latent codes of texts (posterior means or vectors), shape (N, D), float32 on the CPU.
 
     Args:
-        system: A `LlaMaVAE`, a `SentenceEncoder`, a `SentenceTransformer`, or anything whose
+        system: A `LlaMaVAE`, a `SentenceEncoder`, a `SentenceTransformer`, or any object whose
             `encode(texts)` returns a distribution or vectors.
         texts: N texts.
     """
@@ -184,7 +184,7 @@ def latent_codes(system: Any, texts: Sequence[str]) -> Tensor:
 
 
 def system_fingerprint(system: Any) -> str:
-    """A hash of what makes a system measure as it does; of one without weights, its type."""
+    """A hash of the weights and settings of a system; its type name if it has no weights."""
     if callable(own := getattr(system, "system_fingerprint", None)):
         return str(own())
     if isinstance(system, LlaMaVAE):

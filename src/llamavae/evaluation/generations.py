@@ -1,7 +1,7 @@
-"""Real sentences of a model as tidy rows: what the numbers of a report look like.
+"""Generated sentences of a model as tidy rows: reconstructions, interpolations and samples.
 
-Each function returns a list of rows, dictionaries with the same keys, that `write_csv` saves and
-a report shows.
+Each function returns a list of rows, dictionaries with the same keys, for `write_csv` and the
+report.
 """
 
 from __future__ import annotations
@@ -13,23 +13,24 @@ from pathlib import Path
 import sacrebleu
 
 from llamavae.errors import UserError
+from llamavae.files import replacing
 from llamavae.latent import traversal
 from llamavae.metrics.metric import Rows
 from llamavae.modeling import LlaMaVAE
 
 
 def reconstructions(model: LlaMaVAE, texts: Sequence[str]) -> Rows:
-    """Each text, the model's greedy reconstruction from its posterior mean, and two controls.
+    """Each text, its greedy reconstruction from the posterior mean, and a shuffled control.
 
-    Row: `text`, `reconstruction`, `bleu` (sentence BLEU of the two, 0 to 100), and
-    `shuffled`: what is written from the point of the next text, the last one's from the first's.
+    Row: `text`, `reconstruction`, `bleu` (sentence BLEU of the two, 0 to 100), and `shuffled`: the
+    reconstruction of the next text, and of the first text for the last one.
 
     Args:
         model: The VAE, with its encoder.
         texts: At least two sentences.
     """
     if len(texts) < 2:
-        raise UserError(f"reconstructions need at least 2 sentences; got {len(texts)}")
+        raise UserError(f"expected at least 2 sentences to reconstruct; got {len(texts)}")
     mean = model.encode(list(texts)).mean
     right = model.decode(mean)
     return [
@@ -56,7 +57,7 @@ def interpolations(model: LlaMaVAE, pairs: Sequence[tuple[str, str]], steps: int
 
 
 def traversals(model: LlaMaVAE, text: str, dims: Sequence[int], steps: int = 7) -> Rows:
-    """Sentences while one coordinate of a sentence's point runs over 95 % of the prior.
+    """Sentences decoded while one coordinate of a sentence's code covers 95 % of the prior.
 
     Row: `dimension`, `value` of that coordinate, `text`.
     """
@@ -73,10 +74,10 @@ def traversals(model: LlaMaVAE, text: str, dims: Sequence[int], steps: int = 7) 
 
 
 def write_csv(rows: Rows, path: Path) -> Path:
-    """Save rows as a CSV file with a header line; what a row lacks stays empty."""
+    """Save rows as a CSV file with a header line; missing values are empty."""
     if not rows:
         raise UserError(f"there are no rows to write to {path}")
-    with path.open("w", encoding="utf-8", newline="") as file:
+    with replacing(path) as new, new.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)))
         writer.writeheader()
         writer.writerows(rows)

@@ -1,4 +1,4 @@
-"""Texts on paths between latent codes, and what measures the distances between them."""
+"""Texts along paths between latent codes, and the distances between them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from llamavae.latent import lerp, slerp
 from llamavae.metrics.smoothness import WordMover
 
 PATHS = {"linear": lerp, "slerp": slerp}
-"""Name of a path between two points -> what draws it."""
+"""Maps names of paths between two latent codes to functions."""
 
 
 class Paths(NamedTuple):
@@ -26,19 +26,19 @@ class Paths(NamedTuple):
     mixed: list[list[str]]
     """The inner texts of each path in random order."""
     foreign: list[list[str]]
-    """Inner texts of all paths, dealt out at random."""
+    """The inner texts of all paths, randomly reassigned."""
 
 
 def decode_paths(
     system: Any, z: Tensor, pairs: int, steps: int, mode: str = "linear", seed: int = 0
 ) -> Paths:
-    """Decode paths between pairs of points, all of them different.
+    """Decode paths between disjoint pairs of latent codes.
 
     Args:
-        system: Anything with `decode`.
-        z: Points (N, D), at least 2.
-        pairs: Most pairs; there are N / 2 at most.
-        steps: Points on a path, at least 2, its ends included.
+        system: Any object with `decode`.
+        z: Latent codes (N, D), at least 2.
+        pairs: Maximum number of pairs; N / 2 at most.
+        steps: Number of codes on a path, at least 2, including its ends.
         mode: A name of `PATHS`.
         seed: Seed of the choice of pairs and of the controls.
     """
@@ -64,13 +64,13 @@ def decode_paths(
 def word_mover(
     system: Any, encode: Callable[[Sequence[str]], Tensor], encoder: str
 ) -> tuple[WordMover, str]:
-    """Word mover's distance, and whose token vectors it takes.
+    """Word mover's distance, and a description of its token vectors.
 
     Args:
-        system: A `LlaMaVAE`, or anything else with `decoder.lm` and `decoder.tokenizer`, whose
-            input embeddings are taken.
-        encode: Encodes single words in place of token vectors where there are none.
-        encoder: What that is called.
+        system: A `LlaMaVAE`, or any object with `decoder.lm` and `decoder.tokenizer`, whose input
+            embeddings are used.
+        encode: Encodes single words if there are no token vectors.
+        encoder: Name of that encoder.
     """
     lm = getattr(getattr(system, "decoder", None), "lm", None)
     if lm is None:
@@ -82,11 +82,11 @@ def word_mover(
 def sentence_vectors(
     system: Any, encoder: EncoderSource | None
 ) -> tuple[Callable[[Sequence[str]], Tensor], str]:
-    """What turns texts into sentence vectors, and what it is called.
+    """A function that encodes texts as sentence embeddings, and its name.
 
     Args:
-        system: Its own sentence encoder is taken, or `encode` if it has none.
-        encoder: Taken instead.
+        system: Its own sentence encoder is used, or `encode` if it has none.
+        encoder: Used instead, if given.
     """
     if encoder is None:
         own = getattr(system, "encoder", None)

@@ -1,4 +1,4 @@
-"""A VAE whose codes are refined, as a system that every evaluator can measure."""
+"""A VAE with refined codes, as a system for the evaluators."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from llamavae.modeling.checkpoint import trained_fingerprint
 
 
 class RefinedSystem:
-    """A `LlaMaVAE` that encodes by `LlaMaVAE.refine`; the posterior of a text is found once.
+    """A `LlaMaVAE` that encodes by `LlaMaVAE.refine`; refined posteriors are cached.
 
-    Everything else is the model's own.
+    All other attributes are those of the model.
 
     Args:
         model: The VAE, with its encoder.
@@ -29,7 +29,7 @@ class RefinedSystem:
         self._found: dict[str, tuple[Tensor, Tensor]] = {}
 
     def __getattr__(self, name: str) -> Any:
-        if name == "model":  # not there yet, as in a copy
+        if name == "model":  # not set yet, as while copying
             raise AttributeError(name)
         return getattr(self.model, name)
 
@@ -38,7 +38,7 @@ class RefinedSystem:
 
         Args:
             texts: One text or several.
-            batch_size: Maximum number of texts that pass the decoder together.
+            batch_size: Maximum number of texts per forward pass of the decoder.
         """
         wanted = [texts] if isinstance(texts, str) else list(texts)
         if new := [text for text in dict.fromkeys(wanted) if text not in self._found]:
@@ -51,7 +51,7 @@ class RefinedSystem:
         return DiagonalGaussian(mean, logvar)
 
     def system_fingerprint(self) -> str:
-        """A hash of the model and of how its codes are refined."""
+        """A hash of the model and of the settings of the refinement."""
         settings = json.dumps(self.refinement.settings(), sort_keys=True)
         text = trained_fingerprint(self.model) + settings
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()

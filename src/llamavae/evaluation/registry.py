@@ -1,6 +1,6 @@
-"""The evaluators by name, and the suites they make up. A new evaluator is one line here.
+"""The evaluators by name, and the suites. A new evaluator needs one line here.
 
-Nothing is imported before it is asked for, so that `--help` stays quick.
+Evaluators are imported lazily, so that `--help` stays fast.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class _Lazy(Mapping[str, "type[Evaluator]"]):
-    """Name -> class, imported from the place that stands for it."""
+    """Maps names to classes, which are imported on access."""
 
     def __init__(self, places: Mapping[str, str]) -> None:
         self.places = places
@@ -50,7 +50,7 @@ EVALUATORS = _Lazy(
         "amortisation": "amortisation:Amortisation",
     }
 )
-"""Evaluator name -> its class, in the order in which they run."""
+"""Maps evaluator names to classes, in the order in which they run."""
 
 _PAPER: dict[str, dict[str, Any]] = {
     "reconstruction": {},
@@ -67,12 +67,12 @@ SUITES: dict[str, dict[str, dict[str, Any]]] = {
     "paper": _PAPER,
     "all": {name: _PAPER.get(name, {}) for name in EVALUATORS} | {"disentanglement": {"seeds": 10}},
 }
-"""Suite name -> its evaluators, each with the settings that differ from the defaults.
+"""Maps suite names to evaluators, each with the settings that differ from the defaults.
 
-`quick` needs the model and its corpus alone, and takes minutes on two CPU cores for a small model.
-`paper` is for what the paper (2312.13208) measures or shows by example; human scores of similarity
-come from the hub and SentEval's tasks from its files, as far as they are found. `all` is both, with
-more seeds.
+`quick` needs only the model and its corpus, and takes minutes on two CPU cores for a small model.
+`paper` covers what the paper (2312.13208) measures or shows by example; human similarity scores
+are loaded from the hub and SentEval's tasks from its files, if they are found. `all` contains both,
+with more seeds.
 """
 
 
@@ -84,7 +84,7 @@ def load_evaluator(name: str, **settings: Any) -> Evaluator:
         **settings: Arguments of its class.
 
     Raises:
-        UserError: There is no such evaluator or setting, or a value is not usable.
+        UserError: The evaluator or a setting is unknown, or a value is invalid.
     """
     cls = EVALUATORS[name]
     known = signature(cls).parameters
@@ -105,11 +105,11 @@ _EXPECTED = {
     "sequence_str": "a list, such as [a, b]",
     "Sequence": "a list, such as [a, b]",
 }
-"""What pydantic missed, its type of error or the class -> in words, as for the command line."""
+"""Maps pydantic's error types and classes to descriptions of the expected value."""
 
 
 def _check(name: str, value: Any, annotation: Any) -> None:
-    """Refuse a value that is not what the annotation says; nothing is converted."""
+    """Raise an error for a value that does not match the annotation; nothing is converted."""
     from pydantic import ConfigDict, TypeAdapter, ValidationError
 
     config = ConfigDict(arbitrary_types_allowed=True, strict=True)

@@ -1,13 +1,12 @@
-"""What an evaluation leaves in its folder, written and read.
+"""The folder of an evaluation: reading and writing.
 
-    results.json                 what was measured on what; per evaluator its settings, rows and
-                                 how they were obtained, and what of it was not found; what was
-                                 skipped or failed, and why
-    rows.csv                     all numbers as one table
-    EVALUATOR/TABLE.jsonl        texts, curves and points behind the numbers, a JSON object a line
-    EVALUATOR/items.jsonl        what each item adds to each number, and to its control
+    results.json                 model and data; for each evaluator its settings, rows, provenance
+                                 and missing parts; skipped and failed evaluators, with the reason
+    rows.csv                     all values as one table
+    EVALUATOR/TABLE.jsonl        the underlying texts, curves and codes, one JSON object per line
+    EVALUATOR/items.jsonl        per-item values of each metric and its control
 
-Each file is replaced as a whole, and results.json last: what it names is there.
+Each file is replaced atomically, and results.json last, so all files that it names exist.
 """
 
 from __future__ import annotations
@@ -23,18 +22,19 @@ import numpy as np
 from llamavae.errors import UserError
 from llamavae.evaluation.evaluator import Evaluation
 from llamavae.evaluation.generations import write_csv
+from llamavae.files import disk_errors, write_text
 from llamavae.metrics.metric import Items, Rows
 
 
 @dataclass
 class Found:
-    """What one evaluator found.
+    """Results of one evaluator.
 
     Attributes:
         evaluation: Its rows and tables.
-        metrics: Its measures as dictionaries, the primary one first.
+        metrics: Its metrics as dictionaries, the primary one first.
         settings: Its settings.
-        seconds: How long it took.
+        seconds: Run time.
         made_by: Command, versions and machine, see `llamavae.provenance`.
     """
 
@@ -46,7 +46,7 @@ class Found:
 
     @property
     def primary(self) -> dict[str, Any] | None:
-        """The row of the primary measure over all the data, or else its first row."""
+        """The row of the primary metric over all the data, or else the first row."""
         name = self.metrics[0]["name"]
         rows = [row for row in self.evaluation.rows if row["metric"] == name]
         return next((row for row in rows if not row["group"]), rows[0] if rows else None)
@@ -57,12 +57,12 @@ class Results:
     """Contents of an evaluation's folder.
 
     Attributes:
-        system: Name of what was measured.
-        model: `source` and `fingerprint` of it, and `run`: what is known of its training.
-        data: What it was measured on: `corpus`, `split`, `texts`, `seed`, hashes.
-        found: Evaluator -> what it found.
-        skipped: Evaluator -> what it lacked.
-        failed: Evaluator -> the error that ended it.
+        system: Name of the system.
+        model: Its `source` and `fingerprint`, and `run`, the description of its training run.
+        data: The evaluation data: `corpus`, `split`, `texts`, `seed`, hashes.
+        found: Maps evaluators to their results.
+        skipped: Maps skipped evaluators to the unmet requirement.
+        failed: Maps failed evaluators to the error message.
     """
 
     system: str
@@ -74,7 +74,7 @@ class Results:
 
     @property
     def not_found(self) -> dict[str, str]:
-        """Evaluator and part that it was to measure -> why its data are not there."""
+        """Maps evaluators and their parts without data to the reason."""
         return {
             f"{name}, {part}": reason
             for name, found in self.found.items()
@@ -83,7 +83,7 @@ class Results:
 
     @property
     def rows(self) -> Rows:
-        """All numbers, with the evaluator in front."""
+        """All rows, with the evaluator as the first column."""
         return [
             {"evaluator": name, **row}
             for name, found in self.found.items()
@@ -100,7 +100,7 @@ _OTHERS = {
 
 
 def check_folder(folder: Path) -> None:
-    """Refuse a folder of something else than an evaluation, whose files would be overwritten.
+    """Raise an error if the folder holds other results, which would be overwritten.
 
     Raises:
         UserError: The folder holds a run, a sweep, a study or a comparison.
@@ -108,8 +108,8 @@ def check_folder(folder: Path) -> None:
     for name, what in _OTHERS.items():
         if (folder / name).is_file():
             raise UserError(
-                f"{folder} holds {what} ({name}), and its results would be overwritten; choose "
-                "another place with --output"
+                f"{folder} holds {what} ({name}), and its results would be overwritten. Choose "
+                "another folder with --output"
             )
 
 
@@ -127,13 +127,12 @@ def read_results(folder: Path) -> Results:
         return Results(**saved, found=found)
     except FileNotFoundError as error:
         raise UserError(
-            f"{folder} holds no evaluation: {error.filename} is missing. Make one with llamavae "
+            f"{folder} holds no evaluation: {error.filename} is missing. Create one with llamavae "
             "evaluate"
         ) from error
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(
-            f"{path} is not the results of an evaluation; name a folder that llamavae evaluate "
-            "wrote"
+            f"{path} holds no evaluation results. Give a folder that llamavae evaluate wrote"
         ) from error
 
 
@@ -166,8 +165,8 @@ def write_results(results: Results, folder: Path, changed: str | None = None) ->
 
     Args:
         results: Its contents.
-        folder: Made if it is not there.
-        changed: The evaluator whose tables are new; those of the others are not written again.
+        folder: Folder, which is created if it does not exist.
+        changed: The evaluator whose tables are new; those of the others are not rewritten.
 
     Raises:
         UserError: The folder cannot be written.
@@ -180,26 +179,21 @@ def write_results(results: Results, folder: Path, changed: str | None = None) ->
         "skipped": results.skipped,
         "failed": results.failed,
     }
-    try:
+    with disk_errors(folder, "run the command again: what is finished is kept"):
         folder.mkdir(parents=True, exist_ok=True)
         if changed is not None:
             (folder / changed).mkdir(exist_ok=True)
             for name, rows in results.found[changed].evaluation.tables.items():
                 lines = (f"{_json(row)}\n" for row in rows)
-                _replace(folder / changed / _file(name), "".join(lines))
+                write_text(folder / changed / _file(name), "".join(lines))
             lines = (
                 f"{_json({'metric': metric, 'group': group, **vars(items)})}\n"
                 for (metric, group), items in results.found[changed].evaluation.items.items()
             )
-            _replace(folder / changed / _ITEMS, "".join(lines))
+            write_text(folder / changed / _ITEMS, "".join(lines))
         if results.rows:
-            write_csv(results.rows, folder / ".rows.csv").replace(folder / "rows.csv")
-        _replace(folder / "results.json", _json(values, indent=1) + "\n")
-    except OSError as error:
-        raise UserError(
-            f"could not write to {folder}: {error}. Make room and run the command again: what is "
-            "finished is kept"
-        ) from error
+            write_csv(results.rows, folder / "rows.csv")
+        write_text(folder / "results.json", _json(values, indent=1) + "\n")
 
 
 def _values(found: Found) -> dict[str, Any]:
@@ -219,21 +213,15 @@ def _json(values: Any, indent: int | None = None) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """A number or an array of numpy or torch as JSON has it; the text of anything else."""
+    """A numpy or torch number or array as a JSON value; any other object as a string."""
     return value.tolist() if hasattr(value, "tolist") else str(value)
-
-
-def _replace(path: Path, text: str) -> None:
-    new = path.with_name(f".{path.name}")
-    new.write_text(text, encoding="utf-8")
-    new.replace(path)
 
 
 # ------------------------------------------------------------------------------- as text
 
 
 def number_text(value: float) -> str:
-    """A number as people read it: four digits that count.
+    """Format a number with four significant digits.
 
     Example:
         >>> number_text(0.123456), number_text(1234567.0), number_text(32.0)
@@ -243,7 +231,7 @@ def number_text(value: float) -> str:
 
 
 def interval_text(row: Mapping[str, Any]) -> str:
-    """The 95 % interval of a row; empty where it has none.
+    """Format the 95 % interval of a row; empty if it has none.
 
     Example:
         >>> interval_text({"low": 0.25, "high": 0.5})

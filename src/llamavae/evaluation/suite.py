@@ -1,4 +1,4 @@
-"""Run evaluators over a system, one after the other, and keep what each has found."""
+"""Run several evaluators on a system and save their results."""
 
 from __future__ import annotations
 
@@ -34,24 +34,24 @@ def evaluate(
     model: Mapping[str, Any] | None = None,
     corpus: Mapping[str, Any] | None = None,
 ) -> Results:
-    """Measure a system with each evaluator, and write what they find to a folder.
+    """Evaluate a system with each evaluator, and write the results to a folder.
 
-    Each evaluator's results are written as soon as it is done. What the folder holds already, of
-    the same system and data with the same settings, is kept and not measured again, unless a part
-    was not found. An evaluator that lacks something is skipped, and one that ends with a
-    `UserError` does not lose the others' work; both are in the results with the reason.
+    The results of each evaluator are written as soon as it finishes. Existing results for the
+    same system, data and settings are kept and not repeated, unless a part had no data. An
+    evaluator with an unmet requirement is skipped, and one that fails with a `UserError` does not
+    stop the others; both are recorded in the results with the reason.
 
     Args:
-        system: Anything that encodes texts or decodes points.
-        data: What it is measured on.
-        evaluators: What measures it, of different names.
+        system: Any object that encodes texts or decodes latent codes.
+        data: The evaluation data.
+        evaluators: Evaluators with different names.
         folder: Folder of the results; see `llamavae.evaluation.results`.
-        name: What the system is called; the folder's name by default.
-        model: What else is known of the system, for the report: `source`, `run`.
-        corpus: What else is known of the data: `corpus`, `split`.
+        name: Name of the system; default: the name of the folder.
+        model: Further description of the system, for the report: `source`, `run`.
+        corpus: Further description of the data: `corpus`, `split`.
 
     Raises:
-        UserError: The folder holds something else, such as a run, or an evaluation of another
+        UserError: The folder holds other results, such as a run, or an evaluation of another
             system or other data, or it cannot be written.
     """
     results = _open(system, data, folder, name, model or {}, corpus or {})
@@ -99,7 +99,7 @@ def _open(
     model: Mapping[str, Any],
     corpus: Mapping[str, Any],
 ) -> Results:
-    """The results that the folder holds, or empty ones."""
+    """The existing results of the folder, or empty results."""
     check_folder(folder)
     new = Results(
         name or folder.name,
@@ -123,15 +123,15 @@ def _open(
     ):
         if before != now:
             raise UserError(
-                f"{folder} holds an evaluation with {what}; choose another place with --output, or "
-                "remove it"
+                f"{folder} holds an evaluation with {what}. Choose another folder with --output, "
+                "or remove it"
             )
     new.found, new.skipped, new.failed = old.found, old.skipped, old.failed
     return new
 
 
 def settings_of(evaluator: Evaluator) -> dict[str, Any]:
-    """The settings of an evaluator, its public attributes, as JSON has them; models as hashes."""
+    """The settings of an evaluator, its public attributes, as JSON values; models as hashes."""
     public = {name: value for name, value in vars(evaluator).items() if not name.startswith("_")}
     return json.loads(json.dumps(public, default=_setting))
 

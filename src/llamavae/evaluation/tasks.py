@@ -1,4 +1,4 @@
-"""Benchmarks of several tasks, of which some may not be at hand."""
+"""Benchmarks of several tasks, some of which may have no data."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 Groups = Mapping[str, Sequence[str]]
-"""Name of a group -> its tasks."""
+"""Maps group names to tasks."""
 
 
 def check_tasks(
     kind: str, names: Sequence[str], tasks: Iterable[str], groups: Groups, hint: str = ""
 ) -> None:
-    """Refuse names that are neither a task's nor a group's."""
+    """Raise an error for names that are neither tasks nor groups."""
     known = [*tasks, *groups]
     for name in names:
         if name not in known:
@@ -27,7 +27,7 @@ def check_tasks(
 
 
 def task_names(names: Sequence[str], groups: Groups) -> list[str]:
-    """Names of tasks and of groups as those of tasks alone, each once.
+    """Replace names of groups by their tasks, without duplicates.
 
     Example:
         >>> task_names(["b", "all"], {"all": ["a", "b", "c"]})
@@ -39,19 +39,21 @@ def task_names(names: Sequence[str], groups: Groups) -> list[str]:
 def load_tasks(
     names: Sequence[str], groups: Groups, load: Callable[[str], T], *, required: bool = True
 ) -> tuple[dict[str, T], dict[str, str]]:
-    """The data of tasks; of a group, those that are found.
+    """Load the data of tasks; for a group, of those tasks that are found.
 
     Args:
-        names: Of tasks, which have to be there, and of groups.
+        names: Names of tasks, whose data are required, and of groups.
         groups: The groups.
-        load: Reads a task's data.
-        required: Whether one task at least has to be found, since nothing else is measured.
+        load: Loads the data of a task.
+        required: Whether at least one task must be found.
 
     Returns:
-        Task -> its data, and task -> why it was not found; each of these is warned of too.
+        A dictionary of the data by task, and one of the reasons by missing task, each of which is
+        also logged as a warning.
 
     Raises:
-        MissingData: A task that is named is not there, or none is where one is required.
+        MissingData: The data of a task selected by name are missing, or of all tasks if one is
+            required.
     """
     loaded: dict[str, T] = {}
     lost: dict[str, MissingData] = {}
@@ -71,7 +73,7 @@ def load_tasks(
 
 
 def by_reason(not_found: Mapping[str, str]) -> dict[str, str]:
-    """What has the same reason, together: names -> the reason.
+    """Group names by reason; maps joined names to the reason.
 
     Example:
         >>> by_reason({"a": "no file", "b": "no network", "c": "no file"})

@@ -1,8 +1,8 @@
-"""Does the geometry of a space go with the quality of its texts? An open question of the paper.
+"""Correlation of latent geometry and text quality over models, an open question of the paper.
 
-Over several models, each measure of geometry is held against each measure of quality. What is
-related is models, so the number of models decides what can be seen: with 5 of them, no rank
-correlation but a perfect one is less than 5 % likely by chance, and with 4 not even that.
+Each geometry metric is correlated with each quality metric over several models. The number of
+models limits the power of the test: with 5 models only a perfect rank correlation has p < 0.05,
+and with 4 models none has.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from llamavae.errors import UserError, unknown
 from llamavae.metrics.metric import Rows
 
 Values = Sequence[Mapping[str, Any]]
-"""Rows with `model`, `metric` and `value`; those with a `group` that is not empty are passed over,
-as they are about a part of the data."""
+"""Rows with `model`, `metric` and `value`; rows with a nonempty `group` are ignored, since they
+describe a subset of the data."""
 
 
 def relate(
@@ -30,23 +30,23 @@ def relate(
     resamples: int = 9999,
     seed: int = 0,
 ) -> Rows:
-    """Spearman's rank correlation over models of each pair of measures.
+    """Spearman's rank correlation over models of each pair of metrics.
 
-    Row: `geometry`, `quality` (names of measures), `spearman` (-1 to 1), `p` (how often an
-    exchange of the models makes a correlation as far from 0; exact up to 7 models, which
-    scipy's own p value is not), `n` (models that have both). `spearman` and `p` are None with
-    fewer than 3 models or where a measure is the same for all. With many pairs, some have a small
-    p by chance: look for what holds over several, or correct by the number of pairs.
+    Row: `geometry`, `quality` (names of metrics), `spearman` (-1 to 1), `p` (two-sided p-value of
+    a permutation test, exact up to 7 models, unlike scipy's default), `n` (number of models with
+    both metrics). `spearman` and `p` are None with fewer than 3 models or if a metric is constant.
+    With many pairs, some have a small p by chance; look for correlations that are consistent over
+    several metrics, or correct for the number of pairs.
 
     Args:
-        rows: One for each model and measure: `model`, `metric`, `value`.
-        geometry: Measures of the space.
-        quality: Measures of the texts.
-        resamples: Most exchanges that are tried.
-        seed: Seed of the exchanges.
+        rows: A row for each model and metric: `model`, `metric`, `value`.
+        geometry: Metrics of the latent space.
+        quality: Metrics of the texts.
+        resamples: Maximum number of permutations.
+        seed: Seed of the permutations.
 
     Raises:
-        UserError: A measure is unknown, or a model has two values of one.
+        UserError: A metric is unknown, or a model has two values of one metric.
     """
     values = values_by_measure(rows)
     result: Rows = []
@@ -60,7 +60,7 @@ def relate(
 
 
 def values_by_measure(rows: Values) -> dict[str, dict[str, float]]:
-    """Measure -> model -> value."""
+    """Maps metrics to dictionaries of values by model."""
     values: dict[str, dict[str, float]] = {}
     for row in rows:
         if row.get("group"):
@@ -75,7 +75,7 @@ def values_by_measure(rows: Values) -> dict[str, dict[str, float]]:
 def common_models(
     values: dict[str, dict[str, float]], a: str, b: str
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], list[str]]:
-    """Both measures of the models that have both, and these models."""
+    """The values of both metrics for the models that have both, and these models."""
     for name in (a, b):
         if name not in values:
             raise unknown("metric", name, values)

@@ -1,10 +1,10 @@
-"""Studies on one task: words and their definitions, some of them held out.
+"""Studies of definition modelling on held-out words.
 
 `study_flows` compares the architectures of `llamavae.flows`; `study_definitions` compares the
-invertible CVAE with what else could write definitions. Both give tidy rows: `system`, `seed`,
-`metric`, `value`, `unit`, `direction` and, where there are some, `low` and `high` (95 %
-confidence interval), `shuffled` or `guess` (controls), `n`, `items` (the value of each item).
-`differences` tests a system against another one on the same items.
+invertible CVAE with baselines. Both return tidy rows: `system`, `seed`, `metric`, `value`, `unit`,
+`direction` and, if available, `low` and `high` (95 % confidence interval), `shuffled` or `guess`
+(controls), `n`, `items` (per-item values). `differences` tests each system against a reference
+system on the same items.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ from llamavae.metrics.retrieval import rank_of_truth, score_ranks, score_vectors
 from llamavae.metrics.semantic import Scorer
 from llamavae.modeling import LlaMaVAE
 
-_RANKED = 200  # definitions whose word is looked for where each candidate costs a pass of the flow
+_RANKED = 200  # number of queries if each candidate needs a forward pass of the flow
 
 Keep = Callable[[str, Rows], None]
-"""Called with each system's name and rows as they come, so that nothing is lost."""
+"""Called with the name and rows of each system as soon as they are available."""
 
 
 class Generator(Protocol):
-    """What writes texts for conditions: an invertible CVAE or a baseline."""
+    """A generator of texts for conditions: an invertible CVAE or a baseline."""
 
     def generate(
         self,
@@ -54,33 +54,32 @@ class Generator(Protocol):
         spread: float = 1.0,
         seed: int | None = None,
     ) -> list[str]:
-        """B * n texts for B conditions, those of one condition side by side."""
+        """B * n texts for B conditions; the texts of one condition are adjacent."""
         ...
 
 
 @dataclass(frozen=True)
 class DefinitionTask:
-    """Words to define and definitions to find the words of, none of them seen in training.
+    """Definition modelling and reverse dictionary for words that do not occur in training.
 
     Attributes:
         vae: The VAE.
-        condition: Turns words into vectors.
-        train: Pairs to fit on.
+        condition: Encodes words as vectors.
+        train: Training pairs.
         valid: Pairs for early stopping.
-        test: Pairs of held-out words, each word once: the first `texts` are defined, and all of
-            them are the candidates of the reverse dictionary.
-        texts: How many words are defined.
-        spread: Spread of the latent codes that definitions are written from, see `generate`.
+        test: Pairs of held-out words, each word once. The first `texts` words are defined, and all
+            words are the candidates of the reverse dictionary.
+        texts: Number of words to define.
+        spread: Spread of the latent draws, see `InvertibleCVAE.generate`.
         posterior_scale: Width of the posteriors that flows are fitted to, see `InvertibleCVAE.fit`.
         networks: Options of `build_flow` for the flows' networks, such as `base_hidden`.
-        mover: Encoder for MoverScore; None leaves it out.
-        bleurt: BLEURT checkpoint; None leaves it out.
-        senses: Word -> all its definitions, for lemma-BLEU; `test` has one of each.
+        mover: Encoder for MoverScore; None skips it.
+        bleurt: BLEURT checkpoint; None skips it.
+        senses: Maps words to all their definitions, for lemma-BLEU; `test` has one of each.
         conditions: Condition of each pair of `test`: its word, or word and context. Default: its
             name.
-        draws: Codes that are drawn for each word where a flow writes, see
-            `InvertibleCVAE.generate`. Above 1 the flows alone use `spread`; the baselines
-            write at 0.
+        draws: Number of codes per word for a flow, see `InvertibleCVAE.generate`. Above 1, only
+            the flows use `spread`; the baselines use 0.
     """
 
     vae: LlaMaVAE
@@ -120,21 +119,21 @@ def definition_task(
     seed: int = 0,
     **options: Any,
 ) -> DefinitionTask:
-    """The task of a corpus of words and definitions.
+    """Build the task from a corpus of words and definitions.
 
     Args:
         vae: The VAE.
-        condition: Turns words into vectors.
+        condition: Encodes words as vectors.
         splits: Rows with `text` and `word`, by `train`, `validation` and `test`.
-        context: Column with the sentence around each word, or None in it. The words of the test
-            are then read in their sentences, and those without one are left out; training has
-            each word that has a sentence both ways, alone and in its sentence.
-        candidates: At most this many words that occur in `test` alone.
+        context: Column with a sentence that contains the word, or None. Test words are then
+            encoded in their sentences, and those without a sentence are excluded; training uses
+            each word with a sentence twice, alone and in its sentence.
+        candidates: Maximum number of words that occur only in `test`.
         seed: Seed of their choice.
         **options: Further attributes of `DefinitionTask`.
 
     Raises:
-        UserError: Fewer than 2 words occur in `test` alone.
+        UserError: Fewer than 2 words occur only in `test`.
     """
     train, valid = (
         make_pairs(splits[name], condition, context=context, also_alone=True)
@@ -153,8 +152,8 @@ def definition_task(
     chosen = [i for word, i in first.items() if condition.has(word)][:candidates]
     if len(chosen) < 2:
         raise UserError(
-            f"{len(chosen)} word(s) of the test split do not occur in training; a study needs at "
-            "least 2 to define"
+            "expected at least 2 words of the test split that do not occur in training; got "
+            f"{len(chosen)}"
         )
     senses: dict[str, list[str]] = defaultdict(list)
     for word, text in zip(words, texts, strict=True):
@@ -178,25 +177,25 @@ def study_flows(
     keep: Keep | None = None,
     models: Path | None = None,
 ) -> Rows:
-    """Fit each architecture in each form, and score what it writes and which words it finds.
+    """Fit each architecture in each form, and evaluate its definitions and reverse dictionary.
 
     Args:
         task: The task.
-        flows: Names that `build_flow` knows.
+        flows: Names of architectures of `build_flow`.
         forms: How the condition enters; the Gaussians have one form.
         seeds: Seeds of weights, order and noise.
-        fitting: How the flows are trained; its seed is replaced.
-        done: Systems to leave out, by name, because they are there already.
-        keep: Gets the rows of each system as soon as they are there.
-        models: Folder that gets each fitted flow as an invertible CVAE, in a subfolder of its own
-            (`glow-reference-0`), and the state from which an interrupted fit goes on; None keeps
-            neither.
+        fitting: Training settings of the flows; the seed is replaced.
+        done: Names of systems to skip.
+        keep: Called with the rows of each system as soon as they are available.
+        models: Folder for the fitted flows, each saved as an invertible CVAE in its own subfolder
+            (`glow-reference-0`), and for the state from which an interrupted fit resumes; None
+            saves neither.
     """
     check_names(flows, forms)
     fitting = fitting or FitConfig()
     rows: Rows = []
     for flow in dict.fromkeys(flows):
-        closed = ARCHITECTURES[flow].block is None  # a Gaussian has one form, and is fitted at once
+        closed = ARCHITECTURES[flow].block is None  # a Gaussian has one form and a closed-form fit
         for form in forms[:1] if closed else dict.fromkeys(forms):
             for seed in seeds[:1] if closed else seeds:
                 system = flow if closed else f"{flow} {form}"
@@ -212,7 +211,7 @@ def study_flows(
 
 
 def check_names(flows: Sequence[str], forms: Sequence[str]) -> None:
-    """Refuse unknown architectures and forms before anything is fitted."""
+    """Raise an error for unknown architectures and forms before anything is fitted."""
     for kind, names, known in (("flow", flows, ARCHITECTURES), ("form", forms, get_args(Form))):
         for name in names:
             if name not in known:
@@ -229,21 +228,21 @@ def study_definitions(
     keep: Keep | None = None,
     models: Path | None = None,
 ) -> Rows:
-    """The invertible CVAE beside all baselines, and beside a ceiling.
+    """Compare the invertible CVAE with all baselines and with an upper bound.
 
-    The nearest neighbour copies a whole training definition; its *reconstruction* passes the VAE,
-    as all that a flow writes does, so that the difference of the two is the VAE's loss and not the
-    flow's. `reconstruction (ceiling)` is no rival: it sees the definition itself, and says what
-    the VAE's decoder can write at best.
+    The nearest neighbour copies a training definition. Its *reconstruction* passes through the
+    VAE, as all definitions of a flow do, so the difference between the two is due to the VAE and
+    not to the flow. `reconstruction (ceiling)` is not a baseline: it encodes the reference
+    definition itself, and is an upper bound for the decoder of the VAE.
 
     Args:
         task: The task.
-        fitting: How the flow is trained; its seed is replaced.
+        fitting: Training settings of the flow; the seed is replaced.
         form: How the condition enters the flow.
-        cvae_steps: Training steps of the CVAE baseline.
-        seed: Seed of everything.
-        done: Systems to leave out, by name.
-        keep: Gets the rows of each system as soon as they are there.
+        cvae_steps: Number of training steps of the CVAE baseline.
+        seed: Random seed.
+        done: Names of systems to skip.
+        keep: Called with the rows of each system as soon as they are available.
         models: Folder for the fitted flows, as for `study_flows` (`glow-0`).
     """
     fitting = fitting or FitConfig()
@@ -292,16 +291,16 @@ def study_definitions(
 
 
 def differences(rows: Rows, against: str = "nearest neighbour", *, resamples: int = 1000) -> Rows:
-    """Each system's scores minus those of one of them on the same items: a paired test.
+    """Paired test of each system against a reference system on the same items.
 
     Row: `system`, `seed`, `metric`, `against`, `difference`, `low` and `high` (its 95 % interval)
-    and `p` (two-sided), see `paired_bootstrap`. They speak of the choice of the test words, not of
-    another fit. Measures without `items` have no test.
+    and `p` (two-sided), see `paired_bootstrap`. They cover the choice of the test words, not the
+    variation between fits. Metrics without `items` are not tested.
 
     Args:
-        rows: What `study_definitions` found.
-        against: The system that the others are compared with.
-        resamples: Draws of the bootstrap.
+        rows: Rows of `study_definitions`.
+        against: The reference system.
+        resamples: Number of bootstrap samples.
     """
     items = {
         (row["seed"], row["metric"], row["system"]): np.array(row["items"])
@@ -336,7 +335,7 @@ def _place(models: Path | None, system: str, seed: int) -> Path | None:
 
 
 def _forget_state(place: Path | None) -> None:
-    """Remove the state of a fit, once what was measured of it is kept."""
+    """Remove the state of a fit after its results are saved."""
     if place is not None:
         shutil.rmtree(place / "state", ignore_errors=True)
 
@@ -364,7 +363,7 @@ def _flow_rows(
 def _fit_rows(task: DefinitionTask, cvae: InvertibleCVAE, fit: FlowFit, share: float) -> Rows:
     z = task.vae.encode(task.test.texts).mean
     nll = -cvae.density(z, task.test.conditions).mean().item() / cvae.flow.features
-    nats = "nats a dimension"
+    nats = "nats per dimension"
     return [
         _measure("held-out NLL", fit.nll, nats, "lower", len(task.valid)),
         *(
@@ -383,7 +382,7 @@ def _measure(name: str, value: float, unit: str, direction: str, n: int = 1) -> 
 
 
 def _timed(task: DefinitionTask, cvae: InvertibleCVAE, seed: int) -> tuple[list[str], float]:
-    """What is written, and the flow's time as a share of the decoder's."""
+    """The generated texts, and the time of the flow relative to that of the decoder."""
     conditions = task.test.conditions[: task.texts]
     start = time.perf_counter()
     z = cvae.points(conditions, 1, task.spread, seed)
@@ -425,7 +424,7 @@ def _text_rows(task: DefinitionTask, texts: list[str], seed: int) -> Rows:
 
 
 def _rank_rows(task: DefinitionTask, cvae: InvertibleCVAE) -> Rows:
-    """Where the true word stands among all held-out words, and how near its predicted vector is."""
+    """Rank of the correct word among all held-out words, and metrics of its predicted vector."""
     rows = min(_RANKED, len(task.test)) if cvae.bends_with_condition else len(task.test)
     z = task.vae.encode(task.test.texts[:rows]).mean
     ranks = rank_of_truth(cvae.scores(z, task.test.conditions), torch.arange(rows))

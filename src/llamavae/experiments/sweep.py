@@ -1,14 +1,13 @@
-"""A sweep: one recipe trained with several values of some settings, and what that trades for what.
+"""A sweep: one recipe trained with several values of some settings, and the resulting trade-off.
 
-The rate is the KL, what a sentence's z costs in nats; the distortion is the NLL, what is still to
-be said once z is known (Alemi et al., 1711.00464). A larger beta, fewer dimensions or a smaller
-threshold move a model along that trade-off; other changes move it to a better one.
+The rate is the KL and the distortion is the NLL, both in nats per sentence (Alemi et al.,
+1711.00464). A larger beta, fewer dimensions or a smaller threshold move a model along this
+trade-off; other changes can improve the trade-off itself.
 """
 
 from __future__ import annotations
 
 import itertools
-import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,25 +20,62 @@ from llamavae.evaluation.evaluator import EvaluationData, Evaluator
 from llamavae.evaluation.generations import write_csv
 from llamavae.evaluation.results import Results
 from llamavae.evaluation.suite import evaluate
+from llamavae.files import write_json
 from llamavae.metrics.metric import Metric, Rows
 from llamavae.provenance import provenance
 from llamavae.training import Recipe, TrainResult, load_recipe, train
 
 TRAINING = "training"
-"""Stands for an evaluator in the rows of what a run itself measured at its end."""
+"""Name in place of an evaluator for the metrics of the run itself, at its end."""
 _FOLDER = "output.folder"
 
-_SHUFFLED = "the same sentences with one another's z"
+_SHUFFLED = "The same metric when each sentence is paired with the z of another sentence."
 _NATS = "nats per sentence"
 _MEASURES: dict[str, Metric] = {
-    "kl": Metric("KL", _NATS, "", "raw KL(q(z|x) ‖ N(0, I)): the rate"),
-    "nll": Metric("NLL", _NATS, "lower", "−log p(x|z), z drawn from q(z|x)", _SHUFFLED),
-    "elbo": Metric("negative ELBO", _NATS, "lower", "NLL + KL, at beta 1"),
-    "bleu": Metric("BLEU", "0 to 100", "higher", "greedy text of the posterior mean", _SHUFFLED),
-    "active_units": Metric("active units", "0 to D", "", "dimensions with Var(μ) > 0.01"),
-    "mutual_information": Metric("mutual information", "nats", "", "at most ln N"),
+    "kl": Metric(
+        "KL",
+        _NATS,
+        "",
+        "Rate of the VAE: the mean over sentences of KL(q(z|x) ‖ N(0, I)), without free bits or "
+        "beta (Kingma and Welling, 2014, arXiv 1312.6114).",
+    ),
+    "nll": Metric(
+        "NLL",
+        _NATS,
+        "lower",
+        "Mean over sentences of −log p(x|z) with teacher forcing and one z drawn from q(z|x).",
+        _SHUFFLED,
+    ),
+    "elbo": Metric(
+        "negative ELBO",
+        _NATS,
+        "lower",
+        "Mean over sentences of NLL + KL, with beta 1 (Kingma and Welling, 2014, arXiv 1312.6114).",
+    ),
+    "bleu": Metric(
+        "BLEU",
+        "0 to 100",
+        "higher",
+        "Corpus BLEU of the texts decoded greedily from the posterior means, computed by sacrebleu "
+        "(13a tokenisation, cased; Post, 2018, W18-6319).",
+        _SHUFFLED,
+    ),
+    "active_units": Metric(
+        "active units",
+        "0 to D",
+        "",
+        "Number of dimensions whose posterior mean has a variance above 0.01 over sentences "
+        "(Burda et al., 2016, arXiv 1509.00519, section 5.2).",
+    ),
+    "mutual_information": Metric(
+        "mutual information",
+        "nats",
+        "",
+        "Mean over N sentences of log q(z|x) minus the logarithm of the mean of q(z|x') over all "
+        "sentences x' (Hoffman and Johnson, 2016). It is at most log N.",
+    ),
 }
-"""What every run measures at its end on validation sentences: key of its metrics -> measure."""
+"""Maps the metric keys of a run, for validation sentences at its end, to metrics."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +84,7 @@ class SweepRun:
 
     Attributes:
         parts: The settings that vary, by the last part of their keys: `beta=0.1`, `dim=16`.
-        values: Key -> value as it was given.
+        values: Maps keys to values as given.
         recipe: All settings, with the folder of the run.
     """
 
@@ -58,20 +94,20 @@ class SweepRun:
 
     @property
     def name(self) -> str:
-        """As it stands in tables: `beta=0.1, dim=16`."""
+        """Name in tables: `beta=0.1, dim=16`."""
         return ", ".join(self.parts)
 
 
 @dataclass
 class Sweep:
-    """What a sweep found.
+    """Results of a sweep.
 
     Attributes:
-        runs: The runs that are done.
-        rows: A row for each number: `model`, the settings that vary, `evaluator`, or `training`,
+        runs: The finished runs.
+        rows: A row for each value: `model`, the settings that vary, `evaluator`, or `training`,
             and the keys of `Metric.row`.
-        warnings: Name of a run -> what the monitor said at its end, and which evaluators could not
-            measure it.
+        warnings: Maps names of runs to the warnings of the monitor at the end, and to the skipped
+            or failed evaluators.
     """
 
     runs: list[SweepRun] = field(default_factory=list)
@@ -79,11 +115,11 @@ class Sweep:
     warnings: dict[str, list[str]] = field(default_factory=dict)
 
     def value(self, run: SweepRun, metric: str) -> float | None:
-        """What a run itself measured at its end: `kl`, `nll`, `bleu`, ...; None if it did not."""
+        """A metric of the run itself at its end: `kl`, `nll`, `bleu`, ...; None if missing."""
         return self._training(run, metric).get("value")
 
     def control(self, run: SweepRun, metric: str) -> float | None:
-        """The same with shuffled z."""
+        """The same metric with shuffled z."""
         return self._training(run, metric).get("control")
 
     def _training(self, run: SweepRun, key: str) -> dict[str, Any]:
@@ -93,13 +129,13 @@ class Sweep:
 
 
 def parse_vary(texts: Sequence[str]) -> dict[str, list[str]]:
-    """Settings and the values that each takes in turn.
+    """Parse the settings to vary and their values.
 
     Args:
-        texts: `KEY=VALUE,VALUE,...`; commas inside brackets do not divide.
+        texts: `KEY=VALUE,VALUE,...`; commas inside brackets do not separate values.
 
     Raises:
-        UserError: A text is not of this form, or a setting comes twice.
+        UserError: A text does not have this form, or a setting occurs twice.
 
     Example:
         >>> parse_vary(["objective.beta=0.1,0.2", "latent.dim=16"])
@@ -114,7 +150,7 @@ def parse_vary(texts: Sequence[str]) -> dict[str, list[str]]:
             raise UserError(f"--vary expects section.key=value,value,...; got {text!r}")
         if key in found:
             raise UserError(
-                f"--vary {key} is given twice: put all its values into one, with commas"
+                f"--vary {key} is given twice. Give all its values in one option, with commas"
             )
         found[key] = list(dict.fromkeys(values))
     return found
@@ -126,25 +162,25 @@ def sweep_runs(
     vary: Mapping[str, Sequence[str]],
     folder: Path,
 ) -> list[SweepRun]:
-    """Every combination of values as a run in a folder of its own; nothing is trained.
+    """Create a run for every combination of values, each in its own folder; nothing is trained.
 
     Args:
         recipe: Name or file of the recipe.
-        overrides: What is the same in all runs, as `section.key=value`.
-        vary: Key -> its values, from `parse_vary`; the last key changes fastest.
+        overrides: Settings common to all runs, as `section.key=value`.
+        vary: Maps keys to values, from `parse_vary`; the last key changes fastest.
         folder: Folder of the sweep.
 
     Raises:
-        UserError: A setting does not exist, a value is not usable, or nothing varies.
+        UserError: A setting is unknown, a value is invalid, or nothing varies.
     """
     if not vary:
-        raise UserError("nothing varies: give --vary section.key=value,value,...")
+        raise UserError("expected at least one --vary section.key=value,value,...; got none")
     fixed = [text.partition("=")[0].strip() for text in overrides]
     for key in vary:
         if key in fixed:
             raise UserError(f"{key} is given to both --set and --vary")
     if _FOLDER in (*fixed, *vary):
-        raise UserError(f"{_FOLDER} is a folder in that of the sweep: choose it with --output")
+        raise UserError(f"{_FOLDER} is set by the sweep for each run. Use --output instead")
     last = [key.rpartition(".")[2] for key in vary]
     short = dict(zip(vary, last if len(set(last)) == len(last) else vary, strict=True))
     runs = []
@@ -168,21 +204,21 @@ def run_sweep(
     progress: bool = True,
     tell: Callable[[str], None] | None = None,
 ) -> Sweep:
-    """Train and measure every run, and write `sweep.csv` and `sweep.json` as they come.
+    """Train and evaluate every run, and update `sweep.csv` and `sweep.json` after each one.
 
-    What is trained or measured already is kept, and an interrupted run goes on.
+    Finished runs and evaluations are kept, and an interrupted run is resumed.
 
     Args:
-        runs: From `sweep_runs`.
-        evaluators: What measures each model, on held-out sentences of its corpus.
+        runs: Runs from `sweep_runs`.
+        evaluators: Evaluators of each model, on held-out sentences of its corpus.
         folder: Folder of the sweep.
-        limit: At most this many sentences for the evaluators.
-        seed: Seed of their choice and of every draw of the evaluators.
+        limit: Maximum number of sentences for the evaluators.
+        seed: Seed of their choice and of the evaluators.
         progress: Show progress on stderr.
         tell: Called with a line before each run.
 
     Raises:
-        UserError: A run or an evaluation is not possible; the message begins with its name.
+        UserError: A run or an evaluation failed; the message begins with its name.
     """
     data = _data(runs, limit, seed, progress) if evaluators else {}
     sweep = Sweep()
@@ -216,7 +252,7 @@ def run_sweep(
 def _data(
     runs: Sequence[SweepRun], limit: int, seed: int, progress: bool
 ) -> dict[str, EvaluationData]:
-    """Sentences for the evaluators of each corpus, read before anything trains."""
+    """Sentences for the evaluators of each corpus, loaded before training starts."""
     recipes = {_corpus(run): run.recipe.model_dump(mode="json") for run in runs}
     options = {"limit": limit, "seed": seed, "progress": progress}
     return {key: evaluation_data(recipe=recipe, **options) for key, recipe in recipes.items()}
@@ -243,7 +279,7 @@ def _training_rows(metrics: Mapping[str, Any], decoded: int) -> Rows:
 def _evaluated(
     run: SweepRun, result: TrainResult, data: EvaluationData, evaluators: Sequence[Evaluator]
 ) -> Results:
-    """What the evaluators find; they keep it in the run's folder."""
+    """The results of the evaluators, which are saved in the folder of the run."""
     return evaluate(
         result.model,
         data,
@@ -256,7 +292,7 @@ def _evaluated(
 
 
 def _write(sweep: Sweep, folder: Path) -> None:
-    write_csv(sweep.rows, folder / ".sweep.csv").replace(folder / "sweep.csv")
+    write_csv(sweep.rows, folder / "sweep.csv")
     models = [
         {
             "model": run.name,
@@ -267,16 +303,14 @@ def _write(sweep: Sweep, folder: Path) -> None:
         for run in sweep.runs
     ]
     values = {"made by": provenance(), "models": models, "rows": sweep.rows}
-    new = folder / ".sweep.json"
-    new.write_text(json.dumps(values, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    new.replace(folder / "sweep.json")
+    write_json(folder / "sweep.json", values)
 
 
 def trade_off(sweep: Sweep) -> Rows:
     """Rate, distortion and BLEU of each run, for `plots.plot_trade_off`.
 
     Row: `label` (the first setting that varies), `line` (the others), `kl`, `nll`, `bleu` and
-    `bleu_shuffled`; the last two are None where nothing was decoded.
+    `bleu_shuffled`; the last two are None if nothing was decoded.
     """
     return [
         {
@@ -298,15 +332,15 @@ GEOMETRY = (
     "MIG",
     "silhouette",
 )
-"""Measures of the space that are held against those of the texts."""
+"""Metrics of the latent space, to be correlated with those of the texts."""
 QUALITY = ("BLEU", "negative ELBO", "MAUVE", "plain perplexity", "self-BLEU")
-"""Measures of what is written."""
+"""Metrics of the generated texts."""
 
 
 def geometry_and_quality(sweep: Sweep) -> tuple[Rows, list[str], list[str]]:
-    """What `llamavae.experiments.correlation` relates over the models of a sweep.
+    """The metrics that `llamavae.experiments.correlation` relates over the models of a sweep.
 
-    An evaluator's measure comes before one of the same name that the run itself measured.
+    The metric of an evaluator takes precedence over one of the same name of the run itself.
 
     Returns:
         Rows, and which of `GEOMETRY` and of `QUALITY` are among them.

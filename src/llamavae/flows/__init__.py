@@ -1,4 +1,4 @@
-"""Invertible networks on plain vectors, with and without a condition; usable without a VAE."""
+"""Normalizing flows on vectors, unconditional and conditional; usable without a VAE."""
 
 import lazy_loader
 

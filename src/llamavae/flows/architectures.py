@@ -1,4 +1,4 @@
-"""Architectures by name. A new one is a line of `ARCHITECTURES`."""
+"""Flow architectures by name. A new one is a line of `ARCHITECTURES`."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ Form = Literal["conditional", "reference"]
 
 @dataclass(frozen=True)
 class Architecture:
-    """A way to make the blocks of a flow.
+    """Architecture of the blocks of a flow.
 
     Attributes:
-        block: Makes one block; None for a Gaussian, which is the affine map alone.
-        blocks: How many of them by default.
+        block: Builds one block; None for a Gaussian, which consists of the affine map only.
+        blocks: Default number of blocks.
         uses_context: Whether the distribution depends on the context.
-        options: Settings of the block: default and least value of each.
+        options: Settings of the block: default and minimum of each.
     """
 
     block: Callable[..., list[LazyTransform]] | None = None
@@ -47,7 +47,7 @@ ARCHITECTURES: dict[str, Architecture] = {
 
 
 def flow_names() -> list[str]:
-    """Names that `build_flow` knows."""
+    """Names of the architectures of `build_flow`."""
     return list(ARCHITECTURES)
 
 
@@ -65,29 +65,29 @@ def build_flow(
     dropout: float = 0.0,
     **options: Any,
 ) -> Flow:
-    """A flow that has seen no data yet: `fit_flow` initialises and trains it.
+    """Build a flow, to be initialised from data and trained by `fit_flow`.
 
-    Its first weights come from torch's global random numbers.
+    Its initial weights are drawn from torch's global random generator.
 
     Args:
         name: `glow` (the reference: ActNorm, affine coupling of both halves, permutation),
             `spline` (the same with rational-quadratic splines), `maf` (masked autoregression),
-            or the two that a flow must beat: `linear-gaussian`, N(A c + b, full covariance), and
+            or one of two baselines: `linear-gaussian`, N(A c + b, full covariance), and
             `gaussian`, which ignores the context. The Gaussians are the same in both forms.
         features: Size D of the data.
         context: Size C of the context; 0 for none.
         form: How the context enters, see `llamavae.flows.flow`.
         blocks: Number of blocks, by default 10 (glow), 6 (spline) or 5 (maf). Gaussians have none.
-        hidden: Widths of the hidden layers of the networks in the blocks. In a maf that is narrower
-            than D, no dimension looks at more than as many others.
-        embedding: conditional form: a context that is longer is embedded to this size once, and
-            the blocks get the embedding; 0 gives them the context itself.
-        base_hidden: reference form: widths, at least 2, of the normalised hidden layers of a
-            network m(c) that is added to P c; none leaves the mean linear in c, as in the paper.
-        ensemble_size: K such networks, each of which learns alone; m(c) is their mean. While the
-            flow is in training mode its densities are those under each network: (K, ...).
-        dropout: Share of the hidden units of all networks that each training step leaves out.
-        **options: `clamp` (glow, maf): the largest log-scale of an affine map, default 2.
+        hidden: Widths of the hidden layers of the networks in the blocks. In a maf with a width
+            below D, each dimension depends on at most that many others.
+        embedding: For the conditional form: a longer context is embedded to this size once, and
+            the blocks receive the embedding; 0 passes the context itself.
+        base_hidden: For the reference form: widths, at least 2, of the normalised hidden layers of
+            a network m(c) that is added to P c; if empty, the mean is linear in c, as in the paper.
+        ensemble_size: Number K of such networks, trained independently; m(c) is their mean. In
+            training mode the flow returns the density under each network: (K, ...).
+        dropout: Dropout probability of the hidden units of all networks.
+        **options: `clamp` (glow, maf): maximum log-scale of an affine map, default 2.
             `bins` (spline): default 8.
 
     Raises:
@@ -133,12 +133,12 @@ def build_flow(
         raise UserError(f"dropout must be at least 0 and below 1; got {dropout}")
     if base_hidden and form == "conditional" and architecture.block is not None:
         raise UserError(
-            "base_hidden is for the reference form; in the conditional form the blocks' networks "
-            "see the context. Take form='reference', or leave base_hidden out"
+            "base_hidden is only for the reference form; in the conditional form the networks of "
+            "the blocks read the context. Use form='reference', or omit base_hidden"
         )
     if ensemble_size > 1 and not base_hidden:
-        raise UserError("ensemble_size needs the widths of the networks: give base_hidden, too")
-    if architecture.block is None or not context:  # there is no mean to learn
+        raise UserError("ensemble_size needs the widths of the networks. Set base_hidden as well")
+    if architecture.block is None or not context:  # the mean has no network
         base_hidden, ensemble_size = (), 1
     settings = {
         **{"name": name, "features": features, "context": context, "form": form},

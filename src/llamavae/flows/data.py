@@ -1,4 +1,4 @@
-"""Data of a flow: vectors, their contexts, and the noise that is drawn anew at each use."""
+"""Data of a flow: vectors, their contexts, and the standard deviations of their noise."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from llamavae.errors import UserError
 class FlowData:
     """Data to fit: x (N, D), contexts c (N, C) or None, and noise (N, D) or None.
 
-    With noise, each use draws x + noise * eps: x are posterior means then, and noise their
+    With noise, each use draws x + noise * eps; x are then posterior means, and noise the posterior
     standard deviations.
     """
 
@@ -27,7 +27,7 @@ class FlowData:
         return len(self.x)
 
     def take(self, index: Tensor) -> FlowData:
-        """The rows of these numbers."""
+        """The rows with these indices."""
         c, noise = (None if t is None else t[index] for t in (self.c, self.noise))
         return FlowData(self.x[index], c, noise)
 
@@ -38,20 +38,20 @@ class FlowData:
         return self.x + self.noise * torch.randn(self.x.shape, generator=generator)
 
     def checked(self, what: str, features: int, context: int) -> FlowData:
-        """The same on the CPU and without a graph, if it fits a flow of these sizes.
+        """Check the shapes and values, and return the data on the CPU, detached.
 
         Args:
-            what: What the rows are, in words.
+            what: Description of the rows, for errors.
             features: Size D.
             context: Size C; 0 for a flow without context.
 
         Raises:
-            UserError: Shapes do not fit, or values are not finite.
+            UserError: Shapes do not match, or values are not finite.
         """
         if (self.c is None) != (context == 0):
             came = "none" if self.c is None else f"one of shape {tuple(self.c.shape)}"
             wanted = f"a context c of shape (N, {context})" if context else "no context"
-            raise UserError(f"{what}: this flow takes {wanted}; got {came}")
+            raise UserError(f"{what}: expected {wanted}; got {came}")
         for name, values, size in (
             ("x", self.x, features),
             ("c", self.c, context),
@@ -67,7 +67,7 @@ class FlowData:
             bad = (~values.float().isfinite()).any(1).nonzero().flatten().tolist()
             if bad:
                 raise UserError(
-                    f"{what}: {name} holds NaN or infinity in {len(bad)} row(s): "
+                    f"{what}: {name} has NaN or infinite values in {len(bad)} row(s): "
                     f"{', '.join(map(str, bad[:5]))}{', ...' if len(bad) > 5 else ''}"
                 )
         c, noise = (None if t is None else t.detach().cpu() for t in (self.c, self.noise))

@@ -1,4 +1,4 @@
-"""Maximum likelihood for flows, with early stopping on held-out data and the Gaussians beside."""
+"""Maximum-likelihood training of flows, with early stopping and Gaussian baselines."""
 
 from __future__ import annotations
 
@@ -32,29 +32,29 @@ from llamavae.flows.resuming import SavedFit
 logger = logging.getLogger(__name__)
 
 _RIDGE_ROWS = 20_000
-_TEMPERATURE = "log_temperature"  # its name in a saved state, beside the flow's weights
+_TEMPERATURE = "log_temperature"  # its name in a saved state
 _RIDGES = (0.01, 1.0, 10.0, 100.0, 1000.0, 10_000.0)
 
 
 @dataclass(frozen=True)
 class FitConfig:
-    """How a flow is trained.
+    """Training settings of a flow.
 
     Attributes:
-        steps: Most steps; the learning rate falls to 0 over them.
-        batch_size: Rows in a step.
-        learning_rate: Peak of AdamW's, after a rise over the first 2 % of the steps.
-        weight_decay: AdamW's.
-        eval_every: Steps between two evaluations on the held-out data.
-        patience: Stop after this many looks without a better one: a lower NLL, or with a contrast
-            a lower sum of both as they are weighted in training. The best weights are kept.
+        steps: Maximum number of steps; the learning rate decays to 0 over them.
+        batch_size: Number of rows per step.
+        learning_rate: Peak learning rate of AdamW, after a warm-up over the first 2 % of the steps.
+        weight_decay: Weight decay of AdamW.
+        eval_every: Number of steps between two evaluations on the held-out data.
+        patience: Stop after this many evaluations without improvement of the held-out loss: the
+            NLL, plus the weighted contrastive loss if it is used. The best weights are kept.
         max_grad_norm: Gradients are clipped to this norm.
         seed: Seed of the order of rows and of the noise.
-        contrastive_weight: Weight of `contrastive_loss` beside the NLL, for a flow that also has to
-            tell contexts apart. It needs the reference form. Its temperature is learned. Larger
-            batches make the task harder. A closed form ignores it.
-        context_noise: Standard deviation of the noise that every use of a context draws anew, in
-            standard deviations of each of its dimensions; against learning contexts by heart.
+        contrastive_weight: Weight of `contrastive_loss`, which is added to the NLL so that the flow
+            also distinguishes contexts. It needs the reference form. Its temperature is learned.
+            Larger batches make the task harder. A closed form ignores it.
+        context_noise: Standard deviation of Gaussian noise added to each context, in standard
+            deviations of each dimension, to prevent memorisation of contexts.
     """
 
     steps: int = 4000
@@ -82,13 +82,13 @@ class FitConfig:
 
 @dataclass
 class FlowFit:
-    """What `fit_flow` found. NLLs are held-out, in nats per dimension; lower is better.
+    """Result of `fit_flow`. NLLs are held-out, in nats per dimension; lower is better.
 
     Attributes:
-        nll: That of the flow as it is left.
+        nll: NLL of the fitted flow.
         references: NLL of `gaussian` and `linear-gaussian` on the same data.
-        best_step: Step whose weights were kept; 0 is the Gaussian start.
-        stopped: `steps` (all were made), `patience`, `diverged`, or `closed form`.
+        best_step: Step of the best weights, which are kept; 0 is the Gaussian initialisation.
+        stopped: Reason for the end: `steps`, `patience`, `diverged`, or `closed form`.
         history: One row for each evaluation on the held-out data: `step`; `train_nll`, the mean
             since the previous evaluation (none at step 0); `nll`; with a contrastive weight,
             `contrastive_loss` and its `temperature`; `inverse_error`, the largest
@@ -104,12 +104,12 @@ class FlowFit:
 
     @property
     def inverse_error(self) -> float:
-        """Largest |T^-1(T(x)) - x| over some held-out rows, for the weights that were kept."""
+        """Largest |T^-1(T(x)) - x| over some held-out rows, for the best weights."""
         return next(r["inverse_error"] for r in self.history if r["step"] == self.best_step)
 
     @property
     def seconds(self) -> float:
-        """Wall time until the last look; of a resumed fit without what was done twice."""
+        """Wall time until the last evaluation; repeated steps of a resumed fit do not count."""
         return sum(row["seconds"] for row in self.history)
 
 
@@ -127,20 +127,20 @@ def fit_flow(
     """Fit `flow` to data by maximum likelihood; afterwards it has its best weights, in eval mode.
 
     Args:
-        flow: What `build_flow` made. It is initialised from the data and changed in place.
+        flow: A flow from `build_flow`. It is initialised from the data and changed in place.
         x: Data (N, D).
         c: Contexts (N, C), for a flow with a context.
-        noise: Standard deviations (N, D): every use of a row draws x + noise * eps anew.
-        valid: Held-out rows for early stopping; None takes a random tenth of the data.
-        fitting: How it is trained.
-        state: Folder for the state at each look at the held-out data: an interrupted fit of the
-            same flow to the same data goes on from there, to the same result. It stays: remove it
-            when the result is saved.
+        noise: Standard deviations (N, D): every use of a row draws x + noise * eps.
+        valid: Held-out rows for early stopping; None uses a random tenth of the data.
+        fitting: Training settings.
+        state: Folder for the state, written at each evaluation. An interrupted fit of the same flow
+            to the same data resumes from there, with the same result. Remove the folder after the
+            result is saved.
         progress: Show a progress bar on stderr.
 
     Raises:
-        UserError: Shapes do not fit, values are not finite or too large, there are fewer than 2
-            rows to train on, or `state` is that of another fit.
+        UserError: Shapes do not match, values are not finite or too large, there are fewer than 2
+            rows to train on, or `state` belongs to another fit.
 
     Example:
         >>> x = 3 + torch.randn(500, 2)
@@ -161,17 +161,17 @@ def fit_flow(
         valid = valid.checked("the held-out data", *sizes)
     if len(train) < 2 or not len(valid):
         raise UserError(
-            "a flow needs at least 2 rows to train on and 1 that is held out; "
+            "expected at least 2 training rows and 1 held-out row; "
             f"got {len(train)} and {len(valid)}"
         )
     contrasted = fitting.contrastive_weight > 0 and len(flow.blocks) > 0
     if contrasted and (not flow.context or flow.settings["form"] != "reference"):
         raise UserError(
-            "the contrast compares each row with the contexts of all others, which only a flow "
-            "with a context, in the reference form, can do in one pass"
+            "contrastive_weight compares each row with the contexts of all others, which is only "
+            "supported by a flow with a context in the reference form"
         )
     if len(train) < flow.features:
-        advice = "try the flow linear-gaussian, or more data" if flow.blocks else "more are better"
+        advice = "try the flow linear-gaussian, or more data" if flow.blocks else "use more data"
         logger.warning(
             "%d rows are fewer than the %d dimensions: %s", len(train), flow.features, advice
         )
@@ -183,7 +183,7 @@ def fit_flow(
     fit.nll = nll(flow, held_out)
     if not math.isfinite(fit.nll):
         raise UserError(
-            "the held-out NLL of a Gaussian is not finite: look for values that are far too large"
+            "the held-out NLL of a Gaussian is not finite. Check the data for extreme values"
         )
     start: dict[str, float] = {"step": 0, "nll": fit.nll}
     if contrasted:
@@ -205,9 +205,9 @@ def fit_flow(
 def _references(
     fit: FlowFit, flow: Flow, train: FlowData, held_out: FlowData, generator: torch.Generator
 ) -> float:
-    """NLLs of the two Gaussians; returns the ridge penalty that is best on the held-out data.
+    """Compute the NLLs of the two Gaussians; returns the best ridge penalty on the held-out data.
 
-    The penalty is chosen on a part of the data: in pseudo-observations it does not depend on N.
+    The penalty is chosen on a subset of the data; in pseudo-observations it does not depend on N.
     """
     part = train.take(torch.randperm(len(train), generator=generator)[:_RIDGE_ROWS])
     ridges = _RIDGES if flow.context else (1.0,)
@@ -224,7 +224,7 @@ def _references(
 
 
 class _Run:
-    """The steps of a fit, with the best weights and the state that it can go on from."""
+    """The training loop of a fit, with the best weights and the state for resuming."""
 
     def __init__(
         self,
@@ -239,9 +239,9 @@ class _Run:
         self.flow, self.fit, self.train, self.held_out = flow, fit, train, held_out
         self.fitting, self.saved, self.progress = fitting, saved, progress
         self.best = copy.deepcopy(flow.state_dict())
-        # of each dimension of the contexts; 0 where it is constant
+        # for each dimension of the contexts; 0 if it is constant
         self.spread = None if train.c is None else train.c.double().std(0, correction=0).float()
-        # how sure the densities are is not how well they order: this is learned apart
+        # the confidence of the densities differs from their ranking, so it is learned separately
         self.log_temperature = torch.nn.Parameter(flow.affine.weight.new_zeros(()))
         self.optimizer = torch.optim.AdamW(
             [*flow.parameters(), self.log_temperature],
@@ -251,14 +251,14 @@ class _Run:
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self._rate)
 
     def _rate(self, step: int) -> float:
-        """Share of the peak learning rate: a linear rise, then half a cosine."""
+        """Factor on the peak learning rate: linear warm-up, then cosine decay."""
         total = self.fitting.steps
         rise = max(1, total // 50)
         fall = min(max(0.0, (step - rise) / max(1, total - rise)), 1.0)
         return min((step + 1) / rise, 0.5 * (1 + math.cos(math.pi * fall)))
 
     def run(self) -> None:
-        """Train until the steps, the patience or the numbers run out, and keep the best."""
+        """Train until the last step, early stopping or divergence; keep the best weights."""
         done = self._resume()
         total, every = self.fitting.steps, self.fitting.eval_every
         with tqdm(
@@ -283,7 +283,7 @@ class _Run:
                         self.fit.nll, self.fit.best_step = row["nll"], int(row["step"])
                         self.best = copy.deepcopy(self.flow.state_dict())
                     self._save(int(row["step"]))
-            finally:  # of an interrupted fit, too
+            finally:  # also after an interruption
                 self.flow.load_state_dict(self.best)
                 self.flow.eval()
 
@@ -291,22 +291,22 @@ class _Run:
         return next(row for row in self.fit.history if row["step"] == self.fit.best_step)
 
     def _loss(self, row: dict[str, float]) -> float:
-        """What is minimised, on held-out data, in nats per dimension."""
+        """The held-out objective in nats per dimension."""
         weight = self.fitting.contrastive_weight / self.flow.features
         return row["nll"] + weight * row.get("contrastive_loss", 0.0)
 
     def _look(self, to: int, step: int, bar: Any) -> dict[str, float] | None:
-        """Train from `step` to step `to` and look at the held-out data; None if it diverged."""
+        """Train from `step` to step `to` and evaluate on the held-out data; None if it diverged."""
         start = time.perf_counter()
         device = self.flow.affine.weight.device
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            # rows and dropout depend on seed and step alone: a resumed fit sees the same ones
+            # rows and dropout depend only on seed and step, so a resumed fit uses the same ones
             seed = self.fitting.seed * 1_000_003 + step
             torch.manual_seed(seed)
             train_nll = self._train(to - step, torch.Generator().manual_seed(seed), bar)
         value = nll(self.flow, self.held_out) if math.isfinite(train_nll) else math.nan
         if math.isfinite(value):
-            bar.set_postfix_str(f"held-out NLL {value:.4f} nats a dimension")
+            bar.set_postfix_str(f"held-out NLL {value:.4f} nats per dimension")
             row = {"step": to, "train_nll": train_nll, "nll": value}
             if self.fitting.contrastive_weight:
                 size, temperature = self.fitting.batch_size, self.log_temperature.exp()
@@ -326,7 +326,7 @@ class _Run:
         return None
 
     def _train(self, steps: int, generator: torch.Generator, bar: Any) -> float:
-        """So many steps; returns their mean NLL, not finite if training diverged."""
+        """Train for some steps; returns their mean NLL, which is not finite after divergence."""
         self.flow.train()
         total = 0.0
         for index in self._batches(steps, generator):
@@ -353,14 +353,14 @@ class _Run:
         return total / steps
 
     def _blurred(self, rows: FlowData, generator: torch.Generator) -> FlowData:
-        """The rows with noise on their contexts."""
+        """The rows with noise added to their contexts."""
         if not self.fitting.context_noise or rows.c is None or self.spread is None:
             return rows
         eps = torch.randn(rows.c.shape, generator=generator)
         return replace(rows, c=rows.c + self.fitting.context_noise * self.spread * eps)
 
     def _batches(self, steps: int, generator: torch.Generator) -> Iterator[Tensor]:
-        """Row numbers of each step: passes over the data in random order, cut into batches."""
+        """Row indices of each step: passes over the data in random order, split into batches."""
         size = min(self.fitting.batch_size, len(self.train))
         passes = -(-steps * size // len(self.train))
         order = torch.cat(
@@ -375,10 +375,10 @@ class _Run:
             self.saved.write(step, weights, self.optimizer, self.scheduler, asdict(self.fit))
 
     def _resume(self) -> int:
-        """Take up the state of an interrupted run; returns the steps that are done."""
+        """Load the state of an interrupted run; returns the number of finished steps."""
         found = None if self.saved is None else self.saved.read(self.optimizer, self.scheduler)
         if found is None:
-            self._save(0)  # with the first weights, which are random
+            self._save(0)  # with the initial random weights
             return 0
         weights, report = found
         self.log_temperature.data.copy_(weights["flow"].pop(_TEMPERATURE))

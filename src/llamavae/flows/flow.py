@@ -1,11 +1,11 @@
-"""A flow: a distribution of vectors x (D,), given a context c (C,) or none, with an exact density.
+"""A flow: a distribution of vectors x (D,), optionally given a context c (C,), with exact density.
 
-Two forms join the context to the map T from data to base:
+The context enters the map T from data to base in two forms:
 
 conditional   p(x|c) = N(T(x; c); 0, I) |det dT/dx|                       (net2net, 2005.13580)
 reference     p(x|c) = N(T(x); P c, rho^2 I) |det dT/dx|                  (LlaMaVAE, 2312.13208)
 
-In the second, a network m(c) may be added to P c, or the mean of several.
+In the second form, a network m(c), or the mean of several, can be added to P c.
 """
 
 from __future__ import annotations
@@ -32,22 +32,23 @@ from llamavae.flows.transforms import (
     shrink,
 )
 
-_CONSTANT = 1e-6  # a column of contexts that varies less, relative to its size, is constant
+_CONSTANT = 1e-6  # relative variation of a column of contexts below which it is treated as constant
 
 
 class ConditionMean(LazyDistribution):
     """N(P c + m(c), rho^2 I), the base of the reference form; N(0, rho^2 I) without context.
 
-    Several networks are a deep ensemble (Lakshminarayanan et al., arXiv 1612.01474): each learns
-    to answer alone, from other first weights, and their mean errs no more than they do on average.
+    Several networks are a deep ensemble (Lakshminarayanan et al., arXiv 1612.01474): they are
+    trained independently from different initial weights, and the error of their mean is at most
+    their mean error.
 
     Args:
         features: Size D.
-        context: Size C of c; P is the identity where C = D, else learned.
-        hidden: Widths of the hidden layers of the network m, which are normalised; none leaves
-            the mean linear.
-        dropout: Share of its hidden units that each training step leaves out.
-        networks: K such networks, whose mean is m.
+        context: Size C of c; P is the identity if C = D, else learned.
+        hidden: Widths of the normalised hidden layers of the network m; if empty, the mean is
+            linear.
+        dropout: Dropout probability of its hidden units.
+        networks: Number K of networks, whose mean is m.
     """
 
     def __init__(
@@ -74,7 +75,7 @@ class ConditionMean(LazyDistribution):
     def forward(self, c: Tensor | None = None) -> Distribution:
         """The Gaussian (..., D), for contexts c (..., C).
 
-        In training, several networks give that of each alone, (K, ..., D).
+        In training mode, an ensemble returns the Gaussian of each network, (K, ..., D).
         """
         if c is None:
             mean = self.log_rho.new_zeros(self.features)
@@ -110,17 +111,18 @@ class Flow(LazyDistribution):
     """A lazy distribution in zuko's sense: called with a context it returns a torch distribution.
 
     The result has `log_prob`, `sample`, `rsample`, and `transform`, the map T from data to base
-    with its `inv` and `log_abs_det_jacobian`. Arithmetic is in the type of the weights (float32
-    unless changed), whatever type the inputs have and whatever autocast says. Build one with
+    with its `inv` and `log_abs_det_jacobian`. Computations use the dtype of the weights (float32
+    unless changed), independently of the dtype of the inputs and of autocast. Build one with
     `build_flow`.
 
     Args:
-        settings: The arguments of `build_flow` that make this flow again.
-        affine: The first map; it gets the standardised context itself.
-        blocks: The maps after it; in the conditional form they get its embedding.
-        base: The distribution of T(x). Where it is the context itself, in the reference form with
-            C = D, a last linear map `turn` takes the blocks' output to the space of the context.
-        embedding: Size of the embedding of a context that is longer; 0 leaves contexts as they are.
+        settings: The arguments of `build_flow` that rebuild this flow.
+        affine: The first map, which receives the standardised context.
+        blocks: The maps after it; in the conditional form they receive the embedded context.
+        base: The distribution of T(x). In the reference form with C = D its mean is the context
+            itself; a final linear map then transforms the output of the blocks to the space of the
+            context.
+        embedding: Size of the embedding of a longer context; 0 does not embed contexts.
     """
 
     context_mean: Tensor
@@ -155,16 +157,16 @@ class Flow(LazyDistribution):
             c: Contexts (..., C), as they are in the data; None for a flow without context.
 
         Returns:
-            A distribution with batch shape (...) and event shape (D,); in training mode, with K > 1
-            networks in the mean, of batch shape (K, ...): under each of them.
+            A distribution with batch shape (...) and event shape (D,). In training mode with an
+            ensemble of K > 1 networks, the batch shape is (K, ...), one entry per network.
 
         Raises:
-            UserError: c is missing, not expected, or of another size.
+            UserError: c is missing, unexpected, or of another size.
         """
         weight = self.affine.weight
         with torch.autocast(weight.device.type, enabled=False):
             c = self._standardised(c)
-            # in the reference form T knows no context
+            # in the reference form T does not depend on the context
             inner = None if c is None or self.affine.slope is None else self.embed(c)
             maps = [self.affine(c), *(block(inner) for block in self.blocks)]
             if self.output_linear is not None:
@@ -174,9 +176,9 @@ class Flow(LazyDistribution):
     def _checked(self, c: Tensor | None) -> Tensor | None:
         if self.context == 0:
             if c is not None:
-                raise UserError("this flow was built without a context (context=0); got one")
+                raise UserError("expected no context, since this flow has context=0; got one")
         elif c is None:
-            raise UserError(f"this flow needs a context c of shape (..., {self.context})")
+            raise UserError(f"expected a context c of shape (..., {self.context}); got none")
         elif c.shape[-1:] != (self.context,):
             raise UserError(
                 f"expected a context of shape (..., {self.context}); got {tuple(c.shape)}"
@@ -191,11 +193,11 @@ class Flow(LazyDistribution):
 
     @torch.no_grad()
     def initialise(self, x: Tensor, c: Tensor | None = None, ridge: float = 1.0) -> None:
-        """Set what is set from data: the standardisation of contexts and the Gaussian start.
+        """Initialise from data: the standardisation of contexts and the affine map.
 
-        The blocks of a new flow are close to the identity, and what the network adds to the mean
-        is close to 0. So the density is about that of a Gaussian then: the linear Gaussian given c,
-        or in the reference form with C = D the best one whose base mean is c.
+        The blocks of a new flow are close to the identity, and the output of the network of the
+        mean is close to 0. The initial density is therefore approximately Gaussian: the linear
+        Gaussian given c, or in the reference form with C = D the best one whose base mean is c.
 
         Args:
             x: Data (N, D).

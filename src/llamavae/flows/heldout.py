@@ -1,4 +1,4 @@
-"""What is measured of a flow on held-out rows."""
+"""Held-out metrics of a flow."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from zuko.distributions import DiagNormal
 from llamavae.flows.data import FlowData
 from llamavae.flows.flow import Flow
 
-_CHUNK = 4096  # rows that pass a flow together
-_PROBE = 128  # rows on which the inverse is checked
+_CHUNK = 4096  # number of rows per forward pass
+_PROBE = 128  # number of rows on which the inverse is checked
 
 
 def conditional(flow: Flow, rows: FlowData) -> Any:
@@ -33,17 +33,18 @@ def nll(flow: Flow, rows: FlowData) -> float:
 def contrastive_loss(
     base: DiagNormal, y: Tensor, c: Tensor, temperature: float | Tensor = 1.0
 ) -> Tensor:
-    """How badly a flow tells which context a row has, among those of all rows, in nats; a scalar.
+    """Cross-entropy of recognising the context of each row among those of all rows, in nats.
 
-    mean_i -log [ sum over j with c_j = c_i of p(x_i|c_j) / sum over all j of p(x_i|c_j) ]: with
-    labels as contexts the cross-entropy of the classifier that Bayes' rule makes of the density.
-    Ardizzone et al., arXiv 2001.06448, eq. 12 (IB-INN), whose L_Y it is at temperature 1. Another
-    temperature raises all densities to the power 1 / temperature, which changes no order.
+    mean_i -log [ sum over j with c_j = c_i of p(x_i|c_j) / sum over all j of p(x_i|c_j) ]. With
+    labels as contexts, it is the cross-entropy of the classifier that follows from the density by
+    Bayes' rule. At temperature 1 it is L_Y of Ardizzone et al., arXiv 2001.06448, eq. 12 (IB-INN).
+    Another temperature raises all densities to the power 1 / temperature, which preserves their
+    order.
 
     Args:
         base: N(P c + m(c), rho^2 I) of a flow in the reference form, a row for each context
-            (..., B, D); of several such, the mean is taken. Its T does not depend on c, so that
-            one pass and the distances to all means give all densities.
+            (..., B, D); the loss is averaged over an ensemble. T does not depend on c, so all
+            densities follow from one pass and the distances to all means.
         y: T(x) of the rows (B, D).
         c: Their contexts (B, C).
         temperature: A number above 0.
@@ -60,7 +61,7 @@ def contrastive_loss(
 def mean_contrastive_loss(
     flow: Flow, rows: FlowData, batch_size: int, temperature: float | Tensor = 1.0
 ) -> float:
-    """Mean `contrastive_loss` over full batches; over the incomplete one if there is no other."""
+    """Mean `contrastive_loss` over full batches, or the incomplete one if there is no other."""
     batches = [b for b in torch.arange(len(rows)).split(batch_size) if len(b) == batch_size]
     total = 0.0
     for index in batches or [torch.arange(len(rows))]:
@@ -74,7 +75,7 @@ def mean_contrastive_loss(
 
 @torch.no_grad()
 def invertibility(flow: Flow, rows: FlowData) -> dict[str, float]:
-    """How far the flow is from being invertible, on the first rows.
+    """Numerical invertibility of the flow on the first rows.
 
     Returns:
         `inverse_error`, the largest |T^-1(T(x)) - x|; `log_scale_min` and `log_scale_max`, the

@@ -1,4 +1,4 @@
-"""The state of a fit on disk, from which an interrupted one goes on."""
+"""The saved state of a fit, from which an interrupted fit resumes."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from llamavae.errors import UserError
+from llamavae.files import replacing_folder, write_json
 from llamavae.state import load_optimizer, save_optimizer
 
 
 class SavedFit:
-    """The latest state of a fit, in a folder `step-N`, which is complete once it has this name.
+    """The latest state of a fit, in a subfolder `step-N`, which has this name once it is complete.
 
     Args:
-        folder: Where it is. What else there is in it stays.
-        key: All that decides the result of the fit: the state of another one is refused.
+        folder: Folder of the state. Other files in it are not changed.
+        key: Hash of everything that affects the result; the state of another fit is an error.
     """
 
     def __init__(self, folder: Path, key: str) -> None:
@@ -34,42 +35,43 @@ class SavedFit:
         scheduler: Any,
         report: Mapping[str, Any],
     ) -> None:
-        """Replace what was written before.
+        """Replace the previous state.
 
         Args:
-            step: Steps that are done.
+            step: Number of finished steps.
             weights: State dicts by name.
-            optimizer: An optimiser of torch's.
+            optimizer: A torch optimiser.
             scheduler: Its learning rate schedule.
-            report: What was found until now, as JSON.
+            report: The results so far, as JSON values.
         """
-        new, done = self.folder / "new", self.folder / f"step-{step}"
-        self._remove(new, done)
-        new.mkdir(parents=True)
-        for name, tensors in weights.items():
-            save_file({k: v.contiguous() for k, v in tensors.items()}, new / f"{name}.safetensors")
-        save_optimizer(optimizer, scheduler, new)
-        (new / "fit.json").write_text(json.dumps({"key": self.key, "report": dict(report)}))
-        new.rename(done)
-        self._remove(*(path for path in self.folder.glob("step-*") if path != done))
+        done = self.folder / f"step-{step}"
+        with replacing_folder(done) as new:
+            for name, tensors in weights.items():
+                tensors = {k: v.contiguous() for k, v in tensors.items()}
+                save_file(tensors, new / f"{name}.safetensors")
+            save_optimizer(optimizer, scheduler, new)
+            write_json(new / "fit.json", {"key": self.key, "report": dict(report)})
+        for path in self.folder.glob("step-*"):
+            if path != done:
+                shutil.rmtree(path, ignore_errors=True)
 
     def read(
         self, optimizer: Any, scheduler: Any
     ) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]] | None:
         """Weights and report of the latest state of this fit, if there is one.
 
-        The states of optimiser and schedule are loaded into them.
+        The states of optimiser and schedule are loaded in place.
 
         Raises:
-            UserError: The state is that of another fit.
+            UserError: The state belongs to another fit.
         """
         found: list[tuple[int, Path, dict[str, Any]]] = []
         for file in self.folder.glob("step-*/fit.json"):
             values = json.loads(file.read_text())
             if values["key"] != self.key:
                 raise UserError(
-                    f"{self.folder} is the state of another fit: data or settings differ. Go on "
-                    "with those of that fit, choose another folder, or remove this one"
+                    f"{self.folder} is the state of another fit: data or settings differ. Use "
+                    "those of that fit, choose another folder, or remove this one"
                 )
             found.append((int(file.parent.name[5:]), file.parent, values["report"]))
         if not found:
@@ -78,8 +80,3 @@ class SavedFit:
         load_optimizer(optimizer, scheduler, folder)
         names = ("flow", "best")
         return {name: load_file(folder / f"{name}.safetensors") for name in names}, report
-
-    @staticmethod
-    def _remove(*folders: Path) -> None:
-        for folder in folders:
-            shutil.rmtree(folder, ignore_errors=True)

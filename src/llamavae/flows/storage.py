@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from llamavae.errors import UserError
+from llamavae.files import replacing
 from llamavae.flows.architectures import build_flow
 from llamavae.flows.flow import Flow
 
@@ -31,7 +32,8 @@ def save_flow(flow: Flow, path: str | os.PathLike[str], half: bool = False) -> N
         tensors = {k: v.half() if v.is_floating_point() else v for k, v in tensors.items()}
         if large := [name for name, value in tensors.items() if not value.isfinite().all()]:
             raise UserError(f"{path}: too large for float16, or not finite: {', '.join(large)}")
-    save_file(tensors, path, {"flow": json.dumps(flow.settings)})
+    with replacing(path) as new:
+        save_file(tensors, new, {"flow": json.dumps(flow.settings)})
 
 
 _OLD = {"mean_hidden": "base_hidden", "mean_networks": "ensemble_size"}
@@ -39,14 +41,14 @@ _OLD = {"mean_hidden": "base_hidden", "mean_networks": "ensemble_size"}
 
 
 def load_flow(path: str | os.PathLike[str]) -> Flow:
-    """The flow that `save_flow` wrote, in eval mode.
+    """Load a flow saved by `save_flow`, in eval mode.
 
     Raises:
-        UserError: The file is missing, damaged or not one of a flow.
+        UserError: The file is missing, damaged or does not contain a flow.
     """
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"there is no flow {path}")
+        raise UserError(f"the file of the flow does not exist: {path}")
     try:
         with safe_open(path, "pt") as file:
             saved: dict[str, Any] = dict(json.loads((file.metadata() or {})["flow"]))

@@ -1,8 +1,8 @@
-"""The blocks that flows are made of, as lazy transforms: called with a context (..., C), or None,
-they return a torch `Transform` from data x to base y.
+"""The building blocks of flows as lazy transforms: called with a context (..., C), or None, they
+return a torch `Transform` from data x to base y.
 
-zuko has couplings, splines and masked autoregression; here are the affine map, ActNorm, and the
-blocks that architectures repeat.
+zuko provides couplings, splines and masked autoregression; this module adds the affine map,
+ActNorm, and the blocks of the architectures.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from zuko.transforms import (
 
 from llamavae.errors import UserError
 
-_FLOOR = 1e-6  # least variance in any direction, as a share of the mean variance
+_FLOOR = 1e-6  # minimum variance in any direction, relative to the mean variance
 
 
 class LinearTransform(Transform):
@@ -58,9 +58,9 @@ class LinearTransform(Transform):
 
 
 class Affine(LazyTransform):
-    """y = W (x - b - A c), set to the best Gaussian of the data before training.
+    """y = W (x - b - A c), initialised to the best Gaussian fit of the data.
 
-    Every flow starts with this map, so that it starts where a Gaussian with full covariance ends.
+    It is the first map of every flow, so the initial flow is a Gaussian with full covariance.
 
     Args:
         features: Size D of x.
@@ -83,16 +83,16 @@ class Affine(LazyTransform):
     def initialise(self, x: Tensor, c: Tensor | None = None, ridge: float = 1.0) -> None:
         """Make y standard normal given c, for data that is Gaussian given c.
 
-        b and A are those of ridge regression, W whitens what it leaves (with the shrinkage of
-        Ledoit and Wolf, 2004, which matters where rows are few). A map without slope whitens the
-        same residual and leaves the mean given c to the base distribution.
+        b and A are estimated by ridge regression, and W whitens the residual (with the shrinkage of
+        Ledoit and Wolf, 2004, which matters for few rows). A map without slope whitens the same
+        residual, and the base distribution models the mean given c.
 
         Args:
             x: Data (N, D).
             c: Contexts (N, C), standardised.
             ridge: Penalty of the regression: this many pseudo-observations of slope 0.
         """
-        from sklearn.covariance import ledoit_wolf  # takes a second; only fitting needs it
+        from sklearn.covariance import ledoit_wolf  # slow import, only needed for fitting
 
         x = x.cpu().double()  # not every accelerator has float64
         mean = x.mean(0)
@@ -120,8 +120,8 @@ def alignment(y: Tensor, c: Tensor, ridge: float) -> tuple[Tensor, float]:
     """The map V (D, D) and the rho that maximise the likelihood N(V y; c, rho^2 I) |det V|.
 
     With S the covariance of c and y, stationarity is V V' - S V' = rho^2 I and tr S V' = tr cov(c).
-    So V has the singular vectors of S, its singular values are the positive roots of
-    v^2 - s v = rho^2, and rho is where the sum of s v is the variance of c.
+    Therefore V has the singular vectors of S, its singular values are the positive roots of
+    v^2 - s v = rho^2, and rho is chosen such that the sum of s v is the variance of c.
 
     Args:
         y: White data (N, D): zero mean, unit covariance.
@@ -135,7 +135,7 @@ def alignment(y: Tensor, c: Tensor, ridge: float) -> tuple[Tensor, float]:
     def values(rho: float) -> Tensor:
         return (s + (s.square() + 4 * rho**2).sqrt()) / 2
 
-    low, high = 1e-3, 1e3  # the ends are met where c is a function of y, or has nothing of it
+    low, high = 1e-3, 1e3  # reached if c is a function of y, or independent of it
     for _ in range(60):
         rho = math.sqrt(low * high)
         low, high = (rho, high) if (s * values(rho)).sum() < variance else (low, rho)
@@ -145,9 +145,9 @@ def alignment(y: Tensor, c: Tensor, ridge: float) -> tuple[Tensor, float]:
 class ActNorm(LazyTransform):
     """y = (x - b) / s for each dimension.
 
-    Kingma and Dhariwal, Glow, arXiv 1807.03039, section 3.1. There b and s are set from the first
-    batch; here the affine map before all blocks has normalised the data, and with shrinkage, so
-    that b = 0 and s = 1 to start with.
+    Kingma and Dhariwal, Glow, arXiv 1807.03039, section 3.1. In the paper b and s are initialised
+    from the first batch. Here the affine map before all blocks already normalises the data, so
+    b = 0 and s = 1 initially.
 
     Args:
         features: Size D of x.
@@ -169,7 +169,7 @@ def coupling_block(
 ) -> list[LazyTransform]:
     """The reference block: ActNorm, affine couplings of both halves, a fixed permutation.
 
-    Dinh et al., RealNVP, arXiv 1605.08803; log-scales stay within +-`clamp`, softly, as in FrEIA.
+    Dinh et al., RealNVP, arXiv 1605.08803; log-scales are softly clamped to +-`clamp`, as in FrEIA.
     """
     affine = partial(MonotonicAffineTransform, slope=math.exp(-clamp))
     return _both_halves(features, context, hidden, dropout, affine, ((), ()))
@@ -184,7 +184,7 @@ def spline_block(
     bins: int,
     bound: float = 5.0,
 ) -> list[LazyTransform]:
-    """The same with monotonic rational-quadratic splines in place of affine maps.
+    """The same with monotonic rational-quadratic splines instead of affine maps.
 
     Durkan et al., Neural Spline Flows, arXiv 1906.04032. Beyond +-`bound` a spline is the identity.
     """
@@ -198,7 +198,7 @@ def autoregressive_block(
 ) -> list[LazyTransform]:
     """ActNorm, masked affine autoregression, a fixed permutation.
 
-    Papamakarios et al., arXiv 1705.07057. Its inverse takes D passes.
+    Papamakarios et al., arXiv 1705.07057. Its inverse needs D passes.
     """
     affine = partial(MonotonicAffineTransform, slope=math.exp(-clamp))
     options: Any = {"univariate": affine, "hidden_features": hidden}
@@ -229,7 +229,7 @@ def _both_halves(
 
 
 def activation(dropout: float) -> Callable[[], nn.Module]:
-    """What makes the activation behind a hidden layer: ReLU, then dropout in training."""
+    """Constructor of the activation after a hidden layer: ReLU, then dropout in training."""
     return lambda: nn.Sequential(nn.ReLU(), nn.Dropout(dropout))
 
 
@@ -238,28 +238,28 @@ def _permutation(features: int) -> LazyTransform:
 
 
 def _near_identity(transform: LazyTransform) -> LazyTransform:
-    """Shrink the layer that makes the parameters, so that deep flows start well-behaved."""
-    network = getattr(transform, "hyper", None)  # one dimension alone has plain parameters
+    """Shrink the output layer of the network, so that the initial map is near the identity."""
+    network = getattr(transform, "hyper", None)  # a single dimension has plain parameters
     shrink(network[-1] if isinstance(network, nn.Sequential) else transform)
     return transform
 
 
 @torch.no_grad()
 def shrink(layer: nn.Module) -> None:
-    """Make the parameters of a new layer so small that what it gives hardly counts yet."""
+    """Scale the parameters of a new layer so that its output is close to 0."""
     for weight in layer.parameters():
         weight.mul_(1e-4)
 
 
 class FullPrecision(Transform):
-    """A composition in the type of its weights, whatever type comes in and whatever autocast says.
+    """A composition computed in the dtype of its weights, independently of inputs and autocast.
 
     Args:
-        inner: The composition, of vectors of size D.
+        inner: The composition, on vectors of size D.
         like: A weight of it, of shape (..., D).
 
     Raises:
-        UserError: It is called with vectors of another size.
+        UserError: The vectors have another size.
     """
 
     bijective = True

@@ -1,4 +1,4 @@
-"""Guiding a VAE: conditions that lead to points of its space."""
+"""Guided generation: flows that map conditions to latent codes of a VAE."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""The card of an Invertible CVAE: README.md of its folder, written from the fit itself."""
+"""The model card of an Invertible CVAE: the README.md of its folder, generated from the fit."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def model_card(flow: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
     lines = [
         "---\nlibrary_name: llamavae\ntags: [invertible-cvae, controllable-generation]\n---",
         "# An invertible CVAE",
-        "A condition leads to points of a frozen VAE's latent space, and these are decoded to text "
+        "A flow maps a condition to latent codes of a frozen VAE, which are decoded to text "
         "(LlaMaVAE, arXiv 2312.13208).",
         "```python\n"
         "from llamavae import InvertibleCVAE\n\n"
@@ -44,9 +44,9 @@ def model_card(flow: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
         lines += [
             "## Fit",
             f"{report['pairs']:,} pairs; {report['held_out']:,} held out by text; "
-            f"{report['skipped']:,} left out for want of a vector. "
+            f"{report['skipped']:,} without a vector were skipped. "
             f"Posterior scale: {report['posterior_scale']}. Stopped: {report['stopped']}; "
-            f"kept: step {report['best_step']}.",
+            f"best step: {report['best_step']}.",
             f"Settings: {_settings(report['fitting'], closed=not flow['blocks'])}.",
             _table(
                 [
@@ -62,7 +62,7 @@ def model_card(flow: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
 
 
 def _settings(fitting: Mapping[str, Any], *, closed: bool) -> str:
-    """The settings of the fit. A closed form has a use for the seed alone: it draws the noise."""
+    """The settings of the fit. A closed form uses only the seed, for the noise."""
     names = ["seed"] if closed else list(fitting)
     return ", ".join(f"{name} {fitting[name]}" for name in names)
 

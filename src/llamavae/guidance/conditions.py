@@ -1,4 +1,4 @@
-"""What a user asks for, as a vector c: a word, a word in a sentence, labels, or numbers."""
+"""Conditions as vectors c: a word, a word in a sentence, labels, or numbers."""
 
 from __future__ import annotations
 
@@ -16,16 +16,17 @@ from torch import Tensor
 from llamavae.errors import UserError, unknown
 from llamavae.modeling import SentenceEncoder
 from llamavae.modeling.backbones import fingerprint
+from llamavae.modeling.loading import load_sentence_encoder
 from llamavae.modeling.names import Pooling
 
-if TYPE_CHECKING:  # takes a second; using a fitted model does without
+if TYPE_CHECKING:  # slow import, not needed to use a fitted model
     from datasets import Dataset
 
-_SHOWN = 5  # words that an error lists
+_SHOWN = 5  # number of words listed in an error
 
 
 class Condition(ABC):
-    """Turns conditions into vectors c (C,).
+    """Encodes conditions as vectors c (C,).
 
     Attributes:
         name: Its name in saved settings.
@@ -40,33 +41,33 @@ class Condition(ABC):
 
     @abstractmethod
     def text(self, condition: Any) -> str:
-        """What is asked, in words; equal texts are the same condition.
+        """The condition as text; equal texts are the same condition.
 
         Raises:
-            UserError: It is not something to ask of this condition.
+            UserError: The value is not valid for this condition.
         """
 
     @abstractmethod
     def vectors(self, conditions: Sequence[Any]) -> Tensor:
-        """Vectors c (B, C), float32 on the CPU, of B things named.
+        """Vectors c (B, C) of B conditions, float32 on the CPU.
 
         Raises:
-            UserError: One of them has no vector, has one with NaN or infinity, or is not
-                something to ask of this condition.
+            UserError: A condition has no vector, has one with NaN or infinite values, or is not
+                valid.
         """
 
     def has(self, condition: Any) -> bool:
-        """Whether there is a vector; only words may lack one."""
+        """Whether a vector exists; only words can lack one."""
         return True
 
     @abstractmethod
     def settings(self) -> dict[str, Any]:
-        """What `load_condition` needs to make it again, as JSON."""
+        """The settings from which `load_condition` rebuilds the condition, as JSON values."""
 
     @classmethod
     @abstractmethod
     def from_settings(cls, settings: Mapping[str, Any], encoder: SentenceEncoder | None) -> Self:
-        """Make it again; see `load_condition`."""
+        """Rebuild the condition; see `load_condition`."""
 
 
 class EncoderCondition(Condition):
@@ -74,15 +75,15 @@ class EncoderCondition(Condition):
 
     In a context the vector is (1 - w) E(word) + w E("word: context").
 
-    Asked is a text, or a pair of a text and the sentence around it (or None). The vector of
-    "word: context" alone says more about the context than about the word, hence the weight.
+    A condition is a text, or a pair of a text and a sentence that contains it (or None). The vector
+    of "word: context" alone is dominated by the context, hence the weight.
 
     Args:
-        encoder: Gives the vectors.
-        source: Where `load_condition` finds the encoder again, a hub id, a folder or a name in the
-            catalogue, if it is another one than the VAE's.
+        encoder: Encodes the texts.
+        source: Source of the encoder for `load_condition`, a hub id, a folder or a name in the
+            catalogue, if it is not the encoder of the VAE.
         revision: Branch, tag or commit of that hub repository.
-        pooling: Pooling rule that the encoder was loaded with, see `SentenceEncoder.load`.
+        pooling: Pooling rule that the encoder was loaded with, see `load_sentence_encoder`.
         context_weight: Weight w of the vector of the word in its context, from 0 to 1.
     """
 
@@ -97,7 +98,7 @@ class EncoderCondition(Condition):
         context_weight: float = 0.25,
     ) -> None:
         if not 0 <= context_weight <= 1:
-            raise UserError(f"context_weight must be from 0 to 1; got {context_weight}")
+            raise UserError(f"context_weight must be between 0 and 1; got {context_weight}")
         self.encoder, self.source, self.revision = encoder, source, revision
         self.pooling: Pooling | None = pooling
         self.context_weight = context_weight
@@ -110,12 +111,12 @@ class EncoderCondition(Condition):
         pooling: Pooling | None = None,
         context_weight: float = 0.25,
     ) -> Self:
-        """With an encoder of its own.
+        """Load the encoder, separately from that of the VAE.
 
         Args:
-            source: Hub id or folder, as for `SentenceEncoder.load`.
+            source: Hub id or folder, as for `load_sentence_encoder`.
             revision: Branch, tag or commit of the hub repository.
-            pooling: As for `SentenceEncoder.load`.
+            pooling: As for `load_sentence_encoder`.
             context_weight: See the class.
 
         Raises:
@@ -123,7 +124,7 @@ class EncoderCondition(Condition):
         """
         place = Path(source).expanduser()
         found = str(place.absolute()) if place.is_dir() else os.fspath(source)
-        encoder = SentenceEncoder.load(found, revision=revision, pooling=pooling)
+        encoder = load_sentence_encoder(found, revision=revision, pooling=pooling)
         return cls(encoder, found, revision, pooling, context_weight)
 
     @property
@@ -141,7 +142,7 @@ class EncoderCondition(Condition):
         return self.combined(conditions, lambda texts: self.encoder.encode(texts).float().cpu())
 
     def combined(self, conditions: Sequence[Any], encode: Callable[[list[str]], Tensor]) -> Tensor:
-        """The same, with sentence vectors (N, C) of N texts from `encode`, such as a cache."""
+        """Like `vectors`, with an `encode` function of N texts to (N, C), such as a cache."""
         conditions = list(_several(conditions))
         pairs = [_word_and_context(one) for one in conditions]
         c = encode([word for word, _ in pairs])
@@ -156,7 +157,7 @@ class EncoderCondition(Condition):
         return c
 
     def settings(self) -> dict[str, Any]:
-        """Name and size; of an encoder of its own also its place and a hash of its weights."""
+        """Name and size; for a separate encoder also its source and a hash of its weights."""
         settings: dict[str, Any] = {
             "name": self.name,
             "dim": self.dim,
@@ -174,40 +175,40 @@ class EncoderCondition(Condition):
         encoder: SentenceEncoder | None,
         path: str | os.PathLike[str] | None = None,
     ) -> Self:
-        """With its own encoder, which may lie elsewhere now, or with the VAE's, of the same size.
+        """Rebuild with a separate encoder, whose path may have changed, or with that of the VAE.
 
-        `load_condition` says when it fails.
+        See `load_condition` for the errors.
         """
         weight = settings.get("context_weight", 1.0)
         if "source" in settings:
             was = settings["source"]
             if path is None and Path(was).is_absolute() and not Path(was).is_dir():
                 raise UserError(
-                    f"the sentence encoder that reads words for this condition is not at {was} any "
-                    "more: give its new place, with path=, encoder= or --encoder."
+                    f"the sentence encoder of this condition does not exist at {was}. Give its new "
+                    "location with path=, encoder= or --encoder."
                 )
             place, pooling = was if path is None else path, settings.get("pooling")
             found = cls.load(place, settings["revision"], pooling, weight)
             if fingerprint(found.encoder.model) != settings["fingerprint"]:
                 raise UserError(
-                    f"{found.source} is not the sentence encoder that this condition was made "
-                    f"with, {was} as it was then: its weights differ."
+                    f"{found.source} is not the sentence encoder of this condition, {was}: its "
+                    "weights differ."
                 )
             return found
         if path is not None:
             raise UserError(
-                "this condition is a vector of the VAE's own sentence encoder: leave out the path "
-                "of another one."
+                "this condition uses the sentence encoder of the VAE. Omit the path of another "
+                "encoder."
             )
         if encoder is None:
             raise UserError(
-                "this condition is a sentence vector, but the VAE has no sentence encoder to "
-                "make one. Pass the vectors themselves, as a tensor (B, C)."
+                "this condition is a sentence vector, but the VAE has no sentence encoder. Pass "
+                "the vectors themselves, as a tensor (B, C)."
             )
         if encoder.dim != settings["dim"]:
             raise UserError(
-                f"this condition is a sentence vector of {settings['dim']} numbers; the encoder "
-                f"gives {encoder.dim}. Take the encoder that it was trained with."
+                f"expected sentence vectors of size {settings['dim']}; the encoder has size "
+                f"{encoder.dim}. Use the encoder of the fit."
             )
         return cls(encoder, context_weight=weight)
 
@@ -217,7 +218,7 @@ class WordVectorCondition(Condition):
 
     Args:
         path: The file.
-        words: The words that will be asked; None reads the whole file into memory.
+        words: The words to read; None reads the whole file into memory.
     """
 
     name = "word-vectors"
@@ -238,8 +239,8 @@ class WordVectorCondition(Condition):
         word, context = _word_and_context(condition)
         if context is not None:
             raise UserError(
-                f"word vectors know no context: ask {word!r} alone, or take the sentence encoder "
-                "as condition, which reads a word in its sentence."
+                f"word vectors do not support a context. Pass {word!r} alone, or use the sentence "
+                "encoder as the condition."
             )
         return word
 
@@ -257,7 +258,7 @@ class WordVectorCondition(Condition):
         return torch.tensor(np.array([rows[word] for word in words]).reshape(-1, self.dim))
 
     def has(self, condition: str | Sequence[str | None]) -> bool:
-        """Whether the file has a vector of this word."""
+        """Whether the file has a vector for this word."""
         return self.words.get(self.text(condition)) is not None
 
     def settings(self) -> dict[str, Any]:
@@ -273,30 +274,30 @@ class WordVectorCondition(Condition):
         path: str | os.PathLike[str] | None = None,
         words: Collection[str] | None = None,
     ) -> Self:
-        """With the same file, which may lie elsewhere now."""
+        """Rebuild with the same file, whose path may have changed."""
         place = Path(settings["path"] if path is None else path).expanduser()
         if path is None and not place.is_file():
             raise UserError(
-                f"the word vectors of this condition are not at {place} any more: "
-                "pass their new place as path=."
+                f"the word vectors of this condition do not exist at {place}. "
+                "Pass their new location as path=."
             )
         size = place.stat().st_size if place.is_file() else settings["bytes"]
         if size != settings["bytes"]:
             raise UserError(
-                f"{place} is not the file of word vectors that this condition was made of: it has "
-                f"{size} bytes, {Path(settings['path']).name} had {settings['bytes']}."
+                f"{place} is not the file of word vectors of this condition: it has {size} bytes, "
+                f"{Path(settings['path']).name} had {settings['bytes']}."
             )
         return cls(place, words)
 
 
 class LabelCondition(Condition):
-    """Labels, one of each column, as one-hot vectors side by side.
+    """Labels, one for each column, as concatenated one-hot vectors.
 
-    Asked is a value for every column, as a dictionary or a text. White space in values counts as
-    single spaces, and not at all around them.
+    A condition is a value for every column, as a dictionary or a text. White space in values is
+    normalised to single spaces and stripped.
 
     Args:
-        values: Column -> its values.
+        values: Maps columns to their values.
 
     Example:
         >>> labels = LabelCondition({"tense": ["past", "present"], "negation": ["no", "yes"]})
@@ -310,23 +311,23 @@ class LabelCondition(Condition):
     def __init__(self, values: Mapping[str, Sequence[str]]) -> None:
         self.values = {column: list(map(_plain, known)) for column, known in values.items()}
         if not self.values:
-            raise UserError("labels need at least one column.")
+            raise UserError("expected at least one column of labels; got none.")
         for column, known in self.values.items():
             if not known or len(set(known)) < len(known):
-                raise UserError(f"column {column!r} needs values, each of them once; got {known}.")
+                raise UserError(f"expected distinct values for column {column!r}; got {known}.")
 
     @classmethod
     def from_rows(cls, data: Dataset, columns: Sequence[str]) -> Self:
         """The labels that occur in a data set, in alphabetical order.
 
         Raises:
-            UserError: No such column, or a row without a value.
+            UserError: A column is missing, or a row has no value.
         """
         return cls({name: sorted(set(map(_plain, read_column(data, name)))) for name in columns})
 
     @property
     def dim(self) -> int:
-        """Number of values of all columns."""
+        """Total number of values of all columns."""
         return sum(map(len, self.values.values()))
 
     def text(self, condition: Mapping[str, Any] | str) -> str:
@@ -334,7 +335,7 @@ class LabelCondition(Condition):
         return ",".join(f"{column}={value}" for column, value in self._labels(condition).items())
 
     def vectors(self, conditions: Sequence[Any]) -> Tensor:
-        """One-hot vectors side by side (B, C)."""
+        """Concatenated one-hot vectors (B, C)."""
         rows = [
             [float(value == label) for c, label in labels.items() for value in self.values[c]]
             for labels in map(self._labels, _several(conditions))
@@ -342,7 +343,7 @@ class LabelCondition(Condition):
         return torch.tensor(rows).reshape(-1, self.dim)
 
     def _labels(self, condition: Mapping[str, Any] | str) -> dict[str, str]:
-        """Column -> label, in the order of the columns."""
+        """Maps columns to labels, in the order of the columns."""
         example = ",".join(f"{column}={known[0]}" for column, known in self.values.items())
         given = condition
         if isinstance(condition, str):
@@ -358,15 +359,15 @@ class LabelCondition(Condition):
         for column, known in self.values.items():
             if column not in given:
                 raise UserError(
-                    f"no value for {column!r}: give one of {', '.join(known)}. Every column needs "
-                    f"one, as in {example!r}."
+                    f"expected a value for {column!r}, one of {', '.join(known)}. Every column "
+                    f"needs a value, as in {example!r}."
                 )
             if _plain(given[column]) not in known:
                 raise unknown(column, _plain(given[column]), known)
         return {column: _plain(given[column]) for column in self.values}
 
     def _comma(self) -> str:
-        """What divides labels in a text: where values hold commas, only those before a column."""
+        """Pattern of the separator: a comma, or if values contain commas, one before a column."""
         if not any("," in value for known in self.values.values() for value in known):
             return ","
         return rf",(?=\s*(?:{'|'.join(map(re.escape, self.values))})\s*=)"
@@ -377,14 +378,14 @@ class LabelCondition(Condition):
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any], encoder: SentenceEncoder | None) -> Self:
-        """With the same columns and values."""
+        """Rebuild with the same columns and values."""
         return cls(settings["values"])
 
 
 class VectorCondition(Condition):
-    """Vectors that the user brings; there are no words for them.
+    """Vectors given by the user, without a text form.
 
-    Asked are numbers (C,); a tensor or array (B, C) serves as B of them.
+    A condition is a vector (C,); a tensor or array (B, C) represents B conditions.
 
     Args:
         dim: Size C of a vector.
@@ -394,7 +395,7 @@ class VectorCondition(Condition):
 
     def __init__(self, dim: int) -> None:
         if dim < 1:
-            raise UserError(f"a condition has at least 1 number; got dim={dim}.")
+            raise UserError(f"dim must be at least 1; got {dim}.")
         self._dim = dim
 
     @property
@@ -416,9 +417,8 @@ class VectorCondition(Condition):
         words = [one for one in values if isinstance(one, str)]
         if words:
             raise UserError(
-                f"a condition here is a vector of {self.dim} numbers, not a text such as "
-                f"{words[0]!r}: in Python, pass a tensor (B, {self.dim}); of a CODWOE file, name "
-                "the vectors (--vectors)."
+                f"expected a condition of {self.dim} numbers; got a text, {words[0]!r}. In Python, "
+                f"pass a tensor (B, {self.dim}); for a CODWOE file, name the vectors (--vectors)."
             )
         if len(values) == 0:
             return torch.empty(0, self.dim)
@@ -427,7 +427,7 @@ class VectorCondition(Condition):
         matrix = check_matrix(values, "the conditions")
         if matrix.shape[1] != self.dim:
             raise UserError(
-                f"a condition has {self.dim} numbers here; got rows of {matrix.shape[1]}."
+                f"expected conditions of {self.dim} numbers; got rows of {matrix.shape[1]}."
             )
         return torch.tensor(matrix)
 
@@ -437,7 +437,7 @@ class VectorCondition(Condition):
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any], encoder: SentenceEncoder | None) -> Self:
-        """With the same size."""
+        """Rebuild with the same size."""
         return cls(settings["dim"])
 
 
@@ -445,7 +445,7 @@ CONDITIONS: dict[str, type[Condition]] = {
     condition.name: condition
     for condition in (EncoderCondition, WordVectorCondition, LabelCondition, VectorCondition)
 }
-"""Name -> condition."""
+"""Maps names to condition classes."""
 
 
 def load_condition(
@@ -455,18 +455,17 @@ def load_condition(
     path: str | os.PathLike[str] | None = None,
     words: Collection[str] | None = None,
 ) -> Condition:
-    """Make a condition again.
+    """Rebuild a condition from its settings.
 
     Args:
-        settings: What its `settings()` gave.
-        encoder: The sentence encoder of the VAE, where it has one.
-        path: For word vectors, or a sentence encoder that is not the VAE's: where the file or the
-            encoder lies now, if not in its old place.
-        words: For word vectors: the words that will be asked; None reads the whole file.
+        settings: Result of its `settings()`.
+        encoder: The sentence encoder of the VAE, if it has one.
+        path: For word vectors or a separate sentence encoder: the new path, if it has changed.
+        words: For word vectors: the words to read; None reads the whole file.
 
     Raises:
-        UserError: An unknown condition; no encoder, or another one; no file of word vectors in
-            its place, or another one; a path that the condition has no use for.
+        UserError: The condition is unknown, its encoder or file of word vectors is missing or a
+            different one, or the condition does not take a path.
     """
     if settings["name"] not in CONDITIONS:
         raise unknown("condition", settings["name"], CONDITIONS)
@@ -477,23 +476,24 @@ def load_condition(
         return EncoderCondition.from_settings(settings, encoder, path)
     if path is not None:
         raise UserError(
-            "path= is the place of word vectors or of a sentence encoder; the condition here is "
-            f"{kind.name}."
+            f"path= is only for word vectors or a sentence encoder; this condition is {kind.name}."
         )
     return kind.from_settings(settings, encoder)
 
 
 def read_column(data: Dataset, name: str) -> list[Any]:
-    """A column of a data set that has a value in each row.
+    """A column of a data set with a value in each row.
 
     Raises:
-        UserError: No such column, or a row (counted from 1) without a value.
+        UserError: The column is missing, or a row (counted from 1) has no value.
     """
     if name not in data.column_names:
         raise unknown("column", name, data.column_names)
     values = list(data[name])
     if None in values:
-        raise UserError(f"column {name!r} has no value in row {values.index(None) + 1}.")
+        raise UserError(
+            f"column {name!r}: expected a value in each row; row {values.index(None) + 1} has none."
+        )
     return values
 
 

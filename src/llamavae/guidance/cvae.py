@@ -1,13 +1,13 @@
-"""The Invertible CVAE (LlaMaVAE, arXiv 2312.13208): a condition steers a frozen VAE's decoder.
+"""The Invertible CVAE (LlaMaVAE, arXiv 2312.13208): guided generation with a frozen VAE.
 
-A flow gives p(z|c), the density of the VAE's points z (D,) under a condition c (C,):
+A flow models p(z|c), the density of the VAE's latent codes z (D,) under a condition c (C,):
 
 reference     p(z|c) = N(T(z); P c, rho^2 I) |det dT/dz|     z = T^-1(P c + tau * rho * eps)
 conditional   p(z|c) = N(T(z; c); 0, I) |det dT/dz|          z = T^-1(tau * eps; c)
 
-where P c may have a network of c added, see `build_flow`.
+where a network of c can be added to P c, see `build_flow`.
 Text is decoded from z without any encoder input. Since p(z|c) is exact, the same model ranks
-conditions for a given text. The VAE stays as it is; only the flow trains.
+conditions for a given text. The VAE is frozen; only the flow is trained.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from llamavae.errors import UserError
+from llamavae.files import replacing_folder, write_text
 from llamavae.flows import (
     FitConfig,
     Flow,
@@ -56,18 +57,18 @@ FORMAT_VERSION = 1
 CONFIG, FLOW, INVERSE = "config.json", "flow.safetensors", "inverse.safetensors"
 WORDS, CARD = "vocabulary.txt", "README.md"
 _KEYS = ("format_version", "vae", "vae_fingerprint", "condition", "report")
-_CELLS = 2**22  # most pairs of a point and a candidate that are scored at once, per dimension
+_CELLS = 2**22  # maximum number of pairs of a code and a candidate per pass, times dimensions
 
 Asked = Sequence[Any] | Tensor
-"""Things that a `Condition` turns into vectors, or the vectors themselves (B, C)."""
+"""Conditions that a `Condition` encodes, or their vectors (B, C)."""
 
 
 class InvertibleCVAE:
-    """A frozen VAE whose latent space is steered by a condition.
+    """A frozen VAE with a conditional density of its latent codes.
 
     Args:
         vae: The VAE; it is not changed.
-        condition: Turns what is asked into vectors c.
+        condition: Encodes conditions as vectors c.
         flow: p(z|c), from `build_flow`.
 
     Example:
@@ -82,9 +83,8 @@ class InvertibleCVAE:
     def __init__(self, vae: LlaMaVAE, condition: Condition, flow: Flow) -> None:
         if flow.features != vae.config.latent_dim or flow.context != condition.dim:
             raise UserError(
-                f"the flow maps points of size {flow.features} under conditions of size "
-                f"{flow.context}; the VAE has D = {vae.config.latent_dim}, the condition "
-                f"C = {condition.dim}"
+                f"expected a flow of D = {vae.config.latent_dim} (VAE) and C = {condition.dim} "
+                f"(condition); got D = {flow.features} and C = {flow.context}"
             )
         self.vae, self.condition = vae, condition
         device = vae.posterior.linear.weight.device
@@ -104,11 +104,11 @@ class InvertibleCVAE:
         form: str = "reference",
         **options: Any,
     ) -> Self:
-        """With a new flow, to be fitted.
+        """Build the model with a new flow, to be fitted.
 
         Args:
             vae: The VAE.
-            condition: Turns what is asked into vectors c.
+            condition: Encodes conditions as vectors c.
             flow: An architecture, see `build_flow`.
             form: `reference` or `conditional`.
             **options: Other options of `build_flow`.
@@ -129,22 +129,22 @@ class InvertibleCVAE:
         state: Path | None = None,
         progress: bool = True,
     ) -> FlowFit:
-        """Fit p(z|c) on points drawn from the posteriors of the texts.
+        """Fit p(z|c) on codes drawn from the posteriors of the texts.
 
         Args:
             pairs: N texts with their conditions.
-            valid: Held-out pairs for early stopping; None takes a tenth of the texts, chosen by
-                their hash, so that copies of a text are on one side.
-            vocabulary: What `rank` chooses from if it is not told; default: what was asked.
-            posterior_scale: Multiple of the posteriors' standard deviation that latent codes are
-                drawn with. Below 1, the flow learns codes that decode more reliably; 0 gives the
+            valid: Held-out pairs for early stopping; None uses a tenth of the texts, chosen by
+                hash, so that copies of a text are in the same part.
+            vocabulary: Default candidates of `rank`; default: the conditions of `pairs`.
+            posterior_scale: Factor on the standard deviation of the posteriors for the draws of
+                latent codes. Below 1, the flow learns codes that decode more reliably; 0 uses the
                 means.
-            fitting: How the flow is trained.
+            fitting: Training settings of the flow.
             state: Folder for the state of an interrupted fit, see `fit_flow`.
             progress: Show progress bars on stderr.
 
         Raises:
-            UserError: Conditions have another size or hold NaN, or there are too few pairs.
+            UserError: Conditions have another size or NaN values, or there are too few pairs.
         """
         check_pairs(self.condition, pairs)
         skipped = Counter(pairs.skipped)
@@ -169,7 +169,7 @@ class InvertibleCVAE:
         self.inverse = self._fit_inverse(train)
         if vocabulary is not None:
             names = vocabulary
-        elif isinstance(self.condition, VectorCondition):  # its vectors have no words
+        elif isinstance(self.condition, VectorCondition):  # its vectors have no text form
             names = ()
         else:
             names = (*pairs.names, *valid.names)
@@ -199,28 +199,28 @@ class InvertibleCVAE:
         ranking: Ranking | None = None,
         **options: Any,
     ) -> list[str]:
-        """Texts for each condition, written from z alone.
+        """Generate texts for each condition, decoded from z alone.
 
         Args:
-            conditions: B things that the condition understands, or their vectors (B, C).
-            n: Texts for each.
+            conditions: B conditions, or their vectors (B, C).
+            n: Number of texts per condition.
             spread: tau, the factor on the noise of p(z|c); 0 decodes its centre.
-            seed: Makes the draws repeatable.
-            draws: Decode this many codes for each condition, at least `n`, of which the first is
-                the centre of p(z|c), and return the `n` best texts, best first. A text comes twice
-                only if there are fewer than `n` different ones. None writes one text for each of
-                `n` draws, unranked.
-            ranking: How texts are scored, with `draws`; default: `Ranking()`.
+            seed: Makes the draws reproducible.
+            draws: Number of codes to decode per condition, at least `n`. The first is the centre of
+                p(z|c). The `n` best texts are returned in order of their score; a text is repeated
+                only if there are fewer than `n` distinct ones. None returns the texts of `n` draws,
+                unranked.
+            ranking: Scoring of the texts, with `draws`; default: `Ranking()`.
             **options: Options of `LlaMaVAE.decode`.
 
         Returns:
-            B * n texts, those of one condition side by side.
+            B * n texts; the texts of one condition are adjacent.
         """
         if draws is not None:
             ranking = ranking or Ranking()
             return self._best(conditions, n, spread, seed, draws, ranking, options)
         if ranking is not None:
-            raise UserError("a ranking is of several draws: give their number, draws=16 say")
+            raise UserError("ranking needs several draws. Set draws, for example draws=16")
         return self.vae.decode(self.points(conditions, n, spread, seed), **options)
 
     @torch.no_grad()
@@ -256,7 +256,7 @@ class InvertibleCVAE:
     def points(
         self, conditions: Asked, n: int = 1, spread: float = 1.0, seed: int | None = None
     ) -> Tensor:
-        """Points (B * n, D) drawn from p(z|c); arguments as for `generate`."""
+        """Latent codes (B * n, D) drawn from p(z|c); arguments as for `generate`."""
         check_draws(n, spread)
         c = self._vectors(conditions).repeat_interleave(n, 0)
         generator = None if seed is None else torch.Generator().manual_seed(seed)
@@ -265,22 +265,23 @@ class InvertibleCVAE:
 
     @torch.no_grad()
     def translate(self, z: Tensor, source: Asked, target: Asked) -> Tensor:
-        """Points moved from one condition to another: what is particular to each stays.
+        """Transfer latent codes from one condition to another, keeping their noise.
 
-        T takes z to the noise that it is under `source`, and T^-1 takes that noise to where it
-        is under `target`.
+        T maps z to its noise under `source`, and T^-1 maps this noise to a code under `target`.
 
         Args:
-            z: Points (B, D).
-            source: The conditions under which they are now, B of them or one.
-            target: Those under which they are to be.
+            z: Latent codes (B, D).
+            source: Their current conditions, B or one.
+            target: The new conditions, B or one.
 
         Returns:
-            Points (B, D).
+            Latent codes (B, D).
         """
         z = torch.as_tensor(z).to(self.flow.affine.weight)
         if z.ndim != 2 or z.shape[1] != self.flow.features:
-            raise UserError(f"expected points (B, {self.flow.features}); got {tuple(z.shape)}")
+            raise UserError(
+                f"expected latent codes (B, {self.flow.features}); got {tuple(z.shape)}"
+            )
         here = self.flow(self._vectors(source, len(z)))
         noise = (here.transform(z) - here.base.mean) / here.base.stddev
         return self._place(self._vectors(target, len(z)), noise)
@@ -293,7 +294,9 @@ class InvertibleCVAE:
     def _vectors(self, conditions: Asked, rows: int | None = None) -> Tensor:
         c = vectors_of(self.condition, conditions)
         if rows is not None and len(c) not in (1, rows):
-            raise UserError(f"expected 1 or {rows} conditions for {rows} points; got {len(c)}")
+            raise UserError(
+                f"expected 1 or {rows} conditions for {rows} latent codes; got {len(c)}"
+            )
         return c.to(self.flow.affine.weight).expand(rows or len(c), -1)
 
     # ------------------------------------------------------------------ text to condition
@@ -309,27 +312,27 @@ class InvertibleCVAE:
 
     @torch.no_grad()
     def density(self, z: Tensor, conditions: Asked) -> Tensor:
-        """Log-density of points z (B, D) in nats under B conditions, or one; shape (B,)."""
+        """Log-density of latent codes z (B, D) in nats under B conditions, or one; shape (B,)."""
         z = z.to(self.flow.affine.weight)
         return self.flow(self._vectors(conditions, len(z))).log_prob(z)
 
     def rank(
         self, text: str | Tensor, candidates: Asked | None = None, k: int = 10
     ) -> list[tuple[int, float]]:
-        """Which conditions a text answers: a reverse dictionary.
+        """Rank conditions for a text, as a reverse dictionary does.
 
         Args:
-            text: A text (its posterior mean is taken) or a point (D,).
+            text: A text (represented by its posterior mean) or a latent code (D,).
             candidates: V conditions; default: `vocabulary`.
-            k: How many are returned.
+            k: Number of results.
 
         Returns:
-            Index and log p(z|c) in nats of the best `k`, best first.
+            Index and log p(z|c) in nats of the best `k`, in descending order.
         """
         if len(self.vocabulary if candidates is None else candidates) == 0:
             raise UserError(
-                "there are no candidates, and this model has no vocabulary: give words that its "
-                "condition knows, or pass a tensor (V, C)"
+                "expected candidates, since this model has no vocabulary. Pass conditions, or a "
+                "tensor (V, C)"
             )
         if candidates is None:
             candidates = cached_vectors(self.condition, self.vocabulary)
@@ -339,7 +342,7 @@ class InvertibleCVAE:
 
     @torch.no_grad()
     def scores(self, z: Tensor, candidates: Asked) -> Tensor:
-        """Log-density in nats of N points z (N, D) under V candidates, shape (N, V)."""
+        """Log-density in nats of N latent codes z (N, D) under V candidates, shape (N, V)."""
         z, c = z.to(self.flow.affine.weight), self._vectors(candidates)
         p = self.flow(c)
         if self.bends_with_condition:
@@ -356,26 +359,26 @@ class InvertibleCVAE:
 
     @property
     def bends_with_condition(self) -> bool:
-        """Whether T depends on c by more than a shift: each candidate then costs a pass."""
+        """Whether T depends on c by more than a shift, so that each candidate needs a pass."""
         return self.flow.affine.slope is not None and len(self.flow.blocks) > 0
 
     @torch.no_grad()
     def predict(self, texts: str | Sequence[str]) -> Tensor:
-        """The condition that each text answers, as a vector (B, C): the least-squares one.
+        """Predict the condition vector of each text by least squares, shape (B, C).
 
-        It is linear in T(z) in the reference form, where T(z) is the mean of c plus noise, and in z
-        otherwise; its coefficients were found by `fit`.
+        The prediction is linear in T(z) in the reference form, where T(z) is the mean given c plus
+        noise, and linear in z otherwise; `fit` estimates its coefficients.
 
         Args:
             texts: B texts.
         """
         if self.inverse is None:
-            raise UserError("this model has not been fitted yet")
+            raise UserError("this model is not fitted yet. Call fit first")
         y = self._features(self.vae.encode(texts).mean)
         return self.inverse["mean"] + y.cpu() @ self.inverse["slope"].mT
 
     def _features(self, z: Tensor) -> Tensor:
-        """T(z) where T knows no condition, else z, shape (B, D)."""
+        """T(z) if T does not depend on the condition, else z, shape (B, D)."""
         z = z.to(self.flow.affine.weight)
         if self.flow.affine.slope is not None:
             return z
@@ -394,14 +397,12 @@ class InvertibleCVAE:
     # ------------------------------------------------------------------ saving, loading
 
     def save_pretrained(self, folder: str | os.PathLike[str], half: bool = False) -> None:
-        """Write the flow, its settings and a card: a small folder that names its VAE.
+        """Write the flow, its settings and a model card; the VAE is saved as a reference.
 
         Args:
-            folder: Made if missing.
+            folder: Folder; created if missing.
             half: Store the flow's weights in float16, see `save_flow`.
         """
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
         settings = {
             "model_type": "invertible-cvae",
             "format_version": FORMAT_VERSION,
@@ -415,23 +416,22 @@ class InvertibleCVAE:
             WORDS: "".join(f"{' '.join(word.split())}\n" for word in self.vocabulary),
             CARD: model_card(self.flow.settings, settings),
         }
-        save_flow(self.flow, folder / f".{FLOW}", half)
-        (folder / f".{FLOW}").replace(folder / FLOW)
-        if self.inverse is not None:
-            save_file(self.inverse, folder / INVERSE)
-        for name, text in texts.items():
-            (folder / f".{name}").write_text(text, encoding="utf-8")
-            (folder / f".{name}").replace(folder / name)
+        with replacing_folder(folder, own=[INVERSE]) as new:
+            save_flow(self.flow, new / FLOW, half)
+            if self.inverse is not None:
+                save_file(self.inverse, new / INVERSE)
+            for name, text in texts.items():
+                write_text(new / name, text)
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:
-        """Upload what `save_pretrained` writes.
+        """Upload the model to the hub, in the format of `save_pretrained`.
 
         Args:
-            repo_id: `name` or `organisation/name`; made if missing.
-            **options: Those of `LlaMaVAE.push_to_hub`.
+            repo_id: `name` or `organisation/name`; created if missing.
+            **options: Options of `LlaMaVAE.push_to_hub`.
 
         Returns:
-            The address of the commit.
+            The URL of the commit.
         """
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder)
@@ -449,20 +449,19 @@ class InvertibleCVAE:
         words: Collection[str] | None = None,
         **vae_options: Any,
     ) -> Self:
-        """Load what `save_pretrained` wrote, with its VAE.
+        """Load a model saved by `save_pretrained`, with its VAE.
 
         Args:
             source: Folder or hub id.
-            vae: The VAE it was fitted for, or its place; default: where it was then.
+            vae: The VAE it was fitted for, or its path; default: the recorded one.
             revision: Branch, tag or commit of its hub repository.
-            word_vectors: The file of word vectors, where it has moved.
-            encoder: The condition's sentence encoder, where it is not the VAE's and has moved.
-            words: The words that will be asked, so that a file of word vectors is not read into
-                memory whole; None reads all of it.
+            word_vectors: The file of word vectors, if its path has changed.
+            encoder: The separate sentence encoder of the condition, if its path has changed.
+            words: The words to read from a file of word vectors; None reads the whole file.
             **vae_options: Options of `LlaMaVAE.from_pretrained`.
 
         Raises:
-            UserError: A file is missing or damaged, or the VAE is another one.
+            UserError: A file is missing or damaged, or the VAE is a different one.
         """
         folder = checkpoint.fetch(source, revision)
         settings = read_settings(folder)
@@ -471,20 +470,20 @@ class InvertibleCVAE:
             place = settings["vae"] if vae is None else vae
             if not os.fspath(place):
                 raise UserError(
-                    f"{folder} was fitted for a VAE that was not saved anywhere. Give it: "
+                    f"{folder} was fitted for a VAE that was not saved. Pass it: "
                     "from_pretrained(..., vae=VAE_OR_FOLDER), or --vae FOLDER"
                 )
             if vae is None and Path(place).is_absolute() and not Path(place).is_dir():
                 raise UserError(
-                    f"{folder} was fitted for the VAE in {place}, which is not there any more. "
-                    "Give its new place: from_pretrained(..., vae=FOLDER), or --vae FOLDER"
+                    f"{folder} was fitted for the VAE in {place}, which does not exist. "
+                    "Give its new location: from_pretrained(..., vae=FOLDER), or --vae FOLDER"
                 )
             vae = LlaMaVAE.from_pretrained(place, **vae_options)
         if latent_fingerprint(vae) != settings["vae_fingerprint"]:
             raise UserError(
                 f"{folder} was fitted for the VAE {settings['vae']}; {vae.name_or_path} has other "
-                "weights, so that its points mean something else. Give the right one, in the "
-                "dtype of the fit, or fit again with llamavae fit-condition"
+                "weights, so its latent codes differ. Use the original VAE in the dtype of the "
+                "fit, or fit again with llamavae fit-condition"
             )
         kind = settings["condition"]["name"]
         places = {"word-vectors": word_vectors, "encoder": encoder}
@@ -508,7 +507,7 @@ def read_settings(folder: Path) -> dict[str, Any]:
     """The settings of the Invertible CVAE in `folder`.
 
     Raises:
-        UserError: There is none, or its settings are damaged or of a later version.
+        UserError: There is no model, or its settings are damaged or of a later version.
     """
     path = folder / CONFIG
     if not path.is_file():
@@ -516,11 +515,11 @@ def read_settings(folder: Path) -> dict[str, Any]:
     try:
         settings = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise UserError(f"{path} is damaged and cannot be read as JSON: {error}") from error
+        raise UserError(f"{path} is not valid JSON: {error}. Copy the model again") from error
     kind = settings.get("model_type") if isinstance(settings, dict) else None
     if kind != "invertible-cvae":
         raise UserError(
-            f"{folder} holds a model of type {kind!r}, not an invertible CVAE. To make one for a "
+            f"{folder} holds a model of type {kind!r}, not an invertible CVAE. To fit one for a "
             "VAE: llamavae fit-condition"
         )
     version = settings.get("format_version")
@@ -540,7 +539,7 @@ def _rows(vae: LlaMaVAE, pairs: Pairs, posterior_scale: float, progress: bool) -
 
 
 def _a_tenth(texts: Sequence[str]) -> Tensor:
-    """Which texts are held out, shape (N,): the tenth of the distinct ones of lowest hash."""
+    """Mask of held-out texts, shape (N,): the tenth of the distinct texts with the lowest hash."""
     from llamavae.corpora.splits import position
 
     places = torch.tensor([position(text) for text in texts], dtype=torch.float64)

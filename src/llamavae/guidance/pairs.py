@@ -27,18 +27,18 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_SHOWN = 5  # words that a message lists
+_SHOWN = 5  # number of words listed in a message
 
 
 @dataclass(frozen=True, eq=False)
 class Pairs:
-    """N texts, each with the condition under which it is to be written.
+    """N texts, each with its condition.
 
     Attributes:
         texts: The N texts.
         conditions: Their vectors c (N, C), float32.
-        names: What was asked for each text, in words; several rows may share it.
-        skipped: What was asked but has no vector -> number of rows that were left out.
+        names: Text form of each condition; several rows may share it.
+        skipped: Maps conditions without a vector to the number of skipped rows.
     """
 
     texts: list[str]
@@ -58,7 +58,7 @@ class Pairs:
         return len(self.texts)
 
     def select(self, index: Sequence[int] | Tensor) -> Pairs:
-        """The rows `index` (M,), in this order, or those where a mask (N,) is true."""
+        """The rows `index` (M,), in this order, or the rows selected by a mask (N,)."""
         rows = torch.as_tensor(index)
         rows = rows.nonzero()[:, 0] if rows.dtype == torch.bool else rows.long()
         return replace(
@@ -81,36 +81,38 @@ def make_pairs(
 ) -> Pairs:
     """Pair the texts of a corpus with their conditions.
 
-    What is asked is a row's labels for a `LabelCondition`, its vector for a `VectorCondition`, and
-    its word for any other, where equal ones are embedded once and sentence vectors are kept in the
-    cache. Words without a vector are left out and counted. A word with several texts gives several
-    pairs.
+    The condition of a row is its labels for a `LabelCondition`, its vector for a `VectorCondition`,
+    and its word otherwise; equal words are encoded once, and sentence vectors are cached. Words
+    without a vector are skipped and counted. A word with several texts gives several pairs.
 
     Args:
         data: N rows with a column `text`.
-        condition: Gives the vectors.
+        condition: Encodes the conditions.
         word: Column with the words. With `vectors`, the names of the rows, if it exists.
-        context: Column with the sentence around each word, or None in it.
-        also_alone: Give a row with a context a second pair, of the word alone, behind all others.
-            A flow that is fitted to both can be asked for a word with and without a sentence.
-        vectors: For a `VectorCondition`: a column with a list of numbers a row, or an array
+        context: Column with a sentence that contains the word, or None.
+        also_alone: Add a second pair with the word alone for each row with a context, after all
+            others. A flow fitted to both supports words with and without a sentence.
+        vectors: For a `VectorCondition`: a column with a list of numbers per row, or an array
             (N, C).
-        progress: Show a bar while sentence vectors are computed.
+        progress: Show a progress bar while sentence vectors are computed.
 
     Raises:
-        UserError: No such column; not one vector a row, or one with NaN; an argument that the
-            condition has no use for; no row left.
+        UserError: A column is missing, a row has no valid vector, the condition does not take an
+            argument, or no row is left.
     """
     if len(data) == 0:
-        raise UserError("the data set has no rows to make pairs of.")
+        raise UserError("expected a data set with at least one row; got none.")
     texts = read_column(data, "text")
     matrix = isinstance(condition, VectorCondition)
     if matrix != (vectors is not None):
         raise UserError(
-            "pass vectors= (a column of data, or an array) with a matrix condition, and only then."
+            "vectors= (a column of data, or an array) is required for a VectorCondition, and only "
+            "for it."
         )
     if context is not None and (matrix or isinstance(condition, LabelCondition)):
-        raise UserError(f"a condition of {condition.name} knows no context; leave out context=.")
+        raise UserError(
+            f"a condition of type {condition.name} does not support a context. Omit context=."
+        )
     if vectors is not None:
         c = condition.vectors(_matrix(data, vectors))  # type: ignore[arg-type]
         return Pairs(texts, c, _row_names(data, word))
@@ -138,7 +140,9 @@ def _asked(data: Dataset, condition: Condition, word: str, context: str | None) 
 def _matrix(data: Dataset, vectors: str | np.ndarray) -> np.ndarray:
     if not isinstance(vectors, str):
         if len(vectors) != len(data):
-            raise UserError(f"{len(vectors)} vectors for {len(data)} rows; expected one a row.")
+            raise UserError(
+                f"expected one vector per row; got {len(vectors)} for {len(data)} rows."
+            )
         return vectors
     if vectors not in data.column_names:
         raise unknown("column", vectors, data.column_names)
@@ -149,7 +153,7 @@ def _matrix(data: Dataset, vectors: str | np.ndarray) -> np.ndarray:
 
 
 def _row_names(data: Dataset, word: str) -> list[str]:
-    """The words where there are some, else the numbers of the rows, counted from 1."""
+    """The words, if any, or the row numbers, counted from 1."""
     if word in data.column_names:
         return [f"row {i}" if w is None else str(w) for i, w in enumerate(data[word], 1)]
     return [f"row {i + 1}" for i in range(len(data))]
@@ -163,11 +167,11 @@ def _embed(texts: list[str], conditions: list[Any], condition: Condition, progre
     if skipped:
         first = ", ".join(map(repr, list(skipped)[:_SHOWN])) + ", ..." * (len(skipped) > _SHOWN)
         message = (
-            f"{sum(skipped.values())} of {len(names)} row(s) left out: no vector of "
+            f"{sum(skipped.values())} of {len(names)} row(s) skipped: no vector for "
             f"{len(skipped)} word(s), such as {first}"
         )
         if not known:
-            raise UserError(f"no pair is left. {message}.")
+            raise UserError(f"expected at least one pair; none is left. {message}.")
         logger.warning("%s", message)
     c = cached_vectors(condition, list(known.values()), progress)
     place = {name: row for row, name in enumerate(known)}
@@ -179,12 +183,12 @@ def _embed(texts: list[str], conditions: list[Any], condition: Condition, progre
 def cached_vectors(
     condition: Condition, conditions: Sequence[Any], progress: bool = True
 ) -> Tensor:
-    """Vectors c (B, C) of B things that are asked; sentence vectors come through the cache.
+    """Vectors c (B, C) of B conditions; sentence vectors are cached.
 
     Args:
-        condition: Gives the vectors.
-        conditions: What is asked.
-        progress: Show a bar while sentence vectors are computed.
+        condition: Encodes the conditions.
+        conditions: B conditions.
+        progress: Show a progress bar while sentence vectors are computed.
     """
     if not isinstance(condition, EncoderCondition):
         return condition.vectors(conditions)

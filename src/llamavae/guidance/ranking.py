@@ -1,17 +1,15 @@
-"""Which of several texts that were drawn for a condition answers it best.
+"""Ranking of several texts generated for a condition.
 
-Of the K texts x of one condition c, decoded from codes z, each is scored by
+Each of the K texts x of one condition c, decoded from codes z, has the score
 
     density * log p(mu(x)|c) / D  +  agreement * mean_y F1(x, y)  +  likelihood * log p(x|z) / |x|
 
-- The *density* is that of the text, not of z: a decoder says only roughly what is at its z, so the
-  text of a probable z may be an improbable text. mu(x) is the mean of q(z|x), D its size. A flow's
-  density is exact.
-- The *agreement* is the mean F1 of the words of x and of each other draw y: with it alone the
-  choice is that of minimum Bayes risk (Kumar and Byrne, N04-1022) under p(x|c), with F1 as the
-  gain.
-- The *likelihood* is the decoder's for each of the |x| tokens: how sure it was of its words. It
-  prefers short and common texts, and has no weight unless it is given one.
+- The *density* is that of the text, not of z: decoding is approximate, so the text of a probable z
+  can be improbable. mu(x) is the mean of q(z|x), D its size. The density of a flow is exact.
+- The *agreement* is the mean F1 between the words of x and of each other draw y. Alone, it is
+  minimum Bayes risk decoding (Kumar and Byrne, N04-1022) under p(x|c), with F1 as the gain.
+- The *likelihood* is that of the decoder for each of the |x| tokens. It prefers short and frequent
+  texts, and its weight is 0 by default.
 """
 
 from __future__ import annotations
@@ -43,12 +41,12 @@ class Conditional(Protocol):
 
 @dataclass(frozen=True)
 class Ranking:
-    """Weights of the terms of a text's score; a term of weight 0 is not computed.
+    """Weights of the terms of the score of a text; a term of weight 0 is not computed.
 
     Attributes:
-        density: Of log p(mu(x)|c), nats for each dimension.
-        agreement: Of the mean F1 with the other draws, 0 to 1.
-        likelihood: Of log p(x|z), nats for each token.
+        density: Weight of log p(mu(x)|c), in nats per dimension.
+        agreement: Weight of the mean F1 with the other draws, 0 to 1.
+        likelihood: Weight of log p(x|z), in nats per token.
     """
 
     density: float = 1.0
@@ -71,11 +69,11 @@ class Ranking:
         """Scores (K,) of texts of one condition; an empty text has the lowest.
 
         Args:
-            model: Gives p(z|c), q(z|x) and p(x|z).
+            model: Model of p(z|c), q(z|x) and p(x|z).
             texts: K texts.
             z: The codes (K, D) that they were decoded from.
             c: Their condition (C,).
-            batch_size: Texts that pass the encoder, or the decoder, together.
+            batch_size: Number of texts per forward pass of the encoder or the decoder.
         """
         scores = torch.zeros(len(texts))
         if self.density:
@@ -90,10 +88,10 @@ class Ranking:
 
 
 def best_texts(scores: Tensor, texts: Sequence[str], n: int) -> list[str]:
-    """The `n` texts of highest score, best first, each of them once while others are left.
+    """The `n` texts with the highest score, in descending order, without repetition if possible.
 
     Args:
-        scores: Scores (K,) of the texts; of equal texts the best counts.
+        scores: Scores (K,) of the texts; equal texts have the best of their scores.
         texts: K texts.
         n: At most K.
 
@@ -107,9 +105,9 @@ def best_texts(scores: Tensor, texts: Sequence[str], n: int) -> list[str]:
 
 
 def agreement(texts: Sequence[str]) -> Tensor:
-    """Mean F1 of the words of each text and of each other one, 0 to 1, shape (K,); 0 if alone.
+    """Mean F1 between the words of each text and all others, 0 to 1, shape (K,); 0 for one text.
 
-    Words are taken by white space and count as often as they stand there.
+    Words are split at white space and counted with multiplicity.
 
     Example:
         >>> agreement(["a dog", "a cat", "a dog"])
@@ -129,13 +127,13 @@ def agreement(texts: Sequence[str]) -> Tensor:
 def token_log_likelihood(
     vae: LlaMaVAE, texts: Sequence[str], z: Tensor, batch_size: int = 64
 ) -> Tensor:
-    """Mean of log p(x|z) over the tokens of each text, the end counted, in nats, shape (N,).
+    """Mean of log p(x|z) over the tokens of each text, including eos, in nats, shape (N,).
 
     Args:
-        vae: Gives the decoder.
+        vae: Model of the decoder.
         texts: N texts.
-        z: Codes (N, D), one for each.
-        batch_size: Texts that pass the decoder together.
+        z: Latent code of each text (N, D).
+        batch_size: Number of texts per forward pass of the decoder.
     """
     ids, _ = vae.decoder.tokenize(texts)
     tokens = torch.tensor([len(row) - 1 for row in ids], dtype=torch.float64)  # bos is given

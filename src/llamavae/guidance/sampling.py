@@ -1,4 +1,4 @@
-"""What conditional generators share: the checks of what is asked, and draws that repeat."""
+"""Shared by conditional generators: checks of the arguments, and reproducible draws."""
 
 from __future__ import annotations
 
@@ -15,25 +15,24 @@ from llamavae.guidance.pairs import Pairs
 
 
 def check_draws(n: int, spread: float = 1.0, draws: int | None = None) -> None:
-    """Refuse fewer than one text for a condition, a negative spread, or too few draws."""
+    """Raise an error for fewer than one text per condition, a negative spread or too few draws."""
     if n < 1:
-        raise UserError(f"ask for at least one text for each condition; got n={n}")
+        raise UserError(f"expected at least one text per condition; got n={n}")
     if not spread >= 0:
         raise UserError(f"spread must not be negative; got {spread}")
     if draws is not None and draws < n:
         raise UserError(f"expected at least as many draws as texts, {n}; got draws={draws}")
     if draws is not None and draws > 1 and spread == 0:
         raise UserError(
-            f"at spread 0 all {draws} draws are the centre: leave out draws, or take a spread "
-            "above 0"
+            f"with spread 0 all {draws} draws are equal. Omit draws, or use a spread above 0"
         )
 
 
 def vectors_of(condition: Condition, conditions: Sequence[Any] | Tensor) -> Tensor:
-    """Vectors (B, C) of what is asked, or the vectors themselves where they are given.
+    """Vectors (B, C) of conditions; a tensor of vectors is checked and returned.
 
     Raises:
-        UserError: They are not of shape (B, C), or hold NaN or infinity.
+        UserError: The shape is not (B, C), or there are NaN or infinite values.
     """
     if isinstance(conditions, Tensor):
         vectors = conditions
@@ -46,12 +45,12 @@ def vectors_of(condition: Condition, conditions: Sequence[Any] | Tensor) -> Tens
             f"expected conditions of shape (B, {condition.dim}); got {tuple(vectors.shape)}"
         )
     if not vectors.isfinite().all():
-        raise UserError("a condition holds NaN or infinity")
+        raise UserError("expected finite conditions; got NaN or infinite values")
     return vectors.to("cpu", torch.float32)
 
 
 def check_pairs(condition: Condition, pairs: Pairs) -> None:
-    """Refuse training pairs whose vectors are not those of `condition`, or none at all."""
+    """Raise an error if there are no training pairs, or if their vectors have another size."""
     if not len(pairs) or pairs.conditions.shape[1] != condition.dim:
         raise UserError(
             f"expected at least one text, and conditions of shape (N, {condition.dim}); got "
@@ -61,9 +60,9 @@ def check_pairs(condition: Condition, pairs: Pairs) -> None:
 
 @contextmanager
 def seeded(seed: int | None, device: torch.device) -> Iterator[None]:
-    """While open, torch's draws on the CPU and `device` follow from `seed`; None changes nothing.
+    """Context in which torch's draws on the CPU and `device` depend on `seed`; None has no effect.
 
-    The draws after it are those that would have come without it.
+    The state of the generators is restored afterwards.
     """
     if seed is None:
         yield

@@ -1,4 +1,4 @@
-"""Geometry of the latent space: pure functions on points z, usable with any model."""
+"""Geometry of the latent space: pure functions of latent codes, usable with any model."""
 
 from llamavae.latent.paths import arithmetic, lerp, nearest_neighbours, slerp, traversal
 

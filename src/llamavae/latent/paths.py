@@ -12,23 +12,23 @@ from llamavae.errors import UserError
 def _ends(a: Tensor, b: Tensor, steps: int) -> tuple[Tensor, Tensor, Tensor]:
     if a.shape != b.shape or a.ndim != 1:
         raise UserError(
-            f"a path joins two points of shape (D,); got {tuple(a.shape)} and {tuple(b.shape)}"
+            f"expected two latent codes of shape (D,); got {tuple(a.shape)} and {tuple(b.shape)}"
         )
     if steps < 2:
-        raise UserError(f"a path needs at least 2 steps (its two ends); got steps={steps}")
+        raise UserError(f"expected at least 2 steps, the two ends; got steps={steps}")
     return a, b, torch.linspace(0, 1, steps, dtype=a.dtype, device=a.device)[:, None]
 
 
 def lerp(a: Tensor, b: Tensor, steps: int) -> Tensor:
-    """Straight line from `a` to `b`, both ends included.
+    """Straight line from `a` to `b`, including both ends.
 
     Args:
-        a: First point, shape (D,).
-        b: Last point, shape (D,).
-        steps: Number of points on the path, at least 2.
+        a: First latent code, shape (D,).
+        b: Last latent code, shape (D,).
+        steps: Number of codes on the path, at least 2.
 
     Returns:
-        Points of shape (steps, D).
+        Latent codes of shape (steps, D).
 
     Example:
         >>> lerp(torch.zeros(2), torch.ones(2), 3).tolist()
@@ -41,16 +41,16 @@ def lerp(a: Tensor, b: Tensor, steps: int) -> Tensor:
 def slerp(a: Tensor, b: Tensor, steps: int) -> Tensor:
     """Great-circle path from `a` to `b` with the norm interpolated linearly.
 
-    A straight line between two draws of a D-dimensional Gaussian leaves the shell in which
-    nearly all of its mass lies; this path stays in it (White, arXiv 1609.04468).
+    A straight line between two draws from a high-dimensional Gaussian leaves the shell that
+    contains nearly all of its mass; this path stays in it (White, arXiv 1609.04468).
 
     Args:
-        a: First point, shape (D,), not zero.
-        b: Last point, shape (D,), not zero and not opposite to `a`.
-        steps: Number of points on the path, at least 2.
+        a: First latent code, shape (D,), not zero.
+        b: Last latent code, shape (D,), not zero and not opposite to `a`.
+        steps: Number of codes on the path, at least 2.
 
     Returns:
-        Points of shape (steps, D).
+        Latent codes of shape (steps, D).
 
     Raises:
         UserError: An end is zero, or the ends are opposite, so that no shortest arc exists.
@@ -58,12 +58,12 @@ def slerp(a: Tensor, b: Tensor, steps: int) -> Tensor:
     a, b, t = _ends(a, b, steps)
     norm_a, norm_b = a.norm(), b.norm()
     if norm_a == 0 or norm_b == 0:
-        raise UserError("slerp needs two points other than zero; use mode='linear'")
+        raise UserError("slerp needs two nonzero latent codes. Use mode='linear'")
     u, v = a / norm_a, b / norm_b
-    # acos(u.v) loses all digits near 0 and pi; this form does not
+    # acos(u.v) loses precision near 0 and pi; this form does not
     angle = 2 * torch.atan2((u - v).norm(), (u + v).norm())
     if torch.pi - angle < 1e-4:
-        raise UserError("slerp is undefined between opposite points; use mode='linear'")
+        raise UserError("slerp is undefined between opposite latent codes. Use mode='linear'")
     if angle < 1e-4:
         return lerp(a, b, steps)
     direction = (torch.sin((1 - t) * angle) * u + torch.sin(t * angle) * v) / torch.sin(angle)
@@ -76,23 +76,21 @@ def traversal(z: Tensor, dim: int, steps: int, quantile: float = 0.975) -> Tenso
     """Vary one coordinate of `z` over the central range of the prior N(0, 1).
 
     Args:
-        z: Starting point, shape (D,).
+        z: Initial latent code, shape (D,).
         dim: Index of the coordinate, 0 <= dim < D.
-        steps: Number of points, at least 2.
-        quantile: Upper end of the range as a quantile of N(0, 1), in (0.5, 1); the lower end
-            mirrors it. 0.975 spans about -1.96 to 1.96.
+        steps: Number of codes, at least 2.
+        quantile: Upper end of the range as a quantile of N(0, 1), in (0.5, 1); the range is
+            symmetric. 0.975 spans about -1.96 to 1.96.
 
     Returns:
-        Points of shape (steps, D), equal to `z` but for coordinate `dim`.
+        Latent codes of shape (steps, D), equal to `z` except in coordinate `dim`.
     """
     if z.ndim != 1:
-        raise UserError(f"traversal starts at one point of shape (D,); got {tuple(z.shape)}")
+        raise UserError(f"expected one latent code of shape (D,); got {tuple(z.shape)}")
     if not 0 <= dim < len(z):
-        raise UserError(
-            f"dimension {dim} does not exist: the latent has dimensions 0 to {len(z) - 1}"
-        )
+        raise UserError(f"expected a dimension from 0 to {len(z) - 1}; got {dim}")
     if steps < 2:
-        raise UserError(f"a traversal needs at least 2 steps; got {steps}")
+        raise UserError(f"expected at least 2 steps; got {steps}")
     if not 0.5 < quantile < 1:
         raise UserError(f"quantile must lie between 0.5 and 1; got {quantile}")
     end = float(Normal(0.0, 1.0).icdf(torch.tensor(quantile)))
@@ -102,12 +100,12 @@ def traversal(z: Tensor, dim: int, steps: int, quantile: float = 0.975) -> Tenso
 
 
 def arithmetic(a: Tensor, b: Tensor, c: Tensor) -> Tensor:
-    """The analogy point a - b + c: what `a` is to `b`, the result is to `c`; shapes (..., D)."""
+    """Analogy by vector offset: a - b + c, shapes (..., D)."""
     return a - b + c
 
 
 def nearest_neighbours(query: Tensor, points: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The `k` points with the highest cosine similarity to each query.
+    """The `k` latent codes with the highest cosine similarity to each query.
 
     Args:
         query: Shape (Q, D).
@@ -115,7 +113,7 @@ def nearest_neighbours(query: Tensor, points: Tensor, k: int) -> tuple[Tensor, T
         k: Number of neighbours; at most N are returned.
 
     Returns:
-        Cosines and indices, each of shape (Q, min(k, N)), best first.
+        Cosines and indices, each of shape (Q, min(k, N)), in descending order of cosine.
     """
     if query.ndim != 2 or points.ndim != 2 or query.shape[1] != points.shape[1]:
         raise UserError(

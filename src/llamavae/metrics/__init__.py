@@ -1,4 +1,4 @@
-"""Metrics: functions of arrays and texts that know no model."""
+"""Metrics: functions of arrays and texts that do not depend on any model class."""
 
 import lazy_loader
 

@@ -1,11 +1,11 @@
-"""How far chance goes: bootstrap intervals of a number, and of the difference of two systems.
+"""Bootstrap confidence intervals of a metric and of the difference between two systems.
 
-A *statistic* here is a function of item numbers: it gets N of them, drawn with replacement from
-0 to N - 1, and returns the measure of those items. So a mean is `lambda i: values[i].mean()`, and
-a corpus BLEU adds up the n-gram counts of the items before it divides.
+A *statistic* is a function of item indices: it receives N indices, drawn with replacement from
+0 to N - 1, and returns the metric over those items. A mean is `lambda i: values[i].mean()`; a
+corpus BLEU adds up the n-gram counts of the items before it divides.
 
-What is resampled is items, so an interval says how much the choice of the test set matters; it says
-nothing of another training seed.
+Items are resampled, so an interval covers the choice of the test set. It does not cover the
+variation between training seeds.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from numpy.typing import NDArray
 from llamavae.errors import UserError
 
 Statistic = Callable[[NDArray[np.intp]], float]
-"""Item numbers (N,) -> the measure of these items."""
+"""Maps item indices (N,) to the metric over these items."""
 
 
 def bootstrap_interval(
     statistic: Statistic, n: int, *, resamples: int = 1000, seed: int = 0
 ) -> tuple[float, float]:
-    """The 95 % interval of a statistic of N items, by the percentile method (Efron 1979).
+    """The 95 % confidence interval of a statistic of N items (percentile bootstrap, Efron 1979).
 
     Args:
-        statistic: The measure of given items.
+        statistic: The metric as a function of item indices.
         n: Number N of items.
-        resamples: How often N items are drawn.
-        seed: Seed of the draws; the same seed and N draw the same items.
+        resamples: Number of bootstrap samples.
+        seed: Random seed; the same seed and N draw the same items.
 
     Example:
         >>> words = np.array([3, 5, 4, 8, 6, 7, 5, 4])
@@ -44,15 +44,15 @@ def bootstrap_interval(
 def bootstrap_sums(
     values: NDArray[Any], *, resamples: int = 1000, seed: int = 0
 ) -> NDArray[np.float64]:
-    """Sums over drawn items, shape (R, K), of what N items add to K numbers.
+    """Sums of K per-item values over each bootstrap sample, shape (R, K).
 
-    A quick way to the intervals of many measures at once, where each is a function of sums, as
-    means and corpus BLEU are.
+    This is a fast way to compute the intervals of many metrics at once when each is a function of
+    sums, as means and corpus BLEU are.
 
     Args:
-        values: What each item adds (N, K).
-        resamples: How often, R times, N items are drawn.
-        seed: Seed of the draws; the items are those of `bootstrap_interval`.
+        values: The per-item values (N, K).
+        resamples: Number R of bootstrap samples.
+        seed: Random seed; the samples are the same as in `bootstrap_interval`.
 
     Example:
         >>> words = np.array([3, 5, 4, 8, 6, 7, 5, 4])
@@ -65,19 +65,19 @@ def bootstrap_sums(
 
 
 def percentile_interval(drawn: NDArray[np.float64] | Sequence[float]) -> tuple[float, float]:
-    """The 95 % interval of a measure, of its values on drawn items (R,)."""
+    """The 95 % confidence interval of a metric from its values on R bootstrap samples, (R,)."""
     low, high = np.percentile(drawn, [2.5, 97.5])
     return float(low), float(high)
 
 
 class Difference(NamedTuple):
-    """A system's measure minus another's on the same items.
+    """The metric of one system minus that of another on the same items.
 
     Attributes:
         value: The difference on all items.
-        low: Lower end of its 95 % interval.
-        high: Upper end.
-        p: How often chance alone would make a difference as large, 0 to 1, two-sided.
+        low: Lower end of its 95 % confidence interval.
+        high: Upper end of the interval.
+        p: Two-sided p-value: the probability of a difference at least as large by chance.
     """
 
     value: float
@@ -89,19 +89,20 @@ class Difference(NamedTuple):
 def paired_bootstrap(
     a: Statistic, b: Statistic, n: int, *, resamples: int = 1000, seed: int = 0
 ) -> Difference:
-    """Whether systems A and B differ by more than chance on the same N items (Koehn 2004).
+    """Paired bootstrap test for a difference between systems A and B on N items (Koehn 2004).
 
-    Both are measured on the same draws of items. The differences of the draws, moved to mean 0,
-    show what chance does, and p = (count + 1) / (draws + 1) counts those as large as the real
-    one. sacrebleu takes their absolute values before it moves them, so its p is about half of
-    this for a clear difference.
+    Both systems are evaluated on the same bootstrap samples. The sample differences, shifted to
+    mean 0, approximate the null distribution. The p-value is (count + 1) / (resamples + 1), where
+    count is the number of shifted differences at least as large as the observed one. sacrebleu
+    takes absolute values before it shifts, so its p-value is about half of this one for a clear
+    difference.
 
     Args:
-        a: The measure of A on given items.
-        b: The measure of B on given items.
+        a: The metric of A as a function of item indices.
+        b: The metric of B as a function of item indices.
         n: Number N of items.
-        resamples: How often N items are drawn.
-        seed: Seed of the draws.
+        resamples: Number of bootstrap samples.
+        seed: Random seed.
     """
     real = float(a(np.arange(n)) - b(np.arange(n)))
     drawn = np.array([a(items) - b(items) for items in _draws(n, resamples, seed)])
@@ -111,6 +112,6 @@ def paired_bootstrap(
 
 def _draws(n: int, resamples: int, seed: int) -> Iterator[NDArray[np.intp]]:
     if n < 1 or resamples < 1:
-        raise UserError(f"a bootstrap needs items and draws; got {n} items, {resamples} draws")
+        raise UserError(f"expected at least 1 item and 1 resample; got {n} and {resamples}")
     rng = np.random.default_rng(seed)
     return (rng.integers(n, size=n) for _ in range(resamples))

@@ -1,4 +1,4 @@
-"""Random controls: the same values, each given to another item."""
+"""Shuffled controls: each item receives the value of a different item."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from torch import Tensor
 
 
 def derangement(n: int, generator: torch.Generator, *labels: Sequence[Hashable]) -> Tensor:
-    """A permutation of n rows that leaves none in its place (for n > 1).
+    """A random permutation of n rows without fixed points (for n > 1).
 
-    It is what "shuffled" means: each row gets what belongs to another.
+    Every control named "shuffled" uses it: each row receives the value of a different row.
 
     Args:
         n: Number of rows.
-        generator: Source of the draws.
-        *labels: Labels of the n rows, such as the word that each is about. No row gets what
-            belongs to a row of the same label, wherever another choice is left: with one
-            sequence of labels, the number of rows that do is the smallest possible.
+        generator: Random generator.
+        *labels: Labels of the n rows, such as the word of each row. Where possible, no row
+            receives the value of a row with the same label. With one sequence of labels, the
+            number of exceptions is minimal.
 
     Example:
         >>> derangement(4, torch.Generator().manual_seed(0), ["a", "a", "b", "b"]).tolist()
@@ -34,7 +34,7 @@ def derangement(n: int, generator: torch.Generator, *labels: Sequence[Hashable])
         return torch.stack([code[row] == code[given] for code in codes]).any(0)
 
     for row in rows[clash(rows, other)]:
-        # an exchange that rids both rows of their clash; one may have been rid of it already
+        # a swap that resolves the clash of both rows; an earlier swap may have resolved this one
         if clash(row, other[row]):
             free = rows[~clash(row, other) & ~clash(rows, other[row])]
             if len(free):
@@ -44,6 +44,6 @@ def derangement(n: int, generator: torch.Generator, *labels: Sequence[Hashable])
 
 
 def _codes(labels: Sequence[Hashable]) -> Tensor:
-    """A number for each label: the same for equal ones."""
+    """Integer code of each label; equal labels have equal codes."""
     known: dict[Hashable, int] = {}
     return torch.tensor([known.setdefault(label, len(known)) for label in labels])

@@ -13,8 +13,8 @@ from torch.nn.functional import normalize
 def spearman(a: ArrayLike, b: ArrayLike) -> float:
     """Spearman's rank correlation of two lists of N numbers, −1 to 1; 0 where one is constant.
 
-    The correlation of ranks, ties sharing their mean rank. It is what STS is reported in, since
-    only the order of the cosines counts (Reimers et al. 2016, C16-1009).
+    Ties receive their mean rank. It is the standard metric of STS, since only the order of the
+    cosines matters (Reimers et al. 2016, C16-1009).
     """
     return pearson(stats.rankdata(a), stats.rankdata(b))
 
@@ -28,7 +28,7 @@ def pearson(a: ArrayLike, b: ArrayLike) -> float:
 
 
 def cosines(vectors: Tensor) -> Tensor:
-    """Cosine of each pair of N vectors (N, C), shape (N, N), without autocast; 0 for a zero one."""
+    """Pairwise cosines of N vectors (N, C), shape (N, N), without autocast; 0 for zero vectors."""
     with torch.autocast(vectors.device.type, enabled=False):
         unit = normalize(vectors.float() if vectors.dtype.itemsize < 4 else vectors, dim=-1)
         return unit @ unit.T
@@ -42,7 +42,7 @@ def similarity_correlation(mean: Tensor, teacher: Tensor) -> float:
         teacher: The teacher's vectors of the same sentences (N, K).
 
     Returns:
-        -1 to 1; 0 where it is not defined, since all cosines of one side are the same.
+        -1 to 1; 0 where it is undefined because all cosines of one side are equal.
     """
     rows, columns = torch.triu_indices(len(mean), len(mean), 1)
     a, b = (cosines(x.detach().to("cpu", torch.float64))[rows, columns] for x in (mean, teacher))

@@ -1,7 +1,7 @@
-"""Metrics of definition modelling: generated definitions of words against references.
+"""Metrics of definition modelling, which compare generated definitions with references.
 
-Throughout, `predictions` and `references` are N texts each, one pair per item, and `lemmas` names
-the word of each item, usually (word, part of speech). `score_definitions` computes each metric
+Throughout, `predictions` and `references` are N texts each, one pair per item, and `lemmas` are
+the words of the items, usually (word, part of speech). `score_definitions` computes each metric
 together with its control.
 """
 
@@ -32,52 +32,57 @@ SCORES = {
             "sense-BLEU",
             "0 to 1",
             "higher",
-            "BLEU-4 of each text and its reference without smoothing, mean over items; the text "
-            "stands as the reference, as in CODWOE's scorer (2205.13858)",
+            "Mean over items of the sentence BLEU-4 between generated and reference definition, "
+            "without smoothing. As in the CODWOE scorer, the generated text takes the role of the "
+            "reference (Mickus et al., 2022, arXiv 2205.13858).",
         ),
         Metric(
             "lemma-BLEU",
             "0 to 1",
             "higher",
-            "the same with the best of all references of the same word and part of speech "
-            "(CODWOE, 2205.13858)",
+            "Mean over items of the highest sense-BLEU with any reference definition of the same "
+            "word and part of speech (CODWOE; Mickus et al., 2022, arXiv 2205.13858).",
         ),
         Metric(
             "BLEU",
             "0 to 100",
             "higher",
-            "sacrebleu corpus BLEU of the texts (13a tokenisation, cased)",
+            "Corpus BLEU of the generated definitions, computed by sacrebleu (13a tokenisation, "
+            "cased; Post, 2018, W18-6319).",
         ),
         Metric(
             "MoverScore",
             "−1 to 1",
             "higher",
-            "1 − earth mover's distance between the contextual token vectors of text and "
-            "reference, mean over items (1909.02622, as in CODWOE's scorer)",
+            "Mean over items of 1 minus the earth mover's distance between the contextual token "
+            "vectors of generated and reference definition (Zhao et al., 2019, arXiv 1909.02622; "
+            "as in the CODWOE scorer).",
         ),
         Metric(
             "encoder cosine",
             "−1 to 1",
             "higher",
-            "cosine of the sentence vectors of text and reference, mean over items; state the "
-            "encoder with it",
+            "Mean over items of the cosine between the sentence embeddings of generated and "
+            "reference definition. It depends on the encoder, which must be reported with it.",
         ),
         Metric(
             "BLEURT",
             "about 0 to 1",
             "higher",
-            "human rating of text against reference as predicted by a trained BERT, mean over "
-            "items (2004.04696); state the checkpoint with it",
+            "Mean over items of the human rating that a fine-tuned BERT predicts for the generated "
+            "definition given the reference (Sellam et al., 2020, arXiv 2004.04696). It depends on "
+            "the checkpoint, which must be reported with it.",
         ),
         Metric(
             "distinct-2",
             "0 to 1",
             "higher",
-            "different bigrams over all bigrams of the texts, words by white space (1510.03055)",
+            "Number of distinct bigrams divided by the number of all bigrams in the generated "
+            "definitions, with words split at white space (Li et al., 2016, arXiv 1510.03055).",
         ),
     )
 }
-"""The scores of this module by name."""
+"""The metrics of this module by name."""
 
 
 # ------------------------------------------------------------------------------- n-grams
@@ -87,15 +92,16 @@ def sense_bleu(predictions: Sequence[str], references: Sequence[str]) -> float:
     """Mean BLEU-4 of each text and its reference, 0 to 1, as CODWOE's scorer computes it.
 
     SemEval-2022 task 1 (Mickus et al., arXiv 2205.13858). Its scorer calls nltk's
-    `sentence_bleu` without smoothing and with the roles exchanged: what a system wrote stands as
-    the reference, and the gold definition as the hypothesis. So n-gram precision is taken over
-    the gold definition, and the brevity penalty falls on golds that are shorter than the text.
-    That order is kept here, since published numbers have it; a pair without a common 4-gram
-    scores 0.
+    `sentence_bleu` without smoothing and with the roles swapped: the generated text is passed as
+    the reference and the gold definition as the hypothesis. N-gram precision is therefore
+    computed over the gold definition, and the brevity penalty applies to gold definitions shorter
+    than the text. This function keeps that order, so that results are comparable with published
+    ones. A pair without a common 4-gram scores 0.
 
     The official scorer splits texts into sentences (nltk's punkt, a download) before it splits
-    them into words. Here a text is one sentence: a full stop within a text stays with its word
-    ("dog." where the official scorer has "dog" and "."), and the last one is split off alike.
+    them into words. Here each text is one sentence. A full stop inside a text therefore stays
+    attached to its word ("dog." where the official scorer has "dog" and "."); a final full stop
+    is split off in both.
 
     Example:
         >>> round(sense_bleu(["a kind of dog that barks"], ["a kind of dog"]), 3)
@@ -114,14 +120,14 @@ def lemma_bleu(
 ) -> float:
     """Mean over texts of the best BLEU-4 with any reference of the same lemma, 0 to 1.
 
-    As CODWOE's scorer computes it, see `sense_bleu`: a text that fits another sense of its word
-    counts as right.
+    Computed as in CODWOE's scorer, see `sense_bleu`. A text that matches another sense of its word
+    counts as correct.
 
     Args:
         predictions: N texts.
         references: N definitions.
         lemmas: The word of each item; CODWOE's are (word, part of speech).
-        senses: Lemma -> more of its definitions, where `references` have only some.
+        senses: Maps a lemma to further definitions of it that are not in `references`.
     """
     return float(lemma_bleus(predictions, references, lemmas, senses).mean())
 
@@ -132,7 +138,7 @@ def lemma_bleus(
     lemmas: Sequence[Hashable],
     senses: Mapping[Any, Sequence[str]] | None = None,
 ) -> NDArray[np.float64]:
-    """What `lemma_bleu` is the mean of, shape (N,); with N lemmas that of `sense_bleu`."""
+    """Per-item scores of `lemma_bleu`, shape (N,); equal to `sense_bleu` if all lemmas differ."""
     _check(predictions, references, lemmas)
     known: dict[Hashable, list[list[str]]] = defaultdict(list)
     for lemma, reference in zip(lemmas, references, strict=True):
@@ -152,7 +158,7 @@ def _words(text: str) -> list[str]:
 
 
 def _bleu(predictions: list[str], reference: list[str]) -> float:
-    with warnings.catch_warnings():  # of each text that has no 4-gram in common
+    with warnings.catch_warnings():  # nltk warns of each pair without a common 4-gram
         warnings.simplefilter("ignore")
         return float(sentence_bleu([predictions], reference))  # pyright: ignore[reportArgumentType]
 
@@ -171,27 +177,28 @@ def score_definitions(
     senses: Mapping[Any, Sequence[str]] | None = None,
     seed: int = 0,
 ) -> Rows:
-    """All scores of the texts, each beside the same score of exchanged texts.
+    """All metrics of the predictions, each with its shuffled control.
 
     Row: `metric` (a name of `SCORES`), `value`, `shuffled`, `unit`, `direction`, `n`, `items` (the
-    score of each text, whose mean is the value; BLEU, which is no mean, has none).
-    `shuffled` is the control: the same texts, but each stands for another item, where possible
-    of another lemma and with another reference. Texts that follow their word score much worse
-    then; what is left is due to the common form of definitions.
+    per-item scores, whose mean is the value; BLEU is not a mean and has none).
+
+    `shuffled` is the control: the same texts, each assigned to another item, where possible one
+    with another lemma and another reference. Texts that depend on their word score much lower
+    under the control. The score that remains is due to the common form of definitions.
 
     Args:
         predictions: N texts, at least 2.
         references: N definitions.
         lemmas: The word of each item, usually (word, part of speech).
-        encoder: For the cosine; None leaves it out.
-        mover: Encoder for MoverScore, see `semantic.mover_score`; None leaves it out.
-        bleurt: Checkpoint for BLEURT; None leaves it out.
-        senses: Lemma -> more of its definitions for lemma-BLEU, where `references` have only some.
-        seed: Seed of the exchange.
+        encoder: Encoder for the cosine; None skips it.
+        mover: Encoder for MoverScore, see `semantic.mover_score`; None skips it.
+        bleurt: Checkpoint for BLEURT; None skips it.
+        senses: For lemma-BLEU, maps a lemma to further definitions that are not in `references`.
+        seed: Seed of the shuffled control.
     """
     _check(predictions, references, lemmas)
     if len(predictions) < 2:
-        raise UserError("the control exchanges texts between items, so it needs at least 2; got 1")
+        raise UserError("expected at least 2 items, since the control shuffles them; got 1")
     metrics: dict[str, Callable[[Sequence[str], Sequence[str]], Any]] = {
         "sense-BLEU": partial(lemma_bleus, lemmas=range(len(references))),
         "lemma-BLEU": partial(lemma_bleus, lemmas=lemmas, senses=senses),

@@ -1,8 +1,8 @@
-"""Do the dimensions of a space stand for labelled factors? Scores of disentanglement.
+"""Disentanglement metrics: whether single latent dimensions encode labelled factors.
 
-Throughout, `points` are N points (N, D) and `factors` are K labels of each, numbered from 0
-(N, K); `code_factors` makes such numbers of any labels. Scores are between 0 and 1; higher is
-better.
+Throughout, `points` are N latent codes (N, D) and `factors` are the values of K factors for each,
+as integers from 0, shape (N, K); `code_factors` converts labels to this form. Scores are between
+0 and 1; higher is better.
 Here are those of *information* (MIG, modularity) and *prediction* (DCI, SAP), in the terms of
 Zaidi et al., arXiv 2012.09276; those of *intervention* are in `factor_interventions`.
 
@@ -29,22 +29,22 @@ Floats = NDArray[np.floating]
 Integers = NDArray[np.integer]
 
 BINS = 20
-"""Bins of a dimension or of a continuous label, as in disentanglement_lib."""
+"""Number of bins of a dimension or of a continuous label, as in disentanglement_lib."""
 
 _PER_VALUE = 5
-"""Least sentences that a value has on average; with fewer, information is mostly bias."""
+"""Minimum mean number of sentences per value; with fewer, the estimate is mostly bias."""
 
 
 # ------------------------------------------------------------------------------- labels
 
 
 class Factors(NamedTuple):
-    """Labels as numbers.
+    """Labels as integer codes.
 
     Attributes:
-        codes: Number of the value of each factor, from 0 (N, K).
+        codes: Value of each factor as an integer from 0 (N, K).
         names: Names of the K factors.
-        left_out: Name of a label that cannot be measured -> why.
+        left_out: Maps the name of each excluded label to the reason.
     """
 
     codes: Integers
@@ -53,16 +53,16 @@ class Factors(NamedTuple):
 
 
 def code_factors(labels: Mapping[str, Sequence[Hashable]], bins: int = BINS) -> Factors:
-    """Number the values of each label.
+    """Convert labels to integer codes.
 
-    Labels with decimals (`float`) are continuous: their range is cut into equal bins, as that of
-    a dimension is. All others are names, whole numbers too. Left out is a label that has one
-    value, that lacks values, whose values are lists, or that has fewer than 5 sentences to a value
-    on average.
+    `float` labels are continuous: their range is divided into bins of equal width, as that of a
+    dimension is. All other labels, integers included, are categorical. A label is excluded if it
+    has only one value, if values are missing, if its values are lists, or if it has fewer than 5
+    sentences per value on average.
 
     Args:
-        labels: Name -> the labels of N sentences.
-        bins: Bins of a continuous label.
+        labels: Maps the name of each label to its values for N sentences.
+        bins: Number of bins of a continuous label.
 
     Example:
         >>> found = code_factors({"tense": ["past", "future"] * 5, "language": ["en"] * 10})
@@ -81,7 +81,7 @@ def code_factors(labels: Mapping[str, Sequence[Hashable]], bins: int = BINS) -> 
 
 
 def _code(column: Sequence[Hashable], bins: int) -> Integers | str:
-    """Numbers of the values, or why there are none."""
+    """Integer codes of the values, or the reason why the label is excluded."""
     if not all(isinstance(value, Hashable) for value in column):
         return "the values are lists, not single labels"
     missing = sum(value is None or value != value for value in column)
@@ -107,9 +107,9 @@ def _code(column: Sequence[Hashable], bins: int) -> Integers | str:
 def information_matrix(points: Floats, factors: Integers, bins: int = BINS) -> Floats:
     """Mutual information of each dimension and each factor in nats, shape (D, K).
 
-    The range of a dimension is cut into equal bins and frequencies stand for probabilities, as
-    in disentanglement_lib. That estimate is too high by about (bins - 1)(values - 1) / 2N nats;
-    Chen et al. integrate over the posterior instead.
+    The range of a dimension is divided into bins of equal width, and probabilities are estimated
+    by relative frequencies, as in disentanglement_lib. The estimate has an upward bias of about
+    (bins - 1)(values - 1) / 2N nats. Chen et al. integrate over the posterior instead.
     """
     points, factors = check(points, factors)
     cells = _discretise(points, bins)
@@ -134,8 +134,9 @@ def entropies(factors: Integers) -> Floats:
 def mig(points: Floats, factors: Integers, bins: int = BINS) -> Floats:
     """Mutual information gap of each factor, shape (K,); the score is the mean.
 
-    Chen et al., arXiv 1802.04942, equation 6: how much more the best dimension tells of the
-    factor than the second best, over the factor's entropy. See `information_matrix`.
+    Chen et al., arXiv 1802.04942, equation 6: the difference between the two highest values of
+    mutual information of a dimension and the factor, divided by the entropy of the factor. See
+    `information_matrix`.
 
     Example:
         >>> a, b = np.divmod(np.arange(400) % 4, 2)
@@ -147,16 +148,16 @@ def mig(points: Floats, factors: Integers, bins: int = BINS) -> Floats:
 
 
 def modularity(points: Floats, factors: Integers, bins: int = BINS) -> float:
-    """Whether each dimension tells of one factor only, mean over dimensions.
+    """Degree to which each dimension is informative about one factor only, mean over dimensions.
 
-    Ridgeway and Mozer, arXiv 1802.05312, section 3: 1 - the squared information on other factors
-    than the best, over (K - 1) times that on the best. A dimension that tells of nothing
-    counts 0, as in disentanglement_lib. Random labels score high, since the bias of the estimate
-    is largest for the factor with the most values.
+    Ridgeway and Mozer, arXiv 1802.05312, section 3: 1 minus the sum of the squared mutual
+    information with all factors but the best, divided by (K - 1) times that with the best. A
+    dimension without information scores 0, as in disentanglement_lib. Random labels score high,
+    since the bias of the estimate is largest for the factor with the most values.
     """
     squared = information_matrix(points, factors, bins) ** 2
     if squared.shape[1] < 2:
-        raise UserError("modularity compares factors, so it needs at least 2; got 1")
+        raise UserError("modularity compares factors: expected at least 2 factors; got 1")
     best = squared.max(1)
     rest = (squared.sum(1) - best) / (squared.shape[1] - 1)
     return float(np.where(best > 1e-18, 1 - rest / np.maximum(best, 1e-18), 0.0).mean())
@@ -175,11 +176,11 @@ class DCI(NamedTuple):
     """Scores of Eastwood and Williams.
 
     Attributes:
-        disentanglement: Whether a dimension matters to one factor only.
-        completeness: Whether a factor is predicted from one dimension only.
-        informativeness: Share of held-out labels that are predicted, mean over factors.
-        importance: What each dimension does for each factor; columns add up to 1 (D, K).
-        accuracy: Share of held-out labels that are predicted (K,).
+        disentanglement: Degree to which each dimension is important for one factor only.
+        completeness: Degree to which each factor is predicted from one dimension only.
+        informativeness: Held-out accuracy of the predictions, mean over factors.
+        importance: Importance of each dimension for each factor; columns sum to 1 (D, K).
+        accuracy: Held-out accuracy for each factor (K,).
     """
 
     disentanglement: float
@@ -192,15 +193,15 @@ class DCI(NamedTuple):
 def dci(points: Floats, factors: Integers, *, trees: int = 20, seed: int = 0) -> DCI:
     """Disentanglement, completeness and informativeness (Eastwood and Williams, ICLR 2018).
 
-    A random forest predicts each factor; the importance of dimensions is that of its splits, as
-    in the paper. Two thirds of the points are fitted, the rest predicted. Each split may choose
-    any dimension: a forest that draws a few at a time spreads importance over all of them. What
-    differs elsewhere: disentanglement_lib boosts trees, which takes much longer; the paper tunes
-    the depth and takes the error of a regression, here it is the accuracy of a classification.
-    For random labels, disentanglement and completeness are near 0, and informativeness is that
-    of a guess.
+    A random forest predicts each factor; the importance of a dimension is its impurity importance
+    in the forest, as in the paper. The forest is fitted to two thirds of the codes and evaluated
+    on the rest. Each split considers all dimensions, since random subsets would spread the
+    importance over all of them. Other implementations differ: disentanglement_lib uses gradient
+    boosting, which takes much longer; the paper tunes the depth and reports a regression error
+    instead of the accuracy of a classifier. For random labels, disentanglement and completeness
+    are near 0, and informativeness is at chance level.
 
-    With one factor, `disentanglement` is nan, since there is nothing to tell apart.
+    With one factor, `disentanglement` is undefined and returned as nan.
     """
     points, factors = check(points, factors)
     fitted, held_out = split(len(points), 2 / 3, np.random.default_rng(seed))
@@ -222,7 +223,7 @@ def dci(points: Floats, factors: Integers, *, trees: int = 20, seed: int = 0) ->
 
 
 def _concentration(importance: Floats) -> float:
-    """1 - entropy of each row, with base the row's length; mean by the weight of the rows."""
+    """1 - entropy of each row, normalised to 0 to 1; mean weighted by the row sums."""
     rows = importance[importance.sum(1) > 0]
     if importance.shape[1] < 2:
         return math.nan
@@ -236,19 +237,19 @@ def _concentration(importance: Floats) -> float:
 def sap(points: Floats, factors: Integers, *, seed: int = 0) -> Floats:
     """Separated attribute predictability of each factor, shape (K,); the score is the mean.
 
-    Kumar et al., arXiv 1711.00848, section 3: how much better the best dimension alone predicts
-    the factor than the second best, by thresholds on it, in balanced accuracy. The thresholds, at
-    most one less than there are values, are those of a decision tree that is fitted to half of
-    the points; the other half is predicted. A perfect space has 1 - 1 / (number
-    of values), since a guess is right that often. disentanglement_lib has the accuracy of a
-    linear support vector machine instead.
+    Kumar et al., arXiv 1711.00848, section 3: the difference in balanced accuracy between the two
+    single dimensions that predict the factor best by thresholds. The thresholds, at most one fewer
+    than the number of values, are those of a decision tree fitted to half of the codes and
+    evaluated on the other half. A perfect space scores 1 - 1 / (number of values), since chance
+    level is 1 / (number of values). disentanglement_lib uses the accuracy of a linear support
+    vector machine instead.
     """
     points, factors = check(points, factors)
     fitted, held_out = split(len(points), 1 / 2, np.random.default_rng(seed))
     scores = np.empty((points.shape[1], factors.shape[1]))
     for k, values in enumerate(factors.T):
         count = np.bincount(values[fitted])
-        weight = 1 / count[values[fitted]]  # all values weigh alike
+        weight = 1 / count[values[fitted]]  # all values have equal weight
         leaves = max(2, int((count > 0).sum()))
         tree = DecisionTreeClassifier(max_leaf_nodes=leaves, random_state=seed)
         for d, column in enumerate(points.T[:, :, None]):
@@ -266,17 +267,17 @@ def check(points: Floats, factors: Integers, least: int = 1) -> tuple[Floats, In
     """Points (N, D) and factors (N, K) as arrays.
 
     Raises:
-        UserError: Shapes do not match, or there is too little to compare.
+        UserError: Shapes do not match, or there are too few dimensions, factors or points.
     """
     points, factors = np.asarray(points, dtype=np.float64), np.asarray(factors)
     if points.ndim != 2 or factors.ndim != 2 or len(points) != len(factors):
         raise UserError(
-            "expected points (N, D) and K labels of each, as numbers (N, K); got "
+            "expected points (N, D) and the integer codes of K factors (N, K); got "
             f"{points.shape} and {factors.shape}"
         )
     if points.shape[1] < 2 or factors.shape[1] < least or len(points) < 4:
         raise UserError(
-            "dimensions and factors are compared with one another, which takes at least 2 "
+            "a disentanglement score needs at least 2 "
             f"dimensions, {least} factor{'s'[: least > 1]} and 4 points; got {points.shape[1]}, "
             f"{factors.shape[1]} and {len(points)}"
         )
@@ -286,12 +287,12 @@ def check(points: Floats, factors: Integers, least: int = 1) -> tuple[Floats, In
 def split(
     n: int, share: float, rng: np.random.Generator
 ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Item numbers in two parts at random, the first of them this share of all."""
+    """A random split of the item indices; the first part has this proportion of all items."""
     order = rng.permutation(n)
     return order[: round(share * n)], order[round(share * n) :]
 
 
 def _mean_by_value(right: NDArray[np.bool_], values: Integers) -> float:
-    """Mean over the values that occur of the share that is right."""
+    """Balanced accuracy: the mean over the values that occur of the proportion correct."""
     count = np.bincount(values)
     return float((np.bincount(values, right)[count > 0] / count[count > 0]).mean())

@@ -1,9 +1,10 @@
-"""Scores of disentanglement by intervention: one factor is held, and the others vary.
+"""Intervention-based disentanglement metrics: one factor is fixed while the others vary.
 
-Throughout, `points` are N points (N, D) and `factors` are K labels of each, numbered from 0
-(N, K), as `factor_scores.code_factors` numbers them. Both scores were made for a generator that
-draws data of given factors; here all draws are from one labelled set, as in LangSpace (arXiv
-2505.00004), so factors that go together in it, such as a verb and its object, are held together.
+Throughout, `points` are N latent codes (N, D) and `factors` are the values of K factors for each,
+as integers from 0, shape (N, K), see `disentanglement.code_factors`. Both metrics were defined for
+a generator that draws data with given factors. Here all draws are from one labelled set, as in
+LangSpace (arXiv 2505.00004), so correlated factors, such as a verb and its object, are fixed
+together.
 """
 
 from __future__ import annotations
@@ -23,21 +24,21 @@ from llamavae.metrics.disentanglement import Floats, Integers, check, split
 def z_diff(
     points: Floats, factors: Integers, *, pairs: int = 64, votes: int = 1000, seed: int = 0
 ) -> float:
-    """Whether the differences of pairs that share one factor tell which, 0 to 1.
+    """Accuracy of recognising the shared factor from latent differences of pairs, 0 to 1.
 
-    Higgins et al., "beta-VAE" (ICLR 2017), section 3: a vote is the mean over pairs of |z - z'|,
-    of pairs that have the same value of one factor; the score is the accuracy of a linear
-    classifier of that factor, which is 1 / K by guessing. Pairs are drawn from the labelled set:
-    a point at random, and another with the same value. The votes that are scored are of other
-    points than those that are fitted, one half each. Differences are standardised first, so that
-    the scale of the space does not matter; disentanglement_lib leaves them as they are.
+    Higgins et al., "beta-VAE" (ICLR 2017), section 3. A vote is the mean of |z - z'| over pairs
+    that have the same value of one factor. The score is the accuracy of a linear classifier that
+    predicts this factor from the vote; chance level is 1 / K. A pair consists of a random code of
+    the labelled set and another one with the same value. Training votes and test votes use
+    disjoint halves of the codes. Differences are standardised first, so that the scale of the
+    space does not matter; disentanglement_lib does not standardise.
 
     Args:
-        points: Points (N, D).
-        factors: Labels of at least two factors (N, K).
-        pairs: Pairs of a vote.
-        votes: Votes that are fitted, and as many that are scored.
-        seed: Seed of all draws.
+        points: Latent codes (N, D).
+        factors: Values of at least two factors (N, K).
+        pairs: Number of pairs per vote.
+        votes: Number of training votes, and of test votes.
+        seed: Random seed.
     """
     points, factors = check(points, factors, least=2)
     rng = np.random.default_rng(seed)
@@ -63,21 +64,21 @@ def _differences(
 def z_min_var(
     points: Floats, factors: Integers, *, batch: int = 64, votes: int = 1000, seed: int = 0
 ) -> float:
-    """Whether the dimension that varies least where one factor is fixed tells which, 0 to 1.
+    """Accuracy of recognising the fixed factor from the dimension of least variance, 0 to 1.
 
-    Kim and Mnih, arXiv 1802.05983, section 4: a vote is the dimension with the least variance,
-    relative to that of all points, in a batch of points with one value of a factor; the score is
-    the accuracy of the majority vote, which is 1 / K by guessing. Batches are drawn with
-    replacement from the labelled set, and the votes that are scored are of other points than
-    those that are counted, one half each. Dimensions without variance are left out; the paper
-    leaves out all that equal the prior, disentanglement_lib none.
+    Kim and Mnih, arXiv 1802.05983, section 4. A vote is the dimension with the lowest variance,
+    relative to its variance over all codes, in a batch of codes with one value of a factor. The
+    score is the accuracy of the majority-vote classifier; chance level is 1 / K. Batches are drawn
+    with replacement from the labelled set. Training votes and test votes use disjoint halves of
+    the codes. Dimensions without variance are excluded; the paper excludes all that equal the
+    prior, disentanglement_lib excludes none.
 
     Args:
-        points: Points (N, D).
-        factors: Labels of at least two factors (N, K).
-        batch: Points of a vote.
-        votes: Votes that are counted, and as many that are scored.
-        seed: Seed of all draws.
+        points: Latent codes (N, D).
+        factors: Values of at least two factors (N, K).
+        batch: Number of codes per vote.
+        votes: Number of training votes, and of test votes.
+        seed: Random seed.
     """
     points, factors = check(points, factors, least=2)
     spread = points.std(0)
@@ -101,7 +102,7 @@ def _least_varied(
 
 
 class _Groups:
-    """Points by their value of a factor, for draws of points that share one."""
+    """Codes grouped by their value of a factor, to draw codes that share a value."""
 
     def __init__(self, values: Integers) -> None:
         self.order = np.argsort(values, kind="stable")
@@ -110,20 +111,20 @@ class _Groups:
         self.shared = np.flatnonzero(self.size > 1)
         if not len(self.shared):
             raise UserError(
-                "no two points of one half of the data share a value of a factor, so there is "
-                "nothing to draw: give more sentences"
+                "expected two sentences with the same value of a factor in each half of the data; "
+                "found none. Give more sentences"
             )
 
     def pairs(
         self, shape: tuple[int, int], rng: np.random.Generator
     ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-        """Points at random, and for each another one of the same value."""
+        """Random codes, and for each another one with the same value."""
         first = rng.choice(self.shared, shape)
         start, size = self.start[first], self.size[first]
         second = start + (first - start + rng.integers(1, size)) % size
         return self.order[first], self.order[second]
 
     def batches(self, shape: tuple[int, int], rng: np.random.Generator) -> NDArray[np.intp]:
-        """Points in rows of one value, the value being that of a point at random."""
+        """Rows of codes with one value each, the value of a random code."""
         value = rng.choice(self.shared, (shape[0], 1))
         return self.order[self.start[value] + rng.integers(0, self.size[value], shape)]

@@ -1,4 +1,4 @@
-"""Whether points spread evenly in all directions."""
+"""Metrics of the latent space: isotropy, active units, mutual information and KL divergence."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from llamavae.errors import UserError
 def mean_cosine(vectors: NDArray[np.floating], items: NDArray[np.integer] | None = None) -> float:
     """Mean cosine of all pairs of different vectors, -1 to 1; 0 is isotropic.
 
-    The anisotropy of Ethayarajh (arXiv 1909.00512) over all pairs instead of a sample. A vector
-    of length 0 has the cosine 0 with all others.
+    The anisotropy of Ethayarajh (arXiv 1909.00512), over all pairs instead of a sample. A zero
+    vector has cosine 0 with all others.
 
     Args:
         vectors: Vectors (N, D).
-        items: Rows of a bootstrap sample, which may repeat; a vector and its own copy are no
-            pair. None for all rows once.
+        items: Row indices of a bootstrap sample, with repetitions; a vector and its own copy do
+            not count as a pair. None for all rows.
 
     Example:
         >>> mean_cosine(np.array([[1.0, 0.0], [2.0, 0.0], [0.0, 1.0]]))
@@ -41,20 +41,20 @@ def mean_cosine(vectors: NDArray[np.floating], items: NDArray[np.integer] | None
 
 
 def iso_score(points: NDArray[np.floating]) -> float:
-    """Share of the dimensions over which the variance is spread evenly, 0 to 1.
+    """IsoScore: how evenly the variance is spread over the dimensions, 0 to 1.
 
-    IsoScore (Rudman et al., arXiv 2108.07344, algorithm 1): 1 if all principal components have
-    the same variance, 0 if one has all of it; shift, scale and rotation do not matter. Its steps
-    come down to (r - 1) / (D - 1), with r = (sum of variances)^2 / sum of squared variances, the
-    participation ratio of the principal components. It falls short of 1 for N Gaussian points by
-    about D / N.
+    IsoScore (Rudman et al., arXiv 2108.07344, algorithm 1) is 1 if all principal components have
+    the same variance and 0 if one has all of it. It is invariant to translation, scaling and
+    rotation. The algorithm simplifies to (r - 1) / (D - 1), with
+    r = (sum of variances)^2 / sum of squared variances, the participation ratio of the principal
+    components. For N Gaussian points it is about 1 - D / N.
 
     Args:
-        points: Points (N, D), D at least 2.
+        points: Latent codes (N, D), D at least 2.
     """
     points = _check(points)
     if points.shape[1] < 2:
-        raise UserError("isotropy compares directions, so it needs at least 2 dimensions; got 1")
+        raise UserError("isotropy compares dimensions: expected at least 2 dimensions; got 1")
     covariance = np.cov(points, rowvar=False)
     squares = (covariance**2).sum()
     if squares == 0:
@@ -75,7 +75,7 @@ ACTIVE_THRESHOLD = 0.01
 
 
 _CHUNK = 2**22
-"""Most entries of a block of the (N, N) matrix of log densities: 32 MB."""
+"""Maximum number of entries in a block of the (N, N) matrix of log densities: 32 MB."""
 
 
 def active_units(mean: Tensor, threshold: float = ACTIVE_THRESHOLD) -> int:
@@ -92,11 +92,11 @@ def active_units(mean: Tensor, threshold: float = ACTIVE_THRESHOLD) -> int:
 
 @torch.no_grad()
 def mutual_information(mean: Tensor, logvar: Tensor, z: Tensor) -> float:
-    """Estimate of the information that z carries about which sentence it came from, in nats.
+    """Estimate of the mutual information I(n; z) between sentence index and latent code, in nats.
 
     mean_n [ log q(z_n|x_n) - log mean_m q(z_n|x_m) ], Hoffman and Johnson, "ELBO surgery" (2016).
-    It is at most log N, however much z carries: always report N with it. For a z that carries
-    nothing it scatters around 0 and can be slightly negative. Computed in float64, in blocks.
+    The estimate cannot exceed log N, so always report N with it. For an uninformative z it is
+    around 0 and can be slightly negative. Computed in float64, in blocks.
 
     Args:
         mean: Posterior means (N, D).
@@ -114,7 +114,7 @@ def mutual_information(mean: Tensor, logvar: Tensor, z: Tensor) -> float:
     count, total = len(z), 0.0
     for start in range(0, count, rows := max(1, _CHUNK // count)):
         part = z[start : start + rows]
-        # log q(z_n|x_m) but for the term in 2 pi, which cancels, shape (rows, N)
+        # log q(z_n|x_m) without the term in 2 pi, which cancels, shape (rows, N)
         log_q = constant + part @ (mean * precision).T - 0.5 * part.square() @ precision.T
         own = log_q.diagonal(start)
         total += float((own - log_q.logsumexp(1)).sum())
@@ -122,19 +122,19 @@ def mutual_information(mean: Tensor, logvar: Tensor, z: Tensor) -> float:
 
 
 def posterior_variance(logvar: Tensor) -> float:
-    """Mean posterior variance over sentences and dimensions: 1 is the prior's, 0 a plain code."""
+    """Mean posterior variance over sentences and dimensions: 1 for the prior, 0 without noise."""
     return float(logvar.double().exp().mean())
 
 
 def gaussian_kl(z: Tensor) -> float:
-    """KL(N(m, S) || N(0, I)) in nats, with m and S the mean and covariance of points z (N, D).
+    """KL(N(m, S) || N(0, I)) in nats, with m and S the mean and covariance of codes z (N, D).
 
-    Among all distributions with these moments it is the smallest KL to N(0, I), since log N(0, I)
-    is quadratic: KL(q || N(0, I)) = KL(q || N(m, S)) + KL(N(m, S) || N(0, I)). Points that follow
-    N(0, I) exactly give about D (D + 3) / (4 N), not 0.
+    It is the smallest KL to N(0, I) of any distribution with these moments, since log N(0, I) is
+    quadratic: KL(q || N(0, I)) = KL(q || N(m, S)) + KL(N(m, S) || N(0, I)). N codes drawn from
+    N(0, I) give about D (D + 3) / (4 N), not 0.
 
     Raises:
-        UserError: There are not more points than dimensions, so that S is singular.
+        UserError: There are not more codes than dimensions, so that S is singular.
 
     Example:
         >>> gaussian_kl(torch.tensor([[-3.0], [-1.0], [1.0], [3.0]]))  # m = 0, S = 5
@@ -143,8 +143,8 @@ def gaussian_kl(z: Tensor) -> float:
     n, d = z.shape
     if n <= d:
         raise UserError(
-            f"the covariance of {d} dimensions needs more than {d} points, several times as many "
-            f"to say anything; got {n}"
+            f"the covariance of {d} dimensions needs more than {d} latent codes, and several times "
+            f"as many for a good estimate; got {n}"
         )
     z = z.double().cpu()
     mean = z.mean(0)

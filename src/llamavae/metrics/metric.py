@@ -21,16 +21,16 @@ AGGREGATES: dict[str, Callable[[NDArray[Any]], float]] = {
     "spearman": lambda items: spearman(items[:, 0], items[:, 1]),
     "pearson": lambda items: pearson(items[:, 0], items[:, 1]),
 }
-"""Name -> the metric of N items, each a number (N,) or a row of numbers (N, K)."""
+"""Maps names to functions of per-item values, of shape (N,) or (N, K)."""
 
 
 @dataclass(frozen=True, eq=False)
 class Items:
-    """What each of N items adds to a metric; intervals and paired tests are computed from it.
+    """Per-item values of a metric, from which intervals and paired tests are computed.
 
     Attributes:
-        values: A number for each item (N,), or a row of K numbers (N, K), see `AGGREGATES`.
-        control: The same under the metric's control, of N or fewer items; None without control.
+        values: A value for each item (N,), or a row of K values (N, K), see `AGGREGATES`.
+        control: Per-item values of the control, for N or fewer items; None without control.
     """
 
     values: NDArray[Any]
@@ -47,15 +47,15 @@ class Items:
 
 @dataclass(frozen=True)
 class Metric:
-    """What a number means.
+    """A metric: how it is computed and how its values are read.
 
     Attributes:
-        name: As it stands in tables.
-        unit: The scale of its values.
-        direction: Which values are better; empty where neither is better in itself.
-        definition: How it is computed, with its source.
-        control: What the control beside it is; empty where there is none.
-        aggregate: How it follows from its items, a name of `AGGREGATES`.
+        name: Name in tables.
+        unit: Unit or range of its values.
+        direction: Whether higher or lower values are better; empty if neither is.
+        definition: How it is computed, in full sentences, with its source.
+        control: How its control is computed, in full sentences; empty if it has none.
+        aggregate: How it is computed from per-item values, a name of `AGGREGATES`.
     """
 
     name: str
@@ -80,16 +80,16 @@ class Metric:
         items: Items | None = None,
         benchmark: str = "",
     ) -> dict[str, Any]:
-        """One number as a tidy row.
+        """One value as a tidy row.
 
         Args:
-            value: The number.
-            n: Items that it was computed from.
-            control: The same under the measure's control.
-            interval: Its 95 % interval.
-            group: The part of the data it is about, such as `words 1 to 5`; empty for all.
-            items: What it was computed from; `Evaluation` keeps it beside its rows.
-            benchmark: What it was measured on, if not on the sentences of the evaluation.
+            value: The value.
+            n: Number of items it is computed from.
+            control: Value of the control.
+            interval: 95 % confidence interval of the value.
+            group: Subset of the data, such as `words 1 to 5`; empty for all.
+            items: The per-item values; `Evaluation` stores them separately from its rows.
+            benchmark: Name of the benchmark, if not the sentences of the evaluation.
         """
         low, high = interval or (None, None)
         return {
@@ -114,12 +114,12 @@ class Metric:
         control: NDArray[Any] | None = None,
         group: str = "",
     ) -> dict[str, Any]:
-        """The mean of N items as a tidy row, with its bootstrap interval.
+        """The mean over N items as a tidy row, with its bootstrap interval.
 
         Args:
-            values: One for each item (N,).
+            values: Value of each item (N,).
             seed: Seed of the bootstrap.
-            control: The same items under the measure's control.
+            control: Control value of each item.
             group: As for `row`.
         """
         return self.row(

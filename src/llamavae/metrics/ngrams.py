@@ -1,6 +1,6 @@
-"""How many words two texts share.
+"""N-gram metrics: BLEU, ROUGE, exact match, token F1 and the diversity of texts.
 
-Throughout, `predictions` and `references` are N texts each, one pair an item.
+Throughout, `predictions` and `references` are N texts each, one pair per item.
 """
 
 from __future__ import annotations
@@ -23,10 +23,11 @@ Values = NDArray[np.float64]
 
 
 def bleu_counts(predictions: Sequence[str], references: Sequence[str]) -> NDArray[np.int64]:
-    """What each item adds to corpus BLEU, shape (N, 10).
+    """Per-item counts for corpus BLEU, shape (N, 10).
 
-    Its length and its reference's, then its n-grams that the reference has and all its n-grams,
-    n from 1 to 4, as sacrebleu counts them (13a tokenisation, cased).
+    The columns are the length of the prediction, that of the reference, the numbers of matching
+    n-grams and the numbers of all n-grams, n from 1 to 4, as sacrebleu counts them (13a
+    tokenisation, cased).
     """
     metric = BLEU(effective_order=True)
     scores = [metric.sentence_score(w, [r]) for w, r in zip(predictions, references, strict=True)]
@@ -38,7 +39,7 @@ def bleu_of_counts(counts: NDArray[np.int64], *, effective_order: bool = False) 
 
     Args:
         counts: Rows of `bleu_counts`.
-        effective_order: Count only the orders that the text is long enough for, as sacrebleu does
+        effective_order: Use only the orders for which the text is long enough, as sacrebleu does
             for single sentences.
 
     Example:
@@ -52,10 +53,10 @@ def bleu_of_counts(counts: NDArray[np.int64], *, effective_order: bool = False) 
 
 
 def bleu_1(text: str, reference: str) -> float:
-    """Unigram BLEU of one sentence with its brevity penalty, 0 to 1, words taken by white space.
+    """Unigram BLEU of one sentence with brevity penalty, 0 to 1, words split at white space.
 
-    That of nltk's `sentence_bleu` with weights (1, 0, 0, 0), which the reconstruction tables of
-    Zhang et al. (arXiv 2311.08579) average over sentences.
+    Equal to nltk's `sentence_bleu` with weights (1, 0, 0, 0). The reconstruction tables of Zhang
+    et al. (arXiv 2311.08579) report its mean over sentences.
 
     Example:
         >>> bleu_1("a kind of dog", "a dog is a kind of animal")
@@ -71,8 +72,8 @@ def bleu_1(text: str, reference: str) -> float:
 def token_f1(text: str, reference: str) -> float:
     """F1 of the bags of words of two texts, 0 to 1.
 
-    That of SQuAD (Rajpurkar et al., arXiv 1606.05250) without its normalisation: words are taken
-    by white space, and case, articles and punctuation count.
+    The F1 of SQuAD (Rajpurkar et al., arXiv 1606.05250) without its normalisation: words are split
+    at white space, and case, articles and punctuation are kept.
 
     Example:
         >>> token_f1("a kind of dog", "a dog of a kind")
@@ -85,9 +86,9 @@ def token_f1(text: str, reference: str) -> float:
 def rouge(text: str, reference: str) -> tuple[float, float, float]:
     """ROUGE-1, ROUGE-2 and ROUGE-L of two texts: F1 values, 0 to 1 (Lin 2004, W04-1013).
 
-    As the package rouge-score computes them without stemming: words are runs of the letters a to
-    z and digits of the text in lower case; ROUGE-L takes the longest common subsequence of the
-    whole texts. Texts in other scripts have no such words and score 0.
+    Computed as in the package rouge-score without stemming. Words are maximal sequences of the
+    letters a to z and digits in the lower-cased text. ROUGE-L uses the longest common subsequence
+    of the whole texts. Texts in other scripts have no such words and score 0.
 
     Example:
         >>> rouge("the cat sat on the mat", "a cat sat, on a Mat!")
@@ -102,7 +103,7 @@ def rouge(text: str, reference: str) -> tuple[float, float, float]:
 
 
 def _common(a: Sequence[str], b: Sequence[str], n: int) -> int:
-    """How many n-grams two texts share, each as often as both have it."""
+    """Number of common n-grams of two texts, with multiplicity."""
     if a == b:
         return max(len(a) - n + 1, 0)
     ours, theirs = (Counter(zip(*(x[i:] for i in range(n)), strict=False)) for x in (a, b))
@@ -130,24 +131,25 @@ def corpus_bleu(texts: Sequence[str], references: Sequence[str]) -> float:
     """Corpus BLEU of `texts`, 0 to 100: sacrebleu with its standard tokenisation (13a), cased.
 
     Args:
-        texts: What the model wrote, one text for each reference; empty ones are allowed.
-        references: What it should have written.
+        texts: Generated texts, one for each reference; they may be empty.
+        references: Reference texts.
     """
     _check_pairs(texts, references)
     return sacrebleu.corpus_bleu(list(texts), [list(references)], force=True).score
 
 
 def exact_match(texts: Sequence[str], references: Sequence[str]) -> float:
-    """Share of texts, 0 to 1, that equal their reference up to the amount of white space."""
+    """Proportion of texts, 0 to 1, that equal their reference up to white space."""
     _check_pairs(texts, references)
     pairs = zip(texts, references, strict=True)
     return sum(a.split() == b.split() for a, b in pairs) / len(texts)
 
 
 def distinct_n(texts: Sequence[str], n: int = 2) -> float:
-    """Different n-grams over all n-grams of all texts, words by white space; 0 without any.
+    """Number of distinct n-grams over the number of all n-grams; words are split at white space.
 
-    Li et al., arXiv 1510.03055. It falls with the number of texts: compare equal numbers.
+    Li et al., arXiv 1510.03055. It is 0 if there are no n-grams. It decreases with the number of
+    texts, so compare equal numbers of texts.
 
     Example:
         >>> distinct_n(["a kind of dog", "a kind of cat"])
@@ -162,12 +164,12 @@ def distinct_n(texts: Sequence[str], n: int = 2) -> float:
 
 
 def self_bleu(texts: Sequence[str], order: int = 4) -> Values:
-    """BLEU of each text with all others as its references, shape (N,), 0 to 1.
+    """BLEU of each text with all other texts as references, shape (N,), 0 to 1.
 
-    Zhu et al., "Texygen" (arXiv 1802.01886): high where texts repeat one another. Smoothed as in
-    their code: no n-gram in common counts as 0.1 (method 1 of Chen and Cherry 2014, nltk's
-    `SmoothingFunction().method1`); without a word in common the score is 0. It rises with N:
-    compare equal numbers. The time grows with N, not with its square.
+    Zhu et al., "Texygen" (arXiv 1802.01886); high values mean low diversity. Smoothing is the same
+    as in their code: a count of 0 matching n-grams is replaced by 0.1 (method 1 of Chen and Cherry
+    2014, nltk's `SmoothingFunction().method1`); without a common word the score is 0. It increases
+    with N, so compare equal numbers of texts. The run time is linear in N.
 
     Args:
         texts: N texts, at least 2.
@@ -178,7 +180,7 @@ def self_bleu(texts: Sequence[str], order: int = 4) -> Values:
         array([0.707, 0.707, 0.   ])
     """
     if len(texts) < 2:
-        raise UserError(f"self-BLEU compares texts with one another; got {len(texts)}")
+        raise UserError(f"self-BLEU needs at least 2 texts; got {len(texts)}")
     words = [text.split() for text in texts]
     common, total = _shared_ngrams(words, order)
     precisions = np.where(common > 0, common, 0.1) / np.maximum(total, 1)
@@ -187,14 +189,14 @@ def self_bleu(texts: Sequence[str], order: int = 4) -> Values:
 
 
 def _shared_ngrams(words: Sequence[Sequence[str]], order: int) -> tuple[Values, Values]:
-    """Of each text, how many n-grams another text has as often, and how many there are.
+    """Clipped matching n-grams of each text with all others, and all its n-grams.
 
-    Both (order, N), n from 1 to `order`.
+    Both have shape (order, N), n from 1 to `order`.
     """
     common, total = np.zeros((2, order, len(words)))
     for n in range(1, order + 1):
         counts = [Counter(ngrams(row, n)) for row in words]
-        largest: dict[Any, tuple[int, int]] = {}  # of an n-gram's counts in texts, the first two
+        largest: dict[Any, tuple[int, int]] = {}  # the two largest counts of an n-gram in a text
         for count in counts:
             for gram, times in count.items():
                 most, second = largest.get(gram, (0, 0))
@@ -208,7 +210,7 @@ def _shared_ngrams(words: Sequence[Sequence[str]], order: int) -> tuple[Values, 
 
 
 def _brevity(lengths: Sequence[int]) -> Values:
-    """BLEU's penalty of each text that is shorter than the other text nearest in length."""
+    """Brevity penalty of each text with respect to the other text closest in length."""
     number = Counter(lengths)
 
     def penalty(length: int) -> float:
@@ -221,7 +223,7 @@ def _brevity(lengths: Sequence[int]) -> Values:
 
 
 def duplicates(texts: Sequence[str]) -> float:
-    """Share of texts, 0 to 1, that equal an earlier one up to the amount of white space."""
+    """Proportion of texts, 0 to 1, that equal an earlier one up to white space."""
     return 1 - len({" ".join(text.split()) for text in texts}) / len(texts)
 
 

@@ -1,4 +1,4 @@
-"""Whether moves along one direction change different texts alike."""
+"""Similarity of the changes that a move along one latent direction causes in different texts."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ from llamavae.metrics.latent import mean_cosine
 
 
 def move(start: Tensor, direction: Tensor, centre: Tensor, length: Tensor) -> Tensor:
-    """Both ends of a move along each of Q directions from each of S points, shape (2, Q, S, D).
+    """Both ends of a move along each of Q directions from each of S codes, shape (2, Q, S, D).
 
-    A move goes from `centre` - `length` / 2 to `centre` + `length` / 2 along its direction, and
-    keeps what the start has across it. Along an axis, that is a traversal of one coordinate.
+    A move goes from `centre` - `length` / 2 to `centre` + `length` / 2 along its direction and
+    leaves the orthogonal components of the start unchanged. Along an axis, it is a traversal of
+    one coordinate.
 
     Args:
-        start: Points (S, D).
+        start: Latent codes (S, D).
         direction: Directions of any length, one for each start (Q, S, D).
-        centre: A point (D,) whose coordinate along the direction is the middle of the move.
+        centre: Latent code (D,) whose coordinate along the direction is the middle of the move.
         length: Length of the moves (Q,).
     """
     unit = torch.nn.functional.normalize(direction, dim=-1)
@@ -32,13 +33,14 @@ def move(start: Tensor, direction: Tensor, centre: Tensor, length: Tensor) -> Te
 def offset_concentration(
     change: NDArray[np.floating], items: NDArray[np.integer] | None = None
 ) -> NDArray[np.float64]:
-    """Mean cosine of what a move changes from one start and from another, -1 to 1, shape (Q,).
+    """Mean cosine between the changes that a move causes from different starts, -1 to 1, (Q,).
 
-    Fournier et al. (arXiv 2010.03446) for the offsets of pairs of words; here they are those of
-    the sentence vectors of two texts. A text that a move leaves as it is has the cosine 0.
+    Fournier et al. (arXiv 2010.03446) define it for the offsets between words of a pair. Here the
+    offsets are those between the sentence embeddings of two texts. A move that does not change
+    the text has cosine 0.
 
     Args:
-        change: Differences of sentence vectors for Q moves and S starts (Q, S, H).
-        items: Starts of a bootstrap sample, which may repeat; None for all once.
+        change: Differences of sentence embeddings for Q moves and S starts (Q, S, H).
+        items: Indices of the starts in a bootstrap sample, with repetitions; None for all starts.
     """
     return np.array([mean_cosine(offsets, items) for offsets in change])

@@ -1,4 +1,4 @@
-"""Scores of a reverse dictionary: the word for a definition, by rank or as a vector."""
+"""Metrics of a reverse dictionary, which retrieves the word or word vector for a definition."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from llamavae.metrics.metric import Metric, Rows
 _CUTS = (1, 10, 100)
 _RESAMPLES = 2000
 _BLOCK = 1024
-"""Rows of the matrix of all cosines that are held at a time."""
+"""Number of rows of the cosine matrix that are in memory at a time."""
 
 SCORES = {
     score.name: score
@@ -24,21 +24,22 @@ SCORES = {
             "median rank",
             "1 to V",
             "lower",
-            "median over items of the true word's rank among the V candidates, ties counted "
-            "against it (1504.00548)",
+            "Median over items of the rank of the correct word among the V candidates; with ties, "
+            "the worst rank counts (Hill et al., 2016, arXiv 1504.00548).",
         ),
         Metric(
             "MRR",
             "0 to 1",
             "higher",
-            "mean reciprocal rank: mean over items of 1 / rank of the true word",
+            "Mean reciprocal rank: the mean over items of 1 / rank of the correct word (Voorhees, "
+            "1999).",
         ),
         *(
             Metric(
                 f"recall@{cut}",
                 "0 to 1",
                 "higher",
-                f"share of items whose true word has rank {cut} or better",
+                f"Proportion of items whose correct word has rank {cut} or better.",
             )
             for cut in _CUTS
         ),
@@ -46,42 +47,44 @@ SCORES = {
             "MSE",
             "squared unit of the vectors",
             "lower",
-            "mean over items and dimensions of the squared difference between predicted and gold "
-            "vector (CODWOE, 2205.13858)",
+            "Mean squared error between predicted and gold word vectors, over items and dimensions "
+            "(CODWOE; Mickus et al., 2022, arXiv 2205.13858).",
         ),
         Metric(
             "cosine",
             "−1 to 1",
             "higher",
-            "cosine of predicted and gold vector, mean over items (CODWOE, 2205.13858)",
+            "Mean over items of the cosine between predicted and gold word vector (CODWOE; Mickus "
+            "et al., 2022, arXiv 2205.13858).",
         ),
         Metric(
             "rank",
             "0 to 1",
             "lower",
-            "share of the N gold vectors whose cosine with the prediction is at least that of the "
-            "right one, mean over items (CODWOE, 2205.13858)",
+            "Mean over items of the proportion of the N gold vectors whose cosine with the "
+            "prediction is at least that of the correct one (CODWOE; Mickus et al., 2022, arXiv "
+            "2205.13858).",
         ),
     )
 }
-"""The scores of this module by name."""
+"""The metrics of this module by name."""
 
 
 # ------------------------------------------------------------------------------- ranks
 
 
 def rank_of_truth(scores: Tensor, truth: Tensor) -> Tensor:
-    """Rank of the true candidate of each item, from 1, shape (N,).
+    """Rank of the correct candidate of each item, from 1, shape (N,).
 
-    It is the number of candidates that score at least as high as the true one, itself included:
-    ties count against it, so that equal scores for all give the last rank and not the first.
+    The rank is the number of candidates that score at least as high as the correct one, itself
+    included. Ties therefore give the worst rank: equal scores for all candidates give rank V.
 
     Args:
         scores: Score of each candidate for each item, higher is better (N, V).
-        truth: Index of the true candidate (N,).
+        truth: Index of the correct candidate (N,).
 
     Raises:
-        UserError: Shapes do not match, an index is out of range, or a score is not a number.
+        UserError: Shapes do not match, an index is out of range, or a score is NaN.
 
     Example:
         >>> scores = torch.tensor([[0.1, 0.7, 0.2], [0.5, 0.5, 0.0]])
@@ -90,18 +93,18 @@ def rank_of_truth(scores: Tensor, truth: Tensor) -> Tensor:
     """
     if scores.ndim != 2 or truth.shape != scores.shape[:1]:
         raise UserError(
-            "expected scores (N, V) and the index of the true candidate of each row (N,); got "
+            "expected scores (N, V) and the index of the correct candidate of each row (N,); got "
             f"{tuple(scores.shape)} and {tuple(truth.shape)}"
         )
     if ((truth < 0) | (truth >= scores.shape[1])).any():
         raise UserError(
-            f"the true candidates are numbered from 0 to {scores.shape[1] - 1}; got "
+            f"expected indices of correct candidates from 0 to {scores.shape[1] - 1}; got "
             f"{int(truth.min())} to {int(truth.max())}"
         )
     if bad := int(scores.isnan().any(1).sum()):
         raise UserError(
-            f"{bad} of {len(scores)} rows of scores contain NaN, so there is no rank. Use -inf for "
-            "a candidate that cannot be meant"
+            f"expected scores without NaN; {bad} of {len(scores)} rows contain NaN. Use -inf for a "
+            "candidate that is excluded"
         )
     return (scores >= scores.gather(1, truth[:, None])).sum(1)
 
@@ -110,11 +113,11 @@ def score_ranks(ranks: Tensor, candidates: int, seed: int = 0) -> Rows:
     """Median rank, mean reciprocal rank, and recall at 1, 10 and 100.
 
     Row: `metric` (a name of `SCORES`), `value`, `low` and `high` (95 % confidence interval:
-    percentiles of 2,000 bootstrap samples of the items), `guess` (expected of ranks drawn by
-    chance), `unit`, `direction`, `n`.
+    percentiles of 2,000 bootstrap samples of the items), `guess` (expected value for uniformly
+    random ranks), `unit`, `direction`, `n`.
 
     Args:
-        ranks: Rank of the true candidate of each item, from 1 (N,).
+        ranks: Rank of the correct candidate of each item, from 1 (N,).
         candidates: Number V of candidates.
         seed: Seed of the bootstrap.
     """
@@ -127,7 +130,7 @@ def score_ranks(ranks: Tensor, candidates: int, seed: int = 0) -> Rows:
     rng = np.random.default_rng(seed)
     samples = [_statistics(rng.choice(values, len(values))) for _ in range(_RESAMPLES)]
     low, high = np.quantile(samples, [0.025, 0.975], axis=0)
-    # every rank equally often: the distribution of a guess
+    # each rank once: the distribution of a random guess
     guess = _statistics(np.arange(1, candidates + 1))
     names = ("median rank", "MRR", *(f"recall@{cut}" for cut in _CUTS))
     return [
@@ -157,24 +160,25 @@ def _statistics(ranks: NDArray[np.integer]) -> list[float]:
 def score_vectors(predicted: Tensor, gold: Tensor, seed: int = 0) -> Rows:
     """MSE, cosine and rank of predicted word vectors, as CODWOE's scorer computes them.
 
-    SemEval-2022 task 1 (Mickus et al., arXiv 2205.13858). The rank is the share of all N gold
-    vectors that are at least as close to the prediction as the right one, so the vector of a word
-    with several definitions counts several times. The scorer scales only the gold vectors to
-    length 1: the length of a prediction is the same for all candidates and changes no rank.
+    SemEval-2022 task 1 (Mickus et al., arXiv 2205.13858). The rank is the proportion of all N gold
+    vectors that are at least as close to the prediction as the correct one, so the vector of a
+    word with several definitions counts several times. The scorer normalises only the gold
+    vectors, since the norm of a prediction is the same for all candidates and does not change the
+    ranks.
 
-    Row: `metric` (a name of `SCORES`), `value`, `shuffled` (the same when each item gets the
-    prediction of another, where possible of one with another gold vector), `unit`, `direction`,
-    `n`.
+    Row: `metric` (a name of `SCORES`), `value`, `shuffled` (the control: each item receives the
+    prediction of another item, where possible of one with another gold vector), `unit`,
+    `direction`, `n`.
 
     Args:
         predicted: Predicted vectors (N, C).
-        gold: Vectors of the right words (N, C).
-        seed: Seed of the exchange.
+        gold: Vectors of the correct words (N, C).
+        seed: Seed of the shuffled control.
     """
     if predicted.ndim != 2 or predicted.shape != gold.shape or len(gold) < 2:
         raise UserError(
-            "expected predicted and gold vectors of one shape (N, C), N at least 2 for the control "
-            f"that exchanges them; got {tuple(predicted.shape)} and {tuple(gold.shape)}"
+            "expected predicted and gold vectors of one shape (N, C), N at least 2 for the "
+            f"shuffled control; got {tuple(predicted.shape)} and {tuple(gold.shape)}"
         )
     words = gold.unique(dim=0, return_inverse=True)[1].tolist()
     other = derangement(len(gold), torch.Generator().manual_seed(seed), words)

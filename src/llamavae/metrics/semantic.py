@@ -1,6 +1,6 @@
-"""How alike two texts are in the eyes of a pretrained model.
+"""Similarity of texts by pretrained models: embedding cosine, MoverScore, BLEURT, BERTScore.
 
-Throughout, `predictions` and `references` are N texts each, one pair an item.
+Throughout, `predictions` and `references` are N texts each, one pair per item.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ BLEURT_MODEL = "Elron/bleurt-base-512"
 """A BLEURT checkpoint of its authors, converted for transformers."""
 
 Loaded: TypeAlias = tuple[PreTrainedModel, PreTrainedTokenizerBase]
-"""A model of transformers with its tokenizer."""
+"""A transformers model with its tokenizer."""
 
 Scorer: TypeAlias = str | Path | Loaded
-"""A model that scores texts: a hub id, a folder, or loaded already."""
+"""A model that scores texts: a hub id, a folder, or a loaded model."""
 
 
 @runtime_checkable
 class Encoder(Protocol):
-    """Anything that turns texts into vectors, such as `llamavae.modeling.SentenceEncoder`."""
+    """Any object that encodes texts as vectors, such as `llamavae.modeling.SentenceEncoder`."""
 
     def encode(self, texts: list[str], /) -> Tensor:
         """One vector for each text, shape (N, H)."""
@@ -59,7 +59,7 @@ def encoder_cosine(
 def encoder_cosines(
     predictions: Sequence[str], references: Sequence[str], encoder: Encoder
 ) -> Tensor:
-    """Cosine of the sentence vectors of each text and its reference, -1 to 1, shape (N,)."""
+    """Cosine of the sentence embeddings of each text and its reference, -1 to 1, shape (N,)."""
     _check(predictions, references)
     ours, theirs = encoder.encode(list(predictions)), encoder.encode(list(references))
     return F.cosine_similarity(ours.double(), theirs.double()).cpu()
@@ -84,20 +84,20 @@ def mover_scores(
 ) -> Tensor:
     """1 - earth mover's distance between the token vectors of each text and its reference, (N,).
 
-    MoverScore (Zhao et al., arXiv 1909.02622) as CODWOE's scorer uses it, which is moverscore_v2
-    1.0.3 with single tokens of equal weight: the vectors of the last layer, scaled to length 1,
-    and their Euclidean distances. Tokens that continue a word ("##") or are one punctuation mark
-    are left out (whatever remove_subwords says there); the special tokens around a text count.
+    MoverScore (Zhao et al., arXiv 1909.02622) as in CODWOE's scorer: moverscore_v2 1.0.3 with
+    unigrams of equal weight, the vectors of the last layer normalised to length 1, and Euclidean
+    distances. Tokens that continue a word ("##") and single punctuation marks are excluded
+    (independently of `remove_subwords` there); the special tokens around a text are included.
 
     CODWOE's scorer names `distilbert-base-multilingual-cased`, but moverscore 1.0.3, to which it
-    is pinned, does not look at that name and loads `distilbert-base-uncased`. Later moverscore
-    has 1 / (1 + distance), which is another scale.
+    is pinned, ignores that name and loads `distilbert-base-uncased`. Later versions of moverscore
+    return 1 / (1 + distance), which is a different scale.
 
     Args:
         predictions: N texts.
         references: N definitions.
-        model: A transformers encoder whose tokenizer puts special tokens around a text.
-        batch_size: Pairs that pass the encoder together.
+        model: A transformers encoder whose tokenizer adds special tokens around a text.
+        batch_size: Number of pairs per forward pass of the encoder.
 
     Raises:
         UserError: The model cannot be found, read or reached.
@@ -117,7 +117,7 @@ def mover_scores(
 def _token_vectors(
     texts: Sequence[str], encoder: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
 ) -> list[Tensor]:
-    """Of each text the unit vectors (T, H) of the tokens that count, in float64."""
+    """Unit vectors (T, H) of the included tokens of each text, in float64."""
     inputs = _inputs(encoder, tokenizer, texts)
     ids, mask = inputs["input_ids"], inputs["attention_mask"]
     states = encoder(input_ids=ids, attention_mask=mask).last_hidden_state
@@ -132,7 +132,7 @@ def _counts(token: str) -> bool:
 
 
 def _distance(a: Tensor, b: Tensor) -> float:
-    """Earth mover's distance between points (T, H) and (S, H), each set of equal weights."""
+    """Earth mover's distance between vectors (T, H) and (S, H) with uniform weights."""
     return float(ot.emd2([], [], torch.cdist(a, b).numpy()))  # pyright: ignore[reportArgumentType]
 
 
@@ -146,18 +146,18 @@ def bert_score(
 ) -> Tensor:
     """BERTScore of each text, shape (N,), -1 to 1 (Zhang et al., arXiv 1904.09675).
 
-    The F measure, from the cosines of token vectors: precision is the mean over the text's tokens
-    of the best cosine with a token of the reference, recall the reverse. As in the package
-    bert-score without idf weights and without rescaling: the special tokens around a text may be
-    the best match but are not averaged over; an empty text scores 0.
+    The F measure from the cosines of token vectors. Precision is the mean over the tokens of the
+    text of the highest cosine with a token of the reference; recall is the reverse. Computed as in
+    the package bert-score without idf weights and without rescaling: the special tokens around a
+    text may be the best match but are excluded from the mean; an empty text scores 0.
 
     Args:
         predictions: N texts.
         references: N texts.
-        model: A transformers encoder whose tokenizer puts special tokens around a text.
-        layer: Number of the layer whose vectors count, from 1. The authors chose 17 for
-            roberta-large, 9 for bert-base-uncased, 5 for distilbert-base-uncased.
-        batch_size: Pairs that pass the encoder together.
+        model: A transformers encoder whose tokenizer adds special tokens around a text.
+        layer: Layer whose hidden states are used, from 1. The authors chose 17 for roberta-large,
+            9 for bert-base-uncased, 5 for distilbert-base-uncased.
+        batch_size: Number of pairs per forward pass of the encoder.
 
     Raises:
         UserError: The model cannot be found, read or reached, or has no such layer.
@@ -165,12 +165,12 @@ def bert_score(
     encoder, tokenizer = load_encoder(model, "BERTScore")
     if not 1 <= layer <= encoder.config.num_hidden_layers:
         raise UserError(
-            f"this encoder of BERTScore has layers 1 to {encoder.config.num_hidden_layers}; got "
-            f"layer {layer}"
+            f"expected a layer of the BERTScore encoder from 1 to "
+            f"{encoder.config.num_hidden_layers}; got layer {layer}"
         )
 
     def vectors(texts: Sequence[str]) -> tuple[Tensor, Tensor, Tensor]:
-        """Unit vectors (B, T, H), which are tokens, and which of these are averaged over (B, T)."""
+        """Unit vectors (B, T, H), the attention mask, and the mask of averaged tokens (B, T)."""
         limit = tokenizer.model_max_length
         batch = tokenizer(
             list(texts),
@@ -220,14 +220,14 @@ def bleurt_scores(
 ) -> Tensor:
     """BLEURT of each text, about 0 to 1, shape (N,) (Sellam et al., arXiv 2004.04696).
 
-    A BERT with one output that was trained on human ratings reads the reference and, as second
-    segment, the text.
+    A BERT regression model, fine-tuned on human ratings, reads the reference as the first segment
+    and the text as the second.
 
     Args:
         predictions: N texts.
         references: N definitions.
         model: A BLEURT checkpoint for transformers' sequence classification.
-        batch_size: Pairs that pass the model together.
+        batch_size: Number of pairs per forward pass of the model.
 
     Raises:
         UserError: The model cannot be found, read or reached, or has more than one output.
@@ -249,7 +249,7 @@ def _inputs(
     texts: Sequence[str],
     second: Sequence[str] | None = None,
 ) -> dict[str, Tensor]:
-    """Texts, or pairs of them, as a padded batch on the model's device, cut to what it can read."""
+    """Texts or pairs of texts as a padded batch on the model's device, truncated to its limit."""
     limit = tokenizer.model_max_length
     batch = tokenizer(
         list(texts),
@@ -271,11 +271,11 @@ def _check(predictions: Sequence[str], references: Sequence[str]) -> None:
 
 
 def load_encoder(source: Scorer, score: str = "MoverScore") -> Loaded:
-    """The encoder for `mover_score` or `bert_score`, to be used more than once.
+    """Load the encoder of `mover_score` or `bert_score` once for repeated use.
 
     Args:
         source: The encoder.
-        score: What it is for, as errors say.
+        score: Name of the metric in error messages.
 
     Raises:
         UserError: The model cannot be found, read or reached.
@@ -284,7 +284,7 @@ def load_encoder(source: Scorer, score: str = "MoverScore") -> Loaded:
 
 
 def load_bleurt(source: Scorer) -> Loaded:
-    """The model for `bleurt`, to be used more than once.
+    """Load the model of `bleurt` once for repeated use.
 
     Raises:
         UserError: The model cannot be found, read or reached, or has more than one output.
@@ -292,8 +292,8 @@ def load_bleurt(source: Scorer) -> Loaded:
     model, tokenizer = _load(source, AutoModelForSequenceClassification, "BLEURT model")
     if model.config.num_labels != 1:
         raise UserError(
-            f"a BLEURT model has one output, its rating; this one has {model.config.num_labels}. "
-            f"Use a checkpoint such as {BLEURT_MODEL}"
+            f"expected a BLEURT model with one output; got {model.config.num_labels} outputs. Use "
+            f"a checkpoint such as {BLEURT_MODEL}"
         )
     return model, tokenizer
 

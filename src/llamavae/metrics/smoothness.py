@@ -1,4 +1,4 @@
-"""How straight a path through the latent space is in the eyes of a distance between texts."""
+"""Smoothness of the texts along a latent path under a distance between texts."""
 
 from __future__ import annotations
 
@@ -16,21 +16,20 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from llamavae.errors import UserError
 
 Distance: TypeAlias = Callable[[Sequence[str], Sequence[str]], NDArray[np.float64]]
-"""Distances (N,) of N texts and N others. It has to be a metric, as the two here are: then no way
-round is shorter than the straight one, and 1 is the best smoothness."""
+"""Distances (N,) of N texts and N others. The distance must satisfy the triangle inequality, as the
+two in this module do; the maximum smoothness is then 1."""
 
 
 def smoothness(paths: Sequence[Sequence[str]], distance: Distance) -> NDArray[np.float64]:
-    """Distance of the ends over the length of the path, 0 to 1, for each of P paths, shape (P,).
+    """Distance between the ends over the length of the path, 0 to 1, for P paths, shape (P,).
 
-    The interpolation smoothness of LangSpace (arXiv 2505.00004). 1 is a path that never turns
-    back or aside. Texts that repeat add nothing to the length. A path whose ends are the same
-    text has 0, also one that never leaves it: a decoder that writes one text for all points is
-    not smooth.
+    The interpolation smoothness of LangSpace (arXiv 2505.00004). It is 1 if the path makes no
+    detour. Repeated texts add nothing to the length. A path whose ends are the same text scores 0,
+    even if all its texts are equal, so a decoder that ignores z does not count as smooth.
 
     Args:
         paths: P paths of at least 2 texts each.
-        distance: A metric between texts.
+        distance: A distance between texts that satisfies the triangle inequality.
 
     Example:
         >>> letters = lambda a, b: np.array([abs(len(x) - len(y)) for x, y in zip(a, b)])
@@ -38,7 +37,7 @@ def smoothness(paths: Sequence[Sequence[str]], distance: Distance) -> NDArray[np
         array([1.        , 0.33333333, 0.        ])
     """
     if not paths or min(map(len, paths)) < 2:
-        raise UserError("a path has at least 2 texts, its ends, and there is at least one path")
+        raise UserError("expected at least one path, and at least 2 texts on each path")
     steps = np.array([len(path) - 1 for path in paths])
     left = [text for path in paths for text in path[:-1]]
     right = [text for path in paths for text in path[1:]]
@@ -50,13 +49,13 @@ def smoothness(paths: Sequence[Sequence[str]], distance: Distance) -> NDArray[np
 class WordMover:
     """Word mover's distance of texts (Kusner et al., ICML 2015), in the unit of the vectors.
 
-    What it costs to turn the tokens of one text into those of the other: the earth mover's
-    distance between their vectors, each token weighing its share of the text, by Euclidean
-    distance. Unlike there, no stop words are left out. An empty text is one token with vector 0.
+    The earth mover's distance between the token vectors of two texts, weighted by relative
+    frequency, with Euclidean costs. Unlike in the paper, stop words are kept. An empty text is
+    treated as one token with a zero vector.
 
     Args:
-        tokens: The tokens of a text.
-        vectors: Vectors (V, H) of V tokens.
+        tokens: Splits a text into tokens.
+        vectors: Returns the vectors (V, H) of V tokens.
     """
 
     def __init__(
@@ -68,7 +67,7 @@ class WordMover:
 
     @classmethod
     def of_model(cls, lm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> WordMover:
-        """With the input embeddings of a model, which know no context, as word2vec's do not."""
+        """Use the input embeddings of a model, which are static like those of word2vec."""
         embedding = lm.get_input_embeddings()
         return cls(
             lambda text: tokenizer(text, add_special_tokens=False)["input_ids"],
@@ -82,7 +81,7 @@ class WordMover:
         if not known:
             return np.zeros(len(texts))
         vectors = self.vectors(known).cpu().double()
-        vectors = torch.cat([vectors, torch.zeros_like(vectors[:1])])  # the last: an empty text's
+        vectors = torch.cat([vectors, torch.zeros_like(vectors[:1])])  # the last row: an empty text
         row = {token: i for i, token in enumerate(known)}
         placed = {
             text: (
@@ -104,13 +103,13 @@ def _moved(
 
 
 class SentenceAngle:
-    """Angle between the sentence vectors of texts, in radians, 0 to pi.
+    """Angle between the sentence embeddings of texts, in radians, 0 to pi.
 
-    An angle is a metric. 1 - cosine is not: cut into n small steps it shrinks to 1 / n, and a
-    path would look the smoother the more steps it has.
+    The angle satisfies the triangle inequality; 1 - cosine does not. The sum of 1 - cosine over n
+    small steps decreases as 1 / n, so smoothness would increase with the number of steps.
 
     Args:
-        encode: Sentence vectors (N, H) of N texts.
+        encode: Returns the sentence embeddings (N, H) of N texts.
     """
 
     def __init__(self, encode: Callable[[Sequence[str]], Tensor]) -> None:
@@ -122,7 +121,7 @@ class SentenceAngle:
         unit = torch.nn.functional.normalize(self.encode(different).double(), dim=1)
         row = {text: i for i, text in enumerate(different)}
         u, v = unit[[row[t] for t in texts]], unit[[row[t] for t in others]]
-        # acos(u.v) loses all digits near 0; this form does not
+        # acos(u.v) loses precision near 0; this form does not
         return (2 * torch.atan2((u - v).norm(dim=1), (u + v).norm(dim=1))).cpu().numpy()
 
 

@@ -1,4 +1,4 @@
-"""The model: encoder -> posterior -> injection -> decoder, one stage a file."""
+"""The model: encoder -> posterior -> injection -> decoder, one stage per file."""
 
 import lazy_loader
 

@@ -7,6 +7,7 @@ from .injection import Steering as Steering
 from .injection import steered as steered
 from .llamavae import LlaMaVAE as LlaMaVAE
 from .llamavae import LlaMaVAEOutput as LlaMaVAEOutput
+from .loading import load_sentence_encoder as load_sentence_encoder
 from .posterior import (
     DiagonalGaussian as DiagonalGaussian,
 )

@@ -1,4 +1,4 @@
-"""Loading pretrained encoders and decoders, with errors that say what to do."""
+"""Loading and saving pretrained encoders and decoders."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from transformers.pytorch_utils import Conv1D
 def freeze_or_adapt(module: nn.Module, training: str, rank: int, alpha: int) -> None:
     """Freeze `module` (`frozen`), leave it trainable (`full`), or freeze it and add LoRA (`lora`).
 
-    LoRA (Hu et al., arXiv 2106.09685) goes into every linear layer except the LM head. A pooler,
-    which makes no sentence vector, never trains.
+    LoRA (Hu et al., arXiv 2106.09685) is added to every linear layer except the LM head. A pooler
+    is always frozen, since its output is not used.
     """
     module.requires_grad_(training == "full")
     if training == "lora":
-        from peft import LoraConfig, inject_adapter_in_model  # takes a second
+        from peft import LoraConfig, inject_adapter_in_model  # slow import
 
         head = getattr(module, "get_output_embeddings", lambda: None)()
         parts = {
@@ -44,12 +44,12 @@ def freeze_or_adapt(module: nn.Module, training: str, rank: int, alpha: int) -> 
 def save_plain(
     model: PreTrainedModel, folder: Path, state: Mapping[str, Tensor] | None = None
 ) -> None:
-    """Save a backbone in transformers' own format, with LoRA left out.
+    """Save a backbone in transformers' own format, without LoRA.
 
     Args:
         model: The backbone.
-        folder: Where to.
-        state: Weights that replace the model's own of the same names.
+        folder: Destination folder.
+        state: Weights that replace those of the model with the same names.
     """
     given = state or {}
     instead = {id(p): given[name] for name, p in model.named_parameters() if name in given}
@@ -65,8 +65,8 @@ def save_plain(
 def quiet_dropout(module: nn.Module) -> None:
     """Put frozen layers into eval mode, but keep checkpointed blocks checkpointing.
 
-    transformers recomputes a block's activations only while the block is in training mode, so
-    the dropout that a block applies with its own hands is set to zero instead.
+    transformers recomputes the activations of a block only in training mode, so the block stays in
+    training mode and its dropout probability is set to zero instead.
     """
     module.eval()
     for part in module.modules():
@@ -78,7 +78,7 @@ def quiet_dropout(module: nn.Module) -> None:
 
 
 def fingerprint(weights: nn.Module | Mapping[str, Tensor]) -> str:
-    """A hash over names, shapes and values of weights, or all of a module's (hex, 32 digits)."""
+    """A hash of the names, shapes and values of weights, or of a module (hex, 32 digits)."""
     tensors = weights.state_dict() if isinstance(weights, nn.Module) else weights
     digest = hashlib.blake2b(digest_size=16)
     for name, tensor in sorted(tensors.items()):
@@ -88,9 +88,9 @@ def fingerprint(weights: nn.Module | Mapping[str, Tensor]) -> str:
 
 
 def latent_fingerprint(vae: nn.Module | Mapping[str, Tensor]) -> str:
-    """A hash of the weights around z, from the sentence vector to what steers the decoder.
+    """A hash of the weights of the posterior and the injection.
 
-    They are float32 whatever type the decoder is loaded in, so the hash does not depend on that.
+    These are always float32, so the hash does not depend on the dtype of the decoder.
 
     Args:
         vae: The VAE, or its weights by name.

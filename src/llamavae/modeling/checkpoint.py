@@ -1,8 +1,9 @@
-"""Checkpoints: `config.json`, `model.safetensors`, and where there are any `prior/` and backbones.
+"""Checkpoints: `config.json`, `model.safetensors`, and optionally `prior/` and backbones.
 
-`model.safetensors` holds what trained. A backbone is named by id and revision in `config.json`,
-or saved beside in its own library's format when `embed_backbones` is set; one that is saved
-beside (`encoder/`, `decoder/`) and trains in full is there only. `prior/` is the default prior.
+`model.safetensors` holds the trained weights. A backbone is referenced by id and revision in
+`config.json`, or, with `embed_backbones`, saved in `encoder/` or `decoder/` in the format of its
+library. The weights of a saved backbone that trains in full are only there. `prior/` is the default
+prior.
 """
 
 from __future__ import annotations
@@ -11,8 +12,6 @@ import copy
 import inspect
 import json
 import os
-import shutil
-import tempfile
 import warnings
 from collections.abc import Collection
 from pathlib import Path
@@ -32,11 +31,12 @@ from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from llamavae.errors import UserError, unknown
-from llamavae.files import sha256
+from llamavae.files import replacing_folder, sha256, write_text
 from llamavae.modeling.backbones import fingerprint, latent_fingerprint, save_plain
 from llamavae.modeling.configuration import LlaMaVAEConfig
 from llamavae.modeling.decoder import TextDecoder
 from llamavae.modeling.encoder import SentenceEncoder, TransformersEncoder
+from llamavae.modeling.loading import load_sentence_encoder
 from llamavae.modeling.prior import DEFAULT, Prior, read_default
 from llamavae.modeling.quantisation import from_int8, to_int8
 from llamavae.pretrained import CATALOGUE, bundled, resolve
@@ -54,7 +54,7 @@ _SETTINGS = set(inspect.signature(LlaMaVAEConfig.__init__).parameters) - {"self"
 
 
 def build_config(settings: dict[str, Any]) -> LlaMaVAEConfig:
-    """A config from keyword settings; an unknown name is refused with the nearest known one."""
+    """A config from keyword settings; the error for an unknown name suggests the closest one."""
     for name in settings:
         if name not in _SETTINGS:
             raise unknown("setting", name, _SETTINGS)
@@ -62,7 +62,7 @@ def build_config(settings: dict[str, Any]) -> LlaMaVAEConfig:
 
 
 def settings_of(config: PreTrainedConfig) -> dict[str, Any]:
-    """The settings of our own in a config, without what transformers adds."""
+    """The settings of this library in a config, without those that transformers adds."""
     return {name: getattr(config, name, None) for name in _SETTINGS}
 
 
@@ -74,7 +74,7 @@ def fetch(
     revision: str | None = None,
     **hub: Any,
 ) -> Path:
-    """The checkpoint's folder: `source`, one that comes with the library, or a download."""
+    """The folder of a checkpoint: `source`, a bundled checkpoint, or a download."""
     folder = Path(source)
     inside = bundled(os.fspath(source))
     if inside and not (folder / "config.json").is_file():
@@ -110,7 +110,7 @@ def read_config(folder: Path) -> LlaMaVAEConfig:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise UserError(f"{path} is damaged and cannot be read as JSON: {error}") from error
+        raise UserError(f"{path} is not valid JSON: {error}. Copy the checkpoint again") from error
     kind = values.get("model_type") if isinstance(values, dict) else None
     if kind != LlaMaVAEConfig.model_type:
         raise UserError(
@@ -120,7 +120,9 @@ def read_config(folder: Path) -> LlaMaVAEConfig:
     try:
         return LlaMaVAEConfig.from_dict(values)
     except TypeError as error:
-        raise UserError(f"{path} is damaged: a value has the wrong type: {error}") from error
+        raise UserError(
+            f"{path} has a value of the wrong type: {error}. Copy the checkpoint again"
+        ) from error
 
 
 def read_card(folder: Path) -> str | None:
@@ -132,24 +134,24 @@ def read_card(folder: Path) -> str | None:
 def read_prior(model: SentenceVAE, folder: Path) -> Prior | None:
     """The default prior of the checkpoint in `folder`, which `model` was loaded from.
 
-    One that was fitted for other weights is left out with a warning.
+    A prior that was fitted for other weights is ignored with a warning.
 
     Raises:
-        UserError: It is damaged.
+        UserError: The prior is damaged.
     """
     prior = read_default(folder)
     if prior is None or prior.fits(model):
         return prior
     warnings.warn(
-        f"{folder / DEFAULT} was fitted for other weights than those of {folder}, so samples are "
-        "drawn from N(0, I). Fit a prior again with llamavae fit-prior --overwrite",
+        f"{folder / DEFAULT} was fitted for other weights than those of {folder}. Samples are "
+        "drawn from N(0, I). Fit the prior again with llamavae fit-prior --overwrite",
         stacklevel=3,
     )
     return None
 
 
 def absolute(source: Source) -> str:
-    """A folder or a GGUF file by its absolute path; a name or hub id as it is."""
+    """The absolute path of a folder or a GGUF file; a name or hub id is returned unchanged."""
     here = Path(source).is_dir() or (is_gguf(source) and Path(source).is_file())
     return str(Path(source).absolute()) if here else os.fspath(source)
 
@@ -158,23 +160,23 @@ def backbone(folder: Path, config: LlaMaVAEConfig, which: str) -> str | None:
     """Where the encoder or decoder of the checkpoint in `folder` is loaded from.
 
     Raises:
-        UserError: It should be in the checkpoint, or in a folder or file it names, or be fetched,
-            and is not.
+        UserError: The backbone is missing in the checkpoint, in the folder or file it names, or on
+            the hub.
     """
     inside = folder / which
     name: str | None = getattr(config, f"{which}_name_or_path")
     if config.embed_backbones and (which == "decoder" or name is not None):
         if not inside.is_dir():
             raise UserError(
-                f"the checkpoint {folder} is not complete: its folder {which}/ is missing"
+                f"the checkpoint {folder} is incomplete: its folder {which}/ is missing"
             )
         return str(inside)
     if name is not None and Path(name).is_absolute() and not Path(name).exists():
         raise UserError(
-            f"the checkpoint {folder} uses the {which} in {name}, which is not there any more. "
-            f"Give its new place: from_pretrained(..., {which}=FOLDER_OR_FILE)"
+            f"the checkpoint {folder} uses the {which} in {name}, which does not exist. "
+            f"Give its new location: from_pretrained(..., {which}=FOLDER_OR_FILE)"
         )
-    if name is not None:  # with the model's own name in the error: what it needs comes together
+    if name is not None:  # an error then names the model
         resolve(name, folder.name if bundled(folder.name) == folder else None)
     return name
 
@@ -194,11 +196,11 @@ def load_encoder(
         "lora_alpha": config.lora_alpha,
     }
     if not isinstance(source, str | os.PathLike):
-        return SentenceEncoder.load(source, max_tokens=config.encoder_max_tokens, **options)
+        return load_sentence_encoder(source, max_tokens=config.encoder_max_tokens, **options)
     if config.encoder_pooling == "attention":
         options["pooling_heads"] = config.pooling_heads
     revision = _revision(config, "encoder", source)
-    encoder = SentenceEncoder.load(
+    encoder = load_sentence_encoder(
         os.fspath(source),
         revision=revision,
         pooling=config.encoder_pooling,
@@ -212,7 +214,7 @@ def load_encoder(
 
 
 def _cached_commit(source: str, revision: str | None, cache_dir: str | None) -> str | None:
-    """The commit that a hub id was loaded from; None for anything else."""
+    """The commit of a hub id in the cache; None for any other source."""
     if source in CATALOGUE or Path(source).exists():
         return None
     for name in ("modules.json", "config.json"):
@@ -237,11 +239,11 @@ def load_decoder(
     }
     if isinstance(source, PreTrainedModel):
         if tokenizer is None:
-            raise UserError("a decoder given as an object needs its tokenizer: tokenizer=...")
+            raise UserError("a decoder passed as an object needs its tokenizer: tokenizer=...")
         decoder = TextDecoder(source, tokenizer, **settings)
     elif source is None:
         raise UserError(
-            "this checkpoint names no decoder; give one: from_pretrained(..., decoder=...)"
+            "this checkpoint names no decoder. Pass one: from_pretrained(..., decoder=...)"
         )
     else:
         revision = _revision(config, "decoder", source)
@@ -267,7 +269,7 @@ def _check_fingerprint(config: LlaMaVAEConfig, place: Path) -> None:
     """Record the SHA-256 of a decoder's GGUF file, or compare it with the recorded one.
 
     Raises:
-        UserError: It is another file.
+        UserError: The file is a different one.
     """
     if not (is_gguf(place) and place.is_file()):
         return
@@ -275,14 +277,14 @@ def _check_fingerprint(config: LlaMaVAEConfig, place: Path) -> None:
     if config.decoder_fingerprint not in (None, found):
         raise UserError(
             f"this model was trained with a decoder whose file has SHA-256 "
-            f"{config.decoder_fingerprint}; {place} has {found}. Put the right file there, or, to "
-            "use this one all the same, name it: from_pretrained(..., decoder=FILE)"
+            f"{config.decoder_fingerprint}; {place} has {found}. Use the original file, or, to use "
+            "this one anyway, pass it: from_pretrained(..., decoder=FILE)"
         )
     config.decoder_fingerprint = found
 
 
 def _revision(config: LlaMaVAEConfig, which: str, source: Source) -> str | None:
-    """The recorded commit, for the source it was recorded of."""
+    """The recorded commit, if `source` is the one it was recorded for."""
     named = getattr(config, f"{which}_name_or_path") == os.fspath(source)
     return getattr(config, f"{which}_revision") if named else None
 
@@ -299,7 +301,7 @@ def _tensors(model: SentenceVAE) -> dict[str, Tensor]:
 
 
 def _whole_backbones(model: SentenceVAE) -> dict[str, PreTrainedModel]:
-    """Backbones that train in full and are saved beside: the prefix of their weights' names."""
+    """Backbones that train in full, by the prefix of their weights' names; each has its folder."""
     found: dict[str, PreTrainedModel] = {}
     if model.config.embed_backbones:
         if model.decoder.training_mode == "full":
@@ -312,15 +314,15 @@ def _whole_backbones(model: SentenceVAE) -> dict[str, PreTrainedModel]:
 def reload(
     model: SentenceVAE, folder: Path, backbones: Collection[str] = ("encoder", "decoder")
 ) -> None:
-    """Bring a model back to the weights of its checkpoint in `folder`.
+    """Reload the weights of a model from its checkpoint in `folder`.
 
     Args:
         model: The model.
         folder: The checkpoint.
-        backbones: Those that get their weights back, if they train in full and are saved beside.
+        backbones: Backbones to reload, if they train in full and have their own folder.
 
     Raises:
-        UserError: A file or weight is missing, left over or of another shape.
+        UserError: A file or weight is missing, unexpected or of another shape.
     """
     for prefix, own in _whole_backbones(model).items():
         name = prefix.partition(".")[0]
@@ -335,7 +337,7 @@ def _load_trained(model: SentenceVAE, folder: Path) -> None:
     """Copy the trained weights of `model.safetensors` in `folder` into `model`.
 
     Raises:
-        UserError: A weight is missing, left over or of another shape.
+        UserError: A weight is missing, unexpected or of another shape.
     """
     index = folder / "model.safetensors.index.json"
     if index.is_file():
@@ -349,7 +351,7 @@ def _load_trained(model: SentenceVAE, folder: Path) -> None:
     for name in sorted(files):
         path = folder / name
         if not path.is_file():
-            raise UserError(f"the checkpoint {folder} is not complete: {name} is missing")
+            raise UserError(f"the checkpoint {folder} is incomplete: {name} is missing")
         try:
             weights.update(load_file(path))
         except SafetensorError as error:
@@ -363,8 +365,8 @@ def _load_trained(model: SentenceVAE, folder: Path) -> None:
     missing, extra = sorted(needed - set(weights)), sorted(set(weights) - set(model.trained_names))
     if missing or extra:
         raise UserError(
-            f"the weights in {folder} do not fit its config.json: {len(missing)} missing"
-            f" {missing[:3]}, {len(extra)} left over {extra[:3]}"
+            f"the weights in {folder} do not match its config.json: {len(missing)} missing"
+            f" {missing[:3]}, {len(extra)} unexpected {extra[:3]}"
         )
     with torch.no_grad():
         for name in (n for n in model.trained_names if n in weights):
@@ -372,7 +374,7 @@ def _load_trained(model: SentenceVAE, folder: Path) -> None:
                 raise UserError(
                     f"weight {name} in {folder} has shape {tuple(weights[name].shape)}; this model "
                     f"needs {tuple(tensors[name].shape)}. Either its config.json was changed, "
-                    "or encoder or decoder are not those it was trained with"
+                    "or the encoder or decoder is not the one it was trained with"
                 )
             tensors[name].copy_(weights[name])
 
@@ -387,14 +389,26 @@ def save(
     max_shard_size: int | str = "50GB",
     int8: bool = False,
 ) -> None:
-    """Write the checkpoint beside `folder` first and move it in when it is complete."""
+    """Write the checkpoint in place of the one in `folder`; other files there are kept."""
+    with replacing_folder(folder, own=["model*.safetensors*", DEFAULT]) as new:
+        write(model, new, state, max_shard_size, int8)
+
+
+def write(
+    model: SentenceVAE,
+    folder: Path,
+    state: dict[str, Tensor] | None = None,
+    max_shard_size: int | str = "50GB",
+    int8: bool = False,
+) -> None:
+    """Write the checkpoint into a new folder."""
     parameters = dict(model.named_parameters())
     named = set(model.trained_names)
     lost = [n for n, p in parameters.items() if p.requires_grad and n not in named]
     if lost:
         raise UserError(
-            f"{len(lost)} weights train that the checkpoint would not hold, {lost[0]} among them: "
-            "choose what trains with decoder_training and encoder_training when the model is built"
+            f"{len(lost)} trainable weights would not be saved in the checkpoint, such as "
+            f"{lost[0]}. Set decoder_training and encoder_training when the model is built"
         )
     source = state or _tensors(model)
     trained = {name: source[name].detach() for name in model.trained_names}
@@ -407,47 +421,29 @@ def save(
         warnings.warn(
             "the weights have changed since the model's default prior was fitted, so it is not "
             "saved. Set model.default_prior to one that is fitted to the new weights, or to None",
-            stacklevel=3,
+            stacklevel=4,
         )
         prior = None
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".saving-", dir=folder) as temporary:
-        new = Path(temporary)
-        try:
-            config = model.config
-            config.architectures = [type(model).__name__]
-            config.dtype = next(iter(model.posterior.parameters())).dtype
-            _portable(config).save_pretrained(new)
-            stored = to_int8(trained) if int8 else trained
-            save_torch_state_dict(stored, new, max_shard_size=max_shard_size)
-            if prior is not None:
-                prior.save(new / DEFAULT)
-            if model.card:
-                (new / CARD).write_text(model.card, encoding="utf-8")
-            if config.embed_backbones:
-                save_plain(model.decoder.lm, new / "decoder", beside.get("decoder.lm."))
-                model.decoder.tokenizer.save_pretrained(new / "decoder")
-                if model.encoder is not None:
-                    model.encoder.save(new / "encoder", beside.get("encoder.model."))
-        except (OSError, SafetensorError) as error:
-            raise UserError(
-                f"could not save the checkpoint to {folder}: {error}. What was there before is "
-                "unchanged. Make room, then save again"
-            ) from error
-        items = list(new.iterdir())
-        for item in items:
-            target = folder / item.name
-            if target.is_dir():
-                shutil.rmtree(target)
-            item.replace(target)
-        for old in {*folder.glob("model*.safetensors*")} - {folder / item.name for item in items}:
-            old.unlink()
-        if prior is None and (folder / DEFAULT).is_dir():
-            shutil.rmtree(folder / DEFAULT)  # of the weights that were here before
+    config = model.config
+    config.architectures = [type(model).__name__]
+    config.dtype = next(iter(model.posterior.parameters())).dtype
+    _portable(config).save_pretrained(folder)
+    stored = to_int8(trained) if int8 else trained
+    save_torch_state_dict(stored, folder, max_shard_size=max_shard_size)
+    if prior is not None:
+        prior.save(folder / DEFAULT)
+    if model.card:
+        write_text(folder / CARD, model.card)
+    if config.embed_backbones:
+        save_plain(model.decoder.lm, folder / "decoder", beside.get("decoder.lm."))
+        model.decoder.tokenizer.save_pretrained(folder / "decoder")
+        if model.encoder is not None:
+            model.encoder.save(folder / "encoder", beside.get("encoder.model."))
 
 
 def _portable(config: LlaMaVAEConfig) -> LlaMaVAEConfig:
-    """The settings without the folders of this machine that a backbone saved inside came from."""
+    """The settings without the original local folders of embedded backbones."""
     config = copy.deepcopy(config)
     for which in ("encoder", "decoder"):
         name = getattr(config, f"{which}_name_or_path")
@@ -468,16 +464,16 @@ def upload(
 
     Args:
         folder: The checkpoint.
-        repo_id: `name` or `organisation/name`; made if missing.
+        repo_id: `name` or `organisation/name`; created if missing.
         token: Access token.
         private: Whether a new repository is private.
         **options: `commit_message`, `commit_description`, `revision`, `create_pr`.
 
     Returns:
-        The address of the commit.
+        The URL of the commit.
 
     Raises:
-        UserError: The hub cannot be reached or refuses.
+        UserError: The hub cannot be reached or rejects the upload.
     """
     api = HfApi(token=token)
     try:
@@ -489,6 +485,6 @@ def upload(
     except (OSError, HfHubHTTPError) as error:
         raise UserError(
             f"could not upload the checkpoint to {repo_id!r}: {error}. Log in with "
-            "`hf auth login`, and check that you may write there"
+            "`hf auth login`, and check that you have write access"
         ) from error
     return str(commit)

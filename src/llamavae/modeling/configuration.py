@@ -1,4 +1,4 @@
-"""Settings of a LlaMaVAE: everything that a checkpoint needs to be rebuilt."""
+"""Configuration of a LlaMaVAE: all settings needed to rebuild it from a checkpoint."""
 
 from __future__ import annotations
 
@@ -22,37 +22,39 @@ class LlaMaVAEConfig(PreTrainedConfig):
         slots: Number M of memory slots or prompt embeddings.
         injection_hidden: Width of the hidden layer of the map from z; 0 makes it linear.
         tied_kv: Use one vector as both key and value of a memory slot, as Optimus does.
-        scaled_memory: Whether memory is scaled to the sizes of the decoder's own keys and values,
-            by scales that the checkpoint holds (see `MemoryInjection.calibrate`).
-        max_tokens: Most decoder tokens of a sentence, its end-of-sentence token included.
+        scaled_memory: Whether memory is scaled to the magnitude of the decoder's own keys and
+            values, by scales saved in the checkpoint (see `MemoryInjection.calibrate`).
+        max_tokens: Maximum number of decoder tokens per sentence, including the end-of-sentence
+            token.
         encoder_name_or_path: Hub id or folder of the sentence encoder, or its name in the
-            catalogue; None when the model reads precomputed sentence vectors or carries its
-            encoder.
+            catalogue; None if the model reads precomputed sentence vectors or embeds its encoder.
         encoder_revision: Commit of the hub repository.
         encoder_dim: Size H_enc of the sentence vector.
         encoder_pooling: Pooling rule for a plain transformers encoder (`cls`, `mean`, `last`,
-            `attention`); None takes the sentence-transformers model as it is.
+            `attention`); None uses the modules of the sentence-transformers model.
         pooling_heads: Number K of learned queries of `attention` pooling.
-        encoder_max_tokens: Most encoder tokens of a sentence; None keeps the encoder's own limit.
-        encoder_training: What of the encoder trains: nothing (`frozen`), LoRA, or all of it.
+        encoder_max_tokens: Maximum number of encoder tokens per sentence; None keeps the limit of
+            the encoder.
+        encoder_training: Trainable weights of the encoder: none (`frozen`), LoRA matrices (`lora`)
+            or all (`full`).
         standardise: Whether sentence vectors are standardised before the posterior's linear map,
-            by statistics that the checkpoint holds (see `LlaMaVAE.fit_statistics`).
+            by statistics saved in the checkpoint (see `LlaMaVAE.fit_statistics`).
         initial_std: Standard deviation of q(z|x) before training; None for about 1.
         decoder_name_or_path: Hub id, folder or GGUF file of the decoder, or its name in the
-            catalogue; None when the model carries it.
+            catalogue; None if the model embeds it.
         decoder_revision: Commit of the hub repository.
         decoder_fingerprint: SHA-256 of the decoder's GGUF file; read from it.
         decoder_dtype: Type of the decoder's weights, such as `float32`; read from the decoder.
-        decoder_training: What of the decoder trains: nothing (`frozen`), token embeddings and LM
-            head (`heads`), these and LoRA matrices (`lora`), or all of it (`full`).
+        decoder_training: Trainable weights of the decoder: none (`frozen`), token embeddings and LM
+            head (`heads`), these and LoRA matrices (`lora`), or all (`full`).
         lora_rank: Rank of the LoRA matrices.
         lora_alpha: Scale of the LoRA matrices.
-        embed_backbones: Whether a saved checkpoint carries encoder and decoder, instead of
-            naming them.
+        embed_backbones: Whether a saved checkpoint contains encoder and decoder, instead of
+            references to them.
         attention_shapes: (G, C, C_v) of each decoder layer; read from the decoder.
-        bos_token_id: Token in front of each sentence; read from the decoder's tokenizer.
-        eos_token_id: Token behind each sentence; read from the decoder's tokenizer.
-        pad_token_id: Token that fills a batch up; never attended to and never in the loss.
+        bos_token_id: Token before each sentence; read from the decoder's tokenizer.
+        eos_token_id: Token after each sentence; read from the decoder's tokenizer.
+        pad_token_id: Padding token; never attended to and never in the loss.
     """
 
     model_type = "llamavae"

@@ -31,13 +31,13 @@ from llamavae.modes import evaluating
 from llamavae.pretrained import resolve
 from llamavae.pretrained.loading import hub_errors, is_gguf, load_whole
 
-_CHUNK = 256  # rows of logits that exist at one time in the chunked loss
-_SMALL = 2**26  # logits below this number of elements (256 MB) are built at once, which is faster
+_CHUNK = 256  # rows of logits in memory at a time in the chunked loss
+_SMALL = 2**26  # smaller logits (elements; 256 MB) are computed at once, which is faster
 
 
 @dataclass(frozen=True)
 class TokenPolicy:
-    """Special tokens of a sentence: `bos x_1 ... x_n eos`, filled up with `pad`."""
+    """Special tokens of a sentence: `bos x_1 ... x_n eos`, padded with `pad`."""
 
     bos: int
     eos: int
@@ -45,7 +45,7 @@ class TokenPolicy:
 
     @classmethod
     def of(cls, tokenizer: PreTrainedTokenizerBase) -> TokenPolicy:
-        """The tokenizer's own tokens; eos stands in for a missing bos, and eos for a missing pad.
+        """The tokens of the tokenizer; eos replaces a missing bos and a missing pad.
 
         Raises:
             UserError: The tokenizer has no end-of-sentence token.
@@ -63,18 +63,20 @@ class TokenPolicy:
 
 def _id(token: Any) -> int:
     if not isinstance(token, int):
-        raise UserError(f"a special token of the decoder's tokenizer has no single id: {token!r}")
+        raise UserError(
+            f"expected a single id for each special token of the tokenizer; got {token!r}"
+        )
     return token
 
 
 class Scores(NamedTuple):
-    """What a teacher-forced pass says about B sentences, each (B,).
+    """Scores of B sentences under teacher forcing, each of shape (B,).
 
     Attributes:
         nll: -log p(x|z) in nats, with a gradient.
-        worst: The largest -log p of one of its tokens, in nats, without a gradient.
-        exact: Whether each token is the most probable one after those before it, so that greedy
-            decoding writes the sentence token for token.
+        worst: The largest -log p of a token of the sentence, in nats, without a gradient.
+        exact: Whether each token is the most probable one given the preceding tokens, so that
+            greedy decoding reproduces the sentence exactly.
     """
 
     nll: Tensor
@@ -83,16 +85,16 @@ class Scores(NamedTuple):
 
 
 class TextDecoder(nn.Module):
-    """A causal language model that is steered by z.
+    """A causal language model steered by z.
 
-    Nothing of it trains (`frozen`), or token embeddings and LM head (`heads`), these and LoRA
-    matrices in the hidden layers (`lora`), or all of it (`full`). Tied embedding and head are one
+    Trainable weights are none (`frozen`), token embeddings and LM head (`heads`), these and LoRA
+    matrices in the hidden layers (`lora`), or all (`full`). A tied embedding and head are one
     parameter.
 
     Args:
         lm: Any transformers causal language model.
         tokenizer: Its tokenizer.
-        max_tokens: Most tokens of a sentence, the end-of-sentence token included.
+        max_tokens: Maximum number of tokens per sentence, including the end-of-sentence token.
         training: `frozen`, `heads`, `lora` or `full`.
         lora_rank: Rank of the LoRA matrices.
         lora_alpha: Scale of the LoRA matrices.
@@ -116,10 +118,12 @@ class TextDecoder(nn.Module):
         hidden = {"heads": "frozen"}.get(training, training)
         freeze_or_adapt(lm, hidden, lora_rank, lora_alpha)
         if lm.get_output_embeddings() is None:
-            raise UserError(f"{type(lm).__name__} is not a causal language model: it has no head")
+            raise UserError(
+                f"expected a causal language model with a head; got {type(lm).__name__}"
+            )
         self.embeddings.requires_grad_(training != "frozen")
         self.head.requires_grad_(training != "frozen")
-        # a checkpoint's own sampling settings would leak into greedy decoding
+        # the sampling settings of a checkpoint would affect greedy decoding
         lm.generation_config = GenerationConfig(
             bos_token_id=self.tokens.bos,
             eos_token_id=self.tokens.eos,
@@ -155,7 +159,7 @@ class TextDecoder(nn.Module):
         source = resolve(source)
         with hub_errors("decoder", source):
             if is_gguf(source):
-                from llamavae.modeling.gguf import read_gguf  # imports many tokenizers
+                from llamavae.modeling.gguf import read_gguf  # slow import
 
                 lm, tokenizer = read_gguf(source, **options)
                 return cls(lm, tokenizer, max_tokens, training, lora_rank, lora_alpha)
@@ -171,7 +175,7 @@ class TextDecoder(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where token ids go: the device of the input embeddings."""
+        """Device of the input embeddings, and so of the token ids."""
         return self.embeddings.weight.device
 
     @property
@@ -186,7 +190,7 @@ class TextDecoder(nn.Module):
 
     @property
     def head(self) -> nn.Linear:
-        """The LM head (V, H); it shares its weight with `embeddings` where they are tied."""
+        """The LM head (V, H); it shares its weight with `embeddings` if they are tied."""
         return cast(nn.Linear, self.lm.get_output_embeddings())
 
     def train(self, mode: bool = True) -> TextDecoder:
@@ -199,10 +203,10 @@ class TextDecoder(nn.Module):
     # ------------------------------------------------------------------ text and token ids
 
     def tokenize(self, texts: Sequence[str]) -> tuple[list[list[int]], int]:
-        """Token ids `bos x_1 ... x_n eos` of each text, and how many texts were cut.
+        """Token ids `bos x_1 ... x_n eos` of each text, and the number of truncated texts.
 
-        A text of more than `max_tokens` tokens loses its end, and its eos with it, so that the
-        decoder never learns a false ending.
+        A text of more than `max_tokens` tokens is truncated and has no eos, so that the decoder
+        does not learn to stop there.
         """
         if not texts:
             return [], 0
@@ -216,7 +220,7 @@ class TextDecoder(nn.Module):
         return rows, cut
 
     def pad(self, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-        """Ids and mask (B, T), filled up on the right to the longest row."""
+        """Ids and mask (B, T), padded on the right to the longest row."""
         lengths = np.fromiter(map(len, rows), np.int64)
         mask = np.arange(lengths.max()) < lengths[:, None]
         ids = np.full(mask.shape, self.tokens.pad)
@@ -241,40 +245,41 @@ class TextDecoder(nn.Module):
         keep: Tensor | None = None,
         per_sentence: bool = False,
     ) -> Tensor:
-        """-log p(x|z) in nats, summed over tokens (eos counted, bos given).
+        """-log p(x|z) in nats, summed over tokens (including eos, given bos).
 
-        The (B, T, V) logits are never built: the head and the cross entropy run in chunks, over
-        the positions that count. A head that is more than a linear map (Gemma 2's soft cap) is
-        the exception; there the model builds its own logits.
+        The (B, T, V) logits are never materialised: head and cross entropy are computed in chunks,
+        over the positions without padding. The exception is a head that is more than a linear map
+        (Gemma 2's soft cap); the model then computes its own logits.
 
         Args:
             ids: `bos x_1 ... x_n eos pad ...`, shape (B, T).
             mask: 1 for tokens, 0 for padding on the right, shape (B, T).
-            steering: What z does to the decoder; None is the plain language model.
-            keep: Word dropout (Bowman et al., arXiv 1511.06349): False blanks the embedding of
-                that input token, shape (B, T - 1). Targets are never changed.
+            steering: Effect of z on the decoder; None for the unconditional language model.
+            keep: Word dropout (Bowman et al., arXiv 1511.06349): False replaces the embedding of
+                that input token by zeros, shape (B, T - 1). Targets are never changed.
             per_sentence: Return one value per sentence instead of their sum.
 
         Returns:
             The sum over sentences, a scalar, or the values of the sentences, shape (B,).
 
         Raises:
-            ValueError: The mask has another shape than the ids, or pads on the left.
+            ValueError: The shapes of mask and ids differ, or padding is on the left.
         """
         rows, targets, where = self._read(ids, mask, steering, keep)
         losses = self._losses(rows, targets, "none" if per_sentence else "sum")
         return _per_sentence(losses, where, len(ids)) if per_sentence else losses
 
     def score(self, ids: Tensor, mask: Tensor, steering: Steering | None = None) -> Scores:
-        """-log p(x|z) of each sentence, and whether greedy decoding would write it.
+        """-log p(x|z) of each sentence, and whether greedy decoding reproduces it.
 
-        A token of probability above 1/2 is the most probable one. Of the others, logits are
-        compared at the least probable token of each sentence, and at the rest where that is right.
+        A token with a probability above 1/2 is the most probable one. Otherwise, logits are
+        compared first at the least probable token of each sentence, and at the remaining tokens
+        only if that one is correct.
 
         Args:
             ids: As for `nll`, shape (B, T).
             mask: As for `nll`, shape (B, T).
-            steering: What z does to the decoder; None is the plain language model.
+            steering: Effect of z on the decoder; None for the unconditional language model.
         """
         rows, targets, where = self._read(ids, mask, steering, None)
         losses = self._losses(rows, targets, "none")
@@ -303,8 +308,8 @@ class TextDecoder(nn.Module):
             ids: As for `nll`, shape (B, T).
             mask: As for `nll`, shape (B, T).
             steering: Computed from z.
-            z: What the gradient is taken of, shape (B, D); it requires a gradient.
-            uniform: Random numbers in [0, 1), one for each draw and position, shape (K, >= T - 1).
+            z: Latent codes (B, D), which must require a gradient.
+            uniform: Random numbers in [0, 1) for each draw and position, shape (K, >= T - 1).
         """
         rows, _, where = self._read(ids, mask, steering, None)
         leaf = rows.detach().requires_grad_()
@@ -326,10 +331,10 @@ class TextDecoder(nn.Module):
     def _read(
         self, ids: Tensor, mask: Tensor, steering: Steering | None, keep: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Teacher-forced pass: what the head reads at the N positions that count, (N, H).
+        """Teacher-forced pass: inputs of the head at the N positions without padding, (N, H).
 
-        Where the head is more than a linear map these are the logits, (N, V). With the targets
-        (N,) and the place of each in the batch, (N, 2).
+        If the head is more than a linear map, these are the logits (N, V). Also returns the targets
+        (N,) and their positions in the batch (N, 2).
         """
         if mask.shape != ids.shape:
             raise ValueError(
@@ -337,7 +342,7 @@ class TextDecoder(nn.Module):
                 f"{tuple(mask.shape)}. The mask is over the text alone, without memory slots"
             )
         if bool((mask[:, 1:] > mask[:, :-1]).any()):
-            raise ValueError("padding must be on the right: the attention mask turns from 0 to 1")
+            raise ValueError("expected padding on the right; got an attention mask with 0 before 1")
         counted = mask[:, 1:].bool()
         steering = steering or Steering()
         inputs = self._inputs(ids[:, :-1], steering, keep)
@@ -349,19 +354,19 @@ class TextDecoder(nn.Module):
         return states[:, steering.slots :][counted], ids[:, 1:][counted], counted.nonzero()
 
     def _losses(self, rows: Tensor, targets: Tensor, reduction: str) -> Tensor:
-        """Cross entropy in nats of what `_read` gives."""
+        """Cross entropy in nats of the output of `_read`."""
         if self._head_is_linear():
             return self._cross_entropy(rows, targets, reduction)
         return F.cross_entropy(rows.float(), targets, reduction=reduction)
 
     def _logits(self, rows: Tensor) -> Tensor:
-        """Logits (N, V) of what `_read` gives."""
+        """Logits (N, V) of the output of `_read`."""
         return self.head(rows) if self._head_is_linear() else rows
 
     def _inputs(self, ids: Tensor, steering: Steering, keep: Tensor | None) -> dict[str, Any]:
         """Inputs of the teacher-forced pass.
 
-        There is no mask: the padding is behind the text, where causal attention never looks.
+        There is no mask, since padding on the right is invisible to causal attention.
         """
         if keep is not None or steering.offset is not None or steering.prompt is not None:
             self._check_embeddings()
@@ -373,10 +378,10 @@ class TextDecoder(nn.Module):
         head = self.head
         if len(rows) * len(head.weight) < _SMALL:
             return F.cross_entropy(head(rows).float(), targets, reduction=reduction)
-        if torch.is_autocast_enabled(rows.device.type):  # the chunked loss does not do it itself
+        if torch.is_autocast_enabled(rows.device.type):  # the chunked loss does not apply autocast
             rows = rows.to(torch.get_autocast_dtype(rows.device.type))
         bias = getattr(head, "bias", None)
-        # a sum in half precision would be rounded to steps of many nats
+        # a sum in half precision would have rounding errors of many nats
         whole = reduction == "sum" and rows.dtype == torch.float32
         losses = F.linear_cross_entropy(
             rows,
@@ -390,7 +395,7 @@ class TextDecoder(nn.Module):
 
     @torch.no_grad()
     def _head_is_linear(self) -> bool:
-        """Whether logits are head(hidden) and nothing else; a soft cap or a scale says no."""
+        """Whether logits are exactly head(hidden), without a soft cap or a scale."""
         if self._plain_head is None:
             inputs: dict[str, Any] = {"input_ids": self._two_tokens(), "use_cache": False}
             with evaluating(self):
@@ -402,10 +407,10 @@ class TextDecoder(nn.Module):
 
     @torch.no_grad()
     def _check_embeddings(self) -> None:
-        """Refuse a decoder that reads token ids beside its input embeddings (Gemma 3n).
+        """Raise an error for a decoder that reads token ids besides its embeddings (Gemma 3n).
 
         Raises:
-            UserError: It does, so that z could not act on the embeddings alone.
+            UserError: The decoder reads token ids, so that z cannot act on the embeddings.
         """
         if self._plain_embeddings is None:
             ids = self._two_tokens()
@@ -416,8 +421,8 @@ class TextDecoder(nn.Module):
             self._plain_embeddings = torch.allclose(by_id, by_embedding, rtol=1e-3, atol=1e-3)
         if not self._plain_embeddings:
             raise UserError(
-                f"{type(self.lm).__name__} reads token ids beside its input embeddings, so "
-                "injections 'soft_prompt' and 'add' and word dropout cannot work on it. "
+                f"{type(self.lm).__name__} reads token ids in addition to its input embeddings, so "
+                "it does not support the injections 'soft_prompt' and 'add' or word dropout. "
                 "Use injection='memory' without word dropout"
             )
 
@@ -428,17 +433,17 @@ class TextDecoder(nn.Module):
 
     @torch.no_grad()
     def generate(self, steering: Steering, batch: int, prompt: str = "", **options: Any) -> Any:
-        """Token ids written under `steering`, by transformers' `generate`.
+        """Token ids generated under `steering`, by transformers' `generate`.
 
         Args:
-            steering: What the points z do to the decoder, for `batch` rows.
-            batch: Number B of points z.
-            prompt: Text that every sentence starts with.
-            **options: Anything `generate` takes. Greedy, and at most `max_tokens` new tokens,
-                unless they say otherwise.
+            steering: Effect of the latent codes z on the decoder, for `batch` rows.
+            batch: Number B of latent codes.
+            prompt: Text at the start of every sentence.
+            **options: Arguments of `generate`. By default, greedy decoding with at most
+                `max_tokens` new tokens.
 
         Returns:
-            New tokens (B * num_return_sequences, T'), the samples of one z side by side; with
+            New tokens (B * num_return_sequences, T'), with adjacent samples of each z. With
             `return_dict_in_generate`, transformers' output with these as its `sequences`.
         """
         if steering.prompt is not None or steering.offset is not None:
@@ -470,7 +475,7 @@ def _per_sentence(losses: Tensor, where: Tensor, batch: int) -> Tensor:
 
 @contextmanager
 def _quick_backward(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
-    """While open, no attention whose backward pass is slow: on a CPU, the fused one in bfloat16."""
+    """Context that disables attention kernels with a slow backward pass (fused bfloat16 on CPU)."""
     if device.type == "cpu" and dtype == torch.bfloat16 and torch.is_grad_enabled():
         with sdpa_kernel(SDPBackend.MATH):
             yield

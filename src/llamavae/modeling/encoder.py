@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,33 +13,26 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 from transformers import (
-    AutoConfig,
-    AutoModel,
-    AutoModelForTextEncoding,
-    AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
-from llamavae.errors import UserError
 from llamavae.modeling.backbones import fingerprint, freeze_or_adapt, quiet_dropout, save_plain
 from llamavae.modeling.names import EncoderTraining, Pooling
 from llamavae.modeling.tokenizing import tokenize
 from llamavae.modes import evaluating
-from llamavae.pretrained import resolve
-from llamavae.pretrained.loading import hub_errors, load_whole
 
 if TYPE_CHECKING:
-    from sentence_transformers import SentenceTransformer
+    pass
 
 
 class SentenceEncoder(nn.Module, ABC):
-    """A sentence encoder with a training mode; `SentenceEncoder.load` gives one.
+    """A sentence encoder with a training mode; load one with `load_sentence_encoder`.
 
     Args:
         model: The network.
-        tokenizer: What it reads.
-        training: What of it trains: nothing (`frozen`), LoRA matrices (`lora`), all (`full`).
+        tokenizer: Its tokenizer.
+        training: Trainable weights: none (`frozen`), LoRA matrices (`lora`) or all (`full`).
     """
 
     def __init__(
@@ -51,76 +43,6 @@ class SentenceEncoder(nn.Module, ABC):
         self.tokenizer = tokenizer
         self.training_mode = training
 
-    @staticmethod
-    def load(
-        source: str | os.PathLike[str] | SentenceTransformer,
-        *,
-        revision: str | None = None,
-        pooling: Pooling | None = None,
-        max_tokens: int | None = None,
-        dtype: torch.dtype | str | None = None,
-        token: str | bool | None = None,
-        cache_dir: str | None = None,
-        local_files_only: bool = False,
-        **options: Any,
-    ) -> SentenceEncoder:
-        """Load from a folder, a name that `llamavae models` lists, or a hub id.
-
-        With `pooling` the source is read by transformers alone; without it by
-        sentence-transformers, whose import takes seconds.
-
-        Args:
-            source: A sentence-transformers model, or any transformers encoder (of an
-                encoder-decoder such as T5, the encoder half); or a `SentenceTransformer`.
-            revision: Branch, tag or commit of the hub repository.
-            pooling: How token vectors become h: `cls`, `mean`, `last`, or `attention`, which
-                trains. None keeps the model's own modules; a plain transformers encoder then gets
-                `mean`.
-            max_tokens: Most tokens of a sentence; None keeps the model's own limit, with `pooling`
-                its tokenizer's.
-            dtype: Type of the weights; None keeps that of the checkpoint.
-            token: Access token for the hub.
-            cache_dir: Where hub files are kept.
-            local_files_only: Never contact the hub.
-            **options: `training` (see `SentenceEncoder`), `lora_rank`, `lora_alpha`, and for
-                `attention` pooling `pooling_heads`.
-
-        Raises:
-            UserError: The model cannot be found, read or reached.
-        """
-        if isinstance(source, str | os.PathLike):
-            source = resolve(source)
-        hub = {
-            "revision": revision,
-            "token": token,
-            "cache_dir": cache_dir,
-            "local_files_only": local_files_only,
-        }
-        weights: dict[str, Any] = {"dtype": dtype} if dtype else {}
-        if pooling is not None and isinstance(source, str | os.PathLike):
-            with hub_errors("sentence encoder", str(source)):
-                config = AutoConfig.from_pretrained(source, **hub)
-                text = type(config) in AutoModelForTextEncoding._model_mapping
-                if config.is_encoder_decoder and not text:
-                    raise UserError(
-                        f"transformers cannot load the encoder of {source}, a {config.model_type}, "
-                        "without its decoder; take an encoder, or an encoder-decoder such as T5"
-                    )
-                kind = AutoModelForTextEncoding if text else AutoModel
-                model = load_whole(kind, source, config=config, **hub, **weights)
-                tokenizer = AutoTokenizer.from_pretrained(source, **hub)
-            encoder = TransformersEncoder(model, tokenizer, pooling, **options)
-        else:
-            from llamavae.modeling.sentence_transformer import SentenceTransformerEncoder, read
-
-            if isinstance(source, str | os.PathLike):
-                with hub_errors("sentence encoder", str(source)):
-                    source = read(str(source), hub, weights)
-            encoder = SentenceTransformerEncoder(source, **options)
-        if max_tokens is not None:
-            encoder.max_tokens = max_tokens
-        return encoder
-
     @property
     @abstractmethod
     def dim(self) -> int:
@@ -129,7 +51,7 @@ class SentenceEncoder(nn.Module, ABC):
     @property
     @abstractmethod
     def max_tokens(self) -> int | None:
-        """Most tokens of a sentence that are read."""
+        """Maximum number of tokens per sentence."""
 
     @max_tokens.setter
     @abstractmethod
@@ -141,20 +63,20 @@ class SentenceEncoder(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, features: dict[str, Tensor]) -> Tensor:
-        """Sentence vectors h (B, H_enc), with gradients where the encoder trains."""
+        """Sentence vectors h (B, H_enc), with gradients if the encoder is trained."""
 
     @abstractmethod
     def save(self, folder: Path, state: Mapping[str, Tensor] | None = None) -> None:
-        """Write the encoder in sentence-transformers' own format, with LoRA left out.
+        """Write the encoder in sentence-transformers' own format, without LoRA.
 
         Args:
-            folder: Where to; made if missing.
-            state: Weights that replace the model's own of the same names.
+            folder: Destination folder; created if missing.
+            state: Weights that replace those of the model with the same names.
         """
 
     @abstractmethod
     def _settings(self) -> dict[str, Any]:
-        """What decides a sentence's vector beside weights and tokenizer."""
+        """Settings that affect sentence vectors, besides weights and tokenizer."""
 
     @property
     def trains(self) -> bool:
@@ -164,7 +86,7 @@ class SentenceEncoder(nn.Module, ABC):
     def train(self, mode: bool = True) -> SentenceEncoder:
         """Enter training or eval mode; a frozen encoder stays in eval mode.
 
-        Dropout stays off in both: it would add a noise to z that the KL term does not know.
+        Dropout stays off in both, since it would add noise to z that the KL term ignores.
         """
         super().train(mode and self.training_mode != "frozen")
         if self.training:
@@ -187,7 +109,7 @@ class SentenceEncoder(nn.Module, ABC):
         return torch.empty_like(h).index_copy_(0, torch.tensor(order, device=h.device), h)
 
     def truncated(self, texts: Sequence[str]) -> int:
-        """How many of the texts are longer than the encoder reads."""
+        """Number of texts that exceed the encoder's maximum length."""
         limit = self.max_tokens
         if limit is None or not texts:
             return 0
@@ -195,14 +117,14 @@ class SentenceEncoder(nn.Module, ABC):
         return sum(len(ids) > limit for ids in rows)
 
     def _fingerprint(self) -> str:
-        """A hash of all weights that a sentence's vector depends on."""
+        """A hash of all weights that affect sentence vectors."""
         return fingerprint(self.model)
 
     def cache_key(self) -> str:
-        """A hash of all that decides a sentence's vector: weights, tokenizer, pooling, limit."""
+        """A hash of all that affects sentence vectors: weights, tokenizer, pooling and limit."""
         backend = getattr(self.tokenizer, "backend_tokenizer", None)
         tokenizer = json.loads(backend.to_str()) if backend is not None else {}
-        for state in ("truncation", "padding"):  # each call leaves its own behind
+        for state in ("truncation", "padding"):  # each call changes them
             tokenizer.pop(state, None)
         settings = {**self._settings(), "max_tokens": self.max_tokens, "tokenizer": tokenizer}
         text = json.dumps(settings, sort_keys=True, default=str) + self._fingerprint()
@@ -210,10 +132,10 @@ class SentenceEncoder(nn.Module, ABC):
 
 
 class AttentionPooling(nn.Module):
-    """K learned queries over the token states; their K weighted means, side by side.
+    """Attention pooling: concatenated weighted means of the token states for K learned queries.
 
-    a = softmax(S q_k) over the T tokens, h_k = a^T S, h = [h_1; ...; h_K]. Unlike one mean, it can
-    read which word stood where, since a pretrained encoder's states know their positions.
+    a = softmax(S q_k) over the T tokens, h_k = a^T S, h = [h_1; ...; h_K]. Unlike a single mean, it
+    can preserve word order, since the states of a pretrained encoder encode positions.
 
     Args:
         hidden: Size H of a token state.
@@ -266,7 +188,7 @@ class TransformersEncoder(SentenceEncoder):
         if positions:
             table = getattr(getattr(model, "embeddings", None), "position_embeddings", None)
             padding = getattr(table, "padding_idx", None)
-            if padding is not None:  # RoBERTa and its kin count positions from behind it
+            if padding is not None:  # RoBERTa models number positions from padding_idx + 1
                 positions -= padding + 1
             tokenizer.model_max_length = min(tokenizer.model_max_length, positions)
         freeze_or_adapt(model, training, lora_rank, lora_alpha)
@@ -284,7 +206,7 @@ class TransformersEncoder(SentenceEncoder):
 
     @property
     def max_tokens(self) -> int | None:
-        """Most tokens of a sentence that are read."""
+        """Maximum number of tokens per sentence."""
         return self.tokenizer.model_max_length
 
     @max_tokens.setter
@@ -298,7 +220,7 @@ class TransformersEncoder(SentenceEncoder):
         return {name: value for name, value in features.items() if name in self._reads}
 
     def forward(self, features: dict[str, Tensor]) -> Tensor:
-        """Sentence vectors h (B, H_enc), with gradients where the encoder trains."""
+        """Sentence vectors h (B, H_enc), with gradients if the encoder is trained."""
         states, mask = self.model(**features).last_hidden_state, features["attention_mask"]
         if self.attention is not None:
             return self.attention(states, mask)
@@ -310,9 +232,10 @@ class TransformersEncoder(SentenceEncoder):
         return states[torch.arange(len(states), device=mask.device), at]
 
     def save(self, folder: Path, state: Mapping[str, Tensor] | None = None) -> None:
-        """Write what transformers and sentence-transformers can both read, without LoRA.
+        """Write the encoder for both transformers and sentence-transformers, without LoRA.
 
-        With `attention` pooling only transformers can: its weights are those of the checkpoint.
+        With `attention` pooling, only transformers can read it; the pooling weights are in the
+        checkpoint.
         """
         save_plain(self.model, folder, state)
         self.tokenizer.save_pretrained(folder)

@@ -1,9 +1,9 @@
-"""GGUF, llama.cpp's file format, read as a plain transformers model; no converted copy is kept.
+"""Load GGUF files (the format of llama.cpp) as transformers models, without a converted copy.
 
-transformers reads every architecture through `gguf_file`, but parses a file's vocabulary several
-times over with Python objects for each string, which takes ten times as long as all the rest. For
-LLaMA, the file's own header and blocks are read here with transformers' building blocks: the same
-weights, bit for bit.
+transformers reads every architecture through `gguf_file`, but parses the vocabulary of a file
+several times, which takes ten times as long as everything else. For LLaMA, this module reads the
+header and the blocks of the file itself with transformers' building blocks. The weights are
+identical bit for bit.
 
 Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
@@ -40,7 +40,9 @@ from transformers.integrations.gguf.reader import (
 
 from llamavae.errors import UserError
 
-_ELEMENTS = 2**15 - 2**8  # dequantised together: in the processor's cache, and too few for threads
+_ELEMENTS = (
+    2**15 - 2**8
+)  # number dequantised at a time: fits the processor's cache, too few for threads
 
 _LAYER = {
     "attn_norm": "input_layernorm",
@@ -63,19 +65,19 @@ def read_gguf(
     """The causal language model and the tokenizer of a GGUF file, with dequantised weights.
 
     Args:
-        source: The file. LLaMA is read in about a second for 135M weights; other architectures
-            as transformers reads them.
+        source: The file. LLaMA takes about a second for 135M weights; other architectures are
+            loaded by transformers.
         **options: Arguments of transformers' `from_pretrained`: `dtype` (default: that of the
             file, float32 for a quantised one), `device_map`, `attn_implementation`,
             `quantization_config`, ...
 
     Raises:
-        UserError: There is no such file, or it is damaged, cut off, not a causal language model,
-            or has a feature that is not supported.
+        UserError: The file is missing, damaged, truncated, not a causal language model, or has an
+            unsupported feature.
     """
     file = Path(source)
     if not file.is_file():
-        raise UserError(f"there is no file {file} to load the decoder from")
+        raise UserError(f"the GGUF file of the decoder does not exist: {file}")
     try:
         metadata, _ = read_gguf_metadata(str(file))
         architecture = metadata["general.architecture"]
@@ -90,12 +92,12 @@ def read_gguf(
     except (ValueError, struct.error, LookupError, ArithmeticError, RuntimeError) as error:
         raise UserError(
             f"{file} cannot be read as the GGUF file of a causal language model: {error}. If it is "
-            "one, its download may be damaged: compare its SHA-256, and fetch it again"
+            "one, the download may be damaged: compare its SHA-256, and download it again"
         ) from error
 
 
 def _header(file: Path) -> GgufHeader | None:
-    """Where the tensors are in the file; None where a type of theirs is not known here.
+    """Positions of the tensors in the file; None if it has tensors of an unknown type.
 
     Raises:
         UserError: The file ends before its last tensor.
@@ -109,7 +111,7 @@ def _header(file: Path) -> GgufHeader | None:
     end = header.data_start + max((t.offset + t.nbytes for t in header.tensors), default=0)
     size = file.stat().st_size
     if size < end:
-        raise UserError(f"{file} is cut off: {size} of {end} bytes are there. Fetch it again")
+        raise UserError(f"{file} is truncated: it has {size} of {end} bytes. Download it again")
     return header
 
 
@@ -120,13 +122,13 @@ def _tokenizer(file: Path) -> PreTrainedTokenizerBase:
 
 
 def _other(file: Path, options: dict[str, Any]) -> PreTrainedModel:
-    """A model of any architecture that transformers reads, without its marks of quantisation."""
+    """A model of any architecture that transformers reads, without its quantisation attributes."""
     dtype = options.get("dtype")
     options = {**options, "dtype": torch.float32 if dtype in (None, "auto") else dtype}
     if "quantization_config" in options:
         raise UserError(
-            f"{file}: quantization_config works on GGUF files of LLaMA models only; convert this "
-            "one to a folder first"
+            f"{file}: quantization_config is supported only for GGUF files of LLaMA models. "
+            "Convert this file to a folder first"
         )
     read: Any = AutoModelForCausalLM.from_pretrained  # gives two things with output_loading_info
     model, report = read(
@@ -181,12 +183,12 @@ def _check_complete(file: Path, report: dict[str, Any]) -> None:
     if lost:
         raise UserError(
             f"{file} does not hold all weights of a causal language model: {len(lost)} are "
-            f"missing, {lost[0]} among them"
+            f"missing, such as {lost[0]}"
         )
 
 
 def _weight_name(file: Path, name: str) -> tuple[str, str]:
-    """The name in transformers of a tensor of a LLaMA, and what it is in its layer."""
+    """The transformers name of a tensor of a LLaMA, and its role in the layer."""
     match name.split("."):
         case ["blk", layer, part, ("weight" | "bias") as kind] if part in _LAYER:
             return f"model.layers.{layer}.{_LAYER[part]}.{kind}", part
@@ -194,7 +196,7 @@ def _weight_name(file: Path, name: str) -> tuple[str, str]:
             return f"{_WHOLE[part]}.weight", part
     raise UserError(
         f"{file} has a tensor {name}, which a plain LLaMA does not have (a mixture of experts?). "
-        "This kind of model cannot be read from GGUF; give the model's folder or hub id"
+        "This architecture is not supported from GGUF. Give the folder or hub id of the model"
     )
 
 
@@ -207,7 +209,7 @@ def _llama_config(
     def value(key: str, default: Any = None) -> Any:
         found = metadata.get(f"llama.{key}", default)
         if found is None:
-            raise UserError(f"{file} is not a whole GGUF file: it lacks the entry llama.{key}")
+            raise UserError(f"{file} is not a complete GGUF file: it lacks the entry llama.{key}")
         return found
 
     hidden, heads = value("embedding_length"), value("attention.head_count")
@@ -215,15 +217,15 @@ def _llama_config(
     layers = sum(name.endswith(".attn_norm.weight") for name in shapes)
     if layers != value("block_count"):
         raise UserError(
-            f"{file} is damaged: it says that it has {value('block_count')} layers, and holds the "
+            f"{file} is damaged: its header names {value('block_count')} layers, and it holds the "
             f"weights of {layers}"
         )
     rotary = value("rope.dimension_count", head_dim)
     length = value("context_length", 2048)
     if rotary != head_dim:
         raise UserError(
-            f"{file} rotates {rotary} of the {head_dim} dimensions of each head, which is not "
-            "supported in a LLaMA; give the model's folder or hub id"
+            f"{file} applies rotary embeddings to {rotary} of the {head_dim} dimensions of each "
+            "head, which is not supported. Give the folder or hub id of the model"
         )
     rope: dict[str, Any] = {"rope_theta": value("rope.freq_base", 10000.0)}
     scaling = value("rope.scaling.type", "none")
@@ -241,8 +243,8 @@ def _llama_config(
         rope |= {"rope_type": "default"}
     else:
         raise UserError(
-            f"{file} scales its rotary embedding by {scaling!r}; supported are 'none' and "
-            "'linear'. Give the model's folder or hub id"
+            f"{file} scales its rotary embedding by {scaling!r}; only 'none' and 'linear' are "
+            "supported. Give the folder or hub id of the model"
         )
     ids: dict[str, Any] = {
         name: metadata.get(f"tokenizer.ggml.{key}")
@@ -270,7 +272,7 @@ def _llama_config(
 
 
 def _values(raw: Tensor, ggml_type: int, dtype: torch.dtype) -> Tensor:
-    """A tensor's values, flat; computed in float32 and rounded once, in parts that fit a cache."""
+    """Flat values of a tensor, computed in float32 and rounded once, in cache-sized parts."""
     if ggml_type not in GGML_BLOCK:
         return raw.flatten().to(dtype)
     elements, size = GGML_BLOCK[ggml_type]
@@ -283,6 +285,6 @@ def _values(raw: Tensor, ggml_type: int, dtype: torch.dtype) -> Tensor:
 
 
 def _unpermute(weight: Tensor, heads: int) -> Tensor:
-    """Rows of a query or key map in transformers' order; GGUF has each rotated pair together."""
+    """Rows of a query or key map in transformers' order; GGUF stores rotated pairs together."""
     pairs = weight.view(heads, len(weight) // heads // 2, 2, *weight.shape[1:])
     return pairs.transpose(1, 2).reshape(weight.shape)

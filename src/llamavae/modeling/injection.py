@@ -1,7 +1,7 @@
-"""How a point z steers a frozen causal language model.
+"""Injection: how a latent code z steers a frozen causal language model.
 
     z (B, D) --MLP--> key and value memory of every layer   `memory`       (Optimus, LlaMaVAE)
-             --MLP--> M embeddings in front of the text     `soft_prompt`
+             --MLP--> M embeddings before the text          `soft_prompt`
              --W----> one vector added to each embedding    `add`          (Optimus)
 
 An injection maps z to a `Steering`. `first_inputs` and `steered_inputs` turn it into keyword
@@ -41,11 +41,11 @@ KeyValue = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True)
 class Steering:
-    """What one injection makes of z: the inputs of the decoder that depend on z.
+    """Output of an injection: the inputs of the decoder that depend on z.
 
     Attributes:
         memory: Key (B, G, M, C) and value (B, G, M, C_v) of each layer, or None.
-        prompt: Input embeddings in front of the text, shape (B, M, H), or None.
+        prompt: Input embeddings before the text, shape (B, M, H), or None.
         offset: Vector added to each token's input embedding, shape (B, H), or None.
     """
 
@@ -54,7 +54,7 @@ class Steering:
     offset: Tensor | None = None
 
     def __or__(self, other: Steering) -> Steering:
-        """Both at once; where the two overlap, the right one wins."""
+        """Combine two steerings; if both set the same input, the right one is used."""
         return Steering(
             memory=other.memory if other.memory is not None else self.memory,
             prompt=other.prompt if other.prompt is not None else self.prompt,
@@ -67,7 +67,7 @@ class Steering:
         return 0 if self.prompt is None else self.prompt.shape[1]
 
     def expand(self, rows: int) -> Steering:
-        """The same steering for `rows` rows of a batch, a multiple of the number of points z.
+        """The same steering for `rows` rows of a batch, a multiple of the number of latent codes.
 
         Raises:
             ValueError: It is no such multiple.
@@ -75,11 +75,11 @@ class Steering:
         first = self.memory[0][0] if self.memory else self.offset
         batch = rows if first is None else len(first)
         if rows % batch:
-            raise ValueError(f"{rows} rows cannot be shared among {batch} points z")
+            raise ValueError(f"{rows} rows cannot be shared among {batch} latent codes")
         return self.repeat_interleave(rows // batch)
 
     def repeat_interleave(self, n: int) -> Steering:
-        """The same steering for `n` rows per z, in the order that `generate` lays out its rows."""
+        """The same steering for `n` rows per z, in the row order of `generate`."""
         if n == 1:
             return self
 
@@ -102,7 +102,7 @@ class MemoryInjection(nn.Module):
         slots: Number M of memory slots.
         hidden: Width of the MLP's hidden layer; 0 makes the map linear.
         tied: Use one vector as both key and value, as Optimus does; needs C == C_v.
-        scaled: Multiply what the map returns by the decoder's own scales, see `calibrate`.
+        scaled: Multiply the output of the map by the scales of the decoder, see `calibrate`.
     """
 
     scales: Tensor  # of each layer, head and feature: the sum over layers of G (C + C_v) numbers
@@ -118,7 +118,9 @@ class MemoryInjection(nn.Module):
     ) -> None:
         super().__init__()
         if tied and any(key != value for _, key, value in shapes):
-            raise UserError("tied_kv needs keys and values of equal size; this decoder's differ")
+            raise UserError(
+                "tied_kv needs keys and values of equal size; those of this decoder differ"
+            )
         self.shapes = [tuple(shape) for shape in shapes]
         self.slots = slots
         self.tied = tied
@@ -132,14 +134,14 @@ class MemoryInjection(nn.Module):
     def calibrate(self, decoder: PreTrainedModel) -> None:
         """Set the scales to the standard deviations of the decoder's own keys and values.
 
-        They differ much between layers, so without them one learning rate is too small for some
-        layers and too large for others. They are taken over random tokens.
+        The magnitudes differ much between layers, so without scales one learning rate is too small
+        for some layers and too large for others. The scales are estimated on random tokens.
         """
         seen = _watch(decoder, _random_tokens(decoder))
         parts = []
         for layer in range(len(self.shapes)):
-            # of each head and feature, (G, C); the first position is left out, since attention
-            # makes a sink of it and its keys and values are of another size
+            # for each head and feature, (G, C); the first position is excluded, since it is an
+            # attention sink with keys and values of a different magnitude
             key, value = (x[:, :, 1:].float().std((0, 2)) for x in seen[layer])
             parts.append((key if self.tied else torch.cat([key, value], dim=-1)).flatten())
         scales = torch.cat(parts)
@@ -160,7 +162,7 @@ class MemoryInjection(nn.Module):
 
 
 class SoftPromptInjection(nn.Module):
-    """z -> M input embeddings in front of the text; the form every serving engine accepts.
+    """z -> M input embeddings before the text, which every serving engine supports.
 
     Args:
         latent_dim: Size D of z.
@@ -197,17 +199,17 @@ class AddInjection(nn.Module):
 
 
 class Injection(nn.Module):
-    """One injection, or several that act together, chosen by name.
+    """One injection, or a combination of several, by name.
 
     Args:
         name: `memory`, `soft_prompt`, `add`, `memory+add` or `memory+soft_prompt`.
         latent_dim: Size D of z.
         hidden_size: Size H of the decoder's embeddings.
-        shapes: (G, C, C_v) of each layer; read only for `memory`.
+        shapes: (G, C, C_v) of each layer; used only for `memory`.
         slots: Number M of memory slots or prompt embeddings.
         hidden: Width of the MLP's hidden layer; 0 makes the map linear.
         tied_kv: Use one vector as both key and value (Optimus).
-        scaled: Scale memory as `MemoryInjection` says.
+        scaled: See `MemoryInjection`.
     """
 
     NAMES = ("memory", "soft_prompt", "add", "memory+add", "memory+soft_prompt")
@@ -227,7 +229,7 @@ class Injection(nn.Module):
         if name not in self.NAMES:
             raise unknown("injection", name, self.NAMES)
         if slots < 1:
-            raise UserError(f"an injection needs at least one slot; got slots={slots}")
+            raise UserError(f"slots must be at least 1; got {slots}")
         self.parts = nn.ModuleDict()
         for part in name.split("+"):
             if part == "memory":
@@ -240,7 +242,7 @@ class Injection(nn.Module):
                 self.parts[part] = AddInjection(latent_dim, hidden_size)
 
     def forward(self, z: Tensor) -> Steering:
-        """Steering for a batch of points z (B, D)."""
+        """Steering for a batch of latent codes z (B, D)."""
         steering = Steering()
         for part in self.parts.values():
             steering = steering | part(z)
@@ -260,7 +262,7 @@ MEMORY_ARGUMENT = "latent_memory"  # forward keyword that carries the memory dow
 
 
 def _eager(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-    """The eager attention of the module's own family."""
+    """The eager attention of the module's architecture."""
     return sys.modules[type(module).__module__].eager_attention_forward(module, *args, **kwargs)
 
 
@@ -331,7 +333,7 @@ class _MemoryLayer(DynamicLayer):
 def _into_cache(memory: tuple[KeyValue, ...], cache: Any) -> Sequence[KeyValue | _MemoryLayer]:
     """The memory, moved into the layers of an empty `DynamicCache`.
 
-    Other caches (static, offloaded, quantised, with a sliding window) stay as they are; the memory
+    Other caches (static, offloaded, quantised, with a sliding window) are unchanged; the memory
     is then prepended at each pass.
     """
     if type(cache) is not DynamicCache or cache.offloading or len(cache.layers) != len(memory):
@@ -371,7 +373,7 @@ AttentionMaskInterface.register(f"{_PREFIX}eager", eager_mask)
 
 
 def enable_memory(decoder: PreTrainedModel) -> None:
-    """Let the decoder's attention accept memory. Without memory its results are unchanged.
+    """Enable memory in the decoder's attention. Without memory its results are unchanged.
 
     Raises:
         UserError: The decoder does not use transformers' attention interface, or uses an
@@ -392,15 +394,16 @@ def enable_memory(decoder: PreTrainedModel) -> None:
 
 
 def attention_shapes(decoder: PreTrainedModel) -> list[tuple[int, int, int]]:
-    """Key/value heads G and head sizes (C, C_v) of each layer, read by watching the decoder run.
+    """Key/value heads G and head sizes (C, C_v) of each layer, from a forward pass of the decoder.
 
-    The shapes are not taken from the config: head size is not always hidden size over heads
-    (Qwen3), and layers of one model may differ (Gemma). Two tokens go through the decoder once,
-    with a marker in the place of the memory: a layer counts only when the marker arrives.
+    The shapes are not taken from the config, since the head size is not always the hidden size
+    divided by the number of heads (Qwen3), and layers of one model may differ (Gemma). The decoder
+    processes two tokens with a marker in place of the memory; a layer counts only if the marker
+    reaches it.
 
     Raises:
-        UserError: Memory would not reach some layer, since its attention does not go through
-            transformers' attention interface.
+        UserError: Memory does not reach some layer, since its attention does not use transformers'
+            attention interface.
     """
     seen = _watch(decoder, torch.zeros(1, 2, dtype=torch.long, device=decoder.device))
     pairs = [seen[layer] for layer in range(len(seen))]
@@ -419,7 +422,7 @@ def _watch(decoder: PreTrainedModel, ids: Tensor) -> dict[int, KeyValue]:
     """Keys (B, G, T, C) and values (B, G, T, C_v) of each layer for ids (B, T).
 
     Raises:
-        UserError: Memory would not reach some layer.
+        UserError: Memory does not reach some layer.
     """
     seen: dict[int, KeyValue] = {}
     marker = object()
@@ -438,7 +441,7 @@ def _watch(decoder: PreTrainedModel, ids: Tensor) -> dict[int, KeyValue]:
     decoder.set_attn_implementation(name)
     try:
         decoder(input_ids=ids, use_cache=False, **{MEMORY_ARGUMENT: marker})
-    except TypeError as error:  # its forward passes no such keyword on
+    except TypeError as error:  # its forward does not pass the keyword to the layers
         raise _unsupported(decoder) from error
     finally:
         decoder.set_attn_implementation(before)
@@ -451,7 +454,7 @@ def _watch(decoder: PreTrainedModel, ids: Tensor) -> dict[int, KeyValue]:
 def _unsupported(decoder: PreTrainedModel, detail: str = "") -> UserError:
     return UserError(
         f"memory injection does not support {type(decoder).__name__}{detail}: its attention does "
-        "not go through transformers' attention interface. Use injection='soft_prompt' or 'add'"
+        "not use transformers' attention interface. Use injection='soft_prompt' or 'add'"
     )
 
 
@@ -493,7 +496,7 @@ def steered_inputs(decoder: PreTrainedModel, steering: Steering, **inputs: Any) 
 
     Args:
         decoder: The causal language model.
-        steering: For B points z.
+        steering: For B latent codes.
         **inputs: What its forward pass would get without z.
 
     Raises:
@@ -521,7 +524,7 @@ def steered(decoder: PreTrainedModel, steering: Steering) -> PreTrainedModel:
 
     Args:
         decoder: The causal language model.
-        steering: For B points z.
+        steering: For B latent codes.
     """
     expand = functools.cache(steering.expand)
 
@@ -543,7 +546,7 @@ def _add_offset(embeds: Tensor, steering: Steering) -> Tensor:
 
 
 def _check_mask(mask: Any, cache: Any, new: int) -> None:
-    """Refuse a mask of the wrong length, of which transformers would ignore what is too much."""
+    """Raise an error for a mask of the wrong length, which transformers would cut silently."""
     if isinstance(mask, Tensor) and mask.ndim == 2:
         text = new + (0 if cache is None else int(cache.get_seq_length()))
         if mask.shape[1] != text:

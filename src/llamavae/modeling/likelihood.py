@@ -22,9 +22,9 @@ def sentence_nll(
 
     Args:
         model: The VAE.
-        ids: Decoder ids of N sentences, as `model.decoder.tokenize` makes them.
-        z: The point of each (N, D); None takes the decoder as a plain language model.
-        batch_size: Sentences that pass the decoder together; those of a batch have similar length.
+        ids: Decoder ids of N sentences, as returned by `model.decoder.tokenize`.
+        z: Latent code of each sentence (N, D); None for the unconditional language model.
+        batch_size: Number of sentences of similar length per forward pass of the decoder.
     """
     decoder, weight = model.decoder, model.posterior.linear.weight
     result = torch.empty(len(ids), dtype=torch.float64)

@@ -53,7 +53,7 @@ Points = Tensor | Texts
 
 @dataclass
 class LlaMaVAEOutput(ModelOutput):
-    """What `LlaMaVAE.forward` returns; all values in nats.
+    """Output of `LlaMaVAE.forward`; all values in nats.
 
     Attributes:
         loss: nll + beta * KL term, averaged over sentences, a scalar.
@@ -62,7 +62,7 @@ class LlaMaVAEOutput(ModelOutput):
         kl_term: The KL under the rule in use, a scalar, before beta.
         mean: Posterior mean (B, D).
         logvar: Logarithm of the posterior variance (B, D).
-        z: The point that was decoded (B, D).
+        z: The decoded latent code (B, D).
     """
 
     loss: Tensor | None = None
@@ -85,9 +85,9 @@ class LlaMaVAE(SentenceVAE):
         encoder: The sentence encoder; None for a model of precomputed sentence vectors.
 
     Attributes:
-        default_prior: The prior that `sample` draws from unless told otherwise; None is N(0, I).
-            It is saved and loaded with the model. Set it to what `fit_prior` returns, or to None
-            once the weights around z have changed.
+        default_prior: The default prior of `sample`; None is N(0, I). It is saved and loaded with
+            the model. Set it to the result of `fit_prior`, or to None after the weights of the
+            posterior or the injection change.
 
     Example:
         >>> model = LlaMaVAE.from_pretrained("mini")  # doctest: +SKIP
@@ -115,8 +115,8 @@ class LlaMaVAE(SentenceVAE):
         if encoder is not None:
             if config.encoder_dim not in (0, encoder.dim):
                 raise UserError(
-                    f"this model reads sentence vectors of size {config.encoder_dim}; the "
-                    f"encoder makes vectors of size {encoder.dim}"
+                    f"expected an encoder with sentence vectors of size {config.encoder_dim}; got "
+                    f"size {encoder.dim}"
                 )
             config.encoder_dim = encoder.dim
             config.encoder_name_or_path = config.encoder_name_or_path or "encoder"
@@ -126,13 +126,13 @@ class LlaMaVAE(SentenceVAE):
                 "precomputed sentence vectors"
             )
         if config.decoder_name_or_path is None or config.encoder_name_or_path == "encoder":
-            config.embed_backbones = True  # a backbone without a name travels with the checkpoint
+            config.embed_backbones = True  # a backbone without a name is saved in the checkpoint
         if "memory" in config.injection.split("+"):
             shapes = [list(s) for s in attention_shapes(decoder.lm)]
             if config.attention_shapes not in ([], shapes):
                 raise UserError(
-                    f"this model was made for a decoder with (heads, key size, value size) of "
-                    f"{config.attention_shapes} in its layers; this decoder has {shapes}"
+                    f"expected a decoder with (heads, key size, value size) of "
+                    f"{config.attention_shapes} in its layers; got {shapes}"
                 )
             config.attention_shapes = shapes
             enable_memory(decoder.lm)
@@ -160,7 +160,7 @@ class LlaMaVAE(SentenceVAE):
         self.eval()
 
     def init_weights(self) -> None:
-        """Nothing: the parts arrive with their weights, pretrained or fresh from torch."""
+        """Do nothing: the parts are already initialised or pretrained."""
 
     # ------------------------------------------------------------------ building, saving, loading
 
@@ -174,15 +174,15 @@ class LlaMaVAE(SentenceVAE):
         decoder_options: dict[str, Any] | None = None,
         **settings: Any,
     ) -> Self:
-        """A fresh VAE between a pretrained encoder and a pretrained decoder.
+        """A new VAE between a pretrained encoder and a pretrained decoder.
 
         Args:
             encoder: Hub id or folder of a sentence-transformers model or a transformers encoder
                 (with `encoder_pooling`), a `SentenceTransformer`, or None for precomputed
                 sentence vectors (with `encoder_dim`).
             decoder: Hub id, folder or GGUF file of a causal language model, or such a model (with
-                its `tokenizer`). Names of the catalogue (`llamavae models`) serve for both.
-            tokenizer: Tokenizer of a decoder that is given as an object.
+                its `tokenizer`). Both may also be names of the catalogue (`llamavae models`).
+            tokenizer: Tokenizer of a decoder that is passed as an object.
             decoder_options: Arguments of `AutoModelForCausalLM.from_pretrained`: `dtype`,
                 `device_map`, `quantization_config`, ...
             **settings: Settings of `LlaMaVAEConfig`, such as `latent_dim` and `injection`.
@@ -218,7 +218,7 @@ class LlaMaVAE(SentenceVAE):
         local_files_only: bool = False,
         **decoder_options: Any,
     ) -> Self:
-        """Load a checkpoint, in eval mode. No code of the checkpoint runs and nothing is unpickled.
+        """Load a checkpoint in eval mode, without executing code of it and without unpickling.
 
         Args:
             pretrained_model_name_or_path: Folder or hub id.
@@ -226,13 +226,13 @@ class LlaMaVAE(SentenceVAE):
             decoder: The same for the decoder.
             revision: Branch, tag or commit of the checkpoint's hub repository.
             token: Access token for the hub.
-            cache_dir: Where hub files are kept.
+            cache_dir: Cache folder for hub files.
             local_files_only: Never contact the hub.
             **decoder_options: `dtype`, `device_map`, `quantization_config`, `attn_implementation`,
                 ... for the decoder; the encoder and the trained parts follow its device.
 
         Raises:
-            UserError: The checkpoint, one of its files or a backbone is missing or does not fit.
+            UserError: The checkpoint, one of its files or a backbone is missing or does not match.
         """
         if "torch_dtype" in decoder_options:  # its old name
             decoder_options.setdefault("dtype", decoder_options.pop("torch_dtype"))
@@ -247,7 +247,7 @@ class LlaMaVAE(SentenceVAE):
         config = checkpoint.read_config(folder)
         if given is not None and checkpoint.settings_of(given) != checkpoint.settings_of(config):
             raise UserError(
-                "a checkpoint is loaded with its own config; to change settings load it and set "
+                "a checkpoint is loaded with its own config. To change settings, load it and set "
                 "model.config, or build a new model with from_backbones"
             )
         others = {w: place for w, place in (("encoder", encoder), ("decoder", decoder)) if place}
@@ -285,18 +285,18 @@ class LlaMaVAE(SentenceVAE):
     ) -> None:
         """Save settings (JSON), trained weights (safetensors) and the default prior.
 
-        The backbones are named by id and revision, or, with `config.embed_backbones`, saved
-        beside in `encoder/` and `decoder/`, where sentence-transformers and transformers can
-        load them as they are. A save that fails leaves a previous checkpoint in the folder whole.
+        The backbones are referenced by id and revision, or, with `config.embed_backbones`, saved in
+        `encoder/` and `decoder/`, from which sentence-transformers and transformers can load them.
+        If saving fails, a previous checkpoint in the folder is not changed.
 
         Args:
-            save_directory: Folder; made if missing.
+            save_directory: Folder; created if missing.
             is_main_process: Whether this process writes.
-            state_dict: Weights to save instead of the model's own, as a sharded trainer has them.
+            state_dict: Weights to save instead of the model's own, as passed by a sharded trainer.
             push_to_hub: Also upload to the hub; `hub_options` go to `push_to_hub`.
-            max_shard_size: Largest size of one weight file.
+            max_shard_size: Maximum size of one weight file.
             int8: Store the trained matrices as 8-bit integers, a quarter of the size; weights of
-                backbones that are saved beside stay as they are. Loading gives float32.
+                embedded backbones are not changed. They are loaded as float32.
             **hub_options: `repo_id`, `private`, `commit_message`, `token`, ...
         """
         if is_main_process:
@@ -311,13 +311,13 @@ class LlaMaVAE(SentenceVAE):
         """Upload the checkpoint to the hub, as `save_pretrained` writes it.
 
         Args:
-            repo_id: `name` or `organisation/name`; made if missing.
-            max_shard_size: Largest size of one weight file.
+            repo_id: `name` or `organisation/name`; created if missing.
+            max_shard_size: Maximum size of one weight file.
             **options: `private`, `commit_message`, `commit_description`, `revision`,
                 `create_pr`, `token`.
 
         Returns:
-            The address of the commit.
+            The URL of the commit.
         """
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder, max_shard_size=max_shard_size)
@@ -360,11 +360,11 @@ class LlaMaVAE(SentenceVAE):
         Args:
             input_ids: Decoder ids `bos x_1 ... x_n eos pad ...`, shape (B, T).
             attention_mask: 1 for those tokens, 0 for padding on the right, shape (B, T).
-            encoder_inputs: What `SentenceEncoder.tokenize` made of the same sentences.
-            sentence_vectors: h (B, H_enc), in place of `encoder_inputs`, where the encoder is
-                frozen and its outputs are cached, or there is no encoder.
+            encoder_inputs: Output of `SentenceEncoder.tokenize` for the same sentences.
+            sentence_vectors: h (B, H_enc), instead of `encoder_inputs`, if the encoder is frozen
+                and its outputs are cached, or if there is no encoder.
             noise: eps (B, D); None draws it, zeros decode the posterior mean.
-            keep: Word dropout: False blanks an input token, shape (B, T - 1).
+            keep: Word dropout: False drops an input token, shape (B, T - 1).
             beta: Weight of the KL term.
             kl_rule: See `kl_term`.
             kl_threshold: See `kl_term`.
@@ -376,7 +376,9 @@ class LlaMaVAE(SentenceVAE):
         z = posterior.reparameterise(noise)
         batch = len(input_ids)
         if len(z) != batch:
-            raise ValueError(f"{batch} rows of decoder ids but {len(z)} sentences encoded")
+            raise ValueError(
+                f"expected one encoded sentence per row; got {batch} rows and {len(z)} sentences"
+            )
         nll = self.decoder.nll(input_ids, attention_mask, self.injection(z), keep, per_sentence)
         mean_nll = nll.mean() if per_sentence else nll / batch
         kl = posterior.kl()
@@ -393,12 +395,12 @@ class LlaMaVAE(SentenceVAE):
 
     def _posterior(self, inputs: dict[str, Tensor] | None, h: Tensor | None) -> DiagonalGaussian:
         if inputs is not None and h is not None:
-            raise ValueError("give either encoder_inputs or sentence_vectors, not both")
+            raise ValueError("expected either encoder_inputs or sentence_vectors; got both")
         if h is None:
             if inputs is None:
-                raise ValueError("give encoder_inputs or sentence_vectors")
+                raise ValueError("expected encoder_inputs or sentence_vectors; got neither")
             if self.encoder is None:
-                raise UserError("this model has no encoder: it reads sentence_vectors")
+                raise UserError("this model has no sentence encoder. Pass sentence_vectors")
             h = cast(Tensor, self.encoder(inputs))
         if h.ndim != 2 or h.shape[1] != self.config.encoder_dim:
             raise UserError(
@@ -411,14 +413,14 @@ class LlaMaVAE(SentenceVAE):
 
     @torch.no_grad()
     def fit_statistics(self, texts: Sequence[str] | Tensor, batch_size: int = 64) -> None:
-        """Standardise sentence vectors by those of a sample of the training texts.
+        """Set the statistics that standardise sentence vectors, from a sample of training texts.
 
-        Call it once, before training, on a model with `standardise`; the checkpoint holds the
-        statistics.
+        Call it once, before training, on a model with `standardise`; the statistics are saved in
+        the checkpoint.
 
         Args:
             texts: N texts, or their sentence vectors (N, H_enc).
-            batch_size: Texts that pass the encoder together.
+            batch_size: Number of texts per forward pass of the encoder.
 
         Raises:
             UserError: The model does not standardise, or there are fewer than two texts.
@@ -442,8 +444,8 @@ class LlaMaVAE(SentenceVAE):
 
         Args:
             texts: One text, several texts, or precomputed sentence vectors (B, H_enc).
-            batch_size: Texts that pass the encoder together.
-            refine: Number of gradient steps after the encoder's guess, or their settings; see
+            batch_size: Number of texts per forward pass of the encoder.
+            refine: Number of gradient steps from the encoder's posterior, or their settings; see
                 `refine`.
 
         Returns:
@@ -453,7 +455,7 @@ class LlaMaVAE(SentenceVAE):
         if how.steps:
             if isinstance(texts, Tensor):
                 raise UserError(
-                    "refining needs the texts, and these are sentence vectors: call "
+                    "refining needs texts; got sentence vectors. Call "
                     "model.refine(texts, steps, start=model.encode(vectors))"
                 )
             return self.refine(texts, how)
@@ -462,7 +464,7 @@ class LlaMaVAE(SentenceVAE):
             return self._posterior(None, h)
         if self.encoder is None:
             raise UserError(
-                "this model has no sentence encoder: give it precomputed sentence vectors of "
+                "this model has no sentence encoder. Pass precomputed sentence vectors of "
                 f"shape (B, {self.config.encoder_dim}) instead of text"
             )
         batch = [texts] if isinstance(texts, str) else list(texts)
@@ -479,21 +481,21 @@ class LlaMaVAE(SentenceVAE):
         batch_size: int = 32,
         progress: Progress | None = None,
     ) -> DiagonalGaussian:
-        """Posteriors after some gradient steps on each, with the model frozen.
+        """Refine the posterior of each text by gradient steps, with the model frozen.
 
-        Codes from which the decoder writes the texts more exactly than from the encoder's
-        (semi-amortised inference, Kim et al., arXiv 1802.02550). A step costs a forward and a
-        backward pass of the decoder for each sentence that is not exact yet.
+        The decoder reconstructs the texts more exactly from refined codes than from those of the
+        encoder (semi-amortised inference, Kim et al., arXiv 1802.02550). A step costs a forward and
+        a backward pass of the decoder for each sentence that is not exact yet.
 
         Args:
             texts: One text or several.
             steps: Maximum number of steps, or `Refinement` with this and other settings.
-            start: Where to start: posteriors, or codes z (B, D), which get the prior's variance.
-                None is the encoder's guess; of a model without encoder, the prior.
-            variance: Also find the variance of the posteriors; without it the variance of `start`
-                is returned, in less time.
-            batch_size: Maximum number of texts that pass the decoder together.
-            progress: Called after each batch with the number of texts that are done, and of all.
+            start: Initial posteriors, or initial codes z (B, D) with the variance of the prior.
+                None uses the encoder's posteriors, or the prior for a model without an encoder.
+            variance: Also optimise the variance of the posteriors; otherwise the variance of
+                `start` is returned, which takes less time.
+            batch_size: Maximum number of texts per forward pass of the decoder.
+            progress: Called after each batch with the numbers of finished and of all texts.
 
         Returns:
             As `encode` does, one for each text.
@@ -510,7 +512,7 @@ class LlaMaVAE(SentenceVAE):
         codes = start.mean if isinstance(start, DiagonalGaussian) else start
         if codes is not None and codes.shape != (len(batch), self.config.latent_dim):
             raise UserError(
-                f"refining starts from a code for each text, shape "
+                f"expected a code for each text as start, shape "
                 f"({len(batch)}, {self.config.latent_dim}); got {tuple(codes.shape)}"
             )
         if not isinstance(start, DiagonalGaussian):
@@ -529,7 +531,7 @@ class LlaMaVAE(SentenceVAE):
         return DiagonalGaussian(mean if z is None else z.to(mean), logvar)
 
     def _means(self, texts: Texts, refine: int | Refinement) -> Tensor:
-        """Codes (B, D) of texts: posterior means, refined by choice."""
+        """Codes (B, D) of texts: posterior means, optionally refined."""
         if Refinement.of(refine).steps:
             return self.refine(texts, refine, variance=False).mean
         return self.encode(texts).mean
@@ -538,38 +540,38 @@ class LlaMaVAE(SentenceVAE):
 
     @torch.no_grad()
     def generate(self, z: Tensor, prompt: str = "", **options: Any) -> Any:
-        """Token ids written from each z, by transformers' `generate`.
+        """Token ids generated from each z, by transformers' `generate`.
 
         Args:
-            z: Points (B, D), or one point (D,).
-            prompt: Text that every sentence starts with.
-            **options: Anything transformers' `generate` takes: `do_sample`, `temperature`,
+            z: Latent codes (B, D), or one code (D,).
+            prompt: Text at the start of every sentence.
+            **options: Arguments of transformers' `generate`: `do_sample`, `temperature`,
                 `top_p`, `num_beams`, `num_return_sequences`, `max_new_tokens`,
                 `stopping_criteria`, `logits_processor`, `streamer`, `generation_config`, ...
 
         Returns:
-            New tokens (B * num_return_sequences, T'), without bos and prompt; the samples of one
-            z side by side. With `return_dict_in_generate`, transformers' output with these as its
+            New tokens (B * num_return_sequences, T'), without bos and prompt, with adjacent samples
+            of each z. With `return_dict_in_generate`, transformers' output with these as its
             `sequences`.
         """
         z = self._points(z)
         return self.decoder.generate(self.injection(z), len(z), prompt, **options)
 
     def decode(self, z: Tensor, batch_size: int = 64, **options: Any) -> list[str]:
-        """A text for each z; greedy unless the options of `generate` say otherwise.
+        """Decode each z to a text, greedily by default.
 
         Args:
-            z: Points (B, D), or one point (D,).
-            batch_size: Points that are decoded together.
+            z: Latent codes (B, D), or one code (D,).
+            batch_size: Number of codes per batch.
             **options: Options of `generate`.
 
         Returns:
-            B * num_return_sequences texts, the samples of one z side by side.
+            B * num_return_sequences texts, with adjacent samples of each z.
         """
         return list(self.decode_each(z, batch_size, **options))
 
     def decode_each(self, z: Tensor, batch_size: int = 64, **options: Any) -> Iterator[str]:
-        """Like `decode`, but yields the texts as their batch is done."""
+        """Like `decode`, but yields the texts after each batch."""
         z = self._points(z)
         for start in range(0, len(z), batch_size):
             part = z[start : start + batch_size]
@@ -577,11 +579,11 @@ class LlaMaVAE(SentenceVAE):
             yield from self.decoder.texts(getattr(output, "sequences", output))
 
     def stream(self, z: Tensor, callback: Callable[[str], None], **options: Any) -> str:
-        """Decode one point and call `callback` with each piece of text as it is written.
+        """Decode one latent code and call `callback` with each piece of text as it is generated.
 
         Args:
-            z: One point, shape (D,) or (1, D).
-            callback: Gets the pieces in order; joined and stripped they are the whole text.
+            z: One latent code, shape (D,) or (1, D).
+            callback: Called with the pieces in order; joined and stripped, they are the text.
             **options: Options of `generate`, for a single sequence.
         """
         streamer = _Callback(self.decoder.tokenizer, callback)
@@ -593,7 +595,8 @@ class LlaMaVAE(SentenceVAE):
             z = z[None]
         if z.ndim != 2 or z.shape[1] != self.config.latent_dim:
             raise UserError(
-                f"expected points z of shape (B, {self.config.latent_dim}); got {tuple(z.shape)}"
+                f"expected latent codes of shape (B, {self.config.latent_dim}); got "
+                f"{tuple(z.shape)}"
             )
         return z.to(self.posterior.linear.weight)
 
@@ -602,7 +605,7 @@ class LlaMaVAE(SentenceVAE):
     def reconstruct(
         self, texts: Texts, *, refine: int | Refinement = 0, **options: Any
     ) -> list[str]:
-        """Each text, encoded to its posterior mean and decoded again.
+        """Encode each text to its posterior mean and decode it.
 
         Args:
             texts: One text or several.
@@ -623,16 +626,16 @@ class LlaMaVAE(SentenceVAE):
         Args:
             n: Number of codes.
             prior: None for `default_prior`, or N(0, I) if there is none; `standard` for N(0, I);
-                `gaussian`, `mixture` or `flow` for one that was saved with the model; the folder
-                of one; or a `Prior`.
+                `gaussian`, `mixture` or `flow` for a prior saved with the model; the folder of a
+                prior; or a `Prior`.
             spread: Factor on the standard deviation of the draws, see `Prior.sample`. Below 1 the
-                codes are closer to the centre, where more training sentences are.
-            seed: Makes the draws repeatable on any device; None draws from torch's default
-                generator, which `torch.manual_seed` controls.
+                codes are closer to the centre, where the density of training sentences is higher.
+            seed: Makes the draws reproducible on any device; None uses torch's default generator,
+                which `torch.manual_seed` controls.
 
         Raises:
-            UserError: There is no such prior, it was fitted for another VAE, or a number is out
-                of range.
+            UserError: The prior does not exist or was fitted for another VAE, or a number is out of
+                range.
         """
         return choose_prior(self, prior).sample(n, spread, seed)
 
@@ -644,7 +647,7 @@ class LlaMaVAE(SentenceVAE):
         seed: int | None = None,
         **options: Any,
     ) -> list[str]:
-        """Texts of `n` latent codes drawn by `prior`; `options` are those of `generate`."""
+        """Decode `n` latent codes drawn by `prior`; `options` are those of `generate`."""
         return self.decode(self.prior(n, prior, spread, seed), **options)
 
     def interpolate(
@@ -657,19 +660,19 @@ class LlaMaVAE(SentenceVAE):
         refine: int | Refinement = 0,
         **options: Any,
     ) -> list[str]:
-        """Texts along a path from `a` to `b`, both ends included.
+        """Texts along a path from `a` to `b`, including both ends.
 
         Args:
-            a: A text (its posterior mean is taken) or a point (D,).
+            a: A text (represented by its posterior mean) or a latent code (D,).
             b: The other end.
-            steps: Points on the path, at least 2.
+            steps: Number of codes on the path, at least 2.
             mode: `linear` or `slerp`.
             refine: See `encode`.
             **options: Options of `generate`.
         """
         paths = {"linear": lerp, "slerp": slerp}
         if mode not in paths:
-            raise UserError(f"unknown path {mode!r}; use 'linear' or 'slerp'")
+            raise UserError(f"expected mode 'linear' or 'slerp'; got {mode!r}")
         a, b = (self.latent_code(x, refine=refine) for x in (a, b))
         return self.decode(paths[mode](a, b, steps), **options)
 
@@ -682,12 +685,12 @@ class LlaMaVAE(SentenceVAE):
         refine: int | Refinement = 0,
         **options: Any,
     ) -> list[str]:
-        """Texts while one coordinate of z runs over the central 95 % of the prior.
+        """Texts decoded while one coordinate of z covers the central 95 % of the prior.
 
         Args:
-            start: A text (its posterior mean is taken) or a point (D,).
+            start: A text (represented by its posterior mean) or a latent code (D,).
             dim: Index of the coordinate.
-            steps: Number of points.
+            steps: Number of codes.
             refine: See `encode`.
             **options: Options of `generate`.
         """
@@ -705,9 +708,9 @@ class LlaMaVAE(SentenceVAE):
         """The text at a - b + c.
 
         Args:
-            a: A text (its posterior mean is taken) or a point (D,).
-            b: What is taken away.
-            c: What is added.
+            a: A text (represented by its posterior mean) or a latent code (D,).
+            b: The text or code to subtract.
+            c: The text or code to add.
             refine: See `encode`.
             **options: Options of `generate`.
         """
@@ -723,13 +726,13 @@ class LlaMaVAE(SentenceVAE):
         *,
         refine: int | Refinement = 0,
     ) -> list[tuple[int, float]]:
-        """Index and cosine of the `k` candidates nearest to `query`, best first.
+        """Index and cosine of the `k` candidates nearest to `query`, in descending order of cosine.
 
         Args:
-            query: A text or a point (D,).
-            candidates: Texts, or their points (N, D) where they are encoded already.
+            query: A text or a latent code (D,).
+            candidates: Texts, or their latent codes (N, D).
             k: Number of neighbours.
-            refine: See `encode`; of texts alone.
+            refine: See `encode`; only for texts.
         """
         points = candidates if isinstance(candidates, Tensor) else self._means(candidates, refine)
         query = self.latent_code(query, refine=refine)
@@ -737,17 +740,17 @@ class LlaMaVAE(SentenceVAE):
         return list(zip(index[0].tolist(), cosine[0].tolist(), strict=True))
 
     def latent_code(self, x: str | Tensor, *, refine: int | Refinement = 0) -> Tensor:
-        """The point (D,) of a text, its posterior mean, or of a tensor (D,) or (1, D) as it is.
+        """The latent code (D,) of a text, its posterior mean; a tensor is returned as a code (D,).
 
         Args:
-            x: A text or a point.
-            refine: See `encode`; of a text alone.
+            x: A text, or a latent code of shape (D,) or (1, D).
+            refine: See `encode`; only for a text.
         """
         if isinstance(x, str):
             return self._means(x, refine)[0]
         points = self._points(x)
         if len(points) != 1:
-            raise UserError(f"expected one point (D,); got {len(points)} of them")
+            raise UserError(f"expected one latent code (D,); got {len(points)}")
         return points[0]
 
 
@@ -756,7 +759,7 @@ AutoModel.register(LlaMaVAEConfig, LlaMaVAE)
 
 
 class _Callback(TextStreamer):
-    """Hands text to a function instead of printing it."""
+    """Passes text to a function instead of printing it."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, callback: Callable[[str], None]) -> None:
         super().__init__(

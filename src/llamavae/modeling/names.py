@@ -1,4 +1,4 @@
-"""The choices that settings are made from; they import nothing, so that recipes load at once."""
+"""The values that settings can have, without imports, so that recipes load fast."""
 
 from typing import Literal
 

@@ -1,4 +1,4 @@
-"""The Gaussian posterior q(z|x) and the rules that turn its KL divergence into a loss term."""
+"""The Gaussian posterior q(z|x) and the rules for its KL term in the loss."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ class DiagonalGaussian(Independent):
 class Posterior(nn.Module):
     """Linear head from the sentence vector h (B, H_enc) to q(z|x), in float32.
 
-    With `initial_std` it starts with that standard deviation for every sentence: the map from z to
-    a frozen decoder learns to read z only where its noise is small beside the spread of the means.
+    `initial_std` is the initial standard deviation for every sentence. The map from z to a frozen
+    decoder learns to use z only if the noise is small compared with the spread of the means.
 
     Args:
         features: Size H_enc of the sentence vector.
@@ -82,13 +82,13 @@ class Posterior(nn.Module):
     def fit_statistics(self, h: Tensor) -> None:
         """Set mean and standard deviation of each feature to those of vectors h (N, H_enc).
 
-        A feature that is constant keeps its scale.
+        A constant feature is not scaled.
 
         Raises:
             UserError: There are fewer than two vectors.
         """
         if len(h) < 2:
-            raise UserError(f"statistics need at least 2 sentence vectors; got {len(h)}")
+            raise UserError(f"expected at least 2 sentence vectors; got {len(h)}")
         h = h.to(self.features_mean)
         std = h.std(0, correction=0)
         self.features_mean.copy_(h.mean(0))
@@ -109,8 +109,8 @@ class Posterior(nn.Module):
 def kl_term(kl: Tensor, rule: KLRule = "none", threshold: float = 0.0) -> Tensor:
     """The KL part of the objective, in nats, averaged over sentences.
 
-    Three rules in use under the name "free bits" differ in scale and gradient, so each has a
-    name of its own here. All of them leave the raw KL (`rule="none"`) to be logged beside them.
+    Three rules known as "free bits" differ in scale and gradient, so each has its own name here.
+    The raw KL (`rule="none"`) should be logged with all of them.
 
     Args:
         kl: KL per sentence and dimension, shape (B, D), in nats.
@@ -135,7 +135,7 @@ def kl_term(kl: Tensor, rule: KLRule = "none", threshold: float = 0.0) -> Tensor
         2.15
     """
     if threshold < 0:
-        raise UserError(f"the KL threshold is in nats and not negative; got {threshold}")
+        raise UserError(f"expected a KL threshold of at least 0 nats; got {threshold}")
     match rule:
         case "none":
             return kl.sum(-1).mean()
@@ -153,7 +153,7 @@ def kl_term(kl: Tensor, rule: KLRule = "none", threshold: float = 0.0) -> Tensor
 
 
 def _mean_over_processes(x: Tensor) -> Tensor:
-    """Average over the training processes, so that a rule sees the whole batch, not a share."""
+    """Average over the training processes, so that a rule applies to the global batch."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.all_reduce(x)
         return x / torch.distributed.get_world_size()

@@ -1,16 +1,15 @@
-"""Priors p(z): the densities that latent codes are drawn from to write new sentences.
+"""Priors p(z): the densities from which latent codes are drawn to generate new sentences.
 
-A VAE is trained towards N(0, I), but its decoder has learnt to read the aggregate posterior
-q(z) = E_x q(z|x), and N(0, I) also covers regions where no sentence lies. A density fitted to q(z)
-after training is a better prior to sample from (ex-post density estimation, Ghosh et al., arXiv
-1903.12436). `llamavae.training.fit_prior` fits one; a checkpoint carries one as its default.
+A VAE is trained towards N(0, I), but its decoder is trained on the aggregate posterior
+q(z) = E_x q(z|x), and N(0, I) also covers regions without sentences. A density fitted to q(z) after
+training is a better prior for sampling (ex-post density estimation, Ghosh et al., arXiv
+1903.12436). `llamavae.training.fit_prior` fits one; a checkpoint can contain one as its default.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import tempfile
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, get_args
@@ -29,6 +28,7 @@ from torch.distributions import (
 )
 
 from llamavae.errors import UserError
+from llamavae.files import replacing_folder, write_json
 from llamavae.flows.data import FlowData
 from llamavae.modeling.backbones import latent_fingerprint
 from llamavae.pretrained import bundled
@@ -39,11 +39,11 @@ if TYPE_CHECKING:
 
 FORMAT_VERSION = 1
 DEFAULT = "prior"
-"""Folder of the default prior inside that of its checkpoint."""
+"""Folder of the default prior in the folder of its checkpoint."""
 OTHERS = "priors"
-"""Folder of further priors inside that of a checkpoint, each in a folder named after its kind."""
+"""Folder of further priors in the folder of a checkpoint, with a subfolder for each kind."""
 _SETTINGS, _WEIGHTS = "prior.json", "prior.safetensors"
-_CHUNK = 1024  # codes whose density is computed together
+_CHUNK = 1024  # number of codes per density computation
 
 PriorKind = Literal["standard", "gaussian", "mixture", "flow"]
 
@@ -54,7 +54,7 @@ class Prior(ABC):
     Its parameters are on the CPU in float32; `LlaMaVAE.decode` moves the codes to the model.
 
     Attributes:
-        report: How it was fitted, with held-out NLLs in nats per dimension, see `fit_prior`; empty
+        report: Report of the fit, with held-out NLLs in nats per dimension, see `fit_prior`; empty
             if it was not fitted.
         fingerprint: Fingerprint of the VAE whose codes it was fitted to; None if unknown.
 
@@ -73,7 +73,7 @@ class Prior(ABC):
 
     @property
     def kind(self) -> str:
-        """`standard`, `gaussian`, `mixture` or `flow`: what was fitted."""
+        """Kind of density: `standard`, `gaussian`, `mixture` or `flow`."""
         return self.report.get("kind", self.type)
 
     @property
@@ -93,11 +93,11 @@ class Prior(ABC):
 
         Args:
             n: Number of codes, at least 1.
-            spread: Factor on the standard deviation of the Gaussian noise that a code is made
-                from: of N(0, I), of the chosen component of a mixture, or of the base
-                distribution of a flow. 1 draws from the prior itself, 0 gives the centres.
-            seed: Makes the draws repeatable on any device; None draws from torch's default
-                generator, which `torch.manual_seed` controls.
+            spread: Factor on the standard deviation of the Gaussian noise of a draw: of N(0, I), of
+                the selected component of a mixture, or of the base distribution of a flow. 1 draws
+                from the prior itself, 0 returns the centres.
+            seed: Makes the draws reproducible on any device; None uses torch's default generator,
+                which `torch.manual_seed` controls.
 
         Raises:
             UserError: `n` is below 1 or `spread` is negative.
@@ -126,10 +126,10 @@ class Prior(ABC):
         return -self.log_prob(z).double().mean().item() / self.features
 
     def check(self, vae: SentenceVAE) -> None:
-        """Refuse a VAE that the prior was not fitted for.
+        """Raise an error for a VAE that the prior was not fitted to.
 
         Raises:
-            UserError: Its latent size or its weights are different.
+            UserError: The latent size or the weights of the VAE differ.
         """
         size = vae.config.latent_dim
         if size != self.features:
@@ -139,8 +139,8 @@ class Prior(ABC):
         if not self.fits(vae):
             raise UserError(
                 f"this prior was fitted for other weights than those of "
-                f"{vae.name_or_path or 'this VAE'}. Fit one for it with llamavae fit-prior, in the "
-                "dtype in which it will be used"
+                f"{vae.name_or_path or 'this VAE'}. Fit a prior for this VAE with llamavae "
+                "fit-prior, in the dtype in which it will be used"
             )
 
     def fits(self, vae: SentenceVAE) -> bool:
@@ -160,26 +160,20 @@ class Prior(ABC):
     def _load(cls, path: Path) -> Self: ...
 
     def save(self, folder: str | os.PathLike[str]) -> None:
-        """Write `prior.safetensors` and `prior.json`, in place of a prior that is in the folder.
+        """Write `prior.safetensors` and `prior.json`, replacing a prior in the folder.
 
         Args:
             folder: Created if missing.
         """
-        folder = Path(folder)
-        folder.parent.mkdir(parents=True, exist_ok=True)
         settings = {
             "format_version": FORMAT_VERSION,
             "type": self.type,
             "vae_fingerprint": self.fingerprint,
             "report": self.report,
         }
-        with tempfile.TemporaryDirectory(prefix=".saving-", dir=folder.parent) as new:
-            self._save(Path(new, _WEIGHTS))
-            Path(new, _SETTINGS).write_text(json.dumps(settings, indent=2) + "\n", "utf-8")
-            folder.mkdir(exist_ok=True)
-            (folder / _SETTINGS).unlink(missing_ok=True)  # never beside the weights of another
-            for name in (_WEIGHTS, _SETTINGS):
-                Path(new, name).replace(folder / name)
+        with replacing_folder(folder, own=()) as new:
+            self._save(new / _WEIGHTS)
+            write_json(new / _SETTINGS, settings)
 
 
 class StandardPrior(Prior):
@@ -272,7 +266,7 @@ class FlowPrior(Prior):
     def __init__(self, flow: Flow) -> None:
         super().__init__()
         if flow.context:
-            raise UserError(f"a prior has no condition; this flow has one of size {flow.context}")
+            raise UserError(f"expected a flow without a context; got one of size {flow.context}")
         self.flow = flow.eval()
 
     @property
@@ -311,12 +305,12 @@ def load_prior(source: str | os.PathLike[str], vae: SentenceVAE | None = None) -
     """Load a prior that `Prior.save` wrote.
 
     Args:
-        source: Its folder; or, with a VAE, `standard` for N(0, I), or the kind of one that the VAE
-            has: `gaussian`, `mixture` or `flow`.
+        source: Its folder; or, with a VAE, `standard` for N(0, I), or the kind of a prior of the
+            VAE: `gaussian`, `mixture` or `flow`.
         vae: The VAE that decodes its codes.
 
     Raises:
-        UserError: There is none, it is damaged, or it was fitted for another VAE.
+        UserError: The prior does not exist, is damaged, or was fitted for another VAE.
     """
     name = os.fspath(source)
     places = [Path(source)]
@@ -367,7 +361,7 @@ def read_default(folder: Path) -> Prior | None:
     """The default prior of the checkpoint in `folder`; None if it has none.
 
     Raises:
-        UserError: It is damaged.
+        UserError: The prior is damaged.
     """
     return _read(folder / DEFAULT) if (folder / DEFAULT).is_dir() else None
 
@@ -377,8 +371,8 @@ def choose_prior(vae: SentenceVAE, prior: Prior | str | os.PathLike[str] | None 
 
     Args:
         vae: The VAE.
-        prior: None for its default prior, or N(0, I) if it has none; a `Prior`; or what
-            `load_prior` takes.
+        prior: None for its default prior, or N(0, I) if it has none; a `Prior`; or a source for
+            `load_prior`.
 
     Raises:
         UserError: See `load_prior`.

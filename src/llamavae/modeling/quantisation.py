@@ -1,7 +1,7 @@
 """Weights as 8-bit integers on disk: a matrix W becomes round(W / s), with a scale s for each row.
 
-Symmetric, rounding to nearest, s = max |W_row| / 127. It makes a checkpoint four times smaller than
-float32. Weights are float32 again once they are loaded.
+The quantisation is symmetric, rounds to nearest, and has s = max |W_row| / 127. It makes a
+checkpoint four times smaller than float32. Loaded weights are float32.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from torch import Tensor
 from llamavae.errors import UserError
 
 _SCALE = ".int8_scale"
-_SMALLEST = 2**12  # matrices with fewer elements stay as they are
+_SMALLEST = 2**12  # smaller matrices are not quantised
 
 
 def to_int8(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights with their large matrices as 8-bit integers, and the scales of their rows beside.
+    """Weights with large matrices as 8-bit integers, and the scales of their rows.
 
     Example:
         >>> w = {"w": torch.randn(64, 128)}

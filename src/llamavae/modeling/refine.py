@@ -1,13 +1,13 @@
-"""Refinement: a few gradient steps on q(z|x) of each sentence, after the encoder's guess.
+"""Refinement: a few gradient steps on q(z|x) of each sentence, from the encoder's posterior.
 
-An encoder amortises inference: one network guesses the posterior of every sentence, and its guess
-is not the best posterior of any (the amortisation gap, Cremer et al., arXiv 1801.03558). Here each
-sentence's posterior is improved by itself with all else frozen (semi-amortised inference,
-Kim et al., arXiv 1802.02550), on the terms of the objective:
+An encoder amortises inference: one network predicts the posterior of every sentence, and its
+prediction is not optimal for any of them (the amortisation gap, Cremer et al., arXiv 1801.03558).
+This module optimises the posterior of each sentence separately with the model frozen
+(semi-amortised inference, Kim et al., arXiv 1802.02550), on the objective
 
     F(q) = E_q[-log p(x|z)] + beta * KL(q(z|x) || prior)        nats per sentence
 
-All is computed in the prior's units u = (z - mean) / std, in which the prior is N(0, I).
+All computations are in the units of the prior, u = (z - mean) / std, in which it is N(0, I).
 """
 
 from __future__ import annotations
@@ -30,27 +30,27 @@ if TYPE_CHECKING:
     from llamavae.modeling.base import SentenceVAE
     from llamavae.modeling.decoder import Scores
 
-_MOMENTS = (0.7, 0.9)  # decay rates of Adam; few steps need a shorter memory than (0.9, 0.999)
-_EPSILON = 1e-3  # nats per standard deviation; smaller gradients would be followed as noise
+_MOMENTS = (0.7, 0.9)  # decay rates of Adam; smaller than (0.9, 0.999), since there are few steps
+_EPSILON = 1e-3  # nats per standard deviation; smaller gradients are noise
 
 Progress = Callable[[int, int | None], None]
-"""Called with the number of sentences that are done, and that of all of them."""
+"""Called with the numbers of finished and of all sentences."""
 
 
 @dataclass(frozen=True)
 class Refinement:
-    """How codes are refined.
+    """Settings of the refinement.
 
     Attributes:
-        steps: Maximum number of gradient steps; 0 leaves the codes as they are.
-        learning_rate: Of Adam, in standard deviations of the prior.
+        steps: Maximum number of gradient steps; 0 does not change the codes.
+        learning_rate: Learning rate of Adam, in standard deviations of the prior.
         beta: Weight of the KL term, above 0.
-        prior: Diagonal Gaussian that codes are drawn to, mean and logvar of shape (D,) or (1, D);
-            None is N(0, I). Where a model's codes are not standard normal, give
-            `aggregate(model.encode(texts))` of some thousand sentences.
-        confidence: A sentence is done when each of its tokens is the most probable one and has
-            at least this probability; 1 takes all steps.
-        samples: Draws for the variance and for the comparison of bounds.
+        prior: Diagonal Gaussian prior, mean and logvar of shape (D,) or (1, D); None is N(0, I).
+            If the codes of a model are not standard normal, use `aggregate(model.encode(texts))`
+            of several thousand sentences.
+        confidence: A sentence is finished when each of its tokens is the most probable one and has
+            at least this probability; 1 uses all steps.
+        samples: Number of draws for the variance and for the comparison of bounds.
         seed: Seed of these draws.
     """
 
@@ -79,7 +79,7 @@ class Refinement:
         """The prior over codes of size `dim`, mean and logvar of shape (1, D).
 
         Raises:
-            UserError: The prior is of another size.
+            UserError: The prior has another size.
         """
         if self.prior is None:
             return DiagonalGaussian(torch.zeros(1, dim), torch.zeros(1, dim))
@@ -92,14 +92,14 @@ class Refinement:
         return DiagonalGaussian(mean, logvar)
 
     def settings(self) -> dict[str, Any]:
-        """The settings as JSON has them, the prior as a hash; the same where codes are the same."""
+        """The settings as JSON values, with the prior as a hash; equal if the codes are equal."""
         values = {name: value for name, value in vars(self).items() if name != "prior"}
         prior = self.prior and fingerprint({"mean": self.prior.mean, "logvar": self.prior.logvar})
         return {**values, "prior": prior}
 
     @classmethod
     def of(cls, refine: int | Refinement) -> Refinement:
-        """A number of steps with the default settings, or the settings themselves."""
+        """Settings from a number of steps, or the settings unchanged."""
         return refine if isinstance(refine, Refinement) else cls(refine)
 
 
@@ -110,9 +110,7 @@ def aggregate(posterior: DiagonalGaussian) -> DiagonalGaussian:
         posterior: Posteriors of N sentences, at least 2.
     """
     if len(posterior.mean) < 2:
-        raise UserError(
-            f"an aggregate posterior needs at least 2 sentences; got {len(posterior.mean)}"
-        )
+        raise UserError(f"expected at least 2 sentences; got {len(posterior.mean)}")
     variance = posterior.mean.var(0) + posterior.logvar.exp().mean(0)
     return DiagonalGaussian(posterior.mean.mean(0, keepdim=True), variance.log()[None])
 
@@ -130,30 +128,28 @@ def refine(
     """Refined posteriors of N sentences, with mean and logvar of shape (N, D).
 
     *Mean.* Adam (arXiv 1412.6980) on -log p(x|mean) + beta / 2 |u|^2, the terms of F that depend on
-    the mean when z is the mean. There is no sampling noise in them, so few steps suffice, and what
-    is optimised is what is decoded. Of the codes of a sentence that were evaluated, an exact one
-    (see `Scores.exact`) is kept before one that is not, and then the one of the lowest objective,
-    so the result is never worse than the start. A sentence that is done leaves the batch.
+    the mean when z is the mean. They have no sampling noise, so few steps suffice, and the decoded
+    code is the optimised one. Of all evaluated codes of a sentence, exact ones (see `Scores.exact`)
+    are preferred, and then the one with the lowest objective, so the result is never worse than the
+    start. Finished sentences leave the batch.
 
-    *Variance.* Set after the mean, so it cannot disturb it. At a minimum of F over a diagonal
+    *Variance.* It is set after the mean and does not affect it. At a minimum of F over a diagonal
     variance, 1 / variance = 1 + E_q[H] / beta in the prior's units, where H is the diagonal of the
     Hessian of -log p(x|z) (Opper and Archambeau 2009, eq. 9, with beta). H is
     estimated at the mean by `TextDecoder.fisher_information`, which is never negative. Then F of
-    the result and F of the start are compared on the same draws, and the start is kept where its F
-    is lower, unless the result alone is exact.
+    the result and F of the start are compared on the same draws, and the start is kept if its F is
+    lower, unless only the result is exact.
 
-    Draws are the same for every sentence: a result depends neither on the other sentences nor on
-    the state of a random generator. Parameters of the model get no gradient.
+    The draws are the same for every sentence, so a result depends neither on the other sentences
+    nor on the state of a random generator. Parameters of the model receive no gradient.
 
     Args:
         model: The VAE.
         texts: N texts.
-        start: Where to start, mean and logvar (N, D).
+        start: Initial posteriors, mean and logvar (N, D).
         how: Settings.
-        variance: Also find the variance; without it the start's is returned, and the time for it
-            is saved.
-        batch_size: Maximum number of sentences that pass the decoder together; those of a batch
-            are of similar length.
+        variance: Also optimise the variance; otherwise that of `start` is returned.
+        batch_size: Maximum number of sentences of similar length per forward pass of the decoder.
         progress: Called after each batch.
     """
     if not texts:
@@ -181,7 +177,7 @@ def refine(
 
 
 class _Batch:
-    """Some sentences, and the terms of F for them in the prior's units."""
+    """A batch of sentences, and the terms of F for them in the units of the prior."""
 
     def __init__(self, model: SentenceVAE, rows: list[list[int]], how: Refinement) -> None:
         weight = model.posterior.linear.weight
@@ -191,7 +187,7 @@ class _Batch:
         generator = torch.Generator().manual_seed(how.seed)
         size = how.samples, model.config.latent_dim
         self.noise = torch.randn(size, generator=generator).to(weight)
-        # a column for each position of the longest text: the width of a batch does not matter
+        # a column for each position of the longest text, independent of the batch width
         self.uniform = torch.rand(how.samples, model.decoder.max_tokens, generator=generator)
 
     def standardise(self, mean: Tensor, logvar: Tensor) -> tuple[Tensor, Tensor]:
@@ -215,7 +211,7 @@ class _Batch:
         return scores._make(value.to(u.device) for value in scores)
 
     def descend(self, start: Tensor) -> tuple[Tensor, Tensor]:
-        """The best codes (B, D) on the way, and which sentences became exact (B,)."""
+        """The best codes (B, D) of all steps, and which sentences are exact (B,)."""
         how = self.how
         u, best = start.clone(), start.clone()
         first, second = torch.zeros_like(u), torch.zeros_like(u)
@@ -268,7 +264,7 @@ class _Batch:
 
 @contextmanager
 def _frozen(module: nn.Module) -> Iterator[None]:
-    """While open, no parameter of `module` asks for a gradient."""
+    """Context in which no parameter of `module` requires a gradient."""
     trained = [p for p in module.parameters() if p.requires_grad]
     for parameter in trained:
         parameter.requires_grad_(False)

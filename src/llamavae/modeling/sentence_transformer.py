@@ -57,12 +57,12 @@ class SentenceTransformerEncoder(SentenceEncoder):
         """Size H_enc of the sentence vector."""
         dim = self.model.get_embedding_dimension()
         if dim is None:
-            raise UserError("the sentence encoder does not say how large its vectors are")
+            raise UserError("expected a sentence encoder with a known embedding size; it has none")
         return dim
 
     @property
     def max_tokens(self) -> int | None:
-        """Most tokens of a sentence that are read."""
+        """Maximum number of tokens per sentence."""
         return self.model.max_seq_length
 
     @max_tokens.setter
@@ -77,7 +77,7 @@ class SentenceTransformerEncoder(SentenceEncoder):
         return {k: v for k, v in features.items() if isinstance(v, Tensor)}
 
     def forward(self, features: dict[str, Tensor]) -> Tensor:
-        """Sentence vectors h (B, H_enc), with gradients where the encoder trains."""
+        """Sentence vectors h (B, H_enc), with gradients if the encoder is trained."""
         return self.model(dict(features))["sentence_embedding"][:, : self.dim]
 
     def save(self, folder: Path, state: Mapping[str, Tensor] | None = None) -> None:

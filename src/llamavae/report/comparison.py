@@ -1,4 +1,4 @@
-"""The page of a comparison: systems side by side."""
+"""The HTML page of a comparison of several systems."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 from llamavae.evaluation.comparison import SIGNIFICANT
 from llamavae.evaluation.results import Results, interval_text, number_text
+from llamavae.files import write_text
 from llamavae.metrics.metric import Rows
 from llamavae.report import plots
 from llamavae.report.page import page
@@ -27,9 +28,9 @@ def write_comparison(evaluations: Sequence[Results], rows: Rows, folder: Path) -
     """Write `report.html` about a comparison.
 
     Args:
-        evaluations: What is compared.
+        evaluations: The evaluations to compare.
         rows: Rows of `llamavae.evaluation.comparison.compare`.
-        folder: Where the page goes; it is there.
+        folder: Existing folder for the page.
 
     Returns:
         Path of the page.
@@ -38,12 +39,12 @@ def write_comparison(evaluations: Sequence[Results], rows: Rows, folder: Path) -
     sections = [_numbers(evaluations, rows), *_details(systems, rows), _measured(evaluations)]
     path = folder / "report.html"
     lead = f"{len(systems)} systems; the others are compared with {systems[0]}."
-    path.write_text(page(f"{' and '.join(systems)}", lead, sections), encoding="utf-8")
+    write_text(path, page(f"{' and '.join(systems)}", lead, sections))
     return path
 
 
 def _numbers(evaluations: Sequence[Results], rows: Rows) -> Section:
-    """The primary measures as a table and as bars."""
+    """The primary metrics as a table and as a bar chart."""
     primary = {
         (name, row["metric"], row["group"])
         for results in evaluations
@@ -53,17 +54,18 @@ def _numbers(evaluations: Sequence[Results], rows: Rows) -> Section:
     chosen = [row for row in rows if (row["evaluator"], row["metric"], row["group"]) in primary]
     systems = [results.system for results in evaluations]
     note = prose(
-        "Below a value stands its 95 % interval, and how it differs from the first system. p is "
-        "that of the paired bootstrap over sentences (Koehn 2004), two-sided; a difference is "
-        f"called better or worse where p < {SIGNIFICANT:g}. Of 20 measures that do not differ, "
-        "one is expected to fall below that by chance. A difference is not tested where what each "
-        "sentence adds to the measure is not known, or where the two were measured differently."
+        "Each cell shows the value, its 95 % interval and the result of the comparison with the "
+        "first system. p is the two-sided p-value of a paired bootstrap over sentences (Koehn "
+        f"2004); a difference is called better or worse if p < {SIGNIFICANT:g}. Without true "
+        "differences, one of 20 metrics is expected to fall below that by chance. A difference is "
+        "not tested if per-sentence values are missing or if the two evaluations differ in data "
+        "or settings."
     )
     bars = [row for row in chosen if row["direction"]]
-    body = [note, side_by_side(systems, chosen, "The primary measures")]
+    body = [note, side_by_side(systems, chosen, "Primary metrics")]
     if bars:
         plot = plots.plot_scores(bars)
-        body.append(figure(plot, "The primary measures; the dashed mark is the control"))
+        body.append(figure(plot, "Primary metrics; the dashed mark is the control"))
     return Section("In numbers", join(body))
 
 
@@ -73,7 +75,7 @@ def _details(systems: Sequence[str], rows: Rows) -> list[Section]:
         ours = [row for row in rows if row["evaluator"] == name]
         whole = [row for row in ours if not row["group"]]
         parts = [row for row in ours if row["group"]]
-        body = [side_by_side(systems, whole, "All measures")] if whole else []
+        body = [side_by_side(systems, whole, "All metrics")] if whole else []
         if parts:
             body.append(details("Parts of the data", side_by_side(systems, parts)))
         sections.append(Section(name, join(body)))
@@ -81,7 +83,7 @@ def _details(systems: Sequence[str], rows: Rows) -> list[Section]:
 
 
 def side_by_side(systems: Sequence[str], rows: Rows, caption: str = "") -> Html:
-    """A line for each measure and a column for each system."""
+    """A row for each metric and a column for each system."""
     cells = {(row["evaluator"], row["metric"], row["group"], row["system"]): row for row in rows}
     lines = []
     for evaluator, metric, group in dict.fromkeys(key[:3] for key in cells):
@@ -112,7 +114,7 @@ def _cell(row: dict[str, Any] | None) -> Html | str:
 
 
 def verdict_text(row: dict[str, Any]) -> str:
-    """What is known of a difference from the first system, in words."""
+    """Description of the difference from the first system."""
     if row["difference"] is None:
         return ""
     return "not tested" if row["p"] is None else f"{row['verdict']}, p = {row['p']:.3f}"
@@ -130,7 +132,7 @@ def _measured(evaluations: Sequence[Results]) -> Section:
         for results in evaluations
     ]
     note = (
-        "Only systems that were measured on the same sentences, with the same hash of the data, "
-        "and with the same settings of an evaluator are tested against one another."
+        "Differences are tested only between systems that were evaluated on the same sentences "
+        "(equal hash of the data) and with the same settings of the evaluator."
     )
-    return Section("What was measured", join([prose(note), table(rows)]))
+    return Section("Data", join([prose(note), table(rows)]))

@@ -1,4 +1,4 @@
-"""Geometry of latent spaces against the quality of their texts, as a plot."""
+"""Plot of the correlation between latent geometry and text quality."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from llamavae.experiments.correlation import Values, common_models, relate, valu
 from llamavae.report.plots import BLUE, INK, finish, new_figure
 
 _NAMED = 12
-"""Most models whose dots bear their names."""
+"""Maximum number of models whose points are labelled."""
 
 
 def plot_relation(rows: Values, geometry: Sequence[str], quality: Sequence[str]) -> Figure:
-    """Each measure of geometry against each of quality, one dot a model.
+    """Scatter plots of geometry metrics against quality metrics, one point per model.
 
-    A column for each measure of geometry and a row for each of quality; titles are the rank
-    correlations of `relate`.
+    There is a column for each geometry metric and a row for each quality metric; the titles are
+    the rank correlations of `relate`.
 
     Args:
         rows: As for `relate`.
-        geometry: Measures of the space, at least one.
-        quality: Measures of the texts, at least one.
+        geometry: Metrics of the latent space, at least one.
+        quality: Metrics of the texts, at least one.
     """
     if not geometry or not quality:
-        raise UserError("there is nothing to plot: give a measure of geometry and one of quality")
+        raise UserError("expected at least one geometry metric and one quality metric to plot")
     values = values_by_measure(rows)
     found = {(row["geometry"], row["quality"]): row for row in relate(rows, geometry, quality)}
     figure, axes = new_figure(len(quality), len(geometry))

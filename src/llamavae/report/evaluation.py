@@ -1,4 +1,4 @@
-"""The report of an evaluation: numbers beside their controls, and the sentences behind them."""
+"""The report of an evaluation: metrics with their controls, plots and example sentences."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 from llamavae.evaluation.data import run_folders
 from llamavae.evaluation.results import Found, Results, interval_text, number_text, read_results
 from llamavae.evaluation.tasks import by_reason
+from llamavae.files import write_text
 from llamavae.metrics.metric import Rows
 from llamavae.report import plots
 from llamavae.report.page import page
@@ -29,18 +30,18 @@ from llamavae.report.plots import plot_map
 from llamavae.report.run import about, read_run, training
 from llamavae.report.texts import TEXTS, text_sections
 
-_FEW = 10  # rows of a table that are shown; the folder has all
-_MAPPED = 4  # labels that a map is coloured by
+_FEW = 10  # number of rows shown per table; the folder has all
+_MAPPED = 4  # maximum number of labels to colour a projection by
 _CURVES = ("K",)  # first columns of tables that are curves
 
 
 def write_evaluation_report(folder: Path) -> Path:
     """Write `report.html` into the folder of an evaluation.
 
-    Where the run that made the model is known, its settings and its course are on the page too.
+    If the training run of the model is known, the page also shows its settings and training curves.
 
     Args:
-        folder: What `llamavae evaluate` wrote.
+        folder: Output folder of `llamavae evaluate`.
 
     Returns:
         Path of the page.
@@ -66,7 +67,7 @@ def write_evaluation_report(folder: Path) -> Path:
     ]
     path = folder / "report.html"
     title = f"{results.system}: evaluation"
-    path.write_text(page(title, _lead(results), sections), encoding="utf-8")
+    write_text(path, page(title, _lead(results), sections))
     return path
 
 
@@ -80,14 +81,14 @@ def _lead(results: Results) -> str:
 
 def _plain(results: Results) -> Section:
     source = results.model.get("source") or results.system
-    return Section("The model", prose(f"{source}. No run is beside it that says how it was made."))
+    return Section("The model", prose(f"{source}. Its training run is unknown."))
 
 
 # ------------------------------------------------------------------------------- numbers
 
 
 def headline(results: Results) -> Section:
-    """The primary measure of each evaluator, under what was skipped or failed."""
+    """Skipped and failed evaluators, and the primary metric of each evaluator."""
     lost = [
         Html(f'<p class="warning"><b>{escape(name)}</b> {escape(f"{what}: {reason}")}</p>')
         for what, outcomes in (
@@ -103,28 +104,27 @@ def headline(results: Results) -> Section:
         if (row := found.primary)
     ]
     note = prose(
-        "Of 100 test sets of this size, about 95 give an interval that holds the value for all "
-        "such sentences (bootstrap over sentences, unless the definition says otherwise). The "
-        "control is what the same measure gives where it should find nothing, or where a simpler "
-        "system stands: a value means something as far as it is away from it."
+        "Intervals are 95 % bootstrap confidence intervals over sentences, unless the definition "
+        "says otherwise. The control is the value of the same metric for shuffled or random data, "
+        "or for a simpler system. A value is meaningful only in comparison with its control."
     )
-    return Section("In numbers", join([*lost, table(rows, "The primary measures"), note]))
+    return Section("In numbers", join([*lost, table(rows, "Primary metrics"), note]))
 
 
 def _linked(name: str, row: Mapping[str, Any]) -> Html:
-    """A measure with a link to all that its evaluator found."""
+    """The name of a metric, with a link to the section of its evaluator."""
     link = f'<a href="#{_id(name)}">{escape(row["metric"])}</a>'
     notes = filter(None, (name, row["group"], row["unit"]))
     return Html(link + "".join(f"<small>{escape(text)}</small>" for text in notes))
 
 
 def _number(row: Mapping[str, Any], found: Found, control: bool = True) -> dict[str, Any]:
-    """A row as the columns of a table, with or without what its control is."""
+    """A row as the columns of a table, with or without the definition of its control."""
     metric = next((m for m in found.metrics if m["name"] == row["metric"]), {})
-    how = [metric.get("definition", ""), f"n = {row['n']:,}"]
+    how = [metric.get("definition", ""), f"N = {row['n']:,}."]
     if control and row["control"] is not None:
-        how.append(f"control: {metric.get('control') or 'of the same metric'}")
-    note = "; ".join(filter(None, how))
+        how.append(f"Control: {metric.get('control') or 'the same metric.'}")
+    note = " ".join(filter(None, how))
     return {
         "metric": with_note(row["metric"], row["unit"]),
         "value": Html(f"<b>{number_text(row['value'])}</b>"),
@@ -136,16 +136,16 @@ def _number(row: Mapping[str, Any], found: Found, control: bool = True) -> dict[
 
 
 def evaluator_section(name: str, found: Found) -> Section:
-    """All that an evaluator found: numbers, plots, and the first rows of its tables."""
+    """The results of an evaluator: metrics, plots, and the first rows of its tables."""
     whole = [row for row in found.evaluation.rows if not row["group"]]
     parts = [row for row in found.evaluation.rows if row["group"]]
     controls = [m["control"] for m in found.metrics if m["control"]]
     one = len(controls) > 1 and len(set(controls)) == 1
-    body = [prose(f"The control is {controls[0]}.")] if one else []
+    body = [prose(f"Control: {controls[0]}")] if one else []
     if whole:
-        body.append(table([_number(row, found, not one) for row in whole], "All measures"))
+        body.append(table([_number(row, found, not one) for row in whole], "All metrics"))
     if parts:
-        body.append(details(f"by part of the data: {len(parts)} numbers", _groups(parts)))
+        body.append(details(f"By group: {len(parts)} values", _groups(parts)))
     shown = {n: t for n, t in found.evaluation.tables.items() if n not in TEXTS and t}
     if drawn := [plot for table_name, rows in shown.items() for plot in _plots(table_name, rows)]:
         body.append(gallery(drawn))
@@ -173,7 +173,7 @@ def _groups(rows: Rows) -> Html:
 
 
 def _plots(name: str, rows: Rows) -> list[Html]:
-    """Figures of a table whose columns say how to draw it."""
+    """Figures of a table, chosen by its columns."""
     columns = _columns(rows)
     if {"x", "y"} <= set(columns):  # a map
         labels = [c for c in columns if c not in ("x", "y", "text")][:_MAPPED]
@@ -184,7 +184,7 @@ def _plots(name: str, rows: Rows) -> list[Html]:
         return [figure(plots.plot_kl_per_dimension(kl, active), "KL of each dimension")]
     if {"dimension", "factor", "information"} <= set(columns):
         squares = plots.plot_squares(rows, "dimension", "factor", "information")
-        return [figure(squares, "What each dimension knows of each factor, in nats")]
+        return [figure(squares, "Mutual information of each dimension and each factor, in nats")]
     if columns[0] in _CURVES:
         x, y = columns[:2]
         return [figure(plots.plot_curve(rows, x, y), f"{name}: {y} by {x}")]
@@ -213,7 +213,7 @@ def _id(name: str) -> str:
 
 
 def _training(results: Results) -> list[Section]:
-    """The course of the run, where its folder is still beside the model."""
+    """Training curves of the run, if its folder still exists."""
     for folder in run_folders(results.model.get("source") or ""):
         if (folder / "log.jsonl").is_file() and (folder / "results.json").is_file():
             finished, log = read_run(folder)
@@ -228,7 +228,7 @@ def _codes(refine: dict[str, Any] | None) -> str:
 
 
 def how(results: Results) -> Section:
-    """Model, data, and per evaluator settings, time, command and machine."""
+    """Model, data, and settings, run time, command and machine of each evaluator."""
     data, model = results.data, results.model
     facts = {
         "model": model.get("source") or results.system,
@@ -262,11 +262,11 @@ def how(results: Results) -> Section:
     ]
     known = [{"": key, " ": str(value)} for key, value in facts.items()]
     return Section(
-        "How the numbers were obtained",
+        "Provenance",
         join(
             [
-                table(known, "What was measured"),
-                table(made, "By which command and on which machine"),
+                table(known, "Model and data"),
+                table(made, "Command and machine"),
                 table(settings, "Settings of the evaluators"),
             ]
         ),

@@ -1,4 +1,4 @@
-"""A whole page: sections under a title, in a light or dark theme, nothing loaded from elsewhere."""
+"""A complete page: sections under a title, in a light or dark theme, without external resources."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from llamavae.report.pieces import Html, Section, escape, join
 
 
 def page(title: str, lead: str, sections: Sequence[Section]) -> Html:
-    """A whole HTML document."""
+    """A complete HTML document."""
     parts = join(map(_section, sections))
     return Html(
         f"""<!DOCTYPE html>

@@ -1,4 +1,4 @@
-"""What a page is made of: each function returns a piece of HTML in which all text is escaped."""
+"""Building blocks of a page: each function returns HTML in which all text is escaped."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from llamavae.report import plots
 
 
 class Html(str):
-    """Text that is HTML already and must not be escaped again."""
+    """A string of HTML that must not be escaped again."""
 
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page: a heading, what stands under it, and its id if links lead to it."""
+    """A section of the page: its heading, its content, and its id if it is a link target."""
 
     title: str
     body: Html
@@ -29,12 +29,12 @@ class Section:
 
 
 def escape(value: object) -> Html:
-    """Text as HTML; `Html` stays as it is."""
+    """Text as HTML; `Html` is returned unchanged."""
     return value if isinstance(value, Html) else Html(html.escape(str(value)))
 
 
 def join(pieces: Iterable[Html]) -> Html:
-    """Pieces one after the other."""
+    """Concatenate pieces."""
     return Html("\n".join(pieces))
 
 
@@ -44,16 +44,16 @@ def prose(text: str) -> Html:
 
 
 def with_note(text: str, note: str) -> Html:
-    """Text over a note in small letters."""
+    """Text with a note below it in small print."""
     return Html(f"{escape(text)}<small>{escape(note)}</small>")
 
 
 def table(rows: Sequence[Mapping[str, Any]], caption: str = "") -> Html:
-    """A table with the keys of the first row as header; it scrolls in a box of its own.
+    """A scrollable table with the keys of the first row as its header.
 
     Args:
-        rows: Dictionaries with the same keys; numbers are set to the right.
-        caption: What the table shows, also for screen readers.
+        rows: Dictionaries with the same keys; numbers are right-aligned.
+        caption: Caption, also for screen readers.
     """
     if not rows:
         return prose("None.")
@@ -77,7 +77,7 @@ def _cell(value: object) -> str:
 
 
 def _kind(value: object) -> str:
-    """Numbers stand right, and long text gets room."""
+    """CSS class: numbers are right-aligned, and long text gets a wide column."""
     if _is_number(value):
         return ' class="number"'
     if not isinstance(value, Html):
@@ -96,7 +96,7 @@ def figure(plot: Figure, caption: str) -> Html:
 
     Args:
         plot: A figure of `llamavae.report.plots`, in its colours.
-        caption: What it shows; also its text alternative.
+        caption: Caption, also used as the text alternative.
     """
     stream = io.StringIO()
     plot.savefig(stream, format="svg")
@@ -114,7 +114,7 @@ def figure(plot: Figure, caption: str) -> Html:
 
 
 def _own_ids(svg: str, caption: str) -> str:
-    """Ids that are the same in each run and differ between the figures of a page."""
+    """Replace ids by ones that are reproducible and unique among the figures of a page."""
     prefix = re.sub(r"\W+", "-", caption.lower())[:60]
     own: dict[str, str] = {}
 
@@ -140,17 +140,17 @@ _THEMED = {
 
 
 def details(summary: str, body: Html) -> Html:
-    """What opens when the reader wants it."""
+    """A collapsible block."""
     return Html(f"<details><summary>{escape(summary)}</summary>{body}</details>")
 
 
 def gallery(pieces: Iterable[Html]) -> Html:
-    """Figures or small tables side by side where there is room."""
+    """Figures or small tables side by side if there is enough space."""
     return Html(f'<div class="gallery">{join(pieces)}</div>')
 
 
 def changes(before: str, after: str) -> Html:
-    """`after`, with the words that differ from `before` marked and missing ones struck through.
+    """`after` with words that differ from `before` highlighted and missing words struck through.
 
     Example:
         >>> print(changes("the old dog", "the young dog"))
@@ -169,6 +169,6 @@ def changes(before: str, after: str) -> Html:
 
 
 def chain(steps: Sequence[tuple[str, str]]) -> Html:
-    """Boxes with a title and a line of text, joined by arrows."""
+    """Boxes with a title and a line of text, connected by arrows."""
     boxes = [f"<li><b>{escape(name)}</b> {escape(text)}</li>" for name, text in steps]
     return Html(f'<ol class="chain">{"".join(boxes)}</ol>')

@@ -1,7 +1,7 @@
 """Plots of a run and of a latent space, as matplotlib figures.
 
-Figures are made without pyplot: nothing global changes, and nothing has to be closed. Colours are
-those of Okabe and Ito, which colour-blind readers tell apart; a second curve is dashed as well.
+Figures are created without pyplot: no global state changes, and no figure must be closed. The
+colours are the colour-blind safe palette of Okabe and Ito; a second curve is also dashed.
 """
 
 from __future__ import annotations
@@ -34,22 +34,22 @@ Line = Mapping[str, Any]
 
 
 def plot_training(log: Sequence[Line], panels: Sequence[str] | None = None) -> Figure:
-    """The course of a run: one panel each for NLL, KL, beta, BLEU, active units and warm-up.
+    """Training curves of a run: one panel each for NLL, KL, beta, BLEU, active units and warm-up.
 
     Args:
         log: The lines of log.jsonl, in order.
-        panels: Which to draw, names of `training_panels`; None for all that the log has.
+        panels: Panels to draw, names of `training_panels`; None for all available ones.
 
     Raises:
-        UserError: The log has nothing for the panels.
+        UserError: The log has no data for a panel.
     """
     available = training_panels(log)
     for name in panels or []:
         if name not in available:
-            raise unknown("panel", name, available, hint="The log has no other.")
+            raise unknown("panel", name, available, hint="The log has no other panels.")
     chosen = list(panels or available)
     if not chosen:
-        raise UserError("the log has no training line yet, so there is nothing to plot")
+        raise UserError("expected at least one training line in the log; found none")
     columns = min(len(chosen), 2)
     figure, axes = new_figure(math.ceil(len(chosen) / columns), columns)
     for name, axis in zip(chosen, axes, strict=False):
@@ -66,17 +66,17 @@ def training_panels(log: Sequence[Line]) -> list[str]:
 
 
 def plot_kl_per_dimension(kl: Sequence[float], active: int | None = None) -> Figure:
-    """KL of each dimension, largest first, with the least KL of an active one.
+    """KL of each dimension in descending order, with the minimum KL of an active one.
 
-    A dimension counts as active when Var_x(mu) > 0.01. Its KL is at least Var_x(mu) / 2, so one
-    with 0.005 nats or less is surely inactive.
+    A dimension counts as active if Var_x(mu) > 0.01. Its KL is at least Var_x(mu) / 2, so a
+    dimension with 0.005 nats or less is inactive.
 
     Args:
         kl: KL of each dimension in nats per sentence, D values.
-        active: Number of active units as measured, for the title.
+        active: Number of active units, for the title.
     """
     if not len(kl):
-        raise UserError("there is no dimension to plot: the list of KL values is empty")
+        raise UserError("expected at least one KL value to plot; got an empty list")
     values = np.sort(np.asarray(kl, dtype=float))[::-1]
     threshold = ACTIVE_THRESHOLD / 2
     figure, (axis,) = new_figure()
@@ -100,14 +100,14 @@ def plot_kl_per_dimension(kl: Sequence[float], active: int | None = None) -> Fig
 def scatter_by_label(
     points: NDArray[np.float64], labels: Sequence[str], title: str = "", x: str = "", y: str = ""
 ) -> Figure:
-    """Points of a plane, coloured by a label.
+    """Scatter plot of points coloured by a label.
 
     Args:
         points: Shape (N, 2).
-        labels: One for each point; beyond 12 different ones, the rarer share one colour.
-        title: Above the plot.
-        x: What the first axis is.
-        y: What the second axis is.
+        labels: Label of each point; beyond 12 distinct labels, the rarest share one colour.
+        title: Title of the plot.
+        x: Label of the horizontal axis.
+        y: Label of the vertical axis.
     """
     names = [textwrap.shorten(str(label), 24, placeholder="…") for label in labels]
     counted = [name for name, _ in Counter(names).most_common()]
@@ -138,19 +138,17 @@ def scatter_by_label(
 
 
 def plot_scores(rows: Sequence[Mapping[str, Any]], columns: int = 3) -> Figure:
-    """Scores of several systems as horizontal bars, one small panel for each measure.
+    """Metrics of several systems as horizontal bars, one small panel per metric.
 
     Args:
-        rows: One for each system and measure, with `system`, `metric`, `value` and `direction`
-            ("higher" or "lower" is better). Where they are there, `unit` stands below the axis,
-            `low` and `high` (95 % confidence interval) are drawn as a line over the bar, and
-            `shuffled`, `guess` or `control` as a dashed mark. Panels and bars keep the order
-            of the rows.
-        columns: Most panels side by side.
+        rows: One row for each system and metric, with `system`, `metric`, `value` and `direction`
+            ("higher" or "lower" is better). If present, `unit` is the label of the axis, `low` and
+            `high` (95 % confidence interval) are drawn as a line over the bar, and `shuffled`,
+            `guess` or `control` as a dashed mark. Panels and bars are in the order of the rows.
+        columns: Maximum number of panels side by side.
 
     Raises:
-        UserError: There is no row, a row lacks one of its keys, or two are of the same system
-            and measure.
+        UserError: There is no row, a row lacks a key, or two rows have the same system and metric.
     """
     for row in rows:
         if missing := {"system", "metric", "value", "direction"} - set(row):
@@ -158,8 +156,8 @@ def plot_scores(rows: Sequence[Mapping[str, Any]], columns: int = 3) -> Figure:
     cells = {(row["system"], row["metric"]): row for row in rows}
     if not rows or len(cells) < len(rows):
         raise UserError(
-            "expected one row of scores for each system and measure, and at least one; got "
-            f"{len(rows)} rows of {len(cells)} different"
+            "expected one row of scores for each system and metric, and at least one; got "
+            f"{len(rows)} rows for {len(cells)} combinations"
         )
     systems = list(dict.fromkeys(row["system"] for row in rows))
     metrics = list(dict.fromkeys(row["metric"] for row in rows))
@@ -195,20 +193,20 @@ def plot_trade_off(rows: Sequence[Mapping[str, Any]]) -> Figure:
 
     Args:
         rows: A row for each model with `kl`, `nll`, `bleu` (0 to 100, or None) and, with it,
-            `bleu_shuffled`; `label`, which stands beside its point, and `line`: models that share
-            it are joined in the order of the rows.
+            `bleu_shuffled`; `label`, the annotation of its point, and `line`: models with the same
+            value are connected in the order of the rows.
 
     Raises:
         UserError: There is no row.
     """
     if not rows:
-        raise UserError("there is no model to plot: the list of rows is empty")
+        raise UserError("expected at least one model to plot; got an empty list of rows")
     decoded = [row for row in rows if row["bleu"] is not None]
     figure, axes = new_figure(1, 2 if decoded else 1)
     lines = list(dict.fromkeys(row["line"] for row in rows))
     for i, line in enumerate(lines):
         style = {"color": CATEGORIES[i % 6], "marker": MARKERS[i % 3], "markersize": 5}
-        panels = ("nll", rows, 4), ("bleu", decoded, -11)  # labels stand clear of the curve
+        panels = ("nll", rows, 4), ("bleu", decoded, -11)  # labels do not overlap the curve
         for axis, (key, chosen, height) in zip(axes, panels, strict=False):
             own = [row for row in chosen if row["line"] == line]
             axis.plot([r["kl"] for r in own], [r[key] for r in own], label=line or None, **style)
@@ -238,8 +236,8 @@ def plot_curve(rows: Sequence[Mapping[str, Any]], x: str, y: str) -> Figure:
     """One column of a table against another, in the order of `x`.
 
     Args:
-        rows: Rows with both columns; those where one is missing are left out.
-        x: Column of the horizontal axis; spaced by powers where it spans more than two of ten.
+        rows: Rows with both columns; rows without a value are skipped.
+        x: Column of the horizontal axis; logarithmic if it spans more than a factor of 100.
         y: Column of the vertical axis.
 
     Raises:
@@ -247,7 +245,7 @@ def plot_curve(rows: Sequence[Mapping[str, Any]], x: str, y: str) -> Figure:
     """
     points = sorted((r[x], r[y]) for r in rows if r.get(x) is not None and r.get(y) is not None)
     if not points:
-        raise UserError(f"no row has both {x} and {y}")
+        raise UserError(f"expected a row with both {x} and {y}; found none")
     figure, (axis,) = new_figure()
     axis.plot(*zip(*points, strict=True), color=BLUE, marker="o", markersize=4)
     if points[0][0] > 0 and points[-1][0] / points[0][0] > 100:
@@ -257,17 +255,16 @@ def plot_curve(rows: Sequence[Mapping[str, Any]], x: str, y: str) -> Figure:
 
 
 def plot_squares(rows: Sequence[Mapping[str, Any]], x: str, y: str, value: str) -> Figure:
-    """A matrix as squares whose area is the value: a Hinton diagram.
+    """Hinton diagram of a matrix: squares whose area is proportional to the value.
 
     Args:
-        rows: A row for each cell, with the columns `x` and `y` that place it and its `value` of
-            0 or more.
-        x: Column whose values stand side by side, in the order of the rows.
-        y: Column whose values stand one below the other, in the order of the rows.
+        rows: A row for each cell, with the columns `x`, `y` and a nonnegative `value`.
+        x: Column for the horizontal axis, in the order of the rows.
+        y: Column for the vertical axis, in the order of the rows.
         value: Column of the values.
     """
     if not rows:
-        raise UserError("there is no cell to plot: the list of rows is empty")
+        raise UserError("expected at least one cell to plot; got an empty list of rows")
     places = [{name: i for i, name in enumerate(dict.fromkeys(r[k] for r in rows))} for k in (x, y)]
     across, down = places
     width, line = 1.3 * _WIDTH, 0.22  # inches
@@ -322,7 +319,7 @@ def _beta(axis: Axes, log: Sequence[Line]) -> None:
 
 
 def _bleu(axis: Axes, log: Sequence[Line]) -> None:
-    _curve(axis, log, "eval_bleu", color=BLUE, marker="o", label="right z")
+    _curve(axis, log, "eval_bleu", color=BLUE, marker="o", label="own z")
     _curve(
         axis, log, "eval_bleu_shuffled", VERMILION, linestyle="--", marker="s", label="shuffled z"
     )
@@ -358,13 +355,13 @@ _PANELS: dict[str, tuple[set[str], Callable[[Axes, Sequence[Line]], None]]] = {
 
 _CONTROLS = {
     "shuffled": "shuffled (control)",
-    "guess": "guessing (control)",
+    "guess": "chance (control)",
     "control": "control",
 }
 
 
 def _bars(axis: Axes, rows: Sequence[Mapping[str, Any] | None]) -> None:
-    """A bar for each row, the first on top; None leaves its place empty."""
+    """A bar for each row, the first one on top; None leaves an empty place."""
     shown = [(y, row) for y, row in enumerate(rows) if row is not None]
     drawn = [
         float(row[key])
@@ -373,7 +370,7 @@ def _bars(axis: Axes, rows: Sequence[Mapping[str, Any] | None]) -> None:
         if row.get(key) is not None
     ]
     left, right = min(0.0, *drawn), max(0.0, *drawn)
-    room = 0.24 * (right - left or 1.0)  # for the number behind a bar
+    room = 0.24 * (right - left or 1.0)  # for the value next to a bar
     for y, row in shown:
         _bar(axis, y, row, room)
     first = shown[0][1]
@@ -399,7 +396,7 @@ def _bar(axis: Axes, y: int, row: Mapping[str, Any], room: float) -> None:
         if control is not None:
             style = {"color": VERMILION, "linewidth": 1.6, "linestyle": (0, (2, 1))}
             axis.plot([control, control], [y - 0.42, y + 0.42], label=label, **style)
-            if end < control < end + room:  # the number would stand in its way
+            if end < control < end + room:  # the value would overlap the mark
                 end = control
     text = f"{row['value']:,.0f}" if abs(row["value"]) >= 1000 else f"{row['value']:.3g}"
     axis.annotate(
@@ -427,7 +424,7 @@ def _curve(
     linewidth: float = 1.6,
     label: str | None = None,
 ) -> None:
-    # a resumed run writes the steps after its checkpoint a second time: the later line counts
+    # a resumed run repeats the steps after its checkpoint: the last line is used
     points = {line[step]: line[key] for line in log if line.get(key) is not None and step in line}
     if points:
         axis.plot(
@@ -444,7 +441,7 @@ def _curve(
 def new_figure(
     rows: int = 1, columns: int = 1, width: float = _WIDTH, height: float = _HEIGHT
 ) -> tuple[Figure, list[Axes]]:
-    """An empty figure of so many panels, and their axes."""
+    """An empty figure with the given number of panels, and their axes."""
     figure = Figure((columns * width, rows * height), layout="constrained", facecolor=PAPER)
     return figure, list(figure.subplots(rows, columns, squeeze=False).flat)
 
@@ -454,7 +451,7 @@ def _from_zero(axis: Axes) -> None:
 
 
 def finish(axis: Axes, x: str, y: str) -> None:
-    """One look for all axes."""
+    """Apply the common style to an axis."""
     axis.set_facecolor(PAPER)
     axis.set_xlabel(x, fontsize=10, color=INK)
     axis.set_ylabel(y, fontsize=10, color=INK)
@@ -474,18 +471,18 @@ def _legend(axis: Axes, **options: Any) -> None:
 
 
 def plot_map(rows: Sequence[Mapping[str, Any]], label: str, title: str = "") -> Figure:
-    """Points of a map, coloured by a label.
+    """Points of a projection, coloured by a label.
 
     Args:
-        rows: One for each point, with `x`, `y` and the label, as `Clusters` returns them.
-        label: Which label; beyond 12 different ones, the rarer share one colour.
-        title: Above the map; default: the name of the label.
+        rows: A row for each point, with `x`, `y` and the label, as returned by `Clusters`.
+        label: Name of the label; beyond 12 distinct values, the rarest share one colour.
+        title: Title; default: the name of the label.
 
     Raises:
-        UserError: There is no row, or a row lacks one of its keys.
+        UserError: There is no row, or a row lacks a key.
     """
     if not rows:
-        raise UserError("there is no point to plot: the list of rows is empty")
+        raise UserError("expected at least one point to plot; got an empty list of rows")
     for row in rows:
         if missing := {"x", "y", label} - set(row):
             raise UserError(f"a row of a map lacks {', '.join(sorted(missing))}: {dict(row)}")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from llamavae.errors import UserError
+from llamavae.files import write_text
 from llamavae.metrics.metric import Rows
 from llamavae.report import plots
 from llamavae.report.page import page
@@ -30,14 +31,14 @@ from llamavae.report.texts import text_sections
 
 @dataclass(frozen=True)
 class Number:
-    """A number with what is needed to judge it.
+    """A value with its control and definition.
 
     Attributes:
-        name: What it is, with its unit.
-        value: As it is shown.
-        control: The same under shuffled z, or another control; empty where there is none.
-        better: "higher", "lower", or empty where neither is better in itself.
-        how: How it was obtained: definition, data, N.
+        name: Name and unit.
+        value: Formatted value.
+        control: Value under shuffled z, or another control; empty if there is none.
+        better: "higher", "lower", or empty if neither is better.
+        how: Definition, data and N.
     """
 
     name: str
@@ -48,11 +49,11 @@ class Number:
 
 
 def about(recipe: Mapping[str, Any], sentences: int | None) -> Section:
-    """What the model is, from its recipe.
+    """Description of the model, from its recipe.
 
     Args:
         recipe: Contents of recipe.yaml.
-        sentences: Number of training sentences; None where it is not known.
+        sentences: Number of training sentences; None if unknown.
     """
     objective = recipe["objective"]
     return Section(
@@ -60,15 +61,15 @@ def about(recipe: Mapping[str, Any], sentences: int | None) -> Section:
         join(
             [
                 prose(
-                    "A sentence variational autoencoder (LlaMaVAE, arXiv 2312.13208): a sentence "
-                    "becomes a point z in a small continuous space, and every point becomes a "
-                    "sentence again."
+                    "A sentence variational autoencoder (LlaMaVAE, arXiv 2312.13208): it encodes a "
+                    "sentence as a latent code z in a small continuous space, and decodes every "
+                    "latent code to a sentence."
                 ),
                 chain(
                     [
                         ("sentence", _corpus(recipe["corpus"], sentences)),
                         *_parts(recipe),
-                        ("sentence", "greedy, without the original in sight"),
+                        ("sentence", "greedy, free-running decoding"),
                     ]
                 ),
                 prose(
@@ -89,9 +90,9 @@ def _corpus(corpus: Mapping[str, Any], sentences: int | None) -> str:
 
 
 def _parts(recipe: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """What a sentence goes through, and what each part is."""
+    """The stages of the model, with a description of each."""
     if start := recipe.get("start_from"):
-        return [("model", f"{start}, trained further: its encoder, latent space and decoder")]
+        return [("model", f"{start}, fine-tuned: its encoder, latent space and decoder")]
     encoder, decoder, latent = recipe["encoder"], recipe["decoder"], recipe["latent"]
     if encoder["vectors"]:
         reads = f"sentence vectors of the column {encoder['vectors']}"
@@ -107,10 +108,10 @@ def _parts(recipe: Mapping[str, Any]) -> list[tuple[str, str]]:
     else:
         writes = str(decoder["model"])
     trains = {
-        "frozen": "all of it frozen",
-        "heads": "hidden layers frozen, embeddings and head train",
-        "lora": "LoRA in the hidden layers, embeddings and head train",
-        "full": "all of it trains",
+        "frozen": "frozen",
+        "heads": "hidden layers frozen, embeddings and head trained",
+        "lora": "LoRA in the hidden layers, embeddings and head trained",
+        "full": "fully trained",
     }[decoder["training"] or ("heads" if scratch else "frozen")]
     return [
         ("encoder", reads),
@@ -126,16 +127,16 @@ def _layers(scratch: Mapping[str, Any]) -> str:
 
 
 def metrics_of(metrics: Mapping[str, Any], decoded: int) -> list[Number]:
-    """The held-out measures at the end of training, each with its control.
+    """The held-out metrics at the end of training, each with its control.
 
     Args:
         metrics: `metrics` of results.json.
-        decoded: How many of the sentences were decoded, `evaluation.decoded` of the recipe.
+        decoded: Number of sentences that were decoded, `evaluation.decoded` of the recipe.
     """
     n = metrics.get("sentences", 0)
     held = f"{n} validation sentences"
     decoded = min(decoded, n)
-    texts = f"greedy text from the posterior mean, first {decoded} of the {held}"
+    texts = f"texts decoded greedily from the posterior mean, first {decoded} of the {held}"
     count = metrics.get("mutual_information_n", n)
     form = {"nll": ".2f", "nll_shuffled": ".2f", "bleu": ".1f", "bleu_shuffled": ".1f"}
     form |= {"kl": ".2f", "elbo": ".2f", "mutual_information": ".2f"}
@@ -153,7 +154,7 @@ def metrics_of(metrics: Mapping[str, Any], decoded: int) -> list[Number]:
         ("elbo", "negative ELBO, nats per sentence", "lower", "NLL + KL, at β = 1"),
         ("active_units", "active units (AU)", "", f"Var(μ) > 0.01 over {held}"),
         ("mutual_information", "mutual information, nats", "", bound),
-        ("posterior_variance", "mean posterior variance", "", "the prior's is 1"),
+        ("posterior_variance", "mean posterior variance", "", "1 for the prior"),
     ]
     return [
         Number(name, shown[key], shown.get(f"{key}_shuffled", ""), better, how)
@@ -163,11 +164,11 @@ def metrics_of(metrics: Mapping[str, Any], decoded: int) -> list[Number]:
 
 
 def headline(metrics: Sequence[Number], warnings: Sequence[str]) -> Section:
-    """The measures as a table, under what the monitor says."""
+    """The warnings of the monitor and the metrics as a table."""
     verdict = [Html(f'<p class="warning">{escape(warning)}</p>') for warning in warnings]
     rows = [
         {
-            "measure, and how it was obtained": with_note(m.name, m.how),
+            "metric and definition": with_note(m.name, m.how),
             "value": Html(f"<b>{escape(m.value)}</b>"),
             "shuffled z": m.control,
             "better": m.better,
@@ -175,11 +176,14 @@ def headline(metrics: Sequence[Number], warnings: Sequence[str]) -> Section:
         for m in metrics
     ]
     note = prose(
-        "Shuffled z: each sentence is decoded from the point of another one. A model whose text "
-        "comes from z is then much worse; a model that ignores z is not."
+        "Shuffled z is the control: each sentence is paired with the latent code of another "
+        "sentence. A model that uses z is much worse under the control; a model that ignores z is "
+        "not."
     )
-    silent = prose("The monitor found no collapse, no autoencoder in disguise and no holes.")
-    return Section("In numbers", join([*(verdict or [silent]), table(rows, "Measures"), note]))
+    silent = prose(
+        "The monitor found no posterior collapse, no deterministic posterior and no holes."
+    )
+    return Section("In numbers", join([*(verdict or [silent]), table(rows, "Metrics"), note]))
 
 
 _PANEL_CAPTIONS = {
@@ -187,13 +191,13 @@ _PANEL_CAPTIONS = {
     "kl": "KL of the posterior from the prior",
     "beta": "The weight β of the KL",
     "bleu": "BLEU of free-running reconstructions",
-    "units": "Dimensions in use",
-    "warmup": "Warm-up of the decoder, before z exists",
+    "units": "Active units",
+    "warmup": "Warm-up of the decoder as a plain language model",
 }
 
 
 def training(log: Sequence[plots.Line], metrics: Mapping[str, Any]) -> Section:
-    """The course of the run and the KL of each dimension at its end."""
+    """The training curves of the run and the KL of each dimension at its end."""
     figures = [
         figure(plots.plot_training(log, [name]), _PANEL_CAPTIONS[name])
         for name in plots.training_panels(log)
@@ -217,7 +221,7 @@ def provenance(results: Mapping[str, Any]) -> Section:
         ("transformers", results.get("transformers")),
     ]
     known = [{"": name, " ": str(value)} for name, value in rows if value is not None]
-    return Section("How the numbers were obtained", table(known, "Run"))
+    return Section("Provenance", table(known, "Run"))
 
 
 def _minutes(seconds: float | None) -> str | None:
@@ -235,9 +239,9 @@ def write_run_report(
     Args:
         folder: The run's folder, with `results.json` and `log.jsonl`.
         tables: Rows of `llamavae.evaluation.generations` under the names `reconstructions`,
-            `interpolations`, `traversals` and `samples`; those that are missing are left out.
-        metrics: Further metrics; they head the table.
-        sections: Further sections; they stand before the numbers.
+            `interpolations`, `traversals` and `samples`; missing tables are skipped.
+        metrics: Further metrics, at the top of the table.
+        sections: Further sections, before the metrics.
 
     Returns:
         Path of the page.
@@ -259,7 +263,7 @@ def write_run_report(
     path = folder / "report.html"
     lead = recipe["description"] or f"A run of the recipe {recipe['name']}."
     title = f"{recipe['name']}: report of a LlaMaVAE run"
-    path.write_text(page(title, lead, parts), encoding="utf-8")
+    write_text(path, page(title, lead, parts))
     return path
 
 

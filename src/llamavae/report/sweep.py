@@ -9,6 +9,7 @@ from llamavae.evaluation.generations import write_csv
 from llamavae.evaluation.results import interval_text, number_text
 from llamavae.experiments.correlation import relate
 from llamavae.experiments.sweep import TRAINING, Sweep, geometry_and_quality, trade_off
+from llamavae.files import replacing, write_text
 from llamavae.metrics.metric import Rows
 from llamavae.provenance import provenance as made_by
 from llamavae.report import plots
@@ -33,7 +34,8 @@ def write_sweep_report(sweep: Sweep, folder: Path) -> Path:
         Path of the page.
     """
     plot = plots.plot_trade_off(trade_off(sweep))
-    plot.savefig(folder / "trade-off.png", dpi=150)
+    with replacing(folder / "trade-off.png") as new:
+        plot.savefig(new, dpi=150)
     keys = list(sweep.runs[0].values)
     lead = (
         f"{len(sweep.runs)} models of the recipe {sweep.runs[0].recipe.name} that differ in "
@@ -46,7 +48,7 @@ def write_sweep_report(sweep: Sweep, folder: Path) -> Path:
         provenance(made_by()),
     ]
     path = folder / "report.html"
-    path.write_text(page("Rate and distortion: a sweep", lead, sections), encoding="utf-8")
+    write_text(path, page("Rate and distortion: a sweep", lead, sections))
     return path
 
 
@@ -57,9 +59,9 @@ def _rate_and_distortion(sweep: Sweep, plot: Html) -> Section:
         for warning in warnings
     ]
     note = prose(
-        "The KL is what z costs, the NLL what is still to be said once z is known, both in nats "
-        "per sentence of the validation set. A model is better than another if it is lower at the "
-        "same KL, or equally low at less. BLEU is that of free-running reconstructions."
+        "The KL is the rate and the NLL the distortion, both in nats per sentence of the "
+        "validation set. A model is better than another if it has a lower NLL at the same KL, or "
+        "the same NLL at a lower KL. BLEU is that of free-running reconstructions."
     )
     numbers = table(_across(sweep, TRAINING), "Measured at the end of training")
     return Section("Rate and distortion", join([note, plot, *found, numbers]))
@@ -75,7 +77,7 @@ def _evaluations(sweep: Sweep) -> list[Section]:
 
 
 def _relation(sweep: Sweep, folder: Path) -> list[Section]:
-    """Whether models with a better geometry write better texts, where both were measured."""
+    """Correlation of geometry metrics and quality metrics over models, if both are available."""
     rows, geometry, quality = geometry_and_quality(sweep)
     if not geometry:
         return []
@@ -91,10 +93,10 @@ def _relation(sweep: Sweep, folder: Path) -> list[Section]:
         for a in geometry
     ]
     note = prose(
-        "Spearman's rank correlation over the models, with p: how often an exchange of the models "
-        "makes one as far from 0. With fewer than 5 models nothing can be told from chance, and "
-        "of 20 pairs one has p < 0.05 by chance alone. Models that differ in one setting move "
-        "all measures together, so a correlation says what goes with what, not why."
+        "Spearman's rank correlation over the models, with the p-value of a permutation test. With "
+        "fewer than 5 models no correlation is significant, and one of 20 pairs has p < 0.05 by "
+        "chance. A change of one setting affects all metrics, so a correlation does not imply a "
+        "causal relation."
     )
     plot = plot_relation(rows, geometry[:1], quality)
     shown = figure(plot, f"Quality against {geometry[0]}")
@@ -109,7 +111,7 @@ def _correlation(row: dict[str, Any]) -> str:
 
 
 def _across(sweep: Sweep, evaluator: str) -> Rows:
-    """A row for each measure of an evaluator, with a column for each model."""
+    """A row for each metric of an evaluator, with a column for each model."""
     shown: dict[str, dict[str, Any]] = {}
     for row in sweep.rows:
         if row["evaluator"] != evaluator or row["group"]:

@@ -1,4 +1,4 @@
-"""Sections with real sentences of a model."""
+"""Report sections with generated sentences."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ _SHOWN_PATHS = 6
 
 
 TEXTS = ("reconstructions", "interpolations", "traversals", "samples")
-"""Tables of sentences that have sections of their own."""
+"""Tables of sentences that have their own sections."""
 
 
 def text_sections(tables: Mapping[str, Rows]) -> list[Section]:
-    """Sections about the tables that hold sentences of a model, as far as they are there.
+    """Sections for the available tables of generated sentences.
 
     Args:
         tables: Rows like those of `llamavae.evaluation.generations` under names of `TEXTS`.
@@ -37,13 +37,13 @@ def text_sections(tables: Mapping[str, Rows]) -> list[Section]:
     if reconstructed := tables.get("reconstructions"):
         sections.append(show_reconstructions(reconstructed))
     if paths := tables.get("interpolations"):
-        note = "Steps on the way from one sentence to another; words that changed are marked."
+        note = "Steps on the path from one sentence to another; changed words are highlighted."
         sections.append(show_paths("Interpolation", note, paths, ("pair",)))
     if moved := tables.get("traversals"):
-        span = "the points of the sentences" if "start" in moved[0] else "the prior"
+        span = "the latent codes of the sentences" if "start" in moved[0] else "the prior"
         note = (
-            f"One coordinate of a sentence's point runs over 95 % of {span}; words that changed "
-            "are marked."
+            f"One coordinate of a sentence's latent code covers 95 % of {span}; changed words are "
+            "highlighted."
         )
         first = [row for row in moved if row.get("start") == moved[0].get("start")]
         sections.append(show_paths("Traversal", note, first, ("dimension", "start")))
@@ -53,7 +53,7 @@ def text_sections(tables: Mapping[str, Rows]) -> list[Section]:
 
 
 def show_reconstructions(rows: Rows) -> Section:
-    """A few reconstructions as they come, and the worst ones."""
+    """The first reconstructions, and the worst ones."""
     picked = rows[:_SHOWN_RECONSTRUCTIONS]
     inexact = sorted((r for r in rows if r["bleu"] < 100), key=lambda row: row["bleu"])
     worst = inexact[:_SHOWN_RECONSTRUCTIONS]
@@ -74,8 +74,8 @@ def show_reconstructions(rows: Rows) -> Section:
         join(
             [
                 prose(
-                    "Marked words differ from the sentence, struck ones are missing. BLEU is that "
-                    "of the one sentence."
+                    "Highlighted words differ from the sentence; struck-through words are missing. "
+                    "BLEU is sentence BLEU."
                 ),
                 table(shown(picked), f"The first {len(picked)} of {len(rows)}, not selected"),
                 table(shown(worst), f"The worst of the {len(inexact)} that are not exact")
@@ -89,13 +89,13 @@ def show_reconstructions(rows: Rows) -> Section:
 def show_paths(title: str, note: str, rows: Rows, groups: Sequence[str]) -> Section:
     """Sentences along the first few paths, a table for each.
 
-    Words that differ from the step before are marked.
+    Words that differ from the previous step are highlighted.
 
     Args:
-        title: Of the section.
-        note: What the paths are.
-        rows: The steps of one path after those of another.
-        groups: Columns that name the path; those that are not there do not count.
+        title: Title of the section.
+        note: Description of the paths.
+        rows: The steps of all paths, path by path.
+        groups: Columns that identify the path; missing columns are ignored.
     """
     names = [name for name in groups if name in rows[0]]
     paths = [
@@ -119,12 +119,12 @@ def show_paths(title: str, note: str, rows: Rows, groups: Sequence[str]) -> Sect
 
 
 def _marked(before: str, after: str) -> Html:
-    """`changes` without what is missing."""
+    """`changes` without the missing words."""
     return Html(re.sub(r"<del>.*?</del> ?", "", changes(before, after)).strip())
 
 
 def show_samples(rows: Rows) -> Section:
-    """The first sentences written from the prior, as they come, with their labels if they have."""
+    """The first sentences decoded from the prior, with their labels, if any."""
     prior = rows[0].get("prior", "N(0, I)")
     few = [
         {name: value for name, value in row.items() if name != "prior"}
@@ -132,6 +132,6 @@ def show_samples(rows: Rows) -> Section:
     ]
     note = f"Latent codes are drawn from the prior {prior} and decoded greedily."
     if "grammatical" in few[0]:
-        note += " The labels are what the parser of the corpus's grammar reads in the text."
+        note += " The labels are assigned by the parser of the corpus's grammar."
     caption = f"The first {len(few)} of {len(rows)}, not selected"
     return Section("Samples from the prior", join([prose(note), table(few, caption)]))

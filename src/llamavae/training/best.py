@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 from llamavae.errors import UserError
 from llamavae.evaluation.data import evaluation_data
 from llamavae.evaluation.registry import load_evaluator
+from llamavae.files import replacing_folder, write_json
 from llamavae.modeling import LlaMaVAE
 from llamavae.training import Recipe
 
@@ -70,15 +70,9 @@ class BestModel:
         return {row["metric"]: row["value"] for row in rows if not row["group"]}
 
     def _save(self, model: LlaMaVAE) -> None:
-        new = self.folder.with_name(".best")
-        try:
-            shutil.rmtree(new, ignore_errors=True)
+        with replacing_folder(self.folder) as new:
             model.save_pretrained(new)
-            (new / "best.json").write_text(json.dumps(self.found), encoding="utf-8")
-            shutil.rmtree(self.folder, ignore_errors=True)
-            new.rename(self.folder)
-        except OSError as error:
-            raise UserError(f"could not save the best model in {self.folder}: {error}") from error
+            write_json(new / "best.json", self.found)
 
 
 def model_evaluator(name: str, recipe: Recipe) -> ModelEvaluator:

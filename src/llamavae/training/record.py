@@ -9,7 +9,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from llamavae.errors import UserError
+from llamavae.files import disk_errors, write_json
 
 
 class RunRecord(TrainerCallback):
@@ -38,16 +38,10 @@ class RunRecord(TrainerCallback):
         return round(self._before + time.monotonic() - self._since, 1)
 
     def save(self) -> None:
-        """Write the file, so that it is never seen half-written."""
+        """Write the file."""
         values = {"seconds": self.seconds, "start_fingerprint": self.start_fingerprint}
-        new = self.path.with_name(f".{self.path.name}")
-        try:
-            new.write_text(json.dumps(values) + "\n", encoding="utf-8")
-            new.replace(self.path)
-        except OSError as error:
-            raise UserError(
-                f"could not write {self.path}: {error}. Make room, then run again with --resume"
-            ) from error
+        with disk_errors(self.path, "run again with --resume"):
+            write_json(self.path, values)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Keep what the run started from, also where no checkpoint is reached."""

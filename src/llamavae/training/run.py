@@ -23,8 +23,10 @@ from torch import Tensor
 from llamavae.data.batches import steps_per_epoch
 from llamavae.data.sentences import SentenceData, SentenceStream, prepare
 from llamavae.errors import UserError
+from llamavae.files import disk_errors, replacing_folder, write_json, write_text
 from llamavae.modeling import LlaMaVAE, SentenceEncoder, TextDecoder
 from llamavae.modeling.checkpoint import trained_fingerprint
+from llamavae.modeling.loading import load_sentence_encoder
 from llamavae.provenance import provenance
 from llamavae.training.best import BestModel, ModelEvaluator
 from llamavae.training.card import model_card
@@ -43,6 +45,7 @@ from llamavae.training.trainer import (
 )
 
 _SCRATCH_TEXTS = 200_000  # sentences that a tokenizer is trained on
+_RESUME = "run again with --resume"
 _INITIAL_STD = 0.05  # of the posterior, with a frozen decoder
 _STATISTICS = 10_000  # sentences whose vectors the standardisation is computed from
 
@@ -172,30 +175,12 @@ def _open_folder(folder: Path, recipe: Recipe, resume: bool) -> bool:
     state.wait_for_everyone()
     if state.is_main_process:
         text = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
-        with _room(folder):
+        with disk_errors(folder, _RESUME):
             folder.mkdir(parents=True, exist_ok=True)
             if not found:
                 shutil.rmtree(folder / "backbones", ignore_errors=True)
-            _write(saved, text)
+            write_text(saved, text)
     return found
-
-
-@contextmanager
-def _room(folder: Path) -> Iterator[None]:
-    """Turn a failure to write into `folder` into a `UserError`."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(
-            f"could not write to {folder}: {error}. Make room, then run again with --resume"
-        ) from error
-
-
-def _write(path: Path, text: str) -> None:
-    """Write a file so that it is never seen half-written."""
-    new = path.with_name(f".{path.name}")
-    new.write_text(text, encoding="utf-8")
-    new.replace(path)
 
 
 def _compare(old: Recipe, new: Recipe, folder: Path) -> None:
@@ -349,7 +334,7 @@ def _new_model(
     if e.scratch or d.scratch:
         train = corpus.train
         texts = train if isinstance(train, list) else train()
-        with _main_first(), _room(folder):
+        with _main_first(), disk_errors(folder, _RESUME):
             _make_backbones(recipe, list(islice(texts, _SCRATCH_TEXTS)), backbones)
         if e.scratch:
             encoder = str(backbones / "encoder")
@@ -401,14 +386,10 @@ def _make_backbones(recipe: Recipe, texts: Sequence[str], folder: Path) -> None:
 
 
 def _once(folder: Path, make: Callable[[Path], None]) -> None:
-    """Make a folder of files unless it is there; a half-made one does not count."""
-    if folder.is_dir():
-        return
-    new = folder.with_name(f".making-{folder.name}")
-    shutil.rmtree(new, ignore_errors=True)
-    new.mkdir(parents=True)
-    make(new)
-    new.rename(folder)
+    """Make a folder of files unless it is there."""
+    if not folder.is_dir():
+        with replacing_folder(folder) as new:
+            make(new)
 
 
 def _warm_up(
@@ -455,7 +436,7 @@ def _warm_up(
             decoder.lm.save_pretrained(new)
             decoder.tokenizer.save_pretrained(new)
 
-        with _room(folder):
+        with disk_errors(folder, _RESUME):
             _once(done, save)
         shutil.rmtree(run, ignore_errors=True)
     processes().wait_for_everyone()
@@ -510,7 +491,7 @@ def _teacher(recipe: Recipe) -> SentenceEncoder | None:
     t = recipe.teacher
     if t.model is None:
         return None
-    return SentenceEncoder.load(t.model, revision=t.revision).to(processes().device)
+    return load_sentence_encoder(t.model, revision=t.revision).to(processes().device)
 
 
 def _stream(
@@ -594,11 +575,10 @@ def _write_results(
         "start_fingerprint": record.start_fingerprint,
         **made_by,
     }
-    text = json.dumps(results, indent=2, ensure_ascii=False)
-    with _room(result.folder):
+    with disk_errors(result.folder, _RESUME):
         result.model.card = model_card(result.model, results)
         result.model.save_pretrained(result.folder / "model")
-        _write(result.folder / "results.json", text + "\n")  # last: now the run is finished
+        write_json(result.folder / "results.json", results)  # last: now the run is finished
 
 
 def _read_results(folder: Path) -> dict[str, Any] | None:

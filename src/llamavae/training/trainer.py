@@ -23,7 +23,6 @@ from typing import Any, Self, cast
 
 import torch
 from accelerate import PartialState
-from safetensors import SafetensorError
 from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 from torch.utils.data import Sampler
@@ -33,8 +32,10 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 from llamavae.data.batches import Collator, LengthGroupedSampler
 from llamavae.data.sentences import SentenceData, SentenceStream
 from llamavae.errors import UserError
+from llamavae.files import disk_errors, write_text
 from llamavae.modeling import LlaMaVAE, TextDecoder
 from llamavae.modeling.checkpoint import reload
+from llamavae.modeling.checkpoint import write as write_checkpoint
 from llamavae.modeling.llamavae import LlaMaVAEOutput
 from llamavae.modes import evaluating
 from llamavae.state import load_optimizer, load_random, save_optimizer, save_random
@@ -205,15 +206,10 @@ class SentenceTrainer(Trainer):
         if not self.is_world_process_zero():
             return
         text = json.dumps({self.step_name: self.state.global_step, **line}) + "\n"
-        try:
+        with disk_errors(self.log_file, "run again with --resume"):
             self.log_file.parent.mkdir(parents=True, exist_ok=True)
             with self.log_file.open("a", encoding="utf-8") as file:
                 file.write(text)
-        except OSError as error:
-            raise UserError(
-                f"could not write the log {self.log_file}: {error}. Make room and run again with "
-                "--resume"
-            ) from error
 
     def _averages(self) -> dict[str, float]:
         names = sorted(self._sums)
@@ -242,9 +238,7 @@ class SentenceTrainer(Trainer):
                 shutil.rmtree(path)
         if self.log_file.is_file():
             lines = self.log_file.read_text(encoding="utf-8").splitlines(keepends=True)
-            kept = self.log_file.with_suffix(".kept")
-            kept.write_text("".join(x for x in lines if self._is_before(x, step)), encoding="utf-8")
-            kept.replace(self.log_file)
+            write_text(self.log_file, "".join(x for x in lines if self._is_before(x, step)))
 
     def _is_before(self, line: str, step: int) -> bool:
         try:
@@ -271,16 +265,14 @@ class SentenceTrainer(Trainer):
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         self._check_finite()
         start = time.perf_counter()
+        last = last_checkpoint(self.folder) or "none yet"
+        new = self.folder / f"{_CHECKPOINT}{self.state.global_step}"
         try:
-            super()._save_checkpoint(model, trial)
-        except (OSError, SafetensorError, UserError) as error:
-            new = self.folder / f"{_CHECKPOINT}{self.state.global_step}"
+            with disk_errors(new, f"run again with --resume. The last good checkpoint is {last}"):
+                super()._save_checkpoint(model, trial)
+        except UserError:
             shutil.rmtree(new, ignore_errors=True)
-            raise UserError(
-                f"could not save a checkpoint at step {self.state.global_step}: {error}. The last "
-                f"good one is {last_checkpoint(self.folder) or 'none yet'}; make room and run "
-                "again with --resume"
-            ) from error
+            raise
         self._since += time.perf_counter() - start
 
     def _save(
@@ -490,7 +482,7 @@ class VAETrainer(SentenceTrainer):
             state = None  # its names are those of both together
             folder.mkdir(parents=True, exist_ok=True)
             save_model(self.bag, str(folder / _BAG))
-        self.vae.save_pretrained(folder, state_dict=state)
+        write_checkpoint(self.vae, folder, state)  # in place: other processes write to it too
         (folder / "schedule.json").write_text(json.dumps(self.schedule.state()))
 
     def load_weights(self, folder: Path) -> None:

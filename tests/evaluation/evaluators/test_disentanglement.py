@@ -98,9 +98,9 @@ def test_what_it_cannot_measure():
     with pytest.raises(UserError, match="encodes texts"):
         evaluator(object(), data_of(factors))
     own = EvaluationData(["0", "1"], {"id": ["a", "b"]})
-    with pytest.raises(UserError, match=r"none of the labels can be measured\. id: 2 values"):
+    with pytest.raises(UserError, match=r"usable label; found none\. id: 2 values"):
         evaluator(Planted(points), own)
     with pytest.raises(UserError, match="at least 2 dimensions"):
         evaluator(Planted(points[:, :1]), data_of(factors))
-    with pytest.raises(UserError, match="at least 1 and bins at least 2; got 500, 0, 20, 1000"):
+    with pytest.raises(UserError, match="at least 1 and at least 2 bins; got 500, 0, 20, 1000"):
         Disentanglement(seeds=0)

@@ -124,7 +124,7 @@ def test_what_it_cannot_measure():
 
     with pytest.raises(UserError, match="cannot decode"):
         Geometry()(Reader(), EvaluationData(TEXTS))
-    with pytest.raises(UserError, match=r"needs at least .*; got 500, 6, 1, 120 and 3"):
+    with pytest.raises(UserError, match=r"expected at least .*; got 500, 6, 1, 120 and 3"):
         Geometry(starts=1)
     with pytest.raises(UserError, match="free of the others"):
         measured(Grammar(), factors=["object"])

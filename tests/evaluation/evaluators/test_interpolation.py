@@ -73,5 +73,5 @@ def test_what_it_cannot_measure():
         Interpolation()(Reader(), DATA)
     with pytest.raises(UserError, match="unknown path 'arc'"):
         Interpolation(path="arc")  # pyright: ignore[reportArgumentType]
-    with pytest.raises(UserError, match=r"needs at least .*; got 500, 50 and 2"):
+    with pytest.raises(UserError, match=r"expected at least .*; got 500, 50 and 2"):
         Interpolation(steps=2)

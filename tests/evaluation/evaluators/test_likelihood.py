@@ -240,7 +240,7 @@ def test_cut_texts_have_no_bits_per_byte():
 
 
 def test_mistakes(model):
-    with pytest.raises(UserError, match="at least 1 sample; got 0"):
+    with pytest.raises(UserError, match="at least 1 sample for the bound; got 0"):
         Likelihood(samples=0)
     with pytest.raises(UserError, match="a likelihood"):
         Likelihood()(model.encoder, EvaluationData(tiny.SENTENCES))

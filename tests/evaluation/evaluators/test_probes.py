@@ -94,7 +94,7 @@ def test_a_label_that_is_not_in_the_training_part():
     z, labels = noisy()
     probe = fit_probe(z, [*labels[:199], 7], SPLIT)
     assert not probe.correct[-1]
-    with pytest.raises(UserError, match="at least 2 different labels"):
+    with pytest.raises(UserError, match="at least 2 distinct labels"):
         fit_probe(z, [0] * 120 + labels[120:], SPLIT)
 
 
@@ -125,7 +125,7 @@ def test_split(numbers, seed):
     texts = [str(n) for n in numbers]
     n = len(set(texts))
     if n < 5:
-        with pytest.raises(UserError, match="at least 5 different"):
+        with pytest.raises(UserError, match="at least 5 distinct"):
             split_texts(texts, seed)
         return
     split = split_texts(texts, seed)
@@ -274,7 +274,7 @@ def test_errors(corpus, tmp_path):
         Probes(["Depth"], tmp_path)(Planted(corpus), data(corpus))
     same = EvaluationData([f"sentence {i}" for i in range(9)])
     with pytest.raises(
-        UserError, match="nothing to probe: length in words: a probe needs at least"
+        UserError, match=r"found none\. length in words: expected at least 2 distinct"
     ):
         Probes()(tiny.vae(), same)
     with pytest.raises(UserError, match="needs a system that encodes"):

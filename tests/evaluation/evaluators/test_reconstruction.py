@@ -16,7 +16,7 @@ from llamavae.metrics import semantic
 from llamavae.metrics.bootstrap import bootstrap_interval
 from llamavae.metrics.control import derangement
 from llamavae.metrics.ngrams import corpus_bleu, exact_match, token_f1
-from llamavae.modeling import SentenceEncoder
+from llamavae.modeling.loading import load_sentence_encoder
 
 
 class Planted:
@@ -156,7 +156,7 @@ class Counting:
 def test_the_encoder_may_be_named_and_its_hash_stands_in_the_row(model):
     data = EvaluationData(tiny.SENTENCES)
     folder = tiny.encoder("bert-cls")
-    encoder = SentenceEncoder.load(folder)
+    encoder = load_sentence_encoder(folder)
     named = Reconstruction(encoder=str(folder), resamples=20)(model, data)
     assert named == Reconstruction(encoder=encoder, resamples=20)(model, data)
     assert judges(named) == {"encoder cosine": encoder.cache_key()}
@@ -221,7 +221,7 @@ def test_a_llamavae_decodes_by_its_own_tokens(model, monkeypatch):
 
 
 def test_a_sample_of_nothing():
-    with pytest.raises(UserError, match="at least 1 sentence; got 0"):
+    with pytest.raises(UserError, match=r"at least 1 sentence .*got 0"):
         Reconstruction(sample=0)
 
 

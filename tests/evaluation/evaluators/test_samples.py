@@ -177,9 +177,9 @@ def test_mistakes():
 
     with pytest.raises(UserError, match=r"Samples\(prior"):
         Samples()(Decodes(), EvaluationData(REAL))
-    with pytest.raises(UserError, match="name of a LlaMaVAE's"):
+    with pytest.raises(UserError, match="name of a prior of a LlaMaVAE"):
         Samples(prior="mixture")(Planted(REAL), EvaluationData(REAL))
-    with pytest.raises(UserError, match="at least 2; got 1"):
+    with pytest.raises(UserError, match=r"at least 2, .* got 1"):
         Samples(n=1)
     with pytest.raises(UserError, match="cannot decode"):
         Samples()(object(), EvaluationData(REAL))

@@ -25,7 +25,7 @@ from llamavae.evaluation.evaluators.sts import (
     read_pairs,
 )
 from llamavae.metrics.correlation import spearman
-from llamavae.modeling import SentenceEncoder
+from llamavae.modeling.loading import load_sentence_encoder
 
 DATA = EvaluationData(["a", "b"])
 ROWS = [
@@ -135,7 +135,7 @@ def test_malformed_rows_are_skipped_with_a_note(tmp_path, caplog):
         ("a.csv", "sentence1,score\na,1\n", "a.csv:2: no sentence2 or sentence_b"),
         ("a.jsonl", '{"sentence1": "a"\n"b"\n', "2 malformed.*a.jsonl:1: not a JSON object"),
         ("a.jsonl", '{"sentence1": 1, "sentence2": "b", "score": 1}\n', "a sentence is missing"),
-        ("a.txt", "a,b,1\n", "read from .csv, .tsv or .jsonl"),
+        ("a.txt", "a,b,1\n", "expected a .csv, .tsv or .jsonl file"),
     ],
 )
 def test_bad_files(tmp_path, name, text, message):
@@ -290,7 +290,7 @@ def test_equals_sentence_transformers(file, wrapped):
     expected = EmbeddingSimilarityEvaluator(
         pairs.first, pairs.second, pairs.scores, main_similarity="cosine"
     )(model)
-    system = SentenceEncoder.load(model) if wrapped else model
+    system = load_sentence_encoder(model) if wrapped else model
     found = SemanticSimilarity(files={"stsb": file}, resamples=50)(system, DATA)
     assert found.value("STS Spearman") == pytest.approx(expected["spearman_cosine"], abs=1e-4)
     assert found.value("STS Pearson") == pytest.approx(expected["pearson_cosine"], abs=1e-4)

@@ -1,1 +1,1 @@
-"""The evaluators, one a file; `llamavae.evaluation.registry` lists them by name."""
+"""The evaluators, one per file; `llamavae.evaluation.registry` lists them by name."""

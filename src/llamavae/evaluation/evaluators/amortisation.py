@@ -25,14 +25,14 @@ from llamavae.modeling.likelihood import sentence_nll
 Values = NDArray[np.float64]
 
 ENCODER = "encoder"
-"""Group of the numbers of the encoder's own posteriors."""
+"""Group of the rows of the encoder's own posteriors."""
 
-_SHUFFLED = "the same when each sentence gets the posterior of another"
-_TEXTS = "the same when each sentence is compared with the text from another's code"
+_SHUFFLED = "The same metric when each sentence is paired with the posterior of another sentence."
+_TEXTS = "The same metric when each sentence is compared with the text of another sentence's code."
 
 
 class _Found(NamedTuple):
-    """What N posteriors of N sentences are worth; values are (N,), `foreign` is the control."""
+    """Per-sentence values (N,) of N posteriors; `foreign` is the control."""
 
     bound: Values
     nll: Values
@@ -46,11 +46,11 @@ class _Found(NamedTuple):
 
 
 class Amortisation(Evaluator):
-    """Encoder's posteriors beside refined ones (`LlaMaVAE.refine`), and what refining costs.
+    """Encoder posteriors compared with refined ones (`LlaMaVAE.refine`), and the cost of refining.
 
-    Numbers without a group are of the largest number of steps; the groups are `encoder` and each
-    number of steps. Noise is Gaussian, the same for all groups, in standard deviations of the
-    encoder's codes of these sentences.
+    Rows without a group are those of the largest number of steps; the groups are `encoder` and
+    each number of steps. The noise is Gaussian, the same for all groups, in standard deviations of
+    the encoder's codes of these sentences.
 
     Args:
         steps: Numbers of gradient steps.
@@ -58,10 +58,10 @@ class Amortisation(Evaluator):
         beta: Weight of the KL term, in refining and in the bound; 1 makes the bound the ELBO.
         confidence: See `Refinement`.
         noise: Standard deviations of the noise.
-        sentences: Maximum number of sentences, the first ones.
-        samples: Draws of z for a sentence's bound.
-        batch_size: Sentences that pass the decoder together.
-        resamples: Bootstrap samples of an interval.
+        sentences: Maximum number of sentences; the first ones are used.
+        samples: Number of draws of z per sentence for the bound.
+        batch_size: Number of sentences per forward pass of the decoder.
+        resamples: Number of bootstrap samples.
     """
 
     name = "amortisation"
@@ -71,50 +71,55 @@ class Amortisation(Evaluator):
             "amortisation gap",
             "nats per sentence",
             "lower",
-            "bound of the encoder's posterior minus that of the refined one (1801.03558); what "
-            "the encoder loses",
+            "Mean over sentences of the difference between the bound of the encoder's posterior "
+            "and that of the refined posterior (Cremer et al., 2018, arXiv 1801.03558).",
         ),
         Metric(
             "bound",
             "nats per sentence",
             "lower",
-            "E_q[−log p(x|z)] + beta · KL(q(z|x) ‖ N(0, I)), the expectation over draws from q",
+            "Mean over sentences of E_q[−log p(x|z)] + beta · KL(q(z|x) ‖ N(0, I)), with the "
+            "expectation estimated by draws from q; the negative ELBO for beta 1 (Kingma and "
+            "Welling, 2014, arXiv 1312.6114).",
             _SHUFFLED,
         ),
         Metric(
             "NLL at the mean",
             "nats per sentence",
             "lower",
-            "−log p(x|z) with z the mean of q, teacher-forced",
+            "Mean over sentences of −log p(x|z) with teacher forcing, where z is the mean of q.",
             _SHUFFLED,
         ),
         Metric(
             "BLEU",
             "0 to 100",
             "higher",
-            "sacrebleu corpus BLEU (13a tokenisation, cased) of greedy texts from means of q",
+            "Corpus BLEU of the texts decoded greedily from the means of q, computed by sacrebleu "
+            "(13a tokenisation, cased; Post, 2018, W18-6319).",
             _TEXTS,
         ),
         Metric(
             "exact match",
             "0 to 1",
             "higher",
-            "share of greedy texts from means of q that equal their sentence, white space aside",
+            "Proportion of the texts decoded greedily from the means of q that equal their "
+            "sentence up to white space.",
             _TEXTS,
         ),
         Metric(
             "exact match after noise",
             "0 to 1",
             "higher",
-            "the same with Gaussian noise on the codes; the group names its size in standard "
-            "deviations of the encoder's codes",
+            "Exact match after Gaussian noise is added to the codes. The group gives the standard "
+            "deviation of the noise relative to that of the encoder's codes.",
         ),
-        Metric("code norm", "Euclidean", "", "length of the mean of q, mean over sentences"),
+        Metric("code norm", "Euclidean", "", "Mean over sentences of the norm of the mean of q."),
         Metric(
             "processor seconds",
             "seconds per sentence",
             "lower",
-            "processor time of encoding and refining, all threads together; depends on the machine",
+            "Processor time of encoding and refining, summed over threads and divided by the "
+            "number of sentences. It depends on the machine.",
         ),
     )
 
@@ -136,11 +141,11 @@ class Amortisation(Evaluator):
         self.batch_size, self.resamples = batch_size, resamples
         if not steps or self.steps[0] < 1 or sentences < 2 or samples < 1:
             raise UserError(
-                "the amortisation gap needs numbers of steps from 1, at least 2 sentences and 1 "
-                f"sample; got {self.steps}, {sentences} and {samples}"
+                "expected steps of at least 1, at least 2 sentences and at least 1 sample; got "
+                f"{self.steps}, {sentences} and {samples}"
             )
         for count in self.steps:
-            self._how(count, 0)  # refuses other settings that are out of range
+            self._how(count, 0)  # raises an error for other settings out of range
 
     def _how(self, steps: int, seed: int) -> Refinement:
         return Refinement(
@@ -149,7 +154,7 @@ class Amortisation(Evaluator):
 
     @torch.no_grad()
     def evaluate(self, system: Any, data: EvaluationData) -> Evaluation:
-        """All measures for the encoder and for each number of steps, and the table `codes`.
+        """All metrics for the encoder and for each number of steps, and the table `codes`.
 
         Row of the table: `text`, and for each group its text and its NLL at the mean.
         """
@@ -232,7 +237,7 @@ class Amortisation(Evaluator):
     def _nats(
         self, model: LlaMaVAE, ids: list[list[int]], q: DiagonalGaussian, data: EvaluationData
     ) -> tuple[Values, Values]:
-        """Bound and NLL at the mean of each sentence, with the same draws for every q."""
+        """Bound and NLL at the mean of each sentence, with the same random numbers for every q."""
         generator = data.generator()
         total = torch.zeros(len(ids), dtype=torch.float64)
         for _ in range(self.samples):

@@ -1,6 +1,6 @@
-"""Do sentences of one label lie together? Maps of the space, clusters and neighbours.
+"""Clustering of the latent space by label: projections, clusters and nearest neighbours.
 
-Throughout, points are (N, D) and labels are N, one for each point.
+Throughout, `z` are latent codes (N, D) and `labels` are N labels, one for each code.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from llamavae.metrics.bootstrap import bootstrap_interval
 from llamavae.metrics.metric import Metric, Rows
 
 Projection = Literal["pca", "tsne", "umap"]
-"""A way from D dimensions to a map."""
+"""Method of projecting D dimensions onto two."""
 
 Vector = NDArray[np.float64]
 
@@ -43,22 +43,22 @@ _LISTED = 5  # neighbours of an example
 
 
 def project(z: ArrayLike, method: Projection = "pca", seed: int = 0) -> Vector:
-    """Points on a map, shape (N, 2).
+    """Project latent codes to two dimensions, shape (N, 2).
 
     Args:
-        z: Points (N, D), at least 4.
-        method: `pca` (linear, keeps large distances), `tsne` (van der Maaten and Hinton 2008) or
-            `umap` (1802.03426); the latter two keep neighbours, and their distances and sizes of
-            clusters mean nothing.
+        z: Latent codes (N, D), at least 4.
+        method: `pca` (linear, preserves large distances), `tsne` (van der Maaten and Hinton 2008)
+            or `umap` (1802.03426). The latter two preserve neighbourhoods; distances between
+            clusters and cluster sizes are not meaningful.
         seed: Seed of t-SNE and UMAP.
 
     Raises:
-        UserError: Unknown method, too few points, or umap-learn is missing.
+        UserError: Unknown method, too few codes, or umap-learn is missing.
     """
     z = np.asarray(z, dtype=float)
     if z.ndim != 2 or len(z) < 4:
-        raise UserError(f"a map needs at least 4 points (N, D); got shape {z.shape}")
-    if not np.ptp(z, axis=0).any():  # a collapsed space has no directions
+        raise UserError(f"a projection needs at least 4 latent codes (N, D); got shape {z.shape}")
+    if not np.ptp(z, axis=0).any():  # all codes are equal
         return np.zeros((len(z), 2))
     if z.shape[1] == 1:
         z = np.hstack([z, np.zeros_like(z)])
@@ -86,23 +86,23 @@ def _umap() -> Any:
 
 
 def silhouette(distances: ArrayLike, labels: Sequence[Hashable]) -> Vector:
-    """Silhouette of each point with respect to its label, −1 to 1, shape (N,).
+    """Silhouette of each code with respect to its label, −1 to 1, shape (N,).
 
-    (b − a) / max(a, b), where a is the mean distance to the other points of the same label, and b
-    the least mean distance to those of another label (Rousseeuw 1987); 0 for a point whose label
-    is its alone. The silhouette of the labels is the mean.
+    (b − a) / max(a, b), where a is the mean distance to the other codes of the same label, and b
+    the smallest mean distance to the codes of another label (Rousseeuw 1987). It is 0 for the only
+    code of a label. The silhouette score is the mean.
 
     Args:
-        distances: Distance of each two points (N, N).
-        labels: Between 2 and N - 1 different ones.
+        distances: Pairwise distances (N, N).
+        labels: Labels with between 2 and N - 1 distinct values.
     """
     return np.asarray(silhouette_samples(distances, label_codes(labels), metric="precomputed"))
 
 
 def k_means(z: ArrayLike, n: int, seed: int = 0) -> NDArray[np.intp]:
-    """A cluster for each point by k-means, from 0 to n - 1, shape (N,).
+    """Cluster of each code by k-means, from 0 to n - 1, shape (N,).
 
-    Of less than `n` different points, each is a cluster.
+    If there are fewer than `n` distinct codes, each is its own cluster.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
@@ -110,9 +110,9 @@ def k_means(z: ArrayLike, n: int, seed: int = 0) -> NDArray[np.intp]:
 
 
 def pure(clusters: ArrayLike, labels: Sequence[Hashable]) -> NDArray[np.bool_]:
-    """Whether each point has the most frequent label of its cluster, shape (N,).
+    """Whether each code has the most frequent label of its cluster, shape (N,).
 
-    Their share is the purity of the clusters (Manning et al. 2008, section 16.3).
+    The mean is the purity of the clusters (Manning et al. 2008, section 16.3).
 
     Example:
         >>> pure([0, 0, 0, 1], ["a", "a", "b", "b"]).tolist()
@@ -124,14 +124,14 @@ def pure(clusters: ArrayLike, labels: Sequence[Hashable]) -> NDArray[np.bool_]:
 
 
 def neighbours(z: ArrayLike, k: int) -> tuple[Vector, NDArray[np.intp]]:
-    """The `k` other points with the highest cosine to each point.
+    """The `k` nearest neighbours of each code by cosine.
 
     Returns:
-        Cosines and row numbers, each (N, min(k, N − 1)), best first.
+        Cosines and row indices, each (N, min(k, N − 1)), in descending order of cosine.
     """
     z = torch.as_tensor(np.asarray(z, dtype=float))
     cosine, rows = nearest_neighbours(z, z, k + 1)
-    # leave out the point itself, or the last one where others that equal it stand before it
+    # exclude the code itself, or the last neighbour if equal codes come before it
     itself = rows == torch.arange(len(z))[:, None]
     itself[~itself.any(1), -1] = True
     shape = (len(z), rows.shape[1] - 1)
@@ -139,11 +139,11 @@ def neighbours(z: ArrayLike, k: int) -> tuple[Vector, NDArray[np.intp]]:
 
 
 def neighbour_agreement(nearest: ArrayLike, labels: Sequence[Hashable]) -> Vector:
-    """Share of the neighbours of each point that have its label, shape (N,).
+    """Proportion of the neighbours of each code that have its label, shape (N,).
 
     Args:
-        nearest: Row numbers of the k neighbours of each point (N, k).
-        labels: One for each point.
+        nearest: Row indices of the k neighbours of each code (N, k).
+        labels: Label of each code.
 
     Example:
         >>> neighbour_agreement([[1, 2], [0, 2], [0, 1]], ["a", "a", "b"]).tolist()
@@ -155,44 +155,45 @@ def neighbour_agreement(nearest: ArrayLike, labels: Sequence[Hashable]) -> Vecto
 
 # ------------------------------------------------------------------------------- the evaluator
 
-_RANDOM = "the same with the labels shuffled"
+_RANDOM = "The same metric with the labels shuffled."
 
 SILHOUETTE = Metric(
     "silhouette",
     "−1 to 1",
     "higher",
-    "how much nearer posterior means lie to others of their label than to those of the nearest "
-    "other label, Euclidean, mean over sentences (Rousseeuw 1987); without a group the mean over "
-    "labels",
+    "Mean silhouette coefficient of the posterior means with respect to the label, with Euclidean "
+    "distances (Rousseeuw, 1987). Without a group, it is the mean over label columns.",
     _RANDOM,
 )
 PURITY = Metric(
     "purity",
     "0 to 1",
     "higher",
-    "share of sentences with the most frequent label of their cluster; as many clusters by "
-    "k-means as there are labels; without a group the mean over labels",
+    "Proportion of sentences that have the most frequent label of their cluster; k-means with as "
+    "many clusters as there are classes (Manning et al., 2008, section 16.3). Without a group, it "
+    "is the mean over label columns.",
     _RANDOM,
 )
 AGREEMENT = Metric(
     "neighbour agreement",
     "0 to 1",
     "higher",
-    "share of the nearest neighbours by cosine (10 by default) that have the label of the "
-    "sentence, mean over sentences; without a group the mean over labels",
+    "Mean over sentences of the proportion of the k nearest neighbours by cosine (k = 10 by "
+    "default) that have the label of the sentence. Without a group, it is the mean over label "
+    "columns.",
     _RANDOM,
 )
 
 
 class Clusters(Evaluator):
-    """Whether sentences of one label lie together, and maps to look at.
+    """Clustering of sentences by label, and two-dimensional projections of the latent space.
 
     Args:
-        projections: Maps that are drawn: `pca`, `tsne`, `umap` (needs `llamavae[umap]`).
-        k: Neighbours of each sentence that are looked at.
-        examples: Sentences whose neighbours are listed.
-        limit: Most sentences; time and memory grow with its square.
-        resamples: Bootstrap samples of an interval.
+        projections: Projections to compute: `pca`, `tsne`, `umap` (needs `llamavae[umap]`).
+        k: Number of neighbours of each sentence.
+        examples: Number of sentences whose neighbours are listed.
+        limit: Maximum number of sentences; time and memory grow with its square.
+        resamples: Number of bootstrap samples.
     """
 
     name = "clusters"
@@ -216,7 +217,7 @@ class Clusters(Evaluator):
         self.limit, self.resamples = limit, resamples
 
     def evaluate(self, system: Any, data: EvaluationData) -> Evaluation:
-        """The measures for each label, maps, neighbours, and the labels that were left out.
+        """The metrics for each label, projections, neighbours, and the excluded labels.
 
         Raises:
             UserError: No label has between 2 and 50 classes.
@@ -229,7 +230,9 @@ class Clusters(Evaluator):
             most=min(MOST_CLASSES, len(texts) - 1),
         )
         if not labels:
-            raise UserError(f"no label sorts the sentences into classes: {listed(left_out)}")
+            raise UserError(
+                f"expected a label with 2 to 50 classes; found none. {listed(left_out)}"
+            )
         z = latent_codes(system, texts).double().numpy()
         cosine, nearest = neighbours(z, self.k)
         columns = [

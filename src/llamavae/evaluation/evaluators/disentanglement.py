@@ -1,4 +1,4 @@
-"""Disentanglement: do single dimensions of the latent space stand for labelled factors?"""
+"""Disentanglement: whether single dimensions of the latent space encode labelled factors."""
 
 from __future__ import annotations
 
@@ -29,32 +29,31 @@ from llamavae.metrics.interventions import z_diff, z_min_var
 from llamavae.metrics.metric import Metric, Rows
 
 _RESAMPLES = 200
-_CONTROL = "the same of labels that are dealt out to other sentences, mean over seeds"
-_SEEDS = "; mean over seeds, and the interval is of seeds, not of sentences"
+_CONTROL = "The same metric with the labels shuffled over sentences, mean over seeds."
+_SEEDS = " The value is the mean over seeds, and the interval is over seeds, not sentences."
 
 ROTATED = "after a random rotation"
-"""Group of the MIG of the same points on other axes: those of the space are none special if it
-is as high."""
+"""Group of the MIG after a random rotation of the codes. If it is as high as the MIG itself, the
+axes of the space are not aligned with the factors."""
 
 
 class Disentanglement(Evaluator):
-    """Scores of `factor_scores` on the points of labelled sentences.
+    """Disentanglement metrics on the latent codes of labelled sentences.
 
-    Labels with decimals are binned; labels that cannot be measured are named, with the reason,
-    in the table `factors`. With one factor there is nothing to tell apart, so only MIG,
-    completeness, informativeness and SAP are measured.
+    Continuous labels are binned; excluded labels are listed, with the reason, in the table
+    `factors`. With one factor, only MIG, completeness, informativeness and SAP are defined.
 
-    MIG and modularity do not depend on a seed, and their intervals are of 200 bootstrap samples
-    of sentences; since repeated sentences raise the information that is estimated, the interval
-    is moved to have the value as its centre. The others are means over seeds (of splits, forests
-    and draws), and their intervals are Student's t over the seeds.
+    MIG and modularity do not depend on a seed. Their intervals use 200 bootstrap samples of
+    sentences; since repeated sentences increase the estimated information, the interval is
+    shifted to be centred on the value. The other metrics are means over seeds (of splits, forests
+    and draws), and their intervals are Student's t intervals over the seeds.
 
     Args:
-        sentences: Most sentences that are measured.
-        seeds: Seeds of the random scores and of the controls.
-        bins: Bins of a dimension and of a continuous label.
-        trees: Trees of each forest of DCI.
-        votes: Votes of z-diff and z-min-var.
+        sentences: Maximum number of sentences.
+        seeds: Number of seeds of the random metrics and of the controls.
+        bins: Number of bins of a dimension and of a continuous label.
+        trees: Number of trees in each forest of DCI.
+        votes: Number of votes of z-diff and z-min-var.
     """
 
     name = "disentanglement"
@@ -64,65 +63,72 @@ class Disentanglement(Evaluator):
             "MIG",
             "0 to 1",
             "higher",
-            "mutual information gap: information on a factor in its best dimension minus that in "
-            "the second best, over the factor's entropy, mean over factors; dimensions in "
-            "equal bins (1802.04942, as in disentanglement_lib)",
+            "Mutual information gap: the mean over factors of the difference between the two "
+            "highest values of mutual information of a dimension and the factor, divided by the "
+            "entropy of the factor (Chen et al., 2018, arXiv 1802.04942). Dimensions are "
+            "discretised into bins of equal width, as in disentanglement_lib.",
             _CONTROL,
         ),
         Metric(
             "DCI disentanglement",
             "0 to 1",
             "higher",
-            "1 − entropy of a dimension's importance over factors, mean weighted by importance; "
-            "random forests (Eastwood and Williams 2018)" + _SEEDS,
+            "Mean over dimensions, weighted by importance, of 1 minus the normalised entropy of "
+            "the dimension's importance over factors, from random forests (Eastwood and Williams, "
+            "2018)." + _SEEDS,
             _CONTROL,
         ),
         Metric(
             "DCI completeness",
             "0 to 1",
             "higher",
-            "1 − entropy of a factor's importance over dimensions, mean over factors; random "
-            "forests (Eastwood and Williams 2018)" + _SEEDS,
+            "Mean over factors of 1 minus the normalised entropy of the importance of the "
+            "dimensions for the factor, from random forests (Eastwood and Williams, 2018)."
+            + _SEEDS,
             _CONTROL,
         ),
         Metric(
             "DCI informativeness",
             "0 to 1",
             "higher",
-            "share of held-out labels that random forests predict, mean over factors (Eastwood "
-            "and Williams 2018)" + _SEEDS,
+            "Mean over factors of the held-out accuracy of random forests that predict the factor "
+            "from the latent code (Eastwood and Williams, 2018)." + _SEEDS,
             _CONTROL,
         ),
         Metric(
             "SAP",
             "0 to 1",
             "higher",
-            "balanced held-out accuracy of thresholds on a factor's best dimension minus that on "
-            "the second best, mean over factors (1711.00848)" + _SEEDS,
+            "Separated attribute predictability: the mean over factors of the difference in "
+            "balanced held-out accuracy between the two single dimensions that predict the factor "
+            "best by thresholds (Kumar et al., 2018, arXiv 1711.00848)." + _SEEDS,
             _CONTROL,
         ),
         Metric(
             "modularity",
             "0 to 1",
             "higher",
-            "1 − squared information of a dimension on other factors relative to that on its "
-            "best, mean over dimensions (1802.05312); high for random labels too",
+            "Mean over dimensions of 1 minus the squared mutual information with all factors but "
+            "the best, divided by (K − 1) times that with the best of K factors (Ridgeway and "
+            "Mozer, 2018, arXiv 1802.05312). It is also high for random labels.",
             _CONTROL,
         ),
         Metric(
             "z-diff",
             "0 to 1",
             "higher",
-            "accuracy of a linear classifier that sees the mean difference of pairs that share "
-            "one factor and names that factor (beta-VAE, Higgins et al. 2017)" + _SEEDS,
+            "Accuracy of a linear classifier that predicts, from the mean absolute difference of "
+            "pairs that share the value of one factor, which factor this is (Higgins et al., "
+            "2017)." + _SEEDS,
             _CONTROL,
         ),
         Metric(
             "z-min-var",
             "0 to 1",
             "higher",
-            "accuracy of the majority vote that names the factor that is fixed in a batch by the "
-            "dimension with the least relative variance (FactorVAE, 1802.05983)" + _SEEDS,
+            "Accuracy of a majority-vote classifier that predicts, from the dimension with the "
+            "lowest relative variance in a batch, which factor is fixed in the batch (Kim and "
+            "Mnih, 2018, arXiv 1802.05983)." + _SEEDS,
             _CONTROL,
         ),
     )
@@ -137,29 +143,29 @@ class Disentanglement(Evaluator):
     ) -> None:
         if min(sentences, seeds, trees, votes) < 1 or bins < 2:
             raise UserError(
-                "sentences, seeds, trees and votes must be at least 1 and bins at least 2; got "
+                "expected sentences, seeds, trees and votes of at least 1 and at least 2 bins; got "
                 f"{sentences}, {seeds}, {trees}, {votes} and {bins}"
             )
         self.sentences, self.seeds = sentences, seeds
         self.bins, self.trees, self.votes = bins, trees, votes
 
     def evaluate(self, system: Any, data: EvaluationData) -> Evaluation:
-        """All scores beside those of random labels, and two tables.
+        """All metrics with the controls for shuffled labels, and two tables.
 
         Row of `factors`: `factor`, its number of `values`, its `entropy` in nats, its `MIG`, `SAP`
-        and `accuracy` (held-out, of the forests), the best `dimension`, and where it could not be
-        measured, why it was `left_out`. Row of `dimensions`: `dimension`, `factor`, the
-        `information` of one on the other in nats, and its `importance` to the forests.
+        and `accuracy` (held-out, of the forests), the best `dimension`, and for an excluded label
+        the reason, `left_out`. Row of `dimensions`: `dimension`, `factor`, their mutual
+        `information` in nats, and the `importance` of the dimension in the forests.
 
         Raises:
-            UserError: None of the labels can be measured, or the space has one dimension.
+            UserError: No label is usable, or the space has one dimension.
         """
         texts = list(data.texts)[: self.sentences]
         labels = {name: list(column)[: len(texts)] for name, column in data.labels.items()}
         found = code_factors(labels, self.bins)
         if not found.names:
             reasons = "; ".join(f"{name}: {why}" for name, why in found.left_out.items())
-            raise UserError(f"none of the labels can be measured. {reasons}")
+            raise UserError(f"expected at least one usable label; found none. {reasons}")
         x = latent_codes(system, texts).double().numpy()
         seeds = [data.seed + i for i in range(self.seeds)]
         right = [self._scores(x, found.codes, seed) for seed in seeds]
@@ -222,7 +228,7 @@ class Disentanglement(Evaluator):
 
 
 class _Scores(NamedTuple):
-    """All scores under one seed; the last three are of two factors or more."""
+    """All metrics for one seed; the last three need at least two factors."""
 
     mig: Floats
     dci: DCI
@@ -232,7 +238,7 @@ class _Scores(NamedTuple):
     z_min_var: float | None
 
     def named(self) -> dict[str, float]:
-        """Score by name of its measure, without those that one factor cannot have."""
+        """Values by name of the metric, without those that are undefined for one factor."""
         several = self.modularity is not None
         scores = {
             "MIG": float(self.mig.mean()),
@@ -248,12 +254,12 @@ class _Scores(NamedTuple):
 
 
 def _dealt(codes: Integers, seed: int) -> Integers:
-    """The labels of other sentences, those of one sentence together."""
+    """Labels shuffled over sentences; the labels of one sentence stay together."""
     return codes[np.random.default_rng(seed).permutation(len(codes))]
 
 
 def _tables(found: Factors, scores: list[_Scores], information: Floats) -> dict[str, Rows]:
-    """What stands behind the means: each factor, and each dimension with each factor."""
+    """Tables behind the means: one row per factor, and one per dimension and factor."""
     entropy = entropies(found.codes)
     separated = np.mean([s.sap for s in scores], axis=0)
     accuracy = np.mean([s.dci.accuracy for s in scores], axis=0)

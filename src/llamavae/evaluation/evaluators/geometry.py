@@ -1,4 +1,4 @@
-"""Geometry of the latent space: do directions mean something, and is it even?"""
+"""Geometry of the latent space: consistency of directions, analogies and isotropy."""
 
 from __future__ import annotations
 
@@ -27,40 +27,40 @@ from llamavae.metrics.metric import Metric, Rows
 from llamavae.metrics.offset_similarity import move, offset_concentration
 
 SHARED = "random directions"
-"""Group of the consistency of directions that are drawn at random, one for all sentences."""
+"""Group of the consistency of random directions, each shared by all sentences."""
 UNCHANGED = "c itself"
-"""Group of the analogies that are answered with c."""
+"""Group of the analogies decoded from the code of c."""
 CEILING = "answer itself"
-"""Group of the analogies that are answered from the point of the right answer."""
+"""Group of the analogies decoded from the code of the correct answer."""
 
 
 class Geometry(Evaluator):
     """Traversal, analogies and isotropy.
 
-    *Traversal consistency* asks whether a dimension changes all sentences alike. From each of S
-    sentences, coordinate d goes from the 2.5 to the 97.5 % quantile of all points; e is the
-    difference of the sentence vectors of the texts at its ends; the consistency is the mean
-    cosine of e over pairs of sentences, which is the offset concentration of Fournier et al.
-    (arXiv 2010.03446) for texts instead of words. A text that stays as it is has the cosine 0.
-    Measured are the dimensions with the largest variance. The control gives each sentence a
-    random direction of its own, of equal length; and where one random direction for all is as
-    consistent as the dimensions are, the axes are none special. Sentence vectors are those of
-    `encoder`, or of the system's own sentence encoder. Numbers of two systems compare only where
-    these are the same; the table `settings` names them.
+    *Traversal consistency* measures whether a dimension changes all sentences in the same way.
+    From each of S sentences, coordinate d is moved from the 2.5 % to the 97.5 % quantile of all
+    codes, and e is the difference between the sentence embeddings of the texts at both ends. The
+    consistency is the mean cosine of e over pairs of sentences, which is the offset concentration
+    of Fournier et al. (arXiv 2010.03446) for texts instead of words. An unchanged text has
+    cosine 0. The dimensions with the largest variance are traversed. In the control, each sentence
+    has its own random direction of equal length. If one random direction shared by all sentences
+    is as consistent as the dimensions are, the axes of the space are not special. Sentence
+    embeddings are those of `encoder`, or of the system's own sentence encoder. Two systems are
+    comparable only if these are the same; the table `settings` names them.
 
-    *Analogies* are measured where the sentences are those of the grammar `factors` with all its
+    *Analogies* are evaluated if the sentences are those of the grammar `factors` with all its
     labels, see `analogies`.
 
-    Intervals are bootstrap intervals over starts, analogies or points; IsoScore has none, since
-    points that repeat in a sample lower it.
+    Intervals are bootstrap intervals over starts, analogies or codes. IsoScore has none, since
+    repeated codes in a bootstrap sample lower it.
 
     Args:
-        sentences: Most sentences that are encoded, the first ones.
-        dimensions: Dimensions that are traversed.
-        starts: Sentences from which they are traversed.
-        analogies: Analogies that are asked.
+        sentences: Maximum number of sentences; the first ones are used.
+        dimensions: Number of dimensions to traverse.
+        starts: Number of sentences from which they are traversed.
+        analogies: Number of analogies.
         factors: Factors that the analogies change, names of `analogies.FREE`.
-        encoder: Sentence encoder: a hub id, a folder or anything with `encode`. None for the
+        encoder: Sentence encoder: a hub id, a folder or any object with `encode`. None uses the
             system's own.
     """
 
@@ -71,51 +71,57 @@ class Geometry(Evaluator):
             "traversal consistency",
             "−1 to 1",
             "higher",
-            "cosine of what a dimension changes in the sentence vectors of two texts, mean over "
-            "pairs of starts and over dimensions (offset concentration, 2010.03446)",
-            "another random direction of equal length from each start",
+            "Mean cosine, over dimensions and pairs of start sentences, between the changes of the "
+            "sentence embedding that a traversal of the dimension causes (offset concentration; "
+            "Fournier et al., 2020, arXiv 2010.03446).",
+            "The same metric with a different random direction of equal length for each start.",
         ),
         Metric(
             "unmoved traversals",
             "0 to 1",
             "lower",
-            "share of traversals with the same text at both ends",
-            "random directions of equal length",
+            "Proportion of traversals with the same text at both ends.",
+            "The same metric for random directions of equal length.",
         ),
         Metric(
             "analogy exact match",
             "0 to 1",
             "higher",
-            "share of a - b + c that are written as the one right sentence",
-            "a random sentence as b",
+            "Proportion of analogies for which the text decoded from a − b + c is the one correct "
+            "sentence (vector offsets as in Mikolov et al., 2013, N13-1090).",
+            "The same metric with a random sentence as b.",
         ),
         Metric(
             "analogy factor",
             "0 to 1",
             "higher",
-            "share of a - b + c that are sentences of the grammar with the factor changed as asked",
-            "a random sentence as b",
+            "Proportion of analogies for which the text decoded from a − b + c is a sentence of "
+            "the grammar and the factor has the required value.",
+            "The same metric with a random sentence as b.",
         ),
         Metric(
             "analogy rest",
             "0 to 1",
             "higher",
-            "share of the other ten factors that are as in c; none for a text beyond the grammar",
-            "a random sentence as b",
+            "Mean over analogies of the proportion of the other ten factors that are as in c; 0 "
+            "for a text outside the grammar.",
+            "The same metric with a random sentence as b.",
         ),
         Metric(
             "IsoScore",
             "0 to 1",
             "higher",
-            "how evenly the variance of points spreads over dimensions (2108.07344)",
-            "Gaussian points of the same number and size",
+            "Uniformity of the variance of the latent codes over principal components (Rudman et "
+            "al., 2022, arXiv 2108.07344).",
+            "The same metric for as many standard Gaussian vectors of the same dimension.",
         ),
         Metric(
             "mean cosine",
             "−1 to 1",
             "lower",
-            "cosine of two points, mean over pairs; 0 if all directions are alike (1909.00512)",
-            "Gaussian points of the same number and size",
+            "Mean cosine between two different latent codes; 0 for an isotropic space (anisotropy; "
+            "Ethayarajh, 2019, arXiv 1909.00512).",
+            "The same metric for as many standard Gaussian vectors of the same dimension.",
         ),
     )
 
@@ -130,7 +136,7 @@ class Geometry(Evaluator):
     ) -> None:
         if min(dimensions, analogies, len(factors)) < 1 or min(sentences, starts) < 2:
             raise UserError(
-                "geometry needs at least 2 sentences, 1 dimension, 2 starts, 1 analogy and 1 "
+                "expected at least 2 sentences, 1 dimension, 2 starts, 1 analogy and 1 "
                 f"factor; got {sentences}, {dimensions}, {starts}, {analogies} and {len(factors)}"
             )
         self.sentences = sentences
@@ -139,10 +145,10 @@ class Geometry(Evaluator):
         self.encoder = encoder
 
     def evaluate(self, system: Any, data: EvaluationData) -> Evaluation:
-        """All measures that the data allow, and what was decoded.
+        """All metrics that the data allow, and the decoded texts.
 
         Row of `traversals`: `dimension`, `start` (from 1), `value`, `text`. Row of `consistency`:
-        `dimension`, `variance` of the points, `consistency`. Row of `analogies`: `factor`, `a`,
+        `dimension`, `variance` of the codes, `consistency`. Row of `analogies`: `factor`, `a`,
         `b`, `c`, `answer`, `text`, and whether it is `exact`, the factor `changed` and the rest
         `kept`. Row of `settings`: `setting`, `value`.
         """
@@ -264,7 +270,7 @@ _ANALOGIES = {
     "changed": "analogy factor",
     "kept": "analogy rest",
 }
-"""Field of `Scores` -> name of its measure."""
+"""Maps fields of `Scores` to names of metrics."""
 
 
 def _consistency_row(
@@ -274,7 +280,7 @@ def _consistency_row(
     control: NDArray[np.float64] | None = None,
     group: str = "",
 ) -> dict[str, Any]:
-    """The mean over dimensions; its interval is of resampled starts."""
+    """The mean over dimensions, with a bootstrap interval over starts."""
     return metric.row(
         float(offset_concentration(change).mean()),
         change.shape[1],

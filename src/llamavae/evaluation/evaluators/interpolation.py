@@ -1,4 +1,4 @@
-"""Interpolation: does the text change evenly along a path between two sentences?"""
+"""Interpolation: how smoothly the text changes along a latent path between two sentences."""
 
 from __future__ import annotations
 
@@ -15,25 +15,26 @@ from llamavae.metrics.metric import Metric, Rows
 from llamavae.metrics.smoothness import SentenceAngle, smoothness
 
 BETWEEN = "other texts between"
-"""Group of the smoothness of paths whose inner texts are those of other paths."""
+"""Group of the smoothness of paths whose inner texts come from other paths."""
 
 
 class Interpolation(Evaluator):
-    """Smoothness of the texts along paths between sentences, in two distances.
+    """Smoothness of the texts along paths between sentences, under two distances.
 
-    Word mover's takes the input embeddings of the system's decoder as token vectors; of a system
-    without them (`decoder.lm` and its tokenizer), each word is encoded as a text of its own. The
-    angle takes the sentence vectors of `encoder`, or of the system's own sentence encoder. Numbers
-    of two systems compare only where these are the same; the table `settings` names them.
+    Word mover's distance uses the input embeddings of the system's decoder as token vectors. For
+    a system without them (`decoder.lm` and its tokenizer), each word is encoded as a separate
+    text. The angle uses the sentence embeddings of `encoder`, or of the system's own sentence
+    encoder. Two systems are comparable only if these are the same; the table `settings` names
+    them.
 
     Intervals are bootstrap intervals over paths.
 
     Args:
-        sentences: Most sentences that are encoded, the first ones.
-        pairs: Most pairs of sentences with a path between; fewer where there are fewer sentences.
-        steps: Points on a path, its ends included.
+        sentences: Maximum number of sentences; the first ones are used.
+        pairs: Maximum number of pairs of sentences; at most half the number of sentences.
+        steps: Number of codes on a path, including its ends.
         path: `linear` or `slerp`.
-        encoder: Sentence encoder: a hub id, a folder or anything with `encode`. None for the
+        encoder: Sentence encoder: a hub id, a folder or any object with `encode`. None uses the
             system's own.
     """
 
@@ -44,25 +45,29 @@ class Interpolation(Evaluator):
             "interpolation smoothness",
             "0 to 1",
             "higher",
-            "word mover's distance of the ends over the length of the path, mean over pairs of "
-            "sentences; 0 where the ends are the same text (LangSpace, 2505.00004)",
-            "the inner texts of each path in random order",
+            "Mean over pairs of sentences of the word mover's distance between the ends of the "
+            "path divided by the sum of the distances between consecutive texts; 0 if the ends are "
+            "the same text (LangSpace, 2025, arXiv 2505.00004).",
+            "The same metric with the inner texts of each path in random order.",
         ),
         Metric(
             "sentence smoothness",
             "0 to 1",
             "higher",
-            "the same with the angle of sentence vectors as distance",
-            "the inner texts of each path in random order",
+            "Interpolation smoothness with the angle between sentence embeddings as the distance.",
+            "The same metric with the inner texts of each path in random order.",
         ),
         Metric(
             "degenerate paths",
             "0 to 1",
             "lower",
-            "share of paths between different sentences whose ends are the same text",
+            "Proportion of paths between different sentences whose ends decode to the same text.",
         ),
         Metric(
-            "repeated steps", "0 to 1", "", "share of steps on paths that do not change the text"
+            "repeated steps",
+            "0 to 1",
+            "",
+            "Proportion of steps along the paths that do not change the text.",
         ),
     )
 
@@ -76,7 +81,7 @@ class Interpolation(Evaluator):
     ) -> None:
         if pairs < 1 or steps < 3 or sentences < 2:
             raise UserError(
-                "interpolation needs at least 2 sentences, 1 pair and 3 steps; got "
+                "expected at least 2 sentences, 1 pair and 3 steps; got "
                 f"{sentences}, {pairs} and {steps}"
             )
         if path not in PATHS:
@@ -86,7 +91,7 @@ class Interpolation(Evaluator):
         self.encoder = encoder
 
     def evaluate(self, system: Any, data: EvaluationData) -> Evaluation:
-        """The smoothness of paths beside its controls, and their texts.
+        """The smoothness of the paths with its controls, and the decoded texts.
 
         Row of `interpolations`: `pair` (from 1), `position` (0 to 1), `text`. Row of `settings`:
         `setting`, `value`.

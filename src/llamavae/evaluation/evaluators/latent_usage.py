@@ -1,4 +1,4 @@
-"""How a posterior uses the latent space, and how well all posteriors together match the prior.
+"""Use of the latent space by the posteriors, and the match of aggregate posterior and prior.
 
 Arguments are posteriors of N sentences: `mean` and `logvar`, both (N, D). Information is in nats.
 """
@@ -25,11 +25,12 @@ from llamavae.modeling import DiagonalGaussian
 
 
 def dimensions(mean: Tensor, logvar: Tensor) -> Rows:
-    """What each dimension of z does, those with the largest KL first.
+    """Statistics of each dimension of z, in descending order of KL.
 
     Row: `dimension`; `kl` (to N(0, 1), mean over sentences); `active`; `variance of means` (over
-    sentences) and `posterior variance` (mean over sentences), whose sum is `aggregate variance`,
-    and `aggregate mean`: those of the draws of all posteriors together, 1 and 0 under the prior.
+    sentences) and `posterior variance` (mean over sentences), whose sum is `aggregate variance`;
+    and `aggregate mean`. The last two are the moments of the aggregate posterior, which are 1 and
+    0 if it matches the prior.
     """
     mean, logvar = mean.double(), logvar.double()
     kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean(0)
@@ -49,16 +50,16 @@ def dimensions(mean: Tensor, logvar: Tensor) -> Rows:
 
 
 class Usage(Evaluator):
-    """Whether z is used, by how many dimensions, and whether the prior covers it.
+    """Latent usage: whether z is used, in how many dimensions, and whether the prior covers it.
 
-    KL = I(x; z) + KL(q(z) || p(z)), Hoffman and Johnson, "ELBO surgery" (2016): of the nats that a
-    sentence pays for z, the first part tells sentences apart and the second is the distance of the
-    aggregate posterior q(z), the mean of q(z|x) over sentences, from the prior. The distance is
-    held between two numbers: `KL − information` is at least the distance, far above it where
-    information comes near its limit log N; `Gaussian KL` sees mean and covariance alone.
+    KL = I(x; z) + KL(q(z) || p(z)), Hoffman and Johnson, "ELBO surgery" (2016). The first term is
+    the information about the sentence; the second is the divergence of the aggregate posterior
+    q(z), the mean of q(z|x) over sentences, from the prior. Two metrics bound this divergence:
+    `KL − information` is an upper bound, which is loose if the information is close to its limit
+    log N; `Gaussian KL`, which uses only mean and covariance, is a lower bound.
 
     Args:
-        resamples: Bootstrap samples of an interval.
+        resamples: Number of bootstrap samples.
     """
 
     name = "usage"
@@ -68,44 +69,47 @@ class Usage(Evaluator):
             "active units",
             "0 to D",
             "higher",
-            "dimensions whose posterior mean has a variance above 0.01 over sentences (1509.00519, "
-            "section 5.2)",
+            "Number of dimensions whose posterior mean has a variance above 0.01 over sentences "
+            "(Burda et al., 2016, arXiv 1509.00519, section 5.2).",
         ),
         Metric(
             "KL",
             "nats per sentence",
             "",
-            "KL(q(z|x) ‖ N(0, I)), summed over dimensions, mean over sentences, without threshold "
-            "or beta: the rate",
+            "Rate of the VAE: the mean over sentences of KL(q(z|x) ‖ N(0, I)), summed over "
+            "dimensions, without free bits or beta (Kingma and Welling, 2014, arXiv 1312.6114).",
         ),
         Metric(
             "mutual information",
             "nats",
             "higher",
-            "mean of log q(z|x) − log of the mean of q(z|x') over the N sentences (Hoffman and "
-            "Johnson 2016); at most log N",
+            "Mean over N sentences of log q(z|x) minus the logarithm of the mean of q(z|x') over "
+            "all sentences x', with one z drawn from q(z|x) (Hoffman and Johnson, 2016). It is at "
+            "most log N.",
         ),
         Metric(
             "KL − information",
             "nats",
             "lower",
-            "KL − mutual information: at least the KL from the aggregate posterior to the prior "
-            "(Hoffman and Johnson 2016)",
+            "KL minus mutual information, an upper bound of the KL divergence from the aggregate "
+            "posterior to the prior (Hoffman and Johnson, 2016).",
         ),
         Metric(
             "Gaussian KL",
             "nats",
             "lower",
-            "KL to the prior of the Gaussian with mean and covariance of one draw from each "
-            "posterior: what the KL from aggregate posterior to prior is at least",
-            "the same of as many draws from the prior: what so few draws show of a perfect match",
+            "KL divergence to the prior of a Gaussian with the mean and covariance of one draw "
+            "from each posterior. It is a lower bound of the KL divergence from the aggregate "
+            "posterior to the prior.",
+            "The same metric for as many draws from the prior, which is the value of a perfect "
+            "match for this sample size.",
         ),
         Metric(
             "posterior variance",
             "",
             "",
-            "variance of q(z|x), mean over sentences and dimensions; the prior's is 1, a plain "
-            "code's 0",
+            "Mean over sentences and dimensions of the variance of q(z|x). It is 1 for the prior "
+            "and 0 for a deterministic code.",
         ),
     )
 
@@ -114,9 +118,9 @@ class Usage(Evaluator):
 
     @torch.no_grad()
     def evaluate(self, system: Any, data: EvaluationData) -> Evaluation:
-        """All measures, and the table `dimensions`, see the function of that name.
+        """All metrics, and the table `dimensions`, see the function of that name.
 
-        The Gaussian KL is left out where there are not more sentences than dimensions.
+        The Gaussian KL is skipped if there are not more sentences than dimensions.
         """
         posterior = system.encode(list(data.texts))
         mean, logvar = (x.double().cpu() for x in (posterior.mean, posterior.logvar))
@@ -130,7 +134,7 @@ class Usage(Evaluator):
         square = centred**2
 
         def active(items: Any) -> float:
-            weights = np.bincount(items, minlength=n) / n  # as rows of the table, but quicker
+            weights = np.bincount(items, minlength=n) / n  # the same as resampling rows, but faster
             return float(np.sum(weights @ square - (weights @ centred) ** 2 > ACTIVE_THRESHOLD))
 
         def interval(statistic: Statistic) -> tuple[float, float]:

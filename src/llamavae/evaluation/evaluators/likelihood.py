@@ -1,4 +1,4 @@
-"""How probable a model finds held-out sentences, with z integrated out."""
+"""Likelihood of held-out sentences under the model, with z integrated out."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ from llamavae.modeling.likelihood import sentence_nll
 from llamavae.modeling.posterior import DiagonalGaussian
 
 Values: TypeAlias = dict[str, NDArray[np.float64]]
-"""Measure -> nats of each sentence (N,)."""
+"""Maps metrics to the nats of each sentence (N,)."""
 
 Items: TypeAlias = NDArray[np.intp]
-"""Numbers of sentences."""
+"""Indices of sentences."""
 
 Statistic: TypeAlias = Callable[[Values, Items], float]
-"""The measure of some sentences."""
+"""A metric over given sentences."""
 
 
 def importance_weighted_bound(
     log_likelihood: Tensor, log_prior: Tensor, log_posterior: Tensor
 ) -> Tensor:
-    """A lower bound of log p(x) from K points drawn from q(z|x), in nats.
+    """Lower bound of log p(x) from K draws from q(z|x), in nats.
 
     log mean_k [ p(x|z_k) p(z_k) / q(z_k|x) ], Burda et al., arXiv 1509.00519, eq. 8, in float64.
-    With one point its expectation is the evidence lower bound; it rises with K towards log p(x).
+    For K = 1 its expectation is the evidence lower bound; it increases with K towards log p(x).
 
     Args:
         log_likelihood: log p(x|z_k), shape (K, ...), one column for each x.
@@ -58,21 +58,24 @@ def importance_weighted_bound(
     return weights.logsumexp(0) - math.log(len(weights))
 
 
-_CONTROL = "the same when each sentence gets the posterior of another"
-_IMPORTANCE = "importance-weighted bound with K points of the posterior (1509.00519, eq. 8)"
+_CONTROL = "The same metric when each sentence is paired with the posterior of another sentence."
+_IMPORTANCE = (
+    "the importance-weighted bound with K draws from the posterior (Burda et al., 2016, arXiv "
+    "1509.00519, eq. 8)"
+)
 
 
 class Likelihood(Evaluator):
-    """Probability of held-out sentences: with z from the posterior, and with z integrated out.
+    """Likelihood of held-out sentences: with z from the posterior, and with z integrated out.
 
-    NLL is summed over the tokens of a sentence, its end counted and bos given. A text that is cut
-    to the decoder's limit has no end, and no number here is about the rest of it.
+    NLL is summed over the tokens of a sentence, including eos and given bos. A text truncated to
+    the decoder's limit has no eos, and its rest is ignored by all metrics.
 
     Args:
-        samples: Number K of points for the importance-weighted bound. The bound is loose while K
-            is far below exp(KL); published numbers have K = 500 or more.
-        batch_size: Sentences that pass the decoder together.
-        resamples: Bootstrap samples of an interval.
+        samples: Number K of draws for the importance-weighted bound. The bound is loose if K is
+            much smaller than exp(KL); published results use K = 500 or more.
+        batch_size: Number of sentences per forward pass of the decoder.
+        resamples: Number of bootstrap samples.
     """
 
     name = "likelihood"
@@ -82,67 +85,76 @@ class Likelihood(Evaluator):
             "perplexity",
             "per token of the decoder",
             "lower",
-            f"exp of − log p(x) per token, by the {_IMPORTANCE}; the end of a sentence is a token. "
-            "Comparable between models of one tokenizer only",
+            "Exponential of the mean negative log-likelihood −log p(x) per token, including eos, "
+            f"where log p(x) is estimated by {_IMPORTANCE}. It is comparable only between models "
+            "with the same tokenizer.",
             _CONTROL,
         ),
         Metric(
             "bits per byte",
             "bits",
             "lower",
-            f"− log2 p(x) over the bytes of the texts in UTF-8 and one for the end of each, by the "
-            f"{_IMPORTANCE}; of texts that are not cut. Comparable between tokenizers",
+            "Negative log-likelihood −log2 p(x) divided by the number of UTF-8 bytes, plus one "
+            f"for the end of each text, where log p(x) is estimated by {_IMPORTANCE}. Truncated "
+            "texts are excluded. It is comparable between tokenizers.",
             _CONTROL,
         ),
         Metric(
-            "IW-NLL", "nats per sentence", "lower", f"− log p(x), by the {_IMPORTANCE}", _CONTROL
+            "IW-NLL",
+            "nats per sentence",
+            "lower",
+            f"Mean over sentences of −log p(x), estimated by {_IMPORTANCE}.",
+            _CONTROL,
         ),
         Metric(
             "K",
             "points per sentence",
             "",
-            "points of the importance-weighted bound; more give a lower perplexity",
+            "Number of draws of z for the importance-weighted bound. The estimated perplexity "
+            "decreases with K.",
         ),
         Metric(
             "negative ELBO",
             "nats per sentence",
             "lower",
-            "NLL + KL(q(z|x) ‖ N(0, I)), at beta 1 (1312.6114)",
+            "Mean over sentences of NLL + KL(q(z|x) ‖ N(0, I)), with beta 1 (Kingma and Welling, "
+            "2014, arXiv 1312.6114).",
             _CONTROL,
         ),
         Metric(
             "NLL",
             "nats per sentence",
             "lower",
-            "− log p(x|z) with one z drawn from q(z|x), teacher-forced",
+            "Mean over sentences of −log p(x|z) with teacher forcing and one z drawn from q(z|x).",
             _CONTROL,
         ),
         Metric(
             "NLL at the mean",
             "nats per sentence",
             "lower",
-            "− log p(x|z) with z the posterior's mean, teacher-forced",
+            "Mean over sentences of −log p(x|z) with teacher forcing, where z is the mean of "
+            "q(z|x).",
             _CONTROL,
         ),
         Metric(
             "texts cut",
             "0 to 1",
             "lower",
-            "share of sentences that are longer than the decoder's limit of tokens",
+            "Proportion of sentences that are truncated to the decoder's maximum number of tokens.",
         ),
     )
 
     def __init__(self, samples: int = 10, batch_size: int = 64, resamples: int = 1000) -> None:
         if samples < 1:
-            raise UserError(f"the importance-weighted bound needs at least 1 sample; got {samples}")
+            raise UserError(f"expected at least 1 sample for the bound; got {samples}")
         self.samples, self.batch_size, self.resamples = samples, batch_size, resamples
 
     @torch.no_grad()
     def evaluate(self, system: LlaMaVAE, data: EvaluationData) -> Evaluation:
-        """All measures, perplexity and bits per byte also by length, and two tables.
+        """All metrics, perplexity and bits per byte also by length, and two tables.
 
-        Row of `bound`: `K`, `perplexity` and `IW-NLL` with that many points, which shows how the
-        bound tightens. Row of `sentences`: `text`, `tokens`, and the measures in nats.
+        Row of `bound`: `K`, `perplexity` and `IW-NLL` with that many draws, which shows how the
+        bound tightens. Row of `sentences`: `text`, `tokens`, and the metrics in nats.
         """
         texts = list(data.texts)
         ids, cut = system.decoder.tokenize(texts)
@@ -157,7 +169,7 @@ class Likelihood(Evaluator):
                     system,
                     ids,
                     DiagonalGaussian(mean[rows], logvar[rows]),
-                    data.generator(),  # the same draws for both sides
+                    data.generator(),  # the same draws for value and control
                     bar,
                 )
                 for rows in (torch.arange(len(texts)), others)
@@ -227,7 +239,7 @@ class Likelihood(Evaluator):
         generator: torch.Generator,
         bar: tqdm[Any],
     ) -> tuple[Values, dict[int, NDArray[np.float64]]]:
-        """Measure -> values (N,) with posteriors q, and K -> IW-NLL (N,) with K points."""
+        """Maps metrics to values (N,) for posteriors q, and K to IW-NLL (N,) with K draws."""
         prior = DiagonalGaussian(torch.zeros_like(q.mean), torch.zeros_like(q.mean))
 
         def log_likelihood(z: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
-"""Probes: what can be read off a sentence's point by a linear classifier.
+"""Probes: linear classifiers that predict properties of a sentence from its latent code.
 
-A probe is a logistic regression from points to a label. Its accuracy says little by itself: it
-stands beside the majority class, and beside the same probe for random labels (the control task of
-Hewitt and Liang, arXiv 1909.03368).
+A probe is a logistic regression from latent codes to a label. Its accuracy is compared with that of
+the majority class and with that of the same probe for random labels (the control task of Hewitt
+and Liang, arXiv 1909.03368).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ GRID = tuple(2.0**power for power in range(-2, 4))
 """Values of C, the inverse of the L2 penalty: 1/4 to 8, SentEval's with scikit-learn."""
 
 MOST_CLASSES = 50
-"""A column with more different labels than this names its sentences rather than classes of them."""
+"""Maximum number of classes; a column with more distinct values is treated as an identifier."""
 
 _ITERATIONS = 200
 _SHARES = (0.6, 0.8)  # ends of the training and the validation part
@@ -39,7 +39,7 @@ Bool = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Split:
-    """Row numbers of the three parts."""
+    """Row indices of the three parts."""
 
     train: NDArray[np.intp]
     validation: NDArray[np.intp]
@@ -51,10 +51,10 @@ class Probe:
     """A fitted probe on the test part.
 
     Attributes:
-        correct: Whether each of N test sentences was classified rightly (N,).
+        correct: Whether each of N test sentences is classified correctly (N,).
         majority: The same for the most frequent training label (N,).
-        strength: The C of `GRID` that was chosen on the validation part.
-        converged: Whether the solver ended before its limit of 200 iterations.
+        strength: The C of `GRID` chosen on the validation part.
+        converged: Whether the solver converged within its limit of 200 iterations.
     """
 
     correct: Bool
@@ -64,30 +64,30 @@ class Probe:
 
     @property
     def accuracy(self) -> float:
-        """Share of test sentences that are classified rightly."""
+        """Proportion of test sentences that are classified correctly."""
         return float(self.correct.mean())
 
 
 def fit_probe(z: ArrayLike, labels: Sequence[Hashable], split: Split) -> Probe:
-    """A logistic regression on standardised points.
+    """Fit a logistic regression on standardised latent codes.
 
-    Mean and variance are those of the training part. Of the probes for each C of `GRID` the one
-    with the best validation accuracy counts, the smaller C if they are equal, as in SentEval's
-    `SplitClassifier`. (SentEval does not standardise.)
+    Mean and variance are those of the training part. C is chosen from `GRID` by validation
+    accuracy; ties are resolved in favour of the smaller C, as in SentEval's `SplitClassifier`.
+    (SentEval does not standardise.)
 
     Args:
-        z: Points (N, D).
-        labels: One for each point.
-        split: Which rows train, choose C and test.
+        z: Latent codes (N, D).
+        labels: Label of each code.
+        split: Rows for training, validation and test.
 
     Raises:
-        UserError: The training part has less than two labels.
+        UserError: The training part has fewer than two distinct labels.
     """
     codes = label_codes(labels)
     y = {name: codes[rows] for name, rows in vars(split).items()}
     counts = np.bincount(y["train"])
     if np.count_nonzero(counts) < 2:
-        raise UserError("a probe needs at least 2 different labels in its training part")
+        raise UserError("expected at least 2 distinct labels in the training part of the probe")
     x = {name: np.asarray(z, dtype=float)[rows] for name, rows in vars(split).items()}
     mean, scale = x["train"].mean(0), x["train"].std(0)
     x = {name: (part - mean) / np.where(scale > 0, scale, 1) for name, part in x.items()}
@@ -105,7 +105,7 @@ def fit_probe(z: ArrayLike, labels: Sequence[Hashable], split: Split) -> Probe:
 
 
 def _fit(x: NDArray[Any], y: NDArray[Any], c: float) -> tuple[LogisticRegression, bool]:
-    """A regression, and whether it converged: one that did not is used, and its row says so."""
+    """A regression, and whether it converged; it is used in both cases."""
     model = LogisticRegression(C=c, max_iter=_ITERATIONS)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
@@ -116,10 +116,10 @@ def _fit(x: NDArray[Any], y: NDArray[Any], c: float) -> tuple[LogisticRegression
 def random_labels(
     texts: Sequence[str], labels: Sequence[Hashable], seed: int = 0
 ) -> list[Hashable]:
-    """Labels of a control task: each different sentence gets one at random, always the same.
+    """Labels of a control task: each distinct sentence receives one random label.
 
-    They are drawn from `labels`, so that their shares stay the same. A probe can be better on them
-    than the majority class only by knowing sentences again that were in its training part.
+    They are drawn from `labels`, so that the label distribution is preserved. A probe can exceed
+    the majority class on them only by recognising sentences of its training part.
     """
     order = np.random.default_rng((seed, 1)).permutation(len(texts))
     drawn = {text: labels[row] for text, row in zip(texts, order, strict=True)}
@@ -127,14 +127,14 @@ def random_labels(
 
 
 def split_texts(texts: Sequence[str], seed: int = 0) -> Split:
-    """60 % of the different texts to train, 20 % to choose C, 20 % to test.
+    """Split the distinct texts: 60 % for training, 20 % for validation, 20 % for test.
 
     Equal texts are in the same part.
     """
     codes = label_codes(texts)
     n = int(codes.max()) + 1
     if n < 5:
-        raise UserError(f"probes need at least 5 different sentences for their 3 parts; got {n}")
+        raise UserError(f"expected at least 5 distinct sentences to split into 3 parts; got {n}")
     place = np.random.default_rng(seed).permutation(n)[codes] / n
     train, validation = (place < share for share in _SHARES)
     return Split(*(np.flatnonzero(part) for part in (train, ~train & validation, ~validation)))
@@ -143,7 +143,7 @@ def split_texts(texts: Sequence[str], seed: int = 0) -> Split:
 def classes(
     labels: Mapping[str, Sequence[Hashable]], most: int = MOST_CLASSES
 ) -> tuple[dict[str, Sequence[Hashable]], dict[str, str]]:
-    """The label columns that sort sentences into 2 to `most` classes; the others with the reason.
+    """Label columns with 2 to `most` classes, and the excluded columns with the reason.
 
     Example:
         >>> classes({"pos": ["noun", "verb", "noun"], "source": ["wn", "wn", "wn"]})
@@ -160,20 +160,20 @@ def classes(
 
 
 def listed(left_out: Mapping[str, str]) -> str:
-    """Labels that were left out, with the reasons, as a sentence."""
+    """The excluded labels with the reasons, as a sentence."""
     return "; ".join(f"{name}: {reason}" for name, reason in left_out.items())
 
 
 def left_out_table(left_out: Mapping[str, str]) -> dict[str, Rows]:
-    """The same as a table, if there are any."""
+    """The excluded labels as a table, if there are any."""
     rows = [{"label": name, "reason": reason} for name, reason in left_out.items()]
     return {"labels left out": rows} if rows else {}
 
 
 def length_classes(texts: Sequence[str]) -> list[str]:
-    """Number of words by white space, in up to six classes of about equal size.
+    """Number of white-space separated words, in up to six classes of about equal size.
 
-    SentEval's Length has six classes too, with bounds that are fixed (5 to 28 words).
+    SentEval's Length also has six classes, with fixed bounds (5 to 28 words).
 
     Example:
         >>> length_classes(["a", "a b", "a b c", "a b c d"])
@@ -190,42 +190,45 @@ def length_classes(texts: Sequence[str]) -> list[str]:
 
 
 def label_codes(labels: Sequence[Hashable]) -> NDArray[np.intp]:
-    """A number for each label, from 0 in order of appearance, shape (N,)."""
+    """Integer code of each label, from 0 in order of appearance, shape (N,)."""
     known: dict[Hashable, int] = {}
     return np.array([known.setdefault(label, len(known)) for label in labels])
 
 
 # ------------------------------------------------------------------------------- the evaluator
 
-_RANDOM = "the same probe for labels that are drawn at random for each sentence"
+_RANDOM = "The same metric for a probe trained and tested on random labels."
 
 MARGIN = Metric(
     "accuracy above majority",
     "−1 to 1",
     "higher",
-    "test accuracy of a logistic regression from posterior means to a label, less that of the most "
-    "frequent label; without a group the mean over labels (1805.01070)",
+    "Test accuracy of a logistic regression from posterior means to a label, minus that of the "
+    "most frequent training label (probing; Conneau et al., 2018, arXiv 1805.01070). Without a "
+    "group, it is the mean over label columns.",
     _RANDOM,
 )
 ACCURACY = Metric(
     "probe accuracy",
     "0 to 1",
     "higher",
-    "test accuracy of that probe; without a group the mean over labels",
-    "the most frequent label of the training part",
+    "Test accuracy of the logistic regression (probing; Conneau et al., 2018, arXiv 1805.01070). "
+    "Without a group, it is the mean over label columns.",
+    "The accuracy of predicting the most frequent label of the training part.",
 )
 SELECTIVITY = Metric(
     "selectivity",
     "−1 to 1",
     "higher",
-    "accuracy of the probe less its accuracy for labels that are drawn at random for each sentence "
-    "(1909.03368); without a group the mean over labels",
+    "Accuracy of the probe minus that of a probe for random labels, which are fixed for each "
+    "sentence (Hewitt and Liang, 2019, arXiv 1909.03368). Without a group, it is the mean over "
+    "label columns.",
 )
 
 
 @dataclass(frozen=True)
 class _Source:
-    """Sentences with one or more labels, and their parts."""
+    """Sentences with one or more labels, and their split."""
 
     texts: Sequence[str]
     labels: Mapping[str, Sequence[Hashable]]
@@ -234,7 +237,7 @@ class _Source:
 
 @dataclass(frozen=True)
 class _Probed:
-    """A probe and its control, on the test sentences of the source with this number."""
+    """A probe and its control, on the test sentences of the source with this index."""
 
     probe: Probe
     control: Probe
@@ -244,15 +247,15 @@ class _Probed:
 class Probes(Evaluator):
     """Accuracy of linear probes for the length of a sentence, its labels, and SentEval's tasks.
 
-    Labels are the columns of the corpus with 2 to 50 classes: all factors of `factors`, part of
-    speech (`pos`) and class of meaning (`lexname`) of `wordnet`.
+    Labels are the columns of the corpus with 2 to 50 classes, such as all factors of `factors`, or
+    part of speech (`pos`) and semantic class (`lexname`) of `wordnet`.
 
     Args:
-        tasks: Names of `senteval.TASKS` that are probed too, and that have to be there; `all`
-            stands for those of the ten that are found.
-        folder: Folder with SentEval's files; default: the variable LLAMAVAE_SENTEVAL.
-        limit: Most sentences that are used: of the data, and of each part of a SentEval task.
-        resamples: Bootstrap samples of an interval.
+        tasks: Names of `senteval.TASKS` to probe as well; their files are required. `all` selects
+            those of the ten tasks whose files are found.
+        folder: Folder with SentEval's files; default: the environment variable LLAMAVAE_SENTEVAL.
+        limit: Maximum number of sentences of the data, and of each part of a SentEval task.
+        resamples: Number of bootstrap samples.
     """
 
     name = "probes"
@@ -271,11 +274,11 @@ class Probes(Evaluator):
         self.limit, self.resamples = limit, resamples
 
     def evaluate(self, system: Any, data: EvaluationData) -> Evaluation:
-        """Accuracies for each label and their means; how each probe was fitted; what was left out.
+        """Accuracies for each label and their means, and tables of the fits and excluded labels.
 
         Raises:
-            MissingData: The file of a task that is named is missing.
-            UserError: A file of SentEval is malformed, or there is nothing to probe.
+            MissingData: The file of a task selected by name is missing.
+            UserError: A file of SentEval is malformed, or there is no usable label.
         """
         columns, left_out = classes(data.labels)
         columns["length in words"] = length_classes(data.texts)
@@ -309,7 +312,7 @@ class Probes(Evaluator):
                     }
                 )
         if not probed:
-            raise UserError(f"there is nothing to probe: {listed(left_out)}")
+            raise UserError(f"expected at least one usable label; found none. {listed(left_out)}")
         groups = {"": list(probed.values()), **{name: [each] for name, each in probed.items()}}
         rows = [
             self._row(metric, members, group, data.seed)
@@ -325,7 +328,7 @@ class Probes(Evaluator):
     def _row(
         self, metric: Metric, probed: Sequence[_Probed], group: str, seed: int
     ) -> dict[str, Any]:
-        """A mean over probes of the mean over their test sentences."""
+        """The mean over probes of the mean over their test sentences."""
         value, control = _VALUES[metric.name]
         values = [value(each) for each in probed]
         statistic, n = mean_of_means(values, [each.source for each in probed])
@@ -342,12 +345,12 @@ class Probes(Evaluator):
 def mean_of_means(
     values: Sequence[NDArray[np.float64]], sources: Sequence[Hashable]
 ) -> tuple[Statistic, int]:
-    """The mean over lists of the mean of each, as a statistic of items for the bootstrap.
+    """The mean over lists of the mean of each list, as a statistic for the bootstrap.
 
     Args:
-        values: K lists of numbers, one for each test sentence.
-        sources: K names of test sets. Lists of the same test set share its sentences, so that a
-            sentence is drawn for all of them or for none.
+        values: K lists of values, one value per test sentence.
+        sources: K names of test sets. Lists of the same test set share its sentences, so each
+            bootstrap sample contains a sentence for all of them or for none.
 
     Returns:
         The statistic, and its number of items: all sentences of all test sets.
@@ -374,7 +377,7 @@ def _margin(probe: Probe) -> NDArray[np.float64]:
     return probe.correct.astype(float) - probe.majority
 
 
-# measure -> its value for each test sentence, and its control
+# maps metrics to the value of each test sentence, and to the control
 _VALUES: dict[str, tuple[Callable[[_Probed], Any], Callable[[_Probed], Any] | None]] = {
     MARGIN.name: (lambda p: _margin(p.probe), lambda p: _margin(p.control).mean()),
     ACCURACY.name: (lambda p: p.probe.correct.astype(float), lambda p: p.probe.majority.mean()),

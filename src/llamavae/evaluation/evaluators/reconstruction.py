@@ -1,4 +1,4 @@
-"""What is left of a sentence that goes through its point: encoded, decoded freely, and compared."""
+"""Reconstruction: a sentence is encoded, decoded by free-running generation, and compared."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ Values = NDArray[Any]
 
 
 class Decoder(Protocol):
-    """Anything that writes a text for each point, such as a `LlaMaVAE`."""
+    """Any object that decodes latent codes to texts, such as a `LlaMaVAE`."""
 
     def decode(self, z: Tensor, /) -> list[str]:
-        """One text for each point (B, D)."""
+        """One text for each latent code (B, D)."""
         ...
 
 
@@ -48,16 +48,16 @@ def decode_by_length(
     batch_size: int = 64,
     progress: bool = False,
 ) -> list[str]:
-    """The text that is written from each point, in the order of the points.
+    """Decode latent codes in batches of similar length; texts are returned in the original order.
 
-    A batch takes as long as its longest text, so points of texts of similar length are decoded
-    together; the longest come first, so that a lack of memory shows at once.
+    The time of a batch depends on its longest text, so codes of texts of similar length are
+    decoded together. The longest come first, so that an out-of-memory error occurs at once.
 
     Args:
-        system: Decodes points.
-        z: Points (N, D).
-        lengths: About how long each of the N texts will be, in any unit.
-        batch_size: Points that are decoded together.
+        system: Decodes latent codes.
+        z: Latent codes (N, D).
+        lengths: Approximate length of each of the N texts, in any unit.
+        batch_size: Number of codes per batch.
         progress: Show a progress bar on stderr.
     """
     order = np.argsort([-length for length in lengths], kind="stable")
@@ -75,7 +75,7 @@ _EDGES = (0, 5, 10, 20, 40)
 
 
 def length_groups(texts: Sequence[str]) -> dict[str, NDArray[np.intp]]:
-    """Which texts have which length, in words by white space; ranges without texts are left out.
+    """Indices of texts by range of length in white-space separated words; empty ranges are omitted.
 
     Example:
         >>> length_groups(["robots paint", "an owl reads letters under the moon", "a dog barks"])
@@ -90,8 +90,8 @@ def length_groups(texts: Sequence[str]) -> dict[str, NDArray[np.intp]]:
 # ------------------------------------------------------------------------------- the evaluator
 
 _CONTROL = (
-    "the same when each sentence is held against the text from another's point; of many sentences "
-    "a random sample, at most 1,000 unless set"
+    "The same metric when each sentence is compared with the text decoded from another sentence's "
+    "code, for a random sample of at most 1,000 sentences by default."
 )
 
 _MEASURES = (
@@ -99,7 +99,8 @@ _MEASURES = (
         "BLEU",
         "0 to 100",
         "higher",
-        "sacrebleu corpus BLEU (13a tokenisation, cased) of greedy texts from posterior means",
+        "Corpus BLEU of the texts decoded greedily from the posterior means, computed by sacrebleu "
+        "(13a tokenisation, cased; Post, 2018, W18-6319).",
         _CONTROL,
         "BLEU",
     ),
@@ -107,23 +108,23 @@ _MEASURES = (
         "BLEU-1",
         "0 to 1",
         "higher",
-        "unigram BLEU of each sentence with brevity penalty, mean over items, as the "
-        "reconstruction tables of 2311.08579 have it",
+        "Mean over sentences of the unigram sentence BLEU with brevity penalty, as in the "
+        "reconstruction tables of Zhang et al. (2023, arXiv 2311.08579).",
         _CONTROL,
     ),
     Metric(
         "exact match",
         "0 to 1",
         "higher",
-        "share of texts that equal their sentence, white space aside",
+        "Proportion of texts that equal their sentence up to white space.",
         _CONTROL,
     ),
     Metric(
         "token F1",
         "0 to 1",
         "higher",
-        "F1 of the bags of words of text and sentence, mean over items (1606.05250, without its "
-        "normalisation)",
+        "Mean over sentences of the F1 between the bags of words of text and sentence, without "
+        "normalisation (Rajpurkar et al., 2016, arXiv 1606.05250).",
         _CONTROL,
     ),
     *(
@@ -131,13 +132,13 @@ _MEASURES = (
             f"ROUGE-{kind}",
             "0 to 1",
             "higher",
-            f"F1 of {what}, letters and digits in lower case without stemming, mean over items "
-            "(W04-1013)",
+            f"Mean over sentences of the F1 of {what} between text and sentence, lower-cased and "
+            "without stemming (Lin, 2004, W04-1013).",
             _CONTROL,
         )
         for kind, what in (
             ("1", "words"),
-            ("2", "pairs of words"),
+            ("2", "bigrams of words"),
             ("L", "the longest common subsequence of words"),
         )
     ),
@@ -145,24 +146,26 @@ _MEASURES = (
         "encoder cosine",
         "−1 to 1",
         "higher",
-        "cosine of the sentence vectors of text and sentence, 0 if one is empty, mean over "
-        "items, of many over a random sample; by the system's own encoder unless another is named",
+        "Mean over sentences, or over a random sample of them, of the cosine between the sentence "
+        "embeddings of text and sentence; 0 if one is empty. The encoder is the system's own "
+        "unless another is given.",
         _CONTROL,
     ),
     Metric(
         "BERTScore",
         "−1 to 1",
         "higher",
-        "F measure of the best cosines of contextual token vectors, no idf, not rescaled, mean "
-        "over items (1904.09675); state model and layer with it",
+        "Mean over sentences of the BERTScore F measure, without idf weights and without rescaling "
+        "(Zhang et al., 2020, arXiv 1904.09675). Model and layer must be reported with it.",
         _CONTROL,
     ),
     Metric(
         "BLEURT",
         "about 0 to 1",
         "higher",
-        "human rating of text against sentence as predicted by a trained BERT, mean over items "
-        "(2004.04696); state the checkpoint with it",
+        "Mean over sentences of the human rating that a fine-tuned BERT predicts for the text "
+        "given the sentence (Sellam et al., 2020, arXiv 2004.04696). The checkpoint must be "
+        "reported with it.",
         _CONTROL,
     ),
 )
@@ -172,21 +175,21 @@ _BY_LENGTH = ("BLEU", "exact match", "token F1")
 
 
 class Reconstruction(Evaluator):
-    """How much of a sentence comes back from its point, by free-running greedy decoding.
+    """Reconstruction of sentences from their latent codes by free-running greedy decoding.
 
-    Greedy decoding writes one text for each point, whatever stands beside it in a batch. So the
-    control needs no decoding: what would be written from the shuffled points are the same texts,
-    shuffled. Sentences that occur twice never get the text of their own kind.
+    Greedy decoding of a code does not depend on the other codes of the batch. The control
+    therefore needs no further decoding: the texts of the shuffled codes are the shuffled texts.
+    Sentences that occur twice never receive the text of an equal sentence.
 
     Args:
-        batch_size: Points that are decoded together.
-        encoder: For the cosine: a hub id, a folder or anything with `encode`; None takes the
+        batch_size: Number of codes per batch.
+        encoder: For the cosine: a hub id, a folder or any object with `encode`; None uses the
             system's own sentence encoder, if it has one.
-        bleurt: Checkpoint for BLEURT; None leaves it out.
-        bertscore: Encoder for BERTScore, such as `roberta-large`; None leaves it out.
+        bleurt: Checkpoint for BLEURT; None skips it.
+        bertscore: Encoder for BERTScore, such as `roberta-large`; None skips it.
         bertscore_layer: Its layer, see `bert_score`.
-        sample: Most sentences, drawn at random, for controls and the cosine.
-        resamples: Bootstrap samples of an interval.
+        sample: Maximum number of sentences, chosen at random, for controls and the cosine.
+        resamples: Number of bootstrap samples.
     """
 
     name = "reconstruction"
@@ -204,21 +207,22 @@ class Reconstruction(Evaluator):
         resamples: int = 1000,
     ) -> None:
         if sample < 1:
-            raise UserError(f"controls need a sample of at least 1 sentence; got {sample}")
+            raise UserError(
+                f"expected a sample of at least 1 sentence for the controls; got {sample}"
+            )
         self.batch_size, self.encoder, self.bleurt = batch_size, encoder, bleurt
         self.bertscore, self.bertscore_layer = bertscore, bertscore_layer
         self.sample, self.resamples = sample, resamples
 
     def evaluate(self, system: Any, data: EvaluationData) -> Evaluation:
-        """All measures, the main ones also by length, and the table `reconstructions`.
+        """All metrics, the main ones also by length, and the table `reconstructions`.
 
         Row of the table: `text`, `reconstruction`, `bleu` (sentence BLEU, 0 to 100), the other
-        measures of single items (the cosine outside of the sample is None), and `shuffled`, the
-        text it is held against as control. The row of the cosine has `judge`, the fingerprint of
-        the encoder.
+        per-sentence metrics (the cosine outside the sample is None), and `shuffled`, the text of
+        the control. The row of the cosine has `judge`, the fingerprint of the encoder.
 
         Raises:
-            UserError: A model that is asked for cannot be found, read or reached.
+            UserError: A requested model cannot be found, read or reached.
         """
         bleurt = None if self.bleurt is None else semantic.load_bleurt(self.bleurt)
         bert = (
@@ -228,7 +232,7 @@ class Reconstruction(Evaluator):
         if self.encoder is not None:
             encoder = sentence_encoder(self.encoder)
         texts, generator = list(data.texts), data.generator()
-        known: dict[str, Tensor] = {}  # sentence vectors, so that no text is encoded twice
+        known: dict[str, Tensor] = {}  # cache of sentence embeddings
         if isinstance(system, LlaMaVAE) and encoder is system.encoder:
             vectors = latent_codes(encoder, texts)
             known.update(zip(texts, vectors, strict=True))
@@ -281,7 +285,7 @@ class Reconstruction(Evaluator):
     def _items(
         self, predictions: list[str], texts: list[str], bert: semantic.Loaded | None
     ) -> dict[str, Values]:
-        """What each of N items adds to each measure: n-gram counts (N, 10), or a value (N, 1)."""
+        """Per-item values of each metric: n-gram counts (N, 10), or a value (N, 1)."""
         pairs = list(zip(predictions, texts, strict=True))
         values = {
             "BLEU-1": [bleu_1(*pair) for pair in pairs],
@@ -298,7 +302,7 @@ class Reconstruction(Evaluator):
     def _rows(
         self, items: dict[str, Values], control: dict[str, Values], seed: int, group: str = ""
     ) -> Rows:
-        """A row of each measure of the same N items; those of the control may be fewer, or none."""
+        """A row for each metric of the same N items; the control may have fewer items, or none."""
         drawn = bootstrap_sums(np.hstack([*items.values()]), resamples=self.resamples, seed=seed)
         edges = np.cumsum([values.shape[1] for values in items.values()])[:-1]
         rows = []
@@ -317,12 +321,12 @@ class Reconstruction(Evaluator):
 
 
 def _of_sums(name: str, sums: Values, n: int) -> float:
-    """A measure of what n items add up to."""
+    """A metric from the sums of the values of n items."""
     return bleu_of_counts(sums[None].astype(int)) if name == "BLEU" else float(sums[0]) / n
 
 
 def _lengths(system: Any, texts: list[str]) -> list[int]:
-    """How long the texts are: in tokens of the decoder, if it is known, or in letters."""
+    """Lengths of the texts in tokens of the decoder, if it is known, or in characters."""
     rows = system.decoder.tokenize(texts)[0] if isinstance(system, LlaMaVAE) else texts
     return [len(row) for row in rows]
 
@@ -330,9 +334,9 @@ def _lengths(system: Any, texts: list[str]) -> list[int]:
 def _cosines(
     encoder: Any, known: dict[str, Tensor], predictions: list[str], texts: list[str]
 ) -> Values:
-    """Cosine of the vectors of each of N texts and its sentence (N, 1); 0 where one is empty.
+    """Cosine between the embeddings of each of N texts and its sentence (N, 1); 0 if one is empty.
 
-    Vectors that are not yet `known` are added there. Not every encoder reads empty texts.
+    New embeddings are added to `known`. Not every encoder accepts empty texts.
     """
     if new := [text for text in dict.fromkeys(predictions + texts) if text and text not in known]:
         known.update(zip(new, latent_codes(encoder, new), strict=True))

@@ -1,6 +1,6 @@
-"""Samples from a prior: are they varied, new, fluent, and of the right length?
+"""Samples from a prior: their diversity, novelty, fluency and length.
 
-Words are taken by white space throughout.
+Words are split at white space throughout.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from llamavae.modeling.prior import choose_prior, prior_names
 Values = NDArray[np.float64]
 
 ALL = "all"
-"""In place of a prior: each that the model has."""
-_BLOCK = 32  # texts that are compared with all training texts at a time
+"""In place of a prior: all priors of the model."""
+_BLOCK = 32  # number of texts compared with all training texts at a time
 
 
 @runtime_checkable
 class Prior(Protocol):
-    """Anything that draws latent codes."""
+    """Any object that draws latent codes."""
 
     def sample(self, n: int, *, seed: int) -> Tensor:
         """Latent codes (n, D)."""
@@ -49,17 +49,17 @@ class Prior(Protocol):
 
 
 def nearest_texts(texts: Sequence[str], training: Sequence[str]) -> tuple[NDArray[np.intp], Values]:
-    """The training text that shares most words with each text, and how alike they are.
+    """The most similar training text of each text, and their similarity.
 
-    Alike means Jaccard similarity of the sets of words, 0 to 1: words that both have over words
-    that one of them has.
+    The similarity is the Jaccard index of the sets of words, 0 to 1: the number of common words
+    divided by the number of words in either text.
 
     Args:
         texts: N texts.
         training: M texts, at least one.
 
     Returns:
-        Numbers of training texts (N,), the first of equals, and similarities (N,).
+        Indices of training texts (N,), the first in case of ties, and similarities (N,).
 
     Example:
         >>> nearest_texts(["a red dog"], ["robots paint", "a big dog"])
@@ -89,16 +89,16 @@ def nearest_texts(texts: Sequence[str], training: Sequence[str]) -> tuple[NDArra
 def mauve(texts: Sequence[str], references: Sequence[str], encoder: Any, seed: int = 0) -> float:
     """MAUVE between texts and references, 0 to 1 (Pillutla et al., arXiv 2102.01454).
 
-    The area under the frontier of the two divergences between texts and references, both as
-    histograms over clusters of their vectors. Values depend on the encoder and on the number of
-    texts: compare equal ones, of some thousand texts. The authors' package computes it, with its
-    own defaults.
+    The area under the frontier of the two divergences between texts and references, which are
+    represented by histograms over clusters of their embeddings. Values depend on the encoder and
+    on the number of texts; compare only equal ones, with several thousand texts. The authors'
+    package computes it with its own defaults.
 
     Args:
         texts: N texts.
-        references: About as many texts by people.
-        encoder: Gives the vectors: anything that `points` takes. The authors take the last
-            token's vector of GPT-2 large.
+        references: About as many human-written texts.
+        encoder: Encoder of the texts, as for `latent_codes`. The authors use the embedding of the
+            last token of GPT-2 large.
         seed: Seed of the clustering.
 
     Raises:
@@ -108,7 +108,7 @@ def mauve(texts: Sequence[str], references: Sequence[str], encoder: Any, seed: i
         from mauve import compute_mauve  # pyright: ignore[reportMissingImports] optional
     except ImportError as error:
         raise UserError(
-            "MAUVE needs a package under the GPL: pip install llamavae[mauve]"
+            "MAUVE needs an optional package (GPL licence): pip install llamavae[mauve]"
         ) from error
     ours, theirs = (latent_codes(encoder, side).numpy() for side in (texts, references))
     return float(compute_mauve(ours, theirs, seed=seed, verbose=False).mauve)
@@ -116,30 +116,30 @@ def mauve(texts: Sequence[str], references: Sequence[str], encoder: Any, seed: i
 
 # ------------------------------------------------------------------------------- the evaluator
 
-_CONTROL = "the same of as many held-out sentences"
+_CONTROL = "The same metric for as many held-out sentences."
 
 
 class Samples(Evaluator):
-    """Texts decoded greedily from codes of a prior, beside as many held-out sentences.
+    """Texts decoded greedily from codes of a prior, compared with as many held-out sentences.
 
-    Good samples come near the held-out sentences in every measure; to be below them in
-    perplexity and above them in self-BLEU is to write the commonplace again and again. No single
-    measure says that samples are good: nonsense is varied. Self-BLEU is the primary one because
-    every system has it.
+    Good samples are close to the held-out sentences in every metric. A lower perplexity together
+    with a higher self-BLEU means that the samples are frequent phrases that repeat. No single
+    metric is sufficient, since meaningless text can also be diverse. Self-BLEU is the primary
+    metric because it is defined for every system.
 
-    To choose between priors, compare their fluency (plain perplexity: the closer to that of the
-    held-out sentences the better) at comparable variety (self-BLEU, distinct-2) and novelty; the
-    held-out NLL of codes, in a prior's report, says which fits the codes best.
+    To choose between priors, compare their fluency (plain perplexity; closer to that of the
+    held-out sentences is better) at similar diversity (self-BLEU, distinct-2) and novelty. The
+    held-out NLL of codes, in the report of a prior, shows which prior fits the codes best.
 
     Args:
-        n: Number of samples; at most as many as there are held-out sentences.
-        prior: Where codes are drawn: None takes the system's own prior, for a `LlaMaVAE` its
-            default. Or what `fit_prior` returns; or for a `LlaMaVAE` what `LlaMaVAE.prior` takes,
-            or `all` for each prior that it has: its default one, then the others as groups.
-        mauve: Sentence encoder for MAUVE, see the function: a hub id, a folder or anything with
-            `encode`. None leaves it out.
-        batch_size: Sentences that pass the decoder together for their perplexity.
-        resamples: Bootstrap samples of an interval.
+        n: Number of samples; at most the number of held-out sentences.
+        prior: Prior of the codes. None uses the system's own prior, for a `LlaMaVAE` its default.
+            Otherwise the result of `fit_prior`; for a `LlaMaVAE` also any argument of
+            `LlaMaVAE.prior`, or `all` for its default prior and then the others as groups.
+        mauve: Sentence encoder for MAUVE, see the function: a hub id, a folder or any object with
+            `encode`. None skips it.
+        batch_size: Number of sentences per forward pass of the decoder, for perplexity.
+        resamples: Number of bootstrap samples.
     """
 
     name = "samples"
@@ -149,8 +149,8 @@ class Samples(Evaluator):
             "self-BLEU",
             "0 to 1",
             "lower",
-            "BLEU-4 of each text with all others as references, smoothing 1, mean over texts "
-            "(1802.01886)",
+            "Mean over texts of the BLEU-4 of the text with all other texts as references, with "
+            "smoothing method 1 (Zhu et al., 2018, arXiv 1802.01886).",
             _CONTROL,
         ),
         *(
@@ -158,49 +158,58 @@ class Samples(Evaluator):
                 f"distinct-{n}",
                 "0 to 1",
                 "higher",
-                f"different {grams} over all {grams} of the texts (1510.03055)",
+                f"Number of distinct {grams} divided by the number of all {grams} in the texts (Li "
+                "et al., 2016, arXiv 1510.03055).",
                 _CONTROL,
             )
             for n, grams in ((1, "words"), (2, "bigrams"))
         ),
         Metric(
-            "duplicates", "0 to 1", "lower", "share of texts that equal an earlier one", _CONTROL
+            "duplicates",
+            "0 to 1",
+            "lower",
+            "Proportion of texts that equal an earlier text up to white space.",
+            _CONTROL,
         ),
         Metric(
             "plain perplexity",
             "per token of the decoder",
             "lower",
-            "exp of the NLL per token under the VAE's own decoder without z, the end of a sentence "
-            "counted. That decoder has learnt to write with z, so compare with the control and "
-            "between models of one decoder only",
+            "Exponential of the mean NLL per token, including eos, under the VAE's own decoder "
+            "without z. The decoder was trained with z, so the value is comparable only with the "
+            "control and between models with the same decoder.",
             _CONTROL,
         ),
         Metric(
             "novelty",
             "0 to 1",
             "higher",
-            "share of texts that are no training sentence",
-            _CONTROL + "; 1 where training sentences were kept out of these",
+            "Proportion of texts that do not occur among the training sentences.",
+            _CONTROL + " It is 1 if training sentences are excluded from these.",
         ),
         Metric(
             "nearest training text",
             "0 to 1",
             "",
-            "largest Jaccard similarity of the words of a text and of a training sentence, mean "
-            "over texts",
+            "Mean over texts of the highest Jaccard index between the sets of words of the text "
+            "and of a training sentence.",
             _CONTROL,
         ),
-        Metric("words", "words", "", "length of a text, mean over texts", _CONTROL),
+        Metric("words", "words", "", "Mean number of words per text.", _CONTROL),
         Metric(
-            "deviation of words", "words", "", "standard deviation of the length of texts", _CONTROL
+            "deviation of words",
+            "words",
+            "",
+            "Standard deviation of the number of words per text.",
+            _CONTROL,
         ),
         Metric(
             "MAUVE",
             "0 to 1",
             "higher",
-            "area under the divergence frontier of samples and held-out sentences (2102.01454); "
-            "state the encoder with it",
-            "the same of as many training sentences in place of samples",
+            "Area under the divergence frontier between samples and held-out sentences (Pillutla "
+            "et al., 2021, arXiv 2102.01454). The encoder must be reported with it.",
+            "The same metric with as many training sentences in place of the samples.",
         ),
     )
 
@@ -213,16 +222,18 @@ class Samples(Evaluator):
         resamples: int = 1000,
     ) -> None:
         if n < 2:
-            raise UserError(f"samples are compared with one another, so n is at least 2; got {n}")
+            raise UserError(
+                f"expected n of at least 2, since samples are compared in pairs; got {n}"
+            )
         self.n, self.prior, self.mauve = n, prior, mauve
         self.batch_size, self.resamples = batch_size, resamples
 
     def evaluate(self, system: Any, data: EvaluationData) -> Evaluation:
-        """All measures, and the table `samples`.
+        """All metrics, and the table `samples`.
 
-        Row of the table: `text`, `self-BLEU`, for a `LlaMaVAE` the kind of the `prior`, and where
-        training texts are known `nearest` (the training text that shares most words) and
-        `similarity` (their Jaccard similarity).
+        Row of the table: `text`, `self-BLEU`, for a `LlaMaVAE` the kind of the `prior`, and if
+        training texts are known `nearest` (the most similar training text) and `similarity` (the
+        Jaccard index of the two).
 
         Raises:
             UserError: The system has no prior and none is given, or the encoder of MAUVE cannot be
@@ -249,22 +260,22 @@ class Samples(Evaluator):
         return Evaluation(rows, {"samples": table})
 
     def depends_on(self, system: Any) -> dict[str, Any]:
-        """`priors`: held-out NLL of each prior of a `LlaMaVAE` that is drawn from, by its kind."""
+        """`priors`: held-out NLL of each prior of a `LlaMaVAE` that is used, by kind."""
         try:
             priors = self._priors(system) if isinstance(system, LlaMaVAE) else []
         except UserError:
-            return {}  # `evaluate` says so
+            return {}  # `evaluate` raises the error
         found = {prior.kind: prior.report.get("nll") for prior in priors}
         return {"priors": found} if found else {}
 
     def _compare(
         self, system: Any, samples: list[str], real: list[str], data: EvaluationData, group: str
     ) -> tuple[Rows, Rows]:
-        """All measures but MAUVE of n samples beside n sentences, and the rows of the table."""
+        """All metrics except MAUVE for n samples and n sentences, and the rows of the table."""
         n = len(samples)
         both = [*samples, *real]
 
-        # measure -> values of single texts, of the n samples and then of the n sentences
+        # maps metrics to per-text values, of the n samples and then of the n sentences
         values: dict[str, NDArray[Any]] = {
             "self-BLEU": np.concatenate([self_bleu(samples), self_bleu(real)])
         }
@@ -307,26 +318,26 @@ class Samples(Evaluator):
         return rows, table
 
     def _codes(self, system: Any, n: int, seed: int) -> Iterator[tuple[str, Tensor]]:
-        """Codes (n, D) of each prior that is asked for, with its name where the system is ours."""
+        """Codes (n, D) of each requested prior, with its name if the system is a `LlaMaVAE`."""
         if isinstance(system, LlaMaVAE) and isinstance(self.prior, str | VAEPrior | None):
             for prior in self._priors(system):
                 yield prior.kind, prior.sample(n, seed=seed)
         elif isinstance(self.prior, str):
             raise UserError(
-                f"prior {self.prior!r} is the name of a LlaMaVAE's; this system is a "
-                f"{type(system).__name__}. Give Samples(prior=...) something that has sample()"
+                f"prior {self.prior!r} is the name of a prior of a LlaMaVAE; this system is a "
+                f"{type(system).__name__}. Pass an object with sample() as Samples(prior=...)"
             )
         elif self.prior is not None:
             yield "", self.prior.sample(n, seed=seed)
         elif not callable(getattr(system, "prior", None)):
             raise UserError(
-                "this system has no prior to draw samples from; give one to Samples(prior=...)"
+                "this system has no prior to draw samples from. Pass one as Samples(prior=...)"
             )
         else:
             yield "", system.prior(n, seed=seed)
 
     def _priors(self, system: LlaMaVAE) -> list[VAEPrior]:
-        """The priors of a VAE that are asked for."""
+        """The requested priors of a VAE."""
         if not isinstance(self.prior, str | VAEPrior | None):
             return []
         names = prior_names(system) if self.prior == ALL else [self.prior]
@@ -347,11 +358,11 @@ _STATISTICS: dict[str, Callable[[NDArray[Any]], Any]] = {
     "plain perplexity": _perplexity,
     "deviation of words": np.std,
 }
-"""Measure -> what is made of the values of single texts, where it is not their mean."""
+"""Maps metrics that are not the mean of per-text values to the function of these values."""
 
 _WHOLE: dict[str, Callable[[list[str]], float]] = {
     "distinct-1": partial(distinct_n, n=1),
     "distinct-2": partial(distinct_n, n=2),
     "duplicates": duplicates,
 }
-"""Measures of a list of texts. They have no interval: a resampled list repeats texts."""
+"""Metrics of a list of texts. They have no interval, since a bootstrap sample repeats texts."""

@@ -1,7 +1,7 @@
-"""Semantic textual similarity: does the space place sentences as near as people say they are?
+"""Semantic textual similarity: agreement of latent cosines with human similarity scores.
 
-Pairs of sentences have a score of similarity that people gave. A space is good where the cosine of
-two points follows it.
+Each pair of sentences has a human similarity score. It is compared with the cosine of the two
+latent codes.
 """
 
 from __future__ import annotations
@@ -39,17 +39,17 @@ from llamavae.modeling import LlaMaVAE
 logger = logging.getLogger(__name__)
 
 Malformed = Literal["refuse", "skip"]
-"""What happens to a file with malformed rows: an error, or a note with their line numbers."""
+"""How malformed rows of a file are handled: an error, or a warning with their line numbers."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """Where the pairs of a benchmark come from.
+    """Source of the pairs of a benchmark.
 
     Attributes:
-        title: As it stands in tables.
+        title: Name in tables.
         dataset: Id of its data set on the hub.
-        split: Its part that is used.
+        split: Split of the data set.
         config: Configuration ("subset") of the data set.
     """
 
@@ -79,7 +79,7 @@ GROUPS = {
     "english": tuple(name for name in TASKS if name not in _MULTILINGUAL),
     "multilingual": _MULTILINGUAL,
 }
-"""A group's name stands for those of its tasks that are found."""
+"""Maps group names to tasks; a group selects those of its tasks that are found."""
 
 
 # ------------------------------------------------------------------------------- pairs
@@ -87,13 +87,13 @@ GROUPS = {
 
 @dataclass(frozen=True)
 class Pairs:
-    """Pairs of sentences with the similarity that people gave them.
+    """Pairs of sentences with human similarity scores.
 
     Attributes:
         first: N sentences.
         second: N sentences.
-        scores: N scores, higher is more alike; the scale does not matter.
-        skipped: What was left out and why, one line a row.
+        scores: N scores, higher is more similar; the scale does not matter.
+        skipped: Excluded rows with the reason, one line per row.
     """
 
     first: list[str]
@@ -110,16 +110,17 @@ def read_pairs(path: Path, malformed: Malformed = "refuse") -> Pairs:
             `sentence2` (or `sentence_A` and `sentence_B`), and `score`, `similarity_score` or
             `relatedness_score`. A .csv or .tsv file without a header has these three columns and
             no others, in this order.
-        malformed: `skip` leaves out rows without two sentences and a number, and notes their
-            lines; `refuse` raises an error that names them.
+        malformed: `skip` excludes rows without two sentences and a number, and records their line
+            numbers; `refuse` raises an error that lists them.
 
     Raises:
-        UserError: No such file, another format, malformed rows, or less than 2 pairs.
+        UserError: The file is missing, has another format or malformed rows, or has fewer than 2
+            pairs.
     """
     files.check_file(path)
     suffix = path.suffix.lower()
     if suffix not in (".csv", ".tsv", ".jsonl"):
-        raise UserError(f"{path}: pairs of sentences are read from .csv, .tsv or .jsonl")
+        raise UserError(f"{path}: expected a .csv, .tsv or .jsonl file with pairs of sentences")
     rows = _objects(path) if suffix == ".jsonl" else _table(path, "\t" if suffix == ".tsv" else ",")
     return _check(rows, str(path), malformed)
 
@@ -143,7 +144,7 @@ def load_pairs(name: str, malformed: Malformed = "refuse") -> Pairs:
     except UserError as error:
         raise MissingData(
             f"{task.title} is the split {task.split!r} of {task.dataset!r} on the hub, which "
-            f"cannot be loaded: {error.__cause__ or error}. Without the hub give a file with rows "
+            f"cannot be loaded: {error.__cause__ or error}. To work offline, give a file with rows "
             f"of sentence, sentence, score: files={{{name!r}: 'pairs.csv'}}, or on the command "
             f"line --set 'sts.files={{{name}: pairs.csv}}'"
         ) from error
@@ -155,7 +156,9 @@ def load_pairs(name: str, malformed: Malformed = "refuse") -> Pairs:
 _FIRST, _SECOND = ("sentence1", "sentence_a"), ("sentence2", "sentence_b")
 _SCORE = ("score", "similarity_score", "relatedness_score")
 
-_NamedRow = tuple[int, Mapping[str, Any] | str]  # line number, and cells by name or what is wrong
+_NamedRow = tuple[
+    int, Mapping[str, Any] | str
+]  # line number, and cells by name or an error message
 
 
 def _check(rows: Iterable[_NamedRow], where: str, malformed: Malformed) -> Pairs:
@@ -174,12 +177,12 @@ def _check(rows: Iterable[_NamedRow], where: str, malformed: Malformed) -> Pairs
             )
         logger.warning("left out %s", message)
     if len(pairs.scores) < 2:
-        raise UserError(f"{where}: a correlation needs at least 2 pairs; got {len(pairs.scores)}")
+        raise UserError(f"{where}: expected at least 2 pairs; got {len(pairs.scores)}")
     return Pairs(pairs.first, pairs.second, pairs.scores, tuple(wrong))
 
 
 def _add(pairs: Pairs, row: Mapping[str, Any]) -> str:
-    """Add a row to the pairs, or say what is wrong with it."""
+    """Add a row to the pairs, or return the reason why it is malformed."""
     cells = {str(name).strip().lower(): value for name, value in row.items()}
     values = []
     for names in (_FIRST, _SECOND, _SCORE):
@@ -243,38 +246,43 @@ def _objects(path: Path) -> Iterator[_NamedRow]:
 
 
 def cosines(first: Tensor, second: Tensor) -> NDArray[np.float64]:
-    """Cosine of each pair of points (N, D), shape (N,); 0 where one of them is 0."""
+    """Cosine of each pair of latent codes (N, D), shape (N,); 0 if one of them is zero."""
     return F.cosine_similarity(first.double(), second.double()).cpu().numpy()
 
 
-_CONTROL = "the same of the VAE's sentence encoder, whose vectors the posterior compresses"
+_CONTROL = "The same metric for the embeddings of the VAE's sentence encoder, before compression."
 
 SPEARMAN = Metric(
     "STS Spearman",
     "−1 to 1",
     "higher",
-    "Spearman correlation of the cosine of two sentences' posterior means with the similarity that "
-    "people gave them, over pairs; without a group, of the first benchmark that was asked for "
-    "(STS-B dev, 1708.00055)",
+    "Spearman correlation, over pairs of sentences, between the cosine of their posterior means "
+    "and their human similarity score. Without a group, it is the value of the first benchmark, by "
+    "default STS-B dev (Cer et al., 2017, arXiv 1708.00055).",
     _CONTROL,
 )
 PEARSON = Metric(
-    "STS Pearson", "−1 to 1", "higher", "the same with Pearson's correlation", _CONTROL
+    "STS Pearson",
+    "−1 to 1",
+    "higher",
+    "Pearson correlation, over pairs of sentences, between the cosine of their posterior means and "
+    "their human similarity score.",
+    _CONTROL,
 )
 
 
 class SemanticSimilarity(Evaluator):
-    """Correlation of the cosine of posterior means with human scores of similarity.
+    """Correlation of the cosine of posterior means with human similarity scores.
 
-    Beside it, as the control, stands the same of the raw sentence encoder of a VAE: what the
-    compression to D dimensions costs.
+    The control is the same correlation for the sentence encoder of the VAE. The difference is the
+    cost of the compression to D dimensions.
 
     Args:
-        tasks: Names of `TASKS` or of `files`, the primary one first. They have to be there; the
-            name of a group in `GROUPS` stands for those of its tasks that are found.
-        files: Task -> local file, see `read_pairs`, in place of the hub.
+        tasks: Names of `TASKS` or of `files`, the primary one first; their data are required. The
+            name of a group in `GROUPS` selects those of its tasks that are found.
+        files: Maps tasks to local files, see `read_pairs`, to be used instead of the hub.
         malformed: See `read_pairs`.
-        resamples: Bootstrap samples of an interval.
+        resamples: Number of bootstrap samples.
     """
 
     name = "sts"
@@ -293,17 +301,18 @@ class SemanticSimilarity(Evaluator):
         self.malformed: Malformed = malformed
         self.resamples = resamples
         if not self.tasks:
-            raise UserError("name at least one STS task")
+            raise UserError("expected at least one STS task; got none")
         known = [*TASKS, *self.files]
         check_tasks("STS task", self.tasks, known, GROUPS, "Or give its file in files=.")
 
     def evaluate(self, system: Any, data: EvaluationData) -> Evaluation:
         """The correlations for each task, and the pairs with their cosines.
 
-        Where the first task is not found, no row is without a group.
+        If the first task is not found, there is no row without a group.
 
         Raises:
-            MissingData: A task that is named is not there, or none of a group's.
+            MissingData: The data of a task selected by name, or of all tasks of a group, are
+                missing.
             UserError: A file is malformed.
         """
         groups: Groups = {name: GROUPS[name] for name in GROUPS if name not in self.files}
@@ -372,10 +381,10 @@ def _title(task: str) -> str:
 def pair_cosines(
     system: Any, pairs: Pairs
 ) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
-    """Cosines of a system's points of N pairs, and those of its raw sentence encoder if it has one.
+    """Cosines of the latent codes of N pairs, and those of the system's sentence encoder, if any.
 
     Returns:
-        Two arrays (N,); None for the second of a system without a sentence encoder of its own.
+        Two arrays (N,); the second is None for a system without its own sentence encoder.
     """
     texts = [*pairs.first, *pairs.second]
     half = len(pairs.first)
@@ -384,6 +393,6 @@ def pair_cosines(
         ours = latent_codes(system, texts)
         return cosines(ours[:half], ours[half:]), None
     raw = latent_codes(encoder, texts)
-    # the posterior is a function of the encoder's vectors, so they are not computed twice
+    # the posterior is a function of the encoder's embeddings, so these are computed only once
     ours = system.encode(raw).mean if isinstance(system, LlaMaVAE) else latent_codes(system, texts)
     return cosines(ours[:half], ours[half:]), cosines(raw[:half], raw[half:])
