@@ -175,12 +175,12 @@ def test_an_output_is_only_replaced_on_request(
 ) -> None:
     output = tmp_path / "points.parquet"
     output.write_text("mine")
-    with pytest.raises(UserError, match="exists already"):
+    with pytest.raises(UserError, match="already exists"):
         encode_file(model, sentences, output)
     assert output.read_text() == "mine"
     encode_file(model, sentences, output, overwrite=True)
     assert len(pq.read_table(output)) == 32
-    with pytest.raises(UserError, match="exists already"):
+    with pytest.raises(UserError, match="already exists"):
         encode_file(model, output, output, overwrite=True)
 
 
@@ -235,7 +235,7 @@ def test_a_table_keeps_its_row_numbers(model: LlaMaVAE, tmp_path: Path) -> None:
 
 
 def test_a_model_of_vectors_cannot_read_a_file(sentences: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no sentence encoder"):
+    with pytest.raises(UserError, match="a model with a sentence encoder"):
         encode_file(tiny.vae(sentence_encoder=None), sentences, tmp_path / "a.parquet")
 
 

@@ -123,7 +123,7 @@ def test_templates_that_cannot_work(decoder, template):
 def test_mistakes(decoder):
     baseline = PromptedDecoder(decoder)
     for asked, what in (
-        (torch.ones(2, 3), "not for a Tensor"),
+        (torch.ones(2, 3), "got a Tensor"),
         ("dog", "not for a str"),
         ([3], "got 3"),
         ([("dog", "a", "b")], "pair"),

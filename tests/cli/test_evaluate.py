@@ -140,7 +140,7 @@ def test_probes_without_sentevals_files_are_a_success(corpus, run, tmp_path, mon
         (["-e", "usage", "--set", "usage.resamples=[1"], "the value is not valid YAML"),
         (["-e", "sts", "--set", "sts.files=x.csv"], "sts.files takes names with values"),
         (["-m", "mini", "--encoder", "x"], "expected --model or --encoder, not both"),
-        (["-e", "usage"], "name a corpus, a file of sentences or a hub id"),
+        (["-e", "usage"], "Give a corpus, a file of sentences or a hub id"),
     ],
 )
 def test_mistakes_are_named(options, message, run, tmp_path):

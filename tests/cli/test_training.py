@@ -130,7 +130,7 @@ def test_show_and_copy(run: Any, tmp_path: Path) -> None:
     [
         (["recipes", "show", "dem"], "Did you mean 'demo'?"),
         (["recipes", "copy", "demo", "mine.txt"], "ends in .yaml"),
-        (["recipes", "copy", "demo", "/nowhere/mine.yaml"], "cannot write"),
+        (["recipes", "copy", "demo", "/nowhere/mine.yaml"], "could not write"),
         (["train", "-r", "missing.yaml"], "there is no recipe file missing.yaml"),
     ],
 )

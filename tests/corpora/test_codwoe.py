@@ -221,7 +221,7 @@ def test_a_file_is_replaced_in_one_step(tmp_path):
     [
         (["a"], [], r"0 definitions for 1 id\(s\)"),
         ([], [], "no definitions to write"),
-        (["a", "b", "a"], ["x", "y", "z"], "the id 'a' comes twice"),
+        (["a", "b", "a"], ["x", "y", "z"], "the id 'a' occurs twice"),
     ],
 )
 def test_definitions_that_make_no_submission(tmp_path, ids, glosses, message):

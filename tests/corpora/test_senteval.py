@@ -52,7 +52,7 @@ def test_ten_tasks():
 def test_missing(tmp_path, monkeypatch):
     monkeypatch.delenv(VARIABLE, raising=False)
     with pytest.raises(
-        MissingData, match=r"not here.*github.com/facebookresearch/SentEval.*LLAMAVAE"
+        MissingData, match=r"not found.*github.com/facebookresearch/SentEval.*LLAMAVAE"
     ):
         load_task("Tense")
     with pytest.raises(MissingData, match=r"no file .*tree_depth\.txt.*github"):

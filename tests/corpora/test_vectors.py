@@ -158,11 +158,11 @@ def test_unwanted_vectors_cost_no_memory(save):
         ("the 1 2\nbank 1 1e39\n", "words.any:2: a value is NaN or infinite"),
         ("3 2\nthe 1 2\nbank 1 2\n", "announces 3 words, but the file has 2"),
         ("1 2\nthe 1 2\nbank 1 2\n", "announces 1 words, but the file has 2"),
-        (encode(WORDS, MATRIX, "binary")[:-3], "words.any, entry 6: cut off"),
-        (encode(WORDS, MATRIX, "binary-lines")[:30], "words.any, entry 2: cut off"),
+        (encode(WORDS, MATRIX, "binary")[:-3], "words.any, entry 6: truncated"),
+        (encode(WORDS, MATRIX, "binary-lines")[:30], "words.any, entry 2: truncated"),
         (encode(WORDS, MATRIX * np.nan, "binary"), "words.any, entry 1: a value is NaN"),
-        (gzip.compress(encode(WORDS, MATRIX, "glove"))[:-20], "is cut off or damaged"),
-        (b"\x1f\x8bnonsense", "is cut off or damaged"),
+        (gzip.compress(encode(WORDS, MATRIX, "glove"))[:-20], "is truncated or damaged"),
+        (b"\x1f\x8bnonsense", "is truncated or damaged"),
     ],
 )
 def test_wrong_files(save, content, message):

@@ -176,5 +176,5 @@ def test_stream_has_no_end_and_loses_nothing(decoder, monkeypatch):
 
 
 def test_empty_stream(decoder):
-    with pytest.raises(UserError, match="no sentences"):
+    with pytest.raises(UserError, match="got an empty one"):
         next(iter(SentenceStream(lambda: [], decoder, batch_size=3)))

@@ -242,7 +242,7 @@ def test_all_systems_are_asked_the_same(in_sentences):
 
 
 def test_several_draws_for_each_word(task):
-    with pytest.raises(UserError, match="all 3 draws are the centre"):
+    with pytest.raises(UserError, match="all 3 draws are equal"):
         replace(task, draws=3)
     drawn = replace(task, draws=3, spread=1.0)
     done = [f"{name}/0" for name in SYSTEMS if name not in (*SYSTEMS[:1], "nearest neighbour")]

@@ -187,12 +187,12 @@ def test_vectors_serve_as_well_as_names(cvae):
         (lambda m: m.points(["side=up"]), "Did you mean|Known"),
         (lambda m: m.points(torch.zeros(1, 3)), r"\(B, 2\)"),
         (lambda m: m.points(torch.full((1, 2), torch.nan)), "NaN"),
-        (lambda m: m.translate(torch.zeros(2, 1), ["side=left"], ["side=left"]), "points"),
+        (lambda m: m.translate(torch.zeros(2, 1), ["side=left"], ["side=left"]), "latent codes"),
         (
             lambda m: m.translate(torch.zeros(3, tiny.LATENT), ["side=left"] * 2, ["side=left"]),
             "1 or 3 conditions",
         ),
-        (lambda m: m.rank("a dog", []), "no candidates"),
+        (lambda m: m.rank("a dog", []), "expected candidates"),
     ],
 )
 def test_refused(cvae, call, message):
@@ -256,7 +256,7 @@ def test_pairs_of_another_size_are_refused(vae, data):
 
 
 def test_a_flow_of_another_size_is_refused(vae, cvae):
-    with pytest.raises(UserError, match="size"):
+    with pytest.raises(UserError, match="expected a flow of D = 6"):
         InvertibleCVAE(vae, VectorCondition(7), cvae.flow)
 
 
@@ -378,7 +378,7 @@ def test_another_vae_is_refused_by_name(saved):
 def test_a_vae_that_was_never_saved_is_asked_for(vae, data, tmp_path):
     condition = LabelCondition.from_rows(data, ["side"])
     InvertibleCVAE.build(vae, condition, **SMALL).save_pretrained(tmp_path)
-    with pytest.raises(UserError, match="not saved anywhere"):
+    with pytest.raises(UserError, match="was not saved"):
         InvertibleCVAE.from_pretrained(tmp_path)
     InvertibleCVAE.from_pretrained(tmp_path, vae)
 
@@ -407,7 +407,7 @@ def test_a_vae_that_moved_is_asked_for_and_can_be_given(saved):
             ),
             "damaged: it lacks vae",
         ),
-        (lambda f: (f / "flow.safetensors").unlink(), "no flow"),
+        (lambda f: (f / "flow.safetensors").unlink(), "file of the flow"),
         (lambda f: (f / "flow.safetensors").write_bytes(b"x"), "damaged"),
     ],
 )
@@ -438,7 +438,7 @@ def test_word_vectors_that_moved(vae, data, tmp_path):
     model.fit(make_pairs(data, condition), fitting=SHORT, progress=False)
     model.save_pretrained(tmp_path / "guided")
     (tmp_path / "words.vec").rename(tmp_path / "new.vec")
-    with pytest.raises(UserError, match="new place"):
+    with pytest.raises(UserError, match="new location"):
         InvertibleCVAE.from_pretrained(tmp_path / "guided")
     moved = InvertibleCVAE.from_pretrained(tmp_path / "guided", word_vectors=tmp_path / "new.vec")
     assert moved.generate(["dog"], seed=0) == model.generate(["dog"], seed=0)

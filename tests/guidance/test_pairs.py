@@ -92,7 +92,7 @@ def test_words_without_a_vector_are_left_out(data, words, caplog):
     assert pairs.conditions.tolist() == [[1, 2, 3], [1, 2, 3], [4, 5, 6]]
     assert pairs.skipped == {"glim": 2}
     assert [record.getMessage() for record in caplog.records] == [
-        "2 of 5 row(s) left out: no vector of 1 word(s), such as 'glim'"
+        "2 of 5 row(s) skipped: no vector for 1 word(s), such as 'glim'"
     ]
 
 
@@ -156,10 +156,10 @@ def test_parts_that_do_not_fit():
     [
         ({"word": "wrd"}, "unknown column 'wrd'. Did you mean 'word'"),
         ({"context": "contxt"}, "unknown column 'contxt'. Did you mean 'context'"),
-        ({"word": "context"}, "column 'context' has no value in row 1"),
+        ({"word": "context"}, "column 'context': expected a value in each row; row 1 has none"),
         ({"word": "stars"}, "expected a word, or a pair of word and sentence; got 1"),
-        ({"context": "context"}, "word vectors know no context: ask 'glim' alone"),
-        ({"vectors": "sgns"}, "with a matrix condition, and only then"),
+        ({"context": "context"}, "word vectors do not support a context. Pass 'glim' alone"),
+        ({"vectors": "sgns"}, "is required for a VectorCondition, and only for it"),
     ],
 )
 def test_wrong_words(data, words, options, message):
@@ -170,13 +170,13 @@ def test_wrong_words(data, words, options, message):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({}, r"pass vectors= \(a column of data, or an array\)"),
+        ({}, r"vectors= \(a column of data, or an array\) is required"),
         ({"vectors": "sgn"}, "unknown column 'sgn'. Did you mean 'sgns'"),
-        ({"vectors": "stars"}, "column 'stars': expected a list of numbers a row"),
-        ({"vectors": "sgns", "context": "context"}, "of matrix knows no context"),
-        ({"vectors": np.zeros((3, 2))}, "3 vectors for 5 rows; expected one a row"),
+        ({"vectors": "stars"}, "column 'stars': expected a list of numbers per row"),
+        ({"vectors": "sgns", "context": "context"}, "of type matrix does not support a context"),
+        ({"vectors": np.zeros((3, 2))}, "expected one vector per row; got 3 for 5 rows"),
         ({"vectors": np.full((5, 2), np.nan)}, r"row 1 \(and 4 more\) holds NaN"),
-        ({"vectors": np.zeros((5, 7))}, "a condition has 2 numbers here; got rows of 7"),
+        ({"vectors": np.zeros((5, 7))}, "expected conditions of 2 numbers; got rows of 7"),
     ],
 )
 def test_wrong_vectors(data, options, message):
@@ -203,12 +203,12 @@ def test_wrong_labels(data):
         make_pairs(data, LabelCondition({"tenses": ["past"]}))
     with pytest.raises(UserError, match="unknown tense 'future'"):
         make_pairs(data, LabelCondition({"tense": ["past"]}))
-    with pytest.raises(UserError, match="of labels knows no context"):
+    with pytest.raises(UserError, match="of type labels does not support a context"):
         make_pairs(data, LabelCondition({"tense": ["past", "future"]}), context="context")
 
 
 def test_nothing_left(data, words):
-    with pytest.raises(UserError, match=r"no pair is left\. 2 of 2 row\(s\) left out.*'glim'"):
+    with pytest.raises(UserError, match=r"none is left\. 2 of 2 row\(s\) skipped.*'glim'"):
         make_pairs(data.select([1, 4]), words)
     with pytest.raises(UserError, match="no rows"):
         make_pairs(data.select([]), words)

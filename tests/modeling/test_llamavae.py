@@ -91,7 +91,7 @@ def test_inputs_that_do_not_fit(model):
     with pytest.raises(ValueError, match="got both"):
         model(**inputs, sentence_vectors=torch.zeros(4, tiny.HIDDEN))
     inputs["encoder_inputs"] = model.encoder.tokenize(tiny.SENTENCES[:3])
-    with pytest.raises(ValueError, match="4 rows of decoder ids but 3 sentences"):
+    with pytest.raises(ValueError, match="got 4 rows and 3 sentences"):
         model(**inputs)
     del inputs["encoder_inputs"]
     with pytest.raises(ValueError, match="give encoder_inputs or sentence_vectors"):

@@ -85,7 +85,7 @@ def test_page_says_what_how_and_with_which_control(folder):
         "Here are the first 6 of 9 paths, not selected.",
         "covers 95 % of the latent codes of the sentences; changed words",
         "dimension 3, start 1",
-        "What each dimension knows of each factor, in nats",
+        "Mutual information of each dimension and each factor, in nats",
         "per text: all 4 rows",
         "factor = 1.0",
         "hash of the data",

@@ -234,7 +234,7 @@ def test_wrong_settings(options, message):
 @pytest.mark.parametrize(
     ("points", "message"),
     [
-        (torch.full((9, 2), torch.nan), "NaN or infinity"),
+        (torch.full((9, 2), torch.nan), "NaN or infinite"),
         (torch.zeros(2, 2), "at least 2 codes"),
         (torch.zeros(2), "shape"),
     ],

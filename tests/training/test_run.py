@@ -428,7 +428,11 @@ def test_sharding_is_refused(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("section", "changes", "words"),
     [
-        ("encoder", {"vectors": "h", "scratch": None, "training": "frozen"}, "streaming false"),
+        (
+            "encoder",
+            {"vectors": "h", "scratch": None, "training": "frozen"},
+            "corpus.streaming to false",
+        ),
         ("optimisation", {"steps": 4, "workers": 2}, "workers to 0 or 1"),
     ],
 )

@@ -126,5 +126,5 @@ def test_what_it_cannot_measure():
         Geometry()(Reader(), EvaluationData(TEXTS))
     with pytest.raises(UserError, match=r"expected at least .*; got 500, 6, 1, 120 and 3"):
         Geometry(starts=1)
-    with pytest.raises(UserError, match="free of the others"):
+    with pytest.raises(UserError, match="independent of the others"):
         measured(Grammar(), factors=["object"])
