@@ -232,7 +232,7 @@ def test_mistakes(fitted):
     for wrong in ({"steps": -1}, {"steps": 1, "batch_size": 0}, {"steps": 1, "beta": -0.5}):
         with pytest.raises(UserError, match="expected steps"):
             baseline.fit(PAIRS, **wrong)
-    with pytest.raises(UserError, match="no sentence encoder"):
+    with pytest.raises(UserError, match="needs a VAE with a sentence encoder"):
         ConditionalVAE(tiny.vae(sentence_encoder=None), LABELS)
 
 

@@ -124,7 +124,7 @@ def test_mistakes(decoder):
     baseline = PromptedDecoder(decoder)
     for asked, what in (
         (torch.ones(2, 3), "got a Tensor"),
-        ("dog", "not for a str"),
+        ("dog", "got a str"),
         ([3], "got 3"),
         ([("dog", "a", "b")], "pair"),
     ):

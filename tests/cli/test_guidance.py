@@ -262,7 +262,7 @@ def test_a_model_of_vectors_is_not_asked_in_words(fit, run):
     for arguments in (("define", "dog"), ("reverse", "a kind of animal")):
         result = run(*arguments, "--model", fit("--vectors", "c"))
         assert result.exit_code == 2
-        assert "or a tensor (V, C)" in result.stderr
+        assert "a tensor (" in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -315,7 +315,7 @@ def test_a_matrix_with_a_row_for_each_text(folder, run, tmp_path, suffix):
     assert run(*common, *corpus, "-o", str(tmp_path / "fits")).exit_code == 0
     fewer = run(*common, *corpus, "--limit", "9", "-o", str(tmp_path / "not"))
     assert fewer.exit_code == 2
-    assert f"{rows} vectors for 9 rows" in fewer.stderr
+    assert f"got {rows} for 9 rows" in fewer.stderr
 
 
 @pytest.mark.parametrize(

@@ -330,7 +330,7 @@ def test_contexts_that_do_not_fit_are_refused(name, form):
     with pytest.raises(UserError, match="expected a context c"):
         flow.initialise(torch.randn(5, 2))
     flow = build_flow(name, 2, form=form, blocks=1, hidden=(8,))
-    with pytest.raises(UserError, match="without a context"):
+    with pytest.raises(UserError, match="expected no context"):
         flow(torch.zeros(5, 1))
 
 

@@ -248,7 +248,7 @@ def test_what_are_no_labels(asked, message):
 
 @pytest.mark.parametrize("values", [{}, {"a": []}, {"a": ["x", "x"]}])
 def test_values_that_tell_nothing_apart(values):
-    with pytest.raises(UserError, match="expected (at least one column|distinct values)"):
+    with pytest.raises(UserError, match=r"expected (at least one column|distinct values)"):
         LabelCondition(values)
 
 

@@ -210,7 +210,7 @@ def test_wrong_labels(data):
 def test_nothing_left(data, words):
     with pytest.raises(UserError, match=r"none is left\. 2 of 2 row\(s\) skipped.*'glim'"):
         make_pairs(data.select([1, 4]), words)
-    with pytest.raises(UserError, match="no rows"):
+    with pytest.raises(UserError, match="at least one row"):
         make_pairs(data.select([]), words)
     with pytest.raises(UserError, match="unknown column 'text'"):
         make_pairs(data.rename_column("text", "gloss"), words)

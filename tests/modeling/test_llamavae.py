@@ -94,7 +94,7 @@ def test_inputs_that_do_not_fit(model):
     with pytest.raises(ValueError, match="got 4 rows and 3 sentences"):
         model(**inputs)
     del inputs["encoder_inputs"]
-    with pytest.raises(ValueError, match="give encoder_inputs or sentence_vectors"):
+    with pytest.raises(ValueError, match="expected encoder_inputs or sentence_vectors"):
         model(**inputs)
 
 
