@@ -80,7 +80,7 @@ def test_demo_leaves_everything_in_its_folder(tmp_path, model):
     assert LlaMaVAE.from_pretrained(folder / "model").sample(1, seed=0)
 
     again, shown = demo(folder, model)
-    assert "trained already" in shown
+    assert "already trained" in shown
     assert again.metrics == result.metrics
 
     with pytest.raises(UserError, match="other settings"):
@@ -137,7 +137,7 @@ def test_the_default_is_fetched_or_else_complete(tmp_path, monkeypatch, reachabl
         run_demo(tmp_path / "run", console=Console(file=shown, width=200), progress=False)
     assert asked == ["small"]
     assert "all-minilm-l6-v2 (Apache-2.0), 92 MB" in shown.getvalue()
-    assert ("so this is mini" in shown.getvalue()) is not reachable
+    assert ("uses the bundled model mini" in shown.getvalue()) is not reachable
 
 
 def test_the_default_is_not_fetched_when_it_is_here(tmp_path, monkeypatch):
