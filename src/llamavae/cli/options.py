@@ -16,7 +16,6 @@ import typer
 
 from llamavae.cli.output import note
 from llamavae.errors import UserError
-from llamavae.modeling.loading import load_sentence_encoder
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -162,6 +161,7 @@ class ModelOptions:
             UserError: The encoder cannot be loaded, or the device is not available.
         """
         quiet()
+        from llamavae.modeling.loading import load_sentence_encoder
 
         options = placement(None if self.device == "auto" else self.device, self.dtype)
         device = options.pop("device_map", "cpu")
