@@ -12,7 +12,7 @@ from llamavae.evaluation.comparison import compare
 from llamavae.evaluation.evaluator import Evaluation, Evaluator
 from llamavae.evaluation.results import Results, read_results
 from llamavae.evaluation.suite import evaluate
-from llamavae.metrics.metric import Items, Metric
+from llamavae.metrics.metric import AGGREGATES, Items, Metric
 from llamavae.metrics.ngrams import bleu_counts, bleu_of_counts
 from llamavae.report.comparison import verdict_text
 
@@ -148,7 +148,7 @@ def test_items_are_kept_in_the_folder_and_give_the_value(make, tmp_path):
     kept = read_results(tmp_path / "a").found["scored"].evaluation
     assert kept.items.keys() == found.evaluation.items.keys() == {("score", ""), ("BLEU", "")}
     for (name, group), items in kept.items.items():
-        value = Scored().metric(name).of(items.values)
+        value = AGGREGATES[Scored().metric(name).aggregate](items.values)
         assert value == pytest.approx(kept.value(name, group), rel=1e-12)
         assert items.control is None
     assert all("items" not in row for row in kept.rows)

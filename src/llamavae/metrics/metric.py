@@ -65,10 +65,6 @@ class Metric:
     control: str = ""
     aggregate: str = "mean"
 
-    def of(self, items: NDArray[Any]) -> float:
-        """The metric of N items (N,) or (N, K)."""
-        return AGGREGATES[self.aggregate](items)
-
     def row(
         self,
         value: float,
