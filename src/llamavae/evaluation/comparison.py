@@ -24,9 +24,10 @@ def compare(evaluations: Sequence[Results], resamples: int = 1000) -> Rows:
 
     Row: `system`, `evaluator`, `metric`, `group`, `value`, `low`, `high`, `control`, `unit`,
     `direction` and `n` as in the evaluations, and, for all but the first system: `difference` (its
-    value minus the first one's), `p` (two-sided, of the paired bootstrap; None if the per-item
-    values are unknown or the two evaluations differ in sentences, settings or encoder, their
-    `judge`), `test` (`paired bootstrap`; empty without p) and `verdict`: `better`, `worse`
+    value minus the first one's; None if the benchmarks differ), `p` (two-sided, of the paired
+    bootstrap; None if the per-item values are unknown or the two evaluations differ in sentences,
+    settings or encoder, their `judge`), `test` (`paired bootstrap`; empty without p) and
+    `verdict`: `better`, `worse`
     (`higher`, `lower` for a metric without a direction), or `no clear difference`; empty without
     p.
 
@@ -74,6 +75,8 @@ def _difference(
     first: Results, other: Results, base: dict[str, Any], row: dict[str, Any], resamples: int
 ) -> dict[str, Any]:
     """The difference of two rows of the same metric, with its significance test if possible."""
+    if row.get("benchmark") != base.get("benchmark"):
+        return _NOTHING
     found = {**_NOTHING, "difference": row["value"] - base["value"]}
     ours, theirs = other.found[row["evaluator"]], first.found[row["evaluator"]]
     if first.data["hash"] != other.data["hash"] or _decisive(ours, row) != _decisive(theirs, base):
@@ -97,7 +100,7 @@ def _difference(
 def _decisive(found: Found, row: dict[str, Any]) -> tuple[Any, ...]:
     """Everything that a value depends on: settings, missing parts, encoder and benchmark."""
     settings = {name: value for name, value in found.settings.items() if name != "batch_size"}
-    return settings, sorted(found.evaluation.not_found), row.get("judge", ""), row.get("benchmark")
+    return settings, sorted(found.evaluation.not_found), row.get("judge", "")
 
 
 def _verdict(found: dict[str, Any], row: dict[str, Any], p: float) -> str:

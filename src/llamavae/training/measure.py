@@ -1,4 +1,4 @@
-"""Diagnostics of a VAE on held-out sentences, each beside its control under shuffled z."""
+"""Metrics of a VAE on held-out sentences during training, each with its shuffled control."""
 
 from __future__ import annotations
 
@@ -24,9 +24,8 @@ def measure(
 ) -> dict[str, Any]:
     """Rate, distortion, usage of the latent, and free-running reconstruction.
 
-    Shuffled z means: the same sentences and the same points, but each sentence gets another
-    sentence's point. A model whose text comes from z is much worse then; one that ignores z is
-    not.
+    The shuffled control gives each sentence the latent code of another one. A model that decodes
+    from z is much worse then. A model that ignores z is not.
 
     Args:
         model: The VAE.
