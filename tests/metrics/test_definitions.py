@@ -1,13 +1,13 @@
 from __future__ import annotations
 
-import warnings
+import math
 from pathlib import Path
 
 import pytest
 import torch
 import transformers as hf
 from nltk.tokenize import word_tokenize
-from nltk.translate.bleu_score import sentence_bleu
+from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
 from tests import tiny
 
 from llamavae.errors import UserError
@@ -35,10 +35,11 @@ WRITTEN = [
 
 def official(text, reference):
     """How code/score.py of CODWOE calls nltk."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        gold = word_tokenize(reference, preserve_line=True)
-        bleu = sentence_bleu([word_tokenize(text, preserve_line=True)], gold)
+    gold = word_tokenize(reference, preserve_line=True)
+    smoothing = SmoothingFunction().method4
+    bleu = sentence_bleu(
+        [word_tokenize(text, preserve_line=True)], gold, smoothing_function=smoothing
+    )
     assert isinstance(bleu, int | float)
     return bleu
 
@@ -95,11 +96,19 @@ def test_texts_are_cut_into_words_and_case_counts():
 
 
 @pytest.mark.parametrize(
-    ("text", "reference"), [("", "a kind of dog"), ("a kind of dog", ""), ("", ""), ("dog", "dog")]
+    ("text", "reference"), [("", "a kind of dog"), ("a kind of dog", ""), ("", ""), ("cat", "dog")]
 )
-def test_texts_without_common_4_grams_score_nothing_and_warn_of_nothing(text, reference):
+def test_texts_without_common_words_score_nothing(text, reference):
     assert sense_bleu([text], [reference]) == pytest.approx(0, abs=1e-12)
     assert lemma_bleu([text], [reference], ["w"]) == pytest.approx(0, abs=1e-12)
+
+
+def test_a_pair_without_a_common_4_gram_has_a_smoothed_score():
+    """Computed by hand: precisions 4/4 and 2/3, then (ln 4 / 10) / 2 and (ln 4 / 20) / 1."""
+    expected = (1 * (2 / 3) * (math.log(4) / 10 / 2) * (math.log(4) / 20)) ** 0.25
+    assert sense_bleu(["red dog or a kind of"], ["a kind dog or"]) == pytest.approx(
+        math.exp(1 - 6 / 4) * expected
+    )
 
 
 # ------------------------------------------------------------------------------- the table

@@ -7,7 +7,6 @@ together with its control.
 
 from __future__ import annotations
 
-import warnings
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import partial
@@ -16,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from nltk.tokenize import word_tokenize
-from nltk.translate.bleu_score import sentence_bleu
+from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
 from numpy.typing import NDArray
 
 from llamavae.errors import UserError
@@ -33,8 +32,9 @@ SCORES = {
             "0 to 1",
             "higher",
             "Mean over items of the sentence BLEU-4 between generated and reference definition, "
-            "without smoothing. As in the CODWOE scorer, the generated text takes the role of the "
-            "reference (Mickus et al., 2022, arXiv 2205.13858).",
+            "with smoothing method 4 of Chen and Cherry (2014). As in the CODWOE scorer, the "
+            "generated text takes the role of the reference (Mickus et al., 2022, arXiv "
+            "2205.13858).",
         ),
         Metric(
             "lemma-BLEU",
@@ -92,11 +92,11 @@ def sense_bleu(predictions: Sequence[str], references: Sequence[str]) -> float:
     """Mean BLEU-4 of each text and its reference, 0 to 1, as CODWOE's scorer computes it.
 
     SemEval-2022 task 1 (Mickus et al., arXiv 2205.13858). Its scorer calls nltk's
-    `sentence_bleu` without smoothing and with the roles swapped: the generated text is passed as
-    the reference and the gold definition as the hypothesis. N-gram precision is therefore
-    computed over the gold definition, and the brevity penalty applies to gold definitions shorter
-    than the text. This function keeps that order, so that results are comparable with published
-    ones. A pair without a common 4-gram scores 0.
+    `sentence_bleu` with smoothing method 4 (Chen and Cherry, W14-3346) and with the roles swapped:
+    the generated text is passed as the reference and the gold definition as the hypothesis. N-gram
+    precision is therefore computed over the gold definition, and the brevity penalty applies to
+    gold definitions shorter than the text. This function keeps that order, so that results are
+    comparable with published ones. A pair without a common word scores 0.
 
     The official scorer splits texts into sentences (nltk's punkt, a download) before it splits
     them into words. Here each text is one sentence. A full stop inside a text therefore stays
@@ -153,14 +153,15 @@ def lemma_bleus(
     )
 
 
+_SMOOTHING: Any = SmoothingFunction().method4
+
+
 def _words(text: str) -> list[str]:
     return word_tokenize(text, preserve_line=True)
 
 
 def _bleu(predictions: list[str], reference: list[str]) -> float:
-    with warnings.catch_warnings():  # nltk warns of each pair without a common 4-gram
-        warnings.simplefilter("ignore")
-        return float(sentence_bleu([predictions], reference))  # pyright: ignore[reportArgumentType]
+    return float(sentence_bleu([predictions], reference, smoothing_function=_SMOOTHING))
 
 
 # ------------------------------------------------------------------------------- the table
