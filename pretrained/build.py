@@ -55,6 +55,7 @@ class Definitions:
     """How the flow from words to a model's definitions is fitted.
 
     Attributes:
+        condition: Description of the condition for the card.
         encoder: Sentence encoder that reads the words; None for the model's own.
         context: Column with the sentence around a word; None fits to words alone.
         posterior_scale: Width of the posteriors, see `InvertibleCVAE.fit`.
@@ -62,6 +63,7 @@ class Definitions:
         fit: Those of `FitConfig`.
     """
 
+    condition: str
     encoder: str | None = None
     context: str | None = None
     posterior_scale: float = NOISE
@@ -84,7 +86,14 @@ class Definitions:
     )
 
 
-FLOWS = {"mini": Definitions(), "small": Definitions("all-minilm-l6-v2", "context")}
+FLOWS = {
+    "mini": Definitions("the vector that the sentence encoder of `mini` gives the word"),
+    "small": Definitions(
+        "the vector that all-MiniLM-L6-v2 gives a word, alone or in a sentence",
+        "all-minilm-l6-v2",
+        "context",
+    ),
+}
 """VAE -> how its `<name>-definitions` is fitted."""
 
 
@@ -205,7 +214,7 @@ def measured(name: str, sts: Path) -> dict[str, Any]:
     found = measure_vae(vae, sts) if name == "mini" else measure_small(vae, sts)
     if (PACKAGE / f"{name}-definitions").is_dir():
         cvae = InvertibleCVAE.from_pretrained(f"{name}-definitions", vae)
-        found["definitions"] = measure_definitions(cvae)
+        found["definitions"] = measure_definitions(cvae, FLOWS[name].context)
     return found
 
 
@@ -220,7 +229,7 @@ def measure(name: str, sts: Path) -> None:
     if "definitions" in found:
         how = FLOWS[name]
         settings = {**how.flow, "posterior_scale": how.posterior_scale, **how.fit, "seed": 0}
-        card = definitions_card(found, settings, name)
+        card = definitions_card(found, settings, name, how.condition)
         write_text(PACKAGE / f"{name}-definitions" / "README.md", card)
 
 

@@ -28,7 +28,7 @@ def vae_card(found: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> str
 
     Args:
         found: Contents of the file of measures.
-        runs: results.json of the training runs, each of which goes on with the model before.
+        runs: results.json of the training runs, each of which continues the model before.
     """
     run = runs[0]
     recipe = run["recipe"]
@@ -36,9 +36,10 @@ def vae_card(found: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> str
         "---\nlibrary_name: llamavae\nlicense: apache-2.0\nlanguage: en\n"
         "tags: [sentence-vae, controllable-generation]\n---",
         "# mini: a small LlaMaVAE of open-domain English",
-        "It comes with the library, loads without a network, and runs on a CPU: a sentence becomes "
-        f"a point of {recipe['latent']['dim']} numbers and every point becomes a sentence. It "
-        "knows short definitions, examples and facts, and little else.",
+        "It is bundled with the library, loads without a network, and runs on a CPU. A sentence "
+        f"becomes a latent code of {recipe['latent']['dim']} numbers, and every code becomes a "
+        "sentence. It was trained on short definitions, examples and facts, and handles little "
+        "else.",
         '```python\nfrom llamavae import LlaMaVAE\n\nmodel = LlaMaVAE.from_pretrained("mini")\n'
         'model.reconstruct(["a dog is a kind of animal"])\n```',
         "## Data and licences",
@@ -50,10 +51,10 @@ def vae_card(found: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> str
         "the logs of the runs are in the source, pretrained/.",
         "## Measures",
         "On held-out sentences of at most 16 words, free-running and greedy from the posterior "
-        "mean. Control: each sentence gets the point of another. Intervals are 95 % bootstrap "
+        "mean. Control: each sentence gets the code of another. Intervals are 95 % bootstrap "
         "intervals over sentences; the test sentences were never trained on. Perplexity, bits per "
-        "byte and IW-NLL are bounds from 50 points a sentence, which is loose at this KL: the true "
-        "values are lower. Recompute with `python -m pretrained.build check mini --sts FILE`.",
+        "byte and IW-NLL are upper bounds from 50 draws per sentence, which are loose at this KL. "
+        " Recompute with `python -m pretrained.build check mini --sts FILE`.",
         *(
             f"### {title}\n\n{_table(rows)}"
             for title, rows in [*found["corpora"].items(), ("Similarity (STS-B dev)", found["sts"])]
@@ -67,9 +68,9 @@ def vae_card(found: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> str
         "`llamavae sample`.",
         _numbered(found["mixture samples"]),
         "## Limits",
-        "Sentences over 16 words, names, numbers and words outside its corpora come back as "
-        "something else. It writes wrong facts: a definition is what the space holds at that "
-        "point, not what is true. Nothing was done against bias or offensive words in WordNet.",
+        "Sentences over 16 words, names, numbers and words outside its corpora are not "
+        "reconstructed. It writes wrong facts: a definition is what the decoder writes at that "
+        "code, not what is true. Nothing was done against bias or offensive words in WordNet.",
     ]
     return "\n\n".join(sections) + "\n"
 
@@ -126,8 +127,8 @@ def small_card(found: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> s
         _numbered(found["standard samples"]),
         "## Limits",
         "Long sentences, names and numbers come back as something else unless their codes are "
-        "refined. It writes wrong facts: a definition is what the space holds at that code, not "
-        "what is true. Nothing was done against bias or offensive words in the data or the "
+        "refined. It writes wrong facts: a definition is what the decoder writes at that code, "
+        "not what is true. Nothing was done against bias or offensive words in the data or the "
         "backbones.",
     ]
     return "\n\n".join(sections) + "\n"
@@ -146,24 +147,32 @@ def _stage(run: Mapping[str, Any]) -> str:
     )
 
 
-def definitions_card(found: Mapping[str, Any], fit: Mapping[str, Any], name: str = "mini") -> str:
+def definitions_card(
+    found: Mapping[str, Any], fit: Mapping[str, Any], name: str, condition: str
+) -> str:
     """README.md of a model of definitions.
 
     Args:
         found: Contents of the file of measures.
         fit: Settings of the fit.
         name: Name of its VAE.
+        condition: What a condition is, a noun phrase.
     """
     measured = found["definitions"]
-    examples = "\n".join(f"- **{word}**: {text}" for word, text in measured["examples"].items())
+    examples = [
+        "\n".join(
+            [f"- **{_condition(row['condition'])}**: {row['definition']}"]
+            + [f"  - {k}: {v}" for k, v in row.items() if k not in ("condition", "definition")]
+        )
+        for row in measured["examples"]
+    ]
     settings = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in fit.items())
     nlls = {"the flow": measured["fit"]["nll"], **measured["fit"]["references"]}
     sections = [
         "---\nlibrary_name: llamavae\nlicense: apache-2.0\nlanguage: en\n"
         "tags: [definition-modelling, reverse-dictionary]\n---",
         f"# {name}-definitions: from a word to its definition and back",
-        f"An invertible CVAE on `{name}`. The condition is the vector that {name}'s own sentence "
-        "encoder gives the word.",
+        f"An invertible CVAE on `{name}`. The condition is {condition}.",
         "```python\nfrom llamavae import InvertibleCVAE\n\nmodel = InvertibleCVAE.from_pretrained("
         f'"{name}-definitions")\nmodel.generate(["robin"])\n```',
         "## Data and licences",
@@ -175,31 +184,55 @@ def definitions_card(found: Mapping[str, Any], fit: Mapping[str, Any], name: str
         + ", ".join(f"{name} {value:.4f}" for name, value in nlls.items())
         + ".",
         "## Measures",
-        "Held-out definitions of WordNet, one a word, the centre of p(z|word) decoded greedily. "
-        "Control: texts exchanged between words.",
-        _table(measured["scores"]),
-        "Reverse dictionary: the rank of the word for a definition among the held-out words.",
+        "On held-out words of WordNet that do not occur in training, one definition each. "
+        "*Nearest neighbour* copies the definition of the training condition with the highest "
+        "cosine. *Best of several draws* ranks them by p(z|c) and by their agreement. Control: "
+        "texts exchanged between words.",
+        _table(measured["scores"], "system"),
+        "Differences from the nearest neighbour, paired bootstrap over words:",
+        _differences(measured["differences"]),
+        "Reverse dictionary: the rank of the correct condition for a definition, among all "
+        "held-out conditions.",
         _table(measured["ranks"]),
-        "## What it writes for the first twenty held-out words, unedited",
-        examples,
+        f"## What it writes for {len(examples)} held-out words, unedited",
+        "\n".join(examples),
         "## Limits",
         f"Those of `{name}`. Most of its definitions are of the right kind of thing at best.",
     ]
     return "\n\n".join(sections) + "\n"
 
 
+def _condition(condition: str | Sequence[str]) -> str:
+    return condition if isinstance(condition, str) else f"{condition[0]}, in: {condition[1]}"
+
+
+def _differences(rows: Sequence[Mapping[str, Any]]) -> str:
+    lines = [
+        "| system | metric | difference | 95 % interval | p |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    lines += [
+        f"| {row['system']} | {row['metric']} | {row['difference']:+.4g} | "
+        f"{row['low']:+.4g} to {row['high']:+.4g} | {row['p']:.3f} |"
+        for row in rows
+    ]
+    return "\n".join(lines)
+
+
 def _numbered(texts: Sequence[str]) -> str:
     return "\n".join(f"{number}. {text}" for number, text in enumerate(texts, 1))
 
 
-def _table(rows: Sequence[Mapping[str, Any]]) -> str:
-    head = ("metric", "value", "control", "95 % interval", "unit", "better", "n")
+def _table(rows: Sequence[Mapping[str, Any]], *first: str) -> str:
+    """A table of rows of results, with the columns `first` before all others."""
+    head = (*first, "metric", "value", "control", "95 % interval", "unit", "better", "n")
     lines = [head, tuple("---" for _ in head)]
     for row in rows:
         control = row.get("control", row.get("shuffled", row.get("guess")))
         low, high = row.get("low"), row.get("high")
         lines.append(
             (
+                *(str(row[name]) for name in first),
                 row["metric"],
                 f"{row['value']:.4g}",
                 "" if control is None else f"{control:.4g}",

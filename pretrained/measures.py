@@ -10,15 +10,18 @@ from typing import Any
 import torch
 
 from llamavae import InvertibleCVAE, LlaMaVAE
+from llamavae.baselines import NearestNeighbour
 from llamavae.corpora import load_corpus
 from llamavae.corpora.splits import fold
 from llamavae.evaluation.evaluator import EvaluationData
 from llamavae.evaluation.registry import load_evaluator
+from llamavae.experiments.study import definition_task, differences
 from llamavae.metrics.definitions import score_definitions
-from llamavae.metrics.ngrams import distinct_n
 from llamavae.metrics.retrieval import rank_of_truth, score_ranks
+from llamavae.metrics.semantic import load_encoder
 
 SEED, SAMPLES, RANKED, DEFINED = 0, 50, 500, 500
+DRAWS, SPREAD, NEAREST = 16, 0.5, "nearest neighbour"
 CORPORA = {"WordNet definitions": "wordnet", "WorldTree explanations": "worldtree"}
 _LIMIT, _WORDS = 1000, 16
 _SHOWN = {
@@ -104,23 +107,43 @@ def _unseen(name: str) -> list[str]:
     return sorted(random.Random(SEED).sample(texts, min(_UNSEEN, len(texts))))
 
 
-def measure_definitions(cvae: InvertibleCVAE) -> dict[str, Any]:
-    """Scores of definitions and ranks of words, on held-out definitions of WordNet."""
-    rows = load_corpus("wordnet-pairs", "test", max_words=_WORDS, limit=5000, seed=SEED)
-    known = dict(zip(rows["word"], rows["text"], strict=True))  # one definition a word
-    words, texts = list(known), list(known.values())
-    written = cvae.generate(words[:DEFINED], 1, 0.0)
-    scores = score_definitions(written, texts[:DEFINED], words[:DEFINED], encoder=cvae.vae.encoder)
-    for row in scores:
-        row.pop("items", None)  # of 500 words each
+def measure_definitions(cvae: InvertibleCVAE, context: str | None = None) -> dict[str, Any]:
+    """Scores of definitions of held-out words of WordNet beside the nearest training definition.
+
+    Args:
+        cvae: The model.
+        context: Column with a sentence that contains the word, or None. With a column, words with
+            such a sentence are defined in it.
+    """
+    splits = {
+        split: load_corpus("wordnet-pairs", split, max_words=_WORDS)
+        for split in ("train", "validation", "test")
+    }
+    task = definition_task(cvae.vae, cvae.condition, splits, context=context, texts=DEFINED)
+    mover = load_encoder("all-minilm-l6-v2") if context else None
+    asked, texts = task.conditions[:DEFINED], task.test.texts
+    systems = {
+        "centre of p(z|c)": cvae.generate(asked, 1, 0.0),
+        f"best of {DRAWS} draws": cvae.generate(asked, 1, SPREAD, SEED, draws=DRAWS),
+        NEAREST: NearestNeighbour(cvae.condition, task.train).generate(asked),
+    }
+    scores = [
+        {"system": system, "seed": SEED, **row}
+        for system, written in systems.items()
+        for row in score_definitions(
+            written, texts[:DEFINED], task.words[:DEFINED], encoder=cvae.vae.encoder, mover=mover
+        )
+    ]
     z = cvae.vae.encode(texts[:RANKED]).mean
-    scored = cvae.scores(z, cvae.condition.vectors(words))
-    ranks = rank_of_truth(scored, torch.arange(len(z)))
+    ranks = rank_of_truth(cvae.scores(z, task.test.conditions), torch.arange(len(z)))
     return {
-        "scores": scores,
-        "distinct-2": distinct_n(written),
-        "ranks": score_ranks(ranks, len(words)),
-        "examples": dict(zip(words[:20], written[:20], strict=True)),
+        "scores": [{k: v for k, v in row.items() if k != "items"} for row in scores],
+        "differences": differences(scores, NEAREST),
+        "ranks": score_ranks(ranks, len(task.test)),
+        "examples": [
+            {"condition": one, "definition": texts[i]} | {k: v[i] for k, v in systems.items()}
+            for i, one in enumerate(asked[:20])
+        ],
         "fit": cvae.report,
     }
 
