@@ -10,8 +10,7 @@ import transformers as hf
 from tests import tiny
 
 from llamavae.errors import UserError
-from llamavae.modeling import LlaMaVAE, Steering, TextDecoder
-from llamavae.modeling import decoder as decoder_module
+from llamavae.modeling import LlaMaVAE, Steering, TextDecoder, likelihood
 from llamavae.modeling.injection import Injection
 
 FAMILIES = ["llama", "qwen3", "gemma2", "gemma3", "gpt2", "opt"]
@@ -100,8 +99,8 @@ def test_the_chunked_loss_equals_the_full_one(family, dtype, per_sentence, monke
     vae.decoder.to(dtype)
     ids, mask = batch(vae)
     full = loss_and_gradients(vae, ids, mask, points(), per_sentence=per_sentence)
-    monkeypatch.setattr(decoder_module, "_SMALL", 0)
-    monkeypatch.setattr(decoder_module, "_CHUNK", 5)
+    monkeypatch.setattr(likelihood, "_SMALL", 0)
+    monkeypatch.setattr(likelihood, "CHUNK", 5)
     chunked = loss_and_gradients(vae, ids, mask, points(), per_sentence=per_sentence)
     assert chunked[0].dtype == full[0].dtype == torch.float32
     if dtype == torch.float32:
@@ -480,7 +479,7 @@ def test_an_unknown_option_is_named():
 
 def test_a_sum_in_half_precision_keeps_its_digits(monkeypatch):
     """A bfloat16 total would move in steps of many nats."""
-    monkeypatch.setattr(decoder_module, "_SMALL", 0)
+    monkeypatch.setattr(likelihood, "_SMALL", 0)
     decoder = tiny.text_decoder(max_tokens=64)
     rows, _ = decoder.tokenize(tiny.SENTENCES * 20)
     ids, mask = decoder.pad(rows)

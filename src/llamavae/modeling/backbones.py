@@ -1,13 +1,15 @@
-"""Loading and saving pretrained encoders and decoders."""
+"""What encoders and decoders share: their trainable weights, modes, saving and fingerprints."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.pytorch_utils import Conv1D
@@ -75,6 +77,16 @@ def quiet_dropout(module: nn.Module) -> None:
             for name, value in vars(part).items():
                 if "dropout" in name and isinstance(value, float):
                     setattr(part, name, 0.0)
+
+
+@contextmanager
+def quick_backward(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
+    """Context that disables attention kernels with a slow backward pass (fused bfloat16 on CPU)."""
+    if device.type == "cpu" and dtype == torch.bfloat16 and torch.is_grad_enabled():
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    else:
+        yield
 
 
 def fingerprint(weights: nn.Module | Mapping[str, Tensor]) -> str:

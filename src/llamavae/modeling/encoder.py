@@ -8,22 +8,16 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import (
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from llamavae.modeling.backbones import fingerprint, freeze_or_adapt, quiet_dropout, save_plain
 from llamavae.modeling.names import EncoderTraining, Pooling
 from llamavae.modeling.tokenizing import tokenize
 from llamavae.modes import evaluating
-
-if TYPE_CHECKING:
-    pass
 
 
 class SentenceEncoder(nn.Module, ABC):
