@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import torch
@@ -79,14 +79,10 @@ def quiet_dropout(module: nn.Module) -> None:
                     setattr(part, name, 0.0)
 
 
-@contextmanager
-def quick_backward(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
+def quick_backward(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[None]:
     """Context that disables attention kernels with a slow backward pass (fused bfloat16 on CPU)."""
-    if device.type == "cpu" and dtype == torch.bfloat16 and torch.is_grad_enabled():
-        with sdpa_kernel(SDPBackend.MATH):
-            yield
-    else:
-        yield
+    slow = device.type == "cpu" and dtype == torch.bfloat16 and torch.is_grad_enabled()
+    return sdpa_kernel(SDPBackend.MATH) if slow else nullcontext()
 
 
 def fingerprint(weights: nn.Module | Mapping[str, Tensor]) -> str:
@@ -99,6 +95,11 @@ def fingerprint(weights: nn.Module | Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
+def tensors_of(module: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers of a module by name, each tied weight once."""
+    return {**dict(module.named_parameters()), **dict(module.named_buffers())}
+
+
 def latent_fingerprint(vae: nn.Module | Mapping[str, Tensor]) -> str:
     """A hash of the weights of the posterior and the injection.
 
@@ -107,9 +108,6 @@ def latent_fingerprint(vae: nn.Module | Mapping[str, Tensor]) -> str:
     Args:
         vae: The VAE, or its weights by name.
     """
-    if isinstance(vae, nn.Module):
-        weights: Mapping[str, Tensor] = dict(vae.named_parameters()) | dict(vae.named_buffers())
-    else:
-        weights = vae
+    weights = tensors_of(vae) if isinstance(vae, nn.Module) else vae
     parts = ("posterior.", "injection.")
     return fingerprint({name: p for name, p in weights.items() if name.startswith(parts)})

@@ -17,11 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from huggingface_hub import (
-    HfApi,
-    save_torch_state_dict,
-    snapshot_download,
-)
+from huggingface_hub import HfApi, save_torch_state_dict, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -30,10 +26,10 @@ from transformers import PreTrainedModel
 
 from llamavae.errors import UserError
 from llamavae.files import write_text
-from llamavae.modeling.backbones import fingerprint, latent_fingerprint, save_plain
+from llamavae.modeling.backbones import fingerprint, latent_fingerprint, save_plain, tensors_of
 from llamavae.modeling.configuration import LlaMaVAEConfig
 from llamavae.modeling.encoder import TransformersEncoder
-from llamavae.modeling.prior import DEFAULT, Prior, read_default
+from llamavae.modeling.prior import DEFAULT, Prior, read_prior_folder
 from llamavae.modeling.quantisation import from_int8, to_int8
 from llamavae.pretrained import CATALOGUE, bundled, resolve
 from llamavae.pretrained.loading import hub_errors, load_whole
@@ -101,12 +97,6 @@ def read_config(folder: Path) -> LlaMaVAEConfig:
         ) from error
 
 
-def read_card(folder: Path) -> str | None:
-    """The model card of the checkpoint in `folder`, if it has one."""
-    path = folder / CARD
-    return path.read_text(encoding="utf-8") if path.is_file() else None
-
-
 def read_prior(model: LlaMaVAE, folder: Path) -> Prior | None:
     """The default prior of the checkpoint in `folder`, which `model` was loaded from.
 
@@ -115,7 +105,7 @@ def read_prior(model: LlaMaVAE, folder: Path) -> Prior | None:
     Raises:
         UserError: The prior is damaged.
     """
-    prior = read_default(folder)
+    prior = read_prior_folder(folder / DEFAULT) if (folder / DEFAULT).is_dir() else None
     if prior is None or prior.fits(model):
         return prior
     warnings.warn(
@@ -153,13 +143,8 @@ def backbone(folder: Path, config: LlaMaVAEConfig, which: str) -> str | None:
 
 def trained_fingerprint(model: LlaMaVAE) -> str:
     """A hash of the weights that trained, those of backbones among them (hex, 32 digits)."""
-    tensors = _tensors(model)
+    tensors = tensors_of(model)
     return fingerprint({name: tensors[name] for name in model.trained_names})
-
-
-def _tensors(model: LlaMaVAE) -> dict[str, Tensor]:
-    """Parameters and buffers of a model by name, each tied weight once."""
-    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
 
 
 def _whole_backbones(model: LlaMaVAE) -> dict[str, PreTrainedModel]:
@@ -202,13 +187,12 @@ def _load_trained(model: LlaMaVAE, folder: Path) -> None:
         UserError: A weight is missing, unexpected or of another shape.
     """
     index = folder / "model.safetensors.index.json"
+    files = {"model.safetensors"}
     if index.is_file():
         try:
             files = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{index} is damaged: {error!r}") from error
-    else:
-        files = {"model.safetensors"}
     weights: dict[str, Tensor] = {}
     for name in sorted(files):
         path = folder / name
@@ -221,7 +205,7 @@ def _load_trained(model: LlaMaVAE, folder: Path) -> None:
                 f"{path} is damaged: {error}. Save or copy the checkpoint again"
             ) from error
     weights = from_int8(weights)
-    tensors = _tensors(model)
+    tensors = tensors_of(model)
     beside = tuple(_whole_backbones(model))
     needed = {name for name in model.trained_names if not name.startswith(beside)}
     missing, extra = sorted(needed - set(weights)), sorted(set(weights) - set(model.trained_names))
@@ -260,7 +244,7 @@ def write(
             f"{len(lost)} trainable weights would not be saved in the checkpoint, such as "
             f"{lost[0]}. Set decoder_training and encoder_training when the model is built"
         )
-    source = state or _tensors(model)
+    source = state or tensors_of(model)
     trained = {name: source[name].detach() for name in model.trained_names}
     beside = {
         prefix: {n.removeprefix(prefix): trained.pop(n) for n in [*trained] if n.startswith(prefix)}
@@ -310,17 +294,7 @@ def upload(
     private: bool | None = None,
     **options: Any,
 ) -> str:
-    """Upload a saved checkpoint to the hub.
-
-    Args:
-        folder: The checkpoint.
-        repo_id: `name` or `organisation/name`; created if missing.
-        token: Access token.
-        private: Whether a new repository is private.
-        **options: `commit_message`, `commit_description`, `revision`, `create_pr`.
-
-    Returns:
-        The URL of the commit.
+    """Upload a saved checkpoint to the hub, see `LlaMaVAE.push_to_hub`.
 
     Raises:
         UserError: The hub cannot be reached or rejects the upload.

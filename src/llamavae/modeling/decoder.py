@@ -171,13 +171,9 @@ class TextDecoder(nn.Module):
         if not texts:
             return [], 0
         ids = tokenize(self.tokenizer, texts, add_special_tokens=False)["input_ids"]
-        cut = 0
-        rows = []
-        for row in ids:
-            whole = [*row, self.tokens.eos]
-            cut += len(whole) > self.max_tokens
-            rows.append([self.tokens.bos, *whole[: self.max_tokens]])
-        return rows, cut
+        whole = [[*row, self.tokens.eos] for row in ids]
+        rows = [[self.tokens.bos, *row[: self.max_tokens]] for row in whole]
+        return rows, sum(len(row) > self.max_tokens for row in whole)
 
     def pad(self, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
         """Ids and mask (B, T), padded on the right to the longest row."""

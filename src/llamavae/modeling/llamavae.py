@@ -35,12 +35,7 @@ from llamavae.modeling import checkpoint, loading
 from llamavae.modeling.configuration import SETTINGS, LlaMaVAEConfig
 from llamavae.modeling.decoder import TextDecoder
 from llamavae.modeling.encoder import SentenceEncoder
-from llamavae.modeling.injection import (
-    Injection,
-    MemoryInjection,
-    attention_shapes,
-    enable_memory,
-)
+from llamavae.modeling.injection import Injection, MemoryInjection, attention_shapes, enable_memory
 from llamavae.modeling.posterior import DiagonalGaussian, KLRule, Posterior, kl_term
 from llamavae.modeling.prior import Prior, choose_prior
 from llamavae.modeling.refine import Progress, Refinement
@@ -50,7 +45,6 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 Texts = str | Sequence[str]
-Points = Tensor | Texts
 
 
 @dataclass
@@ -271,7 +265,8 @@ class LlaMaVAE(PreTrainedModel):
             loading.load_encoder(config, encoder, **hub),
         )
         checkpoint.reload(model, folder, others)
-        model.card = checkpoint.read_card(folder)
+        card = folder / checkpoint.CARD
+        model.card = card.read_text(encoding="utf-8") if card.is_file() else None
         model.name_or_path = loading.absolute(pretrained_model_name_or_path)
         model.default_prior = checkpoint.read_prior(model, folder)
         if "device_map" in decoder_options:
@@ -468,15 +463,14 @@ class LlaMaVAE(PreTrainedModel):
                 )
             return self.refine(texts, how)
         if isinstance(texts, Tensor):
-            h = texts.to(self.posterior.linear.weight.device)
-            return self._posterior(None, h)
-        if self.encoder is None:
+            h = texts
+        elif self.encoder is None:
             raise UserError(
                 "this model has no sentence encoder. Pass precomputed sentence vectors of "
                 f"shape (B, {self.config.encoder_dim}) instead of text"
             )
-        batch = [texts] if isinstance(texts, str) else list(texts)
-        h = self.encoder.encode(batch, batch_size)
+        else:
+            h = self.encoder.encode([texts] if isinstance(texts, str) else list(texts), batch_size)
         return self._posterior(None, h.to(self.posterior.linear.weight.device))
 
     def refine(
@@ -523,20 +517,17 @@ class LlaMaVAE(PreTrainedModel):
                 f"expected a code for each text as start, shape "
                 f"({len(batch)}, {self.config.latent_dim}); got {tuple(codes.shape)}"
             )
-        if not isinstance(start, DiagonalGaussian):
-            start = self._start(batch, start, how)
+        if start is None and self.encoder is not None:
+            start = self.encode(batch)
+        elif not isinstance(start, DiagonalGaussian):
+            prior = how.prior_of(self.config.latent_dim)
+            mean, logvar = (x.expand(len(batch), -1) for x in (prior.mean, prior.logvar))
+            start = DiagonalGaussian(mean if start is None else start.to(mean), logvar)
         weight = self.posterior.linear.weight
         start = DiagonalGaussian(start.mean.to(weight), start.logvar.to(weight))
         return refine_posterior(
             self, batch, start, how, variance=variance, batch_size=batch_size, progress=progress
         )
-
-    def _start(self, texts: list[str], z: Tensor | None, how: Refinement) -> DiagonalGaussian:
-        if z is None and self.encoder is not None:
-            return self.encode(texts)
-        prior = how.prior_of(self.config.latent_dim)
-        mean, logvar = (x.expand(len(texts), -1) for x in (prior.mean, prior.logvar))
-        return DiagonalGaussian(mean if z is None else z.to(mean), logvar)
 
     def _means(self, texts: Texts, refine: int | Refinement) -> Tensor:
         """Codes (B, D) of texts: posterior means, optionally refined."""

@@ -145,9 +145,8 @@ class Prior(ABC):
 
     def fits(self, vae: LlaMaVAE) -> bool:
         """Whether the VAE has the weights that the prior was fitted for, as far as is known."""
-        known = self.fingerprint is not None
         return vae.config.latent_dim == self.features and (
-            not known or self.fingerprint == latent_fingerprint(vae)
+            self.fingerprint is None or self.fingerprint == latent_fingerprint(vae)
         )
 
     # ------------------------------------------------------------------ saving, loading
@@ -308,13 +307,18 @@ def load_prior(source: str | os.PathLike[str], vae: LlaMaVAE | None = None) -> P
             f"there is no prior {' or '.join(map(str, places))}{found}. To fit one: llamavae "
             "fit-prior"
         )
-    prior = _read(folder)
+    prior = read_prior_folder(folder)
     if vae is not None:
         prior.check(vae)
     return prior
 
 
-def _read(folder: Path) -> Prior:
+def read_prior_folder(folder: Path) -> Prior:
+    """The prior that `Prior.save` wrote to `folder`.
+
+    Raises:
+        UserError: The prior is damaged.
+    """
     path = folder / _SETTINGS
     try:
         settings = json.loads(path.read_text(encoding="utf-8"))
@@ -336,15 +340,6 @@ def _read(folder: Path) -> Prior:
         ) from error
     prior.report, prior.fingerprint = report, fingerprint
     return prior
-
-
-def read_default(folder: Path) -> Prior | None:
-    """The default prior of the checkpoint in `folder`; None if it has none.
-
-    Raises:
-        UserError: The prior is damaged.
-    """
-    return _read(folder / DEFAULT) if (folder / DEFAULT).is_dir() else None
 
 
 def choose_prior(vae: LlaMaVAE, prior: Prior | str | os.PathLike[str] | None = None) -> Prior:

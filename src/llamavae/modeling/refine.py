@@ -143,14 +143,7 @@ def refine(
     The draws are the same for every sentence, so a result depends neither on the other sentences
     nor on the state of a random generator. Parameters of the model receive no gradient.
 
-    Args:
-        model: The VAE.
-        texts: N texts.
-        start: Initial posteriors, mean and logvar (N, D).
-        how: Settings.
-        variance: Also optimise the variance; otherwise that of `start` is returned.
-        batch_size: Maximum number of sentences of similar length per forward pass of the decoder.
-        progress: Called after each batch.
+    The arguments are those of `LlaMaVAE.refine`, with `how` for its settings.
     """
     if not texts:
         return start

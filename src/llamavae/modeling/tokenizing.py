@@ -55,24 +55,13 @@ def _id(token: Any) -> int:
 def tokenize(
     tokenizer: PreTrainedTokenizerBase, texts: str | Sequence[str], **options: Any
 ) -> BatchEncoding:
-    """What the tokenizer makes of a text or several, one call at a time.
-
-    Args:
-        tokenizer: The tokenizer.
-        texts: One text or several.
-        **options: Other arguments of a call of the tokenizer.
-    """
+    """What the tokenizer, called with `options`, makes of a text or several; one call at a time."""
     with TOKENIZER_LOCK:
         return tokenizer(texts if isinstance(texts, str) else list(texts), **options)
 
 
 def detokenize(tokenizer: PreTrainedTokenizerBase, rows: list[list[int]]) -> list[str]:
-    """Texts of token ids, without special tokens; see `tokenize`.
-
-    Args:
-        tokenizer: The tokenizer.
-        rows: Token ids of each text.
-    """
+    """Texts of rows of token ids, without special tokens; one call at a time."""
     with TOKENIZER_LOCK:
         return tokenizer.batch_decode(
             rows, skip_special_tokens=True, clean_up_tokenization_spaces=False

@@ -77,11 +77,7 @@ class _MemoryLayer(DynamicLayer):
         return max(super().get_seq_length() - self.slots, 0)
 
     def check(self, key: Tensor) -> None:
-        """Refuse keys that are not the cached ones, and so have no memory in front.
-
-        Raises:
-            UserError: They are not.
-        """
+        """Refuse keys that are not the cached ones, and so have no memory in front."""
         if key is not self.keys:
             raise UserError(
                 "this decoder changes its keys after it has cached them, so the cache cannot hold "

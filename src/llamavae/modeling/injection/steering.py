@@ -5,19 +5,14 @@ from __future__ import annotations
 import copy
 import functools
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from llamavae.modeling.injection.attention import (
-    MEMORY_ARGUMENT,
-    KeyValue,
-    into_cache,
-    mask_error,
-)
+from llamavae.modeling.injection.attention import MEMORY_ARGUMENT, KeyValue, into_cache, mask_error
 
 
 @dataclass(frozen=True)
@@ -36,11 +31,7 @@ class Steering:
 
     def __or__(self, other: Steering) -> Steering:
         """Combine two steerings; if both set the same input, the right one is used."""
-        return Steering(
-            memory=other.memory if other.memory is not None else self.memory,
-            prompt=other.prompt if other.prompt is not None else self.prompt,
-            offset=other.offset if other.offset is not None else self.offset,
-        )
+        return replace(self, **{name: x for name, x in vars(other).items() if x is not None})
 
     @property
     def slots(self) -> int:
