@@ -11,7 +11,7 @@ from tests import tiny
 
 from llamavae.errors import UserError
 from llamavae.modeling import LlaMaVAE, Steering, TextDecoder, likelihood
-from llamavae.modeling.injection import Injection
+from llamavae.modeling.injection import Injection, first_inputs, steered_inputs
 
 FAMILIES = ["llama", "qwen3", "gemma2", "gemma3", "gpt2", "opt"]
 INJECTED = pytest.mark.parametrize("injection", Injection.NAMES)
@@ -52,8 +52,10 @@ def test_nll_is_the_masked_sum_of_token_losses(family, injection):
     vae = tiny.vae(injection, family)
     ids, mask = batch(vae)
     steering = vae.injection(points())
-    inputs = vae.decoder._inputs(ids[:, :-1], steering, None)
-    logits = vae.decoder.lm(**inputs).logits[:, steering.slots :]
+    lm = vae.decoder.lm
+    first = first_inputs(lm, ids[:, :-1], steering)
+    inputs = steered_inputs(lm, steering, **first, use_cache=False)
+    logits = lm(**inputs).logits[:, steering.slots :]
     expected = torch.zeros(len(ids))
     for row in range(len(ids)):
         for t in range(1, ids.shape[1]):
@@ -158,13 +160,13 @@ def test_heads_that_are_not_linear_are_noticed(family, tmp_path):
             "cohere": (hf.CohereConfig, {"logit_scale": 0.25}),
         }[family]
         folder = tiny.save_decoder(tiny.small(kind, **changes), tmp_path)
-    assert not TextDecoder.load(folder)._head_is_linear()
+    assert not TextDecoder.load(folder)._head_is_linear
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen3", "gemma", "gemma3", "gpt2", "opt", "mistral"])
 def test_plain_heads_are_noticed_in_training_too(family):
     decoder = tiny.text_decoder(family, training="full").train()
-    assert decoder._head_is_linear()
+    assert decoder._head_is_linear
     assert decoder.training
     assert decoder.lm.training
 
