@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -79,7 +80,7 @@ def quiet_dropout(module: nn.Module) -> None:
                     setattr(part, name, 0.0)
 
 
-def quick_backward(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[None]:
+def quick_backward(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[Any]:
     """Context that disables attention kernels with a slow backward pass (fused bfloat16 on CPU)."""
     slow = device.type == "cpu" and dtype == torch.bfloat16 and torch.is_grad_enabled()
     return sdpa_kernel(SDPBackend.MATH) if slow else nullcontext()

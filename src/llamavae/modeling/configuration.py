@@ -85,6 +85,9 @@ class LlaMaVAEConfig(PreTrainedConfig):
     lora_alpha: int = 32
     embed_backbones: bool = False
     attention_shapes: list[list[int]] = field(default_factory=list)
+    bos_token_id: int | None = None
+    eos_token_id: int | None = None
+    pad_token_id: int | None = None
     format_version: int = FORMAT_VERSION
 
     def __post_init__(self, **kwargs: Any) -> None:
@@ -119,5 +122,5 @@ class LlaMaVAEConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
 
 
-SETTINGS = frozenset(LlaMaVAEConfig.__annotations__)
+SETTINGS = frozenset(n for n in LlaMaVAEConfig.__annotations__ if not n.endswith("_token_id"))
 """Names of the settings of this library, without those that transformers adds."""

@@ -134,7 +134,7 @@ def _other(file: Path, options: dict[str, Any]) -> PreTrainedModel:
         "quantization_config": GgufConfig(dequantize=True),
     }
     model = _load(file, AutoModelForCausalLM, file.parent, **quantised, **options)
-    config = copy.deepcopy(model.config)
+    config: Any = copy.deepcopy(model.config)
     if hasattr(config, "quantization_config"):
         del config.quantization_config
     return type(model).from_pretrained(
