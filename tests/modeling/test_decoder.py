@@ -10,9 +10,8 @@ import transformers as hf
 from tests import tiny
 
 from llamavae.errors import UserError
-from llamavae.modeling import LlaMaVAE, Steering, TextDecoder
-from llamavae.modeling import decoder as decoder_module
-from llamavae.modeling.injection import Injection
+from llamavae.modeling import LlaMaVAE, Steering, TextDecoder, likelihood
+from llamavae.modeling.injection import Injection, first_inputs, steered_inputs
 
 FAMILIES = ["llama", "qwen3", "gemma2", "gemma3", "gpt2", "opt"]
 INJECTED = pytest.mark.parametrize("injection", Injection.NAMES)
@@ -53,8 +52,10 @@ def test_nll_is_the_masked_sum_of_token_losses(family, injection):
     vae = tiny.vae(injection, family)
     ids, mask = batch(vae)
     steering = vae.injection(points())
-    inputs = vae.decoder._inputs(ids[:, :-1], steering, None)
-    logits = vae.decoder.lm(**inputs).logits[:, steering.slots :]
+    lm = vae.decoder.lm
+    first = first_inputs(lm, ids[:, :-1], steering)
+    inputs = steered_inputs(lm, steering, **first, use_cache=False)
+    logits = lm(**inputs).logits[:, steering.slots :]
     expected = torch.zeros(len(ids))
     for row in range(len(ids)):
         for t in range(1, ids.shape[1]):
@@ -100,8 +101,8 @@ def test_the_chunked_loss_equals_the_full_one(family, dtype, per_sentence, monke
     vae.decoder.to(dtype)
     ids, mask = batch(vae)
     full = loss_and_gradients(vae, ids, mask, points(), per_sentence=per_sentence)
-    monkeypatch.setattr(decoder_module, "_SMALL", 0)
-    monkeypatch.setattr(decoder_module, "_CHUNK", 5)
+    monkeypatch.setattr(likelihood, "_SMALL", 0)
+    monkeypatch.setattr(likelihood, "CHUNK", 5)
     chunked = loss_and_gradients(vae, ids, mask, points(), per_sentence=per_sentence)
     assert chunked[0].dtype == full[0].dtype == torch.float32
     if dtype == torch.float32:
@@ -159,13 +160,13 @@ def test_heads_that_are_not_linear_are_noticed(family, tmp_path):
             "cohere": (hf.CohereConfig, {"logit_scale": 0.25}),
         }[family]
         folder = tiny.save_decoder(tiny.small(kind, **changes), tmp_path)
-    assert not TextDecoder.load(folder)._head_is_linear()
+    assert not TextDecoder.load(folder)._head_is_linear
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen3", "gemma", "gemma3", "gpt2", "opt", "mistral"])
 def test_plain_heads_are_noticed_in_training_too(family):
     decoder = tiny.text_decoder(family, training="full").train()
-    assert decoder._head_is_linear()
+    assert decoder._head_is_linear
     assert decoder.training
     assert decoder.lm.training
 
@@ -480,7 +481,7 @@ def test_an_unknown_option_is_named():
 
 def test_a_sum_in_half_precision_keeps_its_digits(monkeypatch):
     """A bfloat16 total would move in steps of many nats."""
-    monkeypatch.setattr(decoder_module, "_SMALL", 0)
+    monkeypatch.setattr(likelihood, "_SMALL", 0)
     decoder = tiny.text_decoder(max_tokens=64)
     rows, _ = decoder.tokenize(tiny.SENTENCES * 20)
     ids, mask = decoder.pad(rows)

@@ -176,12 +176,12 @@ def test_samples_differ_and_follow_the_seed(family, injection):
     assert len({tuple(row) for row in first}) > 1
 
 
-def reference_beams(lm, steering, ids, steps, beams):
+def reference_beams(lm, injection, point, ids, steps, beams):
     """Beam search for one point, no sentence of which ends."""
-    logp = reference(lm, steering, ids)[:, -1].log_softmax(-1)
+    logp = reference(lm, injection(point[None]), ids)[:, -1].log_softmax(-1)
     score, token = logp[0].topk(beams)
     rows = torch.cat([ids.repeat(beams, 1), token[:, None]], 1)
-    wide = steering.repeat_interleave(beams)
+    wide = injection(point.repeat(beams, 1))
     for _ in range(steps - 1):
         logp = reference(lm, wide, rows)[:, -1].log_softmax(-1)
         score, flat = (score[:, None] + logp).flatten().topk(beams)
@@ -195,7 +195,7 @@ def test_beams_equal_a_plain_beam_search(family, injection):
     options = {"max_new_tokens": 4, "eos_token_id": None, "num_beams": 3}
     together = vae.generate(z, num_return_sequences=3, **options)
     for i, point in enumerate(z):
-        expected = reference_beams(plain(family), vae.injection(point[None]), start(vae, 1), 4, 3)
+        expected = reference_beams(plain(family), vae.injection, point, start(vae, 1), 4, 3)
         assert together[3 * i : 3 * i + 3].tolist() == expected.tolist()
         assert vae.generate(point, **options).tolist() == expected[:1].tolist()
 
@@ -485,7 +485,7 @@ def test_steerings_join_and_repeat():
     assert both.prompt is b.prompt
     ones = torch.ones(2, 2)
     assert (a | Steering(offset=ones)).offset is ones
-    repeated = both.repeat_interleave(2).offset
+    repeated = both.expand(4).offset
     assert repeated is not None
     assert repeated[:, 0].tolist() == [0, 0, 2, 2]
 

@@ -1,13 +1,16 @@
-"""Loading and saving pretrained encoders and decoders."""
+"""What encoders and decoders share: their trainable weights, modes, saving and fingerprints."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.pytorch_utils import Conv1D
@@ -77,6 +80,12 @@ def quiet_dropout(module: nn.Module) -> None:
                     setattr(part, name, 0.0)
 
 
+def quick_backward(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[Any]:
+    """Context that disables attention kernels with a slow backward pass (fused bfloat16 on CPU)."""
+    slow = device.type == "cpu" and dtype == torch.bfloat16 and torch.is_grad_enabled()
+    return sdpa_kernel(SDPBackend.MATH) if slow else nullcontext()
+
+
 def fingerprint(weights: nn.Module | Mapping[str, Tensor]) -> str:
     """A hash of the names, shapes and values of weights, or of a module (hex, 32 digits)."""
     tensors = weights.state_dict() if isinstance(weights, nn.Module) else weights
@@ -87,6 +96,11 @@ def fingerprint(weights: nn.Module | Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
+def tensors_of(module: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers of a module by name, each tied weight once."""
+    return {**dict(module.named_parameters()), **dict(module.named_buffers())}
+
+
 def latent_fingerprint(vae: nn.Module | Mapping[str, Tensor]) -> str:
     """A hash of the weights of the posterior and the injection.
 
@@ -95,9 +109,6 @@ def latent_fingerprint(vae: nn.Module | Mapping[str, Tensor]) -> str:
     Args:
         vae: The VAE, or its weights by name.
     """
-    if isinstance(vae, nn.Module):
-        weights: Mapping[str, Tensor] = dict(vae.named_parameters()) | dict(vae.named_buffers())
-    else:
-        weights = vae
+    weights = tensors_of(vae) if isinstance(vae, nn.Module) else vae
     parts = ("posterior.", "injection.")
     return fingerprint({name: p for name, p in weights.items() if name.startswith(parts)})

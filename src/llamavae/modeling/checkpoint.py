@@ -9,7 +9,6 @@ prior.
 from __future__ import annotations
 
 import copy
-import inspect
 import json
 import os
 import warnings
@@ -18,62 +17,35 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from huggingface_hub import (
-    HfApi,
-    save_torch_state_dict,
-    snapshot_download,
-    try_to_load_from_cache,
-)
+from huggingface_hub import HfApi, save_torch_state_dict, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
-from llamavae.errors import UserError, unknown
-from llamavae.files import replacing_folder, sha256, write_text
-from llamavae.modeling.backbones import fingerprint, latent_fingerprint, save_plain
+from llamavae.errors import UserError
+from llamavae.files import write_text
+from llamavae.modeling.backbones import fingerprint, latent_fingerprint, save_plain, tensors_of
 from llamavae.modeling.configuration import LlaMaVAEConfig
-from llamavae.modeling.decoder import TextDecoder
-from llamavae.modeling.encoder import SentenceEncoder, TransformersEncoder
-from llamavae.modeling.loading import load_sentence_encoder
-from llamavae.modeling.prior import DEFAULT, Prior, read_default
+from llamavae.modeling.encoder import TransformersEncoder
+from llamavae.modeling.prior import DEFAULT, Prior, read_prior_folder
 from llamavae.modeling.quantisation import from_int8, to_int8
 from llamavae.pretrained import CATALOGUE, bundled, resolve
-from llamavae.pretrained.loading import hub_errors, is_gguf, load_whole
+from llamavae.pretrained.loading import hub_errors, load_whole
 
 if TYPE_CHECKING:
-    from sentence_transformers import SentenceTransformer
-
-    from llamavae.modeling.base import SentenceVAE
-
-Source = str | os.PathLike[str]
+    from llamavae.modeling.llamavae import LlaMaVAE
 
 CARD = "README.md"
-_SETTINGS = set(inspect.signature(LlaMaVAEConfig.__init__).parameters) - {"self", "kwargs"}
-
-
-def build_config(settings: dict[str, Any]) -> LlaMaVAEConfig:
-    """A config from keyword settings; the error for an unknown name suggests the closest one."""
-    for name in settings:
-        if name not in _SETTINGS:
-            raise unknown("setting", name, _SETTINGS)
-    return LlaMaVAEConfig(**settings)
-
-
-def settings_of(config: PreTrainedConfig) -> dict[str, Any]:
-    """The settings of this library in a config, without those that transformers adds."""
-    return {name: getattr(config, name, None) for name in _SETTINGS}
+OWN = ["model*.safetensors*", DEFAULT]
+"""Patterns of names in a checkpoint that a new one replaces."""
 
 
 # ------------------------------------------------------------------------------- reading
 
 
-def fetch(
-    source: Source,
-    revision: str | None = None,
-    **hub: Any,
-) -> Path:
+def fetch(source: str | os.PathLike[str], revision: str | None = None, **hub: Any) -> Path:
     """The folder of a checkpoint: `source`, a bundled checkpoint, or a download."""
     folder = Path(source)
     inside = bundled(os.fspath(source))
@@ -125,13 +97,7 @@ def read_config(folder: Path) -> LlaMaVAEConfig:
         ) from error
 
 
-def read_card(folder: Path) -> str | None:
-    """The model card of the checkpoint in `folder`, if it has one."""
-    path = folder / CARD
-    return path.read_text(encoding="utf-8") if path.is_file() else None
-
-
-def read_prior(model: SentenceVAE, folder: Path) -> Prior | None:
+def read_prior(model: LlaMaVAE, folder: Path) -> Prior | None:
     """The default prior of the checkpoint in `folder`, which `model` was loaded from.
 
     A prior that was fitted for other weights is ignored with a warning.
@@ -139,7 +105,7 @@ def read_prior(model: SentenceVAE, folder: Path) -> Prior | None:
     Raises:
         UserError: The prior is damaged.
     """
-    prior = read_default(folder)
+    prior = read_prior_folder(folder / DEFAULT) if (folder / DEFAULT).is_dir() else None
     if prior is None or prior.fits(model):
         return prior
     warnings.warn(
@@ -148,12 +114,6 @@ def read_prior(model: SentenceVAE, folder: Path) -> Prior | None:
         stacklevel=3,
     )
     return None
-
-
-def absolute(source: Source) -> str:
-    """The absolute path of a folder or a GGUF file; a name or hub id is returned unchanged."""
-    here = Path(source).is_dir() or (is_gguf(source) and Path(source).is_file())
-    return str(Path(source).absolute()) if here else os.fspath(source)
 
 
 def backbone(folder: Path, config: LlaMaVAEConfig, which: str) -> str | None:
@@ -181,126 +141,13 @@ def backbone(folder: Path, config: LlaMaVAEConfig, which: str) -> str | None:
     return name
 
 
-def load_encoder(
-    config: LlaMaVAEConfig, source: Source | SentenceTransformer | None, **hub: Any
-) -> SentenceEncoder | None:
-    """The sentence encoder that `config` describes, from `source`.
-
-    `hub` holds `token`, `cache_dir` and `local_files_only`.
-    """
-    if source is None:
-        return None
-    options: dict[str, Any] = {
-        "training": config.encoder_training,
-        "lora_rank": config.lora_rank,
-        "lora_alpha": config.lora_alpha,
-    }
-    if not isinstance(source, str | os.PathLike):
-        return load_sentence_encoder(source, max_tokens=config.encoder_max_tokens, **options)
-    if config.encoder_pooling == "attention":
-        options["pooling_heads"] = config.pooling_heads
-    revision = _revision(config, "encoder", source)
-    encoder = load_sentence_encoder(
-        os.fspath(source),
-        revision=revision,
-        pooling=config.encoder_pooling,
-        max_tokens=config.encoder_max_tokens,
-        **hub,
-        **options,
-    )
-    commit = _cached_commit(os.fspath(source), revision, hub.get("cache_dir"))
-    config.encoder_revision = commit or revision
-    return encoder
-
-
-def _cached_commit(source: str, revision: str | None, cache_dir: str | None) -> str | None:
-    """The commit of a hub id in the cache; None for any other source."""
-    if source in CATALOGUE or Path(source).exists():
-        return None
-    for name in ("modules.json", "config.json"):
-        path = try_to_load_from_cache(source, name, cache_dir=cache_dir, revision=revision)
-        if isinstance(path, str):
-            return Path(path).parent.name
-    return None
-
-
-def load_decoder(
-    config: LlaMaVAEConfig,
-    source: Source | PreTrainedModel | None,
-    tokenizer: PreTrainedTokenizerBase | None = None,
-    **options: Any,
-) -> TextDecoder:
-    """The decoder that `config` describes, from `source`."""
-    settings: dict[str, Any] = {
-        "max_tokens": config.max_tokens,
-        "training": config.decoder_training,
-        "lora_rank": config.lora_rank,
-        "lora_alpha": config.lora_alpha,
-    }
-    if isinstance(source, PreTrainedModel):
-        if tokenizer is None:
-            raise UserError("a decoder passed as an object needs its tokenizer: tokenizer=...")
-        decoder = TextDecoder(source, tokenizer, **settings)
-    elif source is None:
-        raise UserError(
-            "this checkpoint names no decoder. Pass one: from_pretrained(..., decoder=...)"
-        )
-    else:
-        revision = _revision(config, "decoder", source)
-        if config.decoder_dtype is not None:
-            options.setdefault("dtype", config.decoder_dtype)
-        _check_fingerprint(config, Path(resolve(source)))
-        decoder = TextDecoder.load(
-            os.fspath(source),
-            revision=revision,
-            **settings,
-            **options,
-        )
-        commit = _cached_commit(os.fspath(source), revision, options.get("cache_dir"))
-        config.decoder_revision = commit or revision
-        config.decoder_dtype = str(decoder.lm.dtype).removeprefix("torch.")
-    config.bos_token_id = decoder.tokens.bos
-    config.eos_token_id = decoder.tokens.eos
-    config.pad_token_id = decoder.tokens.pad
-    return decoder
-
-
-def _check_fingerprint(config: LlaMaVAEConfig, place: Path) -> None:
-    """Record the SHA-256 of a decoder's GGUF file, or compare it with the recorded one.
-
-    Raises:
-        UserError: The file is a different one.
-    """
-    if not (is_gguf(place) and place.is_file()):
-        return
-    found = sha256(place)
-    if config.decoder_fingerprint not in (None, found):
-        raise UserError(
-            f"this model was trained with a decoder whose file has SHA-256 "
-            f"{config.decoder_fingerprint}; {place} has {found}. Use the original file, or, to use "
-            "this one anyway, pass it: from_pretrained(..., decoder=FILE)"
-        )
-    config.decoder_fingerprint = found
-
-
-def _revision(config: LlaMaVAEConfig, which: str, source: Source) -> str | None:
-    """The recorded commit, if `source` is the one it was recorded for."""
-    named = getattr(config, f"{which}_name_or_path") == os.fspath(source)
-    return getattr(config, f"{which}_revision") if named else None
-
-
-def trained_fingerprint(model: SentenceVAE) -> str:
+def trained_fingerprint(model: LlaMaVAE) -> str:
     """A hash of the weights that trained, those of backbones among them (hex, 32 digits)."""
-    tensors = _tensors(model)
+    tensors = tensors_of(model)
     return fingerprint({name: tensors[name] for name in model.trained_names})
 
 
-def _tensors(model: SentenceVAE) -> dict[str, Tensor]:
-    """Parameters and buffers of a model by name, each tied weight once."""
-    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
-
-
-def _whole_backbones(model: SentenceVAE) -> dict[str, PreTrainedModel]:
+def _whole_backbones(model: LlaMaVAE) -> dict[str, PreTrainedModel]:
     """Backbones that train in full, by the prefix of their weights' names; each has its folder."""
     found: dict[str, PreTrainedModel] = {}
     if model.config.embed_backbones:
@@ -312,7 +159,7 @@ def _whole_backbones(model: SentenceVAE) -> dict[str, PreTrainedModel]:
 
 
 def reload(
-    model: SentenceVAE, folder: Path, backbones: Collection[str] = ("encoder", "decoder")
+    model: LlaMaVAE, folder: Path, backbones: Collection[str] = ("encoder", "decoder")
 ) -> None:
     """Reload the weights of a model from its checkpoint in `folder`.
 
@@ -333,20 +180,19 @@ def reload(
     _load_trained(model, folder)
 
 
-def _load_trained(model: SentenceVAE, folder: Path) -> None:
+def _load_trained(model: LlaMaVAE, folder: Path) -> None:
     """Copy the trained weights of `model.safetensors` in `folder` into `model`.
 
     Raises:
         UserError: A weight is missing, unexpected or of another shape.
     """
     index = folder / "model.safetensors.index.json"
+    files = {"model.safetensors"}
     if index.is_file():
         try:
             files = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{index} is damaged: {error!r}") from error
-    else:
-        files = {"model.safetensors"}
     weights: dict[str, Tensor] = {}
     for name in sorted(files):
         path = folder / name
@@ -359,7 +205,7 @@ def _load_trained(model: SentenceVAE, folder: Path) -> None:
                 f"{path} is damaged: {error}. Save or copy the checkpoint again"
             ) from error
     weights = from_int8(weights)
-    tensors = _tensors(model)
+    tensors = tensors_of(model)
     beside = tuple(_whole_backbones(model))
     needed = {name for name in model.trained_names if not name.startswith(beside)}
     missing, extra = sorted(needed - set(weights)), sorted(set(weights) - set(model.trained_names))
@@ -382,20 +228,8 @@ def _load_trained(model: SentenceVAE, folder: Path) -> None:
 # ------------------------------------------------------------------------------- writing
 
 
-def save(
-    model: SentenceVAE,
-    folder: Path,
-    state: dict[str, Tensor] | None = None,
-    max_shard_size: int | str = "50GB",
-    int8: bool = False,
-) -> None:
-    """Write the checkpoint in place of the one in `folder`; other files there are kept."""
-    with replacing_folder(folder, own=["model*.safetensors*", DEFAULT]) as new:
-        write(model, new, state, max_shard_size, int8)
-
-
 def write(
-    model: SentenceVAE,
+    model: LlaMaVAE,
     folder: Path,
     state: dict[str, Tensor] | None = None,
     max_shard_size: int | str = "50GB",
@@ -410,7 +244,7 @@ def write(
             f"{len(lost)} trainable weights would not be saved in the checkpoint, such as "
             f"{lost[0]}. Set decoder_training and encoder_training when the model is built"
         )
-    source = state or _tensors(model)
+    source = state or tensors_of(model)
     trained = {name: source[name].detach() for name in model.trained_names}
     beside = {
         prefix: {n.removeprefix(prefix): trained.pop(n) for n in [*trained] if n.startswith(prefix)}
@@ -421,7 +255,7 @@ def write(
         warnings.warn(
             "the weights have changed since the model's default prior was fitted, so it is not "
             "saved. Set model.default_prior to one that is fitted to the new weights, or to None",
-            stacklevel=4,
+            stacklevel=3,
         )
         prior = None
     folder.mkdir(parents=True, exist_ok=True)
@@ -460,17 +294,7 @@ def upload(
     private: bool | None = None,
     **options: Any,
 ) -> str:
-    """Upload a saved checkpoint to the hub.
-
-    Args:
-        folder: The checkpoint.
-        repo_id: `name` or `organisation/name`; created if missing.
-        token: Access token.
-        private: Whether a new repository is private.
-        **options: `commit_message`, `commit_description`, `revision`, `create_pr`.
-
-    Returns:
-        The URL of the commit.
+    """Upload a saved checkpoint to the hub, see `LlaMaVAE.push_to_hub`.
 
     Raises:
         UserError: The hub cannot be reached or rejects the upload.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import field
 from typing import Any, get_args
 
 from transformers import PreTrainedConfig
@@ -15,7 +16,7 @@ FORMAT_VERSION = 1
 class LlaMaVAEConfig(PreTrainedConfig):
     """Configuration of a `LlaMaVAE`.
 
-    Args:
+    Attributes:
         latent_dim: Size D of z.
         injection: How z steers the decoder: `memory`, `soft_prompt`, `add`, `memory+add` or
             `memory+soft_prompt`.
@@ -59,86 +60,67 @@ class LlaMaVAEConfig(PreTrainedConfig):
 
     model_type = "llamavae"
 
-    def __init__(
-        self,
-        latent_dim: int = 128,
-        injection: InjectionName = "memory",
-        slots: int = 1,
-        injection_hidden: int = 256,
-        tied_kv: bool = False,
-        scaled_memory: bool = False,
-        max_tokens: int = 64,
-        encoder_name_or_path: str | None = None,
-        encoder_revision: str | None = None,
-        encoder_dim: int = 0,
-        encoder_pooling: Pooling | None = None,
-        pooling_heads: int = 8,
-        encoder_max_tokens: int | None = None,
-        encoder_training: EncoderTraining = "frozen",
-        standardise: bool = False,
-        initial_std: float | None = None,
-        decoder_name_or_path: str | None = None,
-        decoder_revision: str | None = None,
-        decoder_fingerprint: str | None = None,
-        decoder_dtype: str | None = None,
-        decoder_training: DecoderTraining = "frozen",
-        lora_rank: int = 16,
-        lora_alpha: int = 32,
-        embed_backbones: bool = False,
-        attention_shapes: list[list[int]] | None = None,
-        format_version: int = FORMAT_VERSION,
-        **kwargs: Any,
-    ) -> None:
-        if format_version > FORMAT_VERSION:
+    latent_dim: int = 128
+    injection: InjectionName = "memory"
+    slots: int = 1
+    injection_hidden: int = 256
+    tied_kv: bool = False
+    scaled_memory: bool = False
+    max_tokens: int = 64
+    encoder_name_or_path: str | None = None
+    encoder_revision: str | None = None
+    encoder_dim: int = 0
+    encoder_pooling: Pooling | None = None
+    pooling_heads: int = 8
+    encoder_max_tokens: int | None = None
+    encoder_training: EncoderTraining = "frozen"
+    standardise: bool = False
+    initial_std: float | None = None
+    decoder_name_or_path: str | None = None
+    decoder_revision: str | None = None
+    decoder_fingerprint: str | None = None
+    decoder_dtype: str | None = None
+    decoder_training: DecoderTraining = "frozen"
+    lora_rank: int = 16
+    lora_alpha: int = 32
+    embed_backbones: bool = False
+    attention_shapes: list[list[int]] = field(default_factory=list)
+    bos_token_id: int | None = None
+    eos_token_id: int | None = None
+    pad_token_id: int | None = None
+    format_version: int = FORMAT_VERSION
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        if self.format_version > FORMAT_VERSION:
             raise UserError(
-                f"this checkpoint has format {format_version}; this version of llamavae reads up "
-                f"to {FORMAT_VERSION}. Upgrade llamavae"
+                f"this checkpoint has format {self.format_version}; this version of llamavae reads "
+                f"up to {FORMAT_VERSION}. Upgrade llamavae"
             )
-        for what, value, kind in (
-            ("injection", injection, InjectionName),
-            ("encoder_training", encoder_training, EncoderTraining),
-            ("decoder_training", decoder_training, DecoderTraining),
+        for name, what, kind in (
+            ("injection", "injection", InjectionName),
+            ("encoder_training", "encoder_training", EncoderTraining),
+            ("decoder_training", "decoder_training", DecoderTraining),
+            ("encoder_pooling", "pooling", Pooling),
         ):
-            if value not in get_args(kind):
+            value = getattr(self, name)
+            if value not in get_args(kind) and (name, value) != ("encoder_pooling", None):
                 raise unknown(what, value, get_args(kind))
-        if encoder_pooling is not None and encoder_pooling not in get_args(Pooling):
-            raise unknown("pooling", encoder_pooling, get_args(Pooling))
-        for what, size, least in (
-            ("latent_dim", latent_dim, 1),
-            ("slots", slots, 1),
-            ("injection_hidden", injection_hidden, 0),
-            ("max_tokens", max_tokens, 2),
-            ("lora_rank", lora_rank, 1),
-            ("pooling_heads", pooling_heads, 1),
+        for name, least in (
+            ("latent_dim", 1),
+            ("slots", 1),
+            ("injection_hidden", 0),
+            ("max_tokens", 2),
+            ("lora_rank", 1),
+            ("pooling_heads", 1),
         ):
+            size = getattr(self, name)
             if size < least:
-                raise UserError(f"{what} must be at least {least}; got {size}")
-        if initial_std is not None and not initial_std > 0:
-            raise UserError(f"initial_std must be above 0; got {initial_std}")
-        self.latent_dim = latent_dim
-        self.injection = injection
-        self.slots = slots
-        self.injection_hidden = injection_hidden
-        self.tied_kv = tied_kv
-        self.scaled_memory = scaled_memory
-        self.max_tokens = max_tokens
-        self.encoder_name_or_path = encoder_name_or_path
-        self.encoder_revision = encoder_revision
-        self.encoder_dim = encoder_dim
-        self.encoder_pooling: Pooling | None = encoder_pooling
-        self.encoder_max_tokens = encoder_max_tokens
-        self.pooling_heads = pooling_heads
-        self.encoder_training = encoder_training
-        self.standardise = standardise
-        self.initial_std = initial_std
-        self.decoder_name_or_path = decoder_name_or_path
-        self.decoder_revision = decoder_revision
-        self.decoder_fingerprint = decoder_fingerprint
-        self.decoder_dtype = decoder_dtype
-        self.decoder_training = decoder_training
-        self.lora_rank = lora_rank
-        self.lora_alpha = lora_alpha
-        self.embed_backbones = embed_backbones
-        self.attention_shapes = attention_shapes or []
-        self.format_version = format_version
-        super().__init__(**kwargs)
+                raise UserError(f"{name} must be at least {least}; got {size}")
+        if self.initial_std is not None and not self.initial_std > 0:
+            raise UserError(f"initial_std must be above 0; got {self.initial_std}")
+        self.attention_shapes = self.attention_shapes or []
+        super().__post_init__(**kwargs)
+
+
+SETTINGS = frozenset(n for n in LlaMaVAEConfig.__annotations__ if not n.endswith("_token_id"))
+"""Names of the settings of this library, without those that transformers adds."""

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
+import os
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -23,50 +21,14 @@ from transformers import (
 )
 
 from llamavae.errors import UserError
-from llamavae.modeling.backbones import freeze_or_adapt, quiet_dropout
+from llamavae.modeling.backbones import freeze_or_adapt, quick_backward, quiet_dropout
 from llamavae.modeling.injection import Steering, first_inputs, steered, steered_inputs
+from llamavae.modeling.likelihood import CHUNK, cross_entropy
 from llamavae.modeling.names import DecoderTraining
-from llamavae.modeling.tokenizing import detokenize, tokenize
+from llamavae.modeling.tokenizing import TokenPolicy, detokenize, tokenize
 from llamavae.modes import evaluating
 from llamavae.pretrained import resolve
 from llamavae.pretrained.loading import hub_errors, is_gguf, load_whole
-
-_CHUNK = 256  # rows of logits in memory at a time in the chunked loss
-_SMALL = 2**26  # smaller logits (elements; 256 MB) are computed at once, which is faster
-
-
-@dataclass(frozen=True)
-class TokenPolicy:
-    """Special tokens of a sentence: `bos x_1 ... x_n eos`, padded with `pad`."""
-
-    bos: int
-    eos: int
-    pad: int
-
-    @classmethod
-    def of(cls, tokenizer: PreTrainedTokenizerBase) -> TokenPolicy:
-        """The tokens of the tokenizer; eos replaces a missing bos and a missing pad.
-
-        Raises:
-            UserError: The tokenizer has no end-of-sentence token.
-        """
-        eos = tokenizer.eos_token_id
-        if eos is None:
-            raise UserError(
-                "the decoder's tokenizer has no end-of-sentence token, so generation could not "
-                "stop. Set `tokenizer.eos_token` and save the tokenizer, then load it again"
-            )
-        bos = tokenizer.bos_token_id
-        pad = tokenizer.pad_token_id
-        return cls(_id(eos if bos is None else bos), _id(eos), _id(eos if pad is None else pad))
-
-
-def _id(token: Any) -> int:
-    if not isinstance(token, int):
-        raise UserError(
-            f"expected a single id for each special token of the tokenizer; got {token!r}"
-        )
-    return token
 
 
 class Scores(NamedTuple):
@@ -130,13 +92,11 @@ class TextDecoder(nn.Module):
             pad_token_id=self.tokens.pad,
             max_new_tokens=max_tokens,
         )
-        self._plain_head: bool | None = None
-        self._plain_embeddings: bool | None = None
 
     @classmethod
     def load(
         cls,
-        source: str | Path,
+        source: str | os.PathLike[str],
         *,
         revision: str | None = None,
         max_tokens: int = 64,
@@ -162,15 +122,15 @@ class TextDecoder(nn.Module):
                 from llamavae.modeling.gguf import read_gguf  # slow import
 
                 lm, tokenizer = read_gguf(source, **options)
-                return cls(lm, tokenizer, max_tokens, training, lora_rank, lora_alpha)
-            hub: dict[str, Any] = {
-                "revision": revision,
-                "token": token,
-                "cache_dir": cache_dir,
-                "local_files_only": local_files_only,
-            }
-            lm = load_whole(AutoModelForCausalLM, source, **hub, **options)
-            tokenizer = AutoTokenizer.from_pretrained(source, **hub)
+            else:
+                hub: dict[str, Any] = {
+                    "revision": revision,
+                    "token": token,
+                    "cache_dir": cache_dir,
+                    "local_files_only": local_files_only,
+                }
+                lm = load_whole(AutoModelForCausalLM, source, **hub, **options)
+                tokenizer = AutoTokenizer.from_pretrained(source, **hub)
         return cls(lm, tokenizer, max_tokens, training, lora_rank, lora_alpha)
 
     @property
@@ -211,13 +171,9 @@ class TextDecoder(nn.Module):
         if not texts:
             return [], 0
         ids = tokenize(self.tokenizer, texts, add_special_tokens=False)["input_ids"]
-        cut = 0
-        rows = []
-        for row in ids:
-            whole = [*row, self.tokens.eos]
-            cut += len(whole) > self.max_tokens
-            rows.append([self.tokens.bos, *whole[: self.max_tokens]])
-        return rows, cut
+        whole = [[*row, self.tokens.eos] for row in ids]
+        rows = [[self.tokens.bos, *row[: self.max_tokens]] for row in whole]
+        return rows, sum(len(row) > self.max_tokens for row in whole)
 
     def pad(self, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
         """Ids and mask (B, T), padded on the right to the longest row."""
@@ -289,7 +245,7 @@ class TextDecoder(nn.Module):
             unsure, first = ~(losses < math.log(2)), losses == worst[sentence]
             exact = torch.ones_like(worst, dtype=torch.bool)
             for chosen in (first, ~first):
-                for part in (unsure & chosen & exact[sentence]).nonzero()[:, 0].split(_CHUNK):
+                for part in (unsure & chosen & exact[sentence]).nonzero()[:, 0].split(CHUNK):
                     wrong = self._logits(rows[part]).argmax(-1) != targets[part]
                     exact[sentence[part[wrong]]] = False
         return Scores(_per_sentence(losses, where, len(ids)), worst, exact)
@@ -316,7 +272,7 @@ class TextDecoder(nn.Module):
         draws = uniform.to(rows.device)[:, where[:, 1]].T.contiguous()  # (N, K)
         tokens = torch.empty(draws.shape, dtype=torch.long, device=rows.device)
         with torch.no_grad():
-            for part in torch.arange(len(rows), device=rows.device).split(_CHUNK):
+            for part in torch.arange(len(rows), device=rows.device).split(CHUNK):
                 below = self._logits(rows[part]).float().softmax(-1).cumsum(-1)
                 token = torch.searchsorted(below, draws[part], right=True)
                 tokens[part] = token.clamp(max=below.shape[-1] - 1)
@@ -345,9 +301,13 @@ class TextDecoder(nn.Module):
             raise ValueError("expected padding on the right; got an attention mask with 0 before 1")
         counted = mask[:, 1:].bool()
         steering = steering or Steering()
-        inputs = self._inputs(ids[:, :-1], steering, keep)
-        with _quick_backward(self.device, self.embeddings.weight.dtype):
-            if self._head_is_linear():
+        if keep is not None or steering.offset is not None or steering.prompt is not None:
+            self._check_embeddings()
+        # no mask, since padding on the right is invisible to causal attention
+        first = first_inputs(self.lm, ids[:, :-1], steering, keep)
+        inputs = steered_inputs(self.lm, steering, **first, use_cache=False)
+        with quick_backward(self.device, self.embeddings.weight.dtype):
+            if self._head_is_linear:
                 states = self.lm.base_model(**inputs).last_hidden_state
             else:
                 states = self.lm(**inputs).logits
@@ -355,71 +315,37 @@ class TextDecoder(nn.Module):
 
     def _losses(self, rows: Tensor, targets: Tensor, reduction: str) -> Tensor:
         """Cross entropy in nats of the output of `_read`."""
-        if self._head_is_linear():
-            return self._cross_entropy(rows, targets, reduction)
+        if self._head_is_linear:
+            return cross_entropy(self.head, rows, targets, reduction)
         return F.cross_entropy(rows.float(), targets, reduction=reduction)
 
     def _logits(self, rows: Tensor) -> Tensor:
         """Logits (N, V) of the output of `_read`."""
-        return self.head(rows) if self._head_is_linear() else rows
+        return self.head(rows) if self._head_is_linear else rows
 
-    def _inputs(self, ids: Tensor, steering: Steering, keep: Tensor | None) -> dict[str, Any]:
-        """Inputs of the teacher-forced pass.
-
-        There is no mask, since padding on the right is invisible to causal attention.
-        """
-        if keep is not None or steering.offset is not None or steering.prompt is not None:
-            self._check_embeddings()
-        first = first_inputs(self.lm, ids, steering, keep)
-        return steered_inputs(self.lm, steering, **first, use_cache=False)
-
-    def _cross_entropy(self, rows: Tensor, targets: Tensor, reduction: str) -> Tensor:
-        """Cross entropy in nats of head(rows) (N, V), built in chunks, against targets (N,)."""
-        head = self.head
-        if len(rows) * len(head.weight) < _SMALL:
-            return F.cross_entropy(head(rows).float(), targets, reduction=reduction)
-        if torch.is_autocast_enabled(rows.device.type):  # the chunked loss does not apply autocast
-            rows = rows.to(torch.get_autocast_dtype(rows.device.type))
-        bias = getattr(head, "bias", None)
-        # a sum in half precision would have rounding errors of many nats
-        whole = reduction == "sum" and rows.dtype == torch.float32
-        losses = F.linear_cross_entropy(
-            rows,
-            head.weight.to(rows),
-            targets,
-            linear_bias=None if bias is None else bias.to(rows),
-            reduction="sum" if whole else "none",
-            options=nn.LinearCrossEntropyOptions(batch_chunk_size=_CHUNK),
-        ).float()
-        return losses.sum() if reduction == "sum" and not whole else losses
-
+    @functools.cached_property
     @torch.no_grad()
     def _head_is_linear(self) -> bool:
         """Whether logits are exactly head(hidden), without a soft cap or a scale."""
-        if self._plain_head is None:
-            inputs: dict[str, Any] = {"input_ids": self._two_tokens(), "use_cache": False}
-            with evaluating(self):
-                hidden = getattr(self.lm.base_model(**inputs), "last_hidden_state", None)
-                logits = self.lm(**inputs).logits
-                fits = hidden is not None and hidden.shape[-1] == self.head.weight.shape[1]
-                self._plain_head = fits and torch.equal(self.head(hidden).to(logits), logits)
-        return bool(self._plain_head)
+        inputs: dict[str, Any] = {"input_ids": self._two_tokens(), "use_cache": False}
+        with evaluating(self):
+            hidden = getattr(self.lm.base_model(**inputs), "last_hidden_state", None)
+            logits = self.lm(**inputs).logits
+            fits = hidden is not None and hidden.shape[-1] == self.head.weight.shape[1]
+            return fits and torch.equal(self.head(hidden).to(logits), logits)
 
+    @functools.cached_property
     @torch.no_grad()
-    def _check_embeddings(self) -> None:
-        """Raise an error for a decoder that reads token ids besides its embeddings (Gemma 3n).
+    def _reads_embeddings_alone(self) -> bool:
+        """Whether embeddings in place of token ids give the same logits (not so for Gemma 3n)."""
+        ids = self._two_tokens()
+        with evaluating(self):
+            by_id = self.lm(input_ids=ids, use_cache=False).logits
+            by_embedding = self.lm(inputs_embeds=self.embeddings(ids), use_cache=False).logits
+        return torch.allclose(by_id, by_embedding, rtol=1e-3, atol=1e-3)
 
-        Raises:
-            UserError: The decoder reads token ids, so that z cannot act on the embeddings.
-        """
-        if self._plain_embeddings is None:
-            ids = self._two_tokens()
-            with evaluating(self):
-                by_id = self.lm(input_ids=ids, use_cache=False).logits
-                embeds = self.embeddings(ids)
-                by_embedding = self.lm(inputs_embeds=embeds, use_cache=False).logits
-            self._plain_embeddings = torch.allclose(by_id, by_embedding, rtol=1e-3, atol=1e-3)
-        if not self._plain_embeddings:
+    def _check_embeddings(self) -> None:
+        if not self._reads_embeddings_alone:
             raise UserError(
                 f"{type(self.lm).__name__} reads token ids in addition to its input embeddings, so "
                 "it does not support the injections 'soft_prompt' and 'add' or word dropout. "
@@ -471,13 +397,3 @@ class TextDecoder(nn.Module):
 
 def _per_sentence(losses: Tensor, where: Tensor, batch: int) -> Tensor:
     return losses.new_zeros(batch).index_add(0, where[:, 0], losses)
-
-
-@contextmanager
-def _quick_backward(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
-    """Context that disables attention kernels with a slow backward pass (fused bfloat16 on CPU)."""
-    if device.type == "cpu" and dtype == torch.bfloat16 and torch.is_grad_enabled():
-        with sdpa_kernel(SDPBackend.MATH):
-            yield
-    else:
-        yield

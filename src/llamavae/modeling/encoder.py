@@ -8,22 +8,16 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import (
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from llamavae.modeling.backbones import fingerprint, freeze_or_adapt, quiet_dropout, save_plain
 from llamavae.modeling.names import EncoderTraining, Pooling
 from llamavae.modeling.tokenizing import tokenize
 from llamavae.modes import evaluating
-
-if TYPE_CHECKING:
-    pass
 
 
 class SentenceEncoder(nn.Module, ABC):
@@ -49,13 +43,13 @@ class SentenceEncoder(nn.Module, ABC):
         """Size H_enc of the sentence vector."""
 
     @property
-    @abstractmethod
     def max_tokens(self) -> int | None:
         """Maximum number of tokens per sentence."""
+        return self.tokenizer.model_max_length
 
     @max_tokens.setter
-    @abstractmethod
-    def max_tokens(self, value: int) -> None: ...
+    def max_tokens(self, value: int) -> None:
+        self.tokenizer.model_max_length = value
 
     @abstractmethod
     def tokenize(self, texts: Sequence[str]) -> dict[str, Tensor]:
@@ -203,15 +197,6 @@ class TransformersEncoder(SentenceEncoder):
     def trains(self) -> bool:
         """Whether sentence vectors change in training, so that they cannot be cached."""
         return super().trains or self.attention is not None
-
-    @property
-    def max_tokens(self) -> int | None:
-        """Maximum number of tokens per sentence."""
-        return self.tokenizer.model_max_length
-
-    @max_tokens.setter
-    def max_tokens(self, value: int) -> None:
-        self.tokenizer.model_max_length = value
 
     def tokenize(self, texts: Sequence[str]) -> dict[str, Tensor]:
         """Inputs of `forward` for a batch of texts, padded to its longest."""

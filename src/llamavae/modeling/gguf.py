@@ -40,9 +40,8 @@ from transformers.integrations.gguf.reader import (
 
 from llamavae.errors import UserError
 
-_ELEMENTS = (
-    2**15 - 2**8
-)  # number dequantised at a time: fits the processor's cache, too few for threads
+# number of elements dequantised at a time: fits the processor's cache, too few for threads
+_ELEMENTS = 2**15 - 2**8
 
 _LAYER = {
     "attn_norm": "input_layernorm",
@@ -130,16 +129,12 @@ def _other(file: Path, options: dict[str, Any]) -> PreTrainedModel:
             f"{file}: quantization_config is supported only for GGUF files of LLaMA models. "
             "Convert this file to a folder first"
         )
-    read: Any = AutoModelForCausalLM.from_pretrained  # gives two things with output_loading_info
-    model, report = read(
-        file.parent,
-        gguf_file=file.name,
-        quantization_config=GgufConfig(dequantize=True),
-        output_loading_info=True,
-        **options,
-    )
-    _check_complete(file, report)
-    config = copy.deepcopy(model.config)
+    quantised: dict[str, Any] = {
+        "gguf_file": file.name,
+        "quantization_config": GgufConfig(dequantize=True),
+    }
+    model = _load(file, AutoModelForCausalLM, file.parent, **quantised, **options)
+    config: Any = copy.deepcopy(model.config)
     if hasattr(config, "quantization_config"):
         del config.quantization_config
     return type(model).from_pretrained(
@@ -166,25 +161,20 @@ def _llama(
             value = _values(raw[tensor.name][...], tensor.ggml_type, dtype).view(tensor.shape)
             heads = {"attn_q": config.num_attention_heads, "attn_k": config.num_key_value_heads}
             weights[name] = _unpermute(value, heads[part]) if part in heads else value
-    build: Any = LlamaForCausalLM.from_pretrained  # gives two things with output_loading_info
-    model, report = build(
-        None,
-        config=config,
-        state_dict=weights,
-        output_loading_info=True,
-        **{**options, "dtype": dtype},
-    )
-    _check_complete(file, report)
-    return model
+    options = {**options, "dtype": dtype}
+    return _load(file, LlamaForCausalLM, None, config=config, state_dict=weights, **options)
 
 
-def _check_complete(file: Path, report: dict[str, Any]) -> None:
+def _load(file: Path, kind: Any, source: Path | None, **options: Any) -> PreTrainedModel:
+    """The model that `kind.from_pretrained` gives; missing weights are an error."""
+    model, report = kind.from_pretrained(source, output_loading_info=True, **options)
     lost = sorted(report["missing_keys"])
     if lost:
         raise UserError(
             f"{file} does not hold all weights of a causal language model: {len(lost)} are "
             f"missing, such as {lost[0]}"
         )
+    return model
 
 
 def _weight_name(file: Path, name: str) -> tuple[str, str]:
@@ -246,14 +236,6 @@ def _llama_config(
             f"{file} scales its rotary embedding by {scaling!r}; only 'none' and 'linear' are "
             "supported. Give the folder or hub id of the model"
         )
-    ids: dict[str, Any] = {
-        name: metadata.get(f"tokenizer.ggml.{key}")
-        for name, key in (
-            ("bos_token_id", "bos_token_id"),
-            ("eos_token_id", "eos_token_id"),
-            ("pad_token_id", "padding_token_id"),
-        )
-    }
     return LlamaConfig(
         vocab_size=shapes["token_embd.weight"][0],
         hidden_size=hidden,
@@ -267,7 +249,9 @@ def _llama_config(
         rope_parameters=rope,
         attention_bias="blk.0.attn_q.bias" in shapes,
         tie_word_embeddings="output.weight" not in shapes,
-        **ids,
+        bos_token_id=metadata.get("tokenizer.ggml.bos_token_id"),
+        eos_token_id=metadata.get("tokenizer.ggml.eos_token_id"),
+        pad_token_id=metadata.get("tokenizer.ggml.padding_token_id"),
     )
 
 

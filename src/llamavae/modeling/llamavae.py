@@ -4,6 +4,8 @@ h  = pool(E(x))                                   (B, H_enc)
 mu, logvar = W h + b                              (B, D) each
 z  = mu + exp(logvar / 2) * eps                   (B, D)
 loss = mean_b -log p(x|z) + beta * KL_term        nats per sentence
+
+The file is long because it is one public class, most of it docstrings.
 """
 
 from __future__ import annotations
@@ -26,19 +28,14 @@ from transformers import (
 )
 from transformers.utils.generic import ModelOutput
 
-from llamavae.errors import UserError
+from llamavae.errors import UserError, unknown
+from llamavae.files import replacing_folder
 from llamavae.latent import arithmetic, lerp, nearest_neighbours, slerp, traversal
-from llamavae.modeling import checkpoint
-from llamavae.modeling.base import SentenceVAE
-from llamavae.modeling.configuration import LlaMaVAEConfig
+from llamavae.modeling import checkpoint, loading
+from llamavae.modeling.configuration import SETTINGS, LlaMaVAEConfig
 from llamavae.modeling.decoder import TextDecoder
 from llamavae.modeling.encoder import SentenceEncoder
-from llamavae.modeling.injection import (
-    Injection,
-    MemoryInjection,
-    attention_shapes,
-    enable_memory,
-)
+from llamavae.modeling.injection import Injection, MemoryInjection, attention_shapes, enable_memory
 from llamavae.modeling.posterior import DiagonalGaussian, KLRule, Posterior, kl_term
 from llamavae.modeling.prior import Prior, choose_prior
 from llamavae.modeling.refine import Progress, Refinement
@@ -48,7 +45,6 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 Texts = str | Sequence[str]
-Points = Tensor | Texts
 
 
 @dataclass
@@ -74,7 +70,7 @@ class LlaMaVAEOutput(ModelOutput):
     z: Tensor | None = None
 
 
-class LlaMaVAE(SentenceVAE):
+class LlaMaVAE(PreTrainedModel):
     """A sentence VAE: text -> q(z|x) -> z -> text.
 
     Build one with `from_backbones`, load one with `from_pretrained`.
@@ -190,15 +186,18 @@ class LlaMaVAE(SentenceVAE):
         Raises:
             UserError: A backbone cannot be loaded, or a setting is unknown or out of range.
         """
-        config = checkpoint.build_config(settings)
+        for name in settings:
+            if name not in SETTINGS:
+                raise unknown("setting", name, SETTINGS)
+        config = LlaMaVAEConfig(**settings)
         if isinstance(encoder, str | os.PathLike):
-            config.encoder_name_or_path = checkpoint.absolute(encoder)
+            config.encoder_name_or_path = loading.absolute(encoder)
         if isinstance(decoder, str | os.PathLike):
-            config.decoder_name_or_path = checkpoint.absolute(decoder)
+            config.decoder_name_or_path = loading.absolute(decoder)
         model = cls(
             config,
-            checkpoint.load_decoder(config, decoder, tokenizer, **(decoder_options or {})),
-            checkpoint.load_encoder(config, encoder),
+            loading.load_decoder(config, decoder, tokenizer, **(decoder_options or {})),
+            loading.load_encoder(config, encoder),
         )
         for part in model.injection.parts.values():
             if isinstance(part, MemoryInjection) and part.scaled:
@@ -245,14 +244,16 @@ class LlaMaVAE(SentenceVAE):
         }
         folder = checkpoint.fetch(pretrained_model_name_or_path, revision, **hub)
         config = checkpoint.read_config(folder)
-        if given is not None and checkpoint.settings_of(given) != checkpoint.settings_of(config):
+        if given is not None and any(
+            getattr(given, name, None) != getattr(config, name) for name in SETTINGS
+        ):
             raise UserError(
                 "a checkpoint is loaded with its own config. To change settings, load it and set "
                 "model.config, or build a new model with from_backbones"
             )
         others = {w: place for w, place in (("encoder", encoder), ("decoder", decoder)) if place}
         for which, place in others.items():
-            setattr(config, f"{which}_name_or_path", checkpoint.absolute(place))
+            setattr(config, f"{which}_name_or_path", loading.absolute(place))
             setattr(config, f"{which}_revision", None)
         if decoder:
             config.decoder_fingerprint = None
@@ -260,12 +261,13 @@ class LlaMaVAE(SentenceVAE):
         encoder = encoder or checkpoint.backbone(folder, config, "encoder")
         model = cls(
             config,
-            checkpoint.load_decoder(config, decoder, **hub, **decoder_options),
-            checkpoint.load_encoder(config, encoder, **hub),
+            loading.load_decoder(config, decoder, **hub, **decoder_options),
+            loading.load_encoder(config, encoder, **hub),
         )
         checkpoint.reload(model, folder, others)
-        model.card = checkpoint.read_card(folder)
-        model.name_or_path = checkpoint.absolute(pretrained_model_name_or_path)
+        card = folder / checkpoint.CARD
+        model.card = card.read_text(encoding="utf-8") if card.is_file() else None
+        model.name_or_path = loading.absolute(pretrained_model_name_or_path)
         model.default_prior = checkpoint.read_prior(model, folder)
         if "device_map" in decoder_options:
             for part in (model.encoder, model.posterior, model.injection):
@@ -300,7 +302,8 @@ class LlaMaVAE(SentenceVAE):
             **hub_options: `repo_id`, `private`, `commit_message`, `token`, ...
         """
         if is_main_process:
-            checkpoint.save(self, Path(save_directory), state_dict, max_shard_size, int8)
+            with replacing_folder(save_directory, own=checkpoint.OWN) as new:
+                checkpoint.write(self, new, state_dict, max_shard_size, int8)
         if push_to_hub and is_main_process:
             repo = hub_options.pop("repo_id", Path(save_directory).name)
             checkpoint.upload(Path(save_directory), repo, **hub_options)
@@ -460,15 +463,14 @@ class LlaMaVAE(SentenceVAE):
                 )
             return self.refine(texts, how)
         if isinstance(texts, Tensor):
-            h = texts.to(self.posterior.linear.weight.device)
-            return self._posterior(None, h)
-        if self.encoder is None:
+            h = texts
+        elif self.encoder is None:
             raise UserError(
                 "this model has no sentence encoder. Pass precomputed sentence vectors of "
                 f"shape (B, {self.config.encoder_dim}) instead of text"
             )
-        batch = [texts] if isinstance(texts, str) else list(texts)
-        h = self.encoder.encode(batch, batch_size)
+        else:
+            h = self.encoder.encode([texts] if isinstance(texts, str) else list(texts), batch_size)
         return self._posterior(None, h.to(self.posterior.linear.weight.device))
 
     def refine(
@@ -515,20 +517,17 @@ class LlaMaVAE(SentenceVAE):
                 f"expected a code for each text as start, shape "
                 f"({len(batch)}, {self.config.latent_dim}); got {tuple(codes.shape)}"
             )
-        if not isinstance(start, DiagonalGaussian):
-            start = self._start(batch, start, how)
+        if start is None and self.encoder is not None:
+            start = self.encode(batch)
+        elif not isinstance(start, DiagonalGaussian):
+            prior = how.prior_of(self.config.latent_dim)
+            mean, logvar = (x.expand(len(batch), -1) for x in (prior.mean, prior.logvar))
+            start = DiagonalGaussian(mean if start is None else start.to(mean), logvar)
         weight = self.posterior.linear.weight
         start = DiagonalGaussian(start.mean.to(weight), start.logvar.to(weight))
         return refine_posterior(
             self, batch, start, how, variance=variance, batch_size=batch_size, progress=progress
         )
-
-    def _start(self, texts: list[str], z: Tensor | None, how: Refinement) -> DiagonalGaussian:
-        if z is None and self.encoder is not None:
-            return self.encode(texts)
-        prior = how.prior_of(self.config.latent_dim)
-        mean, logvar = (x.expand(len(texts), -1) for x in (prior.mean, prior.logvar))
-        return DiagonalGaussian(mean if z is None else z.to(mean), logvar)
 
     def _means(self, texts: Texts, refine: int | Refinement) -> Tensor:
         """Codes (B, D) of texts: posterior means, optionally refined."""

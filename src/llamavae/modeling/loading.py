@@ -1,30 +1,39 @@
-"""Loading sentence encoders of either kind."""
+"""Loading encoders and decoders: from a folder, a file, the catalogue or the hub."""
 
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from huggingface_hub import try_to_load_from_cache
 from transformers import (
     AutoConfig,
     AutoModel,
     AutoModelForTextEncoding,
     AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
 )
 
 from llamavae.errors import UserError
+from llamavae.files import sha256
+from llamavae.modeling.configuration import LlaMaVAEConfig
+from llamavae.modeling.decoder import TextDecoder
 from llamavae.modeling.encoder import SentenceEncoder, TransformersEncoder
 from llamavae.modeling.names import Pooling
-from llamavae.pretrained import resolve
-from llamavae.pretrained.loading import hub_errors, load_whole
+from llamavae.pretrained import CATALOGUE, resolve
+from llamavae.pretrained.loading import hub_errors, is_gguf, load_whole
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
+Source = str | os.PathLike[str]
+
 
 def load_sentence_encoder(
-    source: str | os.PathLike[str] | SentenceTransformer,
+    source: Source | SentenceTransformer,
     *,
     revision: str | None = None,
     pooling: Pooling | None = None,
@@ -61,15 +70,15 @@ def load_sentence_encoder(
     """
     if isinstance(source, str | os.PathLike):
         source = resolve(source)
-    hub = {
+    hub: dict[str, Any] = {
         "revision": revision,
         "token": token,
-        "cache_dir": cache_dir,
         "local_files_only": local_files_only,
     }
     weights: dict[str, Any] = {"dtype": dtype} if dtype else {}
-    if pooling is not None and isinstance(source, str | os.PathLike):
-        with hub_errors("sentence encoder", str(source)):
+    if pooling is not None and isinstance(source, str):
+        hub["cache_dir"] = cache_dir
+        with hub_errors("sentence encoder", source):
             config = AutoConfig.from_pretrained(source, **hub)
             text = type(config) in AutoModelForTextEncoding._model_mapping
             if config.is_encoder_decoder and not text:
@@ -82,13 +91,123 @@ def load_sentence_encoder(
             tokenizer = AutoTokenizer.from_pretrained(source, **hub)
         encoder = TransformersEncoder(model, tokenizer, pooling, **options)
     else:
-        # its import takes seconds
-        from llamavae.modeling.sentence_transformer import SentenceTransformerEncoder, read
+        from sentence_transformers import SentenceTransformer  # slow import
 
-        if isinstance(source, str | os.PathLike):
-            with hub_errors("sentence encoder", str(source)):
-                source = read(str(source), hub, weights)
+        from llamavae.modeling.sentence_transformer import SentenceTransformerEncoder
+
+        if isinstance(source, str):
+            with hub_errors("sentence encoder", source):
+                source = SentenceTransformer(
+                    source, device="cpu", cache_folder=cache_dir, model_kwargs=weights, **hub
+                )
         encoder = SentenceTransformerEncoder(source, **options)
     if max_tokens is not None:
         encoder.max_tokens = max_tokens
     return encoder
+
+
+def absolute(source: Source) -> str:
+    """The absolute path of a folder or a GGUF file; a name or hub id is returned unchanged."""
+    here = Path(source).is_dir() or (is_gguf(source) and Path(source).is_file())
+    return str(Path(source).absolute()) if here else os.fspath(source)
+
+
+def load_encoder(
+    config: LlaMaVAEConfig, source: Source | SentenceTransformer | None, **hub: Any
+) -> SentenceEncoder | None:
+    """The sentence encoder that `config` describes, from `source`.
+
+    `hub` holds `token`, `cache_dir` and `local_files_only`.
+    """
+    if source is None:
+        return None
+    options: dict[str, Any] = {
+        "training": config.encoder_training,
+        "lora_rank": config.lora_rank,
+        "lora_alpha": config.lora_alpha,
+    }
+    if not isinstance(source, str | os.PathLike):
+        return load_sentence_encoder(source, max_tokens=config.encoder_max_tokens, **options)
+    if config.encoder_pooling == "attention":
+        options["pooling_heads"] = config.pooling_heads
+    revision = _revision(config, "encoder", source)
+    encoder = load_sentence_encoder(
+        os.fspath(source),
+        revision=revision,
+        pooling=config.encoder_pooling,
+        max_tokens=config.encoder_max_tokens,
+        **hub,
+        **options,
+    )
+    config.encoder_revision = _commit(source, revision, hub.get("cache_dir"))
+    return encoder
+
+
+def load_decoder(
+    config: LlaMaVAEConfig,
+    source: Source | PreTrainedModel | None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    **options: Any,
+) -> TextDecoder:
+    """The decoder that `config` describes, from `source`."""
+    settings: dict[str, Any] = {
+        "max_tokens": config.max_tokens,
+        "training": config.decoder_training,
+        "lora_rank": config.lora_rank,
+        "lora_alpha": config.lora_alpha,
+    }
+    if isinstance(source, PreTrainedModel):
+        if tokenizer is None:
+            raise UserError("a decoder passed as an object needs its tokenizer: tokenizer=...")
+        decoder = TextDecoder(source, tokenizer, **settings)
+    elif source is None:
+        raise UserError(
+            "this checkpoint names no decoder. Pass one: from_pretrained(..., decoder=...)"
+        )
+    else:
+        revision = _revision(config, "decoder", source)
+        if config.decoder_dtype is not None:
+            options.setdefault("dtype", config.decoder_dtype)
+        _check_fingerprint(config, Path(resolve(source)))
+        decoder = TextDecoder.load(source, revision=revision, **settings, **options)
+        config.decoder_revision = _commit(source, revision, options.get("cache_dir"))
+        config.decoder_dtype = str(decoder.lm.dtype).removeprefix("torch.")
+    config.bos_token_id = decoder.tokens.bos
+    config.eos_token_id = decoder.tokens.eos
+    config.pad_token_id = decoder.tokens.pad
+    return decoder
+
+
+def _revision(config: LlaMaVAEConfig, which: str, source: Source) -> str | None:
+    """The recorded commit, if `source` is the one it was recorded for."""
+    named = getattr(config, f"{which}_name_or_path") == os.fspath(source)
+    return getattr(config, f"{which}_revision") if named else None
+
+
+def _commit(source: Source, revision: str | None, cache_dir: str | None) -> str | None:
+    """The commit of a hub id in the cache; `revision` for any other source."""
+    source = os.fspath(source)
+    if source not in CATALOGUE and not Path(source).exists():
+        for name in ("modules.json", "config.json"):
+            path = try_to_load_from_cache(source, name, cache_dir=cache_dir, revision=revision)
+            if isinstance(path, str):
+                return Path(path).parent.name
+    return revision
+
+
+def _check_fingerprint(config: LlaMaVAEConfig, place: Path) -> None:
+    """Record the SHA-256 of a decoder's GGUF file, or compare it with the recorded one.
+
+    Raises:
+        UserError: The file is a different one.
+    """
+    if not (is_gguf(place) and place.is_file()):
+        return
+    found = sha256(place)
+    if config.decoder_fingerprint not in (None, found):
+        raise UserError(
+            f"this model was trained with a decoder whose file has SHA-256 "
+            f"{config.decoder_fingerprint}; {place} has {found}. Use the original file, or, to use "
+            "this one anyway, pass it: from_pretrained(..., decoder=FILE)"
+        )
+    config.decoder_fingerprint = found

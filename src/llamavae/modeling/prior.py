@@ -35,7 +35,7 @@ from llamavae.pretrained import bundled
 
 if TYPE_CHECKING:
     from llamavae.flows import Flow
-    from llamavae.modeling.base import SentenceVAE
+    from llamavae.modeling.llamavae import LlaMaVAE
 
 FORMAT_VERSION = 1
 DEFAULT = "prior"
@@ -53,7 +53,11 @@ class Prior(ABC):
 
     Its parameters are on the CPU in float32; `LlaMaVAE.decode` moves the codes to the model.
 
+    Args:
+        features: Size D.
+
     Attributes:
+        features: Size D.
         report: Report of the fit, with held-out NLLs in nats per dimension, see `fit_prior`; empty
             if it was not fitted.
         fingerprint: Fingerprint of the VAE whose codes it was fitted to; None if unknown.
@@ -67,7 +71,8 @@ class Prior(ABC):
     type: ClassVar[str]
     """Name of the class in saved files."""
 
-    def __init__(self) -> None:
+    def __init__(self, features: int) -> None:
+        self.features = features
         self.report: dict[str, Any] = {}
         self.fingerprint: str | None = None
 
@@ -75,11 +80,6 @@ class Prior(ABC):
     def kind(self) -> str:
         """Kind of density: `standard`, `gaussian`, `mixture` or `flow`."""
         return self.report.get("kind", self.type)
-
-    @property
-    @abstractmethod
-    def features(self) -> int:
-        """Size D."""
 
     @abstractmethod
     def distribution(self) -> Distribution:
@@ -125,7 +125,7 @@ class Prior(ABC):
         """Mean negative log-density of latent codes (B, D), in nats per dimension."""
         return -self.log_prob(z).double().mean().item() / self.features
 
-    def check(self, vae: SentenceVAE) -> None:
+    def check(self, vae: LlaMaVAE) -> None:
         """Raise an error for a VAE that the prior was not fitted to.
 
         Raises:
@@ -143,11 +143,10 @@ class Prior(ABC):
                 "fit-prior, in the dtype in which it will be used"
             )
 
-    def fits(self, vae: SentenceVAE) -> bool:
+    def fits(self, vae: LlaMaVAE) -> bool:
         """Whether the VAE has the weights that the prior was fitted for, as far as is known."""
-        known = self.fingerprint is not None
         return vae.config.latent_dim == self.features and (
-            not known or self.fingerprint == latent_fingerprint(vae)
+            self.fingerprint is None or self.fingerprint == latent_fingerprint(vae)
         )
 
     # ------------------------------------------------------------------ saving, loading
@@ -185,15 +184,6 @@ class StandardPrior(Prior):
 
     type = "standard"
 
-    def __init__(self, features: int) -> None:
-        super().__init__()
-        self._features = features
-
-    @property
-    def features(self) -> int:
-        """Size D."""
-        return self._features
-
     def distribution(self) -> Independent:
         """As a torch distribution with event shape (D,)."""
         return Independent(Normal(torch.zeros(self.features), torch.ones(self.features)), 1)
@@ -221,19 +211,14 @@ class MixturePrior(Prior):
     type = "mixture"
 
     def __init__(self, weights: Tensor, means: Tensor, scale_tril: Tensor) -> None:
-        super().__init__()
         k, d = means.shape
+        super().__init__(d)
         if weights.shape != (k,) or scale_tril.shape != (k, d, d):
             raise UserError(
                 f"expected weights (K,), means (K, D) and Cholesky factors (K, D, D); got "
                 f"{tuple(weights.shape)}, {tuple(means.shape)} and {tuple(scale_tril.shape)}"
             )
         self.weights, self.means, self.scale_tril = weights, means, scale_tril
-
-    @property
-    def features(self) -> int:
-        """Size D."""
-        return self.means.shape[1]
 
     def distribution(self) -> MixtureSameFamily:
         """As a torch distribution with event shape (D,)."""
@@ -264,15 +249,10 @@ class FlowPrior(Prior):
     type = "flow"
 
     def __init__(self, flow: Flow) -> None:
-        super().__init__()
+        super().__init__(flow.features)
         if flow.context:
             raise UserError(f"expected a flow without a context; got one of size {flow.context}")
         self.flow = flow.eval()
-
-    @property
-    def features(self) -> int:
-        """Size D."""
-        return self.flow.features
 
     def distribution(self) -> Distribution:
         """As a torch distribution with event shape (D,)."""
@@ -301,7 +281,7 @@ _TYPES: dict[str, type[Prior]] = {t.type: t for t in (StandardPrior, MixturePrio
 # ------------------------------------------------------------------------------- finding
 
 
-def load_prior(source: str | os.PathLike[str], vae: SentenceVAE | None = None) -> Prior:
+def load_prior(source: str | os.PathLike[str], vae: LlaMaVAE | None = None) -> Prior:
     """Load a prior that `Prior.save` wrote.
 
     Args:
@@ -327,13 +307,18 @@ def load_prior(source: str | os.PathLike[str], vae: SentenceVAE | None = None) -
             f"there is no prior {' or '.join(map(str, places))}{found}. To fit one: llamavae "
             "fit-prior"
         )
-    prior = _read(folder)
+    prior = read_prior_folder(folder)
     if vae is not None:
         prior.check(vae)
     return prior
 
 
-def _read(folder: Path) -> Prior:
+def read_prior_folder(folder: Path) -> Prior:
+    """The prior that `Prior.save` wrote to `folder`.
+
+    Raises:
+        UserError: The prior is damaged.
+    """
     path = folder / _SETTINGS
     try:
         settings = json.loads(path.read_text(encoding="utf-8"))
@@ -357,16 +342,7 @@ def _read(folder: Path) -> Prior:
     return prior
 
 
-def read_default(folder: Path) -> Prior | None:
-    """The default prior of the checkpoint in `folder`; None if it has none.
-
-    Raises:
-        UserError: The prior is damaged.
-    """
-    return _read(folder / DEFAULT) if (folder / DEFAULT).is_dir() else None
-
-
-def choose_prior(vae: SentenceVAE, prior: Prior | str | os.PathLike[str] | None = None) -> Prior:
+def choose_prior(vae: LlaMaVAE, prior: Prior | str | os.PathLike[str] | None = None) -> Prior:
     """The prior that a VAE draws from.
 
     Args:
@@ -385,7 +361,7 @@ def choose_prior(vae: SentenceVAE, prior: Prior | str | os.PathLike[str] | None 
     return prior
 
 
-def prior_names(vae: SentenceVAE) -> list[str]:
+def prior_names(vae: LlaMaVAE) -> list[str]:
     """Kinds of the priors that a VAE can draw from: its default first, then others, sorted."""
     folder = folder_of(vae, OTHERS)
     saved = [] if folder is None else [path.parent.name for path in folder.glob(f"*/{_SETTINGS}")]
@@ -394,7 +370,7 @@ def prior_names(vae: SentenceVAE) -> list[str]:
     return list(dict.fromkeys([*default, *sorted(kinds)]))
 
 
-def folder_of(vae: SentenceVAE, name: str) -> Path | None:
+def folder_of(vae: LlaMaVAE, name: str) -> Path | None:
     """A folder inside that of a VAE; None for a VAE that was not loaded from a folder."""
     folder = bundled(vae.name_or_path or "") or vae.name_or_path
     return Path(folder, name) if folder and Path(folder).is_dir() else None

@@ -18,14 +18,6 @@ from llamavae.modeling.names import EncoderTraining
 from llamavae.modeling.tokenizing import TOKENIZER_LOCK
 
 
-def read(source: str, hub: dict[str, Any], weights: dict[str, Any]) -> SentenceTransformer:
-    """The model of a hub id or folder; `hub` and `weights` hold arguments of transformers."""
-    hub = dict(hub)
-    return SentenceTransformer(
-        source, device="cpu", cache_folder=hub.pop("cache_dir"), model_kwargs=weights, **hub
-    )
-
-
 class SentenceTransformerEncoder(SentenceEncoder):
     """A `SentenceTransformer` with a training mode.
 

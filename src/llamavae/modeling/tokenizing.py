@@ -1,4 +1,4 @@
-"""Tokenizers that several threads share.
+"""Special tokens of sentences, and tokenizers that several threads share.
 
 A call sets truncation and padding of a fast tokenizer, which raises "Already borrowed" while
 another thread uses it. So there is one call at a time.
@@ -8,34 +8,60 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from transformers import BatchEncoding, PreTrainedTokenizerBase
 
+from llamavae.errors import UserError
+
 TOKENIZER_LOCK = threading.Lock()
+
+
+@dataclass(frozen=True)
+class TokenPolicy:
+    """Special tokens of a sentence: `bos x_1 ... x_n eos`, padded with `pad`."""
+
+    bos: int
+    eos: int
+    pad: int
+
+    @classmethod
+    def of(cls, tokenizer: PreTrainedTokenizerBase) -> TokenPolicy:
+        """The tokens of the tokenizer; eos replaces a missing bos and a missing pad.
+
+        Raises:
+            UserError: The tokenizer has no end-of-sentence token.
+        """
+        eos = tokenizer.eos_token_id
+        if eos is None:
+            raise UserError(
+                "the decoder's tokenizer has no end-of-sentence token, so generation could not "
+                "stop. Set `tokenizer.eos_token` and save the tokenizer, then load it again"
+            )
+        bos = tokenizer.bos_token_id
+        pad = tokenizer.pad_token_id
+        return cls(_id(eos if bos is None else bos), _id(eos), _id(eos if pad is None else pad))
+
+
+def _id(token: Any) -> int:
+    if not isinstance(token, int):
+        raise UserError(
+            f"expected a single id for each special token of the tokenizer; got {token!r}"
+        )
+    return token
 
 
 def tokenize(
     tokenizer: PreTrainedTokenizerBase, texts: str | Sequence[str], **options: Any
 ) -> BatchEncoding:
-    """What the tokenizer makes of a text or several, one call at a time.
-
-    Args:
-        tokenizer: The tokenizer.
-        texts: One text or several.
-        **options: Other arguments of a call of the tokenizer.
-    """
+    """What the tokenizer, called with `options`, makes of a text or several; one call at a time."""
     with TOKENIZER_LOCK:
         return tokenizer(texts if isinstance(texts, str) else list(texts), **options)
 
 
 def detokenize(tokenizer: PreTrainedTokenizerBase, rows: list[list[int]]) -> list[str]:
-    """Texts of token ids, without special tokens; see `tokenize`.
-
-    Args:
-        tokenizer: The tokenizer.
-        rows: Token ids of each text.
-    """
+    """Texts of rows of token ids, without special tokens; one call at a time."""
     with TOKENIZER_LOCK:
         return tokenizer.batch_decode(
             rows, skip_special_tokens=True, clean_up_tokenization_spaces=False

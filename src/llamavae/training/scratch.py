@@ -16,7 +16,7 @@ from transformers import (
 
 from llamavae.errors import UserError
 from llamavae.modeling import TransformersEncoder
-from llamavae.modeling.decoder import TokenPolicy
+from llamavae.modeling.tokenizing import TokenPolicy
 from llamavae.training.recipe import ScratchDecoder, ScratchEncoder
 
 _POSITIONS = 512  # longest text the scratch decoder has positions for
