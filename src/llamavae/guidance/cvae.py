@@ -12,7 +12,6 @@ conditions for a given text. The VAE is frozen; only the flow is trained.
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import tempfile
@@ -23,40 +22,19 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from llamavae.errors import UserError
-from llamavae.files import replacing_folder, write_text
-from llamavae.flows import (
-    FitConfig,
-    Flow,
-    FlowData,
-    FlowFit,
-    build_flow,
-    fit_flow,
-    load_flow,
-    save_flow,
-)
+from llamavae.flows import FitConfig, Flow, FlowData, FlowFit, build_flow, fit_flow, load_flow
 from llamavae.flows.transforms import regression
-from llamavae.guidance.card import model_card
-from llamavae.guidance.conditions import (
-    Condition,
-    EncoderCondition,
-    VectorCondition,
-    load_condition,
-)
+from llamavae.guidance import storage
+from llamavae.guidance.conditions import Condition, EncoderCondition, VectorCondition
 from llamavae.guidance.pairs import Pairs, cached_vectors
 from llamavae.guidance.ranking import Ranking, best_texts
 from llamavae.guidance.sampling import check_draws, check_pairs, vectors_of
 from llamavae.modeling import LlaMaVAE, checkpoint
-from llamavae.modeling.backbones import latent_fingerprint
 from llamavae.training.prior import posterior
 
-FORMAT_VERSION = 1
-CONFIG, FLOW, INVERSE = "config.json", "flow.safetensors", "inverse.safetensors"
-WORDS, CARD = "vocabulary.txt", "README.md"
-_KEYS = ("format_version", "vae", "vae_fingerprint", "condition", "report")
 _CELLS = 2**22  # maximum number of pairs of a code and a candidate per pass, times dimensions
 
 Asked = Sequence[Any] | Tensor
@@ -125,7 +103,7 @@ class InvertibleCVAE:
         *,
         vocabulary: Sequence[str] | None = None,
         posterior_scale: float = 1.0,
-        fitting: FitConfig | None = None,
+        config: FitConfig | None = None,
         state: Path | None = None,
         progress: bool = True,
     ) -> FlowFit:
@@ -139,7 +117,7 @@ class InvertibleCVAE:
             posterior_scale: Factor on the standard deviation of the posteriors for the draws of
                 latent codes. Below 1, the flow learns codes that decode more reliably; 0 uses the
                 means.
-            fitting: Training settings of the flow.
+            config: Training settings of the flow.
             state: Folder for the state of an interrupted fit, see `fit_flow`.
             progress: Show progress bars on stderr.
 
@@ -162,7 +140,7 @@ class InvertibleCVAE:
             train.c,
             noise=train.noise,
             valid=rest,
-            fitting=fitting,
+            config=config,
             state=state,
             progress=progress,
         )
@@ -177,7 +155,7 @@ class InvertibleCVAE:
         self.report = {
             **asdict(fit),
             "inverse_error": fit.inverse_error,
-            "fitting": asdict(fitting or FitConfig()),
+            "fitting": asdict(config or FitConfig()),
             "posterior_scale": posterior_scale,
             "pairs": len(pairs),
             "held_out": len(valid),
@@ -403,25 +381,7 @@ class InvertibleCVAE:
             folder: Folder; created if missing.
             half: Store the flow's weights in float16, see `save_flow`.
         """
-        settings = {
-            "model_type": "invertible-cvae",
-            "format_version": FORMAT_VERSION,
-            "vae": self.vae.name_or_path,
-            "vae_fingerprint": latent_fingerprint(self.vae),
-            "condition": self.condition.settings(),
-            "report": self.report,
-        }
-        texts = {
-            CONFIG: json.dumps(settings, indent=2) + "\n",
-            WORDS: "".join(f"{' '.join(word.split())}\n" for word in self.vocabulary),
-            CARD: model_card(self.flow.settings, settings),
-        }
-        with replacing_folder(folder, own=[INVERSE]) as new:
-            save_flow(self.flow, new / FLOW, half)
-            if self.inverse is not None:
-                save_file(self.inverse, new / INVERSE)
-            for name, text in texts.items():
-                write_text(new / name, text)
+        storage.save(self, folder, half)
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:
         """Upload the model to the hub, in the format of `save_pretrained`.
@@ -464,73 +424,14 @@ class InvertibleCVAE:
             UserError: A file is missing or damaged, or the VAE is a different one.
         """
         folder = checkpoint.fetch(source, revision)
-        settings = read_settings(folder)
-        flow = load_flow(folder / FLOW)
-        if not isinstance(vae, LlaMaVAE):
-            place = settings["vae"] if vae is None else vae
-            if not os.fspath(place):
-                raise UserError(
-                    f"{folder} was fitted for a VAE that was not saved. Pass it: "
-                    "from_pretrained(..., vae=VAE_OR_FOLDER), or --vae FOLDER"
-                )
-            if vae is None and Path(place).is_absolute() and not Path(place).is_dir():
-                raise UserError(
-                    f"{folder} was fitted for the VAE in {place}, which does not exist. "
-                    "Give its new location: from_pretrained(..., vae=FOLDER), or --vae FOLDER"
-                )
-            vae = LlaMaVAE.from_pretrained(place, **vae_options)
-        if latent_fingerprint(vae) != settings["vae_fingerprint"]:
-            raise UserError(
-                f"{folder} was fitted for the VAE {settings['vae']}; {vae.name_or_path} has other "
-                "weights, so its latent codes differ. Use the original VAE in the dtype of the "
-                "fit, or fit again with llamavae fit-condition"
-            )
-        kind = settings["condition"]["name"]
-        places = {"word-vectors": word_vectors, "encoder": encoder}
-        path = places.pop(kind, None)
-        if useless := [name for name, place in places.items() if place is not None]:
-            raise UserError(
-                f"the condition of {folder} is of the kind {kind}: it does not take "
-                f"{' or '.join(useless)}"
-            )
-        condition = load_condition(settings["condition"], vae.encoder, path=path, words=words)
+        settings = storage.read_settings(folder)
+        flow = load_flow(folder / storage.FLOW)
+        vae = storage.load_vae(folder, settings, vae, **vae_options)
+        paths = {"word-vectors": word_vectors, "encoder": encoder}
+        condition = storage.read_condition(folder, settings, vae, words, **paths)
         model = cls(vae, condition, flow)
-        if (folder / WORDS).is_file():
-            model.vocabulary = (folder / WORDS).read_text(encoding="utf-8").splitlines()
-        if (folder / INVERSE).is_file():
-            model.inverse = load_file(folder / INVERSE)
-        model.report = settings["report"]
+        storage.read_fit(model, folder, settings)
         return model
-
-
-def read_settings(folder: Path) -> dict[str, Any]:
-    """The settings of the Invertible CVAE in `folder`.
-
-    Raises:
-        UserError: There is no model, or its settings are damaged or of a later version.
-    """
-    path = folder / CONFIG
-    if not path.is_file():
-        raise UserError(f"{folder} is not an invertible CVAE: it has no {CONFIG}")
-    try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path} is not valid JSON: {error}. Copy the model again") from error
-    kind = settings.get("model_type") if isinstance(settings, dict) else None
-    if kind != "invertible-cvae":
-        raise UserError(
-            f"{folder} holds a model of type {kind!r}, not an invertible CVAE. To fit one for a "
-            "VAE: llamavae fit-condition"
-        )
-    version = settings.get("format_version")
-    if isinstance(version, int) and version > FORMAT_VERSION:
-        raise UserError(
-            f"{folder} has format {version}; this version of llamavae reads up "
-            f"to {FORMAT_VERSION}. Upgrade llamavae"
-        )
-    if missing := [key for key in _KEYS if key not in settings]:
-        raise UserError(f"{path} is damaged: it lacks {', '.join(missing)}")
-    return settings
 
 
 def _rows(vae: LlaMaVAE, pairs: Pairs, posterior_scale: float, progress: bool) -> FlowData:
