@@ -311,10 +311,13 @@ def test_noise_on_contexts_is_drawn_anew_in_their_own_units(data, monkeypatch):
     x, c = data
     c = torch.cat([c, torch.full((len(c), 1), 5.0)], 1)  # a constant one gets none
     seen = []
-    plain = fitting_module.conditional
-    monkeypatch.setattr(
-        fitting_module, "conditional", lambda flow, rows: seen.append(rows.c) or plain(flow, rows)
-    )
+    plain = fitting_module._Run._blurred
+
+    def blurred(*arguments):
+        seen.append(plain(*arguments))
+        return seen[-1]
+
+    monkeypatch.setattr(fitting_module._Run, "_blurred", blurred)
     valid = FlowData(x[:9], c[:9])
     config = FitConfig(steps=40, eval_every=40, batch_size=200, context_noise=0.5)
     fit_flow(small(context=3), x, c, valid=valid, config=config, progress=False)

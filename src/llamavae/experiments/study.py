@@ -425,7 +425,7 @@ def _text_rows(task: DefinitionTask, texts: list[str], seed: int) -> Rows:
 
 def _rank_rows(task: DefinitionTask, cvae: InvertibleCVAE) -> Rows:
     """Rank of the correct word among all held-out words, and metrics of its predicted vector."""
-    rows = min(_RANKED, len(task.test)) if cvae.bends_with_condition else len(task.test)
+    rows = min(_RANKED, len(task.test)) if cvae.flow.bends_with_context else len(task.test)
     z = task.vae.encode(task.test.texts[:rows]).mean
     ranks = rank_of_truth(cvae.scores(z, task.test.conditions), torch.arange(rows))
     vectors = score_vectors(cvae.predict(task.test.texts[:rows]), task.test.conditions[:rows])

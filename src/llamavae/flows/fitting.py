@@ -8,7 +8,7 @@ import logging
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +20,7 @@ from llamavae.errors import UserError
 from llamavae.flows.architectures import build_flow
 from llamavae.flows.data import FlowData
 from llamavae.flows.flow import Flow
-from llamavae.flows.heldout import (
-    conditional,
-    contrastive_loss,
-    invertibility,
-    mean_contrastive_loss,
-    nll,
-)
+from llamavae.flows.heldout import contrastive_loss, invertibility, mean_contrastive_loss, nll
 from llamavae.flows.resuming import SavedFit
 
 logger = logging.getLogger(__name__)
@@ -332,8 +326,8 @@ class _Run:
         for index in self._batches(steps, generator):
             part = self.train.take(index)
             x = part.draw(generator)
-            p = conditional(self.flow, self._blurred(part, generator))
-            y, log_det = p.transform.call_and_ladj(x.to(self.flow.affine.weight))
+            p = self.flow(self._blurred(part.c, generator))
+            y, log_det = p.transform.call_and_ladj(x)
             train_nll = loss = -(p.base.log_prob(y) + log_det).mean() / self.flow.features
             if self.config.contrastive_weight and part.c is not None:
                 weight = self.config.contrastive_weight / self.flow.features
@@ -352,12 +346,12 @@ class _Run:
         self.flow.eval()
         return total / steps
 
-    def _blurred(self, rows: FlowData, generator: torch.Generator) -> FlowData:
-        """The rows with noise added to their contexts."""
-        if not self.config.context_noise or rows.c is None or self.spread is None:
-            return rows
-        eps = torch.randn(rows.c.shape, generator=generator)
-        return replace(rows, c=rows.c + self.config.context_noise * self.spread * eps)
+    def _blurred(self, c: Tensor | None, generator: torch.Generator) -> Tensor | None:
+        """The contexts with noise."""
+        if not self.config.context_noise or c is None or self.spread is None:
+            return c
+        eps = torch.randn(c.shape, generator=generator)
+        return c + self.config.context_noise * self.spread * eps
 
     def _batches(self, steps: int, generator: torch.Generator) -> Iterator[Tensor]:
         """Row indices of each step: passes over the data in random order, split into batches."""
