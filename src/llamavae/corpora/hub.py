@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-from datasets import Dataset, IterableDataset
+from datasets import Dataset
 from datasets.exceptions import DatasetNotFoundError, DatasetsError
 
 from llamavae.corpora.corpus import Sentences
@@ -89,21 +89,15 @@ def _cannot_load(name: object, error: Exception) -> UserError:
 
 
 def _with_text(data: Sentences, column: str | None, where: str) -> Sentences:
-    rows = _first_rows(data, where)
-    names = {name for row in rows for name in row}
-    column = choose_column(rows, column, where)
-    if column == "text":
-        return data
-    if "text" in names:
-        data = data.remove_columns("text")
-    return data.rename_column(column, "text")
-
-
-def _first_rows(data: Dataset | IterableDataset, where: str) -> list[Mapping[str, Any]]:
     try:
         rows: list[Any] = list(islice(iter(data), _SAMPLE))
     except (OSError, DatasetsError) as error:
         raise _cannot_load(where, error) from error
     if not rows:
         raise UserError(f"{where} has no rows.")
-    return rows
+    column = choose_column(rows, column, where)
+    if column == "text":
+        return data
+    if any("text" in row for row in rows):
+        data = data.remove_columns("text")
+    return data.rename_column(column, "text")

@@ -148,7 +148,8 @@ def _open(name: str, request: Request, options: set[str]) -> Source:
     if place.is_dir():
         _check_options("a folder", options, {"column", "config"})
         return hub.load(str(place), request.column, request.config, streaming=request.streaming)
-    if place.is_file() or _looks_like_file(name):
+    like_file = place.suffix.lower() in files.SUFFIXES or name.startswith((".", "~", "/", "\\"))
+    if place.is_file() or like_file or name.count("/") > 1:
         _check_options("a file", options, {"column"})
         return files.load(place, request.column, request.streaming)
     if name.count("/") == 1:
@@ -159,20 +160,10 @@ def _open(name: str, request: Request, options: set[str]) -> Source:
     )
 
 
-def _looks_like_file(name: str) -> bool:
-    return (
-        Path(name).suffix.lower() in files.SUFFIXES
-        or name.startswith((".", "~", "/", "\\"))
-        or name.count("/") > 1
-    )
-
-
 def _check_options(what: str, given: set[str], known: set[str] | frozenset[str]) -> None:
     for option in sorted(given - known):
-        takes = (
-            ", ".join(f"{name}=" for name in sorted(known))
-            or "none of path=, column=, config=, revision="
-        )
+        takes = ", ".join(f"{name}=" for name in sorted(known))
+        takes = takes or "none of path=, column=, config=, revision="
         raise UserError(f"{what} does not take {option}=; it takes {takes}.")
 
 
@@ -216,9 +207,5 @@ def _finish(
     if len(data) == 0:
         raise UserError(f"no sentence of {where} is left: min_words or max_words exclude all.")
     if limit is not None and limit < len(data):
-        data = data.select(_choice(len(data), limit, seed))
+        data = data.select(sorted(random.Random(seed).sample(range(len(data)), limit)))
     return data.to_iterable_dataset() if streaming else data
-
-
-def _choice(size: int, count: int, seed: int) -> list[int]:
-    return sorted(random.Random(seed).sample(range(size), count))

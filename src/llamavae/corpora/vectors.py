@@ -89,7 +89,10 @@ def read_word_vectors(
     """
     path = Path(path).expanduser()
     files.check_file(path)
-    wanted = None if words is None else {_bytes(form) for word in words for form in _forms(word)}
+    wanted = None
+    if words is not None:
+        forms = (form for word in words for form in _forms(word))
+        wanted = {form.encode("utf-8", "surrogatepass") for form in forms}
     index: dict[str, int] = {}
     data = bytearray()
     with _unpacked(path) as file:
@@ -102,10 +105,6 @@ def read_word_vectors(
             if wanted is not None and len(index) == len(wanted):
                 break
     return WordVectors(index, np.frombuffer(data, np.float32).reshape(-1, dim))
-
-
-def _bytes(word: str) -> bytes:
-    return word.encode("utf-8", "surrogatepass")
 
 
 @contextmanager
