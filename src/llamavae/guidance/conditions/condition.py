@@ -52,9 +52,9 @@ class Condition(ABC):
         """The settings from which `load_condition` rebuilds the condition, as JSON values."""
 
     @classmethod
-    @abstractmethod
     def from_settings(cls, settings: Mapping[str, Any], encoder: SentenceEncoder | None) -> Self:
         """Rebuild the condition; see `load_condition`."""
+        return cls(**{name: value for name, value in settings.items() if name != "name"})
 
 
 def read_column(data: Dataset, name: str) -> list[Any]:

@@ -100,11 +100,8 @@ class EncoderCondition(Condition):
 
     def settings(self) -> dict[str, Any]:
         """Name and size; for a separate encoder also its source and a hash of its weights."""
-        settings: dict[str, Any] = {
-            "name": self.name,
-            "dim": self.dim,
-            "context_weight": self.context_weight,
-        }
+        settings: dict[str, Any] = {"name": self.name, "dim": self.dim}
+        settings["context_weight"] = self.context_weight
         if self.source is not None:
             settings |= {"source": self.source, "revision": self.revision, "pooling": self.pooling}
             settings["fingerprint"] = fingerprint(self.encoder.model)

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from llamavae.errors import UserError, unknown
 from llamavae.guidance.conditions.condition import Condition, check_list, read_column
-from llamavae.modeling import SentenceEncoder
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -68,12 +67,12 @@ class LabelCondition(Condition):
     def _labels(self, condition: Mapping[str, Any] | str) -> dict[str, str]:
         """Maps columns to labels, in the order of the columns."""
         example = ",".join(f"{column}={known[0]}" for column, known in self.values.items())
-        given = condition
+        given: Any = condition
         if isinstance(condition, str):
             pairs = [part.partition("=") for part in re.split(self._comma(), condition)]
             given = {column.strip(): value for column, _, value in pairs}
             if not all(equals for _, equals, _ in pairs) or len(given) < len(pairs):
-                raise UserError(f"expected labels such as {example!r}; got {condition!r}.")
+                given = None
         if not isinstance(given, Mapping):
             raise UserError(f"expected labels such as {example!r}; got {condition!r}.")
         for column in given:
@@ -98,11 +97,6 @@ class LabelCondition(Condition):
     def settings(self) -> dict[str, Any]:
         """Name and values."""
         return {"name": self.name, "values": self.values}
-
-    @classmethod
-    def from_settings(cls, settings: Mapping[str, Any], encoder: SentenceEncoder | None) -> Self:
-        """Rebuild with the same columns and values."""
-        return cls(settings["values"])
 
 
 def _plain(value: Any) -> str:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,7 +11,6 @@ from torch import Tensor
 
 from llamavae.errors import UserError
 from llamavae.guidance.conditions.condition import Condition
-from llamavae.modeling import SentenceEncoder
 
 
 class VectorCondition(Condition):
@@ -36,11 +35,9 @@ class VectorCondition(Condition):
 
     def vectors(self, conditions: Sequence[Any] | Tensor | np.ndarray) -> Tensor:
         """The same numbers (B, C), checked."""
-        values = (
-            conditions.detach().float().cpu().numpy()
-            if isinstance(conditions, Tensor)
-            else conditions
-        )
+        values = conditions
+        if isinstance(conditions, Tensor):
+            values = conditions.detach().float().cpu().numpy()
         words = [one for one in values if isinstance(one, str)]
         if words:
             raise UserError(
@@ -61,8 +58,3 @@ class VectorCondition(Condition):
     def settings(self) -> dict[str, Any]:
         """Name and size."""
         return {"name": self.name, "dim": self.dim}
-
-    @classmethod
-    def from_settings(cls, settings: Mapping[str, Any], encoder: SentenceEncoder | None) -> Self:
-        """Rebuild with the same size."""
-        return cls(settings["dim"])
