@@ -99,7 +99,12 @@ class FlowFit:
     @property
     def inverse_error(self) -> float:
         """Largest |T^-1(T(x)) - x| over some held-out rows, for the best weights."""
-        return next(r["inverse_error"] for r in self.history if r["step"] == self.best_step)
+        return self.best_row["inverse_error"]
+
+    @property
+    def best_row(self) -> dict[str, float]:
+        """The row of `history` of the best weights."""
+        return next(row for row in self.history if row["step"] == self.best_step)
 
     @property
     def seconds(self) -> float:
@@ -181,8 +186,8 @@ def fit_flow(
         )
     start: dict[str, float] = {"step": 0, "nll": fit.nll}
     if contrasted:
-        start["contrastive_loss"] = mean_contrastive_loss(flow, held_out, config.batch_size)
-        start["temperature"] = 1.0
+        loss = mean_contrastive_loss(flow, held_out, config.batch_size)
+        start |= {"contrastive_loss": loss, "temperature": 1.0}
     start |= invertibility(flow, held_out)
     fit.history.append(start | {"seconds": round(time.perf_counter() - began, 2)})
     if not flow.blocks:
@@ -217,30 +222,29 @@ def _references(
     return ridge
 
 
+@dataclass
 class _Run:
     """The training loop of a fit, with the best weights and the state for resuming."""
 
-    def __init__(
-        self,
-        flow: Flow,
-        fit: FlowFit,
-        train: FlowData,
-        held_out: FlowData,
-        config: FitConfig,
-        saved: SavedFit | None,
-        progress: bool,
-    ) -> None:
-        self.flow, self.fit, self.train, self.held_out = flow, fit, train, held_out
-        self.config, self.saved, self.progress = config, saved, progress
-        self.best = copy.deepcopy(flow.state_dict())
+    flow: Flow
+    fit: FlowFit
+    train: FlowData
+    held_out: FlowData
+    config: FitConfig
+    saved: SavedFit | None
+    progress: bool
+
+    def __post_init__(self) -> None:
+        self.best = copy.deepcopy(self.flow.state_dict())
         # for each dimension of the contexts; 0 if it is constant
-        self.spread = None if train.c is None else train.c.double().std(0, correction=0).float()
+        c = self.train.c
+        self.spread = None if c is None else c.double().std(0, correction=0).float()
         # the confidence of the densities differs from their ranking, so it is learned separately
-        self.log_temperature = torch.nn.Parameter(flow.affine.weight.new_zeros(()))
+        self.log_temperature = torch.nn.Parameter(self.flow.affine.weight.new_zeros(()))
         self.optimizer = torch.optim.AdamW(
-            [*flow.parameters(), self.log_temperature],
-            config.learning_rate,
-            weight_decay=config.weight_decay,
+            [*self.flow.parameters(), self.log_temperature],
+            self.config.learning_rate,
+            weight_decay=self.config.weight_decay,
         )
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self._rate)
 
@@ -268,21 +272,24 @@ class _Run:
                     if step - self.fit.best_step >= self.config.patience * every:
                         self.fit.stopped = "patience"
                         break
-                    row = self._look(min(step + every, total), step, bar)
+                    to = min(step + every, total)
+                    row = self._look(to, step, bar)
                     if row is None:
                         self.fit.stopped = "diverged"
+                        logger.warning(
+                            "the fit diverged between steps %d and %d: kept the weights of step "
+                            "%d. Try a smaller learning rate",
+                            *(step, to, self.fit.best_step),
+                        )
                         break
                     self.fit.history.append(row)
-                    if self._loss(row) < self._loss(self._best_row()):
-                        self.fit.nll, self.fit.best_step = row["nll"], int(row["step"])
+                    if self._loss(row) < self._loss(self.fit.best_row):
+                        self.fit.nll, self.fit.best_step = row["nll"], to
                         self.best = copy.deepcopy(self.flow.state_dict())
-                    self._save(int(row["step"]))
+                    self._save(to)
             finally:  # also after an interruption
                 self.flow.load_state_dict(self.best)
                 self.flow.eval()
-
-    def _best_row(self) -> dict[str, float]:
-        return next(row for row in self.fit.history if row["step"] == self.fit.best_step)
 
     def _loss(self, row: dict[str, float]) -> float:
         """The held-out objective in nats per dimension."""
@@ -299,25 +306,16 @@ class _Run:
             torch.manual_seed(seed)
             train_nll = self._train(to - step, torch.Generator().manual_seed(seed), bar)
         value = nll(self.flow, self.held_out) if math.isfinite(train_nll) else math.nan
-        if math.isfinite(value):
-            bar.set_postfix_str(f"held-out NLL {value:.4f} nats per dimension")
-            row = {"step": to, "train_nll": train_nll, "nll": value}
-            if self.config.contrastive_weight:
-                size, temperature = self.config.batch_size, self.log_temperature.exp()
-                row["contrastive_loss"] = mean_contrastive_loss(
-                    self.flow, self.held_out, size, temperature
-                )
-                row["temperature"] = temperature.item()
-            row |= invertibility(self.flow, self.held_out)
-            return row | {"seconds": round(time.perf_counter() - start, 2)}
-        logger.warning(
-            "the fit diverged between steps %d and %d: kept the weights of step %d. Try a smaller "
-            "learning rate",
-            step,
-            to,
-            self.fit.best_step,
-        )
-        return None
+        if not math.isfinite(value):
+            return None
+        bar.set_postfix_str(f"held-out NLL {value:.4f} nats per dimension")
+        row = {"step": to, "train_nll": train_nll, "nll": value}
+        if self.config.contrastive_weight:
+            size, temperature = self.config.batch_size, self.log_temperature.exp()
+            loss = mean_contrastive_loss(self.flow, self.held_out, size, temperature)
+            row |= {"contrastive_loss": loss, "temperature": temperature.item()}
+        row |= invertibility(self.flow, self.held_out)
+        return row | {"seconds": round(time.perf_counter() - start, 2)}
 
     def _train(self, steps: int, generator: torch.Generator, bar: Any) -> float:
         """Train for some steps; returns their mean NLL, which is not finite after divergence."""
