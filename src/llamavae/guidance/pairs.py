@@ -200,4 +200,4 @@ def cached_vectors(
     def encode(texts: list[str]) -> Tensor:
         return torch.from_numpy(np.array(sentence_vectors(texts, condition.encoder, progress)))
 
-    return condition.combined(conditions, encode)
+    return condition.vectors(conditions, encode)

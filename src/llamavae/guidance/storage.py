@@ -120,17 +120,9 @@ def read_condition(
     words: Collection[str] | None,
     **paths: str | os.PathLike[str] | None,
 ) -> Condition:
-    """The condition of the model in `folder`.
+    """The condition of the model in `folder`, by `load_condition`.
 
-    Args:
-        folder: Folder of the model, for errors.
-        settings: Its settings.
-        vae: Its VAE.
-        words: The words to read from a file of word vectors.
-        **paths: New path of each kind of condition that has one.
-
-    Raises:
-        UserError: A path is given for another kind of condition, or see `load_condition`.
+    `paths` has the new path of each kind of condition, which is an error for other kinds.
     """
     kind = settings["condition"]["name"]
     path = paths.pop(kind, None)

@@ -79,12 +79,11 @@ class EncoderCondition(Condition):
         word, context = word_and_context(condition)
         return word if context is None else f"{word}: {context}"
 
-    def vectors(self, conditions: Sequence[Any]) -> Tensor:
-        """Sentence vectors (B, C)."""
-        return self.combined(conditions, lambda texts: self.encoder.encode(texts).float().cpu())
-
-    def combined(self, conditions: Sequence[Any], encode: Callable[[list[str]], Tensor]) -> Tensor:
-        """Like `vectors`, with an `encode` function of N texts to (N, C), such as a cache."""
+    def vectors(
+        self, conditions: Sequence[Any], encode: Callable[[list[str]], Tensor] | None = None
+    ) -> Tensor:
+        """Sentence vectors (B, C); `encode` replaces the encoder, for example by a cache of it."""
+        encode = encode or (lambda texts: self.encoder.encode(texts).float().cpu())
         conditions = list(check_list(conditions))
         pairs = [word_and_context(one) for one in conditions]
         c = encode([word for word, _ in pairs])
