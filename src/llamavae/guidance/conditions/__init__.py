@@ -6,7 +6,7 @@ import os
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from llamavae.errors import UserError, unknown
+from llamavae.errors import unknown
 from llamavae.guidance.conditions.condition import Condition as Condition
 from llamavae.guidance.conditions.condition import read_column as read_column
 from llamavae.guidance.conditions.encoder import EncoderCondition as EncoderCondition
@@ -43,13 +43,4 @@ def load_condition(
     """
     if settings["name"] not in CONDITIONS:
         raise unknown("condition", settings["name"], CONDITIONS)
-    kind = CONDITIONS[settings["name"]]
-    if kind is WordVectorCondition:
-        return WordVectorCondition.from_settings(settings, encoder, path, words)
-    if kind is EncoderCondition:
-        return EncoderCondition.from_settings(settings, encoder, path)
-    if path is not None:
-        raise UserError(
-            f"path= is only for word vectors or a sentence encoder; this condition is {kind.name}."
-        )
-    return kind.from_settings(settings, encoder)
+    return CONDITIONS[settings["name"]].from_settings(settings, encoder, path, words)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from torch import Tensor
@@ -52,8 +53,19 @@ class Condition(ABC):
         """The settings from which `load_condition` rebuilds the condition, as JSON values."""
 
     @classmethod
-    def from_settings(cls, settings: Mapping[str, Any], encoder: SentenceEncoder | None) -> Self:
+    def from_settings(
+        cls,
+        settings: Mapping[str, Any],
+        encoder: SentenceEncoder | None = None,
+        path: str | os.PathLike[str] | None = None,
+        words: Collection[str] | None = None,
+    ) -> Self:
         """Rebuild the condition; see `load_condition`."""
+        if path is not None:
+            raise UserError(
+                "path= is only for word vectors or a sentence encoder; this condition is "
+                f"{cls.name}."
+            )
         return cls(**{name: value for name, value in settings.items() if name != "name"})
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -110,13 +110,11 @@ class EncoderCondition(Condition):
     def from_settings(
         cls,
         settings: Mapping[str, Any],
-        encoder: SentenceEncoder | None,
+        encoder: SentenceEncoder | None = None,
         path: str | os.PathLike[str] | None = None,
+        words: Collection[str] | None = None,
     ) -> Self:
-        """Rebuild with a separate encoder, whose path may have changed, or with that of the VAE.
-
-        See `load_condition` for the errors.
-        """
+        """Rebuild with a separate encoder, whose path may have changed, or with that of the VAE."""
         weight = settings.get("context_weight", 1.0)
         if "source" in settings:
             was = settings["source"]
