@@ -81,7 +81,7 @@ def short_fit(bench: Bench) -> Run:
     return _fit(bench, replace(FIT, steps=FIT.eval_every))
 
 
-def _fit(bench: Bench, fitting: FitConfig) -> Run:
+def _fit(bench: Bench, config: FitConfig) -> Run:
     flow = _flow(bench)
     x, c = (torch.randn(bench.settings.points, size) for size in (flow.features, flow.context))
     noise = torch.full_like(x, 0.3)
@@ -97,7 +97,7 @@ def _fit(bench: Bench, fitting: FitConfig) -> Run:
                 part = "steps" if module.training else "look"
 
         hook = flow.eval().register_forward_pre_hook(called)
-        fit_flow(flow, x, c, noise=noise, fitting=fitting, progress=False)
+        fit_flow(flow, x, c, noise=noise, config=config, progress=False)
         hook.remove()
         mark(part)
 

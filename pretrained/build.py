@@ -201,7 +201,7 @@ def define(vae: LlaMaVAE, name: str) -> None:
         pairs,
         vocabulary=list(dict.fromkeys(rows["word"])),
         posterior_scale=settings.posterior_scale,
-        fitting=FitConfig(**settings.fit),
+        config=FitConfig(**settings.fit),
     )
     print(f"held-out NLL {fit.nll:.4f} nats per dimension; beside it {fit.references}")
     with replacing_folder(PACKAGE / f"{name}-definitions") as folder:

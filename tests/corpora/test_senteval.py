@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from llamavae.corpora.senteval import TASKS, VARIABLE, Part, load_task, read_task
+from llamavae.corpora.senteval import TASKS, VARIABLE, Part, load_task
 from llamavae.errors import MissingData, UserError
 
 LINES = [
@@ -65,10 +65,10 @@ def test_malformed_lines(file):
     wrong = ["tr PAST spaces only", "dev\tPAST\tno such part", "tr\t\tno label", "te\tPAST\t "]
     file.write_text("\n".join([*LINES, *wrong]))
     with pytest.raises(UserError, match=r"4 malformed line\(s\): 6, 7, 8, 9\. Expected part"):
-        read_task(file)
+        load_task("Tense", file.parent)
 
 
 def test_empty_part(file):
     file.write_text("\n".join(LINES[:3]))
     with pytest.raises(UserError, match="no sentence of the part validation and test"):
-        read_task(file)
+        load_task("Tense", file.parent)

@@ -118,7 +118,7 @@ def test_context(lemma, context):
 @pytest.mark.parametrize("variable", ["LLAMAVAE_WORDNET", "WNSEARCHDIR", "WNHOME"])
 def test_environment(folder, nowhere, monkeypatch, variable):
     monkeypatch.setenv(variable, str(folder))
-    assert len(wordnet.load()) == 6
+    assert len(load_corpus("wordnet")) == 6
 
 
 def test_home_with_a_dict_folder(folder, nowhere, monkeypatch):
@@ -127,7 +127,7 @@ def test_home_with_a_dict_folder(folder, nowhere, monkeypatch):
     for file in folder.glob("data.*"):
         file.rename(folder / "home" / "dict" / file.name)
     monkeypatch.setenv("WNHOME", str(folder / "home"))
-    assert len(wordnet.load()) == 6
+    assert len(load_corpus("wordnet")) == 6
 
 
 @pytest.mark.parametrize("zipped", [False, True])
@@ -147,7 +147,7 @@ def test_nltk_data(folder, monkeypatch, zipped):
             file.rename(corpora / "wordnet" / file.name)
     places = [place for place in wordnet._usual_places() if folder in place.parents]
     monkeypatch.setattr(wordnet, "_usual_places", lambda: iter(places))
-    assert len(wordnet.load()) == 6
+    assert len(load_corpus("wordnet")) == 6
 
 
 def test_missing(nowhere):
@@ -166,7 +166,7 @@ def test_wrong_place(nowhere, tmp_path, monkeypatch):
 def test_incomplete(folder):
     (folder / "data.adv").unlink()
     with pytest.raises(UserError, match=r"no data\.adv"):
-        wordnet.load(path=folder)
+        load_corpus("wordnet", path=folder)
 
 
 @pytest.mark.parametrize(
@@ -182,7 +182,7 @@ def test_incomplete(folder):
 def test_malformed_line(folder, line):
     (folder / "data.adv").write_text(LICENCE + line)
     with pytest.raises(UserError, match=r"data\.adv:3: not a line of WordNet"):
-        wordnet.load(path=folder)
+        load_corpus("wordnet", path=folder)
 
 
 @pytest.mark.parametrize(
@@ -211,7 +211,7 @@ def test_split_gloss(gloss, definition, examples):
     not Path("/usr/share/wordnet/data.noun").is_file(), reason="Debian's WordNet is not installed"
 )
 def test_real_wordnet():
-    data = wordnet.load(path=Path("/usr/share/wordnet"))
+    data = load_corpus("wordnet", path=Path("/usr/share/wordnet"))
     assert len(data) == 117_659
     assert set(data["pos"]) == {"noun", "verb", "adjective", "adverb"}
     assert all(text and text == text.strip() for text in data["text"])

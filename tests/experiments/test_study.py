@@ -95,7 +95,7 @@ def test_a_test_split_without_new_words_is_refused(task, splits):
 def test_flows_are_compared(task):
     kept = {}
     found = study_flows(
-        task, flow_names(), seeds=(0, 1), fitting=FITTING, keep=lambda n, r: kept.update({n: r})
+        task, flow_names(), seeds=(0, 1), config=FITTING, keep=lambda n, r: kept.update({n: r})
     )
     flows = ["glow", "spline", "maf"]
     expected = {
@@ -115,12 +115,12 @@ def test_flows_are_compared(task):
 
 def test_what_is_done_is_not_done_again(task):
     done = ["glow reference/0", "gaussian/0"]
-    found = study_flows(task, ["glow", "gaussian"], fitting=FITTING, done=done)
+    found = study_flows(task, ["glow", "gaussian"], config=FITTING, done=done)
     assert {row["system"] for row in found} == {"glow conditional"}
 
 
 def test_a_gaussian_that_ignores_the_condition_ranks_like_guessing(task):
-    found = study_flows(task, ["gaussian"], fitting=FITTING)
+    found = study_flows(task, ["gaussian"], config=FITTING)
     rank = next(row for row in found if row["metric"] == "median rank")
     assert rank["value"] == len(task.test)  # all are equal, and ties count against it
 
@@ -144,7 +144,7 @@ def test_systems_are_compared(task):
 
 
 def test_fitted_models_are_kept(task, tmp_path):
-    found = study_flows(task, ["glow"], ["reference"], fitting=FITTING, models=tmp_path)
+    found = study_flows(task, ["glow"], ["reference"], config=FITTING, models=tmp_path)
     study_definitions(task, FITTING, cvae_steps=2, models=tmp_path)
     names = {"glow-reference-0", "glow-0", "linear-gaussian-0", "gaussian-0"}
     assert {place.name for place in tmp_path.iterdir()} == names
@@ -158,10 +158,10 @@ def test_fitted_models_are_kept(task, tmp_path):
 
 
 def test_an_interrupted_fit_goes_on(task, tmp_path, monkeypatch):
-    fitting = FitConfig(steps=6, eval_every=3, batch_size=16)
+    config = FitConfig(steps=6, eval_every=3, batch_size=16)
 
     def study(models):
-        options = {"fitting": fitting, "models": models}
+        options = {"config": config, "models": models}
         found = study_flows(task, ["glow"], ["reference"], **options)
         return {r["metric"]: r["value"] for r in found if "time" not in r["metric"]}
 
@@ -184,7 +184,7 @@ def test_an_interrupted_fit_goes_on(task, tmp_path, monkeypatch):
 def test_the_state_of_another_flow_stays(task, tmp_path):
     state = tmp_path / "maf-reference-0" / "state"
     state.mkdir(parents=True)
-    study_flows(task, ["glow"], ["reference"], fitting=FITTING, models=tmp_path)
+    study_flows(task, ["glow"], ["reference"], config=FITTING, models=tmp_path)
     study_definitions(task, FITTING, cvae_steps=2, models=tmp_path)
     assert list(tmp_path.glob("*/state")) == [state]
 
@@ -193,7 +193,7 @@ def test_a_fit_is_not_made_again_when_its_scores_cannot_be_kept(task, tmp_path, 
     def full(name, rows):
         raise OSError("no space left")
 
-    options = {"fitting": FITTING, "models": tmp_path}
+    options = {"config": FITTING, "models": tmp_path}
     with pytest.raises(OSError, match="no space left"):
         study_flows(task, ["glow"], ["reference"], keep=full, **options)
     monkeypatch.setattr(_Run, "_look", None)  # to make a step would fail
@@ -204,7 +204,7 @@ def test_a_fit_is_not_made_again_when_its_scores_cannot_be_kept(task, tmp_path, 
 def test_flows_are_fitted_to_as_much_noise_as_the_task_says(task):
     def nll(noise):
         found = study_flows(
-            replace(task, posterior_scale=noise), ["linear-gaussian"], fitting=FITTING
+            replace(task, posterior_scale=noise), ["linear-gaussian"], config=FITTING
         )
         return next(row["value"] for row in found if row["metric"] == "held-out NLL")
 

@@ -51,9 +51,9 @@ def results(fit):
 def test_a_linear_gaussian_is_found(name, form):
     x, c, truth = linear_data(8000, 4, 3)
     valid = FlowData(x[6000:], c[6000:])
-    fitting = FitConfig(steps=150, eval_every=50)
+    config = FitConfig(steps=150, eval_every=50)
     flow = small(name, 4, 3, form=form)
-    fit = fit_flow(flow, x[:6000], c[:6000], valid=valid, fitting=fitting, progress=False)
+    fit = fit_flow(flow, x[:6000], c[:6000], valid=valid, config=config, progress=False)
     assert abs(fit.nll - truth[6000:].mean().item()) < 0.02
 
 
@@ -63,8 +63,8 @@ def test_two_moons_are_no_gaussians(name, form):
     points, labels = make_moons(2000, noise=0.08, random_state=0)
     x, c = torch.from_numpy(points), torch.from_numpy(labels)[:, None]
     flow = small(name, 2, 1, form=form, blocks=3, hidden=(32, 32))
-    fitting = FitConfig(steps=120, eval_every=60, batch_size=128, learning_rate=4e-3)
-    fit = fit_flow(flow, x, c, fitting=fitting, progress=False)
+    config = FitConfig(steps=120, eval_every=60, batch_size=128, learning_rate=4e-3)
+    fit = fit_flow(flow, x, c, config=config, progress=False)
     assert fit.nll < min(fit.references.values()) - 0.2
     assert fit.references["linear-gaussian"] < fit.references["gaussian"] - 0.2
 
@@ -78,12 +78,12 @@ def test_the_inverse_is_precise_after_training(name, form):
     c, u = torch.randn(150, 4), torch.randn(150, size)
     x = (torch.tanh(c @ torch.randn(4, size)) + u + 0.5 * u.square()) @ factor.mT + 1
     flow = small(name, size, 4, form=form, blocks=10, hidden=(32,))
-    fitting = FitConfig(steps=20, eval_every=20, batch_size=64, learning_rate=5e-3)
+    config = FitConfig(steps=20, eval_every=20, batch_size=64, learning_rate=5e-3)
     valid = FlowData(
         x[:32], c[:32]
     )  # not held out, so that the weights after training are the best
     with torch.enable_grad():
-        fit = fit_flow(flow, x, c, valid=valid, fitting=fitting, progress=False)
+        fit = fit_flow(flow, x, c, valid=valid, config=config, progress=False)
     if len(flow.blocks):
         assert fit.best_step == 20
         assert fit.nll < fit.history[0]["nll"] - 0.05
@@ -100,11 +100,11 @@ def test_the_inverse_is_precise_after_training(name, form):
 def test_a_network_in_the_mean_finds_what_is_not_linear_in_the_context():
     c = torch.randn(3000, 2)
     x = torch.stack([c[:, 0] * c[:, 1], c[:, 0].square()], 1) + 0.3 * torch.randn(3000, 2)
-    fitting = FitConfig(steps=600, eval_every=100, learning_rate=1e-2)
+    config = FitConfig(steps=600, eval_every=100, learning_rate=1e-2)
     found = {}
     for widths in ((), (32,)):
         options = {"form": "reference", "base_hidden": widths}
-        fit = fit_flow(small("glow", 2, 2, **options), x, c, fitting=fitting, progress=False)
+        fit = fit_flow(small("glow", 2, 2, **options), x, c, config=config, progress=False)
         found[widths] = fit.nll
     assert found[()] > found[32,] + 0.4
     # 0.3 is the noise, and x given c is Gaussian around what the network can learn
@@ -120,7 +120,7 @@ def test_the_report_is_of_the_weights_that_are_left(name, form, data):
     x, c = data
     valid = FlowData(*linear_data(50, 3, 2)[:2])
     flow = small(name, form=form)
-    fit = fit_flow(flow, x, c, valid=valid, fitting=QUICK, progress=False)
+    fit = fit_flow(flow, x, c, valid=valid, config=QUICK, progress=False)
     assert [row["step"] for row in fit.history] == [0, 4, 8, 12]
     assert fit.stopped == "steps"
     found = {row["step"]: row["nll"] for row in fit.history}
@@ -151,7 +151,7 @@ def test_the_penalty_of_the_regression_is_chosen_on_held_out_rows():
 
 
 def test_without_context_the_gaussians_are_one(data):
-    fit = fit_flow(small(context=0), data[0], fitting=QUICK, progress=False)
+    fit = fit_flow(small(context=0), data[0], config=QUICK, progress=False)
     assert fit.references["gaussian"] == fit.references["linear-gaussian"]
 
 
@@ -171,9 +171,9 @@ def test_a_tenth_is_held_out_at_random(data, monkeypatch):
 
 def test_early_stopping():
     x = torch.randn(40, 6)  # a few rows of a Gaussian: all that can be learned is their noise
-    fitting = FitConfig(steps=1000, eval_every=10, patience=3, batch_size=40, learning_rate=1e-2)
+    config = FitConfig(steps=1000, eval_every=10, patience=3, batch_size=40, learning_rate=1e-2)
     flow = small(features=6, context=0, hidden=(64,), blocks=4)
-    fit = fit_flow(flow, x, valid=FlowData(torch.randn(200, 6)), fitting=fitting, progress=False)
+    fit = fit_flow(flow, x, valid=FlowData(torch.randn(200, 6)), config=config, progress=False)
     assert fit.stopped == "patience"
     last = fit.history[-1]
     assert last["step"] == fit.best_step + 30 < 1000
@@ -187,7 +187,7 @@ def test_noise_is_drawn_anew():
     fit_flow(flow, x, noise=noise, progress=False)
     samples = flow().sample((20_000,))
     torch.testing.assert_close(samples.std(0), noise[0], rtol=0.1, atol=0)
-    fit = fit_flow(small("glow", 2, 0), x, noise=noise, fitting=QUICK, progress=False)
+    fit = fit_flow(small("glow", 2, 0), x, noise=noise, config=QUICK, progress=False)
     losses = [row["train_nll"] for row in fit.history[1:]]
     entropy = 0.5 * math.log(2 * math.pi * math.e)  # of both dimensions, whose scales cancel
     assert losses == pytest.approx([entropy] * 3, abs=0.3)
@@ -199,13 +199,13 @@ def test_the_type_of_the_data_does_not_matter(name, data):
     x, c = (values.bfloat16() for values in data)
     first = small(name)
     flows = [copy.deepcopy(first) for _ in range(3)]
-    expected = fit_flow(first, x.float(), c.float(), fitting=QUICK, progress=False)
+    expected = fit_flow(first, x.float(), c.float(), config=QUICK, progress=False)
     found = [
-        fit_flow(flows[0], x, c, fitting=QUICK, progress=False),
-        fit_flow(flows[1], x.double(), c.double(), fitting=QUICK, progress=False),
+        fit_flow(flows[0], x, c, config=QUICK, progress=False),
+        fit_flow(flows[1], x.double(), c.double(), config=QUICK, progress=False),
     ]
     with torch.autocast("cpu", torch.bfloat16):
-        found.append(fit_flow(flows[2], x, c, fitting=QUICK, progress=False))
+        found.append(fit_flow(flows[2], x, c, config=QUICK, progress=False))
     for flow, fit in zip(flows, found, strict=True):
         assert same(weights(flow), weights(first))
         assert results(fit) == results(expected)
@@ -215,7 +215,7 @@ def test_the_type_of_the_data_does_not_matter(name, data):
 @both_forms
 def test_a_flow_in_double_stays_so(name, form, data, tmp_path):
     flow = small(name, form=form).double()
-    fit = fit_flow(flow, *data, fitting=QUICK, state=tmp_path, progress=False)
+    fit = fit_flow(flow, *data, config=QUICK, state=tmp_path, progress=False)
     floats = [value for value in flow.state_dict().values() if value.is_floating_point()]
     assert {value.dtype for value in floats} == {torch.float64}
     assert fit.inverse_error < 1e-12
@@ -228,22 +228,22 @@ def test_one_dimension(name, form, features, context):
     x, c, _ = linear_data(100, features, max(1, context))
     flow = small(name, features, context, form=form)
     fit = fit_flow(
-        flow, x, c.expand(100, context) if context else None, fitting=QUICK, progress=False
+        flow, x, c.expand(100, context) if context else None, config=QUICK, progress=False
     )
     assert math.isfinite(fit.nll)
 
 
 def test_progress_is_shown_or_not(data, capfd):
-    fit_flow(small(), *data, fitting=QUICK, progress=False)
+    fit_flow(small(), *data, config=QUICK, progress=False)
     assert capfd.readouterr().err == ""
-    fit_flow(small(), *data, fitting=QUICK)
+    fit_flow(small(), *data, config=QUICK)
     assert "held-out NLL" in capfd.readouterr().err
 
 
 def test_seconds_are_those_of_the_fit(data):
     for name in ("linear-gaussian", "glow"):
         start = time.perf_counter()
-        fit = fit_flow(small(name), *data, fitting=QUICK, progress=False)
+        fit = fit_flow(small(name), *data, config=QUICK, progress=False)
         wall = time.perf_counter() - start
         assert wall / 2 - 0.05 < fit.seconds < wall + 0.05  # rounded to hundredths, look by look
 
@@ -257,7 +257,7 @@ def test_seeds(data):
     def fit(seed):
         flow = copy.deepcopy(start)
         options = FitConfig(steps=8, eval_every=4, batch_size=32, seed=seed)
-        return results(fit_flow(flow, *data, fitting=options, progress=False)), weights(flow)
+        return results(fit_flow(flow, *data, config=options, progress=False)), weights(flow)
 
     (one, left), (again, right), (other, _) = fit(0), fit(0), fit(1)
     assert one == again
@@ -293,8 +293,8 @@ def test_an_interrupted_fit_ends_like_any_other(
     noise = torch.full_like(x, 0.1)
     flow = small(name, form=form)
     whole = copy.deepcopy(flow)
-    expected = fit_flow(whole, x, c, noise=noise, fitting=QUICK, progress=False)
-    options = {"noise": noise, "fitting": QUICK, "progress": False, "state": tmp_path / "state"}
+    expected = fit_flow(whole, x, c, noise=noise, config=QUICK, progress=False)
+    options = {"noise": noise, "config": QUICK, "progress": False, "state": tmp_path / "state"}
     with monkeypatch.context() as patch:
         interrupt(patch, step)
         with pytest.raises(Interrupted):
@@ -311,13 +311,16 @@ def test_noise_on_contexts_is_drawn_anew_in_their_own_units(data, monkeypatch):
     x, c = data
     c = torch.cat([c, torch.full((len(c), 1), 5.0)], 1)  # a constant one gets none
     seen = []
-    plain = fitting_module.conditional
-    monkeypatch.setattr(
-        fitting_module, "conditional", lambda flow, rows: seen.append(rows.c) or plain(flow, rows)
-    )
+    plain = fitting_module._Run._blurred
+
+    def blurred(*arguments):
+        seen.append(plain(*arguments))
+        return seen[-1]
+
+    monkeypatch.setattr(fitting_module._Run, "_blurred", blurred)
     valid = FlowData(x[:9], c[:9])
-    fitting = FitConfig(steps=40, eval_every=40, batch_size=200, context_noise=0.5)
-    fit_flow(small(context=3), x, c, valid=valid, fitting=fitting, progress=False)
+    config = FitConfig(steps=40, eval_every=40, batch_size=200, context_noise=0.5)
+    fit_flow(small(context=3), x, c, valid=valid, config=config, progress=False)
     means = torch.stack([part.mean(0) for part in seen])
     assert len(means.unique(dim=0)) == 40
     # in a batch of all rows the variance is that of the contexts and of the noise
@@ -335,9 +338,9 @@ def test_noise_does_not_make_rivals_of_one_context(data, monkeypatch):
         "contrastive_loss",
         lambda *conditional: seen.append(conditional[2]) or plain(*conditional),
     )
-    fitting = replace(QUICK, contrastive_weight=2.0, context_noise=0.5)
+    config = replace(QUICK, contrastive_weight=2.0, context_noise=0.5)
     flow = small(context=1, form="reference")
-    fit_flow(flow, x, labels, fitting=fitting, progress=False)
+    fit_flow(flow, x, labels, config=config, progress=False)
     assert len(seen) == QUICK.steps
     assert {float(value) for part in seen for value in part.unique()} == {0.0, 1.0}
 
@@ -351,7 +354,7 @@ def test_a_fit_in_training_does_not_touch_torchs_generator(data, monkeypatch):
         "invertibility",
         lambda *conditional: states.append(torch.get_rng_state()) or plain(*conditional),
     )
-    fit_flow(flow, *data, fitting=QUICK, progress=False)
+    fit_flow(flow, *data, config=QUICK, progress=False)
     assert len(states) == 4
     assert all(torch.equal(state, states[0]) for state in states)
 
@@ -360,29 +363,29 @@ def test_an_interrupted_fit_with_contrast_and_dropout_ends_like_any_other(
     data, tmp_path, monkeypatch
 ):
     options = {"base_hidden": (8,), "ensemble_size": 2, "dropout": 0.5, "form": "reference"}
-    fitting = replace(QUICK, contrastive_weight=5.0, context_noise=0.3)
+    config = replace(QUICK, contrastive_weight=5.0, context_noise=0.3)
     flow = small(**options)
     whole = copy.deepcopy(flow)
-    expected = fit_flow(whole, *data, fitting=fitting, progress=False)
+    expected = fit_flow(whole, *data, config=config, progress=False)
     state = tmp_path / "state"
     with monkeypatch.context() as patch:
         interrupt(patch, 7)
         with pytest.raises(Interrupted):
-            fit_flow(flow, *data, fitting=fitting, state=state, progress=False)
+            fit_flow(flow, *data, config=config, state=state, progress=False)
     assert not flow.training
     (step,) = state.iterdir()
     assert load_file(step / "flow.safetensors")["log_temperature"] != 0  # it is learned
     torch.rand(3)  # what else draws numbers meanwhile does not matter
     flow = small(**options)
-    fit = fit_flow(flow, *data, fitting=fitting, state=state, progress=False)
+    fit = fit_flow(flow, *data, config=config, state=state, progress=False)
     assert same(weights(flow), weights(whole))
     assert results(fit) == results(expected)
 
 
 def test_a_fit_that_is_done_is_not_done_again(data, tmp_path, monkeypatch):
     patience = FitConfig(steps=400, eval_every=2, patience=2, batch_size=32, learning_rate=1.0)
-    for fitting in (patience, QUICK):
-        options = {"fitting": fitting, "state": tmp_path / f"{fitting.steps}", "progress": False}
+    for config in (patience, QUICK):
+        options = {"config": config, "state": tmp_path / f"{config.steps}", "progress": False}
         flow, again = small(), small()
         expected = fit_flow(flow, *data, **options)
         with monkeypatch.context() as patch:
@@ -392,20 +395,20 @@ def test_a_fit_that_is_done_is_not_done_again(data, tmp_path, monkeypatch):
         assert same(weights(again), weights(flow))
 
 
-@pytest.mark.parametrize("change", ["data", "contexts", "noise", "fitting", "settings", "dtype"])
+@pytest.mark.parametrize("change", ["data", "contexts", "noise", "config", "settings", "dtype"])
 def test_the_state_of_another_fit_is_refused(change, data, tmp_path, monkeypatch):
     x, c = data
     with monkeypatch.context() as patch:
         interrupt(patch, 10)
         with pytest.raises(Interrupted):
-            fit_flow(small(), x, c, fitting=QUICK, state=tmp_path, progress=False)
+            fit_flow(small(), x, c, config=QUICK, state=tmp_path, progress=False)
     flow = small(clamp=1.0) if change == "settings" else small()
     if change == "dtype":
         flow = flow.double()
     noise = torch.full_like(x, 0.1) if change == "noise" else None
-    fitting = FitConfig(steps=12, eval_every=4, batch_size=31) if change == "fitting" else QUICK
+    config = FitConfig(steps=12, eval_every=4, batch_size=31) if change == "config" else QUICK
     x, c = x + (change == "data"), c * (1 + (change == "contexts"))
-    options = {"noise": noise, "fitting": fitting, "progress": False}
+    options = {"noise": noise, "config": config, "progress": False}
     before = sorted(path.name for path in tmp_path.iterdir())
     with pytest.raises(UserError, match="is the state of another fit"):
         fit_flow(flow, x, c, state=tmp_path, **options)
@@ -419,8 +422,8 @@ def test_the_state_of_another_fit_is_refused(change, data, tmp_path, monkeypatch
 @both_forms
 def test_divergence_keeps_the_best_weights_and_says_so(name, form, data, tmp_path, caplog):
     flow = small(name, form=form)
-    fitting = FitConfig(steps=200, eval_every=20, patience=100, learning_rate=1e3)
-    fit = fit_flow(flow, *data, fitting=fitting, state=tmp_path, progress=False)
+    config = FitConfig(steps=200, eval_every=20, patience=100, learning_rate=1e3)
+    fit = fit_flow(flow, *data, config=config, state=tmp_path, progress=False)
     assert fit.stopped == "diverged"
     assert "the fit diverged between steps" in caplog.text
     assert f"kept the weights of step {fit.best_step}. Try a smaller learning rate" in caplog.text
@@ -432,7 +435,7 @@ def test_divergence_keeps_the_best_weights_and_says_so(name, form, data, tmp_pat
 def test_few_rows_are_reported(caplog):
     fit_flow(small("gaussian", 5, 0), torch.randn(5, 5), progress=False)
     assert "4 rows are fewer than the 5 dimensions: use more data" in caplog.text
-    fit_flow(small("glow", 5, 0), torch.randn(5, 5), fitting=QUICK, progress=False)
+    fit_flow(small("glow", 5, 0), torch.randn(5, 5), config=QUICK, progress=False)
     assert "try the flow linear-gaussian" in caplog.text
     caplog.clear()
     with caplog.at_level(logging.WARNING):

@@ -72,10 +72,8 @@ def test_a_fit_with_contrast_tells_contexts_apart_better() -> None:
         torch.manual_seed(0)
         options = {"form": "reference", "blocks": 4, "hidden": (32,)}
         flow = build_flow("glow", features=3, context=2, **options)
-        fitting = FitConfig(
-            steps=400, eval_every=100, learning_rate=3e-3, contrastive_weight=weight
-        )
-        fit = fit_flow(flow, x[:1200], c[:1200], fitting=fitting, progress=False)
+        config = FitConfig(steps=400, eval_every=100, learning_rate=3e-3, contrastive_weight=weight)
+        fit = fit_flow(flow, x[:1200], c[:1200], config=config, progress=False)
         assert ("contrastive_loss" in fit.history[-1]) == (weight > 0)
         found[weight] = mean_contrastive_loss(flow, FlowData(x[1200:], c[1200:]), 300)
     assert found[20.0] < 0.8 * found[0.0]
@@ -84,7 +82,7 @@ def test_a_fit_with_contrast_tells_contexts_apart_better() -> None:
 def test_a_closed_form_has_no_use_for_contrast() -> None:
     x, c = torch.randn(80, 3), torch.randn(80, 4)
     flow = build_flow("linear-gaussian", features=3, context=4, form="reference")
-    fit = fit_flow(flow, x, c, fitting=FitConfig(contrastive_weight=5.0), progress=False)
+    fit = fit_flow(flow, x, c, config=FitConfig(contrastive_weight=5.0), progress=False)
     assert fit.stopped == "closed form"
     assert "contrastive_loss" not in fit.history[0]
 
@@ -95,5 +93,5 @@ def test_contrast_needs_the_reference_form_and_a_context(context: int, form: str
     c = torch.randn(50, context) if context else None
     with pytest.raises(UserError, match="reference form"):
         fit_flow(
-            flow, torch.randn(50, 3), c, fitting=FitConfig(contrastive_weight=1.0), progress=False
+            flow, torch.randn(50, 3), c, config=FitConfig(contrastive_weight=1.0), progress=False
         )

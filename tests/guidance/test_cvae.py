@@ -75,8 +75,8 @@ def cvae(request, vae, data):
     torch.manual_seed(0)
     condition = LabelCondition.from_rows(data, ["side"])
     model = InvertibleCVAE.build(vae, condition, form=request.param, **SMALL)
-    fitting = FitConfig(steps=300, batch_size=128, eval_every=50, learning_rate=3e-3)
-    model.fit(make_pairs(data, condition), posterior_scale=0.1, fitting=fitting, progress=False)
+    config = FitConfig(steps=300, batch_size=128, eval_every=50, learning_rate=3e-3)
+    model.fit(make_pairs(data, condition), posterior_scale=0.1, config=config, progress=False)
     return model
 
 
@@ -207,7 +207,7 @@ def test_the_vae_is_not_changed(vae, data):
     before = {name: p.clone() for name, p in vae.named_parameters()}
     condition = LabelCondition.from_rows(data, ["side"])
     model = InvertibleCVAE.build(vae, condition, **SMALL)
-    model.fit(make_pairs(data, condition), fitting=SHORT, progress=False)
+    model.fit(make_pairs(data, condition), config=SHORT, progress=False)
     for name, p in vae.named_parameters():
         assert torch.equal(p, before[name]), name
 
@@ -306,7 +306,7 @@ def saved(vae, data, tmp_path):
     condition = EncoderCondition(again.encoder)
     torch.manual_seed(0)
     model = InvertibleCVAE.build(again, condition, **SMALL)
-    model.fit(make_pairs(data, condition, progress=False), fitting=SHORT, progress=False)
+    model.fit(make_pairs(data, condition, progress=False), config=SHORT, progress=False)
     model.save_pretrained(tmp_path / "guided")
     return model, tmp_path
 
@@ -435,7 +435,7 @@ def test_word_vectors_that_moved(vae, data, tmp_path):
     (tmp_path / "words.vec").write_text("".join(lines))
     condition = WordVectorCondition(tmp_path / "words.vec")
     model = InvertibleCVAE.build(again, condition, **SMALL)
-    model.fit(make_pairs(data, condition), fitting=SHORT, progress=False)
+    model.fit(make_pairs(data, condition), config=SHORT, progress=False)
     model.save_pretrained(tmp_path / "guided")
     (tmp_path / "words.vec").rename(tmp_path / "new.vec")
     with pytest.raises(UserError, match="new location"):
@@ -456,7 +456,7 @@ def test_an_encoder_that_moved(vae, data, tmp_path):
     load_sentence_encoder(tiny.encoder("sentence-t5")).save(tmp_path / "reader")
     condition = EncoderCondition.load(tmp_path / "reader")
     model = InvertibleCVAE.build(again, condition, base_hidden=(8,), **SMALL)
-    model.fit(make_pairs(data, condition), fitting=SHORT, progress=False)
+    model.fit(make_pairs(data, condition), config=SHORT, progress=False)
     guided = tmp_path / "guided"
     model.save_pretrained(guided)
     loaded = InvertibleCVAE.from_pretrained(guided)

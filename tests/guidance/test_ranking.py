@@ -21,8 +21,8 @@ def cvae():
     texts = [f"{text} {i}" for i in range(20) for text in tiny.SENTENCES]
     c = vae.encode(texts).mean[:, :2]
     model = InvertibleCVAE.build(vae, VectorCondition(2), blocks=2, hidden=(16,))
-    fitting = FitConfig(steps=40, eval_every=20, batch_size=32)
-    model.fit(Pairs(texts, c, texts), posterior_scale=0.1, fitting=fitting, progress=False)
+    config = FitConfig(steps=40, eval_every=20, batch_size=32)
+    model.fit(Pairs(texts, c, texts), posterior_scale=0.1, config=config, progress=False)
     return model
 
 

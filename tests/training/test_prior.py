@@ -32,7 +32,7 @@ def fit(points, kind, **options):
     """With a small flow, where it is one."""
     torch.manual_seed(0)
     small = build_flow("glow", points.shape[1], blocks=2, hidden=(16,))
-    return fit_prior(points, kind, flow=small, **{"fitting": SHORT, **options})
+    return fit_prior(points, kind, flow=small, **{"config": SHORT, **options})
 
 
 @pytest.fixture(scope="module")
@@ -80,8 +80,8 @@ def test_it_beats_the_standard_normal_on_shifted_points(kind):
 
 @pytest.mark.parametrize("kind", ["mixture", "flow"])
 def test_what_is_not_gaussian_needs_more_than_a_gaussian(planted, kind):
-    fitting = FitConfig(steps=200, eval_every=100, learning_rate=1e-2)
-    prior = fit(planted, kind, components=3, fitting=fitting)
+    config = FitConfig(steps=200, eval_every=100, learning_rate=1e-2)
+    prior = fit(planted, kind, components=3, config=config)
     assert prior.report["nll"] < prior.report["references"]["gaussian"] - 0.1
 
 
@@ -122,8 +122,8 @@ def test_draws_follow_the_density(planted, kind):
 
 def test_a_fit_repeats_and_leaves_the_random_numbers_alone(planted):
     state = torch.get_rng_state()
-    fitting = FitConfig(steps=2, eval_every=1)
-    first, second = (fit_prior(planted, "flow", fitting=fitting, seed=5) for _ in range(2))
+    config = FitConfig(steps=2, eval_every=1)
+    first, second = (fit_prior(planted, "flow", config=config, seed=5) for _ in range(2))
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.equal(first.sample(5, seed=0), second.sample(5, seed=0))
 

@@ -190,7 +190,7 @@ def fit_condition(
             pairs,
             vocabulary=vocabulary,
             posterior_scale=options.posterior_scale,
-            fitting=fitting,
+            config=fitting,
             state=state,
         )
     except KeyboardInterrupt as error:

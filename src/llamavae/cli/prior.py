@@ -127,7 +127,7 @@ def fit_prior(
         valid=held_out,
         components=components or prior.COMPONENTS,
         flow=flow,
-        fitting=FitConfig(steps=steps),
+        config=FitConfig(steps=steps),
         seed=seed,
         vae=vae,
         progress=True,

@@ -91,14 +91,7 @@ def read_items(path: str | os.PathLike[str]) -> list[CodwoeItem]:
 
 
 def _entries(path: Path) -> list[Any]:
-    text = "".join(line for _, line in files.read_lines(path))
-    try:
-        entries = json.loads(text, object_hook=_pack)
-    except json.JSONDecodeError as error:
-        raise UserError(
-            f"{path}:{error.lineno}: not valid JSON ({error.msg} at column {error.colno}); "
-            "expected an array of CODWOE items."
-        ) from error
+    entries = files.parse_json(path, expected="an array of CODWOE items", object_hook=_pack)
     if not isinstance(entries, list):
         raise UserError(f"{path}: expected an array of CODWOE items, not {type(entries).__name__}.")
     return entries
@@ -202,7 +195,7 @@ def _write(path: str | os.PathLike[str], items: list[dict[str, Any]]) -> None:
 # ---------------------------------------------------------------------------------------- corpus
 
 
-def load(path: Path) -> Dataset:
+def _load(request: Request) -> Dataset:
     """The definitions of a file.
 
     Returns:
@@ -212,8 +205,9 @@ def load(path: Path) -> Dataset:
     Raises:
         UserError: As `read_items`, or an item has no definition.
     """
-    items = read_items(path)
-    return from_rows(_rows(items, path), str(path))
+    if request.path is None:
+        raise UserError(f"codwoe needs path=. {_GET}")
+    return from_rows(_rows(read_items(request.path), request.path), str(request.path))
 
 
 def _rows(items: list[CodwoeItem], path: Path) -> Iterator[dict[str, Any]]:
@@ -229,12 +223,6 @@ def _rows(items: list[CodwoeItem], path: Path) -> Iterator[dict[str, Any]]:
         fields = {field: getattr(item, field) for field in texts}
         vectors = {kind: item.vectors.get(kind) for kind in kinds}
         yield {"text": text, "id": item.id} | fields | vectors
-
-
-def _load(request: Request) -> Dataset:
-    if request.path is None:
-        raise UserError(f"codwoe needs path=. {_GET}")
-    return load(request.path)
 
 
 CORPUS = Corpus(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -132,15 +132,12 @@ def _column(path: Path, column: str | None) -> str:
 def _rows(name: str, column: str, quiet: bool = False) -> Iterator[dict[str, Any]]:
     path, blank = Path(name), 0
     for number, fields in _records(path):
-        if fields is None:
+        text = None if fields is None else _text(path, number, fields, column)
+        if fields is None or text is None:
             blank += 1
-            continue
-        text = _text(path, number, fields, column)
-        if text is None:
-            blank += 1
-            continue
-        others = {key: value for key, value in fields.items() if key not in (column, "text")}
-        yield {"text": text, **others}
+        else:
+            others = {key: value for key, value in fields.items() if key not in (column, "text")}
+            yield {"text": text, **others}
     if blank and not quiet:
         logger.warning("%s: skipped %d blank line(s)", path, blank)
 
@@ -196,27 +193,36 @@ def _json(path: Path) -> Iterator[Record]:
     if head is None:
         return
     if head[1].lstrip().startswith("["):
-        yield from enumerate(_array(path), 1)
+        objects = [_object(entry, path, n) for n, entry in enumerate(parse_json(path), 1)]
+        yield from enumerate(objects, 1)
         return
     for number, line in read_lines(path):
-        yield (
-            number,
-            _object(_loads(path, line.rstrip(), number), path, number) if line.strip() else None,
-        )
+        if line.strip():
+            yield number, _object(parse_json(path, line.rstrip(), number), path, number)
+        else:
+            yield number, None
 
 
-def _array(path: Path) -> list[dict[str, Any]]:
-    whole = _loads(path, "".join(line for _, line in read_lines(path)), 1)
-    return [_object(entry, path, number) for number, entry in enumerate(whole, 1)]
+def parse_json(
+    path: Path,
+    text: str | None = None,
+    number: int = 1,
+    expected: str = "one object per line",
+    object_hook: Callable[[dict[str, Any]], Any] | None = None,
+) -> Any:
+    """The JSON value of `text`, which begins at line `number` of a file; None is the whole file.
 
-
-def _loads(path: Path, text: str, number: int) -> Any:
+    Raises:
+        UserError: It is not JSON; names the line, and says what was `expected`.
+    """
+    if text is None:
+        text = "".join(line for _, line in read_lines(path))
     try:
-        return json.loads(text)
+        return json.loads(text, object_hook=object_hook)
     except json.JSONDecodeError as error:
         raise UserError(
             f"{path}:{number + error.lineno - 1}: not valid JSON ({error.msg} at column "
-            f"{error.colno}); expected one object per line."
+            f"{error.colno}); expected {expected}."
         ) from error
 
 

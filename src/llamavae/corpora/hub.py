@@ -8,38 +8,31 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-from datasets import Dataset, IterableDataset
+from datasets import Dataset
 from datasets.exceptions import DatasetNotFoundError, DatasetsError
 
-from llamavae.corpora.corpus import Sentences
+from llamavae.corpora.corpus import Request, Sentences
 from llamavae.corpora.text import choose_column
 from llamavae.errors import UserError
 
 _SAMPLE = 100  # number of rows used to find the column with the sentences
 
 
-def load(
-    name: str,
-    column: str | None = None,
-    config: str | None = None,
-    revision: str | None = None,
-    streaming: bool = False,
-) -> dict[str, Sentences]:
+def load(name: str, request: Request) -> dict[str, Sentences]:
     """The splits of a data set, each with its sentences in a column `text`.
 
     Args:
         name: Id on the hub, or a local folder: data files, or the output of `save_to_disk`.
-        column: Column that holds the sentences; default: `text`, else the only one with text.
-            It is called `text` in the result and replaces another column of this name.
-        config: Configuration ("subset").
-        revision: Commit, tag or branch.
-        streaming: Read while iterating instead of downloading first.
+        request: What to read. Its column is called `text` in the result and replaces another
+            column of this name. A stream is read while iterating instead of downloaded first.
 
     Raises:
         UserError: The hub cannot be reached, or there is no such data set, configuration or column.
     """
-    splits = open_splits(name, config=config, revision=revision, streaming=streaming)
-    return {split: _with_text(data, column, name) for split, data in splits.items()}
+    splits = open_splits(
+        name, config=request.config, revision=request.revision, streaming=request.streaming
+    )
+    return {split: _with_text(data, request.column, name) for split, data in splits.items()}
 
 
 def open_splits(
@@ -89,21 +82,15 @@ def _cannot_load(name: object, error: Exception) -> UserError:
 
 
 def _with_text(data: Sentences, column: str | None, where: str) -> Sentences:
-    rows = _first_rows(data, where)
-    names = {name for row in rows for name in row}
-    column = choose_column(rows, column, where)
-    if column == "text":
-        return data
-    if "text" in names:
-        data = data.remove_columns("text")
-    return data.rename_column(column, "text")
-
-
-def _first_rows(data: Dataset | IterableDataset, where: str) -> list[Mapping[str, Any]]:
     try:
         rows: list[Any] = list(islice(iter(data), _SAMPLE))
     except (OSError, DatasetsError) as error:
         raise _cannot_load(where, error) from error
     if not rows:
         raise UserError(f"{where} has no rows.")
-    return rows
+    column = choose_column(rows, column, where)
+    if column == "text":
+        return data
+    if any("text" in row for row in rows):
+        data = data.remove_columns("text")
+    return data.rename_column(column, "text")

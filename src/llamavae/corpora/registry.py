@@ -123,7 +123,6 @@ def load_corpus(
     """
     check_split(split)
     _check_numbers(limit, min_words, max_words)
-    options = {"path": path, "column": column, "config": config, "revision": revision}
     request = Request(
         path=None if path is None else Path(path).expanduser(),
         column=column,
@@ -134,46 +133,37 @@ def load_corpus(
         seed=seed,
     )
     where = os.fspath(name)
-    source = _open(where, request, {key for key, value in options.items() if value is not None})
-    data = take_split(_by_length(source, min_words, max_words), split, where)
+    data = take_split(_by_length(_open(where, request), min_words, max_words), split, where)
     return _finish(data, where, streaming, limit, seed)
 
 
-def _open(name: str, request: Request, options: set[str]) -> Source:
+def _open(name: str, request: Request) -> Source:
     if name in CORPORA:
         corpus = CORPORA[name]
-        _check_options(f"corpus {name!r}", options, corpus.options)
+        _check_options(f"corpus {name!r}", request, corpus.options)
         return corpus.load(request)
     place = Path(name).expanduser()
     if place.is_dir():
-        _check_options("a folder", options, {"column", "config"})
-        return hub.load(str(place), request.column, request.config, streaming=request.streaming)
-    if place.is_file() or _looks_like_file(name):
-        _check_options("a file", options, {"column"})
+        _check_options("a folder", request, {"column", "config"})
+        return hub.load(str(place), request)
+    like_file = place.suffix.lower() in files.SUFFIXES or name.startswith((".", "~", "/", "\\"))
+    if place.is_file() or like_file or name.count("/") > 1:
+        _check_options("a file", request, {"column"})
         return files.load(place, request.column, request.streaming)
     if name.count("/") == 1:
-        _check_options("a hub data set", options, {"column", "config", "revision"})
-        return hub.load(name, request.column, request.config, request.revision, request.streaming)
+        _check_options("a hub data set", request, {"column", "config", "revision"})
+        return hub.load(name, request)
     raise unknown(
         "corpus", name, CORPORA, hint="A file, a folder or a hub id (owner/name) is also supported."
     )
 
 
-def _looks_like_file(name: str) -> bool:
-    return (
-        Path(name).suffix.lower() in files.SUFFIXES
-        or name.startswith((".", "~", "/", "\\"))
-        or name.count("/") > 1
-    )
-
-
-def _check_options(what: str, given: set[str], known: set[str] | frozenset[str]) -> None:
-    for option in sorted(given - known):
-        takes = (
-            ", ".join(f"{name}=" for name in sorted(known))
-            or "none of path=, column=, config=, revision="
-        )
-        raise UserError(f"{what} does not take {option}=; it takes {takes}.")
+def _check_options(what: str, request: Request, known: set[str] | frozenset[str]) -> None:
+    for option in ("column", "config", "path", "revision"):
+        if option not in known and getattr(request, option) is not None:
+            takes = ", ".join(f"{name}=" for name in sorted(known))
+            takes = takes or "none of path=, column=, config=, revision="
+            raise UserError(f"{what} does not take {option}=; it takes {takes}.")
 
 
 def _check_numbers(limit: int | None, min_words: int | None, max_words: int | None) -> None:
@@ -216,9 +206,5 @@ def _finish(
     if len(data) == 0:
         raise UserError(f"no sentence of {where} is left: min_words or max_words exclude all.")
     if limit is not None and limit < len(data):
-        data = data.select(_choice(len(data), limit, seed))
+        data = data.select(sorted(random.Random(seed).sample(range(len(data)), limit)))
     return data.to_iterable_dataset() if streaming else data
-
-
-def _choice(size: int, count: int, seed: int) -> list[int]:
-    return sorted(random.Random(seed).sample(range(size), count))

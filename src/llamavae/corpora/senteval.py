@@ -7,7 +7,6 @@ sentence per line, `part <tab> label <tab> sentence`, with part tr, va or te.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,16 +78,14 @@ def load_task(
     path = Path(place).expanduser() / TASKS[name]
     if not path.is_file():
         raise MissingData(f"no file {path} for the SentEval task {name}. {_GET}")
-    return read_task(path, limit)
-
-
-def read_task(path: Path, limit: int | None = None) -> dict[str, Part]:
-    """The parts of a file in SentEval's format, see `load_task`."""
     if limit is not None and limit < 1:
         raise UserError(f"limit must be at least 1; got {limit}")
     parts = {part: Part([], []) for part in PARTS.values()}
     wrong: list[int] = []
-    for number, cells in _lines(path):
+    for number, line in files.read_lines(path):
+        if not line.strip():
+            continue
+        cells = line.rstrip("\r\n").split("\t")
         if len(cells) < 3 or cells[0] not in PARTS or not cells[1] or not cells[-1].strip():
             wrong.append(number)
             continue
@@ -97,20 +94,11 @@ def read_task(path: Path, limit: int | None = None) -> dict[str, Part]:
             part.texts.append(cells[-1].strip())
             part.labels.append(cells[1])
     if wrong:
+        some = ", ".join(map(str, wrong[:5])) + (", ..." if len(wrong) > 5 else "")
         raise UserError(
-            f"{path}: {len(wrong)} malformed line(s): {_some(wrong)}. Expected part (tr, va or "
+            f"{path}: {len(wrong)} malformed line(s): {some}. Expected part (tr, va or "
             "te), label and sentence, with tabs between them."
         )
     if empty := [name for name, part in parts.items() if not part.texts]:
         raise UserError(f"{path} has no sentence of the part {' and '.join(empty)}")
     return parts
-
-
-def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
-    for number, line in files.read_lines(path):
-        if line.strip():
-            yield number, line.rstrip("\r\n").split("\t")
-
-
-def _some(numbers: Sequence[int]) -> str:
-    return ", ".join(map(str, numbers[:5])) + (", ..." if len(numbers) > 5 else "")

@@ -89,7 +89,10 @@ def read_word_vectors(
     """
     path = Path(path).expanduser()
     files.check_file(path)
-    wanted = None if words is None else {_bytes(form) for word in words for form in _forms(word)}
+    wanted = None
+    if words is not None:
+        forms = (form for word in words for form in _forms(word))
+        wanted = {form.encode("utf-8", "surrogatepass") for form in forms}
     index: dict[str, int] = {}
     data = bytearray()
     with _unpacked(path) as file:
@@ -102,10 +105,6 @@ def read_word_vectors(
             if wanted is not None and len(index) == len(wanted):
                 break
     return WordVectors(index, np.frombuffer(data, np.float32).reshape(-1, dim))
-
-
-def _bytes(word: str) -> bytes:
-    return word.encode("utf-8", "surrogatepass")
 
 
 @contextmanager
@@ -126,7 +125,13 @@ def _entries(file: BinaryIO, wanted: set[bytes] | None, path: Path) -> tuple[int
     if header is None:
         values = first.rstrip(b" \r\n").split(b" ")[1:]
         if not values or not all(map(_is_number, values)) or first.startswith(tuple(_OTHERS)):
-            raise _not_vectors(path, first)
+            hint = "".join(f" {text}" for magic, text in _OTHERS.items() if first.startswith(magic))
+            raise UserError(
+                f"{path}:1: not a file of word vectors. Expected word2vec's format (text or "
+                "binary; the first line has the number of words and the size of a vector), "
+                "fastText's .vec or GloVe's (a word and its values a line, with one space "
+                f"between).{hint}"
+            )
         dim = len(values)
         return dim, _from_text(chain([first], file), 1, None, dim, wanted, path)
     count, dim = int(header[1]), int(header[2])
@@ -145,15 +150,6 @@ def _is_number(text: bytes) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _not_vectors(path: Path, head: bytes) -> UserError:
-    hint = next((text for magic, text in _OTHERS.items() if head.startswith(magic)), None)
-    return UserError(
-        f"{path}:1: not a file of word vectors. Expected word2vec's format (text or binary; the "
-        "first line has the number of words and the size of a vector), fastText's .vec or "
-        f"GloVe's (a word and its values a line, with one space between).{f' {hint}' * bool(hint)}"
-    )
 
 
 def _is_text(block: bytes, dim: int) -> bool:

@@ -44,12 +44,9 @@ def sentences(article: str) -> Iterator[str]:
 
 
 def _batch(batch: Mapping[str, list[str]]) -> dict[str, list[str]]:
-    rows: dict[str, list[str]] = {"text": [], "title": []}
-    for title, article in zip(batch["title"], batch["text"], strict=True):
-        for sentence in sentences(article):
-            rows["text"].append(sentence)
-            rows["title"].append(title)
-    return rows
+    titles = zip(batch["title"], batch["text"], strict=True)
+    rows = [(text, title) for title, article in titles for text in sentences(article)]
+    return {"text": [text for text, _ in rows], "title": [title for _, title in rows]}
 
 
 def _load(request: Request) -> Sentences:

@@ -69,7 +69,7 @@ class Synset:
     examples: list[str]
 
 
-def load(view: str = "definitions", path: Path | None = None) -> Dataset:
+def _load(view: str, request: Request) -> Dataset:
     """One view of WordNet.
 
     Args:
@@ -78,12 +78,13 @@ def load(view: str = "definitions", path: Path | None = None) -> Dataset:
             sentence) or `pairs` (text, word, pos, lexname, synset, context; the text is the
             definition, the context the first example of the synset that contains this word, or
             None) or `words` (text; each word and phrase of WordNet once).
-        path: Folder with the `data.*` files, or nltk's wordnet.zip; default: searched for.
+        request: Its path is a folder with the `data.*` files, or nltk's wordnet.zip; by default
+            it is searched for.
 
     Raises:
         UserError: WordNet is not found, or a file of it is malformed.
     """
-    folder = find(path)
+    folder = find(request.path)
     if view == "words":
         lemmas = dict.fromkeys(lemma for synset in read(folder) for lemma in synset.lemmas)
         return from_rows(({"text": lemma} for lemma in lemmas), str(folder))
@@ -145,7 +146,9 @@ def parse_line(line: str) -> Synset:
     data, gloss = line.split(" | ", 1) if " | " in line else line.split("|", 1)
     fields = data.split()
     count = int(fields[3], 16)
-    lemmas = [_lemma(word) for word in fields[4 : 4 + 2 * count : 2]]
+    words = fields[4 : 4 + 2 * count : 2]
+    # without the marker of an adjective's position: "galore(ip)" is "galore"
+    lemmas = [re.sub(r"\((a|p|ip)\)$", "", word).replace("_", " ") for word in words]
     if len(lemmas) != count:
         raise ValueError(f"{count} words are announced, {len(lemmas)} found")
     definition, examples = split_gloss(gloss)
@@ -185,11 +188,6 @@ def _start_of_examples(gloss: str) -> int:
         if before.count("(") <= before.count(")") and before.count('"') % 2 == 0:
             return match.start()
     return len(gloss)
-
-
-def _lemma(word: str) -> str:
-    """`word` without the marker of an adjective's position: "galore(ip)" is "galore"."""
-    return re.sub(r"\((a|p|ip)\)$", "", word).replace("_", " ")
 
 
 def _definitions(synset: Synset) -> Iterator[dict[str, Any]]:
@@ -261,16 +259,12 @@ def _usual_places() -> Iterator[Path]:
         yield root / "corpora" / "wordnet.zip"
 
 
-def _loader(view: str, request: Request) -> Dataset:
-    return load(view, request.path)
-
-
 CORPORA = tuple(
     Corpus(
         name,
         description,
         "WordNet licence (Princeton University; free for any use, with its notice)",
-        partial(_loader, view),
+        partial(_load, view),
         frozenset({"path"}),
     )
     for name, view, description in (

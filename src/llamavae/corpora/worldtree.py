@@ -13,8 +13,6 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from datasets import Dataset
-
 from llamavae.corpora import files
 from llamavae.corpora.corpus import Corpus, Request, Source
 from llamavae.corpora.text import from_rows
@@ -53,13 +51,12 @@ def load(path: Path, column: str | None = None) -> Source:
         tables = [table for table in sorted(path.rglob("*.tsv")) if _header(table)]
         if not tables:
             raise UserError(f"no WorldTree table (.tsv with a column {_UID!r}) in {path}. {_GET}")
-        return _read(tables, path)
-    files.check_file(path)
-    return _read([path], path) if _header(path) else files.load(path, column)
-
-
-def _read(tables: list[Path], where: Path) -> Dataset:
-    return from_rows((row for table in tables for row in _rows(table)), str(where))
+    else:
+        files.check_file(path)
+        if not _header(path):
+            return files.load(path, column)
+        tables = [path]
+    return from_rows((row for table in tables for row in _rows(table)), str(path))
 
 
 def _rows(table: Path) -> Iterator[dict[str, str]]:

@@ -172,7 +172,7 @@ def study_flows(
     flows: Sequence[str],
     forms: Sequence[str] = get_args(Form),
     seeds: Sequence[int] = (0,),
-    fitting: FitConfig | None = None,
+    config: FitConfig | None = None,
     done: Sequence[str] = (),
     keep: Keep | None = None,
     models: Path | None = None,
@@ -184,7 +184,7 @@ def study_flows(
         flows: Names of architectures of `build_flow`.
         forms: How the condition enters; the Gaussians have one form.
         seeds: Seeds of weights, order and noise.
-        fitting: Training settings of the flows; the seed is replaced.
+        config: Training settings of the flows; the seed is replaced.
         done: Names of systems to skip.
         keep: Called with the rows of each system as soon as they are available.
         models: Folder for the fitted flows, each saved as an invertible CVAE in its own subfolder
@@ -192,7 +192,7 @@ def study_flows(
             saves neither.
     """
     check_names(flows, forms)
-    fitting = fitting or FitConfig()
+    config = config or FitConfig()
     rows: Rows = []
     for flow in dict.fromkeys(flows):
         closed = ARCHITECTURES[flow].block is None  # a Gaussian has one form and a closed-form fit
@@ -202,7 +202,7 @@ def study_flows(
                 if f"{system}/{seed}" in done:
                     continue
                 place = _place(models, system, seed)
-                found = _tag(_flow_rows(task, flow, form, seed, fitting, place), system, seed)
+                found = _tag(_flow_rows(task, flow, form, seed, config, place), system, seed)
                 rows += found
                 if keep is not None:
                     keep(f"{system}/{seed}", found)
@@ -220,7 +220,7 @@ def check_names(flows: Sequence[str], forms: Sequence[str]) -> None:
 
 def study_definitions(
     task: DefinitionTask,
-    fitting: FitConfig | None = None,
+    config: FitConfig | None = None,
     form: str = "reference",
     cvae_steps: int = 1500,
     seed: int = 0,
@@ -237,7 +237,7 @@ def study_definitions(
 
     Args:
         task: The task.
-        fitting: Training settings of the flow; the seed is replaced.
+        config: Training settings of the flow; the seed is replaced.
         form: How the condition enters the flow.
         cvae_steps: Number of training steps of the CVAE baseline.
         seed: Random seed.
@@ -245,7 +245,7 @@ def study_definitions(
         keep: Called with the rows of each system as soon as they are available.
         models: Folder for the fitted flows, as for `study_flows` (`glow-0`).
     """
-    fitting = fitting or FitConfig()
+    config = config or FitConfig()
     flows = {
         "invertible CVAE (glow)": "glow",
         "linear-gaussian": "linear-gaussian",
@@ -254,7 +254,7 @@ def study_definitions(
     places = {system: _place(models, name, seed) for system, name in flows.items()}
 
     def fitted(system: str) -> Callable[[], Rows]:
-        return lambda: _flow_rows(task, flows[system], form, seed, fitting, places[system])
+        return lambda: _flow_rows(task, flows[system], form, seed, config, places[system])
 
     def predictions(make: Callable[[], Generator]) -> Callable[[], Rows]:
         return lambda: _text_rows(task, _defined(task, make(), seed), seed)
@@ -341,14 +341,14 @@ def _forget_state(place: Path | None) -> None:
 
 
 def _flow_rows(
-    task: DefinitionTask, flow: str, form: str, seed: int, fitting: FitConfig, place: Path | None
+    task: DefinitionTask, flow: str, form: str, seed: int, config: FitConfig, place: Path | None
 ) -> Rows:
     torch.manual_seed(seed)
     cvae = InvertibleCVAE.build(task.vae, task.condition, flow, form, **task.networks)
     state = None if place is None else place / "state"
-    fitting = replace(fitting, seed=seed)
+    config = replace(config, seed=seed)
     fit = cvae.fit(
-        task.train, task.valid, posterior_scale=task.posterior_scale, fitting=fitting, state=state
+        task.train, task.valid, posterior_scale=task.posterior_scale, config=config, state=state
     )
     if place is not None:
         cvae.save_pretrained(place)
@@ -425,7 +425,7 @@ def _text_rows(task: DefinitionTask, texts: list[str], seed: int) -> Rows:
 
 def _rank_rows(task: DefinitionTask, cvae: InvertibleCVAE) -> Rows:
     """Rank of the correct word among all held-out words, and metrics of its predicted vector."""
-    rows = min(_RANKED, len(task.test)) if cvae.bends_with_condition else len(task.test)
+    rows = min(_RANKED, len(task.test)) if cvae.flow.bends_with_context else len(task.test)
     z = task.vae.encode(task.test.texts[:rows]).mean
     ranks = rank_of_truth(cvae.scores(z, task.test.conditions), torch.arange(rows))
     vectors = score_vectors(cvae.predict(task.test.texts[:rows]), task.test.conditions[:rows])

@@ -8,7 +8,7 @@ import logging
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +20,7 @@ from llamavae.errors import UserError
 from llamavae.flows.architectures import build_flow
 from llamavae.flows.data import FlowData
 from llamavae.flows.flow import Flow
-from llamavae.flows.heldout import (
-    conditional,
-    contrastive_loss,
-    invertibility,
-    mean_contrastive_loss,
-    nll,
-)
+from llamavae.flows.heldout import contrastive_loss, invertibility, mean_contrastive_loss, nll
 from llamavae.flows.resuming import SavedFit
 
 logger = logging.getLogger(__name__)
@@ -105,7 +99,12 @@ class FlowFit:
     @property
     def inverse_error(self) -> float:
         """Largest |T^-1(T(x)) - x| over some held-out rows, for the best weights."""
-        return next(r["inverse_error"] for r in self.history if r["step"] == self.best_step)
+        return self.best_row["inverse_error"]
+
+    @property
+    def best_row(self) -> dict[str, float]:
+        """The row of `history` of the best weights."""
+        return next(row for row in self.history if row["step"] == self.best_step)
 
     @property
     def seconds(self) -> float:
@@ -120,7 +119,7 @@ def fit_flow(
     *,
     noise: Tensor | None = None,
     valid: FlowData | None = None,
-    fitting: FitConfig | None = None,
+    config: FitConfig | None = None,
     state: Path | None = None,
     progress: bool = True,
 ) -> FlowFit:
@@ -132,7 +131,7 @@ def fit_flow(
         c: Contexts (N, C), for a flow with a context.
         noise: Standard deviations (N, D): every use of a row draws x + noise * eps.
         valid: Held-out rows for early stopping; None uses a random tenth of the data.
-        fitting: Training settings.
+        config: Training settings.
         state: Folder for the state, written at each evaluation. An interrupted fit of the same flow
             to the same data resumes from there, with the same result. Remove the folder after the
             result is saved.
@@ -149,10 +148,10 @@ def fit_flow(
         ('closed form', True)
     """
     began = time.perf_counter()
-    fitting = fitting or FitConfig()
+    config = config or FitConfig()
     sizes = flow.features, flow.context
     train = FlowData(x, c, noise).checked("the data", *sizes)
-    generator = torch.Generator().manual_seed(fitting.seed)
+    generator = torch.Generator().manual_seed(config.seed)
     if valid is None:
         order = torch.randperm(len(train), generator=generator)
         part = max(1, len(train) // 10)
@@ -164,7 +163,7 @@ def fit_flow(
             "expected at least 2 training rows and 1 held-out row; "
             f"got {len(train)} and {len(valid)}"
         )
-    contrasted = fitting.contrastive_weight > 0 and len(flow.blocks) > 0
+    contrasted = config.contrastive_weight > 0 and len(flow.blocks) > 0
     if contrasted and (not flow.context or flow.settings["form"] != "reference"):
         raise UserError(
             "contrastive_weight compares each row with the contexts of all others, which is only "
@@ -187,8 +186,8 @@ def fit_flow(
         )
     start: dict[str, float] = {"step": 0, "nll": fit.nll}
     if contrasted:
-        start["contrastive_loss"] = mean_contrastive_loss(flow, held_out, fitting.batch_size)
-        start["temperature"] = 1.0
+        loss = mean_contrastive_loss(flow, held_out, config.batch_size)
+        start |= {"contrastive_loss": loss, "temperature": 1.0}
     start |= invertibility(flow, held_out)
     fit.history.append(start | {"seconds": round(time.perf_counter() - began, 2)})
     if not flow.blocks:
@@ -196,9 +195,9 @@ def fit_flow(
         return fit
     saved = None
     if state is not None:
-        kind = [asdict(fitting), flow.settings, str(flow.affine.weight.dtype)]
+        kind = [asdict(config), flow.settings, str(flow.affine.weight.dtype)]
         saved = SavedFit(state, json.dumps([kind, train.digest(), held_out.digest()]))
-    _Run(flow, fit, train, held_out, fitting, saved, progress).run()
+    _Run(flow, fit, train, held_out, config, saved, progress).run()
     return fit
 
 
@@ -223,36 +222,35 @@ def _references(
     return ridge
 
 
+@dataclass
 class _Run:
     """The training loop of a fit, with the best weights and the state for resuming."""
 
-    def __init__(
-        self,
-        flow: Flow,
-        fit: FlowFit,
-        train: FlowData,
-        held_out: FlowData,
-        fitting: FitConfig,
-        saved: SavedFit | None,
-        progress: bool,
-    ) -> None:
-        self.flow, self.fit, self.train, self.held_out = flow, fit, train, held_out
-        self.fitting, self.saved, self.progress = fitting, saved, progress
-        self.best = copy.deepcopy(flow.state_dict())
+    flow: Flow
+    fit: FlowFit
+    train: FlowData
+    held_out: FlowData
+    config: FitConfig
+    saved: SavedFit | None
+    progress: bool
+
+    def __post_init__(self) -> None:
+        self.best = copy.deepcopy(self.flow.state_dict())
         # for each dimension of the contexts; 0 if it is constant
-        self.spread = None if train.c is None else train.c.double().std(0, correction=0).float()
+        c = self.train.c
+        self.spread = None if c is None else c.double().std(0, correction=0).float()
         # the confidence of the densities differs from their ranking, so it is learned separately
-        self.log_temperature = torch.nn.Parameter(flow.affine.weight.new_zeros(()))
+        self.log_temperature = torch.nn.Parameter(self.flow.affine.weight.new_zeros(()))
         self.optimizer = torch.optim.AdamW(
-            [*flow.parameters(), self.log_temperature],
-            fitting.learning_rate,
-            weight_decay=fitting.weight_decay,
+            [*self.flow.parameters(), self.log_temperature],
+            self.config.learning_rate,
+            weight_decay=self.config.weight_decay,
         )
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self._rate)
 
     def _rate(self, step: int) -> float:
         """Factor on the peak learning rate: linear warm-up, then cosine decay."""
-        total = self.fitting.steps
+        total = self.config.steps
         rise = max(1, total // 50)
         fall = min(max(0.0, (step - rise) / max(1, total - rise)), 1.0)
         return min((step + 1) / rise, 0.5 * (1 + math.cos(math.pi * fall)))
@@ -260,7 +258,7 @@ class _Run:
     def run(self) -> None:
         """Train until the last step, early stopping or divergence; keep the best weights."""
         done = self._resume()
-        total, every = self.fitting.steps, self.fitting.eval_every
+        total, every = self.config.steps, self.config.eval_every
         with tqdm(
             total=total,
             initial=done,
@@ -271,28 +269,31 @@ class _Run:
         ) as bar:
             try:
                 for step in range(done, total, every):
-                    if step - self.fit.best_step >= self.fitting.patience * every:
+                    if step - self.fit.best_step >= self.config.patience * every:
                         self.fit.stopped = "patience"
                         break
-                    row = self._look(min(step + every, total), step, bar)
+                    to = min(step + every, total)
+                    row = self._look(to, step, bar)
                     if row is None:
                         self.fit.stopped = "diverged"
+                        logger.warning(
+                            "the fit diverged between steps %d and %d: kept the weights of step "
+                            "%d. Try a smaller learning rate",
+                            *(step, to, self.fit.best_step),
+                        )
                         break
                     self.fit.history.append(row)
-                    if self._loss(row) < self._loss(self._best_row()):
-                        self.fit.nll, self.fit.best_step = row["nll"], int(row["step"])
+                    if self._loss(row) < self._loss(self.fit.best_row):
+                        self.fit.nll, self.fit.best_step = row["nll"], to
                         self.best = copy.deepcopy(self.flow.state_dict())
-                    self._save(int(row["step"]))
+                    self._save(to)
             finally:  # also after an interruption
                 self.flow.load_state_dict(self.best)
                 self.flow.eval()
 
-    def _best_row(self) -> dict[str, float]:
-        return next(row for row in self.fit.history if row["step"] == self.fit.best_step)
-
     def _loss(self, row: dict[str, float]) -> float:
         """The held-out objective in nats per dimension."""
-        weight = self.fitting.contrastive_weight / self.flow.features
+        weight = self.config.contrastive_weight / self.flow.features
         return row["nll"] + weight * row.get("contrastive_loss", 0.0)
 
     def _look(self, to: int, step: int, bar: Any) -> dict[str, float] | None:
@@ -301,29 +302,20 @@ class _Run:
         device = self.flow.affine.weight.device
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             # rows and dropout depend only on seed and step, so a resumed fit uses the same ones
-            seed = self.fitting.seed * 1_000_003 + step
+            seed = self.config.seed * 1_000_003 + step
             torch.manual_seed(seed)
             train_nll = self._train(to - step, torch.Generator().manual_seed(seed), bar)
         value = nll(self.flow, self.held_out) if math.isfinite(train_nll) else math.nan
-        if math.isfinite(value):
-            bar.set_postfix_str(f"held-out NLL {value:.4f} nats per dimension")
-            row = {"step": to, "train_nll": train_nll, "nll": value}
-            if self.fitting.contrastive_weight:
-                size, temperature = self.fitting.batch_size, self.log_temperature.exp()
-                row["contrastive_loss"] = mean_contrastive_loss(
-                    self.flow, self.held_out, size, temperature
-                )
-                row["temperature"] = temperature.item()
-            row |= invertibility(self.flow, self.held_out)
-            return row | {"seconds": round(time.perf_counter() - start, 2)}
-        logger.warning(
-            "the fit diverged between steps %d and %d: kept the weights of step %d. Try a smaller "
-            "learning rate",
-            step,
-            to,
-            self.fit.best_step,
-        )
-        return None
+        if not math.isfinite(value):
+            return None
+        bar.set_postfix_str(f"held-out NLL {value:.4f} nats per dimension")
+        row = {"step": to, "train_nll": train_nll, "nll": value}
+        if self.config.contrastive_weight:
+            size, temperature = self.config.batch_size, self.log_temperature.exp()
+            loss = mean_contrastive_loss(self.flow, self.held_out, size, temperature)
+            row |= {"contrastive_loss": loss, "temperature": temperature.item()}
+        row |= invertibility(self.flow, self.held_out)
+        return row | {"seconds": round(time.perf_counter() - start, 2)}
 
     def _train(self, steps: int, generator: torch.Generator, bar: Any) -> float:
         """Train for some steps; returns their mean NLL, which is not finite after divergence."""
@@ -332,11 +324,11 @@ class _Run:
         for index in self._batches(steps, generator):
             part = self.train.take(index)
             x = part.draw(generator)
-            p = conditional(self.flow, self._blurred(part, generator))
-            y, log_det = p.transform.call_and_ladj(x.to(self.flow.affine.weight))
+            p = self.flow(self._blurred(part.c, generator))
+            y, log_det = p.transform.call_and_ladj(x)
             train_nll = loss = -(p.base.log_prob(y) + log_det).mean() / self.flow.features
-            if self.fitting.contrastive_weight and part.c is not None:
-                weight = self.fitting.contrastive_weight / self.flow.features
+            if self.config.contrastive_weight and part.c is not None:
+                weight = self.config.contrastive_weight / self.flow.features
                 temperature = self.log_temperature.exp()
                 loss = loss + weight * contrastive_loss(p.base, y, part.c, temperature)
             if not loss.isfinite():
@@ -344,7 +336,7 @@ class _Run:
             self.optimizer.zero_grad()
             with torch.autocast(loss.device.type, enabled=False):
                 loss.backward()
-            torch.nn.utils.clip_grad_norm_(self.flow.parameters(), self.fitting.max_grad_norm)
+            torch.nn.utils.clip_grad_norm_(self.flow.parameters(), self.config.max_grad_norm)
             self.optimizer.step()
             self.scheduler.step()
             total += train_nll.item()
@@ -352,16 +344,16 @@ class _Run:
         self.flow.eval()
         return total / steps
 
-    def _blurred(self, rows: FlowData, generator: torch.Generator) -> FlowData:
-        """The rows with noise added to their contexts."""
-        if not self.fitting.context_noise or rows.c is None or self.spread is None:
-            return rows
-        eps = torch.randn(rows.c.shape, generator=generator)
-        return replace(rows, c=rows.c + self.fitting.context_noise * self.spread * eps)
+    def _blurred(self, c: Tensor | None, generator: torch.Generator) -> Tensor | None:
+        """The contexts with noise."""
+        if not self.config.context_noise or c is None or self.spread is None:
+            return c
+        eps = torch.randn(c.shape, generator=generator)
+        return c + self.config.context_noise * self.spread * eps
 
     def _batches(self, steps: int, generator: torch.Generator) -> Iterator[Tensor]:
         """Row indices of each step: passes over the data in random order, split into batches."""
-        size = min(self.fitting.batch_size, len(self.train))
+        size = min(self.config.batch_size, len(self.train))
         passes = -(-steps * size // len(self.train))
         order = torch.cat(
             [torch.randperm(len(self.train), generator=generator) for _ in range(passes)]

@@ -34,6 +34,8 @@ from llamavae.flows.transforms import (
 
 _CONSTANT = 1e-6  # relative variation of a column of contexts below which it is treated as constant
 
+_CELLS = 2**22  # maximum number of pairs of a vector and a context per pass, times dimensions
+
 
 class ConditionMean(LazyDistribution):
     """N(P c + m(c), rho^2 I), the base of the reference form; N(0, rho^2 I) without context.
@@ -172,6 +174,27 @@ class Flow(LazyDistribution):
             if self.output_linear is not None:
                 maps.append(self.output_linear())
             return NormalizingFlow(FullPrecision(ComposedTransform(*maps), weight), self.base(c))
+
+    @property
+    def bends_with_context(self) -> bool:
+        """Whether T depends on c by more than a shift."""
+        return self.affine.slope is not None and len(self.blocks) > 0
+
+    @torch.no_grad()
+    def scores(self, x: Tensor, c: Tensor) -> Tensor:
+        """Log-density in nats of N vectors x (N, D) under V contexts c (V, C), shape (N, V)."""
+        x, p = x.to(self.affine.weight), self(c)
+        if self.bends_with_context:  # a pass for each pair
+            rows = max(1, _CELLS // (len(c) * self.features))
+            return torch.cat([p.log_prob(part[:, None, :]) for part in x.split(rows)])
+        # T(x; c) = T(x; c_0) - shift(c): one pass of the flow, then distances
+        one, origin = self(c[:1]), torch.zeros_like(x[:1])
+        y, log_det = one.transform.call_and_ladj(x)
+        shift = one.transform(origin) - p.transform(origin.expand(len(c), -1))
+        scale = p.base.stddev[0, 0]
+        square = torch.cdist(y / scale, (p.base.mean + shift) / scale).square()
+        constant = log_det - self.features * (scale.log() + math.log(2 * math.pi) / 2)
+        return constant[:, None] - square / 2
 
     def _checked(self, c: Tensor | None) -> Tensor | None:
         if self.context == 0:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 from zuko.distributions import DiagNormal
@@ -15,18 +13,13 @@ _CHUNK = 4096  # number of rows per forward pass
 _PROBE = 128  # number of rows on which the inverse is checked
 
 
-def conditional(flow: Flow, rows: FlowData) -> Any:
-    """p(x|c) for the contexts of these rows: zuko's `NormalizingFlow`."""
-    return flow(None if rows.c is None else rows.c.to(flow.affine.weight))
-
-
 @torch.no_grad()
 def nll(flow: Flow, rows: FlowData) -> float:
     """Mean negative log-density in nats per dimension; lower is better."""
     total = 0.0
     for index in torch.arange(len(rows)).split(_CHUNK):
         part = rows.take(index)
-        total -= conditional(flow, part).log_prob(part.x).cpu().double().sum().item()
+        total -= flow(part.c).log_prob(part.x).cpu().double().sum().item()
     return total / len(rows) / flow.features
 
 
@@ -67,9 +60,8 @@ def mean_contrastive_loss(
     for index in batches or [torch.arange(len(rows))]:
         part = rows.take(index)
         assert part.c is not None
-        p = conditional(flow, part)
-        y = p.transform(part.x.to(flow.affine.weight))
-        total += contrastive_loss(p.base, y, part.c, temperature).item()
+        p = flow(part.c)
+        total += contrastive_loss(p.base, p.transform(part.x), part.c, temperature).item()
     return total / max(1, len(batches))
 
 
@@ -82,7 +74,7 @@ def invertibility(flow: Flow, rows: FlowData) -> dict[str, float]:
         extremes over maps and rows of log |det| of one map, per dimension.
     """
     part = rows.take(torch.arange(min(_PROBE, len(rows))))
-    transform = conditional(flow, part).transform
+    transform = flow(part.c).transform
     x = part.x.to(flow.affine.weight)
     low, high = transform.log_scales(x).aminmax()
     return {

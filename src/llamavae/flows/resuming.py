@@ -65,18 +65,16 @@ class SavedFit:
         Raises:
             UserError: The state belongs to another fit.
         """
-        found: list[tuple[int, Path, dict[str, Any]]] = []
-        for file in self.folder.glob("step-*/fit.json"):
-            values = json.loads(file.read_text())
-            if values["key"] != self.key:
-                raise UserError(
-                    f"{self.folder} is the state of another fit: data or settings differ. Use "
-                    "those of that fit, choose another folder, or remove this one"
-                )
-            found.append((int(file.parent.name[5:]), file.parent, values["report"]))
-        if not found:
+        files = list(self.folder.glob("step-*/fit.json"))
+        states = {file.parent: json.loads(file.read_text()) for file in files}
+        if any(state["key"] != self.key for state in states.values()):
+            raise UserError(
+                f"{self.folder} is the state of another fit: data or settings differ. Use "
+                "those of that fit, choose another folder, or remove this one"
+            )
+        if not states:
             return None
-        _, folder, report = max(found, key=lambda entry: entry[0])
-        load_optimizer(optimizer, scheduler, folder)
-        names = ("flow", "best")
-        return {name: load_file(folder / f"{name}.safetensors") for name in names}, report
+        latest = max(states, key=lambda folder: int(folder.name[5:]))
+        load_optimizer(optimizer, scheduler, latest)
+        weights = {name: load_file(latest / f"{name}.safetensors") for name in ("flow", "best")}
+        return weights, states[latest]["report"]

@@ -19,7 +19,8 @@ def model_card(flow: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
         flow: Settings of the flow.
         settings: Contents of `config.json`.
     """
-    report = settings["report"]
+    report, condition = settings["report"], settings["condition"]
+    source = f" `{condition['source']}`" if condition.get("source") is not None else ""
     lines = [
         "---\nlibrary_name: llamavae\ntags: [invertible-cvae, controllable-generation]\n---",
         "# An invertible CVAE",
@@ -32,7 +33,7 @@ def model_card(flow: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
         _table(
             [
                 ("VAE", f"`{settings['vae']}`"),
-                ("condition", f"{_condition(settings['condition'])}, size {flow['context']}"),
+                ("condition", f"{condition['name']}{source}, size {flow['context']}"),
                 ("flow", _flow(flow)),
                 ("networks in the mean", _networks(flow)),
                 ("latent size D", str(flow["features"])),
@@ -40,14 +41,16 @@ def model_card(flow: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
         ),
     ]
     if report:
-        references = report["references"]
+        fit, references = report["fitting"], report["references"]
+        if not flow["blocks"]:  # a closed form uses only the seed, for the noise
+            fit = {"seed": fit["seed"]}
         lines += [
             "## Fit",
             f"{report['pairs']:,} pairs; {report['held_out']:,} held out by text; "
             f"{report['skipped']:,} without a vector were skipped. "
             f"Posterior scale: {report['posterior_scale']}. Stopped: {report['stopped']}; "
             f"best step: {report['best_step']}.",
-            f"Settings: {_settings(report['fitting'], closed=not flow['blocks'])}.",
+            f"Settings: {', '.join(f'{name} {value}' for name, value in fit.items())}.",
             _table(
                 [
                     ("this flow", f"{report['nll']:.4f}"),
@@ -59,12 +62,6 @@ def model_card(flow: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
             f"Largest inverse error: {report['inverse_error']:.1e}.",
         ]
     return "\n\n".join([*lines, "## Limits", _LIMITS]) + "\n"
-
-
-def _settings(fitting: Mapping[str, Any], *, closed: bool) -> str:
-    """The settings of the fit. A closed form uses only the seed, for the noise."""
-    names = ["seed"] if closed else list(fitting)
-    return ", ".join(f"{name} {fitting[name]}" for name in names)
 
 
 def _flow(flow: Mapping[str, Any]) -> str:
@@ -79,11 +76,6 @@ def _networks(flow: Mapping[str, Any]) -> str:
         return "none"
     each = f"hidden layers of {', '.join(map(str, flow['base_hidden']))}"
     return each if flow["ensemble_size"] == 1 else f"{flow['ensemble_size']}, each with {each}"
-
-
-def _condition(settings: Mapping[str, Any]) -> str:
-    place = settings.get("source")
-    return settings["name"] if place is None else f"{settings['name']} `{place}`"
 
 
 def _table(rows: list[tuple[str, str]], head: tuple[str, str] = ("", "")) -> str:

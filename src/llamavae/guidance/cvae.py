@@ -12,8 +12,6 @@ conditions for a given text. The VAE is frozen; only the flow is trained.
 
 from __future__ import annotations
 
-import json
-import math
 import os
 import tempfile
 from collections import Counter
@@ -23,44 +21,18 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from llamavae.errors import UserError
-from llamavae.files import replacing_folder, write_text
-from llamavae.flows import (
-    FitConfig,
-    Flow,
-    FlowData,
-    FlowFit,
-    build_flow,
-    fit_flow,
-    load_flow,
-    save_flow,
-)
+from llamavae.flows import FitConfig, Flow, FlowData, FlowFit, build_flow, fit_flow, load_flow
 from llamavae.flows.transforms import regression
-from llamavae.guidance.card import model_card
-from llamavae.guidance.conditions import (
-    Condition,
-    EncoderCondition,
-    VectorCondition,
-    load_condition,
-)
+from llamavae.guidance import storage
+from llamavae.guidance.conditions import Condition, EncoderCondition, VectorCondition
 from llamavae.guidance.pairs import Pairs, cached_vectors
 from llamavae.guidance.ranking import Ranking, best_texts
-from llamavae.guidance.sampling import check_draws, check_pairs, vectors_of
+from llamavae.guidance.sampling import Conditions, check_draws, check_pairs, vectors_of
 from llamavae.modeling import LlaMaVAE, checkpoint
-from llamavae.modeling.backbones import latent_fingerprint
 from llamavae.training.prior import posterior
-
-FORMAT_VERSION = 1
-CONFIG, FLOW, INVERSE = "config.json", "flow.safetensors", "inverse.safetensors"
-WORDS, CARD = "vocabulary.txt", "README.md"
-_KEYS = ("format_version", "vae", "vae_fingerprint", "condition", "report")
-_CELLS = 2**22  # maximum number of pairs of a code and a candidate per pass, times dimensions
-
-Asked = Sequence[Any] | Tensor
-"""Conditions that a `Condition` encodes, or their vectors (B, C)."""
 
 
 class InvertibleCVAE:
@@ -70,14 +42,6 @@ class InvertibleCVAE:
         vae: The VAE; it is not changed.
         condition: Encodes conditions as vectors c.
         flow: p(z|c), from `build_flow`.
-
-    Example:
-        >>> from llamavae import LlaMaVAE  # doctest: +SKIP
-        >>> vae = LlaMaVAE.from_pretrained("runs/wordnet-minilm/model")  # doctest: +SKIP
-        >>> cvae = InvertibleCVAE.build(vae, EncoderCondition(vae.encoder))  # doctest: +SKIP
-        >>> data = load_corpus("wordnet-pairs", "train")  # doctest: +SKIP
-        >>> cvae.fit(make_pairs(data, cvae.condition))  # doctest: +SKIP
-        >>> cvae.generate(["lantern"], n=3)  # doctest: +SKIP
     """
 
     def __init__(self, vae: LlaMaVAE, condition: Condition, flow: Flow) -> None:
@@ -125,7 +89,7 @@ class InvertibleCVAE:
         *,
         vocabulary: Sequence[str] | None = None,
         posterior_scale: float = 1.0,
-        fitting: FitConfig | None = None,
+        config: FitConfig | None = None,
         state: Path | None = None,
         progress: bool = True,
     ) -> FlowFit:
@@ -139,7 +103,7 @@ class InvertibleCVAE:
             posterior_scale: Factor on the standard deviation of the posteriors for the draws of
                 latent codes. Below 1, the flow learns codes that decode more reliably; 0 uses the
                 means.
-            fitting: Training settings of the flow.
+            config: Training settings of the flow.
             state: Folder for the state of an interrupted fit, see `fit_flow`.
             progress: Show progress bars on stderr.
 
@@ -149,20 +113,24 @@ class InvertibleCVAE:
         check_pairs(self.condition, pairs)
         skipped = Counter(pairs.skipped)
         if valid is None:
-            held_out = _a_tenth(pairs.texts)
-            pairs, valid = pairs.select(~held_out), pairs.select(held_out)
+            pairs, valid = pairs.split()
         else:
             skipped.update(valid.skipped)
         if posterior_scale < 0:
             raise UserError(f"posterior_scale must not be negative; got {posterior_scale}")
-        train, rest = (_rows(self.vae, part, posterior_scale, progress) for part in (pairs, valid))
+
+        def codes(part: Pairs) -> FlowData:
+            q = posterior(self.vae, part.texts, progress)
+            return FlowData(q.mean, part.conditions, posterior_scale * q.stddev)
+
+        train, rest = codes(pairs), codes(valid)
         fit = fit_flow(
             self.flow,
             train.x,
             train.c,
             noise=train.noise,
             valid=rest,
-            fitting=fitting,
+            config=config,
             state=state,
             progress=progress,
         )
@@ -177,7 +145,7 @@ class InvertibleCVAE:
         self.report = {
             **asdict(fit),
             "inverse_error": fit.inverse_error,
-            "fitting": asdict(fitting or FitConfig()),
+            "fitting": asdict(config or FitConfig()),
             "posterior_scale": posterior_scale,
             "pairs": len(pairs),
             "held_out": len(valid),
@@ -188,9 +156,10 @@ class InvertibleCVAE:
 
     # ------------------------------------------------------------------ condition to text
 
+    @torch.no_grad()
     def generate(
         self,
-        conditions: Asked,
+        conditions: Conditions,
         n: int = 1,
         spread: float = 1.0,
         seed: int | None = None,
@@ -216,55 +185,46 @@ class InvertibleCVAE:
         Returns:
             B * n texts; the texts of one condition are adjacent.
         """
-        if draws is not None:
-            ranking = ranking or Ranking()
-            return self._best(conditions, n, spread, seed, draws, ranking, options)
-        if ranking is not None:
-            raise UserError("ranking needs several draws. Set draws, for example draws=16")
-        return self.vae.decode(self.points(conditions, n, spread, seed), **options)
-
-    @torch.no_grad()
-    def _best(
-        self,
-        conditions: Asked,
-        n: int,
-        spread: float,
-        seed: int | None,
-        draws: int,
-        ranking: Ranking,
-        options: dict[str, Any],
-    ) -> list[str]:
+        if draws is None:
+            if ranking is not None:
+                raise UserError("ranking needs several draws. Set draws, for example draws=16")
+            return self.vae.decode(self.points(conditions, n, spread, seed), **options)
         check_draws(n, spread, draws)
-        c = self._vectors(conditions).repeat_interleave(draws, 0)
-        generator = None if seed is None else torch.Generator().manual_seed(seed)
-        noise = torch.randn(len(c) // draws, draws, self.flow.features, generator=generator)
-        noise[:, 0] = 0  # the centre
-        z = self._place(c, spread * noise.flatten(0, 1))
-        texts = self.vae.decode(z, **options)
+        ranking = ranking or Ranking()
+        c, z = self._draw(conditions, draws, spread, seed, centre=True)
+        texts, best = self.vae.decode(z, **options), []
         if not texts:
             return []
         each = len(texts) // len(z)  # more than one with `num_return_sequences`
-        z, size, best = z.repeat_interleave(each, 0), draws * each, []
-        for start in range(0, len(texts), size):
-            part = slice(start, start + size)
-            own = texts[part], z[part], c[start // each]
+        z, c = z.repeat_interleave(each, 0), c.repeat_interleave(each, 0)
+        for start in range(0, len(texts), draws * each):
+            part = slice(start, start + draws * each)
+            own = texts[part], z[part], c[start]
             scores = ranking.scores(self, *own, options.get("batch_size", 64))
             best += best_texts(scores, texts[part], n)
         return best
 
     @torch.no_grad()
     def points(
-        self, conditions: Asked, n: int = 1, spread: float = 1.0, seed: int | None = None
+        self, conditions: Conditions, n: int = 1, spread: float = 1.0, seed: int | None = None
     ) -> Tensor:
         """Latent codes (B * n, D) drawn from p(z|c); arguments as for `generate`."""
         check_draws(n, spread)
+        return self._draw(conditions, n, spread, seed)[1]
+
+    def _draw(
+        self, conditions: Conditions, n: int, spread: float, seed: int | None, centre: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """Vectors (B * n, C) and draws (B * n, D); with `centre`, the first of n is the centre."""
         c = self._vectors(conditions).repeat_interleave(n, 0)
         generator = None if seed is None else torch.Generator().manual_seed(seed)
         noise = torch.randn(len(c), self.flow.features, generator=generator)
-        return self._place(c, spread * noise)
+        if centre:
+            noise[::n] = 0
+        return c, self._place(c, spread * noise)
 
     @torch.no_grad()
-    def translate(self, z: Tensor, source: Asked, target: Asked) -> Tensor:
+    def translate(self, z: Tensor, source: Conditions, target: Conditions) -> Tensor:
         """Transfer latent codes from one condition to another, keeping their noise.
 
         T maps z to its noise under `source`, and T^-1 maps this noise to a code under `target`.
@@ -291,7 +251,7 @@ class InvertibleCVAE:
         p = self.flow(c)
         return p.transform.inv(p.base.mean + p.base.stddev * noise.to(p.base.mean))
 
-    def _vectors(self, conditions: Asked, rows: int | None = None) -> Tensor:
+    def _vectors(self, conditions: Conditions, rows: int | None = None) -> Tensor:
         c = vectors_of(self.condition, conditions)
         if rows is not None and len(c) not in (1, rows):
             raise UserError(
@@ -301,7 +261,7 @@ class InvertibleCVAE:
 
     # ------------------------------------------------------------------ text to condition
 
-    def log_prob(self, texts: str | Sequence[str], conditions: Asked) -> Tensor:
+    def log_prob(self, texts: str | Sequence[str], conditions: Conditions) -> Tensor:
         """Logarithm of p(z|c), in nats, at the posterior mean of each text, shape (B,).
 
         Args:
@@ -311,13 +271,13 @@ class InvertibleCVAE:
         return self.density(self.vae.encode(texts).mean, conditions)
 
     @torch.no_grad()
-    def density(self, z: Tensor, conditions: Asked) -> Tensor:
+    def density(self, z: Tensor, conditions: Conditions) -> Tensor:
         """Log-density of latent codes z (B, D) in nats under B conditions, or one; shape (B,)."""
         z = z.to(self.flow.affine.weight)
         return self.flow(self._vectors(conditions, len(z))).log_prob(z)
 
     def rank(
-        self, text: str | Tensor, candidates: Asked | None = None, k: int = 10
+        self, text: str | Tensor, candidates: Conditions | None = None, k: int = 10
     ) -> list[tuple[int, float]]:
         """Rank conditions for a text, as a reverse dictionary does.
 
@@ -329,38 +289,21 @@ class InvertibleCVAE:
         Returns:
             Index and log p(z|c) in nats of the best `k`, in descending order.
         """
-        if len(self.vocabulary if candidates is None else candidates) == 0:
+        if candidates is None and self.vocabulary:
+            candidates = cached_vectors(self.condition, self.vocabulary)
+        if candidates is None or len(candidates) == 0:
             raise UserError(
                 "expected candidates, since this model has no vocabulary. Pass conditions, or a "
                 "tensor (V, C)"
             )
-        if candidates is None:
-            candidates = cached_vectors(self.condition, self.vocabulary)
         scores = self.scores(self.vae.latent_code(text)[None], candidates)[0]
         best = scores.topk(min(k, len(scores)))
         return list(zip(best.indices.tolist(), best.values.tolist(), strict=True))
 
     @torch.no_grad()
-    def scores(self, z: Tensor, candidates: Asked) -> Tensor:
+    def scores(self, z: Tensor, candidates: Conditions) -> Tensor:
         """Log-density in nats of N latent codes z (N, D) under V candidates, shape (N, V)."""
-        z, c = z.to(self.flow.affine.weight), self._vectors(candidates)
-        p = self.flow(c)
-        if self.bends_with_condition:
-            rows = max(1, _CELLS // (len(c) * self.flow.features))
-            return torch.cat([p.log_prob(part[:, None, :]) for part in z.split(rows)])
-        # T(z; c) = T(z; c_0) - shift(c): one pass of the flow, then distances
-        one, origin = self.flow(c[:1]), torch.zeros_like(z[:1])
-        y, log_det = one.transform.call_and_ladj(z)  # type: ignore[attr-defined] zuko adds it
-        shift = one.transform(origin) - p.transform(origin.expand(len(c), -1))
-        scale = p.base.stddev[0, 0]
-        square = torch.cdist(y / scale, (p.base.mean + shift) / scale).square()
-        constant = log_det - self.flow.features * (scale.log() + math.log(2 * math.pi) / 2)
-        return constant[:, None] - square / 2
-
-    @property
-    def bends_with_condition(self) -> bool:
-        """Whether T depends on c by more than a shift, so that each candidate needs a pass."""
-        return self.flow.affine.slope is not None and len(self.flow.blocks) > 0
+        return self.flow.scores(z, self._vectors(candidates))
 
     @torch.no_grad()
     def predict(self, texts: str | Sequence[str]) -> Tensor:
@@ -382,8 +325,7 @@ class InvertibleCVAE:
         z = z.to(self.flow.affine.weight)
         if self.flow.affine.slope is not None:
             return z
-        c = z.new_zeros(1, self.flow.context)
-        return self.flow(c if self.flow.context else None).transform(z)
+        return self.flow(z.new_zeros(1, self.flow.context)).transform(z)
 
     @torch.no_grad()
     def _fit_inverse(self, rows: FlowData) -> dict[str, Tensor]:
@@ -403,25 +345,7 @@ class InvertibleCVAE:
             folder: Folder; created if missing.
             half: Store the flow's weights in float16, see `save_flow`.
         """
-        settings = {
-            "model_type": "invertible-cvae",
-            "format_version": FORMAT_VERSION,
-            "vae": self.vae.name_or_path,
-            "vae_fingerprint": latent_fingerprint(self.vae),
-            "condition": self.condition.settings(),
-            "report": self.report,
-        }
-        texts = {
-            CONFIG: json.dumps(settings, indent=2) + "\n",
-            WORDS: "".join(f"{' '.join(word.split())}\n" for word in self.vocabulary),
-            CARD: model_card(self.flow.settings, settings),
-        }
-        with replacing_folder(folder, own=[INVERSE]) as new:
-            save_flow(self.flow, new / FLOW, half)
-            if self.inverse is not None:
-                save_file(self.inverse, new / INVERSE)
-            for name, text in texts.items():
-                write_text(new / name, text)
+        storage.save(self, folder, half)
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:
         """Upload the model to the hub, in the format of `save_pretrained`.
@@ -464,84 +388,11 @@ class InvertibleCVAE:
             UserError: A file is missing or damaged, or the VAE is a different one.
         """
         folder = checkpoint.fetch(source, revision)
-        settings = read_settings(folder)
-        flow = load_flow(folder / FLOW)
-        if not isinstance(vae, LlaMaVAE):
-            place = settings["vae"] if vae is None else vae
-            if not os.fspath(place):
-                raise UserError(
-                    f"{folder} was fitted for a VAE that was not saved. Pass it: "
-                    "from_pretrained(..., vae=VAE_OR_FOLDER), or --vae FOLDER"
-                )
-            if vae is None and Path(place).is_absolute() and not Path(place).is_dir():
-                raise UserError(
-                    f"{folder} was fitted for the VAE in {place}, which does not exist. "
-                    "Give its new location: from_pretrained(..., vae=FOLDER), or --vae FOLDER"
-                )
-            vae = LlaMaVAE.from_pretrained(place, **vae_options)
-        if latent_fingerprint(vae) != settings["vae_fingerprint"]:
-            raise UserError(
-                f"{folder} was fitted for the VAE {settings['vae']}; {vae.name_or_path} has other "
-                "weights, so its latent codes differ. Use the original VAE in the dtype of the "
-                "fit, or fit again with llamavae fit-condition"
-            )
-        kind = settings["condition"]["name"]
-        places = {"word-vectors": word_vectors, "encoder": encoder}
-        path = places.pop(kind, None)
-        if useless := [name for name, place in places.items() if place is not None]:
-            raise UserError(
-                f"the condition of {folder} is of the kind {kind}: it does not take "
-                f"{' or '.join(useless)}"
-            )
-        condition = load_condition(settings["condition"], vae.encoder, path=path, words=words)
+        settings = storage.read_settings(folder)
+        flow = load_flow(folder / storage.FLOW)
+        vae = storage.load_vae(folder, settings, vae, **vae_options)
+        paths = {"word-vectors": word_vectors, "encoder": encoder}
+        condition = storage.read_condition(folder, settings, vae, words, **paths)
         model = cls(vae, condition, flow)
-        if (folder / WORDS).is_file():
-            model.vocabulary = (folder / WORDS).read_text(encoding="utf-8").splitlines()
-        if (folder / INVERSE).is_file():
-            model.inverse = load_file(folder / INVERSE)
-        model.report = settings["report"]
+        storage.read_fit(model, folder, settings)
         return model
-
-
-def read_settings(folder: Path) -> dict[str, Any]:
-    """The settings of the Invertible CVAE in `folder`.
-
-    Raises:
-        UserError: There is no model, or its settings are damaged or of a later version.
-    """
-    path = folder / CONFIG
-    if not path.is_file():
-        raise UserError(f"{folder} is not an invertible CVAE: it has no {CONFIG}")
-    try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path} is not valid JSON: {error}. Copy the model again") from error
-    kind = settings.get("model_type") if isinstance(settings, dict) else None
-    if kind != "invertible-cvae":
-        raise UserError(
-            f"{folder} holds a model of type {kind!r}, not an invertible CVAE. To fit one for a "
-            "VAE: llamavae fit-condition"
-        )
-    version = settings.get("format_version")
-    if isinstance(version, int) and version > FORMAT_VERSION:
-        raise UserError(
-            f"{folder} has format {version}; this version of llamavae reads up "
-            f"to {FORMAT_VERSION}. Upgrade llamavae"
-        )
-    if missing := [key for key in _KEYS if key not in settings]:
-        raise UserError(f"{path} is damaged: it lacks {', '.join(missing)}")
-    return settings
-
-
-def _rows(vae: LlaMaVAE, pairs: Pairs, posterior_scale: float, progress: bool) -> FlowData:
-    q = posterior(vae, pairs.texts, progress)
-    return FlowData(q.mean, pairs.conditions, posterior_scale * q.stddev)
-
-
-def _a_tenth(texts: Sequence[str]) -> Tensor:
-    """Mask of held-out texts, shape (N,): the tenth of the distinct texts with the lowest hash."""
-    from llamavae.corpora.splits import position
-
-    places = torch.tensor([position(text) for text in texts], dtype=torch.float64)
-    distinct = places.unique()
-    return places < distinct[max(1, len(distinct) // 10)] if len(distinct) > 1 else places < 0

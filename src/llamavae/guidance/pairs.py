@@ -68,6 +68,15 @@ class Pairs:
             names=[self.names[i] for i in rows.tolist()],
         )
 
+    def split(self) -> tuple[Pairs, Pairs]:
+        """Training and held-out pairs: a tenth of the distinct texts, those of the lowest hash."""
+        from llamavae.corpora.splits import position
+
+        places = torch.tensor([position(text) for text in self.texts], dtype=torch.float64)
+        distinct = places.unique()
+        limit = distinct[max(1, len(distinct) // 10)] if len(distinct) > 1 else 0
+        return self.select(places >= limit), self.select(places < limit)
+
 
 def make_pairs(
     data: Dataset,
@@ -115,8 +124,10 @@ def make_pairs(
         )
     if vectors is not None:
         c = condition.vectors(_matrix(data, vectors))  # type: ignore[arg-type]
-        return Pairs(texts, c, _row_names(data, word))
-    conditions = _asked(data, condition, word, context)
+        words = data[word] if word in data.column_names else [None] * len(data)
+        names = [f"row {i}" if w is None else str(w) for i, w in enumerate(words, 1)]
+        return Pairs(texts, c, names)
+    conditions = _conditions(data, condition, word, context)
     if context is not None and also_alone:
         twice = [i for i, sentence in enumerate(data[context]) if sentence is not None]
         conditions += [conditions[i][0] for i in twice]
@@ -124,7 +135,7 @@ def make_pairs(
     return _embed(texts, conditions, condition, progress)
 
 
-def _asked(data: Dataset, condition: Condition, word: str, context: str | None) -> list[Any]:
+def _conditions(data: Dataset, condition: Condition, word: str, context: str | None) -> list[Any]:
     if isinstance(condition, LabelCondition):
         columns = {name: read_column(data, name) for name in condition.values}
         rows = zip(*columns.values(), strict=True)
@@ -150,13 +161,6 @@ def _matrix(data: Dataset, vectors: str | np.ndarray) -> np.ndarray:
     from llamavae.corpora.matrices import column_matrix
 
     return column_matrix(table.column(vectors), f"column {vectors!r}")
-
-
-def _row_names(data: Dataset, word: str) -> list[str]:
-    """The words, if any, or the row numbers, counted from 1."""
-    if word in data.column_names:
-        return [f"row {i}" if w is None else str(w) for i, w in enumerate(data[word], 1)]
-    return [f"row {i + 1}" for i in range(len(data))]
 
 
 def _embed(texts: list[str], conditions: list[Any], condition: Condition, progress: bool) -> Pairs:
@@ -196,4 +200,4 @@ def cached_vectors(
     def encode(texts: list[str]) -> Tensor:
         return torch.from_numpy(np.array(sentence_vectors(texts, condition.encoder, progress)))
 
-    return condition.combined(conditions, encode)
+    return condition.vectors(conditions, encode)

@@ -13,6 +13,9 @@ from llamavae.errors import UserError
 from llamavae.guidance.conditions import Condition
 from llamavae.guidance.pairs import Pairs
 
+Conditions = Sequence[Any] | Tensor
+"""Conditions that a `Condition` encodes, or their vectors (B, C)."""
+
 
 def check_draws(n: int, spread: float = 1.0, draws: int | None = None) -> None:
     """Raise an error for fewer than one text per condition, a negative spread or too few draws."""
@@ -28,7 +31,7 @@ def check_draws(n: int, spread: float = 1.0, draws: int | None = None) -> None:
         )
 
 
-def vectors_of(condition: Condition, conditions: Sequence[Any] | Tensor) -> Tensor:
+def vectors_of(condition: Condition, conditions: Conditions) -> Tensor:
     """Vectors (B, C) of conditions; a tensor of vectors is checked and returned.
 
     Raises:
@@ -36,10 +39,10 @@ def vectors_of(condition: Condition, conditions: Sequence[Any] | Tensor) -> Tens
     """
     if isinstance(conditions, Tensor):
         vectors = conditions
+    elif len(conditions):
+        vectors = condition.vectors(conditions)
     else:
-        vectors = (
-            condition.vectors(conditions) if len(conditions) else torch.empty(0, condition.dim)
-        )
+        vectors = torch.empty(0, condition.dim)
     if vectors.ndim != 2 or vectors.shape[1] != condition.dim:
         raise UserError(
             f"expected conditions of shape (B, {condition.dim}); got {tuple(vectors.shape)}"

@@ -106,7 +106,7 @@ def fit_prior(
     valid: Tensor | None = None,
     components: int | Sequence[int] = COMPONENTS,
     flow: str | Flow = "glow",
-    fitting: FitConfig | None = None,
+    config: FitConfig | None = None,
     seed: int = 0,
     vae: LlaMaVAE | None = None,
     progress: bool = False,
@@ -128,7 +128,7 @@ def fit_prior(
         components: Number of components of the mixture, or numbers to choose from by held-out NLL:
             they are tried in ascending order until one is worse than the one before.
         flow: Architecture of the flow, or a flow from `build_flow`.
-        fitting: How the flow is trained; its seed is replaced.
+        config: How the flow is trained; its seed is replaced.
         seed: Seed of the held-out tenth, of the initialisation of mixtures, and of the flow.
         vae: The VAE that the codes belong to. The prior then refuses any other.
         progress: Show a progress bar on stderr.
@@ -163,7 +163,7 @@ def fit_prior(
         elif name == "mixture":
             prior = _best_mixture(train, held_out, components, seed)
         else:
-            prior = _flow_prior(train, held_out, flow, fitting, seed, progress)
+            prior = _flow_prior(train, held_out, flow, config, seed, progress)
         candidates[name] = prior
     found = {name: prior.nll(held_out) for name, prior in candidates.items()}
     best = _best(found)
@@ -231,7 +231,7 @@ def _flow_prior(
     train: Tensor,
     held_out: Tensor,
     flow: str | Flow,
-    fitting: FitConfig | None,
+    config: FitConfig | None,
     seed: int,
     progress: bool,
 ) -> FlowPrior:
@@ -240,8 +240,8 @@ def _flow_prior(
             torch.manual_seed(seed)
             flow = build_flow(flow, train.shape[1])
     prior = FlowPrior(flow)
-    fitting = replace(fitting or FitConfig(), seed=seed)
-    fit = fit_flow(flow, train, valid=FlowData(held_out), fitting=fitting, progress=progress)
+    config = replace(config or FitConfig(), seed=seed)
+    fit = fit_flow(flow, train, valid=FlowData(held_out), config=config, progress=progress)
     prior.report = {
         "flow": flow.settings,
         "best_step": fit.best_step,
