@@ -14,12 +14,7 @@ from torch import nn
 
 from llamavae.errors import UserError
 from llamavae.evaluation.data import data_hashes
-from llamavae.evaluation.evaluator import (
-    EvaluationData,
-    Evaluator,
-    missing,
-    system_fingerprint,
-)
+from llamavae.evaluation.evaluator import EvaluationData, Evaluator, missing, system_fingerprint
 from llamavae.evaluation.results import Found, Results, check_folder, read_results, write_results
 from llamavae.provenance import provenance
 

@@ -12,16 +12,7 @@ from llamavae.files import write_text
 from llamavae.metrics.metric import Rows
 from llamavae.report import plots
 from llamavae.report.page import page
-from llamavae.report.pieces import (
-    Html,
-    Section,
-    details,
-    escape,
-    figure,
-    join,
-    prose,
-    table,
-)
+from llamavae.report.pieces import Html, Section, details, escape, figure, join, prose, table
 
 
 def write_comparison(evaluations: Sequence[Results], rows: Rows, folder: Path) -> Path:

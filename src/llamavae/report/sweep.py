@@ -15,15 +15,7 @@ from llamavae.provenance import provenance as made_by
 from llamavae.report import plots
 from llamavae.report.correlation import plot_relation
 from llamavae.report.page import page
-from llamavae.report.pieces import (
-    Html,
-    Section,
-    escape,
-    figure,
-    join,
-    prose,
-    table,
-)
+from llamavae.report.pieces import Html, Section, escape, figure, join, prose, table
 from llamavae.report.run import provenance
 
 

@@ -7,16 +7,7 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby
 
 from llamavae.metrics.metric import Rows
-from llamavae.report.pieces import (
-    Html,
-    Section,
-    changes,
-    escape,
-    gallery,
-    join,
-    prose,
-    table,
-)
+from llamavae.report.pieces import Html, Section, changes, escape, gallery, join, prose, table
 
 _SHOWN_RECONSTRUCTIONS = 10
 _SHOWN_SAMPLES = 24

@@ -11,12 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from llamavae.errors import UserError
-from llamavae.evaluation.analogies import (
-    analogy_rows,
-    draw_analogies,
-    has_factors,
-    score_analogies,
-)
+from llamavae.evaluation.analogies import analogy_rows, draw_analogies, has_factors, score_analogies
 from llamavae.evaluation.encoders import EncoderSource
 from llamavae.evaluation.evaluator import Evaluation, EvaluationData, Evaluator, Need, latent_codes
 from llamavae.evaluation.paths import sentence_vectors
