@@ -10,13 +10,16 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from llamavae.errors import UserError
 from llamavae.evaluation.data import evaluation_data, run_of
 from llamavae.evaluation.evaluator import EvaluationData, Evaluator
+from llamavae.evaluation.evaluators.latent_usage import Usage
+from llamavae.evaluation.evaluators.likelihood import Likelihood
+from llamavae.evaluation.evaluators.reconstruction import Reconstruction
 from llamavae.evaluation.generations import write_csv
 from llamavae.evaluation.results import Results
 from llamavae.evaluation.suite import evaluate
@@ -29,53 +32,16 @@ TRAINING = "training"
 """Name in place of an evaluator for the metrics of the run itself, at its end."""
 _FOLDER = "output.folder"
 
-_SHUFFLED = "The same metric when each sentence is paired with the z of another sentence."
-_NATS = "nats per sentence"
 _MEASURES: dict[str, Metric] = {
-    "kl": Metric(
-        "KL",
-        _NATS,
-        "",
-        "Rate of the VAE: the mean over sentences of KL(q(z|x) ‖ N(0, I)), without free bits or "
-        "beta (Kingma and Welling, 2014, arXiv 1312.6114).",
-    ),
-    "nll": Metric(
-        "NLL",
-        _NATS,
-        "lower",
-        "Mean over sentences of −log p(x|z) with teacher forcing and one z drawn from q(z|x).",
-        _SHUFFLED,
-    ),
-    "elbo": Metric(
-        "negative ELBO",
-        _NATS,
-        "lower",
-        "Mean over sentences of NLL + KL, with beta 1 (Kingma and Welling, 2014, arXiv 1312.6114).",
-    ),
-    "bleu": Metric(
-        "BLEU",
-        "0 to 100",
-        "higher",
-        "Corpus BLEU of the texts decoded greedily from the posterior means, computed by sacrebleu "
-        "(13a tokenisation, cased; Post, 2018, W18-6319).",
-        _SHUFFLED,
-    ),
-    "active_units": Metric(
-        "active units",
-        "0 to D",
-        "",
-        "Number of dimensions whose posterior mean has a variance above 0.01 over sentences "
-        "(Burda et al., 2016, arXiv 1509.00519, section 5.2).",
-    ),
-    "mutual_information": Metric(
-        "mutual information",
-        "nats",
-        "",
-        "Mean over N sentences of log q(z|x) minus the logarithm of the mean of q(z|x') over all "
-        "sentences x' (Hoffman and Johnson, 2016). It is at most log N.",
-    ),
+    "kl": Usage().metric("KL"),
+    "nll": Likelihood().metric("NLL"),
+    "elbo": Likelihood().metric("negative ELBO"),
+    "bleu": Reconstruction().metric("BLEU"),
+    "active_units": replace(Usage().metric("active units"), direction=""),
+    "mutual_information": replace(Usage().metric("mutual information"), direction=""),
 }
-"""Maps the metric keys of a run, for validation sentences at its end, to metrics."""
+"""Maps the metric keys of a run, for validation sentences at its end, to metrics. Neither more nor
+fewer active units or nats of information are better along a trade-off."""
 
 
 @dataclass(frozen=True)

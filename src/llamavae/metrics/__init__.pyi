@@ -17,6 +17,6 @@ from .ngrams import rouge as rouge
 from .ngrams import self_bleu as self_bleu
 from .ngrams import token_f1 as token_f1
 from .semantic import bert_score as bert_score
-from .semantic import bleurt as bleurt
-from .semantic import encoder_cosine as encoder_cosine
-from .semantic import mover_score as mover_score
+from .semantic import bleurt_scores as bleurt_scores
+from .semantic import encoder_cosines as encoder_cosines
+from .semantic import mover_scores as mover_scores

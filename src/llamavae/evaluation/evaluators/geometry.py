@@ -16,7 +16,6 @@ from llamavae.evaluation.encoders import EncoderSource
 from llamavae.evaluation.evaluator import Evaluation, EvaluationData, Evaluator, Need, latent_codes
 from llamavae.evaluation.paths import sentence_vectors
 from llamavae.latent import arithmetic
-from llamavae.metrics.bootstrap import bootstrap_interval
 from llamavae.metrics.latent import iso_score, mean_cosine
 from llamavae.metrics.metric import Metric, Rows
 from llamavae.metrics.offset_similarity import move, offset_concentration
@@ -248,11 +247,8 @@ class Geometry(Evaluator):
 
     def _isotropy(self, x: NDArray[np.float64], data: EvaluationData) -> Rows:
         gaussian = np.random.default_rng(data.seed).normal(size=x.shape)
-        cosine = self.metric("mean cosine").row(
-            mean_cosine(x),
-            len(x),
-            control=mean_cosine(gaussian),
-            interval=bootstrap_interval(lambda i: mean_cosine(x, i), len(x), seed=data.seed),
+        cosine = self.metric("mean cosine").bootstrap(
+            lambda i: mean_cosine(x, i), len(x), data.seed, control=mean_cosine(gaussian)
         )
         if x.shape[1] < 2:
             return [cosine]
@@ -276,12 +272,10 @@ def _consistency_row(
     group: str = "",
 ) -> dict[str, Any]:
     """The mean over dimensions, with a bootstrap interval over starts."""
-    return metric.row(
-        float(offset_concentration(change).mean()),
+    return metric.bootstrap(
+        lambda i: float(offset_concentration(change, i).mean()),
         change.shape[1],
+        data.seed,
         control=None if control is None else float(offset_concentration(control).mean()),
-        interval=bootstrap_interval(
-            lambda i: float(offset_concentration(change, i).mean()), change.shape[1], seed=data.seed
-        ),
         group=group,
     )

@@ -22,7 +22,7 @@ from llamavae.corpora import senteval
 from llamavae.errors import UserError
 from llamavae.evaluation.evaluator import Evaluation, EvaluationData, Evaluator, latent_codes
 from llamavae.evaluation.tasks import check_tasks, load_tasks
-from llamavae.metrics.bootstrap import Statistic, bootstrap_interval
+from llamavae.metrics.bootstrap import Statistic
 from llamavae.metrics.metric import Items, Metric, Rows
 
 GRID = tuple(2.0**power for power in range(-2, 4))
@@ -332,11 +332,12 @@ class Probes(Evaluator):
         value, control = _VALUES[metric.name]
         values = [value(each) for each in probed]
         statistic, n = mean_of_means(values, [each.source for each in probed])
-        return metric.row(
-            statistic(np.arange(n)),
+        return metric.bootstrap(
+            statistic,
             n,
+            seed,
+            resamples=self.resamples,
             control=None if control is None else float(np.mean([control(p) for p in probed])),
-            interval=bootstrap_interval(statistic, n, resamples=self.resamples, seed=seed),
             group=group,
             items=Items(values[0]) if len(values) == 1 else None,
         )

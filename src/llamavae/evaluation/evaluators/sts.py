@@ -31,7 +31,6 @@ from llamavae.evaluation.evaluator import (
     latent_codes,
 )
 from llamavae.evaluation.tasks import Groups, check_tasks, load_tasks, task_names
-from llamavae.metrics.bootstrap import bootstrap_interval
 from llamavae.metrics.correlation import pearson, spearman
 from llamavae.metrics.metric import Items, Metric, Rows
 from llamavae.modeling import LlaMaVAE
@@ -353,16 +352,12 @@ class SemanticSimilarity(Evaluator):
     ) -> Rows:
         human = np.asarray(scores)
         return [
-            metric.row(
-                correlation(human, ours),
+            metric.bootstrap(
+                lambda i, f=correlation: f(human[i], ours[i]),
                 len(human),
+                seed,
+                resamples=self.resamples,
                 control=None if raw is None else correlation(human, raw),
-                interval=bootstrap_interval(
-                    lambda i, f=correlation: f(human[i], ours[i]),
-                    len(human),
-                    resamples=self.resamples,
-                    seed=seed,
-                ),
                 group=group,
                 items=Items(
                     np.stack([human, ours], 1), None if raw is None else np.stack([human, raw], 1)
