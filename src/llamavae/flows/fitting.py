@@ -274,15 +274,16 @@ class _Run:
                     if step - self.fit.best_step >= self.fitting.patience * every:
                         self.fit.stopped = "patience"
                         break
-                    row = self._look(min(step + every, total), step, bar)
+                    to = min(step + every, total)
+                    row = self._look(to, step, bar)
                     if row is None:
                         self.fit.stopped = "diverged"
                         break
                     self.fit.history.append(row)
                     if self._loss(row) < self._loss(self._best_row()):
-                        self.fit.nll, self.fit.best_step = row["nll"], int(row["step"])
+                        self.fit.nll, self.fit.best_step = row["nll"], to
                         self.best = copy.deepcopy(self.flow.state_dict())
-                    self._save(int(row["step"]))
+                    self._save(to)
             finally:  # also after an interruption
                 self.flow.load_state_dict(self.best)
                 self.flow.eval()

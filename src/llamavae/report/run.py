@@ -10,21 +10,21 @@ from pathlib import Path
 from typing import Any
 
 from llamavae.errors import UserError
-from llamavae.files import write_text
 from llamavae.metrics.metric import Rows
 from llamavae.report import plots
-from llamavae.report.page import page
+from llamavae.report.page import write_page
 from llamavae.report.pieces import (
-    Html,
     Section,
+    bold,
     chain,
-    escape,
+    facts,
     figure,
     gallery,
     join,
     prose,
     table,
-    with_note,
+    warning,
+    with_notes,
 )
 from llamavae.report.texts import text_sections
 
@@ -165,11 +165,11 @@ def metrics_of(metrics: Mapping[str, Any], decoded: int) -> list[Number]:
 
 def headline(metrics: Sequence[Number], warnings: Sequence[str]) -> Section:
     """The warnings of the monitor and the metrics as a table."""
-    verdict = [Html(f'<p class="warning">{escape(warning)}</p>') for warning in warnings]
+    verdict = [warning(text) for text in warnings]
     rows = [
         {
-            "metric and definition": with_note(m.name, m.how),
-            "value": Html(f"<b>{escape(m.value)}</b>"),
+            "metric and definition": with_notes(m.name, m.how),
+            "value": bold(m.value),
             "shuffled z": m.control,
             "better": m.better,
         }
@@ -210,22 +210,18 @@ def training(log: Sequence[plots.Line], metrics: Mapping[str, Any]) -> Section:
 
 def provenance(results: Mapping[str, Any]) -> Section:
     """Command, seed, machine and versions."""
+    seconds = results.get("seconds")
     rows = [
         ("command", results.get("command")),
         ("seed", results.get("seed")),
-        ("training time", _minutes(results.get("seconds"))),
+        ("training time", None if seconds is None else f"{seconds / 60:.1f} minutes"),
         ("machine", results.get("machine")),
         ("llamavae", results.get("version")),
         ("commit", results.get("commit") or "installed package"),
         ("torch", results.get("torch")),
         ("transformers", results.get("transformers")),
     ]
-    known = [{"": name, " ": str(value)} for name, value in rows if value is not None]
-    return Section("Provenance", table(known, "Run"))
-
-
-def _minutes(seconds: float | None) -> str | None:
-    return None if seconds is None else f"{seconds / 60:.1f} minutes"
+    return Section("Provenance", facts([row for row in rows if row[1] is not None], "Run"))
 
 
 def write_run_report(
@@ -260,11 +256,8 @@ def write_run_report(
         training(log, found),
         provenance(results),
     ]
-    path = folder / "report.html"
     lead = recipe["description"] or f"A run of the recipe {recipe['name']}."
-    title = f"{recipe['name']}: report of a LlaMaVAE run"
-    write_text(path, page(title, lead, parts))
-    return path
+    return write_page(folder, f"{recipe['name']}: report of a LlaMaVAE run", lead, parts)
 
 
 def read_run(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:

@@ -17,13 +17,13 @@ from llamavae.evaluation.evaluators.probes import (
     GRID,
     Probes,
     Split,
-    classes,
     fit_probe,
     length_classes,
     mean_of_means,
     random_labels,
     split_texts,
 )
+from llamavae.evaluation.labels import classes
 
 SPLIT = Split(np.arange(0, 120), np.arange(120, 160), np.arange(160, 200))
 

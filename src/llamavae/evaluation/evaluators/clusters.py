@@ -20,14 +20,9 @@ from sklearn.metrics import pairwise_distances, silhouette_samples
 
 from llamavae.errors import UserError, unknown
 from llamavae.evaluation.evaluator import Evaluation, EvaluationData, Evaluator, latent_codes
-from llamavae.evaluation.evaluators.probes import (
-    MOST_CLASSES,
-    classes,
-    label_codes,
-    left_out_table,
-    listed,
-)
+from llamavae.evaluation.labels import MOST_CLASSES, classes, left_out_table, listed
 from llamavae.latent import nearest_neighbours
+from llamavae.metrics.control import label_codes
 from llamavae.metrics.metric import Metric, Rows
 
 Projection = Literal["pca", "tsne", "umap"]

@@ -21,15 +21,14 @@ from sklearn.linear_model import LogisticRegression
 from llamavae.corpora import senteval
 from llamavae.errors import UserError
 from llamavae.evaluation.evaluator import Evaluation, EvaluationData, Evaluator, latent_codes
+from llamavae.evaluation.labels import classes, left_out_table, listed
 from llamavae.evaluation.tasks import check_tasks, load_tasks
 from llamavae.metrics.bootstrap import Statistic
+from llamavae.metrics.control import label_codes
 from llamavae.metrics.metric import Items, Metric, Rows
 
 GRID = tuple(2.0**power for power in range(-2, 4))
 """Values of C, the inverse of the L2 penalty: 1/4 to 8, SentEval's with scikit-learn."""
-
-MOST_CLASSES = 50
-"""Maximum number of classes; a column with more distinct values is treated as an identifier."""
 
 _ITERATIONS = 200
 _SHARES = (0.6, 0.8)  # ends of the training and the validation part
@@ -140,36 +139,6 @@ def split_texts(texts: Sequence[str], seed: int = 0) -> Split:
     return Split(*(np.flatnonzero(part) for part in (train, ~train & validation, ~validation)))
 
 
-def classes(
-    labels: Mapping[str, Sequence[Hashable]], most: int = MOST_CLASSES
-) -> tuple[dict[str, Sequence[Hashable]], dict[str, str]]:
-    """Label columns with 2 to `most` classes, and the excluded columns with the reason.
-
-    Example:
-        >>> classes({"pos": ["noun", "verb", "noun"], "source": ["wn", "wn", "wn"]})
-        ({'pos': ['noun', 'verb', 'noun']}, {'source': 'one label only'})
-    """
-    kept, left_out = {}, {}
-    for name, values in labels.items():
-        n = len(set(values))
-        if 2 <= n <= most:
-            kept[name] = values
-        else:
-            left_out[name] = "one label only" if n < 2 else f"{n} labels, more than {most}"
-    return kept, left_out
-
-
-def listed(left_out: Mapping[str, str]) -> str:
-    """The excluded labels with the reasons, as a sentence."""
-    return "; ".join(f"{name}: {reason}" for name, reason in left_out.items())
-
-
-def left_out_table(left_out: Mapping[str, str]) -> dict[str, Rows]:
-    """The excluded labels as a table, if there are any."""
-    rows = [{"label": name, "reason": reason} for name, reason in left_out.items()]
-    return {"labels left out": rows} if rows else {}
-
-
 def length_classes(texts: Sequence[str]) -> list[str]:
     """Number of white-space separated words, in up to six classes of about equal size.
 
@@ -187,12 +156,6 @@ def length_classes(texts: Sequence[str]) -> list[str]:
         low, high = (int(f(lengths[codes == code])) for f in (np.min, np.max))
         names[code] = f"{low}" if low == high else f"{low} to {high}"
     return [names[code] for code in codes]
-
-
-def label_codes(labels: Sequence[Hashable]) -> NDArray[np.intp]:
-    """Integer code of each label, from 0 in order of appearance, shape (N,)."""
-    known: dict[Hashable, int] = {}
-    return np.array([known.setdefault(label, len(known)) for label in labels])
 
 
 # ------------------------------------------------------------------------------- the evaluator
