@@ -21,12 +21,11 @@ from llamavae.evaluation.evaluators.latent_usage import Usage
 from llamavae.evaluation.evaluators.likelihood import Likelihood
 from llamavae.evaluation.evaluators.reconstruction import Reconstruction
 from llamavae.evaluation.generations import write_csv
-from llamavae.evaluation.results import Results
 from llamavae.evaluation.suite import evaluate
 from llamavae.files import write_json
 from llamavae.metrics.metric import Metric, Rows
 from llamavae.provenance import provenance
-from llamavae.training import Recipe, TrainResult, load_recipe, train
+from llamavae.training import Recipe, load_recipe, train
 
 TRAINING = "training"
 """Name in place of an evaluator for the metrics of the run itself, at its end."""
@@ -196,7 +195,15 @@ def run_sweep(
             rows = _training_rows(result.metrics, run.recipe.evaluation.decoded)
             warnings = list(result.warnings)
             if evaluators:
-                found = _evaluated(run, result, data[_corpus(run)], evaluators)
+                found = evaluate(
+                    result.model,
+                    data[_corpus(run)],
+                    evaluators,
+                    result.folder / "evaluation",
+                    name=run.name,
+                    model={"source": str(result.folder / "model"), "run": run_of(result.folder)},
+                    corpus={"corpus": run.recipe.corpus.name, "split": "test"},
+                )
                 names = [each.name for each in evaluators]
                 rows += [row for row in found.rows if row["evaluator"] in names]
                 lost = {**found.skipped, **found.failed}
@@ -240,21 +247,6 @@ def _training_rows(metrics: Mapping[str, Any], decoded: int) -> Rows:
         for key, metric in _MEASURES.items()
         if key in metrics
     ]
-
-
-def _evaluated(
-    run: SweepRun, result: TrainResult, data: EvaluationData, evaluators: Sequence[Evaluator]
-) -> Results:
-    """The results of the evaluators, which are saved in the folder of the run."""
-    return evaluate(
-        result.model,
-        data,
-        evaluators,
-        result.folder / "evaluation",
-        name=run.name,
-        model={"source": str(result.folder / "model"), "run": run_of(result.folder)},
-        corpus={"corpus": run.recipe.corpus.name, "split": "test"},
-    )
 
 
 def _write(sweep: Sweep, folder: Path) -> None:

@@ -56,30 +56,17 @@ def about(recipe: Mapping[str, Any], sentences: int | None) -> Section:
         sentences: Number of training sentences; None if unknown.
     """
     objective = recipe["objective"]
-    return Section(
-        "The model",
-        join(
-            [
-                prose(
-                    "A sentence variational autoencoder (LlaMaVAE, arXiv 2312.13208): it encodes a "
-                    "sentence as a latent code z in a small continuous space, and decodes every "
-                    "latent code to a sentence."
-                ),
-                chain(
-                    [
-                        ("sentence", _corpus(recipe["corpus"], sentences)),
-                        *_parts(recipe),
-                        ("sentence", "greedy, free-running decoding"),
-                    ]
-                ),
-                prose(
-                    "Training minimises -log p(sentence | z) + β · KL(q(z | sentence) ‖ N(0, I)), "
-                    f"in nats per sentence, with the {objective['schedule']} schedule of β up to "
-                    f"{objective['beta']:g}."
-                ),
-            ]
-        ),
+    model = prose(
+        "A sentence variational autoencoder (LlaMaVAE, arXiv 2312.13208): it encodes a sentence as "
+        "a latent code z in a small continuous space, and decodes every latent code to a sentence."
     )
+    first = "sentence", _corpus(recipe["corpus"], sentences)
+    parts = chain([first, *_parts(recipe), ("sentence", "greedy, free-running decoding")])
+    trained = prose(
+        "Training minimises -log p(sentence | z) + β · KL(q(z | sentence) ‖ N(0, I)), in nats per "
+        f"sentence, with the {objective['schedule']} schedule of β up to {objective['beta']:g}."
+    )
+    return Section("The model", join([model, parts, trained]))
 
 
 def _corpus(corpus: Mapping[str, Any], sentences: int | None) -> str:

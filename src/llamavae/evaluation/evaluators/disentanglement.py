@@ -154,7 +154,11 @@ class Disentanglement(Evaluator):
             if metric.name in right[0].named()
             for values in [[scores.named()[metric.name] for scores in right]]
         ]
-        rows.insert(1, self._rotated(x, found.codes, seeds))
+        rotated = [
+            mig(x @ ortho_group.rvs(x.shape[1], random_state=seed), found.codes, self.bins).mean()
+            for seed in seeds
+        ]
+        rows.insert(1, self.primary.row(float(np.mean(rotated)), len(x), group=ROTATED))
         return Evaluation(
             rows, _tables(found, right, information_matrix(x, found.codes, self.bins))
         )
@@ -169,13 +173,6 @@ class Disentanglement(Evaluator):
             z_diff(x, codes, votes=self.votes, seed=seed) if several else None,
             z_min_var(x, codes, votes=self.votes, seed=seed) if several else None,
         )
-
-    def _rotated(self, x: Floats, codes: Integers, seeds: list[int]) -> dict[str, Any]:
-        scores = [
-            mig(x @ ortho_group.rvs(x.shape[1], random_state=seed), codes, self.bins).mean()
-            for seed in seeds
-        ]
-        return self.primary.row(float(np.mean(scores)), len(x), group=ROTATED)
 
     def _interval(
         self, name: str, values: list[float], x: Floats, codes: Integers, seed: int

@@ -61,11 +61,6 @@ class Probe:
     strength: float
     converged: bool
 
-    @property
-    def accuracy(self) -> float:
-        """Proportion of test sentences that are classified correctly."""
-        return float(self.correct.mean())
-
 
 def fit_probe(z: ArrayLike, labels: Sequence[Hashable], split: Split) -> Probe:
     """Fit a logistic regression on standardised latent codes.

@@ -320,7 +320,7 @@ class SemanticSimilarity(Evaluator):
         rows: Rows = []
         table: Rows = []
         for task, pairs in loaded.items():
-            title = _title(task)
+            title = TASKS[task].title if task in TASKS else task
             ours, raw = pair_cosines(system, pairs)
             group = "" if task == first else title
             rows += self._rows(pairs.scores, ours, raw, group, title, data.seed)
@@ -334,7 +334,9 @@ class SemanticSimilarity(Evaluator):
         left_out = [{"row": line} for pairs in loaded.values() for line in pairs.skipped]
         rows.sort(key=lambda row: row["metric"] != self.primary.name)
         tables = {"pairs": table} | ({"left out": left_out} if left_out else {})
-        return Evaluation(rows, tables, {_title(task): reason for task, reason in lost.items()})
+        return Evaluation(
+            rows, tables, {TASKS[task].title: reason for task, reason in lost.items()}
+        )
 
     def _pairs(self, task: str) -> Pairs:
         if task in self.files:
@@ -366,10 +368,6 @@ class SemanticSimilarity(Evaluator):
             )
             for metric, correlation in ((SPEARMAN, spearman), (PEARSON, pearson))
         ]
-
-
-def _title(task: str) -> str:
-    return TASKS[task].title if task in TASKS else task
 
 
 @torch.no_grad()
