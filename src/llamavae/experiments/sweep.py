@@ -16,7 +16,7 @@ from typing import Any
 
 from llamavae.errors import UserError
 from llamavae.evaluation.data import evaluation_data, run_of
-from llamavae.evaluation.evaluator import EvaluationData, Evaluator
+from llamavae.evaluation.evaluator import Evaluator
 from llamavae.evaluation.evaluators.latent_usage import Usage
 from llamavae.evaluation.evaluators.likelihood import Likelihood
 from llamavae.evaluation.evaluators.reconstruction import Reconstruction
@@ -185,7 +185,11 @@ def run_sweep(
     Raises:
         UserError: A run or an evaluation failed; the message begins with its name.
     """
-    data = _data(runs, limit, seed, progress) if evaluators else {}
+    recipes = {_corpus(run): run.recipe.model_dump(mode="json") for run in runs}
+    data = {  # loaded before training starts
+        corpus: evaluation_data(recipe=recipe, limit=limit, seed=seed, progress=progress)
+        for corpus, recipe in (recipes if evaluators else {}).items()
+    }
     sweep = Sweep()
     for number, run in enumerate(runs, 1):
         if tell is not None:
@@ -220,15 +224,6 @@ def run_sweep(
         sweep.warnings[run.name] = warnings
         _write(sweep, folder)
     return sweep
-
-
-def _data(
-    runs: Sequence[SweepRun], limit: int, seed: int, progress: bool
-) -> dict[str, EvaluationData]:
-    """Sentences for the evaluators of each corpus, loaded before training starts."""
-    recipes = {_corpus(run): run.recipe.model_dump(mode="json") for run in runs}
-    options = {"limit": limit, "seed": seed, "progress": progress}
-    return {key: evaluation_data(recipe=recipe, **options) for key, recipe in recipes.items()}
 
 
 def _corpus(run: SweepRun) -> str:

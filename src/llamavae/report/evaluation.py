@@ -58,8 +58,10 @@ def write_evaluation_report(folder: Path) -> Path:
         for name, rows in found.evaluation.tables.items()
         if name in TEXTS
     }
+    source = results.model.get("source") or results.system
+    unknown = Section("The model", prose(f"{source}. Its training run is unknown."))
     sections = [
-        about(run["recipe"], run.get("sentences")) if run else _plain(results),
+        about(run["recipe"], run.get("sentences")) if run else unknown,
         headline(results),
         *text_sections(texts),
         *(evaluator_section(name, found) for name, found in results.found.items()),
@@ -72,11 +74,6 @@ def write_evaluation_report(folder: Path) -> Path:
         f"{data.get('corpus') or 'a corpus'} ({data.get('split', 'all')}), seed {data['seed']}."
     )
     return write_page(folder, f"{results.system}: evaluation", lead, sections)
-
-
-def _plain(results: Results) -> Section:
-    source = results.model.get("source") or results.system
-    return Section("The model", prose(f"{source}. Its training run is unknown."))
 
 
 # ------------------------------------------------------------------------------- numbers
@@ -203,18 +200,13 @@ def _training(results: Results) -> list[Section]:
     return []
 
 
-def _codes(refine: dict[str, Any] | None) -> str:
-    if refine is None:
-        return "the encoder's"
-    return f"refined ({', '.join(f'{name} {value}' for name, value in refine.items())})"
-
-
 def how(results: Results) -> Section:
     """Model, data, and settings, run time, command and machine of each evaluator."""
     data, model = results.data, results.model
+    refine = [f"{name} {value}" for name, value in (model.get("refine") or {}).items()]
     known = {
         "model": model.get("source") or results.system,
-        "codes": _codes(model.get("refine")),
+        "codes": f"refined ({', '.join(refine)})" if refine else "the encoder's",
         "fingerprint of the model": model["fingerprint"],
         "corpus": f"{data.get('corpus') or ''}, {data.get('split') or 'all'}, "
         f"{data['texts']} sentences",

@@ -157,8 +157,6 @@ class Geometry(Evaluator):
         tables["settings"] = [{"setting": "sentence vectors", "value": encoder_name}]
         return Evaluation(rows, tables)
 
-    # ------------------------------------------------------------------ traversals
-
     def _traverse(
         self,
         system: Any,
@@ -210,8 +208,6 @@ class Geometry(Evaluator):
         ]
         return rows, {"traversals": traversals, "consistency": each}
 
-    # ------------------------------------------------------------------ analogies
-
     def _answer(
         self, system: Any, x: Tensor, texts: Sequence[str], data: EvaluationData
     ) -> tuple[Rows, Rows]:
@@ -242,8 +238,6 @@ class Geometry(Evaluator):
                 metric.mean(getattr(ceiling, field), data.seed, group=CEILING),
             ]
         return rows, analogy_rows(asked, predictions[:n], scores)
-
-    # ------------------------------------------------------------------ isotropy
 
     def _isotropy(self, x: NDArray[np.float64], data: EvaluationData) -> Rows:
         gaussian = np.random.default_rng(data.seed).normal(size=x.shape)

@@ -192,21 +192,16 @@ def _add(pairs: Pairs, row: Mapping[str, Any]) -> str:
     first, second, score = values
     if not all(isinstance(text, str) and text.strip() for text in (first, second)):
         return "a sentence is missing"
-    number = _number(score)
-    if number is None:
+    try:
+        number = float(score)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number):
         return f"the score is {score!r}, which is not a number"
     pairs.first.append(first.strip())
     pairs.second.append(second.strip())
     pairs.scores.append(number)
     return ""
-
-
-def _number(score: Any) -> float | None:
-    try:
-        value = float(score)
-    except (TypeError, ValueError):
-        return None
-    return value if math.isfinite(value) else None
 
 
 def _table(path: Path, delimiter: str) -> Iterator[_NamedRow]:
