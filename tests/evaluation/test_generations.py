@@ -31,12 +31,3 @@ def test_interpolations_end_at_the_reconstructions(model):
     assert [row["position"] for row in rows[:5]] == [0, 0.25, 0.5, 0.75, 1]
     ends = [rows[i]["text"] for i in (0, 4, 5, 9)]
     assert ends == model.reconstruct([a, b, b, c])
-
-
-def test_traversals_name_dimension_and_value(model):
-    rows = generations.traversals(model, tiny.SENTENCES[0], [4, 1], steps=3)
-    assert [(row["dimension"], row["value"]) for row in rows] == [
-        *((4, value) for value in (-1.96, 0.0, 1.96)),
-        *((1, value) for value in (-1.96, 0.0, 1.96)),
-    ]
-    assert [row["text"] for row in rows[3:]] == model.traverse(tiny.SENTENCES[0], 1, 3)

@@ -12,7 +12,7 @@ from tests import tiny
 
 from llamavae.errors import UserError
 from llamavae.metrics import retrieval, semantic
-from llamavae.metrics.definitions import SCORES, lemma_bleu, score_definitions, sense_bleu
+from llamavae.metrics.definitions import SCORES, lemma_bleus, score_definitions
 from llamavae.metrics.ngrams import corpus_bleu
 from llamavae.modeling.loading import load_sentence_encoder
 
@@ -42,6 +42,14 @@ def official(text, reference):
     )
     assert isinstance(bleu, int | float)
     return bleu
+
+
+def sense_bleu(predictions, references):
+    return lemma_bleus(predictions, references, range(len(references))).mean()
+
+
+def lemma_bleu(predictions, references, lemmas, senses=None):
+    return lemma_bleus(predictions, references, lemmas, senses).mean()
 
 
 def mean(values):
@@ -140,11 +148,12 @@ def test_table_with_models(tmp_path):
     rows = rows_of(WRITTEN, encoder=encoder, mover=tiny.encoder("bert"), bleurt=bleurt)
     assert list(rows)[3:] == ["MoverScore", "encoder cosine", "BLEURT"]
     assert set(rows) < set(SCORES)
-    cosine = semantic.encoder_cosine(WRITTEN, REFERENCES, encoder)
+    cosine = semantic.encoder_cosines(WRITTEN, REFERENCES, encoder).mean().item()
     assert rows["encoder cosine"]["value"] == cosine
-    mover = semantic.mover_score(WRITTEN, REFERENCES, tiny.encoder("bert"))
+    mover = semantic.mover_scores(WRITTEN, REFERENCES, tiny.encoder("bert")).mean().item()
     assert rows["MoverScore"]["value"] == pytest.approx(mover)
-    assert rows["BLEURT"]["value"] == semantic.bleurt(WRITTEN, REFERENCES, bleurt)
+    rating = semantic.bleurt_scores(WRITTEN, REFERENCES, bleurt).mean().item()
+    assert rows["BLEURT"]["value"] == rating
     for name, row in rows.items():
         if name != "BLEU":  # all others are means
             assert len(row["items"]) == row["n"]

@@ -15,11 +15,11 @@ from llamavae.errors import UserError
 from llamavae.evaluation.evaluators.reconstruction import Reconstruction
 from llamavae.metrics.semantic import (
     bert_score,
-    bleurt,
-    encoder_cosine,
+    bleurt_scores,
+    encoder_cosines,
     load_bleurt,
     load_encoder,
-    mover_score,
+    mover_scores,
 )
 from llamavae.modeling.loading import load_sentence_encoder
 
@@ -29,6 +29,18 @@ VOCABULARY = (
 )
 REFERENCES = ["a kind of animal that barks", "keep the money , lend money", "an animal", "dog ."]
 WRITTEN = ["a dog that barks", "lending money", "", "; . ,"]
+
+
+def bleurt(*arguments):
+    return bleurt_scores(*arguments).mean().item()
+
+
+def encoder_cosine(*arguments):
+    return encoder_cosines(*arguments).mean().item()
+
+
+def mover_score(*arguments):
+    return mover_scores(*arguments).mean().item()
 
 
 @pytest.fixture(scope="module")

@@ -1,14 +1,8 @@
 from .comparison import compare as compare
 from .data import evaluation_data as evaluation_data
-from .evaluator import (
-    Evaluation as Evaluation,
-)
-from .evaluator import (
-    EvaluationData as EvaluationData,
-)
-from .evaluator import (
-    Evaluator as Evaluator,
-)
+from .evaluator import Evaluation as Evaluation
+from .evaluator import EvaluationData as EvaluationData
+from .evaluator import Evaluator as Evaluator
 from .refined import RefinedSystem as RefinedSystem
 from .registry import EVALUATORS as EVALUATORS
 from .registry import SUITES as SUITES

@@ -120,11 +120,7 @@ def analogy_rows(asked: Sequence[Analogy], predictions: Sequence[str], scores: S
     """The analogies as tidy rows, each with its prediction and scores."""
     return [
         {
-            "factor": analogy.factor,
-            "a": analogy.a,
-            "b": analogy.b,
-            "c": analogy.c,
-            "answer": analogy.answer,
+            **{name: part for name, part in analogy._asdict().items() if name != "value"},
             "text": text,
             "exact": bool(exact),
             "changed": bool(changed),

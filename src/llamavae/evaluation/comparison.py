@@ -45,30 +45,25 @@ def compare(evaluations: Sequence[Results], resamples: int = 1000) -> Rows:
             f"{', '.join(names) or 'none'}"
         )
     first, *others = evaluations
+    tables = [
+        {(row["evaluator"], row["metric"], row["group"]): row for row in results.rows}
+        for results in evaluations
+    ]
     rows: Rows = []
-    for key in dict.fromkeys(_key(row) for results in evaluations for row in results.rows):
-        base = _row(first, key)
+    for key in dict.fromkeys(key for table in tables for key in table):
+        base = tables[0].get(key)
         if base is not None:
             rows.append({"system": first.system, **base, **_NOTHING})
-        for other in others:
-            row = _row(other, key)
-            if row is not None:
-                found = (
-                    _NOTHING if base is None else _difference(first, other, base, row, resamples)
-                )
+        for other, table in zip(others, tables[1:], strict=True):
+            if key in table:
+                row, found = table[key], _NOTHING
+                if base is not None:
+                    found = _difference(first, other, base, row, resamples)
                 rows.append({"system": other.system, **row, **found})
     return rows
 
 
 _NOTHING: dict[str, Any] = {"difference": None, "p": None, "test": "", "verdict": ""}
-
-
-def _key(row: dict[str, Any]) -> tuple[str, str, str]:
-    return row["evaluator"], row["metric"], row["group"]
-
-
-def _row(results: Results, key: tuple[str, str, str]) -> dict[str, Any] | None:
-    return next((row for row in results.rows if _key(row) == key), None)
 
 
 def _difference(

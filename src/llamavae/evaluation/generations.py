@@ -1,4 +1,4 @@
-"""Generated sentences of a model as tidy rows: reconstructions, interpolations and samples.
+"""Generated sentences of a model as tidy rows: reconstructions and interpolations.
 
 Each function returns a list of rows, dictionaries with the same keys, for `write_csv` and the
 report.
@@ -14,7 +14,6 @@ import sacrebleu
 
 from llamavae.errors import UserError
 from llamavae.files import replacing
-from llamavae.latent import traversal
 from llamavae.metrics.metric import Rows
 from llamavae.modeling import LlaMaVAE
 
@@ -53,23 +52,6 @@ def interpolations(model: LlaMaVAE, pairs: Sequence[tuple[str, str]], steps: int
         {"pair": number, "position": round(step / (steps - 1), 3), "text": text}
         for number, (a, b) in enumerate(pairs, 1)
         for step, text in enumerate(model.interpolate(a, b, steps))
-    ]
-
-
-def traversals(model: LlaMaVAE, text: str, dims: Sequence[int], steps: int = 7) -> Rows:
-    """Sentences decoded while one coordinate of a sentence's code covers 95 % of the prior.
-
-    Row: `dimension`, `value` of that coordinate, `text`.
-    """
-    start = model.latent_code(text)
-    return [
-        {"dimension": dim, "value": round(value, 2) + 0.0, "text": predictions}
-        for dim in dims
-        for value, predictions in zip(
-            traversal(start, dim, steps)[:, dim].tolist(),
-            model.traverse(start, dim, steps),
-            strict=True,
-        )
     ]
 
 

@@ -175,7 +175,15 @@ def write_results(results: Results, folder: Path, changed: str | None = None) ->
         "system": results.system,
         "model": results.model,
         "data": results.data,
-        "evaluators": {name: _values(found) for name, found in results.found.items()},
+        "evaluators": {
+            name: {
+                "rows": found.evaluation.rows,
+                "tables": list(found.evaluation.tables),
+                "not_found": found.evaluation.not_found,
+                **{key: value for key, value in vars(found).items() if key != "evaluation"},
+            }
+            for name, found in results.found.items()
+        },
         "skipped": results.skipped,
         "failed": results.failed,
     }
@@ -194,18 +202,6 @@ def write_results(results: Results, folder: Path, changed: str | None = None) ->
         if results.rows:
             write_csv(results.rows, folder / "rows.csv")
         write_text(folder / "results.json", _json(values, indent=1) + "\n")
-
-
-def _values(found: Found) -> dict[str, Any]:
-    return {
-        "rows": found.evaluation.rows,
-        "tables": list(found.evaluation.tables),
-        "not_found": found.evaluation.not_found,
-        "metrics": found.metrics,
-        "settings": found.settings,
-        "seconds": found.seconds,
-        "made_by": found.made_by,
-    }
 
 
 def _json(values: Any, indent: int | None = None) -> str:

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,7 @@ from torch import nn
 
 from llamavae.errors import UserError
 from llamavae.evaluation.data import data_hashes
-from llamavae.evaluation.evaluator import (
-    EvaluationData,
-    Evaluator,
-    missing,
-    system_fingerprint,
-)
+from llamavae.evaluation.evaluator import EvaluationData, Evaluator, missing, system_fingerprint
 from llamavae.evaluation.results import Found, Results, check_folder, read_results, write_results
 from llamavae.provenance import provenance
 
@@ -56,7 +52,7 @@ def evaluate(
     """
     results = _open(system, data, folder, name, model or {}, corpus or {})
     for number, each in enumerate(evaluators, 1):
-        say = _Progress(f"[{number}/{len(evaluators)}] {each.name}", data.progress)
+        say = partial(_say, f"[{number}/{len(evaluators)}] {each.name}", data.progress)
         settings = settings_of(each) | each.depends_on(system)
         results.skipped.pop(each.name, None)
         results.failed.pop(each.name, None)
@@ -140,12 +136,6 @@ def _setting(value: Any) -> str:
     return system_fingerprint(value) if isinstance(value, nn.Module) else str(value)
 
 
-class _Progress:
-    """Lines on stderr about one evaluator."""
-
-    def __init__(self, label: str, shown: bool) -> None:
-        self.label, self.shown = label, shown
-
-    def __call__(self, text: str) -> None:
-        if self.shown:
-            print(f"{self.label} {text}", file=sys.stderr, flush=True)
+def _say(label: str, shown: bool, text: str) -> None:
+    if shown:
+        print(f"{label} {text}", file=sys.stderr, flush=True)

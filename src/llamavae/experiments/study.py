@@ -15,13 +15,13 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, get_args
+from typing import Any, TypeAlias, get_args
 
 import numpy as np
 import torch
 from datasets import Dataset
-from torch import Tensor
 
 from llamavae.baselines import ConditionalVAE, NearestNeighbour, PromptedDecoder
 from llamavae.errors import UserError, unknown
@@ -43,19 +43,8 @@ _RANKED = 200  # number of queries if each candidate needs a forward pass of the
 Keep = Callable[[str, Rows], None]
 """Called with the name and rows of each system as soon as they are available."""
 
-
-class Generator(Protocol):
-    """A generator of texts for conditions: an invertible CVAE or a baseline."""
-
-    def generate(
-        self,
-        conditions: Sequence[Any] | Tensor,
-        n: int = 1,
-        spread: float = 1.0,
-        seed: int | None = None,
-    ) -> list[str]:
-        """B * n texts for B conditions; the texts of one condition are adjacent."""
-        ...
+_Systems: TypeAlias = dict[tuple[str, int], tuple[Callable[[], Rows], Path | None]]
+"""Maps names and seeds to functions that compute the rows, and to the folder of the fit."""
 
 
 @dataclass(frozen=True)
@@ -164,9 +153,6 @@ def definition_task(
     return DefinitionTask(vae, condition, train, valid, test, **options)
 
 
-# ------------------------------------------------------------------------------- studies
-
-
 def study_flows(
     task: DefinitionTask,
     flows: Sequence[str],
@@ -193,21 +179,16 @@ def study_flows(
     """
     check_names(flows, forms)
     config = config or FitConfig()
-    rows: Rows = []
+    systems: _Systems = {}
     for flow in dict.fromkeys(flows):
         closed = ARCHITECTURES[flow].block is None  # a Gaussian has one form and a closed-form fit
         for form in forms[:1] if closed else dict.fromkeys(forms):
             for seed in seeds[:1] if closed else seeds:
                 system = flow if closed else f"{flow} {form}"
-                if f"{system}/{seed}" in done:
-                    continue
                 place = _place(models, system, seed)
-                found = _tag(_flow_rows(task, flow, form, seed, config, place), system, seed)
-                rows += found
-                if keep is not None:
-                    keep(f"{system}/{seed}", found)
-                _forget_state(place)
-    return rows
+                make = partial(_flow_rows, task, flow, form, seed, config, place)
+                systems[system, seed] = make, place
+    return _run(systems, done, keep)
 
 
 def check_names(flows: Sequence[str], forms: Sequence[str]) -> None:
@@ -251,42 +232,49 @@ def study_definitions(
         "linear-gaussian": "linear-gaussian",
         "gaussian (no condition)": "gaussian",
     }
-    places = {system: _place(models, name, seed) for system, name in flows.items()}
 
-    def fitted(system: str) -> Callable[[], Rows]:
-        return lambda: _flow_rows(task, flows[system], form, seed, config, places[system])
+    def neighbour() -> list[str]:
+        return _defined(task, NearestNeighbour(task.condition, task.train), seed)
 
-    def predictions(make: Callable[[], Generator]) -> Callable[[], Rows]:
-        return lambda: _text_rows(task, _defined(task, make(), seed), seed)
+    def prompted() -> list[str]:
+        in_sentences = any(not isinstance(one, str) for one in task.conditions)
+        template = "{context}\n{word}:" if in_sentences else "{word}:"
+        return _defined(task, PromptedDecoder(task.vae.decoder, template), seed)
 
-    def neighbour() -> Generator:
-        return NearestNeighbour(task.condition, task.train)
-
-    def cvae() -> Generator:
+    def cvae() -> list[str]:
         model = ConditionalVAE(task.vae, task.condition)
-        return model.fit(task.train, steps=cvae_steps, learning_rate=1e-3, seed=seed)
+        model.fit(task.train, steps=cvae_steps, learning_rate=1e-3, seed=seed)
+        return _defined(task, model, seed)
 
-    systems: dict[str, Callable[[], Rows]] = {
-        **{system: fitted(system) for system in flows},
-        "nearest neighbour": predictions(neighbour),
-        "nearest neighbour, reconstructed": lambda: _text_rows(
-            task, task.vae.reconstruct(_defined(task, neighbour(), seed)), seed
-        ),
-        "prompted decoder": predictions(lambda: _prompted(task)),
-        "CVAE": predictions(cvae),
-        "reconstruction (ceiling)": lambda: _text_rows(
-            task, task.vae.reconstruct(task.test.texts[: task.texts]), seed
-        ),
+    baselines: dict[str, Callable[[], list[str]]] = {
+        "nearest neighbour": neighbour,
+        "nearest neighbour, reconstructed": lambda: task.vae.reconstruct(neighbour()),
+        "prompted decoder": prompted,
+        "CVAE": cvae,
+        "reconstruction (ceiling)": lambda: task.vae.reconstruct(task.test.texts[: task.texts]),
     }
+    systems: _Systems = {}
+    for system, flow in flows.items():
+        place = _place(models, flow, seed)
+        make = partial(_flow_rows, task, flow, form, seed, config, place)
+        systems[system, seed] = make, place
+    for system, write in baselines.items():
+        systems[system, seed] = lambda write=write: _text_rows(task, write(), seed), None
+    return _run(systems, done, keep)
+
+
+def _run(systems: _Systems, done: Sequence[str], keep: Keep | None) -> Rows:
+    """The rows of all systems that are not done yet."""
     rows: Rows = []
-    for system, make in systems.items():
+    for (system, seed), (make, place) in systems.items():
         if f"{system}/{seed}" in done:
             continue
-        found = _tag(make(), system, seed)
+        found = [{"system": system, "seed": seed, **row} for row in make()]
         rows += found
         if keep is not None:
             keep(f"{system}/{seed}", found)
-        _forget_state(places.get(system))
+        if place is not None:  # the results are saved, so the state of the fit can go
+            shutil.rmtree(place / "state", ignore_errors=True)
     return rows
 
 
@@ -323,21 +311,8 @@ def differences(rows: Rows, against: str = "nearest neighbour", *, resamples: in
     return found
 
 
-def _tag(rows: Rows, system: str, seed: int) -> Rows:
-    return [{"system": system, "seed": seed, **row} for row in rows]
-
-
-# ------------------------------------------------------------------------------- one system
-
-
 def _place(models: Path | None, system: str, seed: int) -> Path | None:
     return None if models is None else models / f"{system} {seed}".replace(" ", "-")
-
-
-def _forget_state(place: Path | None) -> None:
-    """Remove the state of a fit after its results are saved."""
-    if place is not None:
-        shutil.rmtree(place / "state", ignore_errors=True)
 
 
 def _flow_rows(
@@ -364,11 +339,11 @@ def _fit_rows(task: DefinitionTask, cvae: InvertibleCVAE, fit: FlowFit, share: f
     z = task.vae.encode(task.test.texts).mean
     nll = -cvae.density(z, task.test.conditions).mean().item() / cvae.flow.features
     nats = "nats per dimension"
+    held_out = {"": fit.nll} | {f" of {name}": value for name, value in fit.references.items()}
     return [
-        _measure("held-out NLL", fit.nll, nats, "lower", len(task.valid)),
         *(
-            _measure(f"held-out NLL of {name}", value, nats, "lower", len(task.valid))
-            for name, value in fit.references.items()
+            _measure(f"held-out NLL{name}", value, nats, "lower", len(task.valid))
+            for name, value in held_out.items()
         ),
         _measure("test NLL at the mean", nll, nats, "lower", len(z)),
         _measure("inverse error", fit.inverse_error, "largest difference", "lower"),
@@ -394,33 +369,25 @@ def _timed(task: DefinitionTask, cvae: InvertibleCVAE, seed: int) -> tuple[list[
     return texts, share
 
 
-def _defined(task: DefinitionTask, model: Generator, seed: int) -> list[str]:
+def _defined(
+    task: DefinitionTask, model: NearestNeighbour | PromptedDecoder | ConditionalVAE, seed: int
+) -> list[str]:
     spread = task.spread if task.draws == 1 else 0.0
     return model.generate(task.conditions[: task.texts], 1, spread, seed)
 
 
-def _prompted(task: DefinitionTask) -> PromptedDecoder:
-    in_sentences = any(not isinstance(one, str) for one in task.conditions)
-    template = "{context}\n{word}:" if in_sentences else "{word}:"
-    return PromptedDecoder(task.vae.decoder, template)
-
-
 def _text_rows(task: DefinitionTask, texts: list[str], seed: int) -> Rows:
-    test = task.test
-    distinct = SCORES["distinct-2"]
-    return [
-        *score_definitions(
-            texts,
-            test.texts[: len(texts)],
-            task.words[: len(texts)],
-            encoder=task.vae.encoder,
-            mover=task.mover,
-            bleurt=task.bleurt,
-            senses=task.senses,
-            seed=seed,
-        ),
-        _measure("distinct-2", distinct_n(texts), distinct.unit, distinct.direction, len(texts)),
-    ]
+    rows = score_definitions(
+        texts,
+        task.test.texts[: len(texts)],
+        task.words[: len(texts)],
+        encoder=task.vae.encoder,
+        mover=task.mover,
+        bleurt=task.bleurt,
+        senses=task.senses,
+        seed=seed,
+    )
+    return [*rows, SCORES["distinct-2"].score(distinct_n(texts), len(texts))]
 
 
 def _rank_rows(task: DefinitionTask, cvae: InvertibleCVAE) -> Rows:

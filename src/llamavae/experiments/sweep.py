@@ -10,72 +10,37 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from llamavae.errors import UserError
 from llamavae.evaluation.data import evaluation_data, run_of
-from llamavae.evaluation.evaluator import EvaluationData, Evaluator
+from llamavae.evaluation.evaluator import Evaluator
+from llamavae.evaluation.evaluators.latent_usage import Usage
+from llamavae.evaluation.evaluators.likelihood import Likelihood
+from llamavae.evaluation.evaluators.reconstruction import Reconstruction
 from llamavae.evaluation.generations import write_csv
-from llamavae.evaluation.results import Results
 from llamavae.evaluation.suite import evaluate
 from llamavae.files import write_json
 from llamavae.metrics.metric import Metric, Rows
 from llamavae.provenance import provenance
-from llamavae.training import Recipe, TrainResult, load_recipe, train
+from llamavae.training import Recipe, load_recipe, train
 
 TRAINING = "training"
 """Name in place of an evaluator for the metrics of the run itself, at its end."""
 _FOLDER = "output.folder"
 
-_SHUFFLED = "The same metric when each sentence is paired with the z of another sentence."
-_NATS = "nats per sentence"
 _MEASURES: dict[str, Metric] = {
-    "kl": Metric(
-        "KL",
-        _NATS,
-        "",
-        "Rate of the VAE: the mean over sentences of KL(q(z|x) ‖ N(0, I)), without free bits or "
-        "beta (Kingma and Welling, 2014, arXiv 1312.6114).",
-    ),
-    "nll": Metric(
-        "NLL",
-        _NATS,
-        "lower",
-        "Mean over sentences of −log p(x|z) with teacher forcing and one z drawn from q(z|x).",
-        _SHUFFLED,
-    ),
-    "elbo": Metric(
-        "negative ELBO",
-        _NATS,
-        "lower",
-        "Mean over sentences of NLL + KL, with beta 1 (Kingma and Welling, 2014, arXiv 1312.6114).",
-    ),
-    "bleu": Metric(
-        "BLEU",
-        "0 to 100",
-        "higher",
-        "Corpus BLEU of the texts decoded greedily from the posterior means, computed by sacrebleu "
-        "(13a tokenisation, cased; Post, 2018, W18-6319).",
-        _SHUFFLED,
-    ),
-    "active_units": Metric(
-        "active units",
-        "0 to D",
-        "",
-        "Number of dimensions whose posterior mean has a variance above 0.01 over sentences "
-        "(Burda et al., 2016, arXiv 1509.00519, section 5.2).",
-    ),
-    "mutual_information": Metric(
-        "mutual information",
-        "nats",
-        "",
-        "Mean over N sentences of log q(z|x) minus the logarithm of the mean of q(z|x') over all "
-        "sentences x' (Hoffman and Johnson, 2016). It is at most log N.",
-    ),
+    "kl": Usage().metric("KL"),
+    "nll": Likelihood().metric("NLL"),
+    "elbo": Likelihood().metric("negative ELBO"),
+    "bleu": Reconstruction().metric("BLEU"),
+    "active_units": replace(Usage().metric("active units"), direction=""),
+    "mutual_information": replace(Usage().metric("mutual information"), direction=""),
 }
-"""Maps the metric keys of a run, for validation sentences at its end, to metrics."""
+"""Maps the metric keys of a run, for validation sentences at its end, to metrics. Neither more nor
+fewer active units or nats of information are better along a trade-off."""
 
 
 @dataclass(frozen=True)
@@ -220,7 +185,11 @@ def run_sweep(
     Raises:
         UserError: A run or an evaluation failed; the message begins with its name.
     """
-    data = _data(runs, limit, seed, progress) if evaluators else {}
+    recipes = {_corpus(run): run.recipe.model_dump(mode="json") for run in runs}
+    data = {  # loaded before training starts
+        corpus: evaluation_data(recipe=recipe, limit=limit, seed=seed, progress=progress)
+        for corpus, recipe in (recipes if evaluators else {}).items()
+    }
     sweep = Sweep()
     for number, run in enumerate(runs, 1):
         if tell is not None:
@@ -230,7 +199,15 @@ def run_sweep(
             rows = _training_rows(result.metrics, run.recipe.evaluation.decoded)
             warnings = list(result.warnings)
             if evaluators:
-                found = _evaluated(run, result, data[_corpus(run)], evaluators)
+                found = evaluate(
+                    result.model,
+                    data[_corpus(run)],
+                    evaluators,
+                    result.folder / "evaluation",
+                    name=run.name,
+                    model={"source": str(result.folder / "model"), "run": run_of(result.folder)},
+                    corpus={"corpus": run.recipe.corpus.name, "split": "test"},
+                )
                 names = [each.name for each in evaluators]
                 rows += [row for row in found.rows if row["evaluator"] in names]
                 lost = {**found.skipped, **found.failed}
@@ -249,15 +226,6 @@ def run_sweep(
     return sweep
 
 
-def _data(
-    runs: Sequence[SweepRun], limit: int, seed: int, progress: bool
-) -> dict[str, EvaluationData]:
-    """Sentences for the evaluators of each corpus, loaded before training starts."""
-    recipes = {_corpus(run): run.recipe.model_dump(mode="json") for run in runs}
-    options = {"limit": limit, "seed": seed, "progress": progress}
-    return {key: evaluation_data(recipe=recipe, **options) for key, recipe in recipes.items()}
-
-
 def _corpus(run: SweepRun) -> str:
     return run.recipe.corpus.model_dump_json()
 
@@ -274,21 +242,6 @@ def _training_rows(metrics: Mapping[str, Any], decoded: int) -> Rows:
         for key, metric in _MEASURES.items()
         if key in metrics
     ]
-
-
-def _evaluated(
-    run: SweepRun, result: TrainResult, data: EvaluationData, evaluators: Sequence[Evaluator]
-) -> Results:
-    """The results of the evaluators, which are saved in the folder of the run."""
-    return evaluate(
-        result.model,
-        data,
-        evaluators,
-        result.folder / "evaluation",
-        name=run.name,
-        model={"source": str(result.folder / "model"), "run": run_of(result.folder)},
-        corpus={"corpus": run.recipe.corpus.name, "split": "test"},
-    )
 
 
 def _write(sweep: Sweep, folder: Path) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 
@@ -28,7 +30,7 @@ def derangement(n: int, generator: torch.Generator, *labels: Sequence[Hashable])
     other = torch.empty_like(order)
     other[order] = order.roll(1)
     rows = torch.arange(n)
-    codes = [rows, *(_codes(column) for column in labels)]
+    codes = [rows, *(torch.from_numpy(label_codes(column)) for column in labels)]
 
     def clash(row: Tensor, given: Tensor) -> Tensor:
         return torch.stack([code[row] == code[given] for code in codes]).any(0)
@@ -43,7 +45,7 @@ def derangement(n: int, generator: torch.Generator, *labels: Sequence[Hashable])
     return other
 
 
-def _codes(labels: Sequence[Hashable]) -> Tensor:
-    """Integer code of each label; equal labels have equal codes."""
+def label_codes(labels: Sequence[Hashable]) -> NDArray[np.intp]:
+    """Integer code of each label, from 0 in order of appearance, shape (N,)."""
     known: dict[Hashable, int] = {}
-    return torch.tensor([known.setdefault(label, len(known)) for label in labels])
+    return np.array([known.setdefault(label, len(known)) for label in labels], dtype=np.intp)

@@ -88,14 +88,21 @@ SCORES = {
 # ------------------------------------------------------------------------------- n-grams
 
 
-def sense_bleu(predictions: Sequence[str], references: Sequence[str]) -> float:
-    """Mean BLEU-4 of each text and its reference, 0 to 1, as CODWOE's scorer computes it.
+def lemma_bleus(
+    predictions: Sequence[str],
+    references: Sequence[str],
+    lemmas: Sequence[Hashable],
+    senses: Mapping[Any, Sequence[str]] | None = None,
+) -> NDArray[np.float64]:
+    """Best BLEU-4 of each text with any reference of the same lemma, 0 to 1, shape (N,).
 
-    SemEval-2022 task 1 (Mickus et al., arXiv 2205.13858). Its scorer calls nltk's
-    `sentence_bleu` with smoothing method 4 (Chen and Cherry, W14-3346) and with the roles swapped:
-    the generated text is passed as the reference and the gold definition as the hypothesis. N-gram
-    precision is therefore computed over the gold definition, and the brevity penalty applies to
-    gold definitions shorter than the text. This function keeps that order, so that results are
+    The mean is the lemma-BLEU of CODWOE's scorer, SemEval-2022 task 1 (Mickus et al., arXiv
+    2205.13858), where a text that matches another sense of its word counts as correct; if all
+    lemmas differ, it is the scorer's sense-BLEU. The scorer calls nltk's `sentence_bleu` with
+    smoothing method 4 (Chen and Cherry, W14-3346) and with the roles swapped: the generated text
+    is passed as the reference and the gold definition as the hypothesis. N-gram precision is
+    therefore computed over the gold definition, and the brevity penalty applies to gold
+    definitions shorter than the text. This function keeps that order, so that results are
     comparable with published ones. A pair without a common word scores 0.
 
     The official scorer splits texts into sentences (nltk's punkt, a download) before it splits
@@ -103,42 +110,17 @@ def sense_bleu(predictions: Sequence[str], references: Sequence[str]) -> float:
     attached to its word ("dog." where the official scorer has "dog" and "."); a final full stop
     is split off in both.
 
-    Example:
-        >>> round(sense_bleu(["a kind of dog that barks"], ["a kind of dog"]), 3)
-        0.607
-        >>> round(sense_bleu(["a kind of dog"], ["a kind of dog that barks"]), 3)
-        0.508
-    """
-    return lemma_bleu(predictions, references, range(len(references)))
-
-
-def lemma_bleu(
-    predictions: Sequence[str],
-    references: Sequence[str],
-    lemmas: Sequence[Hashable],
-    senses: Mapping[Any, Sequence[str]] | None = None,
-) -> float:
-    """Mean over texts of the best BLEU-4 with any reference of the same lemma, 0 to 1.
-
-    Computed as in CODWOE's scorer, see `sense_bleu`. A text that matches another sense of its word
-    counts as correct.
-
     Args:
         predictions: N texts.
         references: N definitions.
         lemmas: The word of each item; CODWOE's are (word, part of speech).
         senses: Maps a lemma to further definitions of it that are not in `references`.
+
+    Example:
+        >>> predictions = ["a kind of dog that barks", "a kind of dog"]
+        >>> lemma_bleus(predictions, predictions[::-1], ["dog", "hound"]).round(3)
+        array([0.607, 0.508])
     """
-    return float(lemma_bleus(predictions, references, lemmas, senses).mean())
-
-
-def lemma_bleus(
-    predictions: Sequence[str],
-    references: Sequence[str],
-    lemmas: Sequence[Hashable],
-    senses: Mapping[Any, Sequence[str]] | None = None,
-) -> NDArray[np.float64]:
-    """Per-item scores of `lemma_bleu`, shape (N,); equal to `sense_bleu` if all lemmas differ."""
     _check(predictions, references, lemmas)
     known: dict[Hashable, list[list[str]]] = defaultdict(list)
     for lemma, reference in zip(lemmas, references, strict=True):
@@ -192,7 +174,7 @@ def score_definitions(
         references: N definitions.
         lemmas: The word of each item, usually (word, part of speech).
         encoder: Encoder for the cosine; None skips it.
-        mover: Encoder for MoverScore, see `semantic.mover_score`; None skips it.
+        mover: Encoder for MoverScore, see `semantic.mover_scores`; None skips it.
         bleurt: Checkpoint for BLEURT; None skips it.
         senses: For lemma-BLEU, maps a lemma to further definitions that are not in `references`.
         seed: Seed of the shuffled control.
@@ -216,14 +198,8 @@ def score_definitions(
     rows: Rows = []
     for name, metric in metrics.items():
         found = np.asarray(metric(predictions, references), dtype=float)
-        row = {
-            "metric": name,
-            "value": float(found.mean()),
-            "shuffled": float(np.asarray(metric(exchanged, references), dtype=float).mean()),
-            "unit": SCORES[name].unit,
-            "direction": SCORES[name].direction,
-            "n": len(predictions),
-        }
+        shuffled = float(np.asarray(metric(exchanged, references), dtype=float).mean())
+        row = SCORES[name].score(float(found.mean()), len(predictions), shuffled=shuffled)
         rows.append({**row, "items": found.tolist()} if found.ndim else row)
     return rows
 

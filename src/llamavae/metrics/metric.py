@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from llamavae.metrics.bootstrap import bootstrap_interval
+from llamavae.metrics.bootstrap import Statistic, bootstrap_interval
 from llamavae.metrics.correlation import pearson, spearman
 from llamavae.metrics.ngrams import bleu_of_counts
 
@@ -102,6 +102,41 @@ class Metric:
             **({} if items is None else {"items": items}),
         }
 
+    def bootstrap(
+        self,
+        statistic: Statistic,
+        n: int,
+        seed: int,
+        *,
+        resamples: int = 1000,
+        control: float | None = None,
+        group: str = "",
+        items: Items | None = None,
+        benchmark: str = "",
+    ) -> dict[str, Any]:
+        """A statistic of N items as a tidy row, with its bootstrap interval.
+
+        Args:
+            statistic: The metric as a function of item indices.
+            n: Number N of items.
+            seed: Seed of the bootstrap.
+            resamples: Number of bootstrap samples.
+            control: As for `row`.
+            group: As for `row`.
+            items: As for `row`.
+            benchmark: As for `row`.
+        """
+        interval = bootstrap_interval(statistic, n, resamples=resamples, seed=seed)
+        return self.row(
+            statistic(np.arange(n)),
+            n,
+            control=control,
+            interval=interval,
+            group=group,
+            items=items,
+            benchmark=benchmark,
+        )
+
     def mean(
         self,
         values: NDArray[Any],
@@ -118,11 +153,16 @@ class Metric:
             control: Control value of each item.
             group: As for `row`.
         """
-        return self.row(
-            float(values.mean()),
+        return self.bootstrap(
+            lambda i: values[i].mean(),
             len(values),
+            seed,
             control=None if control is None else float(control.mean()),
-            interval=bootstrap_interval(lambda i: values[i].mean(), len(values), seed=seed),
             group=group,
             items=Items(values, control),
         )
+
+    def score(self, value: float, n: int, **columns: Any) -> dict[str, Any]:
+        """One value as a row of a study, with further columns such as `shuffled`."""
+        unit = {"unit": self.unit, "direction": self.direction}
+        return {"metric": self.name, "value": value, **columns, **unit, "n": n}

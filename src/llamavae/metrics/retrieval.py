@@ -134,16 +134,9 @@ def score_ranks(ranks: Tensor, candidates: int, seed: int = 0) -> Rows:
     guess = _statistics(np.arange(1, candidates + 1))
     names = ("median rank", "MRR", *(f"recall@{cut}" for cut in _CUTS))
     return [
-        {
-            "metric": name,
-            "value": float(value),
-            "low": float(low[i]),
-            "high": float(high[i]),
-            "guess": float(guess[i]),
-            "unit": SCORES[name].unit,
-            "direction": SCORES[name].direction,
-            "n": len(values),
-        }
+        SCORES[name].score(
+            value, len(values), low=float(low[i]), high=float(high[i]), guess=guess[i]
+        )
         for i, (name, value) in enumerate(zip(names, _statistics(values), strict=True))
     ]
 
@@ -184,14 +177,7 @@ def score_vectors(predicted: Tensor, gold: Tensor, seed: int = 0) -> Rows:
     other = derangement(len(gold), torch.Generator().manual_seed(seed), words)
     right, exchanged = (_compare(x, gold) for x in (predicted, predicted[other]))
     return [
-        {
-            "metric": name,
-            "value": value,
-            "shuffled": exchanged[name],
-            "unit": SCORES[name].unit,
-            "direction": SCORES[name].direction,
-            "n": len(gold),
-        }
+        SCORES[name].score(value, len(gold), shuffled=exchanged[name])
         for name, value in right.items()
     ]
 

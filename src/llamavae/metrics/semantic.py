@@ -49,13 +49,6 @@ class Encoder(Protocol):
         ...
 
 
-def encoder_cosine(
-    predictions: Sequence[str], references: Sequence[str], encoder: Encoder
-) -> float:
-    """Mean of `encoder_cosines`."""
-    return encoder_cosines(predictions, references, encoder).mean().item()
-
-
 def encoder_cosines(
     predictions: Sequence[str], references: Sequence[str], encoder: Encoder
 ) -> Tensor:
@@ -63,16 +56,6 @@ def encoder_cosines(
     _check(predictions, references)
     ours, theirs = encoder.encode(list(predictions)), encoder.encode(list(references))
     return F.cosine_similarity(ours.double(), theirs.double()).cpu()
-
-
-def mover_score(
-    predictions: Sequence[str],
-    references: Sequence[str],
-    model: Scorer = MOVER_MODEL,
-    batch_size: int = 64,
-) -> float:
-    """Mean of `mover_scores`; arguments are the same."""
-    return mover_scores(predictions, references, model, batch_size).mean().item()
 
 
 @torch.no_grad()
@@ -171,15 +154,7 @@ def bert_score(
 
     def vectors(texts: Sequence[str]) -> tuple[Tensor, Tensor, Tensor]:
         """Unit vectors (B, T, H), the attention mask, and the mask of averaged tokens (B, T)."""
-        limit = tokenizer.model_max_length
-        batch = tokenizer(
-            list(texts),
-            padding=True,
-            truncation=True,
-            max_length=min(limit, getattr(encoder.config, "max_position_embeddings", limit)),
-            return_tensors="pt",
-            return_special_tokens_mask=True,
-        ).to(encoder.device)
+        batch = _inputs(encoder, tokenizer, texts, return_special_tokens_mask=True)
         special = batch.pop("special_tokens_mask").bool()  # of padding too
         states = encoder(**batch, output_hidden_states=True).hidden_states[layer]
         return F.normalize(states.double(), dim=-1), batch["attention_mask"].bool(), ~special
@@ -199,16 +174,6 @@ def bert_score(
             f = (2 * precision * recall / (precision + recall)).nan_to_num(0.0)
             scores.append(torch.where(a_counted.any(1) & b_counted.any(1), f, 0.0).cpu())
     return torch.cat(scores)
-
-
-def bleurt(
-    predictions: Sequence[str],
-    references: Sequence[str],
-    model: Scorer = BLEURT_MODEL,
-    batch_size: int = 64,
-) -> float:
-    """Mean of `bleurt_scores`; arguments are the same."""
-    return bleurt_scores(predictions, references, model, batch_size).mean().item()
 
 
 @torch.no_grad()
@@ -248,6 +213,7 @@ def _inputs(
     tokenizer: PreTrainedTokenizerBase,
     texts: Sequence[str],
     second: Sequence[str] | None = None,
+    **options: Any,
 ) -> dict[str, Tensor]:
     """Texts or pairs of texts as a padded batch on the model's device, truncated to its limit."""
     limit = tokenizer.model_max_length
@@ -258,6 +224,7 @@ def _inputs(
         truncation=True,
         max_length=min(limit, getattr(model.config, "max_position_embeddings", limit)),
         return_tensors="pt",
+        **options,
     )
     return dict(batch.to(model.device))
 
@@ -271,7 +238,7 @@ def _check(predictions: Sequence[str], references: Sequence[str]) -> None:
 
 
 def load_encoder(source: Scorer, score: str = "MoverScore") -> Loaded:
-    """Load the encoder of `mover_score` or `bert_score` once for repeated use.
+    """Load the encoder of `mover_scores` or `bert_score` once for repeated use.
 
     Args:
         source: The encoder.
@@ -284,7 +251,7 @@ def load_encoder(source: Scorer, score: str = "MoverScore") -> Loaded:
 
 
 def load_bleurt(source: Scorer) -> Loaded:
-    """Load the model of `bleurt` once for repeated use.
+    """Load the model of `bleurt_scores` once for repeated use.
 
     Raises:
         UserError: The model cannot be found, read or reached, or has more than one output.

@@ -123,6 +123,3 @@ class SentenceAngle:
         u, v = unit[[row[t] for t in texts]], unit[[row[t] for t in others]]
         # acos(u.v) loses precision near 0; this form does not
         return (2 * torch.atan2((u - v).norm(dim=1), (u + v).norm(dim=1))).cpu().numpy()
-
-
-# ------------------------------------------------------------------------------- whose vectors

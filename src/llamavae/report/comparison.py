@@ -8,19 +8,19 @@ from typing import Any
 
 from llamavae.evaluation.comparison import SIGNIFICANT
 from llamavae.evaluation.results import Results, interval_text, number_text
-from llamavae.files import write_text
 from llamavae.metrics.metric import Rows
 from llamavae.report import plots
-from llamavae.report.page import page
+from llamavae.report.page import write_page
 from llamavae.report.pieces import (
     Html,
     Section,
+    bold,
     details,
-    escape,
     figure,
     join,
     prose,
     table,
+    with_notes,
 )
 
 
@@ -37,10 +37,8 @@ def write_comparison(evaluations: Sequence[Results], rows: Rows, folder: Path) -
     """
     systems = [results.system for results in evaluations]
     sections = [_numbers(evaluations, rows), *_details(systems, rows), _measured(evaluations)]
-    path = folder / "report.html"
     lead = f"{len(systems)} systems; the others are compared with {systems[0]}."
-    write_text(path, page(f"{' and '.join(systems)}", lead, sections))
-    return path
+    return write_page(folder, " and ".join(systems), lead, sections)
 
 
 def _numbers(evaluations: Sequence[Results], rows: Rows) -> Section:
@@ -89,10 +87,8 @@ def side_by_side(systems: Sequence[str], rows: Rows, caption: str = "") -> Html:
     for evaluator, metric, group in dict.fromkeys(key[:3] for key in cells):
         found = [cells.get((evaluator, metric, group, system)) for system in systems]
         row = next(row for row in found if row is not None)
-        title = Html(
-            f"{escape(metric)}{escape(f', {group}' if group else '')}"
-            f"<small>{escape(_unit(row))}</small>"
-        )
+        better = f"; {row['direction']} is better" if row["direction"] else ""
+        title = with_notes(f"{metric}, {group}" if group else metric, row["unit"] + better)
         lines.append(
             {"metric": title}
             | {system: _cell(each) for system, each in zip(systems, found, strict=True)}
@@ -100,17 +96,11 @@ def side_by_side(systems: Sequence[str], rows: Rows, caption: str = "") -> Html:
     return table(lines, caption)
 
 
-def _unit(row: dict[str, Any]) -> str:
-    better = f"; {row['direction']} is better" if row["direction"] else ""
-    return f"{row['unit']}{better}"
-
-
 def _cell(row: dict[str, Any] | None) -> Html | str:
     if row is None:
         return "not measured"
-    small = [interval_text(row), verdict_text(row)]
-    notes = "".join(f"<small>{escape(text)}</small>" for text in small if text)
-    return Html(f"<b>{number_text(row['value'])}</b>{notes}")
+    notes = filter(None, (interval_text(row), verdict_text(row)))
+    return with_notes(bold(number_text(row["value"])), *notes)
 
 
 def verdict_text(row: dict[str, Any]) -> str:

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from llamavae.errors import UserError
 from llamavae.experiments.correlation import Values, common_models, relate, values_by_measure
-from llamavae.report.plots import BLUE, INK, finish, new_figure
+from llamavae.report.style import BLUE, annotate, finish, new_figure
 
 _NAMED = 12
 """Maximum number of models whose points are labelled."""
@@ -29,25 +29,17 @@ def plot_relation(rows: Values, geometry: Sequence[str], quality: Sequence[str])
         raise UserError("expected at least one geometry metric and one quality metric to plot")
     values = values_by_measure(rows)
     found = {(row["geometry"], row["quality"]): row for row in relate(rows, geometry, quality)}
-    figure, axes = new_figure(len(quality), len(geometry))
+    figure, axes = new_figure(len(quality) * len(geometry), len(geometry))
     for axis, (b, a) in zip(axes, ((b, a) for b in quality for a in geometry), strict=True):
         x, y, models = common_models(values, a, b)
         axis.scatter(x, y, s=28, c=BLUE, linewidths=0)
         named = zip(models, x.tolist(), y.tolist(), strict=True) if len(models) <= _NAMED else ()
         for model, right, up in named:
-            axis.annotate(
-                model,
-                (right, up),
-                xytext=(4, 3),
-                textcoords="offset points",
-                fontsize=7,
-                color=INK,
-            )
+            annotate(axis, model, (right, up), (4, 3), fontsize=7)
         row = found[a, b]
         title = f"{row['n']} models"
         if row["spearman"] is not None:
             title = f"ρ = {row['spearman']:.2f}, p = {row['p']:.2g}, {title}".replace("-", "−")
-        finish(axis, a, b)
-        axis.set_title(title, fontsize=10, color=INK)
+        finish(axis, a, b, title)
         axis.margins(x=0.15)
     return figure

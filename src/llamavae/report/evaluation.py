@@ -10,23 +10,24 @@ from typing import Any
 from llamavae.evaluation.data import run_folders
 from llamavae.evaluation.results import Found, Results, interval_text, number_text, read_results
 from llamavae.evaluation.tasks import by_reason
-from llamavae.files import write_text
 from llamavae.metrics.metric import Rows
 from llamavae.report import plots
-from llamavae.report.page import page
+from llamavae.report.page import write_page
 from llamavae.report.pieces import (
     Html,
     Section,
+    bold,
     details,
     escape,
+    facts,
     figure,
     gallery,
     join,
     prose,
     table,
-    with_note,
+    warning,
+    with_notes,
 )
-from llamavae.report.plots import plot_map
 from llamavae.report.run import about, read_run, training
 from llamavae.report.texts import TEXTS, text_sections
 
@@ -57,31 +58,22 @@ def write_evaluation_report(folder: Path) -> Path:
         for name, rows in found.evaluation.tables.items()
         if name in TEXTS
     }
+    source = results.model.get("source") or results.system
+    unknown = Section("The model", prose(f"{source}. Its training run is unknown."))
     sections = [
-        about(run["recipe"], run.get("sentences")) if run else _plain(results),
+        about(run["recipe"], run.get("sentences")) if run else unknown,
         headline(results),
         *text_sections(texts),
         *(evaluator_section(name, found) for name, found in results.found.items()),
         *_training(results),
         how(results),
     ]
-    path = folder / "report.html"
-    title = f"{results.system}: evaluation"
-    write_text(path, page(title, _lead(results), sections))
-    return path
-
-
-def _lead(results: Results) -> str:
     data = results.data
-    return (
+    lead = (
         f"{len(results.found)} evaluators on {data['texts']} sentences of "
         f"{data.get('corpus') or 'a corpus'} ({data.get('split', 'all')}), seed {data['seed']}."
     )
-
-
-def _plain(results: Results) -> Section:
-    source = results.model.get("source") or results.system
-    return Section("The model", prose(f"{source}. Its training run is unknown."))
+    return write_page(folder, f"{results.system}: evaluation", lead, sections)
 
 
 # ------------------------------------------------------------------------------- numbers
@@ -90,7 +82,7 @@ def _plain(results: Results) -> Section:
 def headline(results: Results) -> Section:
     """Skipped and failed evaluators, and the primary metric of each evaluator."""
     lost = [
-        Html(f'<p class="warning"><b>{escape(name)}</b> {escape(f"{what}: {reason}")}</p>')
+        warning(f"{what}: {reason}", name)
         for what, outcomes in (
             ("failed", results.failed),
             ("was skipped", results.skipped),
@@ -113,9 +105,8 @@ def headline(results: Results) -> Section:
 
 def _linked(name: str, row: Mapping[str, Any]) -> Html:
     """The name of a metric, with a link to the section of its evaluator."""
-    link = f'<a href="#{_id(name)}">{escape(row["metric"])}</a>'
-    notes = filter(None, (name, row["group"], row["unit"]))
-    return Html(link + "".join(f"<small>{escape(text)}</small>" for text in notes))
+    link = Html(f'<a href="#{_id(name)}">{escape(row["metric"])}</a>')
+    return with_notes(link, *filter(None, (name, row["group"], row["unit"])))
 
 
 def _number(row: Mapping[str, Any], found: Found, control: bool = True) -> dict[str, Any]:
@@ -126,12 +117,10 @@ def _number(row: Mapping[str, Any], found: Found, control: bool = True) -> dict[
         how.append(f"Control: {metric.get('control') or 'the same metric.'}")
     note = " ".join(filter(None, how))
     return {
-        "metric": with_note(row["metric"], row["unit"]),
-        "value": Html(f"<b>{number_text(row['value'])}</b>"),
-        "95 % interval": interval_text(row),
-        "control": "" if row["control"] is None else number_text(row["control"]),
+        "metric": with_notes(row["metric"], row["unit"]),
+        **_values(row),
         "better": row["direction"],
-        "how it is obtained": Html(f"<small>{escape(note)}</small>"),
+        "how it is obtained": with_notes("", note),
     }
 
 
@@ -145,31 +134,31 @@ def evaluator_section(name: str, found: Found) -> Section:
     if whole:
         body.append(table([_number(row, found, not one) for row in whole], "All metrics"))
     if parts:
-        body.append(details(f"By group: {len(parts)} values", _groups(parts)))
+        groups = [
+            {"metric": row["metric"], "part": row["group"], **_values(row), "n": row["n"]}
+            for row in parts
+        ]
+        body.append(details(f"By group: {len(parts)} values", table(groups)))
     shown = {n: t for n, t in found.evaluation.tables.items() if n not in TEXTS and t}
     if drawn := [plot for table_name, rows in shown.items() for plot in _plots(table_name, rows)]:
         body.append(gallery(drawn))
     for each, rows in shown.items():
-        few = [dict.fromkeys(_columns(rows), "") | _cells(row) for row in rows[:_FEW]]
-        caption = f"{each}: {_first(len(few), len(rows))}"
-        body.append(details(caption, table(few)))
+        few = [
+            {name: "" if row.get(name) is None else row[name] for name in _columns(rows)}
+            for row in rows[:_FEW]
+        ]
+        start = "all" if len(rows) <= _FEW else f"the first {_FEW} of"
+        body.append(details(f"{each}: {start} {len(rows):,} rows", table(few)))
     return Section(name, join(body), _id(name))
 
 
-def _groups(rows: Rows) -> Html:
-    return table(
-        [
-            {
-                "metric": row["metric"],
-                "part": row["group"],
-                "value": Html(f"<b>{number_text(row['value'])}</b>"),
-                "95 % interval": interval_text(row),
-                "control": "" if row["control"] is None else number_text(row["control"]),
-                "n": row["n"],
-            }
-            for row in rows
-        ]
-    )
+def _values(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The value, interval and control of a row as columns of a table."""
+    return {
+        "value": bold(number_text(row["value"])),
+        "95 % interval": interval_text(row),
+        "control": "" if row["control"] is None else number_text(row["control"]),
+    }
 
 
 def _plots(name: str, rows: Rows) -> list[Html]:
@@ -177,7 +166,7 @@ def _plots(name: str, rows: Rows) -> list[Html]:
     columns = _columns(rows)
     if {"x", "y"} <= set(columns):  # a map
         labels = [c for c in columns if c not in ("x", "y", "text")][:_MAPPED]
-        return [figure(plot_map(rows, each), f"{name}: {each}") for each in labels]
+        return [figure(plots.plot_map(rows, each), f"{name}: {each}") for each in labels]
     if {"dimension", "kl"} <= set(columns):
         active = sum(row["active"] for row in rows) if "active" in columns else None
         kl = [row["kl"] for row in rows]
@@ -191,18 +180,8 @@ def _plots(name: str, rows: Rows) -> list[Html]:
     return []
 
 
-def _first(few: int, all_of_them: int) -> str:
-    if few == all_of_them:
-        return f"all {few} rows"
-    return f"the first {few} of {all_of_them:,} rows"
-
-
 def _columns(rows: Rows) -> list[str]:
     return list(dict.fromkeys(key for row in rows for key in row))
-
-
-def _cells(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: "" if value is None else value for key, value in row.items()}
 
 
 def _id(name: str) -> str:
@@ -221,18 +200,13 @@ def _training(results: Results) -> list[Section]:
     return []
 
 
-def _codes(refine: dict[str, Any] | None) -> str:
-    if refine is None:
-        return "the encoder's"
-    return f"refined ({', '.join(f'{name} {value}' for name, value in refine.items())})"
-
-
 def how(results: Results) -> Section:
     """Model, data, and settings, run time, command and machine of each evaluator."""
     data, model = results.data, results.model
-    facts = {
+    refine = [f"{name} {value}" for name, value in (model.get("refine") or {}).items()]
+    known = {
         "model": model.get("source") or results.system,
-        "codes": _codes(model.get("refine")),
+        "codes": f"refined ({', '.join(refine)})" if refine else "the encoder's",
         "fingerprint of the model": model["fingerprint"],
         "corpus": f"{data.get('corpus') or ''}, {data.get('split') or 'all'}, "
         f"{data['texts']} sentences",
@@ -245,12 +219,9 @@ def how(results: Results) -> Section:
     for name, found in results.found.items():
         runs.setdefault(json.dumps(found.made_by), []).append(name)
     made = [
-        {"": key, " ": str(value or "installed package")}
+        (key, value or "installed package")
         for made_by, names in runs.items()
-        for key, value in {
-            "measured": ", ".join(names),
-            **json.loads(made_by),
-        }.items()
+        for key, value in {"measured": ", ".join(names), **json.loads(made_by)}.items()
     ]
     settings = [
         {
@@ -260,14 +231,9 @@ def how(results: Results) -> Section:
         }
         for name, found in results.found.items()
     ]
-    known = [{"": key, " ": str(value)} for key, value in facts.items()]
-    return Section(
-        "Provenance",
-        join(
-            [
-                table(known, "Model and data"),
-                table(made, "Command and machine"),
-                table(settings, "Settings of the evaluators"),
-            ]
-        ),
-    )
+    body = [
+        facts(known.items(), "Model and data"),
+        facts(made, "Command and machine"),
+        table(settings, "Settings of the evaluators"),
+    ]
+    return Section("Provenance", join(body))

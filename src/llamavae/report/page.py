@@ -1,16 +1,20 @@
-"""A complete page: sections under a title, in a light or dark theme, without external resources."""
+"""The HTML page: sections under a title, in a light or dark theme, without external resources."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
+from llamavae.files import write_text
 from llamavae.report.pieces import Html, Section, escape, join
 
 
-def page(title: str, lead: str, sections: Sequence[Section]) -> Html:
-    """A complete HTML document."""
+def write_page(folder: Path, title: str, lead: str, sections: Sequence[Section]) -> Path:
+    """Write a complete HTML document as `report.html` into a folder, and return its path."""
+    path = folder / "report.html"
     parts = join(map(_section, sections))
-    return Html(
+    write_text(
+        path,
         f"""<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -28,8 +32,9 @@ def page(title: str, lead: str, sections: Sequence[Section]) -> Html:
 </main>
 </body>
 </html>
-"""
+""",
     )
+    return path
 
 
 def _section(section: Section) -> Html:

@@ -12,7 +12,7 @@ from typing import Any, TypeGuard
 
 from matplotlib.figure import Figure
 
-from llamavae.report import plots
+from llamavae.report import style
 
 
 class Html(str):
@@ -43,9 +43,20 @@ def prose(text: str) -> Html:
     return Html(f"<p>{escape(text)}</p>")
 
 
-def with_note(text: str, note: str) -> Html:
-    """Text with a note below it in small print."""
-    return Html(f"{escape(text)}<small>{escape(note)}</small>")
+def bold(text: str) -> Html:
+    """Text in bold face."""
+    return Html(f"<b>{escape(text)}</b>")
+
+
+def warning(text: str, name: str = "") -> Html:
+    """A highlighted paragraph that may begin with a name in bold face."""
+    start = f"{bold(name)} " if name else ""
+    return Html(f'<p class="warning">{start}{escape(text)}</p>')
+
+
+def with_notes(text: str, *notes: str) -> Html:
+    """Text with notes below it in small print."""
+    return Html(escape(text) + "".join(f"<small>{escape(note)}</small>" for note in notes))
 
 
 def table(rows: Sequence[Mapping[str, Any]], caption: str = "") -> Html:
@@ -69,6 +80,11 @@ def table(rows: Sequence[Mapping[str, Any]], caption: str = "") -> Html:
         f'<div class="scroll" tabindex="0" role="region" aria-label="{label}">'
         f"<table>{title}<thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table></div>"
     )
+
+
+def facts(pairs: Iterable[tuple[str, object]], caption: str) -> Html:
+    """A table of two columns, names and values, without a header."""
+    return table([{"": name, " ": str(value)} for name, value in pairs], caption)
 
 
 def _cell(value: object) -> str:
@@ -126,16 +142,16 @@ def _own_ids(svg: str, caption: str) -> str:
 
 
 _THEMED = {
-    plots.INK: "ink",
-    plots.FAINT: "line",
-    plots.PAPER: "paper",
-    plots.BLUE: "blue",
-    plots.SKY: "sky",
-    plots.VERMILION: "vermilion",
-    plots.GREEN: "green",
-    plots.PURPLE: "purple",
-    plots.ORANGE: "orange",
-    plots.GREY: "grey",
+    style.INK: "ink",
+    style.FAINT: "line",
+    style.PAPER: "paper",
+    style.BLUE: "blue",
+    style.SKY: "sky",
+    style.VERMILION: "vermilion",
+    style.GREEN: "green",
+    style.PURPLE: "purple",
+    style.ORANGE: "orange",
+    style.GREY: "grey",
 }
 
 

@@ -1,33 +1,37 @@
-"""Plots of a run and of a latent space, as matplotlib figures.
-
-Figures are created without pyplot: no global state changes, and no figure must be closed. The
-colours are the colour-blind safe palette of Okabe and Ito; a second curve is also dashed.
-"""
+"""Plots of a run and of a latent space, as matplotlib figures."""
 
 from __future__ import annotations
 
-import math
 import textwrap
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from numpy.typing import NDArray
 
 from llamavae.errors import UserError, unknown
 from llamavae.metrics.latent import ACTIVE_THRESHOLD
-
-INK, FAINT, PAPER = "#1f2328", "#d1d5da", "#ffffff"
-BLUE, VERMILION, GREEN, PURPLE = "#0072b2", "#d55e00", "#009e73", "#cc79a7"
-SKY, ORANGE, GREY = "#56b4e9", "#e69f00", "#8c959f"
-CATEGORIES = (BLUE, VERMILION, GREEN, PURPLE, SKY, ORANGE)
-MARKERS = "o^s"
-
-_WIDTH, _HEIGHT = 4.6, 3.2  # inches of one panel
+from llamavae.report.style import (
+    BLUE,
+    CATEGORIES,
+    GREEN,
+    GREY,
+    INK,
+    MARKERS,
+    ORANGE,
+    PURPLE,
+    SKY,
+    VERMILION,
+    WIDTH,
+    annotate,
+    finish,
+    legend,
+    legend_below,
+    new_figure,
+)
 
 Line = Mapping[str, Any]
 """A line of log.jsonl."""
@@ -50,19 +54,16 @@ def plot_training(log: Sequence[Line], panels: Sequence[str] | None = None) -> F
     chosen = list(panels or available)
     if not chosen:
         raise UserError("expected at least one training line in the log; found none")
-    columns = min(len(chosen), 2)
-    figure, axes = new_figure(math.ceil(len(chosen) / columns), columns)
-    for name, axis in zip(chosen, axes, strict=False):
-        _PANELS[name][1](axis, log)
-    for axis in axes[len(chosen) :]:
-        axis.remove()
+    figure, axes = new_figure(len(chosen), min(len(chosen), 2))
+    for name, axis in zip(chosen, axes, strict=True):
+        _draw_panel(axis, name, log)
     return figure
 
 
 def training_panels(log: Sequence[Line]) -> list[str]:
     """Names of the panels that `plot_training` can draw of this log."""
     keys = {key for line in log for key in line}
-    return [name for name, (needs, _) in _PANELS.items() if keys & needs]
+    return [name for name, (_, curves) in _PANELS.items() if keys & curves.keys()]
 
 
 def plot_kl_per_dimension(kl: Sequence[float], active: int | None = None) -> Figure:
@@ -89,51 +90,11 @@ def plot_kl_per_dimension(kl: Sequence[float], active: int | None = None) -> Fig
         linewidth=1,
         label=f"active means Var(μ) > {ACTIVE_THRESHOLD}, so KL > {threshold}",
     )
-    finish(axis, "dimensions, largest KL first", "KL (nats per sentence)")
-    axis.set_xlim(0.3, len(values) + 0.7)
     count = "" if active is None else f"; {active} of {len(values)} units active"
-    axis.set_title(f"KL {values.sum():.1f} nats in all{count}", fontsize=10, color=INK)
-    _legend(axis, loc="upper right")
-    return figure
-
-
-def scatter_by_label(
-    points: NDArray[np.float64], labels: Sequence[str], title: str = "", x: str = "", y: str = ""
-) -> Figure:
-    """Scatter plot of points coloured by a label.
-
-    Args:
-        points: Shape (N, 2).
-        labels: Label of each point; beyond 12 distinct labels, the rarest share one colour.
-        title: Title of the plot.
-        x: Label of the horizontal axis.
-        y: Label of the vertical axis.
-    """
-    names = [textwrap.shorten(str(label), 24, placeholder="…") for label in labels]
-    counted = [name for name, _ in Counter(names).most_common()]
-    own = counted if len(counted) <= 12 else counted[:11]
-    styles = {name: (CATEGORIES[i % 6], MARKERS[i // 6]) for i, name in enumerate(sorted(own))}
-    rest = f"{len(counted) - len(own)} others"
-    if len(own) < len(counted):
-        styles = {rest: (GREY, "."), **styles}  # below the others
-    group = np.array([name if name in own else rest for name in names])
-    figure, (axis,) = new_figure(height=4.4)
-    for name, (colour, marker) in styles.items():
-        here = points[group == name]
-        axis.scatter(*here.T, s=12, c=colour, marker=marker, linewidths=0, alpha=0.75, label=name)
-    finish(axis, x, y)
-    axis.set_title(title, fontsize=10, color=INK)
-    widest = max(len(name) for name in styles)
-    figure.legend(
-        loc="outside lower center",
-        ncols=max(1, min(4, len(styles), 48 // (widest + 5))),
-        fontsize=9,
-        frameon=False,
-        labelcolor=INK,
-        markerscale=1.6,
-        columnspacing=1.0,
-        handletextpad=0.2,
-    )
+    title = f"KL {values.sum():.1f} nats in all{count}"
+    finish(axis, "dimensions, largest KL first", "KL (nats per sentence)", title)
+    axis.set_xlim(0.3, len(values) + 0.7)
+    legend(axis, loc="upper right")
     return figure
 
 
@@ -164,27 +125,16 @@ def plot_scores(rows: Sequence[Mapping[str, Any]], columns: int = 3) -> Figure:
     names = [textwrap.fill(str(system), 26) for system in systems]
     columns = min(columns, len(metrics))
     height = 1.0 + 0.34 * len(systems)
-    figure, axes = new_figure(math.ceil(len(metrics) / columns), columns, _WIDTH * 0.7, height)
-    for i, (metric, axis) in enumerate(zip(metrics, axes, strict=False)):
-        _bars(axis, [cells.get((system, metric)) for system in systems])
-        axis.set_title(metric, fontsize=10, color=INK)
+    figure, axes = new_figure(len(metrics), columns, WIDTH * 0.7, height)
+    for i, (metric, axis) in enumerate(zip(metrics, axes, strict=True)):
+        _bars(axis, metric, [cells.get((system, metric)) for system in systems])
         axis.set_yticks(range(len(systems)), names if i % columns == 0 else [""] * len(names))
-    for axis in axes[len(metrics) :]:
-        axis.remove()
-    legend: dict[str, Any] = {}
-    for axis in axes[: len(metrics)]:
+    entries: dict[str, Any] = {}
+    for axis in axes:
         marks, labels = axis.get_legend_handles_labels()
-        legend |= dict(zip(labels, marks, strict=True))
-    if legend:
-        figure.legend(
-            list(legend.values()),
-            list(legend),
-            loc="outside lower center",
-            ncols=len(legend),
-            fontsize=9,
-            frameon=False,
-            labelcolor=INK,
-        )
+        entries |= dict(zip(labels, marks, strict=True))
+    if entries:
+        legend_below(figure, list(entries.values()), list(entries), ncols=len(entries))
     return figure
 
 
@@ -202,23 +152,17 @@ def plot_trade_off(rows: Sequence[Mapping[str, Any]]) -> Figure:
     if not rows:
         raise UserError("expected at least one model to plot; got an empty list of rows")
     decoded = [row for row in rows if row["bleu"] is not None]
-    figure, axes = new_figure(1, 2 if decoded else 1)
+    panels = 2 if decoded else 1
+    figure, axes = new_figure(panels, panels)
     lines = list(dict.fromkeys(row["line"] for row in rows))
     for i, line in enumerate(lines):
         style = {"color": CATEGORIES[i % 6], "marker": MARKERS[i % 3], "markersize": 5}
-        panels = ("nll", rows, 4), ("bleu", decoded, -11)  # labels do not overlap the curve
-        for axis, (key, chosen, height) in zip(axes, panels, strict=False):
+        curves = ("nll", rows, 4), ("bleu", decoded, -11)  # labels do not overlap the curve
+        for axis, (key, chosen, height) in zip(axes, curves, strict=False):
             own = [row for row in chosen if row["line"] == line]
             axis.plot([r["kl"] for r in own], [r[key] for r in own], label=line or None, **style)
             for row in own:
-                axis.annotate(
-                    str(row["label"]),
-                    (row["kl"], row[key]),
-                    xytext=(5, height),
-                    textcoords="offset points",
-                    fontsize=8,
-                    color=INK,
-                )
+                annotate(axis, str(row["label"]), (row["kl"], row[key]), (5, height), fontsize=8)
     finish(axes[0], "KL (nats per sentence): rate", "NLL (nats per sentence): distortion")
     if decoded:
         points = [r["kl"] for r in decoded], [r["bleu_shuffled"] for r in decoded]
@@ -228,7 +172,7 @@ def plot_trade_off(rows: Sequence[Mapping[str, Any]]) -> Figure:
         axes[1].set_ylim(-3, 103)
     for axis in axes:
         axis.margins(x=0.16)
-        _legend(axis)
+        legend(axis)
     return figure
 
 
@@ -267,7 +211,7 @@ def plot_squares(rows: Sequence[Mapping[str, Any]], x: str, y: str, value: str) 
         raise UserError("expected at least one cell to plot; got an empty list of rows")
     places = [{name: i for i, name in enumerate(dict.fromkeys(r[k] for r in rows))} for k in (x, y)]
     across, down = places
-    width, line = 1.3 * _WIDTH, 0.22  # inches
+    width, line = 1.3 * WIDTH, 0.22  # inches
     side = 60 * min(0.75 * width / len(across), line)  # points of the largest square
     largest = max(row[value] for row in rows) or 1.0
     figure, (axis,) = new_figure(width=width, height=0.9 + line * len(down))
@@ -279,76 +223,98 @@ def plot_squares(rows: Sequence[Mapping[str, Any]], x: str, y: str, value: str) 
         c=BLUE,
         linewidths=0,
     )
-    finish(axis, x, "")
+    finish(axis, x, "", f"{value}, at most {largest:.3g}")
     axis.set_yticks(range(len(down)), [textwrap.shorten(str(name), 24) for name in down])
     step = max(1, len(across) // 16)
     axis.set_xticks(range(0, len(across), step), [str(name) for name in list(across)[::step]])
     axis.set_xlim(-0.8, len(across) - 0.2)
     axis.set_ylim(len(down) - 0.4, -0.6)
     axis.grid(visible=False)
-    axis.set_title(f"{value}, at most {largest:.3g}", fontsize=10, color=INK)
+    return figure
+
+
+def plot_map(rows: Sequence[Mapping[str, Any]], label: str, title: str = "") -> Figure:
+    """Points of a projection, coloured by a label.
+
+    Args:
+        rows: A row for each point, with `x`, `y` and the label, as returned by `Clusters`.
+        label: Name of the label; beyond 12 distinct values, the rarest share one colour.
+        title: Title; default: the name of the label.
+
+    Raises:
+        UserError: There is no row, or a row lacks a key.
+    """
+    if not rows:
+        raise UserError("expected at least one point to plot; got an empty list of rows")
+    for row in rows:
+        if missing := {"x", "y", label} - set(row):
+            raise UserError(f"a row of a map lacks {', '.join(sorted(missing))}: {dict(row)}")
+    points = np.array([[row["x"], row["y"]] for row in rows])
+    names = [textwrap.shorten(str(row[label]), 24, placeholder="…") for row in rows]
+    counted = [name for name, _ in Counter(names).most_common()]
+    own = counted if len(counted) <= 12 else counted[:11]
+    styles = {name: (CATEGORIES[i % 6], MARKERS[i // 6]) for i, name in enumerate(sorted(own))}
+    rest = f"{len(counted) - len(own)} others"
+    if len(own) < len(counted):
+        styles = {rest: (GREY, "."), **styles}  # below the others
+    group = np.array([name if name in own else rest for name in names])
+    figure, (axis,) = new_figure(height=4.4)
+    for name, (colour, marker) in styles.items():
+        here = points[group == name]
+        axis.scatter(*here.T, s=12, c=colour, marker=marker, linewidths=0, alpha=0.75, label=name)
+    finish(axis, "", "", title or label)
+    widest = max(len(name) for name in styles)
+    columns = max(1, min(4, len(styles), 48 // (widest + 5)))
+    legend_below(figure, ncols=columns, markerscale=1.6, columnspacing=1.0, handletextpad=0.2)
     return figure
 
 
 # ------------------------------------------------------------------------------- panels
 
 
-def _nll(axis: Axes, log: Sequence[Line]) -> None:
-    _curve(axis, log, "nll", color=SKY, linewidth=1, label="training")
-    _curve(axis, log, "eval_nll", color=BLUE, marker="o", label="held-out")
-    _curve(
-        axis, log, "eval_nll_shuffled", VERMILION, linestyle="--", marker="s", label="shuffled z"
-    )
-    finish(axis, "step", "NLL (nats per sentence)")
-    _from_zero(axis)
-    _legend(axis)
+_TRAINING = {"color": SKY, "linewidth": 1, "label": "training"}
+_HELD_OUT = {"color": BLUE, "marker": "o", "label": "held-out"}
+_SHUFFLED = {"color": VERMILION, "marker": "s", "linestyle": "--", "label": "shuffled z"}
 
-
-def _kl(axis: Axes, log: Sequence[Line]) -> None:
-    _curve(axis, log, "kl", color=SKY, linewidth=1, label="training")
-    _curve(axis, log, "eval_kl", color=BLUE, marker="o", label="held-out")
-    finish(axis, "step", "KL (nats per sentence)")
-    _from_zero(axis)
-    _legend(axis)
-
-
-def _beta(axis: Axes, log: Sequence[Line]) -> None:
-    _curve(axis, log, "beta", color=GREEN)
-    finish(axis, "step", "β (weight of the KL)")
-    _from_zero(axis)
-
-
-def _bleu(axis: Axes, log: Sequence[Line]) -> None:
-    _curve(axis, log, "eval_bleu", color=BLUE, marker="o", label="own z")
-    _curve(
-        axis, log, "eval_bleu_shuffled", VERMILION, linestyle="--", marker="s", label="shuffled z"
-    )
-    finish(axis, "step", "reconstruction BLEU (0 to 100)")
-    axis.set_ylim(-3, 103)
-    _legend(axis)
-
-
-def _units(axis: Axes, log: Sequence[Line]) -> None:
-    _curve(axis, log, "eval_active_units", color=PURPLE, marker="o")
-    finish(axis, "step", "active units (Var(μ) > 0.01)")
-    _from_zero(axis)
-    axis.yaxis.set_major_locator(MaxNLocator(integer=True))
-
-
-def _warmup(axis: Axes, log: Sequence[Line]) -> None:
-    _curve(axis, log, "warmup_nll", color=ORANGE, step="warmup_step")
-    finish(axis, "warm-up step of the plain language model", "NLL (nats per sentence)")
-    _from_zero(axis)
-
-
-_PANELS: dict[str, tuple[set[str], Callable[[Axes, Sequence[Line]], None]]] = {
-    "nll": ({"nll", "eval_nll"}, _nll),
-    "kl": ({"kl", "eval_kl"}, _kl),
-    "beta": ({"beta"}, _beta),
-    "bleu": ({"eval_bleu"}, _bleu),
-    "units": ({"eval_active_units"}, _units),
-    "warmup": ({"warmup_nll"}, _warmup),
+_PANELS: dict[str, tuple[str, dict[str, dict[str, Any]]]] = {
+    "nll": (
+        "NLL (nats per sentence)",
+        {"nll": _TRAINING, "eval_nll": _HELD_OUT, "eval_nll_shuffled": _SHUFFLED},
+    ),
+    "kl": ("KL (nats per sentence)", {"kl": _TRAINING, "eval_kl": _HELD_OUT}),
+    "beta": ("β (weight of the KL)", {"beta": {"color": GREEN}}),
+    "bleu": (
+        "reconstruction BLEU (0 to 100)",
+        {"eval_bleu": _HELD_OUT | {"label": "own z"}, "eval_bleu_shuffled": _SHUFFLED},
+    ),
+    "units": (
+        "active units (Var(μ) > 0.01)",
+        {"eval_active_units": {"color": PURPLE, "marker": "o"}},
+    ),
+    "warmup": ("NLL (nats per sentence)", {"warmup_nll": {"color": ORANGE}}),
 }
+"""Maps panels to the label of the vertical axis and to the style of each curve."""
+
+
+def _draw_panel(axis: Axes, name: str, log: Sequence[Line]) -> None:
+    y, curves = _PANELS[name]
+    step, x = "step", "step"
+    if name == "warmup":
+        step, x = "warmup_step", "warm-up step of the plain language model"
+    for key, style in curves.items():
+        # a resumed run repeats the steps after its checkpoint: the last line is used
+        points = {r[step]: r[key] for r in log if r.get(key) is not None and step in r}
+        if points:
+            style = {"linewidth": 1.6, "markersize": 4, **style}
+            axis.plot(*zip(*sorted(points.items()), strict=True), **style)
+    finish(axis, x, y)
+    if name == "bleu":
+        axis.set_ylim(-3, 103)
+    else:
+        axis.set_ylim(0, 1.06 * axis.dataLim.ymax or 1.0)
+    if name == "units":
+        axis.yaxis.set_major_locator(MaxNLocator(integer=True))
+    legend(axis)
 
 
 # ------------------------------------------------------------------------------- bars
@@ -360,7 +326,7 @@ _CONTROLS = {
 }
 
 
-def _bars(axis: Axes, rows: Sequence[Mapping[str, Any] | None]) -> None:
+def _bars(axis: Axes, metric: str, rows: Sequence[Mapping[str, Any] | None]) -> None:
     """A bar for each row, the first one on top; None leaves an empty place."""
     shown = [(y, row) for y, row in enumerate(rows) if row is not None]
     drawn = [
@@ -374,7 +340,8 @@ def _bars(axis: Axes, rows: Sequence[Mapping[str, Any] | None]) -> None:
     for y, row in shown:
         _bar(axis, y, row, room)
     first = shown[0][1]
-    finish(axis, f"{first.get('unit', '')}\n{first['direction']} is better".strip(), "")
+    unit = f"{first.get('unit', '')}\n{first['direction']} is better".strip()
+    finish(axis, unit, "", metric)
     axis.grid(visible=False, axis="y")
     axis.tick_params(axis="y", length=0)
     axis.xaxis.set_major_locator(MaxNLocator(nbins=4))
@@ -399,92 +366,4 @@ def _bar(axis: Axes, y: int, row: Mapping[str, Any], room: float) -> None:
             if end < control < end + room:  # the value would overlap the mark
                 end = control
     text = f"{row['value']:,.0f}" if abs(row["value"]) >= 1000 else f"{row['value']:.3g}"
-    axis.annotate(
-        text.replace("-", "−"),
-        (end, y),
-        xytext=(4, 0),
-        textcoords="offset points",
-        va="center",
-        fontsize=9,
-        color=INK,
-    )
-
-
-# ------------------------------------------------------------------------------- drawing
-
-
-def _curve(
-    axis: Axes,
-    log: Sequence[Line],
-    key: str,
-    color: str,
-    step: str = "step",
-    marker: str | None = None,
-    linestyle: str = "-",
-    linewidth: float = 1.6,
-    label: str | None = None,
-) -> None:
-    # a resumed run repeats the steps after its checkpoint: the last line is used
-    points = {line[step]: line[key] for line in log if line.get(key) is not None and step in line}
-    if points:
-        axis.plot(
-            *zip(*sorted(points.items()), strict=True),
-            color=color,
-            marker=marker,
-            markersize=4,
-            linestyle=linestyle,
-            linewidth=linewidth,
-            label=label,
-        )
-
-
-def new_figure(
-    rows: int = 1, columns: int = 1, width: float = _WIDTH, height: float = _HEIGHT
-) -> tuple[Figure, list[Axes]]:
-    """An empty figure with the given number of panels, and their axes."""
-    figure = Figure((columns * width, rows * height), layout="constrained", facecolor=PAPER)
-    return figure, list(figure.subplots(rows, columns, squeeze=False).flat)
-
-
-def _from_zero(axis: Axes) -> None:
-    axis.set_ylim(0, 1.06 * axis.dataLim.ymax or 1.0)
-
-
-def finish(axis: Axes, x: str, y: str) -> None:
-    """Apply the common style to an axis."""
-    axis.set_facecolor(PAPER)
-    axis.set_xlabel(x, fontsize=10, color=INK)
-    axis.set_ylabel(y, fontsize=10, color=INK)
-    axis.tick_params(labelsize=9, color=INK, labelcolor=INK)
-    if "step" in x:
-        axis.xaxis.set_major_locator(MaxNLocator(nbins=7, integer=True))
-    axis.grid(visible=True, color=FAINT, linewidth=0.6)
-    axis.set_axisbelow(True)
-    for side, spine in axis.spines.items():
-        spine.set_visible(side in ("left", "bottom"))
-        spine.set_color(INK)
-
-
-def _legend(axis: Axes, **options: Any) -> None:
-    if axis.get_legend_handles_labels()[0]:
-        axis.legend(fontsize=9, frameon=False, labelcolor=INK, **options)
-
-
-def plot_map(rows: Sequence[Mapping[str, Any]], label: str, title: str = "") -> Figure:
-    """Points of a projection, coloured by a label.
-
-    Args:
-        rows: A row for each point, with `x`, `y` and the label, as returned by `Clusters`.
-        label: Name of the label; beyond 12 distinct values, the rarest share one colour.
-        title: Title; default: the name of the label.
-
-    Raises:
-        UserError: There is no row, or a row lacks a key.
-    """
-    if not rows:
-        raise UserError("expected at least one point to plot; got an empty list of rows")
-    for row in rows:
-        if missing := {"x", "y", label} - set(row):
-            raise UserError(f"a row of a map lacks {', '.join(sorted(missing))}: {dict(row)}")
-    plane = np.array([[row["x"], row["y"]] for row in rows])
-    return scatter_by_label(plane, [row[label] for row in rows], title or label)
+    annotate(axis, text.replace("-", "−"), (end, y), (4, 0), va="center", fontsize=9)

@@ -10,21 +10,21 @@ from pathlib import Path
 from typing import Any
 
 from llamavae.errors import UserError
-from llamavae.files import write_text
 from llamavae.metrics.metric import Rows
 from llamavae.report import plots
-from llamavae.report.page import page
+from llamavae.report.page import write_page
 from llamavae.report.pieces import (
-    Html,
     Section,
+    bold,
     chain,
-    escape,
+    facts,
     figure,
     gallery,
     join,
     prose,
     table,
-    with_note,
+    warning,
+    with_notes,
 )
 from llamavae.report.texts import text_sections
 
@@ -56,30 +56,17 @@ def about(recipe: Mapping[str, Any], sentences: int | None) -> Section:
         sentences: Number of training sentences; None if unknown.
     """
     objective = recipe["objective"]
-    return Section(
-        "The model",
-        join(
-            [
-                prose(
-                    "A sentence variational autoencoder (LlaMaVAE, arXiv 2312.13208): it encodes a "
-                    "sentence as a latent code z in a small continuous space, and decodes every "
-                    "latent code to a sentence."
-                ),
-                chain(
-                    [
-                        ("sentence", _corpus(recipe["corpus"], sentences)),
-                        *_parts(recipe),
-                        ("sentence", "greedy, free-running decoding"),
-                    ]
-                ),
-                prose(
-                    "Training minimises -log p(sentence | z) + β · KL(q(z | sentence) ‖ N(0, I)), "
-                    f"in nats per sentence, with the {objective['schedule']} schedule of β up to "
-                    f"{objective['beta']:g}."
-                ),
-            ]
-        ),
+    model = prose(
+        "A sentence variational autoencoder (LlaMaVAE, arXiv 2312.13208): it encodes a sentence as "
+        "a latent code z in a small continuous space, and decodes every latent code to a sentence."
     )
+    first = "sentence", _corpus(recipe["corpus"], sentences)
+    parts = chain([first, *_parts(recipe), ("sentence", "greedy, free-running decoding")])
+    trained = prose(
+        "Training minimises -log p(sentence | z) + β · KL(q(z | sentence) ‖ N(0, I)), in nats per "
+        f"sentence, with the {objective['schedule']} schedule of β up to {objective['beta']:g}."
+    )
+    return Section("The model", join([model, parts, trained]))
 
 
 def _corpus(corpus: Mapping[str, Any], sentences: int | None) -> str:
@@ -165,11 +152,11 @@ def metrics_of(metrics: Mapping[str, Any], decoded: int) -> list[Number]:
 
 def headline(metrics: Sequence[Number], warnings: Sequence[str]) -> Section:
     """The warnings of the monitor and the metrics as a table."""
-    verdict = [Html(f'<p class="warning">{escape(warning)}</p>') for warning in warnings]
+    verdict = [warning(text) for text in warnings]
     rows = [
         {
-            "metric and definition": with_note(m.name, m.how),
-            "value": Html(f"<b>{escape(m.value)}</b>"),
+            "metric and definition": with_notes(m.name, m.how),
+            "value": bold(m.value),
             "shuffled z": m.control,
             "better": m.better,
         }
@@ -210,22 +197,18 @@ def training(log: Sequence[plots.Line], metrics: Mapping[str, Any]) -> Section:
 
 def provenance(results: Mapping[str, Any]) -> Section:
     """Command, seed, machine and versions."""
+    seconds = results.get("seconds")
     rows = [
         ("command", results.get("command")),
         ("seed", results.get("seed")),
-        ("training time", _minutes(results.get("seconds"))),
+        ("training time", None if seconds is None else f"{seconds / 60:.1f} minutes"),
         ("machine", results.get("machine")),
         ("llamavae", results.get("version")),
         ("commit", results.get("commit") or "installed package"),
         ("torch", results.get("torch")),
         ("transformers", results.get("transformers")),
     ]
-    known = [{"": name, " ": str(value)} for name, value in rows if value is not None]
-    return Section("Provenance", table(known, "Run"))
-
-
-def _minutes(seconds: float | None) -> str | None:
-    return None if seconds is None else f"{seconds / 60:.1f} minutes"
+    return Section("Provenance", facts([row for row in rows if row[1] is not None], "Run"))
 
 
 def write_run_report(
@@ -260,11 +243,8 @@ def write_run_report(
         training(log, found),
         provenance(results),
     ]
-    path = folder / "report.html"
     lead = recipe["description"] or f"A run of the recipe {recipe['name']}."
-    title = f"{recipe['name']}: report of a LlaMaVAE run"
-    write_text(path, page(title, lead, parts))
-    return path
+    return write_page(folder, f"{recipe['name']}: report of a LlaMaVAE run", lead, parts)
 
 
 def read_run(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:

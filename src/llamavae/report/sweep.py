@@ -9,20 +9,22 @@ from llamavae.evaluation.generations import write_csv
 from llamavae.evaluation.results import interval_text, number_text
 from llamavae.experiments.correlation import relate
 from llamavae.experiments.sweep import TRAINING, Sweep, geometry_and_quality, trade_off
-from llamavae.files import replacing, write_text
+from llamavae.files import replacing
 from llamavae.metrics.metric import Rows
 from llamavae.provenance import provenance as made_by
 from llamavae.report import plots
 from llamavae.report.correlation import plot_relation
-from llamavae.report.page import page
+from llamavae.report.page import write_page
 from llamavae.report.pieces import (
     Html,
     Section,
-    escape,
+    bold,
     figure,
     join,
     prose,
     table,
+    warning,
+    with_notes,
 )
 from llamavae.report.run import provenance
 
@@ -47,17 +49,11 @@ def write_sweep_report(sweep: Sweep, folder: Path) -> Path:
         *_relation(sweep, folder),
         provenance(made_by()),
     ]
-    path = folder / "report.html"
-    write_text(path, page("Rate and distortion: a sweep", lead, sections))
-    return path
+    return write_page(folder, "Rate and distortion: a sweep", lead, sections)
 
 
 def _rate_and_distortion(sweep: Sweep, plot: Html) -> Section:
-    found = [
-        Html(f'<p class="warning"><b>{escape(name)}</b> {escape(warning)}</p>')
-        for name, warnings in sweep.warnings.items()
-        for warning in warnings
-    ]
+    found = [warning(text, name) for name, texts in sweep.warnings.items() for text in texts]
     note = prose(
         "The KL is the rate and the NLL the distortion, both in nats per sentence of the "
         "validation set. A model is better than another if it has a lower NLL at the same KL, or "
@@ -133,5 +129,4 @@ def _cell(row: dict[str, Any]) -> Html:
     notes = [interval_text(row)]
     if row["control"] is not None:
         notes.append(f"control {number_text(row['control'])}")
-    small = "".join(f"<small>{escape(note)}</small>" for note in notes if note)
-    return Html(f"<b>{number_text(row['value'])}</b>{small}")
+    return with_notes(bold(number_text(row["value"])), *filter(None, notes))

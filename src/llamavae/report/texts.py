@@ -7,16 +7,7 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby
 
 from llamavae.metrics.metric import Rows
-from llamavae.report.pieces import (
-    Html,
-    Section,
-    changes,
-    escape,
-    gallery,
-    join,
-    prose,
-    table,
-)
+from llamavae.report.pieces import Html, Section, changes, escape, gallery, join, prose, table
 
 _SHOWN_RECONSTRUCTIONS = 10
 _SHOWN_SAMPLES = 24
@@ -69,21 +60,16 @@ def show_reconstructions(rows: Rows) -> Section:
             for row in chosen
         ]
 
-    return Section(
-        "Reconstructions",
-        join(
-            [
-                prose(
-                    "Highlighted words differ from the sentence; struck-through words are missing. "
-                    "BLEU is sentence BLEU."
-                ),
-                table(shown(picked), f"The first {len(picked)} of {len(rows)}, not selected"),
-                table(shown(worst), f"The worst of the {len(inexact)} that are not exact")
-                if worst
-                else prose(f"All {len(rows)} are exact."),
-            ]
-        ),
+    note = (
+        "Highlighted words differ from the sentence; struck-through words are missing. BLEU is "
+        "sentence BLEU."
     )
+    first = table(shown(picked), f"The first {len(picked)} of {len(rows)}, not selected")
+    if worst:
+        last = table(shown(worst), f"The worst of the {len(inexact)} that are not exact")
+    else:
+        last = prose(f"All {len(rows)} are exact.")
+    return Section("Reconstructions", join([prose(note), first, last]))
 
 
 def show_paths(title: str, note: str, rows: Rows, groups: Sequence[str]) -> Section:

@@ -108,12 +108,12 @@ def test_numbers_are_those_of_the_texts(model):
     assert [row["reconstruction"] for row in table] == predictions
     assert found.value("BLEU") == pytest.approx(corpus_bleu(predictions, tiny.SENTENCES))
     assert found.value("exact match") == exact_match(predictions, tiny.SENTENCES)
-    cosine = semantic.encoder_cosine(predictions, tiny.SENTENCES, model.encoder)
+    cosine = semantic.encoder_cosines(predictions, tiny.SENTENCES, model.encoder).mean().item()
     assert found.value("encoder cosine") == pytest.approx(cosine, abs=1e-5)
     shuffled = [row["shuffled"] for row in table]
     control = {row["metric"]: row["control"] for row in found.rows if not row["group"]}
     assert control["BLEU"] == pytest.approx(corpus_bleu(shuffled, tiny.SENTENCES))
-    cosine = semantic.encoder_cosine(shuffled, tiny.SENTENCES, model.encoder)
+    cosine = semantic.encoder_cosines(shuffled, tiny.SENTENCES, model.encoder).mean().item()
     assert control["encoder cosine"] == pytest.approx(cosine, abs=1e-5)
     again = Reconstruction(8, resamples=20)(model, data)
     assert [row["reconstruction"] for row in again.tables["reconstructions"]] == predictions
@@ -243,7 +243,7 @@ def test_models_that_are_asked_for():
     found = evaluator(Planted(tiny.SENTENCES, predictions), EvaluationData(tiny.SENTENCES))
     score = semantic.bert_score(predictions, tiny.SENTENCES, bert, 2).mean().item()
     assert found.value("BERTScore") == pytest.approx(score)
-    score = semantic.bleurt(predictions, tiny.SENTENCES, (rating, tokenizer))
+    score = semantic.bleurt_scores(predictions, tiny.SENTENCES, (rating, tokenizer)).mean().item()
     assert found.value("BLEURT") == pytest.approx(score)
     plain = Reconstruction(resamples=20)(Planted(tiny.SENTENCES), EvaluationData(tiny.SENTENCES))
     assert not {"BERTScore", "BLEURT", "encoder cosine"} & {row["metric"] for row in plain.rows}

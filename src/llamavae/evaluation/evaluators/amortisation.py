@@ -15,7 +15,6 @@ from llamavae.errors import UserError
 from llamavae.evaluation.evaluator import Evaluation, EvaluationData, Evaluator
 from llamavae.evaluation.evaluators.reconstruction import decode_by_length
 from llamavae.evaluation.refined import RefinedSystem
-from llamavae.metrics.bootstrap import bootstrap_sums, percentile_interval
 from llamavae.metrics.control import derangement
 from llamavae.metrics.metric import Metric, Rows
 from llamavae.metrics.ngrams import bleu_counts, bleu_of_counts
@@ -226,8 +225,17 @@ class Amortisation(Evaluator):
             )
             for size, values in found.noisy.items()
         ]
+        counts = bleu_counts(found.predictions, texts)
+        bleu = self.metric("BLEU").bootstrap(
+            lambda i: bleu_of_counts(counts[i]),
+            len(texts),
+            seed,
+            resamples=self.resamples,
+            control=bleu_of_counts(bleu_counts(found.foreign, texts)),
+            group=group,
+        )
         seconds = self.metric("processor seconds").row(found.seconds, len(texts), group=group)
-        return [*rows, self._bleu(found.predictions, found.foreign, texts, seed, group), seconds]
+        return [*rows, bleu, seconds]
 
     def _written(
         self, model: LlaMaVAE, ids: list[list[int]], z: Tensor, data: EvaluationData
@@ -245,19 +253,6 @@ class Amortisation(Evaluator):
             total += sentence_nll(model, ids, q.reparameterise(noise), self.batch_size)
         bound = total / self.samples + self.beta * q.kl().sum(1)
         return bound.numpy(), sentence_nll(model, ids, q.mean, self.batch_size).numpy()
-
-    def _bleu(
-        self, predictions: list[str], exchanged: list[str], texts: list[str], seed: int, group: str
-    ) -> dict[str, Any]:
-        counts = bleu_counts(predictions, texts)
-        drawn = bootstrap_sums(counts, resamples=self.resamples, seed=seed)
-        return self.metric("BLEU").row(
-            bleu_of_counts(counts.sum(0)[None].astype(int)),
-            len(texts),
-            control=bleu_of_counts(bleu_counts(exchanged, texts).sum(0)[None].astype(int)),
-            interval=percentile_interval([bleu_of_counts(s[None].astype(int)) for s in drawn]),
-            group=group,
-        )
 
 
 def _exact(predictions: Sequence[str], texts: Sequence[str]) -> Values:

@@ -20,15 +20,9 @@ from sklearn.metrics import pairwise_distances, silhouette_samples
 
 from llamavae.errors import UserError, unknown
 from llamavae.evaluation.evaluator import Evaluation, EvaluationData, Evaluator, latent_codes
-from llamavae.evaluation.evaluators.probes import (
-    MOST_CLASSES,
-    classes,
-    label_codes,
-    left_out_table,
-    listed,
-)
+from llamavae.evaluation.labels import MOST_CLASSES, classes, left_out_table, listed
 from llamavae.latent import nearest_neighbours
-from llamavae.metrics.bootstrap import bootstrap_interval
+from llamavae.metrics.control import label_codes
 from llamavae.metrics.metric import Metric, Rows
 
 Projection = Literal["pca", "tsne", "umap"]
@@ -285,20 +279,13 @@ class Clusters(Evaluator):
             for column in (ours, random):
                 column[""] = np.mean(list(column.values()), axis=0)
             for group in ("", *labels):
-                values = ours[group]
-                interval = bootstrap_interval(
-                    lambda i, values=values: values[i].mean(),
-                    len(values),
+                row = metric.bootstrap(
+                    lambda i, values=ours[group]: values[i].mean(),
+                    len(z),
+                    seed,
                     resamples=self.resamples,
-                    seed=seed,
+                    control=random[group].mean(),
+                    group=group,
                 )
-                rows.append(
-                    metric.row(
-                        values.mean(),
-                        len(values),
-                        control=random[group].mean(),
-                        interval=interval,
-                        group=group,
-                    )
-                )
+                rows.append(row)
         return rows

@@ -32,6 +32,49 @@ _RESAMPLES = 200
 _CONTROL = "The same metric with the labels shuffled over sentences, mean over seeds."
 _SEEDS = " The value is the mean over seeds, and the interval is over seeds, not sentences."
 
+_DEFINITIONS = {
+    "MIG": (
+        "Mutual information gap: the mean over factors of the difference between the two highest "
+        "values of mutual information of a dimension and the factor, divided by the entropy of "
+        "the factor (Chen et al., 2018, arXiv 1802.04942). Dimensions are discretised into bins "
+        "of equal width, as in disentanglement_lib."
+    ),
+    "DCI disentanglement": (
+        "Mean over dimensions, weighted by importance, of 1 minus the normalised entropy of the "
+        "dimension's importance over factors, from random forests (Eastwood and Williams, 2018)."
+        + _SEEDS
+    ),
+    "DCI completeness": (
+        "Mean over factors of 1 minus the normalised entropy of the importance of the dimensions "
+        "for the factor, from random forests (Eastwood and Williams, 2018)." + _SEEDS
+    ),
+    "DCI informativeness": (
+        "Mean over factors of the held-out accuracy of random forests that predict the factor "
+        "from the latent code (Eastwood and Williams, 2018)." + _SEEDS
+    ),
+    "SAP": (
+        "Separated attribute predictability: the mean over factors of the difference in balanced "
+        "held-out accuracy between the two single dimensions that predict the factor best by "
+        "thresholds (Kumar et al., 2018, arXiv 1711.00848)." + _SEEDS
+    ),
+    "modularity": (
+        "Mean over dimensions of 1 minus the squared mutual information with all factors but the "
+        "best, divided by (K − 1) times that with the best of K factors (Ridgeway and Mozer, "
+        "2018, arXiv 1802.05312). It is also high for random labels."
+    ),
+    "z-diff": (
+        "Accuracy of a linear classifier that predicts, from the mean absolute difference of "
+        "pairs that share the value of one factor, which factor this is (Higgins et al., 2017)."
+        + _SEEDS
+    ),
+    "z-min-var": (
+        "Accuracy of a majority-vote classifier that predicts, from the dimension with the lowest "
+        "relative variance in a batch, which factor is fixed in the batch (Kim and Mnih, 2018, "
+        "arXiv 1802.05983)." + _SEEDS
+    ),
+}
+"""Maps metrics to their definitions."""
+
 ROTATED = "after a random rotation"
 """Group of the MIG after a random rotation of the codes. If it is as high as the MIG itself, the
 axes of the space are not aligned with the factors."""
@@ -58,79 +101,9 @@ class Disentanglement(Evaluator):
 
     name = "disentanglement"
     needs: ClassVar[frozenset[Need]] = frozenset({"encode", "labels"})
-    metrics = (
-        Metric(
-            "MIG",
-            "0 to 1",
-            "higher",
-            "Mutual information gap: the mean over factors of the difference between the two "
-            "highest values of mutual information of a dimension and the factor, divided by the "
-            "entropy of the factor (Chen et al., 2018, arXiv 1802.04942). Dimensions are "
-            "discretised into bins of equal width, as in disentanglement_lib.",
-            _CONTROL,
-        ),
-        Metric(
-            "DCI disentanglement",
-            "0 to 1",
-            "higher",
-            "Mean over dimensions, weighted by importance, of 1 minus the normalised entropy of "
-            "the dimension's importance over factors, from random forests (Eastwood and Williams, "
-            "2018)." + _SEEDS,
-            _CONTROL,
-        ),
-        Metric(
-            "DCI completeness",
-            "0 to 1",
-            "higher",
-            "Mean over factors of 1 minus the normalised entropy of the importance of the "
-            "dimensions for the factor, from random forests (Eastwood and Williams, 2018)."
-            + _SEEDS,
-            _CONTROL,
-        ),
-        Metric(
-            "DCI informativeness",
-            "0 to 1",
-            "higher",
-            "Mean over factors of the held-out accuracy of random forests that predict the factor "
-            "from the latent code (Eastwood and Williams, 2018)." + _SEEDS,
-            _CONTROL,
-        ),
-        Metric(
-            "SAP",
-            "0 to 1",
-            "higher",
-            "Separated attribute predictability: the mean over factors of the difference in "
-            "balanced held-out accuracy between the two single dimensions that predict the factor "
-            "best by thresholds (Kumar et al., 2018, arXiv 1711.00848)." + _SEEDS,
-            _CONTROL,
-        ),
-        Metric(
-            "modularity",
-            "0 to 1",
-            "higher",
-            "Mean over dimensions of 1 minus the squared mutual information with all factors but "
-            "the best, divided by (K − 1) times that with the best of K factors (Ridgeway and "
-            "Mozer, 2018, arXiv 1802.05312). It is also high for random labels.",
-            _CONTROL,
-        ),
-        Metric(
-            "z-diff",
-            "0 to 1",
-            "higher",
-            "Accuracy of a linear classifier that predicts, from the mean absolute difference of "
-            "pairs that share the value of one factor, which factor this is (Higgins et al., "
-            "2017)." + _SEEDS,
-            _CONTROL,
-        ),
-        Metric(
-            "z-min-var",
-            "0 to 1",
-            "higher",
-            "Accuracy of a majority-vote classifier that predicts, from the dimension with the "
-            "lowest relative variance in a batch, which factor is fixed in the batch (Kim and "
-            "Mnih, 2018, arXiv 1802.05983)." + _SEEDS,
-            _CONTROL,
-        ),
+    metrics = tuple(
+        Metric(name, "0 to 1", "higher", definition, _CONTROL)
+        for name, definition in _DEFINITIONS.items()
     )
 
     def __init__(
@@ -181,7 +154,11 @@ class Disentanglement(Evaluator):
             if metric.name in right[0].named()
             for values in [[scores.named()[metric.name] for scores in right]]
         ]
-        rows.insert(1, self._rotated(x, found.codes, seeds))
+        rotated = [
+            mig(x @ ortho_group.rvs(x.shape[1], random_state=seed), found.codes, self.bins).mean()
+            for seed in seeds
+        ]
+        rows.insert(1, self.primary.row(float(np.mean(rotated)), len(x), group=ROTATED))
         return Evaluation(
             rows, _tables(found, right, information_matrix(x, found.codes, self.bins))
         )
@@ -196,13 +173,6 @@ class Disentanglement(Evaluator):
             z_diff(x, codes, votes=self.votes, seed=seed) if several else None,
             z_min_var(x, codes, votes=self.votes, seed=seed) if several else None,
         )
-
-    def _rotated(self, x: Floats, codes: Integers, seeds: list[int]) -> dict[str, Any]:
-        scores = [
-            mig(x @ ortho_group.rvs(x.shape[1], random_state=seed), codes, self.bins).mean()
-            for seed in seeds
-        ]
-        return self.primary.row(float(np.mean(scores)), len(x), group=ROTATED)
 
     def _interval(
         self, name: str, values: list[float], x: Floats, codes: Integers, seed: int

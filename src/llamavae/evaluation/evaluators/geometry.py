@@ -11,17 +11,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from llamavae.errors import UserError
-from llamavae.evaluation.analogies import (
-    analogy_rows,
-    draw_analogies,
-    has_factors,
-    score_analogies,
-)
+from llamavae.evaluation.analogies import analogy_rows, draw_analogies, has_factors, score_analogies
 from llamavae.evaluation.encoders import EncoderSource
 from llamavae.evaluation.evaluator import Evaluation, EvaluationData, Evaluator, Need, latent_codes
 from llamavae.evaluation.paths import sentence_vectors
 from llamavae.latent import arithmetic
-from llamavae.metrics.bootstrap import bootstrap_interval
 from llamavae.metrics.latent import iso_score, mean_cosine
 from llamavae.metrics.metric import Metric, Rows
 from llamavae.metrics.offset_similarity import move, offset_concentration
@@ -163,8 +157,6 @@ class Geometry(Evaluator):
         tables["settings"] = [{"setting": "sentence vectors", "value": encoder_name}]
         return Evaluation(rows, tables)
 
-    # ------------------------------------------------------------------ traversals
-
     def _traverse(
         self,
         system: Any,
@@ -216,8 +208,6 @@ class Geometry(Evaluator):
         ]
         return rows, {"traversals": traversals, "consistency": each}
 
-    # ------------------------------------------------------------------ analogies
-
     def _answer(
         self, system: Any, x: Tensor, texts: Sequence[str], data: EvaluationData
     ) -> tuple[Rows, Rows]:
@@ -249,15 +239,10 @@ class Geometry(Evaluator):
             ]
         return rows, analogy_rows(asked, predictions[:n], scores)
 
-    # ------------------------------------------------------------------ isotropy
-
     def _isotropy(self, x: NDArray[np.float64], data: EvaluationData) -> Rows:
         gaussian = np.random.default_rng(data.seed).normal(size=x.shape)
-        cosine = self.metric("mean cosine").row(
-            mean_cosine(x),
-            len(x),
-            control=mean_cosine(gaussian),
-            interval=bootstrap_interval(lambda i: mean_cosine(x, i), len(x), seed=data.seed),
+        cosine = self.metric("mean cosine").bootstrap(
+            lambda i: mean_cosine(x, i), len(x), data.seed, control=mean_cosine(gaussian)
         )
         if x.shape[1] < 2:
             return [cosine]
@@ -281,12 +266,10 @@ def _consistency_row(
     group: str = "",
 ) -> dict[str, Any]:
     """The mean over dimensions, with a bootstrap interval over starts."""
-    return metric.row(
-        float(offset_concentration(change).mean()),
+    return metric.bootstrap(
+        lambda i: float(offset_concentration(change, i).mean()),
         change.shape[1],
+        data.seed,
         control=None if control is None else float(offset_concentration(control).mean()),
-        interval=bootstrap_interval(
-            lambda i: float(offset_concentration(change, i).mean()), change.shape[1], seed=data.seed
-        ),
         group=group,
     )

@@ -15,7 +15,6 @@ from tqdm.auto import tqdm
 from llamavae.errors import UserError
 from llamavae.evaluation.evaluator import Evaluation, EvaluationData, Evaluator
 from llamavae.evaluation.evaluators.reconstruction import length_groups
-from llamavae.metrics.bootstrap import bootstrap_interval
 from llamavae.metrics.control import derangement
 from llamavae.metrics.metric import Metric, Rows
 from llamavae.modeling import LlaMaVAE
@@ -184,15 +183,13 @@ class Likelihood(Evaluator):
             return float(nats["IW-NLL"][items].sum() / math.log(2) / size[items].sum())
 
         def add(name: str, group: str, items: Items, statistic: Statistic) -> None:
-            interval = bootstrap_interval(
+            row = self.metric(name).bootstrap(
                 lambda i: statistic(values, items[i]),
                 len(items),
+                data.seed,
                 resamples=self.resamples,
-                seed=data.seed,
-            )
-            value, shuffled = statistic(values, items), statistic(control, items)
-            row = self.metric(name).row(
-                value, len(items), control=shuffled, interval=interval, group=group
+                control=statistic(control, items),
+                group=group,
             )
             rows.append(row)
 

@@ -21,15 +21,14 @@ from sklearn.linear_model import LogisticRegression
 from llamavae.corpora import senteval
 from llamavae.errors import UserError
 from llamavae.evaluation.evaluator import Evaluation, EvaluationData, Evaluator, latent_codes
+from llamavae.evaluation.labels import classes, left_out_table, listed
 from llamavae.evaluation.tasks import check_tasks, load_tasks
-from llamavae.metrics.bootstrap import Statistic, bootstrap_interval
+from llamavae.metrics.bootstrap import Statistic
+from llamavae.metrics.control import label_codes
 from llamavae.metrics.metric import Items, Metric, Rows
 
 GRID = tuple(2.0**power for power in range(-2, 4))
 """Values of C, the inverse of the L2 penalty: 1/4 to 8, SentEval's with scikit-learn."""
-
-MOST_CLASSES = 50
-"""Maximum number of classes; a column with more distinct values is treated as an identifier."""
 
 _ITERATIONS = 200
 _SHARES = (0.6, 0.8)  # ends of the training and the validation part
@@ -61,11 +60,6 @@ class Probe:
     majority: Bool
     strength: float
     converged: bool
-
-    @property
-    def accuracy(self) -> float:
-        """Proportion of test sentences that are classified correctly."""
-        return float(self.correct.mean())
 
 
 def fit_probe(z: ArrayLike, labels: Sequence[Hashable], split: Split) -> Probe:
@@ -140,36 +134,6 @@ def split_texts(texts: Sequence[str], seed: int = 0) -> Split:
     return Split(*(np.flatnonzero(part) for part in (train, ~train & validation, ~validation)))
 
 
-def classes(
-    labels: Mapping[str, Sequence[Hashable]], most: int = MOST_CLASSES
-) -> tuple[dict[str, Sequence[Hashable]], dict[str, str]]:
-    """Label columns with 2 to `most` classes, and the excluded columns with the reason.
-
-    Example:
-        >>> classes({"pos": ["noun", "verb", "noun"], "source": ["wn", "wn", "wn"]})
-        ({'pos': ['noun', 'verb', 'noun']}, {'source': 'one label only'})
-    """
-    kept, left_out = {}, {}
-    for name, values in labels.items():
-        n = len(set(values))
-        if 2 <= n <= most:
-            kept[name] = values
-        else:
-            left_out[name] = "one label only" if n < 2 else f"{n} labels, more than {most}"
-    return kept, left_out
-
-
-def listed(left_out: Mapping[str, str]) -> str:
-    """The excluded labels with the reasons, as a sentence."""
-    return "; ".join(f"{name}: {reason}" for name, reason in left_out.items())
-
-
-def left_out_table(left_out: Mapping[str, str]) -> dict[str, Rows]:
-    """The excluded labels as a table, if there are any."""
-    rows = [{"label": name, "reason": reason} for name, reason in left_out.items()]
-    return {"labels left out": rows} if rows else {}
-
-
 def length_classes(texts: Sequence[str]) -> list[str]:
     """Number of white-space separated words, in up to six classes of about equal size.
 
@@ -187,12 +151,6 @@ def length_classes(texts: Sequence[str]) -> list[str]:
         low, high = (int(f(lengths[codes == code])) for f in (np.min, np.max))
         names[code] = f"{low}" if low == high else f"{low} to {high}"
     return [names[code] for code in codes]
-
-
-def label_codes(labels: Sequence[Hashable]) -> NDArray[np.intp]:
-    """Integer code of each label, from 0 in order of appearance, shape (N,)."""
-    known: dict[Hashable, int] = {}
-    return np.array([known.setdefault(label, len(known)) for label in labels])
 
 
 # ------------------------------------------------------------------------------- the evaluator
@@ -332,11 +290,12 @@ class Probes(Evaluator):
         value, control = _VALUES[metric.name]
         values = [value(each) for each in probed]
         statistic, n = mean_of_means(values, [each.source for each in probed])
-        return metric.row(
-            statistic(np.arange(n)),
+        return metric.bootstrap(
+            statistic,
             n,
+            seed,
+            resamples=self.resamples,
             control=None if control is None else float(np.mean([control(p) for p in probed])),
-            interval=bootstrap_interval(statistic, n, resamples=self.resamples, seed=seed),
             group=group,
             items=Items(values[0]) if len(values) == 1 else None,
         )

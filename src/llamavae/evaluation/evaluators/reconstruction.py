@@ -271,8 +271,10 @@ class Reconstruction(Evaluator):
             columns["encoder cosine"] = [found.get(i) for i in range(len(texts))]
         columns["shuffled"] = shuffled
         if bleurt is not None:
-            value = semantic.bleurt(predictions, texts, bleurt)
-            low = semantic.bleurt(exchanged, held, bleurt)
+            value, low = (
+                semantic.bleurt_scores(*pair, bleurt).mean().item()
+                for pair in ((predictions, texts), (exchanged, held))
+            )
             rows.append(self.metric("BLEURT").row(value, len(texts), control=low))
         order = [metric.name for metric in self.metrics]
         rows.sort(key=lambda row: order.index(row["metric"]))

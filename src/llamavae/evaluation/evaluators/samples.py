@@ -42,12 +42,6 @@ class Prior(Protocol):
         ...
 
 
-# ------------------------------------------------------------------------------- variety
-
-
-# ------------------------------------------------------------------------------- novelty
-
-
 def nearest_texts(texts: Sequence[str], training: Sequence[str]) -> tuple[NDArray[np.intp], Values]:
     """The most similar training text of each text, and their similarity.
 
@@ -81,9 +75,6 @@ def nearest_texts(texts: Sequence[str], training: Sequence[str]) -> tuple[NDArra
         index[rows] = jaccard.argmax(1)
         alike[rows] = jaccard.max(1)
     return index, alike
-
-
-# ------------------------------------------------------------------------------- MAUVE
 
 
 def mauve(texts: Sequence[str], references: Sequence[str], encoder: Any, seed: int = 0) -> float:

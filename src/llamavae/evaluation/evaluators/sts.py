@@ -31,7 +31,6 @@ from llamavae.evaluation.evaluator import (
     latent_codes,
 )
 from llamavae.evaluation.tasks import Groups, check_tasks, load_tasks, task_names
-from llamavae.metrics.bootstrap import bootstrap_interval
 from llamavae.metrics.correlation import pearson, spearman
 from llamavae.metrics.metric import Items, Metric, Rows
 from llamavae.modeling import LlaMaVAE
@@ -193,21 +192,16 @@ def _add(pairs: Pairs, row: Mapping[str, Any]) -> str:
     first, second, score = values
     if not all(isinstance(text, str) and text.strip() for text in (first, second)):
         return "a sentence is missing"
-    number = _number(score)
-    if number is None:
+    try:
+        number = float(score)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number):
         return f"the score is {score!r}, which is not a number"
     pairs.first.append(first.strip())
     pairs.second.append(second.strip())
     pairs.scores.append(number)
     return ""
-
-
-def _number(score: Any) -> float | None:
-    try:
-        value = float(score)
-    except (TypeError, ValueError):
-        return None
-    return value if math.isfinite(value) else None
 
 
 def _table(path: Path, delimiter: str) -> Iterator[_NamedRow]:
@@ -321,7 +315,7 @@ class SemanticSimilarity(Evaluator):
         rows: Rows = []
         table: Rows = []
         for task, pairs in loaded.items():
-            title = _title(task)
+            title = TASKS[task].title if task in TASKS else task
             ours, raw = pair_cosines(system, pairs)
             group = "" if task == first else title
             rows += self._rows(pairs.scores, ours, raw, group, title, data.seed)
@@ -335,7 +329,9 @@ class SemanticSimilarity(Evaluator):
         left_out = [{"row": line} for pairs in loaded.values() for line in pairs.skipped]
         rows.sort(key=lambda row: row["metric"] != self.primary.name)
         tables = {"pairs": table} | ({"left out": left_out} if left_out else {})
-        return Evaluation(rows, tables, {_title(task): reason for task, reason in lost.items()})
+        return Evaluation(
+            rows, tables, {TASKS[task].title: reason for task, reason in lost.items()}
+        )
 
     def _pairs(self, task: str) -> Pairs:
         if task in self.files:
@@ -353,16 +349,12 @@ class SemanticSimilarity(Evaluator):
     ) -> Rows:
         human = np.asarray(scores)
         return [
-            metric.row(
-                correlation(human, ours),
+            metric.bootstrap(
+                lambda i, f=correlation: f(human[i], ours[i]),
                 len(human),
+                seed,
+                resamples=self.resamples,
                 control=None if raw is None else correlation(human, raw),
-                interval=bootstrap_interval(
-                    lambda i, f=correlation: f(human[i], ours[i]),
-                    len(human),
-                    resamples=self.resamples,
-                    seed=seed,
-                ),
                 group=group,
                 items=Items(
                     np.stack([human, ours], 1), None if raw is None else np.stack([human, raw], 1)
@@ -371,10 +363,6 @@ class SemanticSimilarity(Evaluator):
             )
             for metric, correlation in ((SPEARMAN, spearman), (PEARSON, pearson))
         ]
-
-
-def _title(task: str) -> str:
-    return TASKS[task].title if task in TASKS else task
 
 
 @torch.no_grad()
