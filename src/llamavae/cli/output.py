@@ -45,6 +45,15 @@ def write(as_json: bool, *columns: str, **record: Any) -> None:
 
 
 @contextmanager
+def resumable(how: str = "repeat the command to resume") -> Iterator[None]:
+    """Tell how to resume if the block is interrupted."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        raise KeyboardInterrupt(f"interrupted; {how}") from error
+
+
+@contextmanager
 def progress_bar(what: str, unit: str) -> Iterator[Any]:
     """Progress bar with speed and remaining time on standard error; gives `update(done, total)`."""
     from rich.progress import (

@@ -8,18 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from llamavae.cli.options import ModelOptions, grouped
+from llamavae.cli.options import CorpusPath, ModelOptions
 from llamavae.cli.output import note, write
 from llamavae.errors import UserError, unknown
 
 if TYPE_CHECKING:
     from llamavae import LlaMaVAE
     from llamavae.modeling import Prior
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command of this module."""
-    app.command()(grouped(fit_prior))
 
 
 @dataclass
@@ -35,9 +30,7 @@ class SentenceOptions:
             "model.",
         ),
     ]
-    path: Annotated[
-        Path | None, typer.Option(help="Location of a named corpus, if not the default one.")
-    ] = None
+    path: CorpusPath = None
     column: Annotated[str | None, typer.Option(help="Column with the sentences.")] = None
     limit: Annotated[int, typer.Option(min=2, help="Maximum number of training sentences.")] = (
         20_000

@@ -20,10 +20,11 @@ _FINE_TUNE = "fine-tune"  # the default recipe of --from
 _ALL_SETTINGS = "llamavae.all_settings"  # key in the metadata of a context
 
 
-class _TrainCommand(TyperCommand):
+class TrainCommand(TyperCommand):
     """Adds the settings of a recipe to the help: their groups, or with --help-all each of them."""
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Write the help, then the settings."""
         super().format_help(ctx, formatter)
         from rich.console import Console
         from rich.markup import escape
@@ -58,12 +59,6 @@ def _help_all(context: typer.Context, value: bool) -> None:
         context.meta[_ALL_SETTINGS] = True
         print(context.get_help())
         raise typer.Exit
-
-
-def register(app: typer.Typer) -> None:
-    """Add the commands of this module."""
-    app.command(cls=_TrainCommand)(train)
-    app.command()(demo)
 
 
 Overrides = Annotated[
