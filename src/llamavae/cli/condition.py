@@ -51,11 +51,7 @@ class ConditionOptions(PairOptions):
     ] = None
 
     def pairs(self, vae: LlaMaVAE) -> tuple[Condition, Pairs, list[str]]:
-        """The condition, the texts with their conditions, and the words that can be defined.
-
-        Raises:
-            UserError: Options contradict one another, or the corpus lacks a column.
-        """
+        """The condition, the texts with their conditions, and the words that can be defined."""
         from llamavae.guidance import make_pairs
 
         kinds = ("word_vectors", "encoder", "labels", "vectors")

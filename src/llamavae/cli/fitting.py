@@ -54,9 +54,6 @@ class PairOptions:
         Args:
             vae: The model.
             words: Words to read from a file of word vectors.
-
-        Raises:
-            UserError: Options contradict one another, or there is no encoder of words.
         """
         from llamavae.guidance import EncoderCondition, WordVectorCondition
 
@@ -136,11 +133,7 @@ class FlowOptions:
     ] = 5
 
     def fitting(self, seed: int = 0) -> FitConfig:
-        """Settings of the fit.
-
-        Raises:
-            UserError: A value is out of range.
-        """
+        """Settings of the fit."""
         from llamavae.flows import FitConfig
 
         return FitConfig(
@@ -158,9 +151,6 @@ class FlowOptions:
 
         Args:
             forms: Forms to fit.
-
-        Raises:
-            UserError: The hidden sizes are invalid, or a form does not support an option.
         """
         widths = [width.strip() for width in (self.base_hidden or "").split(",") if width.strip()]
         if not all(width.isdecimal() and int(width) > 1 for width in widths):

@@ -68,9 +68,6 @@ class GuideOptions:
 
         Args:
             words: Words to read from a file of word vectors; None reads all of them.
-
-        Raises:
-            UserError: The model cannot be loaded.
         """
         quiet()
         from llamavae import InvertibleCVAE

@@ -1,4 +1,8 @@
-"""Options that several commands share. Each group of options is a dataclass."""
+"""Options that several commands share.
+
+Each group of options is a dataclass; its methods raise a `UserError` for options that are invalid
+or contradict one another.
+"""
 
 from __future__ import annotations
 
@@ -147,11 +151,7 @@ class ModelOptions:
         return default_model(*MODELS) if self.model is None else self.model
 
     def load(self) -> LlaMaVAE:
-        """Load the model.
-
-        Raises:
-            UserError: The model cannot be loaded, or the device is not available.
-        """
+        """Load the model."""
         source = Path(self.source).expanduser()
         if not (source / "config.json").exists() and (source / "model" / "config.json").exists():
             source = source / "model"  # the folder of a run
@@ -163,11 +163,7 @@ class ModelOptions:
         )
 
     def load_encoder(self, source: str) -> SentenceEncoder:
-        """Load a sentence encoder instead, on the device and in the dtype of the options.
-
-        Raises:
-            UserError: The encoder cannot be loaded, or the device is not available.
-        """
+        """Load a sentence encoder instead, on the device and in the dtype of the options."""
         quiet()
         from llamavae.modeling.loading import load_sentence_encoder
 
@@ -177,11 +173,7 @@ class ModelOptions:
 
 
 def placement(device: str | None, dtype: str | None) -> dict[str, Any]:
-    """Options of `LlaMaVAE.from_pretrained` for a device and a dtype.
-
-    Raises:
-        UserError: The device is not available.
-    """
+    """Options of `LlaMaVAE.from_pretrained` for a device and a dtype."""
     options: dict[str, Any] = {} if dtype is None else {"dtype": dtype}
     place = _device(device)
     return options if place == "cpu" else options | {"device_map": place}
@@ -240,11 +232,7 @@ class FileOptions:
     )
 
     def read(self, arguments: list[str] | None) -> Iterator[str]:
-        """The texts of the arguments, the file or standard input, without blank ones.
-
-        Raises:
-            UserError: Both arguments and a file are given, or there is no text.
-        """
+        """The texts of the arguments, the file or standard input, without blank ones."""
         if self.file is not None and arguments:
             raise UserError("expected texts or --file, not both")
         if self.column is not None and self.file is None:
@@ -316,11 +304,7 @@ class Generation:
     ] = None
 
     def options(self) -> dict[str, Any]:
-        """Options of `LlaMaVAE.generate`; also seeds torch.
-
-        Raises:
-            UserError: A value is out of range, or options contradict one another.
-        """
+        """Options of `LlaMaVAE.generate`; also seeds torch."""
         if self.temperature is not None and self.temperature <= 0:
             raise UserError(
                 f"expected a --temperature above 0; got {self.temperature}. Leave it out for "

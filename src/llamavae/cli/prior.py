@@ -75,8 +75,7 @@ def fit_prior(
     posterior_scale: Annotated[
         float,
         typer.Option(
-            min=0,
-            help="Multiple of the posteriors' standard deviation; 0 uses posterior means.",
+            min=0, help="Multiple of the posteriors' standard deviation; 0 uses posterior means."
         ),
     ] = 0.5,
     seed: Annotated[int, typer.Option(min=0, help="Random seed.")] = 0,
@@ -133,11 +132,7 @@ def fit_prior(
 
 
 def _place(vae: LlaMaVAE, kind: str, default: bool) -> Path:
-    """Folder of the prior inside the model's folder.
-
-    Raises:
-        UserError: The model has no folder that can be written, or the kind is not known yet.
-    """
+    """Folder of the prior inside the model's folder."""
     from llamavae.modeling.prior import DEFAULT, OTHERS, folder_of
     from llamavae.pretrained import bundled
 

@@ -65,9 +65,6 @@ class TaskOptions(PairOptions):
         Args:
             model: The model.
             **flows: Attributes of the task with settings of the flows.
-
-        Raises:
-            UserError: The corpus lacks a column, or the model lacks an encoder.
         """
         vae = model.load()
         if vae.encoder is None:

@@ -93,9 +93,7 @@ def train(
     corpus: Annotated[
         str | None,
         typer.Option(
-            "--corpus",
-            "-c",
-            help="Named corpus, file, or hub id of a dataset (corpus.name).",
+            "--corpus", "-c", help="Named corpus, file, or hub id of a dataset (corpus.name)."
         ),
     ] = None,
     output: Annotated[

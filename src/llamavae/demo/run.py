@@ -1,15 +1,8 @@
-"""The demo: examples of a pretrained model, fine-tuning on a file of sentences, and a report.
-
-The model is `small`, whose backbones are fetched if they are missing, or `mini` if no source can be
-reached. The fine-tune is `train` with the recipe `fine-tune`. Without a file the demo
-writes one, from the grammar of `llamavae.corpora.factors`, whose parser can then tell sentences
-from other texts.
-"""
+"""The demo as a whole: fine-tuning, the comparison before and after, and the report."""
 
 from __future__ import annotations
 
 import random
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from llamavae.corpora import factors, load_corpus
+from llamavae.demo.tour import SEED, Example, prior_of, tour
 from llamavae.errors import UserError
 from llamavae.evaluation import generations
 from llamavae.evaluation.evaluator import Evaluation, EvaluationData
@@ -55,34 +49,10 @@ _SETTINGS = {
         "evaluation.every=250",
     ),
 }
-_MEASURED_HERE = ("evaluation.decoded=0",)  # the demo decodes more sentences than a run would
 _OWN = 2000  # sentences of the file that the demo writes
 _OWN_FILE = "sentences.txt"
 _HELD_OUT = 500  # at most
 _SAMPLES = 100
-_REFINED = 20  # steps
-_SEED = 1
-
-_PLAIN = (
-    "a dog is a kind of animal",
-    "a person who plays the violin",
-    "the act of making something more beautiful",
-    "plants require sunlight to grow",
-    "someone who repairs old clocks",
-)
-_HARD = (
-    "Anna paid 34 dollars for two tickets to Berlin",
-    "Marie Curie was born in Warsaw in 1867",
-    "the meeting on Thursday was moved to room 217",
-    "our neighbour's grey cat has been asleep on the garage roof since noon",
-    "he bought three loaves of bread, a pound of butter and a dozen eggs",
-)
-_ENDS = ("a small bird that lives in trees", "a person who plays the violin")
-_ANALOGIES = (
-    ("a person who plays the violin", "a person who plays music", "a person who paints pictures"),
-    ("a dog is a kind of animal", "a dog barks", "a cat sleeps"),
-    ("the boy opened the door", "the boy opens the door", "the girl closes the window"),
-)
 
 
 @dataclass(frozen=True)
@@ -99,15 +69,6 @@ class DemoResult:
     folder: Path
     report: Path
     metrics: Rows
-
-
-@dataclass(frozen=True)
-class Shown:
-    """An example of model output, with an explanation."""
-
-    name: str
-    rows: Rows
-    seen: str
 
 
 def run_demo(
@@ -146,41 +107,40 @@ def run_demo(
         "corpus.name": corpus,
         "description": f"{name}, fine-tuned on {corpus}.",
     }
-    recipe = load_recipe("fine-tune", [*settings, *_MEASURED_HERE, *overrides], values=values)
+    settings = [*settings, "evaluation.decoded=0"]  # the demo decodes more than a run would
+    recipe = load_recipe("fine-tune", [*settings, *overrides], values=values)
     if sentences is None:
         _write_sentences(output / _OWN_FILE)
     held_out = _held_out(recipe)
 
     start = LlaMaVAE.from_pretrained(name)
     console.rule(f"What {name} does")
-    tour = []
-    for show in (_reconstruct, _refine, _interpolate, _arithmetic, _sample):
-        tour.append(show(start))
-        _show(console, tour[-1])
+    examples = []
+    for example in tour(start):
+        examples.append(example)
+        _show(console, example)
 
     console.rule(f"{name}, fine-tuned on your sentences")
     _announce(console, recipe, output)
     tuned = train(recipe, resume=True, progress=progress).model
     tables, metrics = _before_and_after(start, tuned, held_out)
-    for shown in _outcome(tables, metrics):
-        _show(console, shown)
+    for example in _outcome(tables, metrics):
+        _show(console, example)
 
     for table, rows in tables.items():
         generations.write_csv(rows, output / f"{table}.csv")
     results, _ = read_run(output)
     write_json(output / "results.json", results | {"demo": metrics})
-    parts = [p for s in tour for p in (pieces.prose(s.seen), pieces.table(s.rows, s.name))]
+    parts = [p for e in examples for p in (pieces.prose(e.seen), pieces.table(e.rows, e.name))]
     section = Section(f"What {name} does, before the fine-tune", pieces.join(parts))
-    path = write_run_report(output, tables, _headline(metrics), [section])
-    console.print(
+    path = write_run_report(output, tables, list(map(_number, metrics)), [section])
+    _say(
+        console,
         f"Everything is in {output}:\n"
         f"  {path}  the report: open it in a browser\n"
         f"  {output / 'model'}  the fine-tuned model; try\n"
         f"      llamavae reconstruct --model {output / 'model'} 'a sentence'\n"
         f"  {output / 'results.json'}  all numbers; the sentences behind them are in *.csv",
-        markup=False,
-        highlight=False,
-        soft_wrap=True,
     )
     return DemoResult(output, path, metrics)
 
@@ -212,7 +172,7 @@ def _choose(console: Console, progress: bool) -> str:
 def _write_sentences(path: Path) -> None:
     """Write a file of the grammar's sentences, one per line; an existing one stays."""
     if not path.is_file():
-        numbers = random.Random(_SEED).sample(range(factors.SIZE), _OWN)
+        numbers = random.Random(SEED).sample(range(factors.SIZE), _OWN)
         path.parent.mkdir(parents=True, exist_ok=True)
         # with capitals and full stops, which the models have not seen
         lines = [f"{factors.generate(n)[0].capitalize()}.\n" for n in numbers]
@@ -225,86 +185,16 @@ def _grammatical(text: str) -> bool:
 
 def _held_out(recipe: Recipe) -> list[str]:
     """Sentences of the file that are excluded from training."""
-    c = recipe.corpus
-    options = c.model_dump(
-        include={"path", "column", "config", "revision", "min_words", "max_words"}
-    )
-    found = list(load_corpus(c.name, "test", limit=_HELD_OUT, **options)["text"])
+    corpus = recipe.corpus
+    names = {"path", "column", "config", "revision", "min_words", "max_words"}
+    options = corpus.model_dump(include=names)
+    found = list(load_corpus(corpus.name, "test", limit=_HELD_OUT, **options)["text"])
     if len(found) < 2:
         raise UserError(
-            f"{c.name} leaves {len(found)} sentence(s) to measure with: give a file of some "
+            f"{corpus.name} leaves {len(found)} sentence(s) to measure with: give a file of some "
             "hundreds"
         )
     return found
-
-
-# ------------------------------------------------------------------------------- the tour
-
-
-def _reconstruct(model: LlaMaVAE) -> Shown:
-    rows = generations.reconstructions(model, _PLAIN)
-    return Shown(
-        "reconstruct",
-        [{key: row[key] for key in ("text", "reconstruction", "shuffled")} for row in rows],
-        f"Each sentence is encoded as a latent code z of {model.config.latent_dim} numbers and "
-        "decoded from z alone. Shuffled is the control: the text decoded from the z of the next "
-        "sentence.",
-    )
-
-
-def _refine(model: LlaMaVAE) -> Shown:
-    texts = list(_HARD)
-    begin = time.perf_counter()
-    refined = model.refine(texts, steps=_REFINED, variance=False)
-    seconds = time.perf_counter() - begin
-    before, after = model.reconstruct(texts), model.decode(refined.mean)
-    exact = [
-        sum(a == b for a, b in zip(texts, written, strict=True)) for written in (before, after)
-    ]
-    return Shown(
-        f"refine, {_REFINED} steps",
-        [
-            {"text": text, "encoder": guess, "refined": better}
-            for text, guess, better in zip(texts, before, after, strict=True)
-        ],
-        "Names, numbers and long sentences. Refinement improves the z of the encoder for each "
-        f"sentence by up to {_REFINED} gradient steps, with the model frozen. Exact: "
-        f"{exact[0]} of {len(texts)} before, {exact[1]} after, in {seconds:.1f} seconds.",
-    )
-
-
-def _interpolate(model: LlaMaVAE) -> Shown:
-    return Shown(
-        "interpolate",
-        [
-            {"position": row["position"], "text": row["text"]}
-            for row in generations.interpolations(model, [_ENDS], steps=7)
-        ],
-        "Latent codes on the straight line from one sentence to another.",
-    )
-
-
-def _arithmetic(model: LlaMaVAE) -> Shown:
-    return Shown(
-        "arithmetic",
-        [
-            {"a": a, "- b": b, "+ c": c, "text": model.arithmetic(a, b, c)[0]}
-            for a, b, c in _ANALOGIES
-        ],
-        "The text decoded from a - b + c of the latent codes. Whether such a difference is "
-        "meaningful depends on the sentences.",
-    )
-
-
-def _sample(model: LlaMaVAE) -> Shown:
-    prior = "N(0, I)"
-    if model.default_prior is not None:
-        prior = f"the prior ({model.default_prior.kind}) that was fitted to training sentences"
-    return Shown(
-        "sample",
-        [{"text": text} for text in model.sample(6, seed=_SEED)],
-        f"Latent codes drawn from {prior}, decoded greedily; not selected.",
-    )
 
 
 # ------------------------------------------------------------------------------- before and after
@@ -312,12 +202,11 @@ def _sample(model: LlaMaVAE) -> Shown:
 
 def _announce(console: Console, recipe: Recipe, folder: Path) -> None:
     """Print whether the model is trained, resumed, or already finished."""
+    text = f"Training on {recipe.corpus.name}, {recipe.optimisation.steps} steps."
     if (folder / "results.json").is_file():
         text = f"The model in {folder} is already trained."
     elif (folder / "recipe.yaml").is_file():
         text = f"Continuing the interrupted run in {folder}."
-    else:
-        text = f"Training on {recipe.corpus.name}, {recipe.optimisation.steps} steps."
     _say(console, text)
 
 
@@ -326,52 +215,29 @@ def _before_and_after(
     start: LlaMaVAE, tuned: LlaMaVAE, held_out: list[str]
 ) -> tuple[dict[str, Rows], Rows]:
     """Texts and metrics of both models."""
-    evaluator, data = Reconstruction(), EvaluationData(held_out, seed=_SEED)
-    before, after = evaluator(start, data), evaluator(tuned, data)
-    rows = [
-        new | {"before": old["reconstruction"]}
-        for old, new in zip(
-            before.tables["reconstructions"], after.tables["reconstructions"], strict=True
-        )
-    ]
-    models = {"before": start, "text": tuned}
-    drawn = {name: model.sample(_SAMPLES, seed=_SEED) for name, model in models.items()}
+    evaluator, data = Reconstruction(), EvaluationData(held_out, seed=SEED)
+    evaluations = evaluator(start, data), evaluator(tuned, data)
+    texts = zip(*(found.tables["reconstructions"] for found in evaluations), strict=True)
+    samples = [model.sample(_SAMPLES, seed=SEED) for model in (start, tuned)]
+    prior = prior_of(tuned)
+    if prior_of(start) != prior:
+        prior = f"{prior_of(start)} (before) or {prior} (fine-tuned)"
     pairs = list(zip(held_out[0:6:2], held_out[1:6:2], strict=False))
-    drawn["prior"] = [_priors(start, tuned)] * _SAMPLES
     tables = {
-        "reconstructions": rows,
+        "reconstructions": [new | {"before": old["reconstruction"]} for old, new in texts],
         "interpolations": generations.interpolations(tuned, pairs),
         "samples": [
-            dict(zip(drawn, texts, strict=True)) for texts in zip(*drawn.values(), strict=True)
+            {"before": old, "text": new, "prior": prior} for old, new in zip(*samples, strict=True)
         ],
     }
-    metrics = [_reconstructed(before, after, name) for name in ("BLEU", "exact match")]
-    shares = {
-        "different samples": (
-            "Proportion of texts that do not equal an earlier text",
-            lambda texts: 1 - duplicates(texts),
-        )
-    }
+    metrics = [_reconstructed(*evaluations, name) for name in ("BLEU", "exact match")]
+    what, share = "do not equal an earlier text", lambda texts: 1 - duplicates(texts)
+    metrics.append(_sampled("different samples", what, *map(share, samples)))
     if all(map(_grammatical, held_out)):
-        shares["grammatical samples"] = (
-            "Proportion of texts that the parser of the file's grammar accepts",
-            lambda texts: sum(map(_grammatical, texts)) / len(texts),
-        )
-    how = f"{_SAMPLES} samples from each model's own prior, seed {_SEED}, greedy"
-    for name, (what, share) in shares.items():
-        values = {"before": share(drawn["before"]), "after": share(drawn["text"])}
-        row = {"metric": name, "unit": "0 to 1", **values, "shuffled": None}
-        metrics.append(row | {"how": f"{what}; {how}"})
+        what = "the parser of the file's grammar accepts"
+        shares = (sum(map(_grammatical, texts)) / len(texts) for texts in samples)
+        metrics.append(_sampled("grammatical samples", what, *shares))
     return tables, metrics
-
-
-def _priors(start: LlaMaVAE, tuned: LlaMaVAE) -> str:
-    """Description of the priors of the two models."""
-    before, after = (
-        "N(0, I)" if model.default_prior is None else model.default_prior.kind
-        for model in (start, tuned)
-    )
-    return after if before == after else f"{before} (before) or {after} (fine-tuned)"
 
 
 def _reconstructed(before: Evaluation, after: Evaluation, name: str) -> dict[str, Any]:
@@ -388,46 +254,56 @@ def _reconstructed(before: Evaluation, after: Evaluation, name: str) -> dict[str
     }
 
 
-def _headline(metrics: Rows) -> list[Number]:
-    """The metrics of the fine-tuned model for the page, with the values before in the note."""
-    return [
-        Number(
-            f"{row['metric']} ({row['unit']})",
-            number_text(row["after"]),
-            "" if row["shuffled"] is None else number_text(row["shuffled"]),
-            "higher",
-            f"{number_text(row['before'])} before the fine-tune; {row['how']}",
-        )
-        for row in metrics
-    ]
+def _sampled(name: str, what: str, before: float, after: float) -> dict[str, Any]:
+    """The proportion of samples for which `what` is true."""
+    return {
+        "metric": name,
+        "unit": "0 to 1",
+        "before": before,
+        "after": after,
+        "shuffled": None,
+        "how": f"Proportion of texts that {what}; {_SAMPLES} samples from each model's own prior, "
+        f"seed {SEED}, greedy",
+    }
 
 
-def _outcome(tables: Mapping[str, Rows], metrics: Rows) -> list[Shown]:
+def _number(row: Mapping[str, Any]) -> Number:
+    """A metric of the fine-tuned model for the page, with the value before in the note."""
+    return Number(
+        f"{row['metric']} ({row['unit']})",
+        number_text(row["after"]),
+        "" if row["shuffled"] is None else number_text(row["shuffled"]),
+        "higher",
+        f"{number_text(row['before'])} before the fine-tune; {row['how']}",
+    )
+
+
+def _outcome(tables: Mapping[str, Rows], metrics: Rows) -> list[Example]:
     """The first rows of the tables, and the numbers."""
     return [
-        Shown(
+        Example(
             "held-out sentences",
             [
-                {"text": r["text"], "before": r["before"], "fine-tuned": r["reconstruction"]}
-                for r in tables["reconstructions"][:5]
+                {"text": row["text"], "before": row["before"], "fine-tuned": row["reconstruction"]}
+                for row in tables["reconstructions"][:5]
             ],
             "Sentences of the file that were excluded from training.",
         ),
-        Shown(
+        Example(
             "samples",
-            [{"before": r["before"], "fine-tuned": r["text"]} for r in tables["samples"][:6]],
+            [{"before": row["before"], "fine-tuned": row["text"]} for row in tables["samples"][:6]],
             "Drawn from each model's own prior; not selected.",
         ),
-        Shown(
+        Example(
             "metrics",
             [
                 {
-                    "metric": f"{n.name}",
+                    "metric": number.name,
                     "before": number_text(row["before"]),
-                    "fine-tuned": n.value,
-                    "shuffled z": n.control,
+                    "fine-tuned": number.value,
+                    "shuffled z": number.control,
                 }
-                for n, row in zip(_headline(metrics), metrics, strict=True)
+                for row, number in ((row, _number(row)) for row in metrics)
             ],
             "Shuffled z is the control: the text of each sentence is compared with another "
             "sentence. A model that uses z is much worse under the control.",
@@ -442,12 +318,12 @@ def _say(console: Console, text: str) -> None:
     console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
-def _show(console: Console, shown: Shown) -> None:
-    grid = Table(title=shown.name, title_justify="left", box=box.SIMPLE_HEAD)
-    for column in shown.rows[0]:
+def _show(console: Console, example: Example) -> None:
+    grid = Table(title=example.name, title_justify="left", box=box.SIMPLE_HEAD)
+    for column in example.rows[0]:
         grid.add_column(column)
-    for row in shown.rows:
+    for row in example.rows:
         grid.add_row(*(escape(" ".join(str(value).split())) for value in row.values()))
     console.print(grid)
-    console.print(shown.seen, markup=False, highlight=False, style="italic")
+    console.print(example.seen, markup=False, highlight=False, style="italic")
     console.print()
