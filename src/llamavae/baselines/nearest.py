@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import chain
 from typing import Any, ClassVar, final
 
@@ -87,19 +87,9 @@ class NearestNeighbour:
         while True:
             _, order = nearest_neighbours(c, self._points, k)
             texts = [
-                _first(chain.from_iterable(self._texts[i] for i in row), n)
+                list(dict.fromkeys(chain.from_iterable(self._texts[i] for i in row)))[:n]
                 for row in order.tolist()
             ]
             if all(len(some) == n for some in texts):
                 return texts
             k *= 2
-
-
-def _first(texts: Iterable[str], n: int) -> list[str]:
-    """The first `n` distinct texts."""
-    different: dict[str, None] = {}
-    for text in texts:
-        different[text] = None
-        if len(different) == n:
-            break
-    return list(different)

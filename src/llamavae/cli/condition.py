@@ -11,13 +11,12 @@ import typer
 
 from llamavae.cli.fitting import FlowOptions, PairOptions
 from llamavae.cli.options import ModelOptions, Split
-from llamavae.cli.output import note, resumable, write
+from llamavae.cli.output import note, resumable, write_nlls
 from llamavae.errors import UserError, unknown
 from llamavae.files import disk_errors
 
 if TYPE_CHECKING:
     from llamavae import LlaMaVAE
-    from llamavae.flows import FlowFit
     from llamavae.guidance import Condition, Pairs
 
 
@@ -166,16 +165,9 @@ def fit_condition(
         )
     cvae.save_pretrained(output)
     shutil.rmtree(state, ignore_errors=True)
-    _show(fit)
-    note(f"the model is in {output}; use it with --model {output}")
-
-
-def _show(fit: FlowFit) -> None:
-    """Write the held-out NLLs, lowest first."""
-    rows = {**fit.references, "this flow": fit.nll}
-    for name, nll in sorted(rows.items(), key=lambda row: row[1]):
-        write(False, f"{nll:.4f}", name)
-    note(
-        f"held-out NLL in nats per dimension, lower is better; stopped: {fit.stopped}, best step "
-        f"{fit.best_step}; maximum inverse error {fit.inverse_error:.1e}"
+    write_nlls(
+        {**fit.references, "this flow": fit.nll},
+        f"stopped: {fit.stopped}, best step {fit.best_step}; maximum inverse error "
+        f"{fit.inverse_error:.1e}",
     )
+    note(f"the model is in {output}; use it with --model {output}")

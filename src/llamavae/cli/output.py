@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +42,13 @@ def write(as_json: bool, *columns: str, **record: Any) -> None:
     else:
         line = "\t".join(" ".join(column.split()) for column in columns)
     print(line, flush=True)
+
+
+def write_nlls(nlls: Mapping[str, float], remark: str) -> None:
+    """Write held-out NLLs by name, lowest first, with a remark."""
+    for name, nll in sorted(nlls.items(), key=lambda row: row[1]):
+        write(False, f"{nll:.4f}", name)
+    note(f"held-out NLL in nats per dimension, lower is better; {remark}")
 
 
 @contextmanager

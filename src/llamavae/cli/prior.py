@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from llamavae.cli.options import CorpusPath, ModelOptions
-from llamavae.cli.output import note, write
+from llamavae.cli.output import note, write_nlls
 from llamavae.errors import UserError, unknown
 
 if TYPE_CHECKING:
     from llamavae import LlaMaVAE
-    from llamavae.modeling import Prior
 
 
 @dataclass
@@ -126,7 +125,12 @@ def fit_prior(
     )
     fitted.report |= {"corpus": source.corpus, "posterior_scale": posterior_scale}
     fitted.save(place)
-    _show(fitted)
+    report = fitted.report
+    size = f" of {report['components']} component(s)" if "components" in report else ""
+    write_nlls(
+        {**report["references"], **report["candidates"]},
+        "standard is N(0, I), gaussian has a full covariance. Selected: " + fitted.kind + size,
+    )
     name = f" --prior {output or kind}" if output is not None or not default else ""
     note(f"the prior is in {place}; try: llamavae sample 8 --model {model.source}{name}")
 
@@ -145,16 +149,3 @@ def _place(vae: LlaMaVAE, kind: str, default: bool) -> Path:
             "--output"
         )
     return place
-
-
-def _show(prior: Prior) -> None:
-    """Write the held-out NLLs, lowest first."""
-    report = prior.report
-    rows = {**report["references"], **report["candidates"]}
-    for name, nll in sorted(rows.items(), key=lambda row: row[1]):
-        write(False, f"{nll:.4f}", name)
-    size = f" of {report['components']} component(s)" if "components" in report else ""
-    note(
-        f"held-out NLL in nats per dimension, lower is better; standard is N(0, I), gaussian has a "
-        f"full covariance. Selected: {prior.kind}{size}"
-    )

@@ -139,7 +139,7 @@ def flows(
     task = options.task(model, posterior_scale=fit.posterior_scale, networks=networks)
     with results.running():
         study_flows(
-            task, names, forms, range(seeds), fitting, results.done(), results.keep, results.models
+            task, names, forms, range(seeds), fitting, results.done, results.keep, results.models
         )
     results.finish()
 
@@ -172,7 +172,7 @@ def definitions(
     task = options.task(model, posterior_scale=fit.posterior_scale, networks=networks)
     with results.running():
         study_definitions(
-            task, fitting, form, cvae_steps, seed, results.done(), results.keep, results.models
+            task, fitting, form, cvae_steps, seed, results.done, results.keep, results.models
         )
     results.finish()
 
@@ -204,6 +204,7 @@ class _Study:
             raise UserError(
                 f"{folder} contains a study with other settings: choose another --output"
             )
+        self.done = list(self.systems)  # of an interrupted run
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -217,10 +218,6 @@ class _Study:
                 self._write()
         with resumable():
             yield
-
-    def done(self) -> list[str]:
-        """Systems whose rows are already saved."""
-        return list(self.systems)
 
     def keep(self, system: str, rows: Rows) -> None:
         """Save the rows of a system."""

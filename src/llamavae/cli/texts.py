@@ -53,37 +53,26 @@ def encode(
 
     Without --output, the result is one JSON object per line on standard output.
     """
-    if output is not None:
-        if source.file is None or text:
-            raise UserError(
-                "--output requires a file of sentences, so that the run can resume: use --file"
-            )
-        _encode_file(model, source, source.file, output, overwrite, refine)
+    if output is None:
+        texts = source.read(text)
+        vae = model.load()
+        for batch in batches(texts, model.batch_size):
+            posterior = vae.encode(batch, model.batch_size, refine=refine)
+            means, logvars = posterior.mean.tolist(), posterior.logvar.tolist()
+            for one, mean, logvar in zip(batch, means, logvars, strict=True):
+                write(True, text=one, mean=mean, logvar=logvar)
         return
-    texts = source.read(text)
-    vae = model.load()
-    for batch in batches(texts, model.batch_size):
-        posterior = vae.encode(batch, model.batch_size, refine=refine)
-        means, logvars = posterior.mean.tolist(), posterior.logvar.tolist()
-        for one, mean, logvar in zip(batch, means, logvars, strict=True):
-            write(True, text=one, mean=mean, logvar=logvar)
-
-
-def _encode_file(
-    model: ModelOptions,
-    source: FileOptions,
-    file: Path,
-    output: Path,
-    overwrite: bool,
-    refine: int,
-) -> None:
+    if source.file is None or text:
+        raise UserError(
+            "--output requires a file of sentences, so that the run can resume: use --file"
+        )
     vae = model.load()
     from llamavae.bulk import encode_file
 
     with progress_bar("encoding", "sentences") as update, resumable():
         report = encode_file(
             vae,
-            file,
+            source.file,
             output,
             column=source.column,
             batch_size=model.batch_size,
@@ -270,14 +259,14 @@ def neighbours(
     A Parquet file written by `llamavae encode --output` is searched without encoding it again. Use
     the same --refine as for that command.
     """
-    has_codes = source.file is not None and _has_codes(source.file)
-    sentences = iter(()) if has_codes else source.read(None)
+    codes = source.file if source.file is not None and _has_codes(source.file) else None
+    sentences = source.read(None) if codes is None else iter(())
     vae = model.load()
     z_query = vae.latent_code(query, refine=refine)
-    if has_codes and source.file is not None:
-        candidates = _from_codes(vae, source.file)
-    else:
+    if codes is None:
         candidates = _from_sentences(vae, sentences, model.batch_size, refine)
+    else:
+        candidates = _from_codes(vae, codes)
     best: list[tuple[float, int, str]] = []
     offset = 0
     for texts, z in candidates:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand
@@ -12,9 +12,6 @@ from typer.core import TyperCommand
 from llamavae.cli.options import quiet
 from llamavae.cli.output import note
 from llamavae.errors import UserError
-
-if TYPE_CHECKING:
-    from llamavae.training import TrainResult
 
 _FINE_TUNE = "fine-tune"  # the default recipe of --from
 _ALL_SETTINGS = "llamavae.all_settings"  # key in the metadata of a context
@@ -153,8 +150,12 @@ def train(
         from llamavae.training.best import model_evaluator
 
         evaluator = model_evaluator(select, settings)
-    result = run(settings, resume=resume, evaluator=evaluator)
-    _announce(result, best=select)
+    folder = run(settings, resume=resume, evaluator=evaluator).folder
+    if os.environ.get("RANK", "0") == "0":  # once for all processes of a distributed run
+        model = folder / "model"
+        if select is not None:
+            note(f"the best model by {select} is in {folder / 'best'}")
+        note(f"the model is in {model}; try: llamavae reconstruct --model {model} 'a sentence'")
 
 
 def demo(
@@ -190,12 +191,3 @@ def demo(
     from llamavae.demo import run_demo
 
     run_demo(output, sentences, overrides or [], model=model)
-
-
-def _announce(result: TrainResult, best: str | None) -> None:
-    """Print where the model is, once for all processes of a distributed run."""
-    if os.environ.get("RANK", "0") == "0":
-        model = result.folder / "model"
-        if best is not None:
-            note(f"the best model by {best} is in {result.folder / 'best'}")
-        note(f"the model is in {model}; try: llamavae reconstruct --model {model} 'a sentence'")
