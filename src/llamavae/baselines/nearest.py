@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import chain
-from typing import Any, ClassVar, final
+from typing import Any, final
 
 import torch
 from torch import Tensor
@@ -32,8 +32,6 @@ class NearestNeighbour:
     Raises:
         UserError: There are no pairs, or their conditions are of another size.
     """
-
-    name: ClassVar[str] = "nearest"
 
     def __init__(self, condition: Condition, pairs: Pairs) -> None:
         check_pairs(condition, pairs)

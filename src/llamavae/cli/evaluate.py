@@ -226,9 +226,8 @@ def compare(
     from llamavae.report.comparison import write_comparison
 
     evaluations = [read_results(folder) for folder in folders]
-    if len({results.system for results in evaluations}) < len(
-        folders
-    ):  # several evaluations of one model
+    systems = {results.system for results in evaluations}
+    if len(systems) < len(folders):  # several evaluations of one model
         for results, folder in zip(evaluations, folders, strict=True):
             results.system = str(folder)
     rows = differences(evaluations)

@@ -121,7 +121,12 @@ def run_demo(
         _show(console, example)
 
     console.rule(f"{name}, fine-tuned on your sentences")
-    _announce(console, recipe, output)
+    text = f"Training on {recipe.corpus.name}, {recipe.optimisation.steps} steps."
+    if (output / "results.json").is_file():
+        text = f"The model in {output} is already trained."
+    elif (output / "recipe.yaml").is_file():
+        text = f"Continuing the interrupted run in {output}."
+    _say(console, text)
     tuned = train(recipe, resume=True, progress=progress).model
     tables, metrics = _before_and_after(start, tuned, held_out)
     for example in _outcome(tables, metrics):
@@ -198,16 +203,6 @@ def _held_out(recipe: Recipe) -> list[str]:
 
 
 # ------------------------------------------------------------------------------- before and after
-
-
-def _announce(console: Console, recipe: Recipe, folder: Path) -> None:
-    """Print whether the model is trained, resumed, or already finished."""
-    text = f"Training on {recipe.corpus.name}, {recipe.optimisation.steps} steps."
-    if (folder / "results.json").is_file():
-        text = f"The model in {folder} is already trained."
-    elif (folder / "recipe.yaml").is_file():
-        text = f"Continuing the interrupted run in {folder}."
-    _say(console, text)
 
 
 @torch.no_grad()

@@ -25,9 +25,7 @@ from llamavae.pretrained.catalogue import Backbone, File, find, megabytes, model
 
 _PATIENCE = 3.0  # timeout of the hub in seconds, after which the next source is tried
 _CHUNK = 2**20  # number of bytes between two updates of the progress bar
-_HUB_FOLDER = (
-    ".cache"  # subfolder of the target in which huggingface_hub keeps its state for resuming
-)
+_HUB_FOLDER = ".cache"  # in the target: the state from which huggingface_hub resumes
 _WHEELS = ".wheels"
 
 
@@ -138,9 +136,7 @@ def _collect(backbone: Backbone, partial: Path, sources: Iterable[_Source], prog
     failures: list[str] = []
     missing = [file for file in backbone.files if not _is_right(partial / file.path, file)]
     label = "an earlier download"
-    for label, source in sources:
-        if not missing:
-            break
+    for label, source in sources if missing else ():
         try:
             source(backbone, missing, partial, progress)
         except _Unavailable as error:
