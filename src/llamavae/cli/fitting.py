@@ -168,5 +168,4 @@ class FlowOptions:
             raise UserError(
                 "--ensemble-size above 1 requires --base-hidden, for example --base-hidden 512"
             )
-        networks = {"base_hidden": widths, "ensemble_size": self.ensemble_size}
-        return {**networks, "dropout": self.dropout}
+        return {"base_hidden": widths, "ensemble_size": self.ensemble_size, "dropout": self.dropout}

@@ -63,23 +63,22 @@ def resumable(how: str = "repeat the command to resume") -> Iterator[None]:
 @contextmanager
 def progress_bar(what: str, unit: str) -> Iterator[Any]:
     """Progress bar with speed and remaining time on standard error; gives `update(done, total)`."""
-    from rich.progress import (
-        BarColumn,
-        Progress,
-        ProgressColumn,
-        Task,
-        TextColumn,
-        TimeRemainingColumn,
-    )
+    from rich import progress
     from rich.text import Text
 
-    class Speed(ProgressColumn):
-        def render(self, task: Task) -> Text:
+    class Speed(progress.ProgressColumn):
+        def render(self, task: progress.Task) -> Text:
             speed = task.finished_speed or task.speed
             return Text("" if speed is None else f"{speed:,.0f} {unit}/s")
 
-    columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:,.0f}")
-    with Progress(*columns, Speed(), TimeRemainingColumn(), console=_console()) as bar:
+    columns = (
+        progress.TextColumn("{task.description}"),
+        progress.BarColumn(),
+        progress.TextColumn("{task.completed:,.0f}"),
+        Speed(),
+        progress.TimeRemainingColumn(),
+    )
+    with progress.Progress(*columns, console=_console()) as bar:
         task = bar.add_task(what, total=None)
         begun = False
 
