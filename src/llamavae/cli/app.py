@@ -43,13 +43,9 @@ class _Group(TyperGroup):
             note(str(error) or "interrupted")
             raise typer.Exit(INTERRUPTED) from error
         except BrokenPipeError as error:
-            _abandon_stdout()
+            # keep Python from flushing to the closed pipe at exit
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(BROKEN_PIPE) from error
-
-
-def _abandon_stdout() -> None:
-    """Keep Python from flushing to the closed pipe at exit."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 app = typer.Typer(

@@ -22,8 +22,8 @@ def _list(context: typer.Context, json: Json = False) -> None:
         return
     from llamavae.training.recipe import load_recipe, recipe_names
 
-    rows = [(name, load_recipe(name).description) for name in recipe_names()]
-    _table(json, [{"name": name, "description": text} for name, text in rows])
+    names = recipe_names()
+    _table(json, [{"name": name, "description": load_recipe(name).description} for name in names])
 
 
 @recipes.command()

