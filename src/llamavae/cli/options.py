@@ -57,7 +57,9 @@ def grouped(verb: Callable[..., None]) -> Callable[..., None]:
     The class attribute `panel` of such a dataclass is the panel of its options in the help.
     """
     hints = get_type_hints(verb, include_extras=True)
-    groups = {name: kind for name, kind in hints.items() if dataclasses.is_dataclass(kind)}
+    groups: dict[str, Any] = {
+        name: kind for name, kind in hints.items() if dataclasses.is_dataclass(kind)
+    }
     parameters: list[inspect.Parameter] = []
     for name, parameter in inspect.signature(verb).parameters.items():
         if name in groups:
