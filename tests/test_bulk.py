@@ -131,7 +131,7 @@ def test_a_run_that_stopped_while_joining_resumes(
 ) -> None:
     output = tmp_path / "points.parquet"
     with monkeypatch.context() as patch:
-        patch.setattr(bulk, "_join", _interrupt)
+        patch.setattr(pq, "read_table", _interrupt)
         with pytest.raises(KeyboardInterrupt):
             encode_file(model, sentences, output)
     report = encode_file(model, sentences, output)
@@ -219,7 +219,7 @@ def test_a_full_disk_loses_nothing(
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(bulk, "_join", full)
+        patch.setattr(pq, "read_table", full)
         with pytest.raises(UserError, match="No space left"):
             encode_file(model, sentences, output)
     assert encode_file(model, sentences, output).resumed == 32

@@ -23,9 +23,9 @@ SHORT = [
 
 @pytest.fixture(autouse=True)
 def _little(monkeypatch):
-    monkeypatch.setattr("llamavae.demo._OWN", 60)
-    monkeypatch.setattr("llamavae.demo._SAMPLES", 8)
-    monkeypatch.setattr("llamavae.demo._REFINED", 2)
+    monkeypatch.setattr("llamavae.demo.run._OWN", 60)
+    monkeypatch.setattr("llamavae.demo.run._SAMPLES", 8)
+    monkeypatch.setattr("llamavae.demo.tour._REFINED", 2)
 
 
 @pytest.fixture(scope="module")
@@ -126,12 +126,12 @@ def test_the_default_is_fetched_or_else_complete(tmp_path, monkeypatch, reachabl
         if not reachable:
             raise MissingData("no source has it\n- the hub: not there")
 
-    monkeypatch.setattr("llamavae.demo.fetch", fetch)
+    monkeypatch.setattr("llamavae.demo.run.fetch", fetch)
 
     def stop(*_, **__):
         raise UserError("far enough")
 
-    monkeypatch.setattr("llamavae.demo.load_recipe", stop)
+    monkeypatch.setattr("llamavae.demo.run.load_recipe", stop)
     shown = io.StringIO()
     with pytest.raises(UserError, match="far enough"):
         run_demo(tmp_path / "run", console=Console(file=shown, width=200), progress=False)
@@ -143,7 +143,7 @@ def test_the_default_is_fetched_or_else_complete(tmp_path, monkeypatch, reachabl
 def test_the_default_is_not_fetched_when_it_is_here(tmp_path, monkeypatch):
     library = tiny.library(tmp_path / "library", complete=True)
     monkeypatch.setattr("llamavae.pretrained.catalogue._library", lambda: library)
-    monkeypatch.setattr("llamavae.demo._SETTINGS", {"small": ()})
+    monkeypatch.setattr("llamavae.demo.run._SETTINGS", {"small": ()})
     result, shown = demo(tmp_path / "run", None)
     assert "What small does" in shown
     assert (

@@ -21,7 +21,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from torch import Tensor
 
 from llamavae import __version__
 from llamavae.corpora.files import check_file, decode_lines, read_lines, read_sentences
@@ -35,16 +34,9 @@ logger = logging.getLogger(__name__)
 PART_SIZE = 4096  # maximum number of sentences lost by an interruption; one row group
 _SLICE = 512  # number of sentences that are batched by length together
 _REFINED_PART, _REFINED_SLICE = 256, 64  # the same for refined codes, which take longer
-_FORMAT = 1
 _METADATA = b"llamavae"
-_SCHEMA = pa.schema(
-    {
-        "id": pa.int64(),
-        "text": pa.string(),
-        "mean": pa.list_(pa.float32()),
-        "logvar": pa.list_(pa.float32()),
-    }
-)
+_VECTOR = pa.list_(pa.float32())
+_SCHEMA = pa.schema({"id": pa.int64(), "text": pa.string(), "mean": _VECTOR, "logvar": _VECTOR})
 _VECTOR_NAMES = ("mean", "z")
 
 Progress = Callable[[int, int | None], None]
@@ -111,7 +103,7 @@ def encode_file(
     how = Refinement.of(refine)
     digest, lines = _digest(source)
     manifest = {
-        "format": _FORMAT,
+        "format": 1,
         "model": model_fingerprint(model),
         "source": digest,
         "column": column,
@@ -121,7 +113,7 @@ def encode_file(
     then = f"run the same again: it resumes from what is kept in {work.name} beside it"
     with disk_errors(output, then):
         _open_work(work, manifest)
-        done = [_read_metadata(part) for part in _whole_parts(work)]
+        done = [_read_metadata(part) for part in _parts(work)]
     last = done[-1]["last"] if done else 0
     counts = {key: sum(part[key] for part in done) for key in ("sentences", "blank", "truncated")}
     resumed = counts["sentences"]
@@ -132,20 +124,20 @@ def encode_file(
 
     tell(last)
     rows = (row for row in read_sentences(source, column) if row[0] > last)
-    index = len(done)
     while part := _encode_part(model, rows, batch_size, how, tell):
         table, facts = part
         for key in counts:
             counts[key] += facts[key]
         if len(table):
             with disk_errors(output, then):
-                _write(table, work / f"part-{index:06d}.parquet", facts)
-            index += 1
+                _write([table], work / f"part-{len(_parts(work)):06d}.parquet", facts)
     if not counts["sentences"]:
         shutil.rmtree(work)
         raise UserError(f"{source} has no line with text; expected one sentence per line or row.")
     with disk_errors(output, then):
-        _join(work, output, {**manifest, **counts, "version": __version__})
+        tables = map(pq.read_table, _parts(work))
+        _write(tables, output, {**manifest, **counts, "version": __version__})
+        shutil.rmtree(work)
     return BulkReport(output, resumed=resumed, **counts)
 
 
@@ -192,8 +184,7 @@ def _open_work(work: Path, manifest: dict[str, Any]) -> None:
     path = work / "manifest.json"
     if path.is_file():
         found = json.loads(path.read_text(encoding="utf-8"))
-        other = [key for key in manifest if found.get(key) != manifest[key]]
-        if other:
+        if other := [key for key in manifest if found.get(key) != manifest[key]]:
             raise UserError(
                 f"{work} belongs to an interrupted run with another {' and '.join(other)}. "
                 "Delete it to start again, or choose another output"
@@ -203,7 +194,7 @@ def _open_work(work: Path, manifest: dict[str, Any]) -> None:
     write_json(path, manifest)
 
 
-def _whole_parts(work: Path) -> list[Path]:
+def _parts(work: Path) -> list[Path]:
     return sorted(work.glob("part-*.parquet"))
 
 
@@ -215,42 +206,32 @@ def _encode_part(
     tell: Callable[[int], None],
 ) -> tuple[pa.Table, dict[str, int]] | None:
     """The sentences of the next part as a table, and facts about them; None at the end."""
-    assert model.encoder is not None
-    part = min(PART_SIZE, _REFINED_PART) if how.steps else PART_SIZE
-    together = min(_SLICE, _REFINED_SLICE) if how.steps else _SLICE
+    part, together = (_REFINED_PART, _REFINED_SLICE) if how.steps else (PART_SIZE, _SLICE)
     tables: list[pa.Table] = []
     facts = {"last": 0, "sentences": 0, "blank": 0, "truncated": 0}
     while facts["sentences"] < part:
-        ids: list[int] = []
-        texts: list[str] = []
+        sentences: dict[int, str] = {}
         for number, text in rows:
             facts["last"] = number
             if text is None:
                 facts["blank"] += 1
                 continue
-            ids.append(number)
-            texts.append(text)
-            if len(texts) == together:
+            sentences[number] = text
+            if len(sentences) == together:
                 break
-        if not texts:
+        if not sentences:
             break
+        texts = list(sentences.values())
         posterior = model.encode(texts, batch_size, refine=how)
-        vectors = [_list_array(posterior.mean), _list_array(posterior.logvar)]
-        tables.append(pa.table([pa.array(ids), pa.array(texts), *vectors], schema=_SCHEMA))
+        mean, logvar = (list(v.float().cpu().numpy()) for v in (posterior.mean, posterior.logvar))
+        columns = {"id": list(sentences), "text": texts, "mean": mean, "logvar": logvar}
+        tables.append(pa.table(columns, schema=_SCHEMA))
         facts["sentences"] += len(texts)
         facts["truncated"] += _truncated(model, texts)
         tell(facts["last"])
     if not facts["last"]:
         return None
-    table = pa.concat_tables(tables) if tables else _SCHEMA.empty_table()
-    return table.combine_chunks(), facts
-
-
-def _list_array(vectors: Tensor) -> pa.Array:
-    """Vectors (N, D) as an Arrow array of N lists."""
-    values = vectors.float().cpu().numpy()
-    offsets = np.arange(len(values) + 1, dtype=np.int32) * values.shape[1]
-    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values.ravel()))
+    return pa.concat_tables([_SCHEMA.empty_table(), *tables]).combine_chunks(), facts
 
 
 def _truncated(model: LlaMaVAE, texts: list[str]) -> int:
@@ -261,21 +242,11 @@ def _truncated(model: LlaMaVAE, texts: list[str]) -> int:
     return model.encoder.truncated(long) if long else 0
 
 
-def _write(table: pa.Table, path: Path, facts: dict[str, Any]) -> None:
-    with replacing(path) as new, _writer(new, facts) as writer:
-        writer.write_table(table, row_group_size=PART_SIZE)
-
-
-def _join(work: Path, output: Path, facts: dict[str, Any]) -> None:
-    with replacing(output) as new, _writer(new, facts) as writer:
-        for part in _whole_parts(work):
-            writer.write_table(pq.read_table(part), row_group_size=PART_SIZE)
-    shutil.rmtree(work)
-
-
-def _writer(path: Path, facts: dict[str, Any]) -> pq.ParquetWriter:
-    metadata = {_METADATA: json.dumps(facts).encode()}
-    return pq.ParquetWriter(path, _SCHEMA.with_metadata(metadata), compression="zstd")
+def _write(tables: Iterable[pa.Table], path: Path, facts: dict[str, Any]) -> None:
+    schema = _SCHEMA.with_metadata({_METADATA: json.dumps(facts).encode()})
+    with replacing(path) as new, pq.ParquetWriter(new, schema, compression="zstd") as writer:
+        for table in tables:
+            writer.write_table(table, row_group_size=PART_SIZE)
 
 
 def _read_metadata(path: Path) -> dict[str, Any]:
@@ -297,7 +268,7 @@ class Points:
 
     ids: list[int]
     texts: list[str] | None
-    z: Tensor
+    z: torch.Tensor
 
 
 def read_latent_codes(source: Path | Iterable[bytes], batch_size: int = 1024) -> Iterator[Points]:
@@ -313,32 +284,19 @@ def read_latent_codes(source: Path | Iterable[bytes], batch_size: int = 1024) ->
         UserError: The file cannot be read, or a row is not a vector of finite numbers of the same
             size as the others; the message names the row.
     """
+    name = str(source) if isinstance(source, Path) else "standard input"
     if not isinstance(source, Path):
-        name, batches = "standard input", _from_json(decode_lines(source, "standard input"))
+        batches = _from_json(decode_lines(source, name), name, batch_size)
     else:
         if source.is_dir() or not source.exists():  # a pipe is allowed
             check_file(source)
-        name = str(source)
         match source.suffix.lower():
             case ".parquet":
-                yield from _checked(_from_parquet(source, batch_size), name)
-                return
+                batches = _from_parquet(source, batch_size)
             case ".npy":
-                yield from _checked(_from_numpy(source, batch_size), name)
-                return
+                batches = _from_numpy(source, batch_size)
             case _:
-                batches = _from_json(read_lines(source), name)
-    rows = iter(batches)
-    while chunk := list(islice(rows, batch_size)):
-        ids, texts, vectors = zip(*chunk, strict=True)
-        whole = list(texts) if all(text is not None for text in texts) else None
-        yield from _checked([(list(ids), whole, list(vectors))], name)
-
-
-Batch = tuple[list[int], list[str] | None, Any]  # ids, texts, and vectors as numbers
-
-
-def _checked(batches: Iterable[Batch], name: str) -> Iterator[Points]:
+                batches = _from_json(read_lines(source), name, batch_size)
     for ids, texts, vectors in batches:
         try:
             z = torch.from_numpy(np.array(vectors, dtype=np.float32))
@@ -350,6 +308,9 @@ def _checked(batches: Iterable[Batch], name: str) -> Iterator[Points]:
         if len(bad):
             raise UserError(f"{name}: row {ids[int(bad[0])]} holds a number that is not finite")
         yield Points(ids, texts, z)
+
+
+_Batch = tuple[list[int], list[str] | None, Any]  # ids, texts, and vectors as numbers
 
 
 def _odd_row(ids: list[int], vectors: Any, name: str) -> UserError:
@@ -364,7 +325,7 @@ def _odd_row(ids: list[int], vectors: Any, name: str) -> UserError:
     return UserError(f"{name}: expected one list of numbers per row")
 
 
-def _from_parquet(path: Path, batch_size: int) -> Iterator[Batch]:
+def _from_parquet(path: Path, batch_size: int) -> Iterator[_Batch]:
     try:
         file = pq.ParquetFile(path)
         names = file.schema_arrow.names
@@ -385,7 +346,7 @@ def _from_parquet(path: Path, batch_size: int) -> Iterator[Batch]:
         raise UserError(f"{path} is not a Parquet file: {error}") from error
 
 
-def _from_numpy(path: Path, batch_size: int) -> Iterator[Batch]:
+def _from_numpy(path: Path, batch_size: int) -> Iterator[_Batch]:
     try:
         array = np.load(path, mmap_mode="r")
     except (ValueError, EOFError) as error:
@@ -401,25 +362,27 @@ def _from_numpy(path: Path, batch_size: int) -> Iterator[Batch]:
         yield list(range(start + 1, start + 1 + len(part))), None, part
 
 
-def _from_json(
-    lines: Iterable[tuple[int, str]], name: str = "standard input"
-) -> Iterator[tuple[int, str | None, Any]]:
-    for number, line in lines:
-        if not line.strip():
-            continue
-        try:
-            value = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise UserError(
-                f"{name}:{number}: not valid JSON ({error.msg}); expected a list of numbers, or "
-                "an object with 'mean' or 'z', per line"
-            ) from error
-        if isinstance(value, dict):
-            vector = next((value[key] for key in _VECTOR_NAMES if key in value), None)
-            text = value.get("text")
-            yield number, text if isinstance(text, str) else None, vector
-        else:
-            yield number, None, value
+def _from_json(lines: Iterable[tuple[int, str]], name: str, batch_size: int) -> Iterator[_Batch]:
+    rows = ((number, *_parsed(line, f"{name}:{number}")) for number, line in lines if line.strip())
+    while batch := list(islice(rows, batch_size)):
+        ids, texts, vectors = map(list, zip(*batch, strict=True))
+        yield ids, None if None in texts else texts, vectors
+
+
+def _parsed(line: str, where: str) -> tuple[str | None, Any]:
+    """The text, if there is one, and the vector of a line of JSON."""
+    try:
+        value = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise UserError(
+            f"{where}: not valid JSON ({error.msg}); expected a list of numbers, or an object with "
+            "'mean' or 'z', per line"
+        ) from error
+    if not isinstance(value, dict):
+        return None, value
+    text = value.get("text")
+    vector = next((value[key] for key in _VECTOR_NAMES if key in value), None)
+    return text if isinstance(text, str) else None, vector
 
 
 def check_same_model(model: LlaMaVAE, points: Path) -> None:

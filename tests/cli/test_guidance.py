@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from tests import tiny
 
-from llamavae.cli.options import FlowOptions
+from llamavae.cli.fitting import FlowOptions
 from llamavae.flows import FitConfig, load_flow
 from llamavae.modeling.loading import load_sentence_encoder
 

@@ -335,12 +335,7 @@ def test_a_model_of_the_package_needs_what_its_config_names(
         (tmp_path / name / "config.json").write_text(json.dumps(config))
         card = f"---\nlicense: apache-2.0\n---\n# {name}: it writes\n"
         (tmp_path / name / "README.md").write_text(card)
-    monkeypatch.setattr(catalogue, "bundled_names", lambda: sorted(configs))
-    monkeypatch.setattr(fetching, "bundled_names", lambda: sorted(configs))
-    for module in (catalogue, fetching):
-        monkeypatch.setattr(
-            module, "bundled", lambda name: tmp_path / name if name in configs else None
-        )
+    monkeypatch.setattr(catalogue, "_library", lambda: tmp_path)
     for name in ("small", "small-definitions"):
         assert [b.name for b in needed(name)] == ["toy", "all-minilm-l6-v2"]
     assert needed("whole") == []
@@ -375,7 +370,7 @@ def test_the_preferred_model_is_the_first_that_is_complete(
     assert preferred("small", "mini") == ("mini", "small")
     assert preferred("large", "mini", "small") == ("mini", None)
     assert preferred("small") == ("small", None)  # there is no other
-    monkeypatch.setattr(fetching, "find", lambda _: tmp_path)
+    monkeypatch.setattr(catalogue, "find", lambda _: tmp_path)
     assert preferred("small", "mini") == ("small", None)
     with pytest.raises(UserError, match="unknown model 'large'"):
         preferred("large")

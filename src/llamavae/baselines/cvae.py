@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import sys
 from collections.abc import Sequence
-from typing import Any, ClassVar, Self, cast, final
+from typing import Any, Self, cast, final
 
 import numpy as np
 import torch
@@ -51,8 +51,6 @@ class ConditionalVAE:
     Raises:
         UserError: The VAE has no sentence encoder.
     """
-
-    name: ClassVar[str] = "cvae"
 
     def __init__(self, vae: LlaMaVAE, condition: Condition) -> None:
         if vae.encoder is None:
@@ -224,16 +222,11 @@ def _with_condition(vae: LlaMaVAE, extra: int) -> LlaMaVAE:
     model = copy.deepcopy(vae, cast(dict[int, Any], shared))
     model.config.latent_dim += extra
     for part in model.injection.parts.values():
-        net = part.net[0] if isinstance(part.net, nn.Sequential) else part.net
-        _widen(cast(nn.Linear, net), extra)
+        linear = cast(nn.Linear, part.net[0] if isinstance(part.net, nn.Sequential) else part.net)
+        zeros = linear.weight.new_zeros(linear.out_features, extra)
+        linear.weight = nn.Parameter(torch.cat([linear.weight.detach(), zeros], dim=1))
+        linear.in_features += extra
     return model
-
-
-def _widen(linear: nn.Linear, extra: int) -> None:
-    """Add `extra` inputs with zero weights to a linear map."""
-    weight = linear.weight.detach()
-    linear.weight = nn.Parameter(torch.cat([weight, weight.new_zeros(len(weight), extra)], dim=1))
-    linear.in_features += extra
 
 
 def _train(

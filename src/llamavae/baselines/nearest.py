@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import chain
-from typing import Any, ClassVar, final
+from typing import Any, final
 
 import torch
 from torch import Tensor
@@ -32,8 +32,6 @@ class NearestNeighbour:
     Raises:
         UserError: There are no pairs, or their conditions are of another size.
     """
-
-    name: ClassVar[str] = "nearest"
 
     def __init__(self, condition: Condition, pairs: Pairs) -> None:
         check_pairs(condition, pairs)
@@ -87,19 +85,9 @@ class NearestNeighbour:
         while True:
             _, order = nearest_neighbours(c, self._points, k)
             texts = [
-                _first(chain.from_iterable(self._texts[i] for i in row), n)
+                list(dict.fromkeys(chain.from_iterable(self._texts[i] for i in row)))[:n]
                 for row in order.tolist()
             ]
             if all(len(some) == n for some in texts):
                 return texts
             k *= 2
-
-
-def _first(texts: Iterable[str], n: int) -> list[str]:
-    """The first `n` distinct texts."""
-    different: dict[str, None] = {}
-    for text in texts:
-        different[text] = None
-        if len(different) == n:
-            break
-    return list(different)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from string import Formatter
-from typing import Any, ClassVar, cast, final
+from typing import Any, cast, final
 
 import torch
 from torch import Tensor
@@ -34,8 +34,6 @@ class PromptedDecoder:
     Raises:
         UserError: The template lacks `{word}`, or has another field.
     """
-
-    name: ClassVar[str] = "prompted"
 
     def __init__(self, decoder: TextDecoder, template: str = "{word}:") -> None:
         try:

@@ -14,19 +14,13 @@ import typer
 from typer.core import TyperGroup
 
 from llamavae import __version__
-from llamavae.cli import (
-    codes,
-    evaluate,
-    guidance,
-    models,
-    prior,
-    recipes,
-    study,
-    sweep,
-    texts,
-    training,
-)
+from llamavae.cli import evaluate, guidance, prior, sweep, texts, training
+from llamavae.cli.condition import fit_condition
+from llamavae.cli.models import models
+from llamavae.cli.options import grouped
 from llamavae.cli.output import note, show_error
+from llamavae.cli.recipes import corpora, recipes
+from llamavae.cli.study import study
 from llamavae.errors import UserError
 
 USER_ERROR, INTERRUPTED, BROKEN_PIPE = 2, 130, 141  # 128 + signal number, as in a shell
@@ -49,13 +43,9 @@ class _Group(TyperGroup):
             note(str(error) or "interrupted")
             raise typer.Exit(INTERRUPTED) from error
         except BrokenPipeError as error:
-            _abandon_stdout()
+            # keep Python from flushing to the closed pipe at exit
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(BROKEN_PIPE) from error
-
-
-def _abandon_stdout() -> None:
-    """Keep Python from flushing to the closed pipe at exit."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 app = typer.Typer(
@@ -67,8 +57,32 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for group in (training, recipes, models, texts, prior, codes, guidance, evaluate, sweep, study):
-    group.register(app)
+app.command(cls=training.TrainCommand)(training.train)
+for command in (
+    training.demo,
+    corpora,
+    texts.reconstruct,
+    texts.sample,
+    texts.interpolate,
+    texts.traverse,
+    texts.arithmetic,
+    texts.neighbours,
+    prior.fit_prior,
+    texts.encode,
+    texts.decode,
+    fit_condition,
+    guidance.define,
+    guidance.guide,
+    guidance.translate,
+    guidance.reverse,
+    evaluate.evaluate,
+    evaluate.report,
+    evaluate.compare,
+    sweep.sweep,
+):
+    app.command()(grouped(command))
+for name, group in (("recipes", recipes), ("models", models), ("study", study)):
+    app.add_typer(group, name=name)
 
 
 def _version(value: bool) -> None:

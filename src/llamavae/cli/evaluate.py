@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from llamavae.cli.options import Json, ModelOptions, Refine, grouped
+from llamavae.cli.options import CorpusPath, Json, ModelOptions, Refine, Split
 from llamavae.cli.output import note, show_error, write
 from llamavae.errors import UserError, unknown
 from llamavae.files import disk_errors
@@ -15,13 +15,6 @@ from llamavae.files import disk_errors
 if TYPE_CHECKING:
     from llamavae.evaluation.evaluator import Evaluator
     from llamavae.metrics.metric import Rows
-
-
-def register(app: typer.Typer) -> None:
-    """Add the commands of this module."""
-    app.command()(grouped(evaluate))
-    app.command()(report)
-    app.command()(compare)
 
 
 def evaluate(
@@ -58,12 +51,8 @@ def evaluate(
             "corpus of the model.",
         ),
     ] = None,
-    path: Annotated[
-        Path | None, typer.Option(help="Location of a named corpus, if not the default one.")
-    ] = None,
-    split: Annotated[
-        Literal["train", "validation", "test", "all"], typer.Option(help="Split of the corpus.")
-    ] = "test",
+    path: CorpusPath = None,
+    split: Split = "test",
     limit: Annotated[int, typer.Option(min=2, help="Maximum number of sentences.")] = 500,
     seed: Annotated[int, typer.Option(min=0, help="Random seed.")] = 0,
     refine: Refine = 0,
@@ -237,9 +226,8 @@ def compare(
     from llamavae.report.comparison import write_comparison
 
     evaluations = [read_results(folder) for folder in folders]
-    if len({results.system for results in evaluations}) < len(
-        folders
-    ):  # several evaluations of one model
+    systems = {results.system for results in evaluations}
+    if len(systems) < len(folders):  # several evaluations of one model
         for results, folder in zip(evaluations, folders, strict=True):
             results.system = str(folder)
     rows = differences(evaluations)

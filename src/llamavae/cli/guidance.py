@@ -1,12 +1,11 @@
-"""Commands for conditional generation: `fit-condition`, and commands that use its result."""
+"""Commands that use a model fitted by `fit-condition`: definitions, guidance and translation."""
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import typer
 
@@ -14,212 +13,25 @@ from llamavae.cli.options import (
     Device,
     Dtype,
     FileOptions,
-    FlowOptions,
     Json,
-    ModelOptions,
-    PairOptions,
     Refine,
     default_model,
-    grouped,
     placement,
     quiet,
 )
 from llamavae.cli.output import note, write
-from llamavae.errors import UserError, unknown
-from llamavae.files import disk_errors
+from llamavae.errors import UserError
 
 if TYPE_CHECKING:
-    from llamavae import InvertibleCVAE, LlaMaVAE
-    from llamavae.corpora.codwoe import CodwoeItem
-    from llamavae.flows import FlowFit
-    from llamavae.guidance import Condition, Pairs
-
-
-def register(app: typer.Typer) -> None:
-    """Add the commands of this module."""
-    for command in (fit_condition, define, guide, translate, reverse):
-        app.command()(grouped(command))
-
-
-# ------------------------------------------------------------------------------- fitting
-
-
-@dataclass
-class ConditionOptions(PairOptions):
-    """The condition of each row of a corpus."""
-
-    split: Annotated[
-        Literal["train", "validation", "test", "all"], typer.Option(help="Split of the corpus.")
-    ] = "train"
-    word: Annotated[
-        str,
-        typer.Option(
-            help="Column with the words, represented by the sentence encoder or by word vectors."
-        ),
-    ] = "word"
-    context: Annotated[
-        str | None,
-        typer.Option(
-            help="Column with a sentence that contains the word, or an empty cell. The model is "
-            "trained on each of these words both alone and in its sentence."
-        ),
-    ] = None
-    labels: Annotated[
-        str | None, typer.Option(help="Comma-separated columns of labels to use as the condition.")
-    ] = None
-    vectors: Annotated[
-        str | None,
-        typer.Option(
-            help="Column of vectors, or a .npy or .parquet file with one row per text, to use as "
-            "the condition."
-        ),
-    ] = None
-
-    def pairs(self, vae: LlaMaVAE) -> tuple[Condition, Pairs, list[str]]:
-        """The condition, the texts with their conditions, and the words that can be defined.
-
-        Raises:
-            UserError: Options contradict one another, or the corpus lacks a column.
-        """
-        from llamavae.guidance import make_pairs
-
-        kinds = ("word_vectors", "encoder", "labels", "vectors")
-        given = [name for name in kinds if getattr(self, name) is not None]
-        if len(given) > 1:
-            names = " and ".join(f"--{name.replace('_', '-')}" for name in given)
-            raise UserError(f"expected one condition; got {names}")
-        data = self.rows(None if self.split == "all" else self.split, self.limit)
-        condition, vectors = self._condition(vae, data)
-        pairs = make_pairs(
-            data,
-            condition,
-            word=self.word,
-            context=self.context,
-            also_alone=True,
-            vectors=vectors,
-        )
-        if self.vectors is not None:
-            words: list[str] = []  # vectors given by the user have no words
-        elif self.context is None:
-            words = pairs.names
-        else:
-            words = [str(word) for word in data[self.word]]
-        return condition, pairs, list(dict.fromkeys(words))
-
-    def _condition(self, vae: LlaMaVAE, data: Any) -> tuple[Condition, Any]:
-        from llamavae.corpora.matrices import column_matrix, read_matrix
-        from llamavae.guidance import LabelCondition, VectorCondition
-        from llamavae.guidance.conditions import read_column
-
-        if self.labels is not None:
-            columns = [name.strip() for name in self.labels.split(",")]
-            return LabelCondition.from_rows(data, columns), None
-        if self.vectors is not None:
-            if self.vectors in data.column_names:
-                column = data.select_columns(self.vectors).with_format("arrow")[:]
-                matrix = column_matrix(column.column(self.vectors), f"column {self.vectors!r}")
-            elif Path(self.vectors).suffix in (".npy", ".parquet"):
-                matrix = read_matrix(Path(self.vectors))
-            else:
-                raise unknown(
-                    "column",
-                    self.vectors,
-                    data.column_names,
-                    hint="Expected a column, or a .npy or .parquet file.",
-                )
-            return VectorCondition(matrix.shape[1]), matrix
-        words = set() if self.word_vectors is None else set(map(str, read_column(data, self.word)))
-        return self.word_condition(vae, words), None
-
-
-def fit_condition(
-    model: ModelOptions,
-    source: ConditionOptions,
-    options: FlowOptions,
-    output: Annotated[
-        Path, typer.Option("--output", "-o", help="Folder of the fitted model.")
-    ] = Path("runs/guided"),
-    flow: Annotated[
-        str,
-        typer.Option(
-            help="Architecture of the flow: glow, spline, maf, linear-gaussian or gaussian."
-        ),
-    ] = "glow",
-    form: Annotated[
-        Literal["reference", "conditional"],
-        typer.Option(
-            help="reference: the condition determines the mean of the base distribution. "
-            "conditional: the condition is an input of the flow."
-        ),
-    ] = "reference",
-    seed: Annotated[int, typer.Option(min=0, help="Random seed.")] = 0,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Resume the fit in the output folder.")
-    ] = False,
-) -> None:
-    """Fit an invertible CVAE: a flow from a condition to the latent space of a model.
-
-    By default, the condition is the sentence encoder's vector of a word.
-    """
-    import torch
-
-    from llamavae.flows import flow_names
-
-    if flow not in flow_names():
-        raise unknown("flow", flow, flow_names())
-    fitting, networks = options.fitting(seed), options.networks(form)
-    if (output / "config.json").is_file():
-        raise UserError(f"{output} already contains a model: choose another --output")
-    state = output / "state"
-    if state.exists() and not resume:
-        raise UserError(
-            f"{output} contains an interrupted fit: resume it with --resume, or choose another "
-            "--output"
-        )
-    vae = model.load()
     from llamavae import InvertibleCVAE
-
-    condition, pairs, vocabulary = source.pairs(vae)
-    torch.manual_seed(seed)
-    cvae = InvertibleCVAE.build(vae, condition, flow, form, **networks)
-    note(f"{len(pairs):,} pairs with conditions of size {condition.dim}")
-    with disk_errors(output):
-        output.mkdir(parents=True, exist_ok=True)
-    try:
-        fit = cvae.fit(
-            pairs,
-            vocabulary=vocabulary,
-            posterior_scale=options.posterior_scale,
-            config=fitting,
-            state=state,
-        )
-    except KeyboardInterrupt as error:
-        raise KeyboardInterrupt(
-            f"interrupted; repeat the command with --resume to resume (state in {state})"
-        ) from error
-    cvae.save_pretrained(output)
-    shutil.rmtree(state, ignore_errors=True)
-    _show(fit)
-    note(f"the model is in {output}; use it with --model {output}")
-
-
-def _show(fit: FlowFit) -> None:
-    """Write the held-out NLLs, lowest first."""
-    rows = {**fit.references, "this flow": fit.nll}
-    for name, nll in sorted(rows.items(), key=lambda row: row[1]):
-        write(False, f"{nll:.4f}", name)
-    note(
-        f"held-out NLL in nats per dimension, lower is better; stopped: {fit.stopped}, best step "
-        f"{fit.best_step}; maximum inverse error {fit.inverse_error:.1e}"
-    )
-
-
-# ------------------------------------------------------------------------------- using
+    from llamavae.corpora.codwoe import CodwoeItem
 
 
 @dataclass
 class GuideOptions:
     """The model, and the location of its VAE."""
+
+    panel: ClassVar[str] = "Model"
 
     model: Annotated[
         str | None,
@@ -230,27 +42,22 @@ class GuideOptions:
             metavar="FOLDER_OR_ID",
             help="Folder written by fit-condition, hub id, or name listed by `llamavae models`. "
             "Default: the best definition model whose backbones are available.",
-            rich_help_panel="Model",
         ),
     ] = None
     vae: Annotated[
         str | None,
         typer.Option(
-            metavar="FOLDER_OR_ID",
-            help="VAE that the model was fitted to, if it has moved.",
-            rich_help_panel="Model",
+            metavar="FOLDER_OR_ID", help="VAE that the model was fitted to, if it has moved."
         ),
     ] = None
     word_vectors: Annotated[
-        Path | None,
-        typer.Option(help="File of word vectors, if it has moved.", rich_help_panel="Model"),
+        Path | None, typer.Option(help="File of word vectors, if it has moved.")
     ] = None
     encoder: Annotated[
         str | None,
         typer.Option(
             metavar="FOLDER_OR_ID",
             help="Sentence encoder of the words, if it has moved and is not that of the VAE.",
-            rich_help_panel="Model",
         ),
     ] = None
     device: Device = None
@@ -261,9 +68,6 @@ class GuideOptions:
 
         Args:
             words: Words to read from a file of word vectors; None reads all of them.
-
-        Raises:
-            UserError: The model cannot be loaded.
         """
         quiet()
         from llamavae import InvertibleCVAE

@@ -15,11 +15,6 @@ from llamavae.cli.output import note, write
 models = typer.Typer(help="List and download pretrained models.")
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands of this module."""
-    app.add_typer(models, name="models")
-
-
 @models.callback(invoke_without_command=True)
 def _list(context: typer.Context, json: Json = False) -> None:
     if context.invoked_subcommand is not None:

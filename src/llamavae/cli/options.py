@@ -1,16 +1,21 @@
-"""Options that several commands share. Each group of options is a dataclass."""
+"""Options that several commands share.
+
+Each group of options is a dataclass; its methods raise a `UserError` for options that are invalid
+or contradict one another.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import inspect
 import sys
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
+from copy import copy
 from dataclasses import dataclass
 from functools import cached_property, wraps
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_args, get_type_hints
 
 import typer
 
@@ -18,11 +23,7 @@ from llamavae.cli.output import note
 from llamavae.errors import UserError
 
 if TYPE_CHECKING:
-    from datasets import Dataset
-
     from llamavae import LlaMaVAE
-    from llamavae.flows import FitConfig
-    from llamavae.guidance import Condition
     from llamavae.modeling import SentenceEncoder
 
 Json = Annotated[bool, typer.Option("--json", help="Write one JSON object per line.")]
@@ -36,6 +37,12 @@ Refine = Annotated[
         "exact reconstruction, starting from the encoder's output; 0 disables refinement.",
     ),
 ]
+CorpusPath = Annotated[
+    Path | None, typer.Option(help="Location of a named corpus, if not the default one.")
+]
+Split = Annotated[
+    Literal["train", "validation", "test", "all"], typer.Option(help="Split of the corpus.")
+]
 TextArguments = Annotated[
     list[str] | None,
     typer.Argument(
@@ -45,28 +52,22 @@ TextArguments = Annotated[
 
 
 def grouped(verb: Callable[..., None]) -> Callable[..., None]:
-    """Expand parameters that are dataclasses: their fields become options of the command."""
+    """Expand parameters that are dataclasses: their fields become options of the command.
+
+    The class attribute `panel` of such a dataclass is the panel of its options in the help.
+    """
     hints = get_type_hints(verb, include_extras=True)
-    groups: dict[str, type] = {}
+    groups: dict[str, Any] = {
+        name: kind for name, kind in hints.items() if dataclasses.is_dataclass(kind)
+    }
     parameters: list[inspect.Parameter] = []
     for name, parameter in inspect.signature(verb).parameters.items():
-        kind = hints[name]
-        if not dataclasses.is_dataclass(kind):
+        if name in groups:
+            parameters += _options(groups[name])
+        else:
             parameters.append(
-                parameter.replace(annotation=kind, kind=inspect.Parameter.KEYWORD_ONLY)
+                parameter.replace(annotation=hints[name], kind=inspect.Parameter.KEYWORD_ONLY)
             )
-            continue
-        groups[name] = kind  # type: ignore[assignment]
-        field_types = get_type_hints(kind, include_extras=True)
-        parameters += [
-            inspect.Parameter(
-                field.name,
-                inspect.Parameter.KEYWORD_ONLY,
-                default=field.default,
-                annotation=field_types[field.name],
-            )
-            for field in dataclasses.fields(kind)
-        ]
 
     @wraps(verb)
     def command(**values: Any) -> None:
@@ -80,19 +81,34 @@ def grouped(verb: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
+def _options(kind: Any) -> Iterator[inspect.Parameter]:
+    """The options of a dataclass as parameters."""
+    hints = get_type_hints(kind, include_extras=True)
+    for field in dataclasses.fields(kind):
+        value, option = get_args(hints[field.name])
+        if panel := getattr(kind, "panel", None):
+            option = copy(option)
+            option.rich_help_panel = panel
+        yield inspect.Parameter(
+            field.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=field.default,
+            annotation=Annotated[value, option],
+        )
+
+
 # ------------------------------------------------------------------------------ the model
 
 Device = Annotated[
     str | None,
     typer.Option(
         help="cpu, cuda, cuda:1, mps, or auto to distribute the model over all GPUs. Default: a "
-        "GPU if available, else cpu.",
-        rich_help_panel="Model",
+        "GPU if available, else cpu."
     ),
 ]
 Dtype = Annotated[
     Literal["auto", "float32", "bfloat16", "float16"] | None,
-    typer.Option(help="Data type of the decoder's weights.", rich_help_panel="Model"),
+    typer.Option(help="Data type of the decoder's weights."),
 ]
 
 
@@ -110,6 +126,8 @@ def default_model(*names: str) -> str:
 class ModelOptions:
     """The model and its device."""
 
+    panel: ClassVar[str] = "Model"
+
     model: Annotated[
         str | None,
         typer.Option(
@@ -119,16 +137,12 @@ class ModelOptions:
             metavar="FOLDER_OR_ID",
             help="Folder of a model or a run, hub id, or name listed by `llamavae models`. "
             "Default: small if its backbones are available, else mini.",
-            rich_help_panel="Model",
         ),
     ] = None
     device: Device = None
     dtype: Dtype = None
     batch_size: Annotated[
-        int,
-        typer.Option(
-            min=1, help="Number of texts or latent codes per batch.", rich_help_panel="Model"
-        ),
+        int, typer.Option(min=1, help="Number of texts or latent codes per batch.")
     ] = 64
 
     @cached_property
@@ -139,11 +153,7 @@ class ModelOptions:
         return default_model(*MODELS) if self.model is None else self.model
 
     def load(self) -> LlaMaVAE:
-        """Load the model.
-
-        Raises:
-            UserError: The model cannot be loaded, or the device is not available.
-        """
+        """Load the model."""
         source = Path(self.source).expanduser()
         if not (source / "config.json").exists() and (source / "model" / "config.json").exists():
             source = source / "model"  # the folder of a run
@@ -155,11 +165,7 @@ class ModelOptions:
         )
 
     def load_encoder(self, source: str) -> SentenceEncoder:
-        """Load a sentence encoder instead, on the device and in the dtype of the options.
-
-        Raises:
-            UserError: The encoder cannot be loaded, or the device is not available.
-        """
+        """Load a sentence encoder instead, on the device and in the dtype of the options."""
         quiet()
         from llamavae.modeling.loading import load_sentence_encoder
 
@@ -169,11 +175,7 @@ class ModelOptions:
 
 
 def placement(device: str | None, dtype: str | None) -> dict[str, Any]:
-    """Options of `LlaMaVAE.from_pretrained` for a device and a dtype.
-
-    Raises:
-        UserError: The device is not available.
-    """
+    """Options of `LlaMaVAE.from_pretrained` for a device and a dtype."""
     options: dict[str, Any] = {} if dtype is None else {"dtype": dtype}
     place = _device(device)
     return options if place == "cpu" else options | {"device_map": place}
@@ -232,11 +234,7 @@ class FileOptions:
     )
 
     def read(self, arguments: list[str] | None) -> Iterator[str]:
-        """The texts of the arguments, the file or standard input, without blank ones.
-
-        Raises:
-            UserError: Both arguments and a file are given, or there is no text.
-        """
+        """The texts of the arguments, the file or standard input, without blank ones."""
         if self.file is not None and arguments:
             raise UserError("expected texts or --file, not both")
         if self.column is not None and self.file is None:
@@ -274,250 +272,41 @@ def batches(items: Iterator[str], size: int) -> Iterator[list[str]]:
         yield batch
 
 
-_FIT = "Fit"
-
-
-@dataclass
-class PairOptions:
-    """A corpus of texts, each with a word, such as definitions."""
-
-    corpus: Annotated[
-        str, typer.Option("--corpus", "-c", help="Named corpus, file, or hub id of a dataset.")
-    ] = "wordnet-pairs"
-    path: Annotated[
-        Path | None, typer.Option(help="Location of a named corpus, if not the default one.")
-    ] = None
-    limit: Annotated[int | None, typer.Option(min=1, help="Maximum number of texts.")] = None
-    max_words: Annotated[
-        int | None,
-        typer.Option(min=1, help="Maximum number of words of a text; longer texts are left out."),
-    ] = None
-    word_vectors: Annotated[
-        Path | None,
-        typer.Option(
-            help="File of word vectors (word2vec, GloVe or fastText .vec) to represent words, "
-            "instead of the sentence encoder."
-        ),
-    ] = None
-    encoder: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FOLDER_OR_ID",
-            help="Sentence encoder to represent words. Default: the encoder of the model.",
-        ),
-    ] = None
-
-    def word_condition(self, vae: LlaMaVAE, words: Collection[str]) -> Condition:
-        """The condition that represents words as vectors.
-
-        Args:
-            vae: The model.
-            words: Words to read from a file of word vectors.
-
-        Raises:
-            UserError: Options contradict one another, or there is no encoder of words.
-        """
-        from llamavae.guidance import EncoderCondition, WordVectorCondition
-
-        if self.word_vectors is not None and self.encoder is not None:
-            raise UserError("expected --word-vectors or --encoder, not both")
-        if self.word_vectors is not None:
-            return WordVectorCondition(self.word_vectors, words)
-        if self.encoder is not None:
-            condition = EncoderCondition.load(self.encoder)
-            condition.encoder.to(vae.posterior.linear.weight.device)
-            return condition
-        if vae.encoder is None:
-            raise UserError(
-                "the model has no sentence encoder to represent words: give --encoder, "
-                "--word-vectors, --labels or --vectors"
-            )
-        return EncoderCondition(vae.encoder)
-
-    def rows(self, split: str | None, limit: int | None) -> Dataset:
-        """One split of the corpus, or the whole corpus."""
-        from llamavae.corpora import load_corpus
-
-        return load_corpus(
-            self.corpus, split, path=self.path, limit=limit, max_words=self.max_words
-        )
-
-
-@dataclass
-class FlowOptions:
-    """Settings of fitting a flow from conditions to latent codes."""
-
-    steps: Annotated[
-        int, typer.Option(min=1, help="Maximum number of training steps.", rich_help_panel=_FIT)
-    ] = 4000
-    train_batch_size: Annotated[
-        int, typer.Option(min=1, help="Number of pairs per training step.", rich_help_panel=_FIT)
-    ] = 256
-    learning_rate: Annotated[
-        float, typer.Option(help="Peak learning rate.", rich_help_panel=_FIT)
-    ] = 1e-3
-    posterior_scale: Annotated[
-        float,
-        typer.Option(
-            min=0,
-            help="Multiple of the posteriors' standard deviation.",
-            rich_help_panel=_FIT,
-        ),
-    ] = 1.0
-    contrastive_weight: Annotated[
-        float,
-        typer.Option(
-            min=0,
-            help="Weight of the contrastive loss, which improves `reverse` and labels. Requires "
-            "form reference.",
-            rich_help_panel=_FIT,
-        ),
-    ] = 0.0
-    base_hidden: Annotated[
-        str | None,
-        typer.Option(
-            metavar="WIDTHS",
-            help="Comma-separated hidden sizes of an MLP that is added to the linear map of the "
-            "condition. Requires form reference. Default: no MLP.",
-            rich_help_panel=_FIT,
-        ),
-    ] = None
-    ensemble_size: Annotated[
-        int,
-        typer.Option(
-            min=1, help="Number of MLPs whose outputs are averaged.", rich_help_panel=_FIT
-        ),
-    ] = 1
-    dropout: Annotated[
-        float,
-        typer.Option(
-            min=0,
-            max=0.9,
-            help="Dropout rate of the hidden layers of the MLPs.",
-            rich_help_panel=_FIT,
-        ),
-    ] = 0.0
-    context_noise: Annotated[
-        float,
-        typer.Option(
-            min=0,
-            help="Standard deviation of the noise added to conditions, relative to their own.",
-            rich_help_panel=_FIT,
-        ),
-    ] = 0.0
-    patience: Annotated[
-        int,
-        typer.Option(
-            min=1,
-            help="Stop after this many evaluations without improvement; evaluates every 200 steps.",
-            rich_help_panel=_FIT,
-        ),
-    ] = 5
-
-    def fitting(self, seed: int = 0) -> FitConfig:
-        """Settings of the fit.
-
-        Raises:
-            UserError: A value is out of range.
-        """
-        from llamavae.flows import FitConfig
-
-        return FitConfig(
-            steps=self.steps,
-            batch_size=self.train_batch_size,
-            learning_rate=self.learning_rate,
-            contrastive_weight=self.contrastive_weight,
-            context_noise=self.context_noise,
-            patience=self.patience,
-            seed=seed,
-        )
-
-    def networks(self, *forms: str) -> dict[str, Any]:
-        """Options of `build_flow` for the MLPs of the base distribution.
-
-        Args:
-            forms: Forms to fit.
-
-        Raises:
-            UserError: The hidden sizes are invalid, or a form does not support an option.
-        """
-        widths = [width.strip() for width in (self.base_hidden or "").split(",") if width.strip()]
-        if not all(width.isdecimal() and int(width) > 1 for width in widths):
-            raise UserError(
-                f"--base-hidden expects hidden sizes of at least 2, such as 512,512; got "
-                f"{self.base_hidden!r}"
-            )
-        widths = [int(width) for width in widths]
-        if "conditional" in forms and (self.contrastive_weight or widths):
-            raise UserError(
-                "--contrastive-weight and --base-hidden require the reference form: add "
-                "--form reference"
-            )
-        if self.ensemble_size > 1 and not widths:
-            raise UserError(
-                "--ensemble-size above 1 requires --base-hidden, for example --base-hidden 512"
-            )
-        networks = {"base_hidden": widths, "ensemble_size": self.ensemble_size}
-        return {**networks, "dropout": self.dropout}
-
-
 # ------------------------------------------------------------------------------ text out
-
-
-_PANEL = "Generation"
 
 
 @dataclass
 class Generation:
     """How latent codes are decoded; greedily by default."""
 
+    panel: ClassVar[str] = "Generation"
+
     num_samples: Annotated[
-        int,
-        typer.Option(
-            "--num-samples",
-            "-n",
-            min=1,
-            help="Number of texts per latent code.",
-            rich_help_panel=_PANEL,
-        ),
+        int, typer.Option("--num-samples", "-n", min=1, help="Number of texts per latent code.")
     ] = 1
     temperature: Annotated[
-        float | None,
-        typer.Option(
-            help="Sampling temperature of tokens. Default: greedy decoding.", rich_help_panel=_PANEL
-        ),
+        float | None, typer.Option(help="Sampling temperature of tokens. Default: greedy decoding.")
     ] = None
     top_p: Annotated[
         float | None,
         typer.Option(
             help="Nucleus sampling: sample from the most probable tokens with this total "
-            "probability.",
-            rich_help_panel=_PANEL,
+            "probability."
         ),
     ] = None
-    beams: Annotated[
-        int,
-        typer.Option(min=1, help="Number of beams; 1 for no beam search.", rich_help_panel=_PANEL),
-    ] = 1
+    beams: Annotated[int, typer.Option(min=1, help="Number of beams; 1 for no beam search.")] = 1
     max_new_tokens: Annotated[
         int | None,
         typer.Option(
-            min=1,
-            help="Maximum number of tokens. Default: the maximum length in training.",
-            rich_help_panel=_PANEL,
+            min=1, help="Maximum number of tokens. Default: the maximum length in training."
         ),
     ] = None
     seed: Annotated[
-        int | None,
-        typer.Option(min=0, help="Random seed, for reproducible samples.", rich_help_panel=_PANEL),
+        int | None, typer.Option(min=0, help="Random seed, for reproducible samples.")
     ] = None
 
     def options(self) -> dict[str, Any]:
-        """Options of `LlaMaVAE.generate`; also seeds torch.
-
-        Raises:
-            UserError: A value is out of range, or options contradict one another.
-        """
+        """Options of `LlaMaVAE.generate`; also seeds torch."""
         if self.temperature is not None and self.temperature <= 0:
             raise UserError(
                 f"expected a --temperature above 0; got {self.temperature}. Leave it out for "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -44,26 +44,41 @@ def write(as_json: bool, *columns: str, **record: Any) -> None:
     print(line, flush=True)
 
 
+def write_nlls(nlls: Mapping[str, float], remark: str) -> None:
+    """Write held-out NLLs by name, lowest first, with a remark."""
+    for name, nll in sorted(nlls.items(), key=lambda row: row[1]):
+        write(False, f"{nll:.4f}", name)
+    note(f"held-out NLL in nats per dimension, lower is better; {remark}")
+
+
+@contextmanager
+def resumable(how: str = "repeat the command to resume") -> Iterator[None]:
+    """Tell how to resume if the block is interrupted."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        raise KeyboardInterrupt(f"interrupted; {how}") from error
+
+
 @contextmanager
 def progress_bar(what: str, unit: str) -> Iterator[Any]:
     """Progress bar with speed and remaining time on standard error; gives `update(done, total)`."""
-    from rich.progress import (
-        BarColumn,
-        Progress,
-        ProgressColumn,
-        Task,
-        TextColumn,
-        TimeRemainingColumn,
-    )
+    from rich import progress
     from rich.text import Text
 
-    class Speed(ProgressColumn):
-        def render(self, task: Task) -> Text:
+    class Speed(progress.ProgressColumn):
+        def render(self, task: progress.Task) -> Text:
             speed = task.finished_speed or task.speed
             return Text("" if speed is None else f"{speed:,.0f} {unit}/s")
 
-    columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:,.0f}")
-    with Progress(*columns, Speed(), TimeRemainingColumn(), console=_console()) as bar:
+    columns = (
+        progress.TextColumn("{task.description}"),
+        progress.BarColumn(),
+        progress.TextColumn("{task.completed:,.0f}"),
+        Speed(),
+        progress.TimeRemainingColumn(),
+    )
+    with progress.Progress(*columns, console=_console()) as bar:
         task = bar.add_task(what, total=None)
         begun = False
 

@@ -8,18 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from llamavae.cli.options import ModelOptions, grouped
-from llamavae.cli.output import note, write
+from llamavae.cli.options import CorpusPath, ModelOptions
+from llamavae.cli.output import note, write_nlls
 from llamavae.errors import UserError, unknown
 
 if TYPE_CHECKING:
     from llamavae import LlaMaVAE
-    from llamavae.modeling import Prior
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command of this module."""
-    app.command()(grouped(fit_prior))
 
 
 @dataclass
@@ -35,9 +29,7 @@ class SentenceOptions:
             "model.",
         ),
     ]
-    path: Annotated[
-        Path | None, typer.Option(help="Location of a named corpus, if not the default one.")
-    ] = None
+    path: CorpusPath = None
     column: Annotated[str | None, typer.Option(help="Column with the sentences.")] = None
     limit: Annotated[int, typer.Option(min=2, help="Maximum number of training sentences.")] = (
         20_000
@@ -82,8 +74,7 @@ def fit_prior(
     posterior_scale: Annotated[
         float,
         typer.Option(
-            min=0,
-            help="Multiple of the posteriors' standard deviation; 0 uses posterior means.",
+            min=0, help="Multiple of the posteriors' standard deviation; 0 uses posterior means."
         ),
     ] = 0.5,
     seed: Annotated[int, typer.Option(min=0, help="Random seed.")] = 0,
@@ -134,17 +125,18 @@ def fit_prior(
     )
     fitted.report |= {"corpus": source.corpus, "posterior_scale": posterior_scale}
     fitted.save(place)
-    _show(fitted)
+    report = fitted.report
+    size = f" of {report['components']} component(s)" if "components" in report else ""
+    write_nlls(
+        {**report["references"], **report["candidates"]},
+        "standard is N(0, I), gaussian has a full covariance. Selected: " + fitted.kind + size,
+    )
     name = f" --prior {output or kind}" if output is not None or not default else ""
     note(f"the prior is in {place}; try: llamavae sample 8 --model {model.source}{name}")
 
 
 def _place(vae: LlaMaVAE, kind: str, default: bool) -> Path:
-    """Folder of the prior inside the model's folder.
-
-    Raises:
-        UserError: The model has no folder that can be written, or the kind is not known yet.
-    """
+    """Folder of the prior inside the model's folder."""
     from llamavae.modeling.prior import DEFAULT, OTHERS, folder_of
     from llamavae.pretrained import bundled
 
@@ -157,16 +149,3 @@ def _place(vae: LlaMaVAE, kind: str, default: bool) -> Path:
             "--output"
         )
     return place
-
-
-def _show(prior: Prior) -> None:
-    """Write the held-out NLLs, lowest first."""
-    report = prior.report
-    rows = {**report["references"], **report["candidates"]}
-    for name, nll in sorted(rows.items(), key=lambda row: row[1]):
-        write(False, f"{nll:.4f}", name)
-    size = f" of {report['components']} component(s)" if "components" in report else ""
-    note(
-        f"held-out NLL in nats per dimension, lower is better; standard is N(0, I), gaussian has a "
-        f"full covariance. Selected: {prior.kind}{size}"
-    )

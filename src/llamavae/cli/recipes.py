@@ -16,20 +16,14 @@ recipes = typer.Typer(help="List, print and copy bundled recipes.")
 Name = Annotated[str, typer.Argument(help="Name of a bundled recipe.")]
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands of this module."""
-    app.add_typer(recipes, name="recipes")
-    app.command()(corpora)
-
-
 @recipes.callback(invoke_without_command=True)
 def _list(context: typer.Context, json: Json = False) -> None:
     if context.invoked_subcommand is not None:
         return
     from llamavae.training.recipe import load_recipe, recipe_names
 
-    rows = [(name, load_recipe(name).description) for name in recipe_names()]
-    _table(json, [{"name": name, "description": text} for name, text in rows])
+    names = recipe_names()
+    _table(json, [{"name": name, "description": load_recipe(name).description} for name in names])
 
 
 @recipes.command()

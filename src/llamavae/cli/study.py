@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from llamavae.cli.options import FlowOptions, ModelOptions, PairOptions, grouped
-from llamavae.cli.output import note, write
+from llamavae.cli.fitting import FlowOptions, PairOptions
+from llamavae.cli.options import ModelOptions, grouped
+from llamavae.cli.output import note, resumable, write
 from llamavae.errors import UserError
 from llamavae.files import disk_errors, replacing, write_json
 
@@ -20,16 +21,9 @@ if TYPE_CHECKING:
     from llamavae.experiments.study import DefinitionTask
     from llamavae.metrics.metric import Rows
 
-app = typer.Typer(
+study = typer.Typer(
     no_args_is_help=True, help="Compare systems on definition modelling, with controls."
 )
-
-
-def register(parent: typer.Typer) -> None:
-    """Add the commands of this module."""
-    for command in (flows, definitions):
-        app.command()(grouped(command))
-    parent.add_typer(app, name="study")
 
 
 @dataclass
@@ -71,9 +65,6 @@ class TaskOptions(PairOptions):
         Args:
             model: The model.
             **flows: Attributes of the task with settings of the flows.
-
-        Raises:
-            UserError: The corpus lacks a column, or the model lacks an encoder.
         """
         vae = model.load()
         if vae.encoder is None:
@@ -114,6 +105,8 @@ class TaskOptions(PairOptions):
 Output = Annotated[Path, typer.Option("--output", "-o", help="Folder of the results.")]
 
 
+@study.command()
+@grouped
 def flows(
     model: ModelOptions,
     options: TaskOptions,
@@ -142,15 +135,17 @@ def flows(
     names, forms = flow or flow_names(), form or ("reference", "conditional")
     check_names(names, forms)  # before encoding the corpus
     networks = fit.networks(*forms)
-    study = _Study(output, {"verb": "flows", "model": model.source, **vars(options), **vars(fit)})
+    results = _Study(output, {"verb": "flows", "model": model.source, **vars(options), **vars(fit)})
     task = options.task(model, posterior_scale=fit.posterior_scale, networks=networks)
-    with study.running():
+    with results.running():
         study_flows(
-            task, names, forms, range(seeds), fitting, study.done(), study.keep, study.models
+            task, names, forms, range(seeds), fitting, results.done, results.keep, results.models
         )
-    study.finish()
+    results.finish()
 
 
+@study.command()
+@grouped
 def definitions(
     model: ModelOptions,
     options: TaskOptions,
@@ -173,13 +168,13 @@ def definitions(
     fitting, networks = fit.fitting(seed), fit.networks(form)
     settings = {"verb": "definitions", "model": model.source, "form": form, "seed": seed}
     settings |= {"cvae_steps": cvae_steps, **vars(options), **vars(fit)}
-    study = _Study(output, settings)
+    results = _Study(output, settings)
     task = options.task(model, posterior_scale=fit.posterior_scale, networks=networks)
-    with study.running():
+    with results.running():
         study_definitions(
-            task, fitting, form, cvae_steps, seed, study.done(), study.keep, study.models
+            task, fitting, form, cvae_steps, seed, results.done, results.keep, results.models
         )
-    study.finish()
+    results.finish()
 
 
 class _Study:
@@ -209,6 +204,7 @@ class _Study:
             raise UserError(
                 f"{folder} contains a study with other settings: choose another --output"
             )
+        self.done = list(self.systems)  # of an interrupted run
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -220,14 +216,8 @@ class _Study:
             self.folder.mkdir(parents=True, exist_ok=True)
             if not self.path.is_file():
                 self._write()
-        try:
+        with resumable():
             yield
-        except KeyboardInterrupt as error:
-            raise KeyboardInterrupt("interrupted; repeat the command to resume") from error
-
-    def done(self) -> list[str]:
-        """Systems whose rows are already saved."""
-        return list(self.systems)
 
     def keep(self, system: str, rows: Rows) -> None:
         """Save the rows of a system."""

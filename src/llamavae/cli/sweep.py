@@ -8,13 +8,8 @@ from typing import Annotated
 import typer
 
 from llamavae.cli.options import quiet
-from llamavae.cli.output import note, write
+from llamavae.cli.output import note, resumable, write
 from llamavae.cli.training import Overrides
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command of this module."""
-    app.command()(sweep)
 
 
 def sweep(
@@ -56,10 +51,8 @@ def sweep(
     runs = sweep_runs(recipe, overrides or [], parse_vary(vary), output)
     evaluators = [load_evaluator(name) for name in dict.fromkeys(names or [])]
     quiet()
-    try:
+    with resumable():
         found = run_sweep(runs, evaluators, output, limit=limit, seed=seed, tell=note)
-    except KeyboardInterrupt as error:
-        raise KeyboardInterrupt("interrupted; repeat the command to resume") from error
     from llamavae.report.sweep import write_sweep_report
 
     page = write_sweep_report(found, output)

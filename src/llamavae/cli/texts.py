@@ -1,8 +1,9 @@
-"""Commands that generate text from the latent space."""
+"""Commands between texts and latent codes."""
 
 from __future__ import annotations
 
 import heapq
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -17,9 +18,8 @@ from llamavae.cli.options import (
     Refine,
     TextArguments,
     batches,
-    grouped,
 )
-from llamavae.cli.output import write
+from llamavae.cli.output import note, progress_bar, resumable, write
 from llamavae.errors import UserError
 
 if TYPE_CHECKING:
@@ -31,10 +31,98 @@ SEARCH_BATCH = 512  # minimum number of sentences per search
 Steps = Annotated[int, typer.Option(help="Number of latent codes.")]
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands of this module."""
-    for command in (reconstruct, sample, interpolate, traverse, arithmetic, neighbours):
-        app.command()(grouped(command))
+def encode(
+    model: ModelOptions,
+    source: FileOptions,
+    text: TextArguments = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="Parquet file to write, with columns id, text, mean and logvar. Requires --file. "
+            "An interrupted run resumes when the command is repeated.",
+        ),
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an existing output file.")
+    ] = False,
+    refine: Refine = 0,
+) -> None:
+    """Encode texts to the mean and log-variance of the posterior q(z|x).
+
+    Without --output, the result is one JSON object per line on standard output.
+    """
+    if output is None:
+        texts = source.read(text)
+        vae = model.load()
+        for batch in batches(texts, model.batch_size):
+            posterior = vae.encode(batch, model.batch_size, refine=refine)
+            means, logvars = posterior.mean.tolist(), posterior.logvar.tolist()
+            for one, mean, logvar in zip(batch, means, logvars, strict=True):
+                write(True, text=one, mean=mean, logvar=logvar)
+        return
+    if source.file is None or text:
+        raise UserError(
+            "--output requires a file of sentences, so that the run can resume: use --file"
+        )
+    vae = model.load()
+    from llamavae.bulk import encode_file
+
+    with progress_bar("encoding", "sentences") as update, resumable():
+        report = encode_file(
+            vae,
+            source.file,
+            output,
+            column=source.column,
+            batch_size=model.batch_size,
+            overwrite=overwrite,
+            refine=refine,
+            progress=update,
+        )
+    remarks = [f"{report.sentences:,} sentences are in {report.output}"]
+    if report.resumed:
+        remarks.append(f"{report.resumed:,} of them from an interrupted run")
+    if report.blank:
+        remarks.append(f"{report.blank:,} blank lines skipped")
+    if report.truncated:
+        remarks.append(f"{report.truncated:,} truncated to the encoder's maximum length")
+    note("; ".join(remarks))
+
+
+def decode(
+    model: ModelOptions,
+    generation: Generation,
+    file: Annotated[
+        Path | None,
+        typer.Option(
+            "--file",
+            "-f",
+            help="File of latent codes: Parquet as written by `encode --output`, .npy of shape "
+            "(N, D), or JSON lines with one vector each. Default: JSON lines on standard input.",
+        ),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Decode latent codes to text. The inverse of `encode`."""
+    if file is None and sys.stdin.isatty():
+        raise UserError("expected latent codes: give --file FILE, or JSON lines on standard input")
+    options = generation.options()
+    vae = model.load()
+    from llamavae import bulk
+
+    if file is not None:
+        bulk.check_same_model(vae, file)
+    empty = True
+    for codes in bulk.read_latent_codes(file or sys.stdin.buffer, model.batch_size):
+        texts = vae.decode_each(codes.z, model.batch_size, **options)
+        for index, text in enumerate(texts):
+            write(json, text, id=codes.ids[index // generation.num_samples], text=text)
+            empty = False
+    if empty:
+        raise UserError(
+            f"{file or 'standard input'}: found no latent codes; expected at least one vector"
+        )
 
 
 def reconstruct(
@@ -171,14 +259,14 @@ def neighbours(
     A Parquet file written by `llamavae encode --output` is searched without encoding it again. Use
     the same --refine as for that command.
     """
-    has_codes = source.file is not None and _has_codes(source.file)
-    sentences = iter(()) if has_codes else source.read(None)
+    codes = source.file if source.file is not None and _has_codes(source.file) else None
+    sentences = source.read(None) if codes is None else iter(())
     vae = model.load()
     z_query = vae.latent_code(query, refine=refine)
-    if has_codes and source.file is not None:
-        candidates = _from_codes(vae, source.file)
-    else:
+    if codes is None:
         candidates = _from_sentences(vae, sentences, model.batch_size, refine)
+    else:
+        candidates = _from_codes(vae, codes)
     best: list[tuple[float, int, str]] = []
     offset = 0
     for texts, z in candidates:

