@@ -13,6 +13,7 @@ from llamavae.evaluation.data import evaluation_data
 from llamavae.evaluation.registry import load_evaluator
 from llamavae.files import replacing_folder, write_json
 from llamavae.modeling import LlaMaVAE
+from llamavae.modes import evaluating
 from llamavae.training import Recipe
 
 ModelEvaluator = Callable[[LlaMaVAE], Sequence[Mapping[str, Any]]]
@@ -54,7 +55,8 @@ class BestModel:
         Raises:
             UserError: Neither direction of the measure is better, or `best/` cannot be written.
         """
-        self.rows = rows = self.evaluator(model)
+        with evaluating(model):
+            self.rows = rows = self.evaluator(model)
         first = rows[0]
         metric, value, direction = first["metric"], first["value"], first["direction"]
         if direction not in ("higher", "lower"):
