@@ -29,7 +29,7 @@ _INITIAL_STD = 0.05  # of the posterior, with a frozen decoder
 def build_model(
     recipe: Recipe, corpus: RunSentences, record: RunRecord, resume: bool, progress: bool
 ) -> LlaMaVAE:
-    """The VAE that is trained: a fresh one, or the one that the recipe starts from."""
+    """The VAE to train: a new one, or the one that the recipe starts from."""
     if recipe.start_from is None:
         model = _new_model(recipe, corpus, record, resume, progress)
     else:

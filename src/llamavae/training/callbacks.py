@@ -105,8 +105,8 @@ class Progress(TrainerCallback, AbstractContextManager[Any]):
             return
         if "eval_nll" in logs:
             shown = ("nll", "nll_shuffled", "kl", "active_units", "bleu", "bleu_shuffled")
-            shown += ("similarity",)
-            values = (f"{n} {logs[f'eval_{n}']:.4g}" for n in shown if f"eval_{n}" in logs)
+            names = (name for name in (*shown, "similarity") if f"eval_{name}" in logs)
+            values = (f"{name} {logs[f'eval_{name}']:.4g}" for name in names)
             say(f"step {state.global_step}: held out: {', '.join(values)}")
         elif "nll" in logs:
             text = ", ".join(f"{n} {logs[n]:.3g}" for n in ("nll", "kl", "beta") if n in logs)

@@ -121,17 +121,13 @@ class RunRecord(TrainerCallback):
         """Time that the run took, over all its legs; what an interruption undid does not count."""
         return round(self._before + time.monotonic() - self._since, 1)
 
-    def save(self) -> None:
-        """Write the file."""
-        values = {"seconds": self.seconds, "start_fingerprint": self.start_fingerprint}
-        with disk_errors(self.path, RESUME):
-            write_json(self.path, values)
-
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Keep what the run started from, also where no checkpoint is reached."""
         self.on_save(args, state, control)
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Keep the time until this checkpoint."""
+        """Write the file."""
         if state.is_world_process_zero:
-            self.save()
+            values = {"seconds": self.seconds, "start_fingerprint": self.start_fingerprint}
+            with disk_errors(self.path, RESUME):
+                write_json(self.path, values)

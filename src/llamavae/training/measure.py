@@ -1,4 +1,10 @@
-"""Metrics of a VAE on held-out sentences during training, each with its shuffled control."""
+"""Metrics of a VAE on held-out sentences during training, with shuffled controls.
+
+They are computed with `llamavae.metrics`, as those of the evaluators are, but not by evaluators.
+These need a sentence encoder, which a VAE of precomputed vectors does not have, encode the texts
+again, and bootstrap intervals. They also draw z and the controls in another way (in float64, and
+never from an equal sentence), so that they would change the numbers in the log of a run.
+"""
 
 from __future__ import annotations
 
@@ -42,10 +48,7 @@ def measure(
     """
     was_training = model.training
     model.eval()
-    if data.vectors is not None:
-        posterior = model.encode(torch.from_numpy(np.array(data.vectors)))
-    else:
-        posterior = model.encode(data.texts, batch_size)
+    posterior = model.encode(data.inputs(), batch_size)
     generator = torch.Generator().manual_seed(seed)
     mean, logvar = posterior.mean, posterior.logvar
     z = posterior.reparameterise(torch.randn(mean.shape, generator=generator))

@@ -1,4 +1,4 @@
-"""A training run from recipe to checkpoint: corpus, model, training, results."""
+"""A training run, from a recipe to a checkpoint and results."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 import transformers
 from torch import Tensor
 
@@ -38,13 +37,13 @@ _STATISTICS = 10_000  # sentences whose vectors the standardisation is computed 
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a run leaves behind.
+    """Result of a training run.
 
     Attributes:
         model: The trained VAE, in eval mode.
         folder: Folder of the run; the checkpoint is in `model/`.
-        metrics: The last held-out measures, see `llamavae.training.measure.measure`.
-        warnings: What the monitor said at the end; empty when all is well.
+        metrics: The metrics of `llamavae.training.measure.measure` at the end of the run.
+        warnings: The warnings of `llamavae.training.diagnostics.diagnose` at the end of the run.
     """
 
     model: LlaMaVAE
@@ -55,7 +54,7 @@ class TrainResult:
 
 @contextmanager
 def _quiet_libraries() -> Iterator[None]:
-    """No bars of transformers for the reading and writing of each file of weights."""
+    """Hide transformers' progress bars for reading and writing weights."""
     logging = transformers.utils.logging
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
@@ -160,12 +159,11 @@ def _sample_for_statistics(data: SentenceData | SentenceStream) -> list[str] | T
     if isinstance(data, SentenceStream):
         return [str(text) for text in islice(data.texts(), _STATISTICS)]
     rows = np.random.default_rng(0).permutation(len(data))[:_STATISTICS]
-    if data.vectors is not None:
-        return torch.from_numpy(data.vectors[np.sort(rows)])
-    return [str(data.texts[int(i)]) for i in rows]
+    return data.inputs(rows if data.vectors is None else np.sort(rows))
 
 
 def _steps(recipe: Recipe, data: SentenceData | SentenceStream) -> int:
+    """Number of optimiser steps of the run."""
     o = recipe.optimisation
     if o.steps is not None:
         return o.steps
@@ -176,7 +174,7 @@ def _steps(recipe: Recipe, data: SentenceData | SentenceStream) -> int:
 
 @contextmanager
 def _trained_in_float32(model: LlaMaVAE) -> Iterator[None]:
-    """What trains is float32 while open; after that it has the type of its backbone again."""
+    """Trained weights are float32 in this context, and have their previous data type after it."""
     types = [(p, p.dtype) for p in model.parameters() if p.requires_grad]
     for parameter, _ in types:
         parameter.data = parameter.data.float()

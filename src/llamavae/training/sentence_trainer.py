@@ -41,7 +41,6 @@ class SentenceTrainer(Trainer):
         args: See `training_arguments`.
         data: Training sentences.
         collator: Joins sentences to a batch.
-        log: JSON-lines file that receives every log line.
         progress: Show a progress bar on stderr.
         **options: Further arguments of `Trainer`.
     """
@@ -55,7 +54,6 @@ class SentenceTrainer(Trainer):
         args: TrainingArguments,
         data: SentenceData | SentenceStream,
         collator: Collator,
-        log: Path,
         progress: bool = True,
         **options: Any,
     ) -> None:
@@ -69,7 +67,7 @@ class SentenceTrainer(Trainer):
                 "large decoder decoder.quantization or optimisation.gradient_checkpointing"
             )
         self.folder = Path(str(args.output_dir))
-        self.log_file = log
+        self.log_file = self.folder / "log.jsonl"
         self._step, self._micro = 0, -1  # optimiser step, and micro-batch in it
         self._sums: dict[str, Tensor] = {}
         self._norms = torch.zeros((), device=args.device)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from datasets import Dataset
 
 from llamavae.corpora import load_corpus
-from llamavae.corpora.registry import Options
 from llamavae.corpora.splits import fold
 from llamavae.errors import UserError
 from llamavae.training.recipe import CorpusPart, Recipe
@@ -55,32 +55,22 @@ def load_sentences(recipe: Recipe) -> RunSentences:
     return sentences
 
 
-def _options(part: CorpusPart) -> Options:
-    return {
-        "path": part.path,
-        "column": part.column,
-        "config": part.config,
-        "revision": part.revision,
-        "limit": part.limit,
-        "min_words": part.min_words,
-        "max_words": part.max_words,
-    }
-
-
-def _few(part: CorpusPart, limit: int) -> Options:
-    return {**_options(part), "limit": limit}
+def _options(part: CorpusPart, **changes: Any) -> Any:
+    """Options of `load_corpus` for a part of the training data."""
+    return part.model_dump(exclude={"name", "streaming", "mix"}) | changes
 
 
 def _read(part: CorpusPart, held_out: int, column: str | None) -> RunSentences:
     train = load_corpus(part.name, "train", **_options(part))
-    validation = load_corpus(part.name, "validation", **_few(part, held_out))
+    validation = load_corpus(part.name, "validation", **_options(part, limit=held_out))
     vectors = (_vectors(train, column), _vectors(validation, column)) if column else None
     return RunSentences(list(train["text"]), list(validation["text"]), vectors)
 
 
 def _streamed(part: CorpusPart, held_out: int, seed: int) -> RunSentences:
     stream = load_corpus(part.name, "train", streaming=True, **_options(part))
-    validation = load_corpus(part.name, "validation", streaming=True, **_few(part, held_out))
+    options = _options(part, limit=held_out)
+    validation = load_corpus(part.name, "validation", streaming=True, **options)
     stream = stream.shuffle(seed=seed, buffer_size=_SHUFFLED)
     return RunSentences(
         lambda: (row["text"] for row in stream), [row["text"] for row in validation]
@@ -105,15 +95,12 @@ def _vectors(data: Dataset, column: str) -> np.ndarray:
     return vectors
 
 
-# ------------------------------------------------------------------------------- mixing
-
-
 def _mixed(parts: Sequence[CorpusPart], held_out: int) -> RunSentences:
     """Several corpora, one after the other; see `merge` for what is left out."""
     train = [load_corpus(part.name, "train", **_options(part))["text"] for part in parts]
     shares = share_out(held_out, [len(texts) for texts in train])
     validation = [
-        load_corpus(part.name, "validation", **_few(part, share))["text"]
+        load_corpus(part.name, "validation", **_options(part, limit=share))["text"]
         for part, share in zip(parts, shares, strict=True)
     ]
     return RunSentences(*merge(train, validation))

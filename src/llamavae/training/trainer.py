@@ -53,9 +53,8 @@ class _WithBagOfWords(nn.Module):
 class VAETrainer(SentenceTrainer):
     """Trains a `LlaMaVAE` on its evidence lower bound.
 
-    Where the sentences have a teacher's vectors, `teacher.weight` times `similarity_loss` is added.
-    Its pairs are those of a micro-batch: of `optimisation.micro_batch_size` sentences, or with
-    several processes of the share of one.
+    If the sentences have vectors of a teacher, `teacher.weight` times `similarity_loss` is added,
+    over the pairs of sentences in each micro-batch.
 
     Args:
         model: The VAE.
@@ -77,21 +76,17 @@ class VAETrainer(SentenceTrainer):
         progress: bool = True,
         best: BestModel | None = None,
     ) -> None:
-        self.learning_rates = learning_rates(recipe)
         super().__init__(
             _WithBagOfWords(model) if recipe.objective.bag_of_words else model,
             args,
             data,
             Collator(model.decoder, model.encoder),
-            Path(str(args.output_dir)) / "log.jsonl",
             progress,
             eval_dataset=validation,
         )
         self.vae = model
         self.bag = self.model.bag if isinstance(self.model, _WithBagOfWords) else None
-        self.validation = validation
-        self.recipe = recipe
-        self.best = best
+        self.validation, self.recipe, self.best = validation, recipe, best
         self.schedule = build_schedule(recipe.objective)
         self.metrics: dict[str, Any] = {}
         self.measured_at = -1
@@ -103,13 +98,16 @@ class VAETrainer(SentenceTrainer):
         if self.optimizer is None:
             model = cast(nn.Module, self.model if model is None else model)
             decayed = set(self.get_decay_parameter_names(model))
+            first = self.args.learning_rate  # the log shows the rate of the first group
+            rates = learning_rates(self.recipe)
             groups: dict[tuple[float, float], list[nn.Parameter]] = {}
             for name, parameter in model.named_parameters():
                 if parameter.requires_grad:
                     weight_decay = self.args.weight_decay if name in decayed else 0.0
-                    groups.setdefault((self._rate(name), weight_decay), []).append(parameter)
+                    name = name.removeprefix("module.").removeprefix("vae.")
+                    rate = next((rates[p] for p in rates if name.startswith(p)), first)
+                    groups.setdefault((rate, weight_decay), []).append(parameter)
             kind, options = self.get_optimizer_cls_and_kwargs(self.args, cast(Any, model))
-            first = self.args.learning_rate  # the log shows the rate of the first group
             self.optimizer = kind(
                 [
                     {"params": groups[rate, weight_decay], "lr": rate, "weight_decay": weight_decay}
@@ -118,11 +116,6 @@ class VAETrainer(SentenceTrainer):
                 **options,
             )
         return self.optimizer
-
-    def _rate(self, name: str) -> float:
-        name = name.removeprefix("module.").removeprefix("vae.")
-        rates = (r for prefix, r in self.learning_rates.items() if name.startswith(prefix))
-        return next(rates, self.args.learning_rate)
 
     @property
     def beta(self) -> float:
@@ -157,12 +150,8 @@ class VAETrainer(SentenceTrainer):
                 mean = self.accelerator.reduce(torch.stack(self._kl).mean(), reduction="mean")
                 self.schedule.observe(cast(Tensor, mean).item())
                 self._kl = []
-        scalars = {
-            "nll": output.nll,
-            "kl": kl,
-            "kl_term": output.kl_term,
-            "beta": torch.full_like(kl, beta),
-        }
+        scalars = {"nll": output.nll, "kl": kl, "kl_term": output.kl_term}
+        scalars["beta"] = torch.full_like(kl, beta)
         if bag is not None:
             loss = loss + objective.bag_of_words * bag
             scalars["bag_of_words"] = bag
@@ -172,14 +161,12 @@ class VAETrainer(SentenceTrainer):
         return loss, scalars
 
     def evaluate(self, *_: Any, metric_key_prefix: str = "eval", **__: Any) -> dict[str, float]:
-        """All diagnostics on the held-out sentences, logged with what the monitor says of them."""
+        """Compute and log the metrics of the held-out sentences, and warnings about them."""
         start = time.perf_counter()
         step, main = self.state.global_step, self.is_world_process_zero()
-        settings = self.recipe.evaluation
+        decoded = self.recipe.evaluation.decoded
         with self.accelerator.autocast():
-            metrics = measure(
-                self.vae, self.validation, decoded=settings.decoded, seed=self.args.seed
-            )
+            metrics = measure(self.vae, self.validation, decoded, self.args.seed)
             chosen_by = self.best(self.vae, step, main) if self.best else {}
         self.metrics, self.measured_at = metrics, step
         named = {f"{metric_key_prefix}_{k}": v for k, v in (metrics | chosen_by).items()}
@@ -187,8 +174,8 @@ class VAETrainer(SentenceTrainer):
         self.log(scalars)
         self.write({**scalars, **named})
         progress = step / max(1, self.state.max_steps)
-        latent_dim = self.vae.config.latent_dim
-        self.warnings = diagnose(metrics, latent_dim, self.beta, progress, self.recipe)
+        dim = self.vae.config.latent_dim
+        self.warnings = diagnose(metrics, dim, self.beta, progress, self.recipe)
         for warning in self.warnings:
             self.write({"warning": warning})
             if main:

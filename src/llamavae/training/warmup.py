@@ -83,7 +83,7 @@ class LanguageModelTrainer(SentenceTrainer):
         decoder: The decoder; all of it trains.
         args: See `training_arguments`.
         data: Training sentences.
-        folder: Folder of the run.
+        folder: Folder of the run, whose log the warm-up writes to.
         progress: Show a progress bar on stderr.
     """
 
@@ -97,8 +97,8 @@ class LanguageModelTrainer(SentenceTrainer):
         folder: Path,
         progress: bool = True,
     ) -> None:
-        log = folder / "log.jsonl"
-        super().__init__(_PlainModel(decoder), args, data, Collator(decoder), log, progress)
+        super().__init__(_PlainModel(decoder), args, data, Collator(decoder), progress)
+        self.log_file = folder / "log.jsonl"
         self.decoder = decoder
 
     def parts(self, model: nn.Module, inputs: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
