@@ -1,4 +1,4 @@
-"""The best model of a run, by a measure of the caller's."""
+"""The best model of a run, by a metric of an evaluator."""
 
 from __future__ import annotations
 
@@ -22,16 +22,14 @@ are chosen first."""
 
 
 class BestModel:
-    """Keeps the best model so far in `best/` of a run's folder.
-
-    What was best, and when, is in `best/best.json`; a resumed run goes on from there.
+    """Keeps the best model so far in `best/` of a run's folder, and its score in `best.json` there.
 
     Args:
-        evaluator: Measures a model.
+        evaluator: Evaluates a model.
         folder: Folder of the run.
 
     Attributes:
-        rows: What the evaluator said of the model that was measured last.
+        rows: Rows of the last evaluation.
         found: `metric`, `value` and `step` of the best model; None before the first.
     """
 

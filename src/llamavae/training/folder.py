@@ -23,12 +23,10 @@ RESUME = "run again with --resume"
 
 
 def open_folder(folder: Path, recipe: Recipe, resume: bool) -> bool:
-    """Make the run's folder, or check that what is there belongs to this recipe.
-
-    A run that failed before its first log line, on a misspelt file say, does not count.
+    """Create the run's folder, or check that it holds a run of this recipe.
 
     Returns:
-        Whether there is a run to go on with.
+        Whether there is a run to resume; one that failed before its first log line does not count.
     """
     saved = folder / "recipe.yaml"
     state = processes()
@@ -101,10 +99,10 @@ class RunRecord(TrainerCallback):
 
     Args:
         folder: Folder of the run.
-        resume: Whether the run goes on, and with it the record that is there.
+        resume: Whether the run is resumed, with its existing record.
 
     Attributes:
-        start_fingerprint: Of the weights that the run started from; None where they were fresh.
+        start_fingerprint: Fingerprint of the checkpoint that the run started from, or None.
     """
 
     def __init__(self, folder: Path, resume: bool) -> None:
@@ -118,11 +116,11 @@ class RunRecord(TrainerCallback):
 
     @property
     def seconds(self) -> float:
-        """Time that the run took, over all its legs; what an interruption undid does not count."""
+        """Duration of the run, over all resumptions, without what an interruption undid."""
         return round(self._before + time.monotonic() - self._since, 1)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Keep what the run started from, also where no checkpoint is reached."""
+        """Write the file, so that the start is known without a checkpoint."""
         self.on_save(args, state, control)
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:

@@ -38,7 +38,7 @@ def measure(
         data: N held-out sentences.
         decoded: How many of them are decoded freely, greedily, from the posterior mean.
         seed: Seed of the draws from the posterior and of the shuffle.
-        batch_size: Sentences that pass the decoder together.
+        batch_size: Number of sentences per forward pass.
 
     Returns:
         `nll`, `nll_shuffled`, `kl` and `elbo` (negative, at beta 1) in nats per sentence;

@@ -1,6 +1,6 @@
 """Fitting a prior to the latent codes of sentences.
 
-Only the aggregate posterior q(z) = E_x q(z|x) is modelled; the VAE stays as it is (ex-post density
+Only the aggregate posterior q(z) = E_x q(z|x) is modelled; the VAE does not change (ex-post density
 estimation, Ghosh et al., arXiv 1903.12436).
 """
 
@@ -182,7 +182,7 @@ def fit_prior(
 
 
 def _kinds(kind: Kinds) -> list[PriorKind]:
-    """The kinds that are asked for, simple ones first."""
+    """The requested kinds, simple ones first."""
     if kind == "auto":
         return list(KINDS)
     asked = [kind] if isinstance(kind, str) else list(kind)

@@ -1,4 +1,4 @@
-"""Small backbones made from scratch: a T5-type encoder and a LLaMA-type decoder."""
+"""Small backbones from scratch: a T5 encoder and a LLaMA decoder, each with a tokenizer."""
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
-"""Training with transformers' Trainer: the same steps on one process or many, resumable to the bit.
+"""Training with transformers' Trainer, reproducible on any number of processes and after a resume.
 
-What is random in a step, the order of the sentences, eps and word dropout, is a function of seed
-and step alone. So the number of processes does not change a run, nor does an interruption.
+The order of the sentences, eps and word dropout of a step depend only on the seed and the step.
 """
 
 from __future__ import annotations
@@ -33,11 +32,10 @@ from llamavae.training.folder import CHECKPOINT, RESUME, last_checkpoint, step_o
 class SentenceTrainer(Trainer):
     """transformers' Trainer over sentences, without pickles, with a log file and safe stops.
 
-    The Trainer sees the whole run as one epoch, whatever the number of passes over the corpus: an
-    interruption between two passes is then like any other.
+    The whole run is one epoch of the Trainer, whatever the number of passes over the corpus.
 
     Args:
-        model: What is trained.
+        model: The module to train.
         args: See `training_arguments`.
         data: Training sentences.
         collator: Joins sentences to a batch.

@@ -19,7 +19,7 @@ _SHUFFLED = 10_000  # sentences of a stream that are shuffled together
 
 @dataclass(frozen=True)
 class RunSentences:
-    """What a run trains on and what it is measured on.
+    """The sentences of a run.
 
     Attributes:
         train: Training sentences; of a stream, a function that starts it again.
@@ -33,11 +33,11 @@ class RunSentences:
 
 
 def load_sentences(recipe: Recipe) -> RunSentences:
-    """The sentences that a recipe asks for.
+    """The sentences of a recipe's corpora.
 
     Raises:
-        UserError: A corpus cannot be read, its column of vectors is none, or fewer than two
-            sentences are left for validation.
+        UserError: A corpus cannot be read, its column of vectors does not hold vectors, or there
+            are fewer than two sentences for validation.
     """
     c, held_out = recipe.corpus, recipe.evaluation.sentences
     if c.mix:
@@ -96,7 +96,7 @@ def _vectors(data: Dataset, column: str) -> np.ndarray:
 
 
 def _mixed(parts: Sequence[CorpusPart], held_out: int) -> RunSentences:
-    """Several corpora, one after the other; see `merge` for what is left out."""
+    """Several corpora, one after the other, without the duplicates that `merge` excludes."""
     train = [load_corpus(part.name, "train", **_options(part))["text"] for part in parts]
     shares = share_out(held_out, [len(texts) for texts in train])
     validation = [
@@ -121,9 +121,9 @@ def merge(
 ) -> tuple[list[str], list[str]]:
     """Training and held-out sentences of several corpora as one of each.
 
-    A sentence that an earlier corpus has is left out, and a held-out one that any of them trains
-    on: corpora with splits of their own may disagree about a sentence. Sentences are the same if
-    they differ in case and white space only, as for `split_of`. What one corpus holds twice stays.
+    Sentences of an earlier corpus are skipped, and held-out sentences that any corpus trains on,
+    since the splits of two corpora may differ. Case and white space are ignored, as by `split_of`.
+    Duplicates within one corpus are kept.
 
     Args:
         train: Training sentences of each corpus.

@@ -5,9 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from functools import reduce
 from importlib import resources
-from operator import getitem
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +119,10 @@ def parse_recipe(values: dict[str, Any]) -> Recipe:
     for error in found:
         if error["type"] == "extra_forbidden":
             *parents, key = error["loc"]
-            del reduce(getitem, parents, known)[key]
+            section: Any = known
+            for parent in parents:
+                section = section[parent]
+            del section[key]
     try:
         Recipe.model_validate(known)
     except ValidationError as error:
