@@ -24,7 +24,7 @@ class StopSafely(TrainerCallback):
     """On the first Ctrl-C or SIGTERM, finish the step, save a checkpoint and stop.
 
     Args:
-        trainer: The trainer, which the processes of a run stop together through.
+        trainer: The trainer, for the communication between processes.
 
     Attributes:
         interrupted: Whether training was stopped before its end.
