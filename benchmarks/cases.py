@@ -19,8 +19,9 @@ from benchmarks.guidance import decode, flow_fit, guided_generation, products, s
 from llamavae.data.sentences import prepare
 from llamavae.evaluation.evaluator import EvaluationData
 from llamavae.evaluation.evaluators.reconstruction import Reconstruction
+from llamavae.training.arguments import training_arguments
 from llamavae.training.recipe import parse_recipe
-from llamavae.training.trainer import VAETrainer, training_arguments
+from llamavae.training.trainer import VAETrainer
 
 
 @dataclass(frozen=True)
@@ -237,7 +238,7 @@ def _epoch(bench: Bench, texts: list[str]) -> Run:
             folder = Path(name)
             args = training_arguments(recipe, folder, steps, resumed=True)
             args.eval_strategy = args.save_strategy = "no"
-            trainer = VAETrainer(model, args, data, data, recipe, folder, progress=False)
+            trainer = VAETrainer(model, args, data, data, recipe, progress=False)
             with_state(trainer.create_optimizer())
             trainer.add_callback(_Marks(mark))
             trainer.train()

@@ -18,7 +18,8 @@ from typing import Any
 
 from llamavae.training.recipe import Recipe, parse_recipe
 from llamavae.training.run import TrainResult, train
-from llamavae.training.trainer import LanguageModelTrainer, SentenceTrainer
+from llamavae.training.sentence_trainer import SentenceTrainer
+from llamavae.training.warmup import LanguageModelTrainer
 
 INTERRUPTED = 75
 """Exit status of a run that was asked to stop and saved a checkpoint."""

@@ -119,6 +119,6 @@ def test_accumulation(tmp_path, objective):
 
 def test_batch_that_processes_cannot_share(monkeypatch, tmp_path):
     three = type("Three", (), {"num_processes": 3})
-    monkeypatch.setattr("llamavae.training.trainer.processes", three)
+    monkeypatch.setattr("llamavae.training.arguments.processes", three)
     with pytest.raises(UserError, match="batch_size 4 cannot be shared among 3 processes"):
         runs.quick(runs.settings(tmp_path, "run"))

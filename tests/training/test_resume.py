@@ -18,7 +18,8 @@ from tests.training import runs
 from llamavae import LlaMaVAE
 from llamavae.errors import UserError
 from llamavae.training.run import TrainResult
-from llamavae.training.trainer import LanguageModelTrainer, VAETrainer
+from llamavae.training.trainer import VAETrainer
+from llamavae.training.warmup import LanguageModelTrainer
 
 STEPS = 10
 LISTENING: dict[str, Any] = {

@@ -17,9 +17,12 @@ from transformers import TrainerState
 
 from llamavae import LlaMaVAE, state
 from llamavae.errors import UserError
+from llamavae.training.arguments import learning_rates
+from llamavae.training.folder import last_checkpoint
 from llamavae.training.recipe import parse_recipe
-from llamavae.training.run import TrainResult, _learning_rates
-from llamavae.training.trainer import SentenceTrainer, VAETrainer, last_checkpoint
+from llamavae.training.run import TrainResult
+from llamavae.training.sentence_trainer import SentenceTrainer
+from llamavae.training.trainer import VAETrainer
 
 
 def backbones(**decoder: Any) -> dict[str, dict[str, Any]]:
@@ -380,7 +383,7 @@ def test_full_disk_while_saving(tmp_path, monkeypatch, part):
             patch.setattr(VAETrainer, "save_weights", save)
         elif part == "optimizer":
             save = at_the_second(state.save_optimizer)
-            patch.setattr("llamavae.training.trainer.save_optimizer", save)
+            patch.setattr("llamavae.training.sentence_trainer.save_optimizer", save)
         else:
             patch.setattr(TrainerState, "save_to_json", at_the_second(TrainerState.save_to_json))
         with pytest.raises(UserError, match=r"checkpoint-6: No space left.*--resume.*checkpoint-3"):
@@ -486,5 +489,5 @@ def test_parts_learn_at_rates_of_their_own(tmp_path):
 )
 def test_a_twentieth_is_the_rate_of_pretrained_parts(tmp_path, changes, expected):
     values = runs.settings(tmp_path, "run", **backbones(), optimisation=changes)
-    assert _learning_rates(parse_recipe(values)) == expected
-    assert _learning_rates(parse_recipe(runs.settings(tmp_path, "run"))) == {}
+    assert learning_rates(parse_recipe(values)) == expected
+    assert learning_rates(parse_recipe(runs.settings(tmp_path, "run"))) == {}

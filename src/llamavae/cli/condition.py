@@ -160,7 +160,7 @@ def fit_condition(
             pairs,
             vocabulary=vocabulary,
             posterior_scale=options.posterior_scale,
-            fitting=fitting,
+            config=fitting,
             state=state,
         )
     cvae.save_pretrained(output)

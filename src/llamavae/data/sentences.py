@@ -5,11 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import chain, count, islice
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.lib.format import open_memmap
+from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 from tqdm.auto import tqdm
 
@@ -21,6 +24,7 @@ from llamavae.modeling import SentenceEncoder, TextDecoder
 _CHUNK = 2048  # number of sentences between two updates of the progress bar
 
 
+@dataclass(eq=False, repr=False)
 class SentenceData(Dataset[Item]):
     """Sentences with their decoder ids and, for a frozen encoder, their vectors.
 
@@ -33,20 +37,18 @@ class SentenceData(Dataset[Item]):
         teacher: Vectors of the same sentences by a teacher (N, K), if there is one.
     """
 
-    def __init__(
-        self,
-        texts: Sequence[str],
-        ids: np.ndarray,
-        offsets: np.ndarray,
-        vectors: np.ndarray | None = None,
-        truncated: int = 0,
-        teacher: np.ndarray | None = None,
-    ) -> None:
+    texts: Sequence[str]
+    ids: np.ndarray
+    offsets: np.ndarray
+    vectors: np.ndarray | None = None
+    truncated: int = 0
+    teacher: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
         # plain views, since slicing np.memmap itself is several times slower
-        self.ids = ids.view(np.ndarray)
-        self.vectors = None if vectors is None else vectors.view(np.ndarray)
-        self.teacher = None if teacher is None else teacher.view(np.ndarray)
-        self.texts, self.offsets, self.truncated = texts, offsets, truncated
+        self.ids = self.ids.view(np.ndarray)
+        self.vectors = None if self.vectors is None else self.vectors.view(np.ndarray)
+        self.teacher = None if self.teacher is None else self.teacher.view(np.ndarray)
 
     @property
     def lengths(self) -> np.ndarray:
@@ -66,6 +68,17 @@ class SentenceData(Dataset[Item]):
         if self.teacher is not None:
             item["teacher"] = self.teacher[i]
         return item
+
+    def inputs(self, rows: np.ndarray | None = None) -> Tensor | list[str]:
+        """Inputs of `LlaMaVAE.encode`: the sentence vectors, or the texts if there are none.
+
+        Args:
+            rows: Indices of the sentences; None for all.
+        """
+        rows = np.arange(len(self)) if rows is None else rows
+        if self.vectors is not None:
+            return torch.from_numpy(self.vectors[rows])
+        return [self.texts[int(i)] for i in rows]
 
 
 def prepare(
@@ -222,6 +235,7 @@ def _copy_known(out: np.ndarray, names: np.ndarray, folders: Iterable[Path]) -> 
     return missing
 
 
+@dataclass(eq=False, repr=False)
 class SentenceStream(IterableDataset[Item]):
     """An endless stream of sentences, tokenised and batched by length on the fly.
 
@@ -234,15 +248,10 @@ class SentenceStream(IterableDataset[Item]):
         seed: Seed of the order inside a group of batches.
     """
 
-    def __init__(
-        self,
-        texts: Callable[[], Iterable[str]],
-        decoder: TextDecoder,
-        batch_size: int,
-        seed: int = 0,
-    ) -> None:
-        self.texts, self.decoder = texts, decoder
-        self.batch_size, self.seed = batch_size, seed
+    texts: Callable[[], Iterable[str]]
+    decoder: TextDecoder
+    batch_size: int
+    seed: int = 0
 
     def __iter__(self) -> Iterator[Item]:
         texts = self._endless()

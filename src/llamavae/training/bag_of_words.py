@@ -1,9 +1,4 @@
-"""Which words a sentence has, read from z without the decoder: a second way to the encoder.
-
-An encoder from scratch learns through the decoder alone at first almost nothing, since a decoder
-that cannot read z yet tells it nothing. The words of the sentence, in no order, can be predicted
-from z directly, and that tells the encoder from the first step on what to write down.
-"""
+"""The bag-of-words loss, which trains an encoder while the decoder does not use z yet."""
 
 from __future__ import annotations
 
@@ -12,10 +7,10 @@ from torch import Tensor, nn
 
 
 class BagOfWords(nn.Module):
-    """-log p(words of x | z) in nats, the words in no order; of use in training only.
+    """-log p(words of x | z) in nats, without the order of the words; for training only.
 
     Zhao et al., arXiv 1703.10960, section 3.3: every token of the sentence is drawn from one
-    softmax over the vocabulary. Its logits are a linear map of z, read by the decoder's LM head.
+    softmax over the vocabulary. Its logits are the decoder's LM head applied to a linear map of z.
 
     Args:
         latent_dim: Size D of z.
@@ -32,7 +27,7 @@ class BagOfWords(nn.Module):
         """The loss, summed over tokens and averaged over sentences; a scalar.
 
         Args:
-            z: Points (B, D).
+            z: Latent codes (B, D).
             head: Weight of the decoder's LM head (V, H).
             input_ids: Decoder ids `bos x_1 ... x_n eos pad ...`, shape (B, T).
             attention_mask: 1 for those tokens, 0 for padding, shape (B, T).

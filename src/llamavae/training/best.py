@@ -1,4 +1,4 @@
-"""The best model of a run, by a measure of the caller's."""
+"""The best model of a run, by a metric of an evaluator."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from llamavae.evaluation.data import evaluation_data
 from llamavae.evaluation.registry import load_evaluator
 from llamavae.files import replacing_folder, write_json
 from llamavae.modeling import LlaMaVAE
+from llamavae.modes import evaluating
 from llamavae.training import Recipe
 
 ModelEvaluator = Callable[[LlaMaVAE], Sequence[Mapping[str, Any]]]
@@ -21,16 +22,14 @@ are chosen first."""
 
 
 class BestModel:
-    """Keeps the best model so far in `best/` of a run's folder.
-
-    What was best, and when, is in `best/best.json`; a resumed run goes on from there.
+    """Keeps the best model so far in `best/` of a run's folder, and its score in `best.json` there.
 
     Args:
-        evaluator: Measures a model.
+        evaluator: Evaluates a model.
         folder: Folder of the run.
 
     Attributes:
-        rows: What the evaluator said of the model that was measured last.
+        rows: Rows of the last evaluation.
         found: `metric`, `value` and `step` of the best model; None before the first.
     """
 
@@ -54,7 +53,8 @@ class BestModel:
         Raises:
             UserError: Neither direction of the measure is better, or `best/` cannot be written.
         """
-        self.rows = rows = self.evaluator(model)
+        with evaluating(model):
+            self.rows = rows = self.evaluator(model)
         first = rows[0]
         metric, value, direction = first["metric"], first["value"], first["direction"]
         if direction not in ("higher", "lower"):

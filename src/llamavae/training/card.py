@@ -31,6 +31,7 @@ def model_card(model: LlaMaVAE, results: dict[str, Any]) -> str:
     """
     recipe, config, metrics = results["recipe"], model.config, results["metrics"]
     objective, optimisation = recipe["objective"], recipe["optimisation"]
+    corpora = (recipe["corpus"], *recipe["corpus"]["mix"])
     head = yaml.safe_dump(
         {"library_name": "llamavae", "tags": ["sentence-vae", "controllable-generation"]},
         sort_keys=False,
@@ -55,8 +56,8 @@ def model_card(model: LlaMaVAE, results: dict[str, Any]) -> str:
             ("part", "value"),
             [
                 *([("started from", f"`{recipe['start_from']}`")] if recipe["start_from"] else []),
-                ("encoder", f"{_encoder(recipe)}, {config.encoder_training}"),
-                ("decoder", f"{_decoder(recipe)}, {config.decoder_training}"),
+                ("encoder", f"{_backbone(recipe, 'encoder', 'T5')}, {config.encoder_training}"),
+                ("decoder", f"{_backbone(recipe, 'decoder', 'LLaMA')}, {config.decoder_training}"),
                 ("latent size D", str(config.latent_dim)),
                 ("injection", f"{config.injection}, {config.slots} slot(s)"),
                 ("weights", f"{total:,}, of which {trained:,} trained"),
@@ -64,7 +65,8 @@ def model_card(model: LlaMaVAE, results: dict[str, Any]) -> str:
             ],
         ),
         "## Data",
-        f"Corpus {' and '.join(_corpora(recipe))}"
+        "Corpus "
+        + " and ".join(f"`{part['name']}`" for part in corpora)
         + (
             f", {sentences:,} training sentences, {results['truncated']:,} of them cut to the "
             "decoder's limit."
@@ -107,11 +109,6 @@ def model_card(model: LlaMaVAE, results: dict[str, Any]) -> str:
     return "\n\n".join(line for line in lines if line) + "\n"
 
 
-def _corpora(recipe: dict[str, Any]) -> list[str]:
-    corpus = recipe["corpus"]
-    return [f"`{part['name']}`" for part in (corpus, *corpus["mix"])]
-
-
 def _bag_of_words(weight: float) -> str:
     if not weight:
         return ""
@@ -134,20 +131,14 @@ def _teacher(recipe: dict[str, Any]) -> str:
     )
 
 
-def _encoder(recipe: dict[str, Any]) -> str:
-    e = recipe["encoder"]
+def _backbone(recipe: dict[str, Any], part: str, scratch: str) -> str:
+    """Description of the encoder or the decoder."""
+    settings = recipe[part]
     if recipe["start_from"]:
         return "that of the checkpoint"
-    if e["vectors"]:
-        return f"none (precomputed vectors in column `{e['vectors']}`)"
-    return f"`{e['model']}`" if e["model"] else "T5 type, made from scratch"
-
-
-def _decoder(recipe: dict[str, Any]) -> str:
-    d = recipe["decoder"]
-    if recipe["start_from"]:
-        return "that of the checkpoint"
-    return f"`{d['model']}`" if d["model"] else "LLaMA type, made from scratch"
+    if settings.get("vectors"):
+        return f"none (precomputed vectors in column `{settings['vectors']}`)"
+    return f"`{settings['model']}`" if settings["model"] else f"{scratch} type, made from scratch"
 
 
 def _measures(metrics: dict[str, Any], dim: int) -> list[tuple[str, ...]]:

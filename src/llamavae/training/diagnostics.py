@@ -1,7 +1,4 @@
-"""Is z used, and how? Measures of a posterior, and a monitor that puts failures into words.
-
-Arguments are posteriors of N sentences: `mean` and `logvar`, both (N, D). Information is in nats.
-"""
+"""Warnings about a training run: posterior collapse, and other failures of the latent space."""
 
 from __future__ import annotations
 
@@ -11,11 +8,7 @@ from typing import Any
 
 from llamavae.training.recipe import Recipe
 
-_EARLY = 0.2
-"""Part of a run in which a model may still be learning to use z."""
-
-
-# ------------------------------------------------------------------------------- the monitor
+_EARLY = 0.2  # fraction of a run in which a model may still be learning to use z
 
 
 def diagnose(
@@ -25,23 +18,21 @@ def diagnose(
     progress: float,
     recipe: Recipe | None = None,
 ) -> list[str]:
-    """What is going wrong, in plain words, with settings of the recipe to try; empty if nothing.
+    """Warnings about a run, with settings of the recipe to try; empty if nothing is wrong.
 
-    Three failures have names: *posterior collapse* (the decoder writes without z), *an
-    autoencoder in disguise* (the posterior has no width, so that points between sentences mean
-    nothing), and *holes* (posteriors cover another region than the prior, so that prior samples
-    are poor). Judgement waits for the part of a run in which they are not yet failures: the
-    first fifth, and the first half while beta is 0 and the decoder is made from scratch. Beta 0
-    after that is taken as meant: a plain autoencoder.
+    Three failures are recognised: *posterior collapse* (the decoder ignores z), *an autoencoder in
+    disguise* (the posterior variance is close to 0, so codes between sentences mean nothing), and
+    *holes* (posteriors and prior cover different regions, so prior samples are poor). There are no
+    warnings in the first fifth of a run, nor in the first half while beta is 0 and the decoder is
+    trained from scratch. Beta 0 after that is taken as intended: a plain autoencoder.
 
     Args:
-        metrics: Held-out measures as `llamavae.training.measure.measure` returns them; those
-            that are missing are not judged.
+        metrics: Metrics of `llamavae.training.measure.measure`; some may be missing.
         latent_dim: Size D of z.
         beta: Weight of the KL term at this step.
-        progress: Part of the run that is done, from 0 to 1.
-        recipe: Settings of the run. With it, those that are known to keep a pretrained decoder
-            from reading z are named first.
+        progress: Fraction of the run that is done, from 0 to 1.
+        recipe: Settings of the run. With it, known causes of the collapse of a pretrained decoder
+            are listed first.
     """
     nll = metrics.get("nll")
     if nll is not None and not math.isfinite(nll):

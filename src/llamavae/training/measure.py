@@ -1,4 +1,10 @@
-"""Metrics of a VAE on held-out sentences during training, each with its shuffled control."""
+"""Metrics of a VAE on held-out sentences during training, with shuffled controls.
+
+They are computed with `llamavae.metrics`, as those of the evaluators are, but not by evaluators.
+These need a sentence encoder, which a VAE of precomputed vectors does not have, encode the texts
+again, and bootstrap intervals. They also draw z and the controls in another way (in float64, and
+never from an equal sentence), so that they would change the numbers in the log of a run.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +38,7 @@ def measure(
         data: N held-out sentences.
         decoded: How many of them are decoded freely, greedily, from the posterior mean.
         seed: Seed of the draws from the posterior and of the shuffle.
-        batch_size: Sentences that pass the decoder together.
+        batch_size: Number of sentences per forward pass.
 
     Returns:
         `nll`, `nll_shuffled`, `kl` and `elbo` (negative, at beta 1) in nats per sentence;
@@ -42,10 +48,7 @@ def measure(
     """
     was_training = model.training
     model.eval()
-    if data.vectors is not None:
-        posterior = model.encode(torch.from_numpy(np.array(data.vectors)))
-    else:
-        posterior = model.encode(data.texts, batch_size)
+    posterior = model.encode(data.inputs(), batch_size)
     generator = torch.Generator().manual_seed(seed)
     mean, logvar = posterior.mean, posterior.logvar
     z = posterior.reparameterise(torch.randn(mean.shape, generator=generator))

@@ -1,6 +1,6 @@
 """Fitting a prior to the latent codes of sentences.
 
-Only the aggregate posterior q(z) = E_x q(z|x) is modelled; the VAE stays as it is (ex-post density
+Only the aggregate posterior q(z) = E_x q(z|x) is modelled; the VAE does not change (ex-post density
 estimation, Ghosh et al., arXiv 1903.12436).
 """
 
@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal, get_args
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -153,28 +152,25 @@ def fit_prior(
     """
     kinds = _kinds(kind)
     train, held_out = _divided(codes, valid, seed, vae)
-    gaussian = _mixture(train, 1, seed)
+    standard, gaussian = StandardPrior(train.shape[1]), _mixture(train, 1, seed)
     candidates: dict[str, Prior] = {}
     for name in kinds:
-        if name == "standard":
-            prior: Prior = StandardPrior(train.shape[1])
-        elif name == "gaussian":
-            prior = gaussian
-        elif name == "mixture":
-            prior = _best_mixture(train, held_out, components, seed)
-        else:
-            prior = _flow_prior(train, held_out, flow, config, seed, progress)
-        candidates[name] = prior
+        match name:
+            case "standard":
+                candidates[name] = standard
+            case "gaussian":
+                candidates[name] = gaussian
+            case "mixture":
+                candidates[name] = _best_mixture(train, held_out, components, seed)
+            case "flow":
+                candidates[name] = _flow_prior(train, held_out, flow, config, seed, progress)
     found = {name: prior.nll(held_out) for name, prior in candidates.items()}
     best = _best(found)
     prior = candidates[best]
     prior.report = {
         "kind": best,
         "nll": found[best],
-        "references": {
-            "standard": StandardPrior(train.shape[1]).nll(held_out),
-            "gaussian": gaussian.nll(held_out),
-        },
+        "references": {"standard": standard.nll(held_out), "gaussian": gaussian.nll(held_out)},
         "candidates": found,
         "codes": len(train),
         "held_out": len(held_out),
@@ -186,7 +182,7 @@ def fit_prior(
 
 
 def _kinds(kind: Kinds) -> list[PriorKind]:
-    """The kinds that are asked for, simple ones first."""
+    """The requested kinds, simple ones first."""
     if kind == "auto":
         return list(KINDS)
     asked = [kind] if isinstance(kind, str) else list(kind)
@@ -318,9 +314,9 @@ def fit_default_prior(
         UserError: There are too few sentences, or nothing can be fitted to their codes.
     """
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))
-    rows = order[:limit].sort().values.numpy()
-    codes = _draw(_encode(vae, train, rows), POSTERIOR_SCALE, seed)
-    valid = _draw(_encode(vae, held_out, np.arange(len(held_out))), POSTERIOR_SCALE, seed + 1)
+    inputs = train.inputs(order[:limit].sort().values.numpy())
+    codes = _draw(vae.encode(inputs), POSTERIOR_SCALE, seed)
+    valid = _draw(vae.encode(held_out.inputs()), POSTERIOR_SCALE, seed + 1)
     most = max(1, len(codes) // (_RUN_SHARE * codes.shape[1]))
     prior = fit_prior(
         codes,
@@ -332,10 +328,3 @@ def fit_default_prior(
     )
     prior.report["posterior_scale"] = POSTERIOR_SCALE
     return prior
-
-
-def _encode(vae: LlaMaVAE, data: SentenceData, rows: np.ndarray) -> DiagonalGaussian:
-    """q(z|x) of some sentences, from their vectors where these are kept."""
-    if data.vectors is not None:
-        return vae.encode(torch.from_numpy(np.array(data.vectors[rows])))
-    return vae.encode([data.texts[int(i)] for i in rows])

@@ -1,10 +1,11 @@
-"""Small backbones made from scratch: a T5-type encoder and a LLaMA-type decoder."""
+"""Small backbones from scratch: a T5 encoder and a LLaMA decoder, each with a tokenizer."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from accelerate.utils import set_seed
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import (
     LlamaConfig,
@@ -15,6 +16,7 @@ from transformers import (
 )
 
 from llamavae.errors import UserError
+from llamavae.files import replacing_folder
 from llamavae.modeling import TransformersEncoder
 from llamavae.modeling.tokenizing import TokenPolicy
 from llamavae.training.recipe import ScratchDecoder, ScratchEncoder
@@ -42,6 +44,25 @@ def train_tokenizer(texts: Sequence[str], vocabulary: int) -> PreTrainedTokenize
         ),
     )
     return PreTrainedTokenizerFast(tokenizer_object=bpe, model_max_length=_POSITIONS, **special)
+
+
+def make_backbones(
+    encoder: ScratchEncoder | None,
+    decoder: ScratchDecoder | None,
+    texts: Iterable[str],
+    seed: int,
+    folder: Path,
+) -> None:
+    """Write the backbones that are made from scratch to `folder`, unless they are there."""
+    texts = list(texts)
+    if encoder and not (folder / "encoder").is_dir():
+        set_seed(seed)
+        with replacing_folder(folder / "encoder") as new:
+            make_encoder(encoder, texts, new)
+    if decoder and not (folder / "decoder").is_dir():
+        set_seed(seed)
+        with replacing_folder(folder / "decoder") as new:
+            make_decoder(decoder, texts, new)
 
 
 def make_encoder(settings: ScratchEncoder, texts: Sequence[str], folder: Path) -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from datasets import Dataset
 
 from llamavae.corpora import load_corpus
-from llamavae.corpora.registry import Options
 from llamavae.corpora.splits import fold
 from llamavae.errors import UserError
 from llamavae.training.recipe import CorpusPart, Recipe
@@ -19,7 +19,7 @@ _SHUFFLED = 10_000  # sentences of a stream that are shuffled together
 
 @dataclass(frozen=True)
 class RunSentences:
-    """What a run trains on and what it is measured on.
+    """The sentences of a run.
 
     Attributes:
         train: Training sentences; of a stream, a function that starts it again.
@@ -33,11 +33,11 @@ class RunSentences:
 
 
 def load_sentences(recipe: Recipe) -> RunSentences:
-    """The sentences that a recipe asks for.
+    """The sentences of a recipe's corpora.
 
     Raises:
-        UserError: A corpus cannot be read, its column of vectors is none, or fewer than two
-            sentences are left for validation.
+        UserError: A corpus cannot be read, its column of vectors does not hold vectors, or there
+            are fewer than two sentences for validation.
     """
     c, held_out = recipe.corpus, recipe.evaluation.sentences
     if c.mix:
@@ -55,32 +55,22 @@ def load_sentences(recipe: Recipe) -> RunSentences:
     return sentences
 
 
-def _options(part: CorpusPart) -> Options:
-    return {
-        "path": part.path,
-        "column": part.column,
-        "config": part.config,
-        "revision": part.revision,
-        "limit": part.limit,
-        "min_words": part.min_words,
-        "max_words": part.max_words,
-    }
-
-
-def _few(part: CorpusPart, limit: int) -> Options:
-    return {**_options(part), "limit": limit}
+def _options(part: CorpusPart, **changes: Any) -> Any:
+    """Options of `load_corpus` for a part of the training data."""
+    return part.model_dump(exclude={"name", "streaming", "mix"}) | changes
 
 
 def _read(part: CorpusPart, held_out: int, column: str | None) -> RunSentences:
     train = load_corpus(part.name, "train", **_options(part))
-    validation = load_corpus(part.name, "validation", **_few(part, held_out))
+    validation = load_corpus(part.name, "validation", **_options(part, limit=held_out))
     vectors = (_vectors(train, column), _vectors(validation, column)) if column else None
     return RunSentences(list(train["text"]), list(validation["text"]), vectors)
 
 
 def _streamed(part: CorpusPart, held_out: int, seed: int) -> RunSentences:
     stream = load_corpus(part.name, "train", streaming=True, **_options(part))
-    validation = load_corpus(part.name, "validation", streaming=True, **_few(part, held_out))
+    options = _options(part, limit=held_out)
+    validation = load_corpus(part.name, "validation", streaming=True, **options)
     stream = stream.shuffle(seed=seed, buffer_size=_SHUFFLED)
     return RunSentences(
         lambda: (row["text"] for row in stream), [row["text"] for row in validation]
@@ -105,15 +95,12 @@ def _vectors(data: Dataset, column: str) -> np.ndarray:
     return vectors
 
 
-# ------------------------------------------------------------------------------- mixing
-
-
 def _mixed(parts: Sequence[CorpusPart], held_out: int) -> RunSentences:
-    """Several corpora, one after the other; see `merge` for what is left out."""
+    """Several corpora, one after the other, without the duplicates that `merge` excludes."""
     train = [load_corpus(part.name, "train", **_options(part))["text"] for part in parts]
     shares = share_out(held_out, [len(texts) for texts in train])
     validation = [
-        load_corpus(part.name, "validation", **_few(part, share))["text"]
+        load_corpus(part.name, "validation", **_options(part, limit=share))["text"]
         for part, share in zip(parts, shares, strict=True)
     ]
     return RunSentences(*merge(train, validation))
@@ -134,9 +121,9 @@ def merge(
 ) -> tuple[list[str], list[str]]:
     """Training and held-out sentences of several corpora as one of each.
 
-    A sentence that an earlier corpus has is left out, and a held-out one that any of them trains
-    on: corpora with splits of their own may disagree about a sentence. Sentences are the same if
-    they differ in case and white space only, as for `split_of`. What one corpus holds twice stays.
+    Sentences of an earlier corpus are skipped, and held-out sentences that any corpus trains on,
+    since the splits of two corpora may differ. Case and white space are ignored, as by `split_of`.
+    Duplicates within one corpus are kept.
 
     Args:
         train: Training sentences of each corpus.

@@ -1,33 +1,21 @@
-"""Recipes: the settings of a training run as a YAML file, a Python object and `--help` text."""
+"""The settings of a recipe, their defaults and the checks across settings."""
 
 from __future__ import annotations
 
-import copy
-import types
-import typing
-from collections.abc import Iterator, Mapping, Sequence
-from importlib import resources
-from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from llamavae.errors import UserError, nearest, unknown
-from llamavae.modeling.names import (
-    DecoderTraining,
-    EncoderTraining,
-    InjectionName,
-    KLRule,
-    Pooling,
-)
+from llamavae.modeling.names import DecoderTraining, EncoderTraining, InjectionName, KLRule, Pooling
 
 
-class _Section(BaseModel):
+class Section(BaseModel):
+    """A group of settings."""
+
     model_config = ConfigDict(extra="forbid", validate_default=True, use_attribute_docstrings=True)
 
 
-class CorpusPart(_Section):
+class CorpusPart(Section):
     """A corpus of sentences."""
 
     name: str
@@ -59,7 +47,7 @@ class CorpusSettings(CorpusPart):
     """Additional corpora to train on, each with its own settings."""
 
 
-class ScratchEncoder(_Section):
+class ScratchEncoder(Section):
     """Small randomly initialised T5 encoder, with a tokenizer trained on the corpus."""
 
     hidden_size: int = Field(default=128, ge=8)
@@ -74,7 +62,7 @@ class ScratchEncoder(_Section):
     """Maximum vocabulary size of the tokenizer."""
 
 
-class ScratchDecoder(_Section):
+class ScratchDecoder(Section):
     """Small randomly initialised LLaMA decoder, pretrained as a language model."""
 
     hidden_size: int = Field(default=128, ge=8)
@@ -97,7 +85,7 @@ class ScratchDecoder(_Section):
     """Peak learning rate of the language model warm-up (linear warm-up, cosine decay)."""
 
 
-class EncoderSettings(_Section):
+class EncoderSettings(Section):
     """Encoder, from text to sentence vectors.
 
     Give one of `model`, `scratch` and `vectors`.
@@ -123,10 +111,13 @@ class EncoderSettings(_Section):
     vectors: str | None = None
     """Column of the corpus with precomputed sentence vectors."""
 
+    def sources(self) -> list[str]:
+        """Which of `model`, `scratch` and `vectors` are given."""
+        return [k for k in ("model", "scratch", "vectors") if getattr(self, k) is not None]
+
     @model_validator(mode="after")
     def _one_source(self) -> Self:
-        given = [k for k in ("model", "scratch", "vectors") if getattr(self, k) is not None]
-        if len(given) > 1:
+        if len(given := self.sources()) > 1:
             raise ValueError(f"give one of model, scratch and vectors, not {' and '.join(given)}")
         if self.scratch and self.training != "full":
             raise ValueError("an encoder from scratch must be trained: set training to full")
@@ -135,7 +126,7 @@ class EncoderSettings(_Section):
         return self
 
 
-class DecoderSettings(_Section):
+class DecoderSettings(Section):
     """Decoder, from latent codes z to text.
 
     Give one of `model` and `scratch`.
@@ -172,7 +163,7 @@ class DecoderSettings(_Section):
         return self
 
 
-class LatentSettings(_Section):
+class LatentSettings(Section):
     """Latent space, and how z conditions the decoder."""
 
     dim: int = Field(default=128, ge=1)
@@ -194,7 +185,7 @@ class LatentSettings(_Section):
     0.05 with a frozen decoder, and about 1 otherwise."""
 
 
-class LoraSettings(_Section):
+class LoraSettings(Section):
     """LoRA adapters of an encoder or decoder with `training: lora`."""
 
     rank: int = Field(default=16, ge=1)
@@ -203,7 +194,7 @@ class LoraSettings(_Section):
     """Scaling factor alpha of the LoRA matrices."""
 
 
-class ObjectiveSettings(_Section):
+class ObjectiveSettings(Section):
     """Loss: -E log p(x|z) + beta * KL, in nats per sentence."""
 
     schedule: Literal["constant", "linear", "cyclical", "target_rate"] = "cyclical"
@@ -245,7 +236,7 @@ class ObjectiveSettings(_Section):
         return self
 
 
-class TeacherSettings(_Section):
+class TeacherSettings(Section):
     """Sentence encoder to distil similarities from; optional.
 
     The cosines between posterior means learn to match the cosines between its sentence vectors. It
@@ -260,7 +251,7 @@ class TeacherSettings(_Section):
     """Weight of the mean squared difference between the cosines, in nats."""
 
 
-class OptimisationSettings(_Section):
+class OptimisationSettings(Section):
     """Optimiser, batch size and length of the run."""
 
     epochs: float | None = Field(default=None, gt=0)
@@ -313,7 +304,7 @@ class OptimisationSettings(_Section):
         return self
 
 
-class EvaluationSettings(_Section):
+class EvaluationSettings(Section):
     """Evaluation on held-out sentences during training."""
 
     every: int = Field(default=500, ge=1)
@@ -325,7 +316,7 @@ class EvaluationSettings(_Section):
     shuffled z as control."""
 
 
-class OutputSettings(_Section):
+class OutputSettings(Section):
     """Results: folder, log and checkpoints."""
 
     folder: str = "runs/latest"
@@ -344,7 +335,7 @@ class OutputSettings(_Section):
     """Experiment trackers to log scalars to."""
 
 
-class Recipe(_Section):
+class Recipe(Section):
     """Settings of a training run."""
 
     name: str = "custom"
@@ -366,28 +357,25 @@ class Recipe(_Section):
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
-        encoder, decoder, streaming = self.encoder, self.decoder, self.corpus.streaming
+        decoder, streaming, steps = self.decoder, self.corpus.streaming, self.optimisation.steps
+        vectors, mix = self.encoder.vectors is not None, bool(self.corpus.mix)
         fresh, decided = self.start_from is None, self._decided_by_checkpoint()
         wrong = {
             "start_from: the checkpoint determines the architecture; leave out "
             + ", ".join(decided): not fresh and bool(decided),
-            "encoder: give one of model, scratch and vectors": fresh
-            and encoder.model is None
-            and encoder.scratch is None
-            and encoder.vectors is None,
+            "encoder: give one of model, scratch and vectors": fresh and not self.encoder.sources(),
             "decoder: give one of model and scratch": fresh
-            and decoder.model is None
-            and decoder.scratch is None,
+            and (decoder.model, decoder.scratch) == (None, None),
             "a streamed corpus has no known length: set optimisation.steps": streaming
-            and self.optimisation.steps is None,
+            and steps is None,
             "encoder.vectors: precomputed vectors cannot be streamed; set corpus.streaming to "
-            "false": streaming and encoder.vectors is not None,
+            "false": streaming and vectors,
             "a stream is read by one process: set optimisation.workers to 0 or 1": streaming
             and self.optimisation.workers > 1,
             "corpus.mix: only one corpus can be streamed; set corpus.streaming to false": streaming
-            and bool(self.corpus.mix),
+            and mix,
             "corpus.mix: precomputed vectors (encoder.vectors) support only one corpus; leave out "
-            "one of the two": encoder.vectors is not None and bool(self.corpus.mix),
+            "one of the two": vectors and mix,
             "teacher.model: the teacher encodes all sentences before training; set "
             "corpus.streaming to false": streaming and self.teacher.model is not None,
         }
@@ -397,225 +385,11 @@ class Recipe(_Section):
 
     def _decided_by_checkpoint(self) -> list[str]:
         """Settings that differ from their defaults although `start_from` determines them."""
-        sections = {n: getattr(self, n) for n in ("encoder", "decoder", "latent", "lora")}
+        free = {"decoder.dtype", "decoder.attention", "decoder.quantization"}  # how it is loaded
         return [
-            f"{name}.{key}"
-            for name, section in sections.items()
-            for key, default in type(section)()
-            if getattr(section, key) != default and f"{name}.{key}" not in _LOADING
+            key
+            for name in ("encoder", "decoder", "latent", "lora")
+            for field, value in getattr(self, name)
+            if (key := f"{name}.{field}") not in free
+            and value != getattr(type(self).model_fields[name].default, field)
         ]
-
-
-_LOADING = {"decoder.dtype", "decoder.attention", "decoder.quantization"}
-"""Settings of how a decoder is loaded, which can be changed with `start_from`."""
-
-
-# ------------------------------------------------------------------------------- reading
-
-
-def recipe_names() -> list[str]:
-    """Names of the bundled recipes."""
-    folder = resources.files("llamavae.recipes")
-    return sorted(
-        f.name.removesuffix(".yaml") for f in folder.iterdir() if f.name.endswith(".yaml")
-    )
-
-
-def recipe_text(name: str) -> str:
-    """YAML text of a bundled recipe, including comments."""
-    if name not in recipe_names():
-        raise unknown("recipe", name, recipe_names())
-    file = resources.files("llamavae.recipes") / f"{name}.yaml"
-    return file.read_text(encoding="utf-8")
-
-
-def load_recipe(
-    source: str | Path,
-    overrides: Sequence[str] = (),
-    *,
-    values: Mapping[str, Any] | None = None,
-) -> Recipe:
-    """Load a recipe by name or from a file, and change some of its settings.
-
-    Args:
-        source: Name of a bundled recipe, or path of a `.yaml` file.
-        overrides: Changes as text, `section.key=value`, each value read as YAML.
-        values: Changes as Python values by dotted key, taken as they are. They take precedence over
-            `overrides`.
-
-    Raises:
-        UserError: There is no such recipe, it is not valid YAML, or settings are invalid. All
-            invalid settings are reported together.
-
-    Example:
-        >>> recipe = load_recipe("demo", ["latent.dim=16"], values={"output.folder": "2024-01-01"})
-        >>> recipe.latent.dim, recipe.output.folder
-        (16, '2024-01-01')
-    """
-    text = str(source)
-    if text.endswith((".yaml", ".yml")):
-        path = Path(text)
-        if not path.is_file():
-            raise UserError(f"there is no recipe file {path}")
-        text = path.read_text(encoding="utf-8")
-    else:
-        text = recipe_text(text)
-    try:
-        settings = yaml.safe_load(text) or {}
-    except yaml.YAMLError as error:
-        raise UserError(f"{source} is not valid YAML: {error}") from error
-    if not isinstance(settings, dict):
-        raise UserError(f"{source} is not a recipe: expected settings by name; got {settings!r}")
-    changes = [*map(_read_override, overrides), *(values or {}).items()]
-    for key, value in changes:
-        _assign(settings, key, value)
-    changed = {key for key, _ in changes}
-    for name, other in (("epochs", "steps"), ("steps", "epochs")):
-        if f"optimisation.{name}" in changed and f"optimisation.{other}" not in changed:
-            settings["optimisation"].pop(other, None)  # the changed length replaces the recipe's
-    return parse_recipe(settings)
-
-
-def parse_recipe(values: dict[str, Any]) -> Recipe:
-    """Build a recipe from nested settings; all errors are reported together.
-
-    Raises:
-        UserError: Settings are unknown or invalid.
-    """
-    try:
-        return Recipe.model_validate(values)
-    except ValidationError as error:
-        found = error.errors()
-    # unknown settings prevent the checks across settings: validate again without them
-    known = copy.deepcopy(values)
-    for error in found:
-        if error["type"] == "extra_forbidden":
-            _drop(known, error["loc"])
-    try:
-        Recipe.model_validate(known)
-    except ValidationError as error:
-        found += [e for e in error.errors() if (e["loc"], e["msg"]) not in _seen(found)]
-    text = "\n".join(_complaint(e) for e in found)
-    raise UserError(f"the recipe has {len(text.splitlines())} mistake(s):\n{text}")
-
-
-def _seen(errors: list[Any]) -> list[Any]:
-    return [(e["loc"], e["msg"]) for e in errors]
-
-
-def _drop(values: dict[str, Any], place: tuple[Any, ...]) -> None:
-    """Delete one of nested settings."""
-    *parents, key = place
-    for parent in parents:
-        values = values[parent]
-    del values[key]
-
-
-_PLAIN = {"model_type": "expected settings by name", "missing": "is required"}
-"""Type of a pydantic error -> message in terms of recipes."""
-
-
-def _complaint(error: Any) -> str:
-    place = ".".join(str(p) for p in error["loc"])
-    if error["type"] == "extra_forbidden":
-        parent = _section(error["loc"][:-1])
-        near = nearest(str(error["loc"][-1]), parent.model_fields if parent else [])
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        return f"  {place}: no such setting{hint}"
-    message = _PLAIN.get(error["type"], error["msg"].removeprefix("Value error, "))
-    given = "" if isinstance(error.get("input"), dict | BaseModel) else f" (got {error['input']!r})"
-    return f"  {place + ': ' if place else ''}{message}{given}"
-
-
-def _section(path: tuple[Any, ...]) -> type[_Section] | None:
-    """The section class at `path`, also inside optional types and lists."""
-    section: type[_Section] = Recipe
-    for name in (part for part in path if not isinstance(part, int)):
-        field = section.model_fields.get(str(name))
-        found = _section_of(field.annotation) if field else None
-        if found is None:
-            return None
-        section = found
-    return section
-
-
-def _section_of(annotation: Any) -> type[_Section] | None:
-    if isinstance(annotation, type) and issubclass(annotation, _Section):
-        return annotation
-    if typing.get_origin(annotation) in (typing.Union, types.UnionType, list):
-        found = (_section_of(a) for a in typing.get_args(annotation))
-        return next((s for s in found if s is not None), None)
-    return None
-
-
-def _read_override(text: str) -> tuple[str, Any]:
-    """Key and value of `section.key=value`, the value read as YAML."""
-    key, equals, value = text.partition("=")
-    if not equals or not key.strip():
-        raise UserError(f"--set expects section.key=value; got {text!r}")
-    try:
-        return key.strip(), _number(yaml.safe_load(value))
-    except yaml.YAMLError as error:
-        raise UserError(f"--set {text!r}: {value!r} is not valid YAML: {error}") from error
-
-
-def _assign(settings: dict[str, Any], key: str, value: Any) -> None:
-    """Set one value in nested settings by its dotted key."""
-    *parents, last = key.split(".")
-    for parent in parents:
-        inner = settings.get(parent)
-        if not isinstance(inner, dict):
-            inner = settings[parent] = {}
-        settings = inner
-    settings[last] = value
-
-
-def _number(value: Any) -> Any:
-    """Convert text such as 1e-3, which YAML 1.1 reads as a string, to a number."""
-    if isinstance(value, str):
-        try:
-            return float(value)
-        except ValueError:
-            return value
-    return value
-
-
-def describe_groups() -> Iterator[tuple[str, str]]:
-    """Name and summary of every group of settings, for `--help`."""
-    for name, field in Recipe.model_fields.items():
-        if section := _section_of(field.annotation):
-            yield name, (section.__doc__ or "").partition("\n")[0]
-
-
-def describe_settings(
-    section: type[_Section] = Recipe, prefix: str = ""
-) -> Iterator[tuple[str, str, str, str]]:
-    """Key, type, default and description of every setting, for `--help-all` and the documentation.
-
-    Keys of settings in a list of sections contain N, an index from 0: `corpus.mix.N.name`.
-    """
-    for name, field in section.model_fields.items():
-        inner = _section_of(field.annotation)
-        key = f"{prefix}{name}"
-        several = typing.get_origin(field.annotation) is list
-        if inner is None or several:
-            yield key, _type_name(field.annotation), _default(field), field.description or ""
-        if inner is not None:
-            yield from describe_settings(inner, f"{key}.N." if several else f"{key}.")
-
-
-def _default(field: Any) -> str:
-    return "" if field.is_required() or field.default is None else str(field.default)
-
-
-def _type_name(annotation: Any) -> str:
-    if typing.get_origin(annotation) is Literal:
-        return " | ".join(str(a) for a in typing.get_args(annotation))
-    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
-        parts = [a for a in typing.get_args(annotation) if a is not type(None)]
-        return " | ".join(_type_name(p) for p in parts)
-    if typing.get_origin(annotation) is list and _section_of(annotation):
-        return "list of sections"
-    if typing.get_origin(annotation) is list:
-        return f"list of {_type_name(typing.get_args(annotation)[0])}"
-    return getattr(annotation, "__name__", str(annotation))

@@ -1,0 +1,172 @@
+"""The VAE of a run: between new backbones or those of a recipe, or that of a checkpoint."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from accelerate.utils import set_seed
+
+from llamavae.errors import UserError
+from llamavae.files import disk_errors
+from llamavae.modeling import LlaMaVAE
+from llamavae.modeling.checkpoint import trained_fingerprint
+from llamavae.training.arguments import processes
+from llamavae.training.folder import RESUME, RunRecord
+from llamavae.training.recipe import Recipe
+from llamavae.training.scratch import make_backbones
+from llamavae.training.sentences import RunSentences
+from llamavae.training.warmup import warm_up
+
+_SCRATCH_TEXTS = 200_000  # sentences that a tokenizer is trained on
+_INITIAL_STD = 0.05  # of the posterior, with a frozen decoder
+
+
+def build_model(
+    recipe: Recipe, corpus: RunSentences, record: RunRecord, resume: bool, progress: bool
+) -> LlaMaVAE:
+    """The VAE to train: a new one, or the one that the recipe starts from."""
+    if recipe.start_from is None:
+        model = _new_model(recipe, corpus, record, resume, progress)
+    else:
+        model = _trained_model(recipe, recipe.start_from)
+        _check_start(recipe, record, model, resume)
+    decoder = model.decoder
+    types = {p.dtype for p in decoder.parameters() if p.is_floating_point()}
+    mixed = types != {torch.float32} and any(p.requires_grad for p in decoder.parameters())
+    if mixed and recipe.optimisation.precision == "float32":
+        raise UserError(
+            f"the decoder's weights are {', '.join(sorted(map(str, types)))}: train it with "
+            "optimisation.precision bfloat16, load it with decoder.dtype float32, or keep all of "
+            "it frozen with decoder.training frozen"
+        )
+    return model
+
+
+def _trained_model(recipe: Recipe, source: str) -> LlaMaVAE:
+    """The VAE of a checkpoint or of a finished run, with what trains and what is frozen in it.
+
+    Its own settings hold; only how the decoder is loaded is the recipe's.
+    """
+    place = Path(source).expanduser()
+    if not (place / "config.json").exists() and (place / "model" / "config.json").exists():
+        place = place / "model"  # the folder of a run
+    options = _decoder_options(recipe)
+    if options["dtype"] == "auto":
+        del options["dtype"]  # the checkpoint's
+    set_seed(recipe.optimisation.seed)
+    model = LlaMaVAE.from_pretrained(place if place.is_dir() else source, **options)
+    model.card = None  # it is the other run's
+    model.default_prior = None  # training changes the codes it was fitted to
+    if model.encoder is None:
+        raise UserError(
+            f"start_from: {source} has no sentence encoder, it was trained on precomputed vectors. "
+            "Take a checkpoint that reads text"
+        )
+    embed, inside = recipe.output.embed_backbones, model.config.embed_backbones
+    if inside and embed is False:
+        raise UserError(
+            f"output.embed_backbones false: {source} carries its backbones, which are nowhere "
+            "else. Leave the setting out"
+        )
+    model.config.embed_backbones = inside or bool(embed)
+    return model
+
+
+def _check_start(recipe: Recipe, record: RunRecord, model: LlaMaVAE, resume: bool) -> None:
+    """A fresh run notes the weights it starts from; one that goes on must have had the same.
+
+    Nothing is known of a run that is older than its record.
+    """
+    now = trained_fingerprint(model)
+    if not resume:
+        record.start_fingerprint = now
+    elif record.start_fingerprint not in (None, now):
+        raise UserError(
+            f"the run in {record.path.parent} started from other weights than {recipe.start_from} "
+            "has now. Choose another place with --output, or delete the run"
+        )
+
+
+def check_start_of_finished(recipe: Recipe, record: RunRecord) -> None:
+    """The same for a finished run, whose start may be gone by now."""
+    if recipe.start_from is None or record.start_fingerprint is None:
+        return
+    try:
+        model = _trained_model(recipe, recipe.start_from)
+    except UserError:
+        return
+    _check_start(recipe, record, model, resume=True)
+
+
+def _new_model(
+    recipe: Recipe, corpus: RunSentences, record: RunRecord, resume: bool, progress: bool
+) -> LlaMaVAE:
+    """A VAE between the recipe's backbones, making those from scratch that it asks for."""
+    e, d, z, seed = recipe.encoder, recipe.decoder, recipe.latent, recipe.optimisation.seed
+    folder = Path(recipe.output.folder)
+    backbones = folder / "backbones"
+    encoder, decoder = e.model, d.model
+    if e.scratch or d.scratch:
+        train = corpus.train
+        texts = train if isinstance(train, list) else train()
+        with processes().main_process_first(), disk_errors(folder, RESUME):
+            make_backbones(e.scratch, d.scratch, islice(texts, _SCRATCH_TEXTS), seed, backbones)
+        if e.scratch:
+            encoder = str(backbones / "encoder")
+        if d.scratch:
+            decoder = str(backbones / "decoder")
+            if d.scratch.warmup_steps:
+                decoder = str(warm_up(recipe, corpus, record, resume, progress))
+    assert decoder is not None  # the recipe checks it
+    training = d.training or ("heads" if d.scratch else "frozen")
+    frozen = training == "frozen"
+    embed = recipe.output.embed_backbones
+    set_seed(seed)  # the new weights do not depend on what was done, or was there, before
+    return LlaMaVAE.from_backbones(
+        encoder,
+        decoder,
+        decoder_options=_decoder_options(recipe),
+        latent_dim=z.dim,
+        injection=z.injection,
+        slots=z.slots,
+        injection_hidden=z.hidden,
+        tied_kv=z.tied_kv,
+        max_tokens=d.max_tokens,
+        encoder_dim=0 if corpus.vectors is None else corpus.vectors[0].shape[1],
+        encoder_revision=e.revision,
+        encoder_pooling="mean" if e.scratch and e.pooling is None else e.pooling,
+        pooling_heads=e.pooling_heads,
+        encoder_max_tokens=e.max_tokens,
+        encoder_training=e.training,
+        standardise=frozen if e.standardise is None else e.standardise,
+        initial_std=z.initial_std or (_INITIAL_STD if frozen else None),
+        scaled_memory=frozen if z.scaled_memory is None else z.scaled_memory,
+        decoder_revision=d.revision,
+        decoder_training=training,
+        lora_rank=recipe.lora.rank,
+        lora_alpha=recipe.lora.alpha,
+        embed_backbones=bool(e.scratch or d.scratch) if embed is None else embed,
+    )
+
+
+def _decoder_options(recipe: Recipe) -> dict[str, Any]:
+    """Arguments of `AutoModelForCausalLM.from_pretrained`."""
+    d = recipe.decoder
+    options: dict[str, Any] = {"dtype": d.dtype, "attn_implementation": d.attention}
+    if d.quantization:
+        if find_spec("bitsandbytes") is None:
+            raise UserError(
+                "decoder.quantization needs bitsandbytes: pip install 'llamavae[quant]'"
+            )
+        options["quantization_config"] = transformers.BitsAndBytesConfig(
+            load_in_4bit=d.quantization == "4bit",
+            load_in_8bit=d.quantization == "8bit",
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_compute_dtype=torch.bfloat16,
+        )
+    return options

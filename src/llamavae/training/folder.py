@@ -1,0 +1,131 @@
+"""The folder of a run: its recipe, its checkpoints and the record of the run."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import yaml
+from transformers import TrainerCallback
+
+from llamavae.errors import UserError
+from llamavae.files import disk_errors, write_json, write_text
+from llamavae.training.arguments import processes
+from llamavae.training.recipe import Recipe, parse_recipe
+
+CHECKPOINT = "checkpoint-"
+"""How the names of checkpoints begin; the number of optimiser steps follows."""
+RESUME = "run again with --resume"
+"""What to do after an error of the disk."""
+
+
+def open_folder(folder: Path, recipe: Recipe, resume: bool) -> bool:
+    """Create the run's folder, or check that it holds a run of this recipe.
+
+    Returns:
+        Whether there is a run to resume; one that failed before its first log line does not count.
+    """
+    saved = folder / "recipe.yaml"
+    state = processes()
+    begun = (folder / "log.jsonl").is_file() or last_checkpoint(folder / "warm-up") is not None
+    found = saved.is_file() and begun
+    state.wait_for_everyone()  # all have looked before one writes
+    if found and not resume:
+        raise UserError(
+            f"{folder} already holds a run. Continue it with --resume, or choose another place "
+            "with --output"
+        )
+    if found:
+        _compare(parse_recipe(yaml.safe_load(saved.read_text(encoding="utf-8"))), recipe, folder)
+    state.wait_for_everyone()
+    if state.is_main_process:
+        text = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
+        with disk_errors(folder, RESUME):
+            folder.mkdir(parents=True, exist_ok=True)
+            if not found:
+                shutil.rmtree(folder / "backbones", ignore_errors=True)
+            write_text(saved, text)
+    return found
+
+
+def _compare(old: Recipe, new: Recipe, folder: Path) -> None:
+    """Refuse to resume with settings that make another run."""
+    before, now = _flat(old.model_dump(mode="json")), _flat(new.model_dump(mode="json"))
+    free = ("output.", "evaluation.", "optimisation.workers", "optimisation.micro", "description")
+    changed = [
+        f"  {key}: was {before.get(key)}, now {now.get(key)}"
+        for key in sorted(before | now)
+        if before.get(key) != now.get(key) and not key.startswith(free)
+    ]
+    if changed:
+        raise UserError(
+            "\n".join([f"the run in {folder} was started with other settings:", *changed])
+            + "\nResume with the old ones, or choose another place with --output"
+        )
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The newest complete checkpoint of a run; one whose writing was cut short does not count."""
+    for path in sorted(folder.glob(f"{CHECKPOINT}*"), key=step_of, reverse=True):
+        try:
+            json.loads((path / "trainer_state.json").read_text())  # written last
+        except (OSError, ValueError):
+            continue
+        return path
+    return None
+
+
+def step_of(checkpoint: Path) -> int:
+    """Optimiser steps that a checkpoint has behind it; -1 for another folder."""
+    number = checkpoint.name.removeprefix(CHECKPOINT)
+    return int(number) if number.isdecimal() else -1
+
+
+class RunRecord(TrainerCallback):
+    """`run.json` in the folder of a run, written when training begins and with each checkpoint.
+
+    Args:
+        folder: Folder of the run.
+        resume: Whether the run is resumed, with its existing record.
+
+    Attributes:
+        start_fingerprint: Fingerprint of the checkpoint that the run started from, or None.
+    """
+
+    def __init__(self, folder: Path, resume: bool) -> None:
+        self.path = folder / "run.json"
+        self._since = time.monotonic()
+        found: dict[str, Any] = {}
+        if resume and self.path.is_file():
+            found = json.loads(self.path.read_text(encoding="utf-8"))
+        self._before: float = found.get("seconds", 0.0)
+        self.start_fingerprint: str | None = found.get("start_fingerprint")
+
+    @property
+    def seconds(self) -> float:
+        """Duration of the run, over all resumptions, without what an interruption undid."""
+        return round(self._before + time.monotonic() - self._since, 1)
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Write the file, so that the start is known without a checkpoint."""
+        self.on_save(args, state, control)
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Write the file."""
+        if state.is_world_process_zero:
+            values = {"seconds": self.seconds, "start_fingerprint": self.start_fingerprint}
+            with disk_errors(self.path, RESUME):
+                write_json(self.path, values)
