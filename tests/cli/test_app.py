@@ -53,6 +53,7 @@ def test_every_verb_and_option_has_help(verb: str, run: Any) -> None:
     result = run(verb, "--help")
     assert result.exit_code == 0
     assert "Usage: llamavae" in result.stdout
+    assert "object at 0x" not in result.stdout
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ class PairOptions:
     limit: Annotated[int | None, typer.Option(min=1, help="Maximum number of texts.")] = None
     max_words: Annotated[
         int | None,
-        typer.Option(min=1, help="Maximum number of words of a text; longer texts are left out."),
+        typer.Option(min=1, help="Maximum number of words of a text; longer texts are excluded."),
     ] = None
     word_vectors: Annotated[
         Path | None,

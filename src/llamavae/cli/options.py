@@ -89,10 +89,11 @@ def _options(kind: Any) -> Iterator[inspect.Parameter]:
         if panel := getattr(kind, "panel", None):
             option = copy(option)
             option.rich_help_panel = panel
+        required = field.default is dataclasses.MISSING
         yield inspect.Parameter(
             field.name,
             inspect.Parameter.KEYWORD_ONLY,
-            default=field.default,
+            default=inspect.Parameter.empty if required else field.default,
             annotation=Annotated[value, option],
         )
 

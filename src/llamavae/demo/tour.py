@@ -45,7 +45,7 @@ class Example:
 
 
 def tour(model: LlaMaVAE) -> Iterator[Example]:
-    """Examples of all operations of a model, each computed when it is asked for."""
+    """Examples of all operations of a model, each computed when it is reached."""
     for example in (_reconstruct, _refine, _interpolate, _arithmetic, _sample):
         yield example(model)
 

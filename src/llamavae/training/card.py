@@ -44,7 +44,7 @@ def model_card(model: LlaMaVAE, results: dict[str, Any]) -> str:
         f"---\n{head}---",
         f"# {recipe['name']}: a LlaMaVAE",
         recipe["description"],
-        "A sentence becomes a point z in a small continuous space, and every point becomes a "
+        "A sentence becomes a latent code z in a small continuous space, and every code becomes a "
         "sentence again (LlaMaVAE, arXiv 2312.13208).",
         "```python\n"
         "from llamavae import LlaMaVAE\n\n"

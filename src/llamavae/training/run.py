@@ -148,7 +148,7 @@ def _prepare(
     if data.truncated and main:
         print(
             f"{data.truncated} of {len(data)} sentences are longer than decoder.max_tokens "
-            f"{decoder.max_tokens} and were cut",
+            f"{decoder.max_tokens} and were truncated",
             file=sys.stderr,
         )
     return data, validation

@@ -31,9 +31,9 @@ class CorpusPart(Section):
     limit: int | None = Field(default=None, ge=1)
     """Maximum number of training sentences, chosen at random, or the first ones of a stream."""
     min_words: int | None = Field(default=None, ge=1)
-    """Minimum number of words of a sentence; shorter sentences are left out."""
+    """Minimum number of words of a sentence; shorter sentences are excluded."""
     max_words: int | None = Field(default=None, ge=1)
-    """Maximum number of words of a sentence; longer sentences are left out."""
+    """Maximum number of words of a sentence; longer sentences are excluded."""
 
 
 class CorpusSettings(CorpusPart):
