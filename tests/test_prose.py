@@ -91,9 +91,7 @@ PHRASES = {
 
 def _files() -> list[Path]:
     return [
-        file
-        for folder, names in CHECKED.items()
-        for file in sorted((ROOT / folder).rglob(names))
+        file for folder, names in CHECKED.items() for file in sorted((ROOT / folder).rglob(names))
     ]
 
 
