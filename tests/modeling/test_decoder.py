@@ -10,7 +10,7 @@ import transformers as hf
 from tests import tiny
 
 from llamavae.errors import UserError
-from llamavae.modeling import LlaMaVAE, Steering, TextDecoder
+from llamavae.modeling import LlaMaVAE, Steering, TextDecoder, cross_entropy
 from llamavae.modeling.injection import Injection, first_inputs, steered_inputs
 
 FAMILIES = ["llama", "qwen3", "gemma2", "gemma3", "gpt2", "opt"]
