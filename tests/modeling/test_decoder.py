@@ -10,7 +10,7 @@ import transformers as hf
 from tests import tiny
 
 from llamavae.errors import UserError
-from llamavae.modeling import LlaMaVAE, Steering, TextDecoder, likelihood
+from llamavae.modeling import LlaMaVAE, Steering, TextDecoder, cross_entropy
 from llamavae.modeling.injection import Injection, first_inputs, steered_inputs
 
 FAMILIES = ["llama", "qwen3", "gemma2", "gemma3", "gpt2", "opt"]
@@ -101,8 +101,8 @@ def test_the_chunked_loss_equals_the_full_one(family, dtype, per_sentence, monke
     vae.decoder.to(dtype)
     ids, mask = batch(vae)
     full = loss_and_gradients(vae, ids, mask, points(), per_sentence=per_sentence)
-    monkeypatch.setattr(likelihood, "_SMALL", 0)
-    monkeypatch.setattr(likelihood, "CHUNK", 5)
+    monkeypatch.setattr(cross_entropy, "_SMALL", 0)
+    monkeypatch.setattr(cross_entropy, "CHUNK", 5)
     chunked = loss_and_gradients(vae, ids, mask, points(), per_sentence=per_sentence)
     assert chunked[0].dtype == full[0].dtype == torch.float32
     if dtype == torch.float32:
@@ -481,7 +481,7 @@ def test_an_unknown_option_is_named():
 
 def test_a_sum_in_half_precision_keeps_its_digits(monkeypatch):
     """A bfloat16 total would move in steps of many nats."""
-    monkeypatch.setattr(likelihood, "_SMALL", 0)
+    monkeypatch.setattr(cross_entropy, "_SMALL", 0)
     decoder = tiny.text_decoder(max_tokens=64)
     rows, _ = decoder.tokenize(tiny.SENTENCES * 20)
     ids, mask = decoder.pad(rows)

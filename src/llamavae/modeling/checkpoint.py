@@ -35,7 +35,7 @@ from llamavae.pretrained import CATALOGUE, bundled, resolve
 from llamavae.pretrained.loading import hub_errors, load_whole
 
 if TYPE_CHECKING:
-    from llamavae.modeling.llamavae import LlaMaVAE
+    from llamavae.modeling.base import SentenceVAE
 
 CARD = "README.md"
 OWN = ["model*.safetensors*", DEFAULT]
@@ -97,7 +97,7 @@ def read_config(folder: Path) -> LlaMaVAEConfig:
         ) from error
 
 
-def read_prior(model: LlaMaVAE, folder: Path) -> Prior | None:
+def read_prior(model: SentenceVAE, folder: Path) -> Prior | None:
     """The default prior of the checkpoint in `folder`, which `model` was loaded from.
 
     A prior that was fitted for other weights is ignored with a warning.
@@ -141,13 +141,13 @@ def backbone(folder: Path, config: LlaMaVAEConfig, which: str) -> str | None:
     return name
 
 
-def trained_fingerprint(model: LlaMaVAE) -> str:
+def trained_fingerprint(model: SentenceVAE) -> str:
     """A hash of the weights that trained, those of backbones among them (hex, 32 digits)."""
     tensors = tensors_of(model)
     return fingerprint({name: tensors[name] for name in model.trained_names})
 
 
-def _whole_backbones(model: LlaMaVAE) -> dict[str, PreTrainedModel]:
+def _whole_backbones(model: SentenceVAE) -> dict[str, PreTrainedModel]:
     """Backbones that train in full, by the prefix of their weights' names; each has its folder."""
     found: dict[str, PreTrainedModel] = {}
     if model.config.embed_backbones:
@@ -159,7 +159,7 @@ def _whole_backbones(model: LlaMaVAE) -> dict[str, PreTrainedModel]:
 
 
 def reload(
-    model: LlaMaVAE, folder: Path, backbones: Collection[str] = ("encoder", "decoder")
+    model: SentenceVAE, folder: Path, backbones: Collection[str] = ("encoder", "decoder")
 ) -> None:
     """Reload the weights of a model from its checkpoint in `folder`.
 
@@ -180,7 +180,7 @@ def reload(
     _load_trained(model, folder)
 
 
-def _load_trained(model: LlaMaVAE, folder: Path) -> None:
+def _load_trained(model: SentenceVAE, folder: Path) -> None:
     """Copy the trained weights of `model.safetensors` in `folder` into `model`.
 
     Raises:
@@ -229,7 +229,7 @@ def _load_trained(model: LlaMaVAE, folder: Path) -> None:
 
 
 def write(
-    model: LlaMaVAE,
+    model: SentenceVAE,
     folder: Path,
     state: dict[str, Tensor] | None = None,
     max_shard_size: int | str = "50GB",

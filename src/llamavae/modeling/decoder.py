@@ -22,8 +22,8 @@ from transformers import (
 
 from llamavae.errors import UserError
 from llamavae.modeling.backbones import freeze_or_adapt, quick_backward, quiet_dropout
+from llamavae.modeling.cross_entropy import CHUNK, cross_entropy
 from llamavae.modeling.injection import Steering, first_inputs, steered, steered_inputs
-from llamavae.modeling.likelihood import CHUNK, cross_entropy
 from llamavae.modeling.names import DecoderTraining
 from llamavae.modeling.tokenizing import TokenPolicy, detokenize, tokenize
 from llamavae.modes import evaluating

@@ -32,6 +32,7 @@ from llamavae.errors import UserError, unknown
 from llamavae.files import replacing_folder
 from llamavae.latent import arithmetic, lerp, nearest_neighbours, slerp, traversal
 from llamavae.modeling import checkpoint, loading
+from llamavae.modeling.base import SentenceVAE
 from llamavae.modeling.configuration import SETTINGS, LlaMaVAEConfig
 from llamavae.modeling.decoder import TextDecoder
 from llamavae.modeling.encoder import SentenceEncoder
@@ -70,7 +71,7 @@ class LlaMaVAEOutput(ModelOutput):
     z: Tensor | None = None
 
 
-class LlaMaVAE(PreTrainedModel):
+class LlaMaVAE(SentenceVAE):
     """A sentence VAE: text -> q(z|x) -> z -> text.
 
     Build one with `from_backbones`, load one with `from_pretrained`.

@@ -35,7 +35,7 @@ from llamavae.pretrained import bundled
 
 if TYPE_CHECKING:
     from llamavae.flows import Flow
-    from llamavae.modeling.llamavae import LlaMaVAE
+    from llamavae.modeling.base import SentenceVAE
 
 FORMAT_VERSION = 1
 DEFAULT = "prior"
@@ -125,7 +125,7 @@ class Prior(ABC):
         """Mean negative log-density of latent codes (B, D), in nats per dimension."""
         return -self.log_prob(z).double().mean().item() / self.features
 
-    def check(self, vae: LlaMaVAE) -> None:
+    def check(self, vae: SentenceVAE) -> None:
         """Raise an error for a VAE that the prior was not fitted to.
 
         Raises:
@@ -143,7 +143,7 @@ class Prior(ABC):
                 "fit-prior, in the dtype in which it will be used"
             )
 
-    def fits(self, vae: LlaMaVAE) -> bool:
+    def fits(self, vae: SentenceVAE) -> bool:
         """Whether the VAE has the weights that the prior was fitted for, as far as is known."""
         return vae.config.latent_dim == self.features and (
             self.fingerprint is None or self.fingerprint == latent_fingerprint(vae)
@@ -281,7 +281,7 @@ _TYPES: dict[str, type[Prior]] = {t.type: t for t in (StandardPrior, MixturePrio
 # ------------------------------------------------------------------------------- finding
 
 
-def load_prior(source: str | os.PathLike[str], vae: LlaMaVAE | None = None) -> Prior:
+def load_prior(source: str | os.PathLike[str], vae: SentenceVAE | None = None) -> Prior:
     """Load a prior that `Prior.save` wrote.
 
     Args:
@@ -342,7 +342,7 @@ def read_prior_folder(folder: Path) -> Prior:
     return prior
 
 
-def choose_prior(vae: LlaMaVAE, prior: Prior | str | os.PathLike[str] | None = None) -> Prior:
+def choose_prior(vae: SentenceVAE, prior: Prior | str | os.PathLike[str] | None = None) -> Prior:
     """The prior that a VAE draws from.
 
     Args:
@@ -361,7 +361,7 @@ def choose_prior(vae: LlaMaVAE, prior: Prior | str | os.PathLike[str] | None = N
     return prior
 
 
-def prior_names(vae: LlaMaVAE) -> list[str]:
+def prior_names(vae: SentenceVAE) -> list[str]:
     """Kinds of the priors that a VAE can draw from: its default first, then others, sorted."""
     folder = folder_of(vae, OTHERS)
     saved = [] if folder is None else [path.parent.name for path in folder.glob(f"*/{_SETTINGS}")]
@@ -370,7 +370,7 @@ def prior_names(vae: LlaMaVAE) -> list[str]:
     return list(dict.fromkeys([*default, *sorted(kinds)]))
 
 
-def folder_of(vae: LlaMaVAE, name: str) -> Path | None:
+def folder_of(vae: SentenceVAE, name: str) -> Path | None:
     """A folder inside that of a VAE; None for a VAE that was not loaded from a folder."""
     folder = bundled(vae.name_or_path or "") or vae.name_or_path
     return Path(folder, name) if folder and Path(folder).is_dir() else None

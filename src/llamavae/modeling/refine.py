@@ -27,8 +27,8 @@ from llamavae.modeling.posterior import DiagonalGaussian
 from llamavae.modes import evaluating
 
 if TYPE_CHECKING:
+    from llamavae.modeling.base import SentenceVAE
     from llamavae.modeling.decoder import Scores
-    from llamavae.modeling.llamavae import LlaMaVAE
 
 _MOMENTS = (0.7, 0.9)  # decay rates of Adam; smaller than (0.9, 0.999), since there are few steps
 _EPSILON = 1e-3  # nats per standard deviation; smaller gradients are noise
@@ -116,7 +116,7 @@ def aggregate(posterior: DiagonalGaussian) -> DiagonalGaussian:
 
 
 def refine(
-    model: LlaMaVAE,
+    model: SentenceVAE,
     texts: Sequence[str],
     start: DiagonalGaussian,
     how: Refinement,
@@ -172,7 +172,7 @@ def refine(
 class _Batch:
     """A batch of sentences, and the terms of F for them in the units of the prior."""
 
-    def __init__(self, model: LlaMaVAE, rows: list[list[int]], how: Refinement) -> None:
+    def __init__(self, model: SentenceVAE, rows: list[list[int]], how: Refinement) -> None:
         weight = model.posterior.linear.weight
         self.model, self.rows, self.how = model, rows, how
         prior = how.prior_of(model.config.latent_dim)
