@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
@@ -26,8 +26,17 @@ from llamavae.errors import UserError
 from llamavae.modeling.likelihood import sentence_nll
 
 if TYPE_CHECKING:
-    from llamavae.guidance.cvae import InvertibleCVAE
     from llamavae.modeling import LlaMaVAE
+
+
+class Conditional(Protocol):
+    """What a ranking reads of a conditional model, such as an `InvertibleCVAE`."""
+
+    vae: LlaMaVAE
+
+    def density(self, z: Tensor, conditions: Tensor, /) -> Tensor:
+        """Log p(z|c) of N latent codes (N, D) under one condition (1, C) or N, shape (N,)."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -51,7 +60,7 @@ class Ranking:
 
     def scores(
         self,
-        model: InvertibleCVAE,
+        model: Conditional,
         texts: Sequence[str],
         z: Tensor,
         c: Tensor,
