@@ -345,7 +345,8 @@ class InvertibleCVAE:
             folder: Folder; created if missing.
             half: Store the flow's weights in float16, see `save_flow`.
         """
-        storage.save(self, folder, half)
+        fitted = self.vocabulary, self.inverse, self.report
+        storage.save(folder, self.vae, self.condition, self.flow, *fitted, half)
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:
         """Upload the model to the hub, in the format of `save_pretrained`.
@@ -394,5 +395,6 @@ class InvertibleCVAE:
         paths = {"word-vectors": word_vectors, "encoder": encoder}
         condition = storage.read_condition(folder, settings, vae, words, **paths)
         model = cls(vae, condition, flow)
-        storage.read_fit(model, folder, settings)
+        model.vocabulary, model.inverse = storage.read_fit(folder)
+        model.report = settings["report"]
         return model

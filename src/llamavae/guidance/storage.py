@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from llamavae.errors import UserError
 from llamavae.files import replacing_folder, write_text
-from llamavae.flows import save_flow
+from llamavae.flows import Flow, save_flow
 from llamavae.guidance.card import model_card
 from llamavae.guidance.conditions import Condition, load_condition
 from llamavae.modeling import LlaMaVAE
 from llamavae.modeling.backbones import latent_fingerprint
-
-if TYPE_CHECKING:
-    from llamavae.guidance.cvae import InvertibleCVAE
 
 FORMAT_VERSION = 1
 CONFIG, FLOW, INVERSE = "config.json", "flow.safetensors", "inverse.safetensors"
@@ -27,25 +25,34 @@ WORDS, CARD = "vocabulary.txt", "README.md"
 _KEYS = ("format_version", "vae", "vae_fingerprint", "condition", "report")
 
 
-def save(model: InvertibleCVAE, folder: str | os.PathLike[str], half: bool) -> None:
-    """Write `model`, see `InvertibleCVAE.save_pretrained`."""
+def save(
+    folder: str | os.PathLike[str],
+    vae: LlaMaVAE,
+    condition: Condition,
+    flow: Flow,
+    vocabulary: Sequence[str],
+    inverse: dict[str, Tensor] | None,
+    report: Mapping[str, Any],
+    half: bool,
+) -> None:
+    """Write the parts of a model, see `InvertibleCVAE.save_pretrained`."""
     settings = {
         "model_type": "invertible-cvae",
         "format_version": FORMAT_VERSION,
-        "vae": model.vae.name_or_path,
-        "vae_fingerprint": latent_fingerprint(model.vae),
-        "condition": model.condition.settings(),
-        "report": model.report,
+        "vae": vae.name_or_path,
+        "vae_fingerprint": latent_fingerprint(vae),
+        "condition": condition.settings(),
+        "report": report,
     }
     texts = {
         CONFIG: json.dumps(settings, indent=2) + "\n",
-        WORDS: "".join(f"{' '.join(word.split())}\n" for word in model.vocabulary),
-        CARD: model_card(model.flow.settings, settings),
+        WORDS: "".join(f"{' '.join(word.split())}\n" for word in vocabulary),
+        CARD: model_card(flow.settings, settings),
     }
     with replacing_folder(folder, own=[INVERSE]) as new:
-        save_flow(model.flow, new / FLOW, half)
-        if model.inverse is not None:
-            save_file(model.inverse, new / INVERSE)
+        save_flow(flow, new / FLOW, half)
+        if inverse is not None:
+            save_file(inverse, new / INVERSE)
         for name, text in texts.items():
             write_text(new / name, text)
 
@@ -134,10 +141,10 @@ def read_condition(
     return load_condition(settings["condition"], vae.encoder, path=path, words=words)
 
 
-def read_fit(model: InvertibleCVAE, folder: Path, settings: Mapping[str, Any]) -> None:
-    """Load what `InvertibleCVAE.fit` adds to a model beside its flow."""
-    if (folder / WORDS).is_file():
-        model.vocabulary = (folder / WORDS).read_text(encoding="utf-8").splitlines()
-    if (folder / INVERSE).is_file():
-        model.inverse = load_file(folder / INVERSE)
-    model.report = settings["report"]
+def read_fit(folder: Path) -> tuple[list[str], dict[str, Tensor] | None]:
+    """What `InvertibleCVAE.fit` adds to a model beside its flow: the vocabulary and the inverse."""
+    words, inverse = folder / WORDS, folder / INVERSE
+    return (
+        words.read_text(encoding="utf-8").splitlines() if words.is_file() else [],
+        load_file(inverse) if inverse.is_file() else None,
+    )
