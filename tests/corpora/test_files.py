@@ -8,6 +8,7 @@ import pytest
 from datasets import Dataset, IterableDataset
 
 from llamavae.corpora import load_corpus
+from llamavae.corpora.files import read_lines
 from llamavae.errors import UserError
 
 
@@ -149,3 +150,24 @@ def test_a_late_error_of_a_stream_names_the_line(write):
 def test_quoted_line_break(write):
     data = load_corpus(write("a.csv", 'text,b\n"a\nb",1\nc,2\n'))
     assert texts(data) == ["a\nb", "c"]
+
+
+@pytest.mark.parametrize(
+    ("name", "header", "found"),
+    [
+        ("a.csv", "text;tense", "';'"),
+        ("a.csv", "text\ttense", r"'\\t'"),
+        ("a.tsv", "text,tense", "','"),
+    ],
+)
+def test_a_table_with_another_delimiter_is_an_error(tmp_path, name, header, found):
+    path = tmp_path / name
+    path.write_text(f"{header}\na{header[4]}past\n")
+    with pytest.raises(UserError, match=f"single field .* which contains {found}; expected fields"):
+        load_corpus(path)
+
+
+def test_lines_of_a_missing_file(tmp_path):
+    (tmp_path / "lines.txt").write_text("a\n")
+    with pytest.raises(UserError, match=r"no such file.*Did you mean lines.txt"):
+        list(read_lines(tmp_path / "line.txt"))

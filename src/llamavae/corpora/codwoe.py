@@ -225,10 +225,12 @@ def _rows(items: list[CodwoeItem], path: Path) -> Iterator[dict[str, Any]]:
         yield {"text": text, "id": item.id} | fields | vectors
 
 
-CORPUS = Corpus(
-    "codwoe",
-    "definitions of CODWOE with vectors of the words (needs path=)",
-    "CC BY-SA (texts from Wiktionary)",
-    _load,
-    frozenset({"path"}),
+CORPORA = (
+    Corpus(
+        "codwoe",
+        "definitions of CODWOE with vectors of the words (needs path=)",
+        "CC BY-SA (texts from Wiktionary)",
+        _load,
+        frozenset({"path"}),
+    ),
 )

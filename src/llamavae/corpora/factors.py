@@ -268,9 +268,11 @@ def _load(request: Request) -> Dataset:
     return load(min(max(_DEFAULT_SIZE, request.rows or 0), SIZE), request.seed)
 
 
-CORPUS = Corpus(
-    "factors",
-    f"generated sentences with {len(FACTORS)} labelled factors, {_DEFAULT_SIZE} by default",
-    "Apache-2.0 (made by this package)",
-    _load,
+CORPORA = (
+    Corpus(
+        "factors",
+        f"generated sentences with {len(FACTORS)} labelled factors, {_DEFAULT_SIZE} by default",
+        "Apache-2.0 (made by this package)",
+        _load,
+    ),
 )

@@ -101,8 +101,10 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
     """Numbered lines of a UTF-8 file, with their line ends; a byte order mark is removed.
 
     Raises:
-        UserError: The file is binary or in another encoding.
+        UserError: No such file, or one that is binary or in another encoding.
     """
+    if not path.exists() or path.is_dir():  # a pipe is allowed
+        check_file(path)
     with path.open("rb") as file:
         yield from decode_lines(file, str(path))
 
@@ -175,6 +177,12 @@ def _table(path: Path, delimiter: str) -> Iterator[Record]:
                 header = [cell.strip() for cell in cells]
                 if len(set(header)) < len(header):
                     raise UserError(f"{path}: the header repeats a name: {', '.join(header)}.")
+                other = next((d for d in (",", "\t", ";", "|") if d in header[0]), None)
+                if len(header) == 1 and other is not None:
+                    raise UserError(
+                        f"{path}: the header is the single field {header[0]!r}, which contains "
+                        f"{other!r}; expected fields separated by {delimiter!r}."
+                    )
             elif len(cells) != len(header):
                 raise UserError(
                     f"{path}:{reader.line_num}: {len(cells)} field(s), but the header has "

@@ -1,4 +1,4 @@
-"""Load a corpus by name. A new corpus needs one file and one line of `CORPORA`."""
+"""Load a corpus by name. A new corpus needs one file and one line here."""
 
 from __future__ import annotations
 
@@ -7,27 +7,32 @@ import os
 import random
 from collections.abc import Mapping
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, TypedDict, Unpack, overload
 
 from datasets import Dataset, IterableDataset
 
-from llamavae.corpora import codwoe, factors, files, hub, wikipedia, wiktionary, wordnet, worldtree
+from llamavae.corpora import files, hub
 from llamavae.corpora.corpus import Corpus, Request, Sentences, Source
 from llamavae.corpora.splits import SHARES, check_split, select_rows, take_split, texts
 from llamavae.corpora.text import from_rows
 from llamavae.errors import UserError, unknown
 
+_MODULES = (
+    "factors",
+    "wordnet",
+    "worldtree",
+    "codwoe",
+    "wiktionary",
+    "wikipedia",
+)
+"""Modules of this package that define a tuple `CORPORA`."""
+
 CORPORA: dict[str, Corpus] = {
     corpus.name: corpus
-    for corpus in (
-        factors.CORPUS,
-        *wordnet.CORPORA,
-        worldtree.CORPUS,
-        codwoe.CORPUS,
-        wiktionary.CORPUS,
-        wikipedia.CORPUS,
-    )
+    for module in _MODULES
+    for corpus in import_module(f"llamavae.corpora.{module}").CORPORA
 }
 
 

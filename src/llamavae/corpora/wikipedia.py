@@ -62,10 +62,12 @@ def _load(request: Request) -> Sentences:
     return articles.map(_batch, batched=True, remove_columns=names, features=features)
 
 
-CORPUS = Corpus(
-    "wikipedia",
-    f"sentences of Wikipedia, streamed from the hub ({CONFIG})",
-    "CC BY-SA 3.0 and GFDL",
-    _load,
-    frozenset({"path", "config", "revision"}),
+CORPORA = (
+    Corpus(
+        "wikipedia",
+        f"sentences of Wikipedia, streamed from the hub ({CONFIG})",
+        "CC BY-SA 3.0 and GFDL",
+        _load,
+        frozenset({"path", "config", "revision"}),
+    ),
 )

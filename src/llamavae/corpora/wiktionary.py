@@ -72,10 +72,12 @@ def _load(request: Request) -> Sentences:
     return IterableDataset.from_generator(_rows, features, gen_kwargs={"source": source})
 
 
-CORPUS = Corpus(
-    "wiktionary",
-    "definitions of the English Wiktionary, streamed from kaikki.org",
-    "CC BY-SA 4.0 and GFDL",
-    _load,
-    frozenset({"path"}),
+CORPORA = (
+    Corpus(
+        "wiktionary",
+        "definitions of the English Wiktionary, streamed from kaikki.org",
+        "CC BY-SA 4.0 and GFDL",
+        _load,
+        frozenset({"path"}),
+    ),
 )

@@ -100,10 +100,12 @@ def _load(request: Request) -> Source:
         raise UserError(f"{error} (from {_VARIABLE})") from error
 
 
-CORPUS = Corpus(
-    "worldtree",
-    "science facts of WorldTree's tables (needs path= or LLAMAVAE_WORLDTREE)",
-    "CC BY-SA 4.0 (tables and explanations; the questions have terms of their own)",
-    _load,
-    frozenset({"path", "column"}),
+CORPORA = (
+    Corpus(
+        "worldtree",
+        "science facts of WorldTree's tables (needs path= or LLAMAVAE_WORLDTREE)",
+        "CC BY-SA 4.0 (tables and explanations; the questions have terms of their own)",
+        _load,
+        frozenset({"path", "column"}),
+    ),
 )
