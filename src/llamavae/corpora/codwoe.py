@@ -42,7 +42,7 @@ class CodwoeItem:
     """One item; missing fields are None.
 
     Attributes:
-        id: Language, data set and number, such as "en.train.2".
+        id: Language, dataset and number, such as "en.train.2".
         word: The defined word.
         pos: Its part of speech.
         gloss: The definition.

@@ -30,7 +30,7 @@ SUFFIXES = (".txt", ".jsonl", ".json", ".csv", ".tsv", ".parquet")
 
 
 def load(path: Path, column: str | None = None, streaming: bool = False) -> Sentences:
-    """Load the sentences of a file in a column `text`, together with its other columns.
+    """Load the sentences of a file into a column `text`, and keep the other columns of the file.
 
     Each line of a .txt file is a sentence. Blank lines and rows with blank text are skipped, and
     their number is logged. White space around a sentence is removed.
@@ -111,15 +111,15 @@ def decode_lines(lines: Iterable[bytes], name: str) -> Iterator[tuple[int, str]]
     """Like `read_lines`, for the bytes of an open file or of standard input, called `name`."""
     for number, raw in enumerate(lines, 1):
         if number == 1 and raw.startswith((b"\xff\xfe", b"\xfe\xff")):
-            raise UserError(f"{name} is in UTF-16; save it as UTF-8.")
+            raise UserError(f"{name} is in UTF-16; save the file as UTF-8")
         if b"\0" in raw:
-            raise UserError(f"{name}:{number}: a NUL byte, so this is not text; expected UTF-8.")
+            raise UserError(f"{name}:{number}: contains a NUL byte; expected a UTF-8 text file")
         try:
             yield number, raw.decode("utf-8-sig" if number == 1 else "utf-8")
         except UnicodeDecodeError as error:
             raise UserError(
-                f"{name}:{number}: byte 0x{raw[error.start]:02x} at position {error.start + 1} "
-                "of this line is not UTF-8; save it as UTF-8."
+                f"{name}:{number}: invalid UTF-8 byte 0x{raw[error.start]:02x} at position "
+                f"{error.start + 1}; save the file as UTF-8"
             ) from error
 
 
@@ -145,7 +145,7 @@ def _rows(name: str, column: str, quiet: bool = False) -> Iterator[dict[str, Any
 def _text(path: Path, number: int, fields: dict[str, Any], column: str) -> str | None:
     """The sentence of a row, without surrounding white space; None if it is blank."""
     if column not in fields:
-        raise unknown("column", column, fields, hint=f"({path}:{number} lacks it)")
+        raise unknown("column", column, fields, hint=f"(missing in {path}:{number})")
     text = fields[column]
     if text is not None and not isinstance(text, str):
         raise UserError(

@@ -1,4 +1,4 @@
-"""Data sets of the Hugging Face hub, and local folders in any layout that `datasets` reads."""
+"""Datasets of the Hugging Face hub, and local folders in any layout that `datasets` reads."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _SAMPLE = 100  # number of rows used to find the column with the sentences
 
 
 def load(name: str, request: Request) -> dict[str, Sentences]:
-    """The splits of a data set, each with its sentences in a column `text`.
+    """The splits of a dataset, each with its sentences in a column `text`.
 
     Args:
         name: Id on the hub, or a local folder: data files, or the output of `save_to_disk`.
@@ -27,7 +27,7 @@ def load(name: str, request: Request) -> dict[str, Sentences]:
             column of this name. A stream is read while iterating instead of downloaded first.
 
     Raises:
-        UserError: The hub cannot be reached, or there is no such data set, configuration or column.
+        UserError: The hub cannot be reached, or there is no such dataset, configuration or column.
     """
     splits = open_splits(
         name, config=request.config, revision=request.revision, streaming=request.streaming
@@ -57,7 +57,7 @@ def open_splits(
             )
     except DatasetNotFoundError as error:
         raise UserError(
-            f"no data set {name!r} on the hub, or it is private or gated "
+            f"no dataset {name!r} on the hub, or it is private or gated "
             f"(then log in with `hf auth login`). {_LOCAL}"
         ) from error
     except (OSError, ValueError, RuntimeError, DatasetsError) as error:

@@ -99,13 +99,13 @@ def load_corpus(
 
     Args:
         name: A named corpus (see `corpus_names`), a file (.txt, .jsonl, .json, .csv, .tsv,
-            .parquet), a folder of such files, or the id of a data set on the hub.
-        split: train, validation or test; None for all. A data set's own splits are kept; others
+            .parquet), a folder of such files, or the id of a dataset on the hub.
+        split: train, validation or test; None for all. A dataset's own splits are kept; others
             are split by a hash of the text, 90 / 5 / 5, in a reproducible way (see `take_split`).
         path: Path of a named corpus, if it is not in the default location.
         column: Column with the sentences; default: `text`, else the only one that holds text.
-        config: Configuration ("subset") of a hub data set; for wikipedia, date and language.
-        revision: Commit, tag or branch of a hub data set.
+        config: Configuration ("subset") of a hub dataset; for wikipedia, date and language.
+        revision: Commit, tag or branch of a hub dataset.
         streaming: Return an `IterableDataset` that reads while it is iterated over, for corpora
             larger than memory.
         limit: Maximum number of rows of the split, chosen at random with `seed` in the order of the
@@ -151,7 +151,7 @@ def _open(name: str, request: Request) -> Source:
         _check_options("a file", request, {"column"})
         return files.load(place, request.column, request.streaming)
     if name.count("/") == 1:
-        _check_options("a hub data set", request, {"column", "config", "revision"})
+        _check_options("a hub dataset", request, {"column", "config", "revision"})
         return hub.load(name, request)
     raise unknown(
         "corpus", name, CORPORA, hint="A file, a folder or a hub id (owner/name) is also supported."

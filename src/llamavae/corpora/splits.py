@@ -93,7 +93,7 @@ def select_rows(data: Dataset, keep: list[int]) -> Dataset:
 
 
 def texts(data: Dataset) -> Iterator[str]:
-    """The texts of a data set, read in batches to limit memory."""
+    """The texts of a dataset, read in batches to limit memory."""
     for batch in data.select_columns("text").iter(_BATCH):
         yield from batch["text"]  # type: ignore[index]
 

@@ -12,7 +12,7 @@ from llamavae.errors import UserError, unknown
 
 
 def from_rows(rows: Iterable[Mapping[str, Any]], where: str) -> Dataset:
-    """A data set in memory; a column that a row lacks is None there.
+    """A dataset in memory; a column that a row lacks is None there.
 
     Raises:
         UserError: A column mixes types, such as text and numbers.

@@ -110,7 +110,7 @@ def make_pairs(
             argument, or no row is left.
     """
     if len(data) == 0:
-        raise UserError("expected a data set with at least one row; got none.")
+        raise UserError("expected a dataset with at least one row; got none.")
     texts = read_column(data, "text")
     matrix = isinstance(condition, VectorCondition)
     if matrix != (vectors is not None):

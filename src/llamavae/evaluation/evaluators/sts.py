@@ -47,9 +47,9 @@ class Task:
 
     Attributes:
         title: Name in tables.
-        dataset: Id of its data set on the hub.
-        split: Split of the data set.
-        config: Configuration ("subset") of the data set.
+        dataset: Id of its dataset on the hub.
+        split: Split of the dataset.
+        config: Configuration ("subset") of the dataset.
     """
 
     title: str
@@ -132,7 +132,7 @@ def load_pairs(name: str, malformed: Malformed = "refuse") -> Pairs:
         malformed: As for `read_pairs`.
 
     Raises:
-        MissingData: The hub cannot be reached, or lacks the data set.
+        MissingData: The hub cannot be reached, or lacks the dataset.
         UserError: Unknown name, or malformed rows.
     """
     if name not in TASKS:

@@ -70,7 +70,7 @@ class Condition(ABC):
 
 
 def read_column(data: Dataset, name: str) -> list[Any]:
-    """A column of a data set with a value in each row.
+    """A column of a dataset with a value in each row.
 
     Raises:
         UserError: The column is missing, or a row (counted from 1) has no value.

@@ -45,7 +45,7 @@ class LabelCondition(Condition):
 
     @classmethod
     def from_rows(cls, data: Dataset, columns: Sequence[str]) -> Self:
-        """The labels that occur in a data set, in alphabetical order.
+        """The labels that occur in a dataset, in alphabetical order.
 
         Raises:
             UserError: A column is missing, or a row has no value.

@@ -164,7 +164,7 @@ class DecoderSettings(Section):
 
 
 class LatentSettings(Section):
-    """Latent space, and how z conditions the decoder."""
+    """Latent space, and how z is injected into the decoder."""
 
     dim: int = Field(default=128, ge=1)
     """Dimension D of the latent space."""
