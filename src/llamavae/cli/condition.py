@@ -95,7 +95,7 @@ class ConditionOptions(PairOptions):
                     "column",
                     self.vectors,
                     data.column_names,
-                    hint="Expected a column, or a .npy or .parquet file.",
+                    hint="Expected a column, or a .npy or .parquet file",
                 )
             return VectorCondition(matrix.shape[1]), matrix
         words = set() if self.word_vectors is None else set(map(str, read_column(data, self.word)))

@@ -47,14 +47,14 @@ def load(path: Path, column: str | None = None, streaming: bool = False) -> Sent
     check_file(path)
     if path.suffix.lower() not in SUFFIXES:
         raise UserError(
-            f"{path}: cannot tell the format from the name. Expected one of {', '.join(SUFFIXES)}."
+            f"{path}: cannot tell the format from the name. Expected one of {', '.join(SUFFIXES)}"
         )
     name = str(path)
     column = _column(path, column)
     first = next(_rows(name, column, quiet=True), None)
     if first is None:
         what = "is empty" if path.stat().st_size == 0 else "has no line with text"
-        raise UserError(f"{path} {what}; expected one sentence per line or row.")
+        raise UserError(f"{path} {what}; expected one sentence per line or row")
     arguments = {"name": name, "column": column}
     if streaming:
         strings = Features({key: Value("string") for key in first})
@@ -89,9 +89,9 @@ def check_file(path: Path) -> None:
     if path.is_file():
         return
     if path.is_dir():
-        raise UserError(f"{path} is a folder; expected a file.")
+        raise UserError(f"{path} is a folder; expected a file")
     if not path.parent.is_dir():
-        raise UserError(f"no such file: {path} (there is no folder {path.parent} either).")
+        raise UserError(f"no such file: {path} (there is no folder {path.parent} either)")
     close = nearest(path.name, [entry.name for entry in path.parent.iterdir()])
     hint = f" Did you mean {' or '.join(close)}?" if close else ""
     raise UserError(f"no such file: {path}.{hint}")
@@ -150,7 +150,7 @@ def _text(path: Path, number: int, fields: dict[str, Any], column: str) -> str |
     if text is not None and not isinstance(text, str):
         raise UserError(
             f"{path}:{number}: column {column!r} holds {text!r} "
-            f"({type(text).__name__}); expected text."
+            f"({type(text).__name__}); expected text"
         )
     return (text or "").strip() or None
 
@@ -174,17 +174,17 @@ def _table(path: Path, delimiter: str) -> Iterator[Record]:
             elif not header:
                 header = [cell.strip() for cell in cells]
                 if len(set(header)) < len(header):
-                    raise UserError(f"{path}: the header repeats a name: {', '.join(header)}.")
+                    raise UserError(f"{path}: the header repeats a name: {', '.join(header)}")
             elif len(cells) != len(header):
                 raise UserError(
                     f"{path}:{reader.line_num}: {len(cells)} field(s), but the header has "
                     f"{len(header)}. Put double quotes around a field that contains "
-                    f"{'a tab' if delimiter == chr(9) else 'a comma'}."
+                    f"{'a tab' if delimiter == chr(9) else 'a comma'}"
                 )
             else:
                 yield reader.line_num, dict(zip(header, cells, strict=True))
     except csv.Error as error:
-        raise UserError(f"{path}:{reader.line_num}: {error}.") from error
+        raise UserError(f"{path}:{reader.line_num}: {error}") from error
 
 
 def _json(path: Path) -> Iterator[Record]:
@@ -222,7 +222,7 @@ def parse_json(
     except json.JSONDecodeError as error:
         raise UserError(
             f"{path}:{number + error.lineno - 1}: not valid JSON ({error.msg} at column "
-            f"{error.colno}); expected {expected}."
+            f"{error.colno}); expected {expected}"
         ) from error
 
 
@@ -230,7 +230,7 @@ def _object(value: Any, path: Path, number: int) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise UserError(
             f"{path}:{number}: expected a JSON object such as "
-            f'{{"text": "a sentence"}}, not {json.dumps(value)[:40]}.'
+            f'{{"text": "a sentence"}}, not {json.dumps(value)[:40]}'
         )
     return value
 

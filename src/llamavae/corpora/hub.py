@@ -66,8 +66,8 @@ def open_splits(
 
 
 _LOCAL = (
-    "Or give a local copy: a file (.txt, .jsonl, .csv, .tsv, .parquet) or a folder of such files, "
-    "instead of the name."
+    "Or pass a local copy: a file (.txt, .jsonl, .csv, .tsv, .parquet) or a folder of such files, "
+    "instead of the name"
 )
 
 
@@ -78,7 +78,7 @@ def _cannot_load(name: object, error: Exception) -> UserError:
             f"cannot load {name!r}: the Hugging Face hub cannot be reached ({reason}). Check the "
             f"network, and that HF_HUB_OFFLINE is not set. {_LOCAL}"
         )
-    return UserError(f"cannot load {name!r}: {reason.rstrip('.')}.")
+    return UserError(f"cannot load {name!r}: {reason.rstrip('.')}")
 
 
 def _with_text(data: Sentences, column: str | None, where: str) -> Sentences:
@@ -87,7 +87,7 @@ def _with_text(data: Sentences, column: str | None, where: str) -> Sentences:
     except (OSError, DatasetsError) as error:
         raise _cannot_load(where, error) from error
     if not rows:
-        raise UserError(f"{where} has no rows.")
+        raise UserError(f"{where} has no rows")
     column = choose_column(rows, column, where)
     if column == "text":
         return data

@@ -110,7 +110,8 @@ class InvertibleCVAE:
             progress: Show progress bars on stderr.
 
         Raises:
-            UserError: A condition has the wrong dimension or contains NaN, or there are too few pairs.
+            UserError: A condition has the wrong dimension or contains NaN, or there are too few
+                pairs.
         """
         check_pairs(self.condition, pairs)
         skipped = Counter(pairs.skipped)

@@ -130,8 +130,8 @@ def refine(
 ) -> DiagonalGaussian:
     """Refined posteriors of N sentences, with mean and logvar of shape (N, D).
 
-    *Mean.* Adam (arXiv 1412.6980) minimises -log p(x|mean) + beta / 2 |u|^2, that is, F with z fixed
-    at the mean and without the terms that depend only on the variance. This objective has no
+    *Mean.* Adam (arXiv 1412.6980) minimises -log p(x|mean) + beta / 2 |u|^2, that is, F with z
+    fixed at the mean and without the terms that depend only on the variance. This objective has no
     sampling noise, so few steps suffice, and the code that is decoded is the code that was
     optimised. Of all evaluated codes of a sentence, exact ones (see `Scores.exact`) are preferred,
     and then the one with the lowest objective, so the result is never worse than the start.

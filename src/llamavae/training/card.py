@@ -18,7 +18,13 @@ _METRICS = (
     ("active_units", None, "active units (variance of the mean > 0.01)", "", "d"),
     ("mutual_information", None, "mutual information, nats", "", ".2f"),
     ("posterior_variance", None, "mean posterior variance", "", ".3f"),
-    ("similarity", None, "correlation between cosine similarities and those of the teacher", "higher", ".3f"),
+    (
+        "similarity",
+        None,
+        "correlation between cosine similarities and those of the teacher",
+        "higher",
+        ".3f",
+    ),
 )
 
 
@@ -68,8 +74,8 @@ def model_card(model: LlaMaVAE, results: dict[str, Any]) -> str:
         "Corpus "
         + " and ".join(f"`{part['name']}`" for part in corpora)
         + (
-            f", {sentences:,} training sentences, {results['truncated']:,} of them truncated to the "
-            "decoder's limit."
+            f", {sentences:,} training sentences, {results['truncated']:,} of them truncated to "
+            "the decoder's limit."
             if sentences is not None
             else ", streamed."
         ),
@@ -178,7 +184,9 @@ def _measured(rows: Sequence[Mapping[str, Any]]) -> str:
     if not lines:
         return ""
     head = ("metric", "value", "control", "95 % interval", "better")
-    return f"Metrics of the evaluator that chose the best model of the run:\n\n{_table(head, lines)}"
+    return (
+        f"Metrics of the evaluator that chose the best model of the run:\n\n{_table(head, lines)}"
+    )
 
 
 def _prior(model: LlaMaVAE) -> str:
@@ -198,8 +206,8 @@ def _prior(model: LlaMaVAE) -> str:
         f"`sample` draws from {names[prior.kind]}, chosen after training by the NLL of "
         f"{report['held_out']:,} held-out codes after a fit to {report['codes']:,} training codes: "
         + ", ".join(f"{name} {nll:.4f}" for name, nll in nlls.items())
-        + " nats per dimension, lower is better. `sample(..., prior=...)` samples from another prior, "
-        "such as N(0, I)."
+        + " nats per dimension, lower is better. `sample(..., prior=...)` samples from another "
+        "prior, such as N(0, I)."
     )
 
 
