@@ -111,7 +111,7 @@ def test_demo_takes_sentences_of_ones_own(tmp_path, model):
 def test_demo_refuses_a_file_that_is_too_short(tmp_path, model):
     file = tmp_path / "mine.txt"
     file.write_text("a dog barks\nan owl reads\nrobots paint\nseven trains leave\n")
-    with pytest.raises(UserError, match="some hundreds"):
+    with pytest.raises(UserError, match="several hundred sentences"):
         demo(tmp_path / "run", model, file)
 
 

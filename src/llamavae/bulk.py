@@ -133,7 +133,7 @@ def encode_file(
                 _write([table], work / f"part-{len(_parts(work)):06d}.parquet", facts)
     if not counts["sentences"]:
         shutil.rmtree(work)
-        raise UserError(f"{source} has no line with text; expected one sentence per line or row.")
+        raise UserError(f"{source} has no line with text; expected one sentence per line or row")
     with disk_errors(output, then):
         tables = map(pq.read_table, _parts(work))
         _write(tables, output, {**manifest, **counts, "version": __version__})
@@ -160,7 +160,7 @@ def _check_output(source: Path, output: Path, overwrite: bool) -> None:
     if output.suffix.lower() != ".parquet":
         raise UserError(f"the output is a Parquet file: name it {output.with_suffix('.parquet')}")
     if output.is_dir():
-        raise UserError(f"{output} is a folder; name a file in it.")
+        raise UserError(f"{output} is a folder; name a file in it")
     if output.exists() and (not overwrite or output.samefile(source)):
         raise UserError(
             f"{output} already exists. Choose another name, or overwrite it (--overwrite)"

@@ -14,8 +14,9 @@ class UserError(ValueError):
 
 
 class MissingData(UserError):
-    """Data that have to be fetched are not there; the message says what was tried, and where to
-    get them.
+    """Data that have to be downloaded are missing.
+
+    The message lists what was tried, and where to get them.
     """
 
 
@@ -38,5 +39,5 @@ def unknown(kind: str, name: str, known: Iterable[str], hint: str = "") -> UserE
     if close:
         text = f"Did you mean {' or '.join(repr(c) for c in close)}?"
     else:
-        text = f"Known: {', '.join(names)}."
+        text = f"Known: {', '.join(names)}" + ("." if hint else "")
     return UserError(" ".join(p for p in (f"unknown {kind} {name!r}.", text, hint) if p))

@@ -36,7 +36,7 @@ _ADVICE = {
 
 
 def cache_folder() -> Path:
-    """Folder for corpora that were tokenised and encoded, and for models that were fetched:
+    """Folder for corpora that were tokenised and encoded, and for downloaded models:
     `LLAMAVAE_CACHE`, or `.cache/llamavae` in the user's home.
     """
     return Path(os.environ.get("LLAMAVAE_CACHE", Path.home() / ".cache" / "llamavae"))
@@ -104,7 +104,7 @@ def write_json(path: Path, values: Any) -> None:
 
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Give a temporary path for a new file, which replaces `path` when the block ends well.
+    """Yield a temporary path for a new file, which replaces `path` if the block succeeds.
 
     If the block raises an error, the new file is removed and the old one stays. A link stays a
     link: the file that it points to is replaced.
@@ -130,7 +130,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
 def replacing_folder(
     path: str | os.PathLike[str], own: Sequence[str] | None = None
 ) -> Iterator[Path]:
-    """Give an empty temporary folder, which replaces `path` when the block ends well.
+    """Yield an empty temporary folder, which replaces `path` if the block succeeds.
 
     If the block raises an error, the new folder is removed and the old one stays. The exchange is
     atomic on Linux and macOS. A folder that cannot be renamed (a mount point, the working

@@ -123,7 +123,7 @@ def test_probes_without_sentevals_files_are_a_success(corpus, run, tmp_path, mon
     assert "accuracy above majority" in result.stdout
     [line] = [line for line in result.stderr.splitlines() if line.startswith("not found: ")]
     assert line.startswith("not found: probes, SentEval Length; probes, SentEval WordContent; ")
-    assert line.endswith("or set LLAMAVAE_SENTEVAL to it.")
+    assert line.endswith("or set LLAMAVAE_SENTEVAL to it")
 
 
 @pytest.mark.parametrize(
@@ -134,13 +134,13 @@ def test_probes_without_sentevals_files_are_a_success(corpus, run, tmp_path, mon
         (["-e", "usage", "--set", "usage.resample=1"], "Did you mean 'resamples'"),
         (
             ["-e", "usage", "--set", "probes.k=1"],
-            "expected one of the evaluators that run, usage; got probes",
+            "evaluator probes is not selected; selected: usage",
         ),
         (["-e", "usage", "--set", "resamples=1"], "expected EVALUATOR.SETTING=VALUE"),
         (["-e", "usage", "--set", "usage.resamples=[1"], "the value is not valid YAML"),
         (["-e", "sts", "--set", "sts.files=x.csv"], "sts.files takes names with values"),
         (["-m", "mini", "--encoder", "x"], "expected --model or --encoder, not both"),
-        (["-e", "usage"], "Give a corpus, a file of sentences or a hub id"),
+        (["-e", "usage"], "Pass a corpus, a file of sentences or a hub id"),
     ],
 )
 def test_mistakes_are_named(options, message, run, tmp_path):

@@ -59,7 +59,7 @@ def test_column_is_guessed_and_an_old_text_gives_way(loader):
     ("error", "message"),
     [
         (ConnectionError("no route"), r"hub cannot be reached \(no route\).*HF_HUB_OFFLINE.*local"),
-        (DatasetNotFoundError("x"), r"no data set 'owner/name'.*hf auth login"),
+        (DatasetNotFoundError("x"), r"no dataset 'owner/name'.*hf auth login"),
         (ValueError("BuilderConfig 'x' not found.\nmore"), r"BuilderConfig 'x' not found\.$"),
         (RuntimeError("Dataset scripts are no longer supported"), "scripts are no longer"),
     ],
@@ -72,7 +72,7 @@ def test_hub_errors(loader, error, message):
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """A local data set with its own training and test set."""
+    """A local dataset with its own training and test set."""
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
     place = tmp_path / "data"
     place.mkdir()

@@ -77,7 +77,7 @@ def test_unreadable_training_sentences_are_said(caplog):
 
 
 def test_no_corpus_is_asked_for():
-    with pytest.raises(UserError, match="Give a corpus, a file of sentences or a hub id"):
+    with pytest.raises(UserError, match="Pass a corpus, a file of sentences or a hub id"):
         evaluation_data()
 
 

@@ -57,5 +57,5 @@ def test_another_error_is_no_missing_file():
 
 def test_unknown_names():
     check_tasks("task", ["a", "all"], "abc", GROUPS)
-    with pytest.raises(UserError, match=r"unknown task 'al'. Did you mean 'all'.*Or give a file"):
-        check_tasks("task", ["al"], "abc", GROUPS, "Or give a file.")
+    with pytest.raises(UserError, match=r"unknown task 'al'. Did you mean 'all'.*Or pass a file"):
+        check_tasks("task", ["al"], "abc", GROUPS, "Or pass a file.")

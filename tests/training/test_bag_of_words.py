@@ -76,7 +76,7 @@ def test_it_is_part_of_the_loss_and_is_said_so(tmp_path: Path) -> None:
         further = 0.7 * line["bag_of_words"] + 3.0 * line["similarity"]
         assert line["loss"] == pytest.approx(elbo + further, rel=1e-5)
     card = (result.folder / "model" / "README.md").read_text(encoding="utf-8")
-    assert "Beside it 0.7 times -log p of the sentence's words" in card
+    assert "The loss also contains 0.7 times -log p of the sentence's unordered words" in card
     _, section = METRICS.read_text(encoding="utf-8").split("## Training log")
     table = section.partition("\n## ")[0]
     assert all(f"`{name}`" in table for name in lines[0].keys() - {"step", "epoch"})

@@ -105,7 +105,7 @@ def test_card(result):
         f"{metrics['nll_shuffled']:.2f}",
         f"{metrics['bleu']:.1f}",
         f"{metrics['active_units']} of 4",
-        "108 training sentences, 28 of them cut",
+        "108 training sentences, 28 of them truncated",
         "dimension_mask",
         *result.warnings,
     ):

@@ -82,7 +82,7 @@ def test_the_saved_model_is_complete_as_the_first_was(first):
     assert len(loaded.reconstruct(runs.SENTENCES[:2])) == 2
     text = (first / "complete" / "model" / "README.md").read_text(encoding="utf-8")
     assert "started from" in text
-    assert "made from scratch" not in text
+    assert "trained from scratch" not in text
 
 
 def test_it_resumes(first):

@@ -95,7 +95,7 @@ class ConditionOptions(PairOptions):
                     "column",
                     self.vectors,
                     data.column_names,
-                    hint="Expected a column, or a .npy or .parquet file.",
+                    hint="Expected a column, or a .npy or .parquet file",
                 )
             return VectorCondition(matrix.shape[1]), matrix
         words = set() if self.word_vectors is None else set(map(str, read_column(data, self.word)))
@@ -155,7 +155,7 @@ def fit_condition(
     note(f"{len(pairs):,} pairs with conditions of size {condition.dim}")
     with disk_errors(output):
         output.mkdir(parents=True, exist_ok=True)
-    with resumable(f"repeat the command with --resume to resume (state in {state})"):
+    with resumable(f"run the command again with --resume to continue (state in {state})"):
         fit = cvae.fit(
             pairs,
             vocabulary=vocabulary,

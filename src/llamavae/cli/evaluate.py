@@ -140,8 +140,7 @@ def _evaluators(
         name, setting, value = _setting(text)
         if name not in chosen:
             raise UserError(
-                f"--set {text}: expected one of the evaluators that run, {', '.join(chosen)}; got "
-                f"{name}"
+                f"--set {text}: evaluator {name} is not selected; selected: {', '.join(chosen)}"
             )
         chosen[name][setting] = value
     for name, values in chosen.items():

@@ -67,7 +67,7 @@ class PairOptions:
             return condition
         if vae.encoder is None:
             raise UserError(
-                "the model has no sentence encoder to represent words: give --encoder, "
+                "the model has no sentence encoder to represent words: pass --encoder, "
                 "--word-vectors, --labels or --vectors"
             )
         return EncoderCondition(vae.encoder)
@@ -93,14 +93,19 @@ class FlowOptions:
     ] = 256
     learning_rate: Annotated[float, typer.Option(help="Peak learning rate.")] = 1e-3
     posterior_scale: Annotated[
-        float, typer.Option(min=0, help="Multiple of the posteriors' standard deviation.")
+        float,
+        typer.Option(
+            min=0,
+            help="Factor applied to the posterior standard deviation when training codes are "
+            "drawn; 0 uses the posterior means.",
+        ),
     ] = 1.0
     contrastive_weight: Annotated[
         float,
         typer.Option(
             min=0,
-            help="Weight of the contrastive loss, which improves `reverse` and labels. Requires "
-            "form reference.",
+            help="Weight of the contrastive loss, which improves `reverse` and label accuracy. "
+            "Requires --form reference.",
         ),
     ] = 0.0
     base_hidden: Annotated[

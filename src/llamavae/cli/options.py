@@ -260,7 +260,7 @@ def _standard_input(explicit: bool) -> Iterator[str]:
 
     if sys.stdin.isatty():
         if not explicit:
-            raise UserError("expected text: give texts, --file FILE, or lines on standard input")
+            raise UserError("expected text: pass texts, --file FILE, or lines on standard input")
         note("reading sentences from the keyboard, one per line; press Ctrl-D to end")
     return (line.strip() for _, line in decode_lines(sys.stdin.buffer, "standard input"))
 

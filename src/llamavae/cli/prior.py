@@ -74,7 +74,9 @@ def fit_prior(
     posterior_scale: Annotated[
         float,
         typer.Option(
-            min=0, help="Multiple of the posteriors' standard deviation; 0 uses posterior means."
+            min=0,
+            help="Factor applied to the posterior standard deviation when training codes are "
+            "drawn; 0 uses the posterior means.",
         ),
     ] = 0.5,
     seed: Annotated[int, typer.Option(min=0, help="Random seed.")] = 0,

@@ -41,7 +41,7 @@ def sweep(
         "runs/sweep"
     ),
 ) -> None:
-    """Train a recipe with several values of its settings, and plot distortion against rate.
+    """Train models with several values of a recipe's settings, and plot distortion against rate.
 
     An interrupted sweep resumes when the command is repeated. More values can be added later.
     """

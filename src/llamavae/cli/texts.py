@@ -106,7 +106,7 @@ def decode(
 ) -> None:
     """Decode latent codes to text. The inverse of `encode`."""
     if file is None and sys.stdin.isatty():
-        raise UserError("expected latent codes: give --file FILE, or JSON lines on standard input")
+        raise UserError("expected latent codes: pass --file FILE, or JSON lines on standard input")
     options = generation.options()
     vae = model.load()
     from llamavae import bulk

@@ -127,8 +127,8 @@ def train(
         recipe = _FINE_TUNE
     if recipe is None:
         raise UserError(
-            f"expected a recipe: give --recipe with one of {', '.join(recipe_names())}, or with a "
-            "YAML file"
+            f"no recipe given: pass --recipe with a bundled recipe ({', '.join(recipe_names())}) "
+            "or a YAML file"
         )
     options = {
         "start_from": start,

@@ -33,7 +33,7 @@ _TEXTS = ("word", "pos", "gloss", "example")
 
 _GET = (
     "Download CODWOE from https://codwoe.atilf.fr, unpack it, and pass path= to one of its JSON "
-    "files, such as en.train.json."
+    "files, such as en.train.json"
 )
 
 
@@ -42,7 +42,7 @@ class CodwoeItem:
     """One item; missing fields are None.
 
     Attributes:
-        id: Language, data set and number, such as "en.train.2".
+        id: Language, dataset and number, such as "en.train.2".
         word: The defined word.
         pos: Its part of speech.
         gloss: The definition.
@@ -76,24 +76,24 @@ def read_items(path: str | os.PathLike[str]) -> list[CodwoeItem]:
     for number, entry in enumerate(_entries(path), 1):
         item = _item(entry, number, path)
         if item.id in items:
-            raise UserError(f"{path}: two items have the id {item.id!r}; ids are unique.")
+            raise UserError(f"{path}: two items have the id {item.id!r}; ids are unique")
         for kind, vector in item.vectors.items():
             size = sizes.setdefault(kind, len(vector))
             if len(vector) != size:
                 raise UserError(
                     f"{path}: item {item.id!r}: {kind} has {len(vector)} numbers; those of the "
-                    f"items before it have {size}."
+                    f"items before it have {size}"
                 )
         items[item.id] = item
     if not items:
-        raise UserError(f"{path} has no items: its array is empty.")
+        raise UserError(f"{path} has no items: its array is empty")
     return list(items.values())
 
 
 def _entries(path: Path) -> list[Any]:
     entries = files.parse_json(path, expected="an array of CODWOE items", object_hook=_pack)
     if not isinstance(entries, list):
-        raise UserError(f"{path}: expected an array of CODWOE items, not {type(entries).__name__}.")
+        raise UserError(f"{path}: expected an array of CODWOE items, not {type(entries).__name__}")
     return entries
 
 
@@ -113,19 +113,19 @@ def _pack(fields: dict[str, Any]) -> dict[str, Any]:
 
 def _item(entry: Any, number: int, path: Path) -> CodwoeItem:
     if not isinstance(entry, dict):
-        raise UserError(f"{path}: entry {number} is no JSON object; expected a CODWOE item.")
+        raise UserError(f"{path}: entry {number} is no JSON object; expected a CODWOE item")
     name = entry.get("id")
     if not isinstance(name, str) or not name:
-        raise UserError(f'{path}: entry {number} has no id; expected one such as "en.train.1".')
+        raise UserError(f'{path}: entry {number} has no id; expected one such as "en.train.1"')
     for field in _TEXTS:
         if not isinstance(entry.get(field), str | None):
-            raise UserError(f"{path}: item {name!r}: {field} is {entry[field]!r}; expected text.")
+            raise UserError(f"{path}: item {name!r}: {field} is {entry[field]!r}; expected text")
     vectors = {kind: entry[kind] for kind in KINDS if entry.get(kind) is not None}
     for kind, vector in vectors.items():
         if not isinstance(vector, np.ndarray):
-            raise UserError(f"{path}: item {name!r}: {kind} is not a list of numbers.")
+            raise UserError(f"{path}: item {name!r}: {kind} is not a list of numbers")
         if not np.isfinite(vector).all():
-            raise UserError(f"{path}: item {name!r}: {kind} holds NaN or an infinite number.")
+            raise UserError(f"{path}: item {name!r}: {kind} holds NaN or an infinite number")
     texts = {field: entry.get(field) for field in _TEXTS}
     return CodwoeItem(id=name, vectors=vectors, **texts)
 
@@ -165,7 +165,7 @@ def write_vectors(
             cannot be written.
     """
     if not vectors:
-        raise UserError(f"a submission needs vectors of at least one kind of {', '.join(KINDS)}.")
+        raise UserError(f"a submission needs vectors of at least one kind of {', '.join(KINDS)}")
     items: list[dict[str, Any]] = [{"id": name} for name in ids]
     for kind, values in vectors.items():
         if kind not in KINDS:
@@ -179,12 +179,12 @@ def write_vectors(
 
 def _check_ids(ids: Sequence[str], count: int, what: str) -> None:
     if len(ids) != count:
-        raise UserError(f"{count} {what} for {len(ids)} id(s); expected one for each id.")
+        raise UserError(f"{count} {what} for {len(ids)} id(s); expected one for each id")
     if not ids:
-        raise UserError(f"no {what} to write; the scorer expects every item of the test file.")
+        raise UserError(f"no {what} to write; the scorer expects every item of the test file")
     if len(set(ids)) < len(ids):
         twice = next(name for name in ids if list(ids).count(name) > 1)
-        raise UserError(f"the id {twice!r} occurs twice; the scorer expects each item once.")
+        raise UserError(f"the id {twice!r} occurs twice; the scorer expects each item once")
 
 
 def _write(path: str | os.PathLike[str], items: list[dict[str, Any]]) -> None:
@@ -218,7 +218,7 @@ def _rows(items: list[CodwoeItem], path: Path) -> Iterator[dict[str, Any]]:
         if not text:
             raise UserError(
                 f"{path}: item {item.id!r} has no gloss, so there is no text to load. The test "
-                "file of the defmod track has none; take a train, dev, trial or revdict file."
+                "file of the defmod track has none; take a train, dev, trial or revdict file"
             )
         fields = {field: getattr(item, field) for field in texts}
         vectors = {kind: item.vectors.get(kind) for kind in kinds}

@@ -22,8 +22,8 @@ class Request:
     Attributes:
         path: Local file or folder to read instead of the corpus's usual place.
         column: Column that holds the sentences.
-        config: Configuration ("subset") of a hub data set.
-        revision: Commit, tag or branch of a hub data set.
+        config: Configuration ("subset") of a hub dataset.
+        revision: Commit, tag or branch of a hub dataset.
         streaming: Whether to return a stream.
         rows: Approximate number of rows needed before splitting; None for all.
         seed: Seed of corpora that are drawn at random.

@@ -112,7 +112,7 @@ def generate(index: int) -> tuple[str, Labels]:
     """Sentence number `index` and its labels; a bijection from `range(SIZE)` to the sentences."""
     if not 0 <= index < SIZE:
         raise UserError(
-            f"sentence {index} does not exist: the grammar has sentences 0 to {SIZE - 1}."
+            f"sentence {index} does not exist: the grammar has sentences 0 to {SIZE - 1}"
         )
     digits: dict[str, int] = {}
     for name, radix in _RADIX.items():
@@ -145,7 +145,7 @@ def realise(labels: Mapping[str, str]) -> str:
     for name, values in FACTORS.items():
         if name not in labels:
             raise UserError(
-                f"labels lack the factor {name!r}; a sentence needs {', '.join(FACTORS)}."
+                f"labels lack the factor {name!r}; a sentence needs {', '.join(FACTORS)}"
             )
         if labels[name] not in values:
             raise unknown(name, str(labels[name]), values)
@@ -154,7 +154,7 @@ def realise(labels: Mapping[str, str]) -> str:
         if labels[name] not in allowed:
             raise UserError(
                 f"the verb {labels['verb']!r} does not take the {name} {labels[name]!r}; "
-                f"it takes {', '.join(allowed)}."
+                f"it takes {', '.join(allowed)}"
             )
     return _words(labels)
 
@@ -199,7 +199,7 @@ def parse(text: str) -> Labels | None:
 def load(size: int = _DEFAULT_SIZE, seed: int = 0) -> Dataset:
     """A corpus of `size` different sentences: column `text` and one string column per factor."""
     if not 0 < size <= SIZE:
-        raise UserError(f"size must be between 1 and {SIZE} (all sentences), not {size}.")
+        raise UserError(f"size must be between 1 and {SIZE} (all sentences), not {size}")
     columns: dict[str, list[str]] = {"text": [], **{name: [] for name in FACTORS}}
     for index in random.Random(seed).sample(range(SIZE), size):
         text, labels = generate(index)

@@ -30,7 +30,7 @@ SUFFIXES = (".txt", ".jsonl", ".json", ".csv", ".tsv", ".parquet")
 
 
 def load(path: Path, column: str | None = None, streaming: bool = False) -> Sentences:
-    """Load the sentences of a file in a column `text`, together with its other columns.
+    """Load the sentences of a file into a column `text`, and keep the other columns of the file.
 
     Each line of a .txt file is a sentence. Blank lines and rows with blank text are skipped, and
     their number is logged. White space around a sentence is removed.
@@ -47,14 +47,14 @@ def load(path: Path, column: str | None = None, streaming: bool = False) -> Sent
     check_file(path)
     if path.suffix.lower() not in SUFFIXES:
         raise UserError(
-            f"{path}: cannot tell the format from the name. Expected one of {', '.join(SUFFIXES)}."
+            f"{path}: cannot tell the format from the name. Expected one of {', '.join(SUFFIXES)}"
         )
     name = str(path)
     column = _column(path, column)
     first = next(_rows(name, column, quiet=True), None)
     if first is None:
         what = "is empty" if path.stat().st_size == 0 else "has no line with text"
-        raise UserError(f"{path} {what}; expected one sentence per line or row.")
+        raise UserError(f"{path} {what}; expected one sentence per line or row")
     arguments = {"name": name, "column": column}
     if streaming:
         strings = Features({key: Value("string") for key in first})
@@ -89,9 +89,9 @@ def check_file(path: Path) -> None:
     if path.is_file():
         return
     if path.is_dir():
-        raise UserError(f"{path} is a folder; expected a file.")
+        raise UserError(f"{path} is a folder; expected a file")
     if not path.parent.is_dir():
-        raise UserError(f"no such file: {path} (there is no folder {path.parent} either).")
+        raise UserError(f"no such file: {path} (there is no folder {path.parent} either)")
     close = nearest(path.name, [entry.name for entry in path.parent.iterdir()])
     hint = f" Did you mean {' or '.join(close)}?" if close else ""
     raise UserError(f"no such file: {path}.{hint}")
@@ -113,15 +113,15 @@ def decode_lines(lines: Iterable[bytes], name: str) -> Iterator[tuple[int, str]]
     """Like `read_lines`, for the bytes of an open file or of standard input, called `name`."""
     for number, raw in enumerate(lines, 1):
         if number == 1 and raw.startswith((b"\xff\xfe", b"\xfe\xff")):
-            raise UserError(f"{name} is in UTF-16; save it as UTF-8.")
+            raise UserError(f"{name} is in UTF-16; save the file as UTF-8")
         if b"\0" in raw:
-            raise UserError(f"{name}:{number}: a NUL byte, so this is not text; expected UTF-8.")
+            raise UserError(f"{name}:{number}: contains a NUL byte; expected a UTF-8 text file")
         try:
             yield number, raw.decode("utf-8-sig" if number == 1 else "utf-8")
         except UnicodeDecodeError as error:
             raise UserError(
-                f"{name}:{number}: byte 0x{raw[error.start]:02x} at position {error.start + 1} "
-                "of this line is not UTF-8; save it as UTF-8."
+                f"{name}:{number}: invalid UTF-8 byte 0x{raw[error.start]:02x} at position "
+                f"{error.start + 1}; save the file as UTF-8"
             ) from error
 
 
@@ -147,12 +147,12 @@ def _rows(name: str, column: str, quiet: bool = False) -> Iterator[dict[str, Any
 def _text(path: Path, number: int, fields: dict[str, Any], column: str) -> str | None:
     """The sentence of a row, without surrounding white space; None if it is blank."""
     if column not in fields:
-        raise unknown("column", column, fields, hint=f"({path}:{number} lacks it)")
+        raise unknown("column", column, fields, hint=f"(missing in {path}:{number})")
     text = fields[column]
     if text is not None and not isinstance(text, str):
         raise UserError(
             f"{path}:{number}: column {column!r} holds {text!r} "
-            f"({type(text).__name__}); expected text."
+            f"({type(text).__name__}); expected text"
         )
     return (text or "").strip() or None
 
@@ -176,23 +176,23 @@ def _table(path: Path, delimiter: str) -> Iterator[Record]:
             elif not header:
                 header = [cell.strip() for cell in cells]
                 if len(set(header)) < len(header):
-                    raise UserError(f"{path}: the header repeats a name: {', '.join(header)}.")
+                    raise UserError(f"{path}: the header repeats a name: {', '.join(header)}")
                 other = next((d for d in (",", "\t", ";", "|") if d in header[0]), None)
                 if len(header) == 1 and other is not None:
                     raise UserError(
                         f"{path}: the header is the single field {header[0]!r}, which contains "
-                        f"{other!r}; expected fields separated by {delimiter!r}."
+                        f"{other!r}; expected fields separated by {delimiter!r}"
                     )
             elif len(cells) != len(header):
                 raise UserError(
                     f"{path}:{reader.line_num}: {len(cells)} field(s), but the header has "
                     f"{len(header)}. Put double quotes around a field that contains "
-                    f"{'a tab' if delimiter == chr(9) else 'a comma'}."
+                    f"{'a tab' if delimiter == chr(9) else 'a comma'}"
                 )
             else:
                 yield reader.line_num, dict(zip(header, cells, strict=True))
     except csv.Error as error:
-        raise UserError(f"{path}:{reader.line_num}: {error}.") from error
+        raise UserError(f"{path}:{reader.line_num}: {error}") from error
 
 
 def _json(path: Path) -> Iterator[Record]:
@@ -230,7 +230,7 @@ def parse_json(
     except json.JSONDecodeError as error:
         raise UserError(
             f"{path}:{number + error.lineno - 1}: not valid JSON ({error.msg} at column "
-            f"{error.colno}); expected {expected}."
+            f"{error.colno}); expected {expected}"
         ) from error
 
 
@@ -238,7 +238,7 @@ def _object(value: Any, path: Path, number: int) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise UserError(
             f"{path}:{number}: expected a JSON object such as "
-            f'{{"text": "a sentence"}}, not {json.dumps(value)[:40]}.'
+            f'{{"text": "a sentence"}}, not {json.dumps(value)[:40]}'
         )
     return value
 

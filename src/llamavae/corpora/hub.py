@@ -1,4 +1,4 @@
-"""Data sets of the Hugging Face hub, and local folders in any layout that `datasets` reads."""
+"""Datasets of the Hugging Face hub, and local folders in any layout that `datasets` reads."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _SAMPLE = 100  # number of rows used to find the column with the sentences
 
 
 def load(name: str, request: Request) -> dict[str, Sentences]:
-    """The splits of a data set, each with its sentences in a column `text`.
+    """The splits of a dataset, each with its sentences in a column `text`.
 
     Args:
         name: Id on the hub, or a local folder: data files, or the output of `save_to_disk`.
@@ -27,7 +27,7 @@ def load(name: str, request: Request) -> dict[str, Sentences]:
             column of this name. A stream is read while iterating instead of downloaded first.
 
     Raises:
-        UserError: The hub cannot be reached, or there is no such data set, configuration or column.
+        UserError: The hub cannot be reached, or there is no such dataset, configuration or column.
     """
     splits = open_splits(
         name, config=request.config, revision=request.revision, streaming=request.streaming
@@ -57,7 +57,7 @@ def open_splits(
             )
     except DatasetNotFoundError as error:
         raise UserError(
-            f"no data set {name!r} on the hub, or it is private or gated "
+            f"no dataset {name!r} on the hub, or it is private or gated "
             f"(then log in with `hf auth login`). {_LOCAL}"
         ) from error
     except (OSError, ValueError, RuntimeError, DatasetsError) as error:
@@ -66,8 +66,8 @@ def open_splits(
 
 
 _LOCAL = (
-    "Or give a local copy: a file (.txt, .jsonl, .csv, .tsv, .parquet) or a folder of such files, "
-    "instead of the name."
+    "Or pass a local copy: a file (.txt, .jsonl, .csv, .tsv, .parquet) or a folder of such files, "
+    "instead of the name"
 )
 
 
@@ -78,7 +78,7 @@ def _cannot_load(name: object, error: Exception) -> UserError:
             f"cannot load {name!r}: the Hugging Face hub cannot be reached ({reason}). Check the "
             f"network, and that HF_HUB_OFFLINE is not set. {_LOCAL}"
         )
-    return UserError(f"cannot load {name!r}: {reason.rstrip('.')}.")
+    return UserError(f"cannot load {name!r}: {reason.rstrip('.')}")
 
 
 def _with_text(data: Sentences, column: str | None, where: str) -> Sentences:
@@ -87,7 +87,7 @@ def _with_text(data: Sentences, column: str | None, where: str) -> Sentences:
     except (OSError, DatasetsError) as error:
         raise _cannot_load(where, error) from error
     if not rows:
-        raise UserError(f"{where} has no rows.")
+        raise UserError(f"{where} has no rows")
     column = choose_column(rows, column, where)
     if column == "text":
         return data

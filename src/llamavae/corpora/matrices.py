@@ -34,14 +34,14 @@ def read_matrix(path: str | os.PathLike[str], column: str | None = None) -> np.n
         magic = file.read(6)
     if magic == b"\x93NUMPY":
         if column is not None:
-            raise UserError(f"{path} is a NumPy array, which has no column {column!r}.")
+            raise UserError(f"{path} is a NumPy array, which has no column {column!r}")
         try:
             array = np.load(path)
         except (ValueError, EOFError) as error:
-            raise UserError(f"{path} is damaged, or no array of numbers.") from error
+            raise UserError(f"{path} is damaged, or no array of numbers") from error
         return check_matrix(array, str(path))
     if magic[:4] != b"PAR1":
-        raise UserError(f"{path}: expected a NumPy array (.npy) or a Parquet file.")
+        raise UserError(f"{path}: expected a NumPy array (.npy) or a Parquet file")
     try:
         return _from_parquet(path, column)
     except (pa.ArrowInvalid, OSError) as error:
@@ -54,7 +54,7 @@ def _from_parquet(path: Path, column: str | None) -> np.ndarray:
         raise unknown("column", column, schema.names, hint=f"({path})")
     lists = [field.name for field in schema if _holds_lists(field.type)]
     if column is None and len(lists) > 1:
-        raise UserError(f"{path} has several vectors a row: name one of {', '.join(lists)}.")
+        raise UserError(f"{path} has several vectors a row: name one of {', '.join(lists)}")
     if column is not None or lists:
         name = column or lists[0]
         return column_matrix(
@@ -62,7 +62,7 @@ def _from_parquet(path: Path, column: str | None) -> np.ndarray:
         )
     numbers = [field.name for field in schema if _holds_numbers(field.type)]
     if not numbers:
-        raise UserError(f"{path} has no column of numbers; its columns: {', '.join(schema.names)}.")
+        raise UserError(f"{path} has no column of numbers; its columns: {', '.join(schema.names)}")
     table = pq.read_table(path, columns=numbers)
     return check_matrix(np.column_stack([part.to_numpy() for part in table.columns]), str(path))
 
@@ -87,15 +87,15 @@ def column_matrix(column: pa.ChunkedArray, where: str) -> np.ndarray:
         UserError: As for `read_matrix`.
     """
     if not _holds_lists(column.type):
-        raise UserError(f"{where}: expected a list of numbers per row; it holds {column.type}.")
+        raise UserError(f"{where}: expected a list of numbers per row; it holds {column.type}")
     sizes = pc.fill_null(pc.list_value_length(column), 0).to_numpy()  # type: ignore[attr-defined]
     if not len(sizes):
-        raise UserError(f"{where}: no rows.")
+        raise UserError(f"{where}: no rows")
     odd = np.flatnonzero((sizes != sizes[0]) | (sizes == 0))
     if len(odd):
         row = odd[0]
         expected = f"{sizes[0]}, as in row 1" if sizes[0] else "at least one"
-        raise UserError(f"{where}: row {row + 1} has {sizes[row]} number(s); expected {expected}.")
+        raise UserError(f"{where}: row {row + 1} has {sizes[row]} number(s); expected {expected}")
     values = pc.list_flatten(column).to_numpy()  # type: ignore[attr-defined]
     return check_matrix(values.reshape(len(sizes), -1), where)
 
@@ -113,15 +113,15 @@ def check_matrix(values: Any, where: str) -> np.ndarray:
     try:
         array = np.asarray(values)
     except ValueError as error:
-        raise UserError(f"{where}: the rows differ in size; expected (N, C) numbers.") from error
+        raise UserError(f"{where}: the rows differ in size; expected (N, C) numbers") from error
     if array.dtype.kind not in "fiu" or array.ndim != 2 or not array.size:
         raise UserError(
-            f"{where}: expected numbers of shape (N, C); got {array.dtype} of shape {array.shape}."
+            f"{where}: expected numbers of shape (N, C); got {array.dtype} of shape {array.shape}"
         )
     with np.errstate(over="ignore"):
         array = array.astype(np.float32, copy=False)
     bad = np.flatnonzero(~np.isfinite(array).all(axis=1))
     if len(bad):
         more = f" (and {len(bad) - 1} more)" if len(bad) > 1 else ""
-        raise UserError(f"{where}: row {bad[0] + 1}{more} holds NaN, infinity or an empty value.")
+        raise UserError(f"{where}: row {bad[0] + 1}{more} holds NaN, infinity or an empty value")
     return array

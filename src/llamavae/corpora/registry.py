@@ -104,13 +104,13 @@ def load_corpus(
 
     Args:
         name: A named corpus (see `corpus_names`), a file (.txt, .jsonl, .json, .csv, .tsv,
-            .parquet), a folder of such files, or the id of a data set on the hub.
-        split: train, validation or test; None for all. A data set's own splits are kept; others
+            .parquet), a folder of such files, or the id of a dataset on the hub.
+        split: train, validation or test; None for all. A dataset's own splits are kept; others
             are split by a hash of the text, 90 / 5 / 5, in a reproducible way (see `take_split`).
         path: Path of a named corpus, if it is not in the default location.
         column: Column with the sentences; default: `text`, else the only one that holds text.
-        config: Configuration ("subset") of a hub data set; for wikipedia, date and language.
-        revision: Commit, tag or branch of a hub data set.
+        config: Configuration ("subset") of a hub dataset; for wikipedia, date and language.
+        revision: Commit, tag or branch of a hub dataset.
         streaming: Return an `IterableDataset` that reads while it is iterated over, for corpora
             larger than memory.
         limit: Maximum number of rows of the split, chosen at random with `seed` in the order of the
@@ -156,10 +156,10 @@ def _open(name: str, request: Request) -> Source:
         _check_options("a file", request, {"column"})
         return files.load(place, request.column, request.streaming)
     if name.count("/") == 1:
-        _check_options("a hub data set", request, {"column", "config", "revision"})
+        _check_options("a hub dataset", request, {"column", "config", "revision"})
         return hub.load(name, request)
     raise unknown(
-        "corpus", name, CORPORA, hint="A file, a folder or a hub id (owner/name) is also supported."
+        "corpus", name, CORPORA, hint="A file, a folder or a hub id (owner/name) is also supported"
     )
 
 
@@ -168,15 +168,15 @@ def _check_options(what: str, request: Request, known: set[str] | frozenset[str]
         if option not in known and getattr(request, option) is not None:
             takes = ", ".join(f"{name}=" for name in sorted(known))
             takes = takes or "none of path=, column=, config=, revision="
-            raise UserError(f"{what} does not take {option}=; it takes {takes}.")
+            raise UserError(f"{what} does not take {option}=; it takes {takes}")
 
 
 def _check_numbers(limit: int | None, min_words: int | None, max_words: int | None) -> None:
     for name, value in (("limit", limit), ("min_words", min_words), ("max_words", max_words)):
         if value is not None and value < 1:
-            raise UserError(f"{name} must be at least 1, not {value}.")
+            raise UserError(f"{name} must be at least 1, not {value}")
     if min_words and max_words and min_words > max_words:
-        raise UserError(f"min_words ({min_words}) is more than max_words ({max_words}).")
+        raise UserError(f"min_words ({min_words}) is more than max_words ({max_words})")
 
 
 def _by_length(source: Source, low: int | None, high: int | None) -> Source:
@@ -205,11 +205,11 @@ def _finish(
         if limit is None:
             raise UserError(
                 f"{where} may be larger than memory: pass limit= for its first sentences, "
-                "or streaming=True to read while training."
+                "or streaming=True to read while training"
             )
         data = from_rows(data, where)
     if len(data) == 0:
-        raise UserError(f"no sentence of {where} is left: min_words or max_words exclude all.")
+        raise UserError(f"no sentence of {where} is left: min_words or max_words exclude all")
     if limit is not None and limit < len(data):
         data = data.select(sorted(random.Random(seed).sample(range(len(data)), limit)))
     return data.to_iterable_dataset() if streaming else data

@@ -38,7 +38,7 @@ PARTS = {"tr": "train", "va": "validation", "te": "test"}
 
 _GET = (
     "Get the files from https://github.com/facebookresearch/SentEval/tree/main/data/probing and "
-    f"give their folder (--set probes.folder=FOLDER), or set {VARIABLE} to it."
+    f"pass their folder (--set probes.folder=FOLDER), or set {VARIABLE} to it"
 )
 
 
@@ -97,7 +97,7 @@ def load_task(
         some = ", ".join(map(str, wrong[:5])) + (", ..." if len(wrong) > 5 else "")
         raise UserError(
             f"{path}: {len(wrong)} malformed line(s): {some}. Expected part (tr, va or "
-            "te), label and sentence, with tabs between them."
+            "te), label and sentence, with tabs between them"
         )
     if empty := [name for name, part in parts.items() if not part.texts]:
         raise UserError(f"{path} has no sentence of the part {' and '.join(empty)}")

@@ -59,7 +59,7 @@ def split_of(text: str, shares: Mapping[str, float] = SHARES) -> str:
 def check_split(split: str | None) -> None:
     """Raise an error for an unknown split."""
     if split is not None and split not in SHARES:
-        raise unknown("split", str(split), SHARES, hint="None is the whole corpus.")
+        raise unknown("split", str(split), SHARES, hint="None is the whole corpus")
 
 
 def take_split(source: Source, split: str | None, where: str = "the corpus") -> Sentences:
@@ -93,7 +93,7 @@ def select_rows(data: Dataset, keep: list[int]) -> Dataset:
 
 
 def texts(data: Dataset) -> Iterator[str]:
-    """The texts of a data set, read in batches to limit memory."""
+    """The texts of a dataset, read in batches to limit memory."""
     for batch in data.select_columns("text").iter(_BATCH):
         yield from batch["text"]  # type: ignore[index]
 
@@ -108,8 +108,8 @@ def _by_hash(data: Sentences, split: str, shares: Mapping[str, float], where: st
         if len(distinct) < len(shares):
             raise UserError(
                 f"{where} has {len(distinct)} distinct sentence(s), too few to divide into "
-                f"{', '.join(shares)}. Load it whole (split=None), or give it at least "
-                f"{len(shares)}."
+                f"{', '.join(shares)}. Load it whole (split=None), or add sentences "
+                f"until there are at least {len(shares)}"
             )
         edges = _ranked_edges(distinct, shares)
     return select_rows(data, [i for i, p in enumerate(positions) if _band(p, edges) == split])

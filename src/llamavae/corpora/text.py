@@ -12,7 +12,7 @@ from llamavae.errors import UserError, unknown
 
 
 def from_rows(rows: Iterable[Mapping[str, Any]], where: str) -> Dataset:
-    """A data set in memory; a column that a row lacks is None there.
+    """A dataset in memory; a column that a row lacks is None there.
 
     Raises:
         UserError: A column mixes types, such as text and numbers.
@@ -30,7 +30,7 @@ def from_rows(rows: Iterable[Mapping[str, Any]], where: str) -> Dataset:
         return Dataset.from_dict(columns)
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
         raise UserError(
-            f"{where}: a column mixes types ({error}). Give each column one type."
+            f"{where}: a column mixes types ({error}). Give each column one type"
         ) from error
 
 
@@ -57,7 +57,7 @@ def choose_column(rows: Sequence[Mapping[str, Any]], column: str | None, where: 
         return wordy[0]
     raise UserError(
         f"{where} has no column 'text'; its columns are {', '.join(names)}. "
-        "Name the one that holds the sentences with column=."
+        "Name the one that holds the sentences with column="
     )
 
 

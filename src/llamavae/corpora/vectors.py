@@ -115,7 +115,7 @@ def _unpacked(path: Path) -> Iterator[BinaryIO]:
         with gzip.open(path) if zipped else path.open("rb") as file:
             yield file  # type: ignore[misc]
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise UserError(f"{path} is truncated or damaged: {error}. Download it again.") from error
+        raise UserError(f"{path} is truncated or damaged: {error}. Download it again") from error
 
 
 def _entries(file: BinaryIO, wanted: set[bytes] | None, path: Path) -> tuple[int, Iterator[Entry]]:
@@ -136,7 +136,7 @@ def _entries(file: BinaryIO, wanted: set[bytes] | None, path: Path) -> tuple[int
         return dim, _from_text(chain([first], file), 1, None, dim, wanted, path)
     count, dim = int(header[1]), int(header[2])
     if not count or not 0 < dim <= _BLOCK:
-        raise UserError(f"{path}:1: announces {count} words with {dim} values: none to read.")
+        raise UserError(f"{path}:1: announces {count} words with {dim} values: none to read")
     block = file.read(_BLOCK)
     if _is_text(block, dim):
         lines = chain(io.BytesIO(block + file.readline()), file)
@@ -189,7 +189,7 @@ def _from_text(
     if count is not None and found != count:
         raise UserError(
             f"{path}: the first line announces {count} words, but the file has {found}. It is "
-            "truncated or was edited. Download it again, or correct the number."
+            "truncated or was edited. Download it again, or correct the number"
         )
 
 
@@ -199,7 +199,7 @@ def _split_phrase(line: bytes, spaces: int, dim: int, where: str) -> tuple[bytes
         if not all(map(_is_number, parts[1:])):
             return b" ".join(parts), values
     raise UserError(
-        f"{where}: {spaces} value(s) after the word, with one space between; expected {dim}."
+        f"{where}: {spaces} value(s) after the word, with one space between; expected {dim}"
     )
 
 
@@ -210,14 +210,14 @@ def _numbers(values: bytes, where: str) -> np.ndarray:
     except ValueError:
         bad = next(field for field in fields if not _is_number(field))
         shown = bad.decode("utf-8", "replace")[:40]
-        raise UserError(f"{where}: {shown!r} is no number; expected the word's values.") from None
+        raise UserError(f"{where}: {shown!r} is no number; expected the word's values") from None
     with np.errstate(over="ignore"):
         return _finite(np.array(numbers, np.float32), where)
 
 
 def _finite(vector: np.ndarray, where: str) -> np.ndarray:
     if not np.isfinite(vector).all():
-        raise UserError(f"{where}: a value is NaN or infinite; expected finite numbers.")
+        raise UserError(f"{where}: a value is NaN or infinite; expected finite numbers")
     return vector
 
 
@@ -234,7 +234,7 @@ def _from_binary(
             if space < 0 or space + 1 + size > len(buffer):
                 raise UserError(
                     f"{path}, entry {number}: truncated; the first line names {count} words with "
-                    f"{dim} values each. Download it again."
+                    f"{dim} values each. Download it again"
                 )
         word = buffer[start:space].lstrip(b"\n")
         start = space + 1 + size

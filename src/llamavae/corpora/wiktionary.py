@@ -47,7 +47,7 @@ def _rows(source: str) -> Iterator[dict[str, str]]:
                     yield from senses(line)
                 except (ValueError, AttributeError) as error:
                     raise UserError(
-                        f"{source}:{number}: not an entry of Wiktextract ({error})."
+                        f"{source}:{number}: not an entry of Wiktextract ({error})"
                     ) from error
 
 
@@ -58,7 +58,7 @@ def _open(source: str) -> BinaryIO:
         return urllib.request.urlopen(URL, timeout=60)
     except OSError as error:
         raise UserError(
-            f"cannot reach {URL} ({error}). Download it elsewhere and pass path= to the file."
+            f"cannot reach {URL} ({error}). Download it elsewhere and pass path= to the file"
         ) from error
 
 
@@ -67,7 +67,7 @@ def _load(request: Request) -> Sentences:
         files.check_file(request.path)
     source = URL if request.path is None else str(request.path)
     if next(_rows(source), None) is None:
-        raise UserError(f"{source} has no definitions; expected the JSON lines of Wiktextract.")
+        raise UserError(f"{source} has no definitions; expected the JSON lines of Wiktextract")
     features = Features({name: Value("string") for name in ("text", "word", "pos")})
     return IterableDataset.from_generator(_rows, features, gen_kwargs={"source": source})
 

@@ -44,7 +44,7 @@ _LEXNAMES = (
 _INSTALL = (
     "Install it with `apt install wordnet-base` (Debian, Ubuntu) or `brew install wordnet` or "
     "`python -c \"import nltk; nltk.download('wordnet')\"`, or pass path= or set LLAMAVAE_WORDNET "
-    "to a folder with data.noun, data.verb, data.adj and data.adv."
+    "to a folder with data.noun, data.verb, data.adj and data.adv"
 )
 
 
@@ -124,7 +124,7 @@ def read(folder: Folder) -> Iterator[Synset]:
     for name in _FILES:
         file = folder / name
         if not file.is_file():
-            raise UserError(f"{folder} has data.noun but no {name}; WordNet is incomplete there.")
+            raise UserError(f"{folder} has data.noun but no {name}; WordNet is incomplete there")
         with file.open("r", encoding="utf-8") as lines:
             for number, line in enumerate(lines, 1):
                 if not line.startswith("  "):  # the licence at the head of each file
@@ -132,7 +132,7 @@ def read(folder: Folder) -> Iterator[Synset]:
                         yield parse_line(line)
                     except (ValueError, IndexError, KeyError) as error:
                         raise UserError(
-                            f"{folder}/{name}:{number}: not a line of WordNet's format (wndb 5WN)."
+                            f"{folder}/{name}:{number}: not a line of WordNet's format (wndb 5WN)"
                         ) from error
 
 

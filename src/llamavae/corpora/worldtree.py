@@ -25,7 +25,7 @@ _VARIABLE = "LLAMAVAE_WORLDTREE"
 _GET = (
     "Download WorldTree from http://cognitiveai.org/explanationbank, unpack it, and set path= or "
     f"{_VARIABLE} to its folder of tables (tablestore/.../tables), to a file of sentences, or to a "
-    "folder with train.txt and test.txt."
+    "folder with train.txt and test.txt"
 )
 _SPLITS = ("train", "test")
 

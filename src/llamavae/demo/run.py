@@ -90,8 +90,8 @@ def run_demo(
         overrides: Changes of the recipe `fine-tune`, as `section.key=value`.
         console: Console for sentences and metrics; the terminal by default.
         progress: Show progress bars on stderr.
-        model: Name, folder or hub id of the model. None uses `small` and fetches its backbones if
-            they are missing, or `mini` if they cannot be fetched.
+        model: Name, folder or hub id of the model. None uses `small` and downloads its backbones
+            if they are missing, or `mini` if they cannot be downloaded.
 
     Raises:
         UserError: The file cannot be read or is too short, the folder holds another run, or a
@@ -151,20 +151,20 @@ def run_demo(
 
 
 def _choose(console: Console, progress: bool) -> str:
-    """The preferred bundled model, fetched if necessary, or a complete one."""
+    """The preferred bundled model, downloaded if necessary, or a complete one."""
     name, better = preferred(*MODELS)
     if better is None:
         return name
     missing = [backbone for backbone in needed(better) if find(backbone.name) is None]
     names = " and ".join(f"{backbone.name} ({backbone.licence})" for backbone in missing)
     size = megabytes(sum(backbone.size for backbone in missing))
-    _say(console, f"Fetching what {better} is built on, once: {names}, {size}.")
+    _say(console, f"Downloading the backbones of {better} once: {names}, {size}.")
     try:
         fetch(better, progress=progress)
     except UserError:
         _say(
             console,
-            f"It could not be fetched, so the demo uses the bundled model {name}. "
+            f"The download failed, so the demo uses the bundled model {name}. "
             f"`llamavae models get {better}` shows the reason; {better} generates better text.",
         )
         return name
@@ -196,8 +196,8 @@ def _held_out(recipe: Recipe) -> list[str]:
     found = list(load_corpus(corpus.name, "test", limit=_HELD_OUT, **options)["text"])
     if len(found) < 2:
         raise UserError(
-            f"{corpus.name} leaves {len(found)} sentence(s) to measure with: give a file of some "
-            "hundreds"
+            f"{corpus.name} leaves {len(found)} held-out sentence(s); expected at least 2. Pass "
+            "a file with several hundred sentences"
         )
     return found
 

@@ -55,7 +55,7 @@ def evaluation_data(
     if corpus is None:
         if recipe is None:
             raise UserError(
-                "the model has no training run that names its corpus. Give a corpus, a file of "
+                "the model has no training run that names its corpus. Pass a corpus, a file of "
                 "sentences or a hub id"
             )
         corpus, options = str(recipe["corpus"]["name"]), _options(recipe["corpus"]) | options

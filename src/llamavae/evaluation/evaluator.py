@@ -1,6 +1,6 @@
 """The evaluator interface, used by training, `llamavae evaluate`, the report and the model card.
 
-An evaluator measures a *system*: any object that encodes texts, decodes latent codes, or does both.
+An evaluator scores a *system*: any object that encodes texts, decodes latent codes, or does both.
 It returns tidy rows, one per value, each with its control, and tables of the underlying texts and
 codes. To add an evaluator, write a subclass of `Evaluator` in its own file and add a line to
 `llamavae.evaluation.registry`.
@@ -139,7 +139,7 @@ _LACKING: dict[Need, str] = {
     "posterior": "a system with a posterior q(z|x); this one encodes to single vectors",
     "likelihood": "a system with a likelihood p(x|z); only a LlaMaVAE has one",
     "labels": "labelled sentences; this corpus has no label columns",
-    "training texts": "the training sentences of the system; give their corpus",
+    "training texts": "the training sentences of the system; pass their corpus",
 }
 
 

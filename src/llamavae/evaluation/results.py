@@ -132,7 +132,7 @@ def read_results(folder: Path) -> Results:
         ) from error
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(
-            f"{path} holds no evaluation results. Give a folder that llamavae evaluate wrote"
+            f"{path} holds no evaluation results. Pass a folder that llamavae evaluate wrote"
         ) from error
 
 

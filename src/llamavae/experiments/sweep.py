@@ -115,7 +115,7 @@ def parse_vary(texts: Sequence[str]) -> dict[str, list[str]]:
             raise UserError(f"--vary expects section.key=value,value,...; got {text!r}")
         if key in found:
             raise UserError(
-                f"--vary {key} is given twice. Give all its values in one option, with commas"
+                f"--vary {key} is given twice. Pass all its values in one option, with commas"
             )
         found[key] = list(dict.fromkeys(values))
     return found

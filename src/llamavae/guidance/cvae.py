@@ -5,7 +5,9 @@ A flow models p(z|c), the density of the VAE's latent codes z (D,) under a condi
 reference     p(z|c) = N(T(z); P c, rho^2 I) |det dT/dz|     z = T^-1(P c + tau * rho * eps)
 conditional   p(z|c) = N(T(z; c); 0, I) |det dT/dz|          z = T^-1(tau * eps; c)
 
-where a network of c can be added to P c, see `build_flow`.
+where T is the flow, P a learned matrix, rho a learned scale, tau the spread of the draws and eps
+standard normal noise. The output of an MLP can be added to P c; see `build_flow`.
+
 Text is decoded from z without any encoder input. Since p(z|c) is exact, the same model ranks
 conditions for a given text. The VAE is frozen; only the flow is trained.
 """
@@ -100,15 +102,16 @@ class InvertibleCVAE:
             valid: Held-out pairs for early stopping; None uses a tenth of the texts, chosen by
                 hash, so that copies of a text are in the same part.
             vocabulary: Default candidates of `rank`; default: the conditions of `pairs`.
-            posterior_scale: Factor on the standard deviation of the posteriors for the draws of
-                latent codes. Below 1, the flow learns codes that decode more reliably; 0 uses the
-                means.
+            posterior_scale: Factor applied to the posterior standard deviations when training
+                codes are drawn. Values below 1 keep the codes closer to the posterior means, so
+                that they decode more reliably; 0 uses the means.
             config: Training settings of the flow.
             state: Folder for the state of an interrupted fit, see `fit_flow`.
             progress: Show progress bars on stderr.
 
         Raises:
-            UserError: Conditions have another size or NaN values, or there are too few pairs.
+            UserError: A condition has the wrong dimension or contains NaN, or there are too few
+                pairs.
         """
         check_pairs(self.condition, pairs)
         skipped = Counter(pairs.skipped)
@@ -225,9 +228,10 @@ class InvertibleCVAE:
 
     @torch.no_grad()
     def translate(self, z: Tensor, source: Conditions, target: Conditions) -> Tensor:
-        """Transfer latent codes from one condition to another, keeping their noise.
+        """Transfer latent codes from one condition to another, keeping the base variable eps.
 
-        T maps z to its noise under `source`, and T^-1 maps this noise to a code under `target`.
+        T maps z to its standardised base variable eps under `source`, and T^-1 maps this eps to a
+        code under `target`.
 
         Args:
             z: Latent codes (B, D).
@@ -309,8 +313,9 @@ class InvertibleCVAE:
     def predict(self, texts: str | Sequence[str]) -> Tensor:
         """Predict the condition vector of each text by least squares, shape (B, C).
 
-        The prediction is linear in T(z) in the reference form, where T(z) is the mean given c plus
-        noise, and linear in z otherwise; `fit` estimates its coefficients.
+        The prediction is a linear function of T(z) in the reference form, where T(z) is the mean of
+        the base distribution for c plus noise, and of z in the conditional form. `fit` estimates
+        the coefficients.
 
         Args:
             texts: B texts.
@@ -339,7 +344,9 @@ class InvertibleCVAE:
     # ------------------------------------------------------------------ saving, loading
 
     def save_pretrained(self, folder: str | os.PathLike[str], half: bool = False) -> None:
-        """Write the flow, its settings and a model card; the VAE is saved as a reference.
+        """Write the flow, its settings and a model card.
+
+        The VAE is not copied; the settings only record where it is.
 
         Args:
             folder: Folder; created if missing.

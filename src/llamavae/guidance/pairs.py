@@ -51,7 +51,7 @@ class Pairs:
         if len(set(sizes)) > 1 or self.conditions.ndim != 2:
             raise UserError(
                 f"expected N texts, conditions (N, C) and N names; got {sizes[0]} texts, "
-                f"conditions {tuple(self.conditions.shape)} and {sizes[2]} names."
+                f"conditions {tuple(self.conditions.shape)} and {sizes[2]} names"
             )
 
     def __len__(self) -> int:
@@ -110,17 +110,17 @@ def make_pairs(
             argument, or no row is left.
     """
     if len(data) == 0:
-        raise UserError("expected a data set with at least one row; got none.")
+        raise UserError("expected a dataset with at least one row; got none")
     texts = read_column(data, "text")
     matrix = isinstance(condition, VectorCondition)
     if matrix != (vectors is not None):
         raise UserError(
             "vectors= (a column of data, or an array) is required for a VectorCondition, and only "
-            "for it."
+            "for it"
         )
     if context is not None and (matrix or isinstance(condition, LabelCondition)):
         raise UserError(
-            f"a condition of type {condition.name} does not support a context. Omit context=."
+            f"a condition of type {condition.name} does not support a context. Omit context="
         )
     if vectors is not None:
         c = condition.vectors(_matrix(data, vectors))  # type: ignore[arg-type]
@@ -151,9 +151,7 @@ def _conditions(data: Dataset, condition: Condition, word: str, context: str | N
 def _matrix(data: Dataset, vectors: str | np.ndarray) -> np.ndarray:
     if not isinstance(vectors, str):
         if len(vectors) != len(data):
-            raise UserError(
-                f"expected one vector per row; got {len(vectors)} for {len(data)} rows."
-            )
+            raise UserError(f"expected one vector per row; got {len(vectors)} for {len(data)} rows")
         return vectors
     if vectors not in data.column_names:
         raise unknown("column", vectors, data.column_names)
@@ -175,7 +173,7 @@ def _embed(texts: list[str], conditions: list[Any], condition: Condition, progre
             f"{len(skipped)} word(s), such as {first}"
         )
         if not known:
-            raise UserError(f"expected at least one pair; none is left. {message}.")
+            raise UserError(f"expected at least one pair; none is left. {message}")
         logger.warning("%s", message)
     c = cached_vectors(condition, list(known.values()), progress)
     place = {name: row for row, name in enumerate(known)}

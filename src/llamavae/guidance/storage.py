@@ -83,7 +83,7 @@ def read_settings(folder: Path) -> dict[str, Any]:
             f"to {FORMAT_VERSION}. Upgrade llamavae"
         )
     if missing := [key for key in _KEYS if key not in settings]:
-        raise UserError(f"{path} is damaged: it lacks {', '.join(missing)}")
+        raise UserError(f"{path} is damaged: {', '.join(missing)} is missing")
     return settings
 
 
@@ -108,7 +108,7 @@ def load_vae(
         if vae is None and Path(place).is_absolute() and not Path(place).is_dir():
             raise UserError(
                 f"{folder} was fitted for the VAE in {place}, which does not exist. "
-                "Give its new location: from_pretrained(..., vae=FOLDER), or --vae FOLDER"
+                "Pass its new location: from_pretrained(..., vae=FOLDER), or --vae FOLDER"
             )
         vae = LlaMaVAE.from_pretrained(place, **options)
     if latent_fingerprint(vae) != settings["vae_fingerprint"]:

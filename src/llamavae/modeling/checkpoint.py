@@ -134,7 +134,7 @@ def backbone(folder: Path, config: LlaMaVAEConfig, which: str) -> str | None:
     if name is not None and Path(name).is_absolute() and not Path(name).exists():
         raise UserError(
             f"the checkpoint {folder} uses the {which} in {name}, which does not exist. "
-            f"Give its new location: from_pretrained(..., {which}=FOLDER_OR_FILE)"
+            f"Pass its new location: from_pretrained(..., {which}=FOLDER_OR_FILE)"
         )
     if name is not None:  # an error then names the model
         resolve(name, folder.name if bundled(folder.name) == folder else None)

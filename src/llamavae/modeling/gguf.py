@@ -178,7 +178,7 @@ def _load(file: Path, kind: Any, source: Path | None, **options: Any) -> PreTrai
 
 
 def _weight_name(file: Path, name: str) -> tuple[str, str]:
-    """The transformers name of a tensor of a LLaMA, and its role in the layer."""
+    """The transformers name of a tensor of a LLaMA model, and its role in the layer."""
     match name.split("."):
         case ["blk", layer, part, ("weight" | "bias") as kind] if part in _LAYER:
             return f"model.layers.{layer}.{_LAYER[part]}.{kind}", part
@@ -186,7 +186,7 @@ def _weight_name(file: Path, name: str) -> tuple[str, str]:
             return f"{_WHOLE[part]}.weight", part
     raise UserError(
         f"{file} has a tensor {name}, which a plain LLaMA does not have (a mixture of experts?). "
-        "This architecture is not supported from GGUF. Give the folder or hub id of the model"
+        "This architecture is not supported from GGUF. Pass the folder or hub id of the model"
     )
 
 
@@ -199,7 +199,7 @@ def _llama_config(
     def value(key: str, default: Any = None) -> Any:
         found = metadata.get(f"llama.{key}", default)
         if found is None:
-            raise UserError(f"{file} is not a complete GGUF file: it lacks the entry llama.{key}")
+            raise UserError(f"{file} is not a complete GGUF file: the entry llama.{key} is missing")
         return found
 
     hidden, heads = value("embedding_length"), value("attention.head_count")
@@ -215,7 +215,7 @@ def _llama_config(
     if rotary != head_dim:
         raise UserError(
             f"{file} applies rotary embeddings to {rotary} of the {head_dim} dimensions of each "
-            "head, which is not supported. Give the folder or hub id of the model"
+            "head, which is not supported. Pass the folder or hub id of the model"
         )
     rope: dict[str, Any] = {"rope_theta": value("rope.freq_base", 10000.0)}
     scaling = value("rope.scaling.type", "none")
@@ -234,7 +234,7 @@ def _llama_config(
     else:
         raise UserError(
             f"{file} scales its rotary embedding by {scaling!r}; only 'none' and 'linear' are "
-            "supported. Give the folder or hub id of the model"
+            "supported. Pass the folder or hub id of the model"
         )
     return LlamaConfig(
         vocab_size=shapes["token_embd.weight"][0],

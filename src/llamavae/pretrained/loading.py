@@ -46,7 +46,7 @@ def hub_errors(kind: str, source: str) -> Iterator[None]:
         raise UserError(
             f"could not load the {kind} {source!r}: {_root(error)}\n"
             "If the hub cannot be reached from here, download the model on another machine "
-            f"(`hf download {source} --local-dir FOLDER`) and give the folder instead of the id"
+            f"(`hf download {source} --local-dir FOLDER`) and pass the folder instead of the id"
         ) from error
 
 

@@ -50,7 +50,7 @@ def plot_training(log: Sequence[Line], panels: Sequence[str] | None = None) -> F
     available = training_panels(log)
     for name in panels or []:
         if name not in available:
-            raise unknown("panel", name, available, hint="The log has no other panels.")
+            raise unknown("panel", name, available, hint="The log has no other panels")
     chosen = list(panels or available)
     if not chosen:
         raise UserError("expected at least one training line in the log; found none")

@@ -36,7 +36,7 @@ class Number:
     Attributes:
         name: Name and unit.
         value: Formatted value.
-        control: Value under shuffled z, or another control; empty if there is none.
+        control: Value with shuffled z, or another control; empty if there is none.
         better: "higher", "lower", or empty if neither is better.
         how: Definition, data and N.
     """
@@ -174,7 +174,7 @@ def headline(metrics: Sequence[Number], warnings: Sequence[str]) -> Section:
 
 
 _PANEL_CAPTIONS = {
-    "nll": "NLL of the sentence given z, and given another sentence's z",
+    "nll": "NLL of the sentence with its own z, and with shuffled z",
     "kl": "KL of the posterior from the prior",
     "beta": "The weight β of the KL",
     "bleu": "BLEU of free-running reconstructions",

@@ -17,8 +17,8 @@ from llamavae.modes import evaluating
 from llamavae.training import Recipe
 
 ModelEvaluator = Callable[[LlaMaVAE], Sequence[Mapping[str, Any]]]
-"""Measures a model: rows with `metric`, `group`, `value` and `direction`, and that by which models
-are chosen first."""
+"""Evaluates a model: rows with `metric`, `group`, `value` and `direction`. Models are chosen by the
+first row."""
 
 
 class BestModel:
@@ -40,7 +40,7 @@ class BestModel:
         self.found = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
 
     def __call__(self, model: LlaMaVAE, step: int, save: bool = True) -> dict[str, float]:
-        """Measure the model, and keep it if it is the best.
+        """Evaluate the model, and keep it if it is the best.
 
         Args:
             model: The VAE.
@@ -48,10 +48,10 @@ class BestModel:
             save: Whether this process writes files.
 
         Returns:
-            Measure -> value, over all the data.
+            Metric -> value, over all the data.
 
         Raises:
-            UserError: Neither direction of the measure is better, or `best/` cannot be written.
+            UserError: Neither direction of the metric is better, or `best/` cannot be written.
         """
         with evaluating(model):
             self.rows = rows = self.evaluator(model)
@@ -78,7 +78,7 @@ class BestModel:
 def model_evaluator(name: str, recipe: Recipe) -> ModelEvaluator:
     """What `llamavae.training.train` takes to choose the best model of a run.
 
-    It measures on the recipe's validation sentences, `evaluation.sentences` of them.
+    It uses the recipe's validation sentences, `evaluation.sentences` of them.
 
     Args:
         name: A name of `EVALUATORS`.

@@ -9,7 +9,7 @@ import yaml
 
 from llamavae.modeling import LlaMaVAE
 
-_MEASURES = (
+_METRICS = (
     ("nll", "nll_shuffled", "-log p(x\\|z), nats per sentence", "lower", ".2f"),
     ("bleu", "bleu_shuffled", "BLEU of greedy text from the posterior mean", "higher", ".1f"),
     ("exact_match", None, "exact match of that text", "higher", ".3f"),
@@ -18,7 +18,13 @@ _MEASURES = (
     ("active_units", None, "active units (variance of the mean > 0.01)", "", "d"),
     ("mutual_information", None, "mutual information, nats", "", ".2f"),
     ("posterior_variance", None, "mean posterior variance", "", ".3f"),
-    ("similarity", None, "correlation of cosines with the teacher's", "higher", ".3f"),
+    (
+        "similarity",
+        None,
+        "correlation between cosine similarities and those of the teacher",
+        "higher",
+        ".3f",
+    ),
 )
 
 
@@ -44,8 +50,8 @@ def model_card(model: LlaMaVAE, results: dict[str, Any]) -> str:
         f"---\n{head}---",
         f"# {recipe['name']}: a LlaMaVAE",
         recipe["description"],
-        "A sentence becomes a latent code z in a small continuous space, and every code becomes a "
-        "sentence again (LlaMaVAE, arXiv 2312.13208).",
+        "The model encodes a sentence as a latent code z in a small continuous space, and decodes "
+        "every code to a sentence (LlaMaVAE, arXiv 2312.13208).",
         "```python\n"
         "from llamavae import LlaMaVAE\n\n"
         'model = LlaMaVAE.from_pretrained("FOLDER")\n'
@@ -56,20 +62,20 @@ def model_card(model: LlaMaVAE, results: dict[str, Any]) -> str:
             ("part", "value"),
             [
                 *([("started from", f"`{recipe['start_from']}`")] if recipe["start_from"] else []),
-                ("encoder", f"{_backbone(recipe, 'encoder', 'T5')}, {config.encoder_training}"),
-                ("decoder", f"{_backbone(recipe, 'decoder', 'LLaMA')}, {config.decoder_training}"),
+                ("encoder", _backbone(recipe, "encoder", "T5", config.encoder_training)),
+                ("decoder", _backbone(recipe, "decoder", "LLaMA", config.decoder_training)),
                 ("latent size D", str(config.latent_dim)),
                 ("injection", f"{config.injection}, {config.slots} slot(s)"),
                 ("weights", f"{total:,}, of which {trained:,} trained"),
-                ("longest sentence", f"{config.max_tokens} decoder tokens"),
+                ("maximum length", f"{config.max_tokens} decoder tokens"),
             ],
         ),
         "## Data",
         "Corpus "
         + " and ".join(f"`{part['name']}`" for part in corpora)
         + (
-            f", {sentences:,} training sentences, {results['truncated']:,} of them cut to the "
-            "decoder's limit."
+            f", {sentences:,} training sentences, {results['truncated']:,} of them truncated to "
+            "the decoder's limit."
             if sentences is not None
             else ", streamed."
         ),
@@ -78,18 +84,18 @@ def model_card(model: LlaMaVAE, results: dict[str, Any]) -> str:
         f"{objective['beta']:g}, KL rule `{objective['kl_rule']}` "
         f"({objective['kl_threshold']:g} nats), word dropout {objective['word_dropout']:g}. "
         f"AdamW, peak learning rate {optimisation['learning_rate']:g}, "
-        f"{optimisation['batch_size']} sentences a step.",
+        f"batch size {optimisation['batch_size']}.",
         _bag_of_words(objective["bag_of_words"]),
         _teacher(recipe),
-        f"## Measures on {metrics['sentences']} held-out sentences",
-        "Shuffled: the same measure when each sentence gets another one's z. BLEU is sacrebleu's "
-        f"corpus BLEU over the first {recipe['evaluation']['decoded']} of them.",
-        _table(("metric", "value", "shuffled z", "better"), _measures(metrics, config.latent_dim)),
+        f"## Metrics on {metrics['sentences']} held-out sentences",
+        "Shuffled z: the same metric with the latent code of another sentence. BLEU is corpus BLEU "
+        f"(sacrebleu) on the first {recipe['evaluation']['decoded']} held-out sentences.",
+        _table(("metric", "value", "shuffled z", "better"), _metrics(metrics, config.latent_dim)),
         _measured(results.get("measured", [])),
         _prior(model),
-        "What the monitor says:",
+        "Warnings of the posterior-collapse monitor:",
         warnings,
-        "## How it was made",
+        "## Training run",
         _table(
             ("", ""),
             [
@@ -102,9 +108,10 @@ def model_card(model: LlaMaVAE, results: dict[str, Any]) -> str:
             ],
         ),
         "## Limits",
-        "The model knows its corpus and little else: a text unlike it comes back as something "
-        "else. Points far from the prior decode badly. Nothing was done against bias or "
-        "offensive text in the corpus or the backbones, whose licences apply to their weights.",
+        "The model reconstructs texts that are similar to its corpus; other texts are decoded to "
+        "something else. Latent codes far from the prior decode badly. Neither the corpus nor the "
+        "backbones were filtered for bias or offensive text. The weights of the backbones have "
+        "their own licences.",
     ]
     return "\n\n".join(line for line in lines if line) + "\n"
 
@@ -113,9 +120,9 @@ def _bag_of_words(weight: float) -> str:
     if not weight:
         return ""
     return (
-        f"Beside it {weight:g} times -log p of the sentence's words in no order, which a linear "
-        "map of z predicts (bag of words, arXiv 1703.10960). The map is of use in training only "
-        "and not in this model."
+        f"The loss also contains {weight:g} times -log p of the sentence's unordered words, which "
+        "a linear map of z predicts (bag of words, arXiv 1703.10960). The map is used in training "
+        "only and is not part of this model."
     )
 
 
@@ -124,26 +131,30 @@ def _teacher(recipe: dict[str, Any]) -> str:
     if not t["model"]:
         return ""
     return (
-        f"Beside it {t['weight']:g} nats times the mean squared difference between the cosines "
-        f"of posterior means and the centred ones of `{t['model']}` (a similarity-preserving loss, "
-        "arXiv 1907.09682, 1904.05068). The teacher is used in training only: its weights are not "
-        "in this model, and its licence is its own."
+        f"The loss also contains {t['weight']:g} nats times the mean squared difference between "
+        f"the cosines of posterior means and those of the centred vectors of `{t['model']}` (a "
+        "similarity-preserving loss, arXiv 1907.09682, 1904.05068). The teacher is used in "
+        "training only. Its weights are not part of this model and have their own licence."
     )
 
 
-def _backbone(recipe: dict[str, Any], part: str, scratch: str) -> str:
-    """Description of the encoder or the decoder."""
+def _backbone(recipe: dict[str, Any], part: str, scratch: str, training: str) -> str:
+    """Description of the encoder or the decoder, with its trained part."""
     settings = recipe[part]
-    if recipe["start_from"]:
-        return "that of the checkpoint"
-    if settings.get("vectors"):
+    if not recipe["start_from"] and settings.get("vectors"):
         return f"none (precomputed vectors in column `{settings['vectors']}`)"
-    return f"`{settings['model']}`" if settings["model"] else f"{scratch} type, made from scratch"
+    if recipe["start_from"]:
+        name = "that of the checkpoint"
+    elif settings["model"]:
+        name = f"`{settings['model']}`"
+    else:
+        name = f"{scratch} architecture, trained from scratch"
+    return f"{name} ({'all weights' if training == 'full' else training})"
 
 
-def _measures(metrics: dict[str, Any], dim: int) -> list[tuple[str, ...]]:
+def _metrics(metrics: dict[str, Any], dim: int) -> list[tuple[str, ...]]:
     rows = []
-    for name, control, text, better, form in _MEASURES:
+    for name, control, text, better, form in _METRICS:
         if name not in metrics:
             continue
         value = format(metrics[name], form)
@@ -157,7 +168,7 @@ def _measures(metrics: dict[str, Any], dim: int) -> list[tuple[str, ...]]:
 
 
 def _measured(rows: Sequence[Mapping[str, Any]]) -> str:
-    """What an evaluator that models were chosen by said of this one, over all the data."""
+    """The metrics of the evaluator that chose the best model of the run, over all the data."""
     form = "{:.4g}".format
     lines = [
         (
@@ -173,7 +184,9 @@ def _measured(rows: Sequence[Mapping[str, Any]]) -> str:
     if not lines:
         return ""
     head = ("metric", "value", "control", "95 % interval", "better")
-    return f"By the evaluator that chose the best model of the run:\n\n{_table(head, lines)}"
+    return (
+        f"Metrics of the evaluator that chose the best model of the run:\n\n{_table(head, lines)}"
+    )
 
 
 def _prior(model: LlaMaVAE) -> str:
@@ -193,8 +206,8 @@ def _prior(model: LlaMaVAE) -> str:
         f"`sample` draws from {names[prior.kind]}, chosen after training by the NLL of "
         f"{report['held_out']:,} held-out codes after a fit to {report['codes']:,} training codes: "
         + ", ".join(f"{name} {nll:.4f}" for name, nll in nlls.items())
-        + " nats per dimension, lower is better. Other priors, N(0, I) among them, are taken with "
-        "`sample(..., prior=...)`."
+        + " nats per dimension, lower is better. `sample(..., prior=...)` samples from another "
+        "prior, such as N(0, I)."
     )
 
 

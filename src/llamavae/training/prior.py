@@ -78,7 +78,7 @@ def aggregate_posterior(
     Args:
         vae: The VAE.
         texts: N texts.
-        posterior_scale: Multiple of the posteriors' standard deviation; 0 gives their means.
+        posterior_scale: Factor applied to the posterior standard deviations; 0 uses the means.
         seed: Seed of the draws.
         progress: Show a progress bar on stderr.
 
@@ -129,7 +129,7 @@ def fit_prior(
         flow: Architecture of the flow, or a flow from `build_flow`.
         config: How the flow is trained; its seed is replaced.
         seed: Seed of the held-out tenth, of the initialisation of mixtures, and of the flow.
-        vae: The VAE that the codes belong to. The prior then refuses any other.
+        vae: The VAE that the codes belong to. The prior cannot then be used with another.
         progress: Show a progress bar on stderr.
 
     Returns:

@@ -82,9 +82,9 @@ def train(
         recipe: All settings.
         resume: Continue an interrupted run in the folder, or start it if there is none.
         progress: Show progress bars on stderr.
-        evaluator: Measures the model at each evaluation, beside the usual diagnostics. Its numbers
-            are logged as `eval_MEASURE`, and the best model by the first of them is kept in
-            `best/`, beside the last one in `model/`.
+        evaluator: Evaluates the model at each evaluation, in addition to the usual diagnostics. Its
+            metrics are logged as `eval_METRIC`, and the best model by the first of them is kept in
+            `best/`, in addition to the last one in `model/`.
 
     Raises:
         UserError: The corpus, a backbone or a setting is not usable, the folder holds another

@@ -53,7 +53,7 @@ def make_backbones(
     seed: int,
     folder: Path,
 ) -> None:
-    """Write the backbones that are made from scratch to `folder`, unless they are there."""
+    """Create the backbones that are trained from scratch in `folder`, unless they exist."""
     texts = list(texts)
     if encoder and not (folder / "encoder").is_dir():
         set_seed(seed)

@@ -63,7 +63,7 @@ class VAETrainer(SentenceTrainer):
         validation: Held-out sentences for the diagnostics.
         recipe: Objective and evaluation settings.
         progress: Show a progress bar on stderr.
-        best: Measures the model too, and keeps the best one.
+        best: Evaluates the model too, and keeps the best one.
     """
 
     def __init__(

@@ -76,7 +76,7 @@ def _umap() -> Any:
     return UMAP
 
 
-# ------------------------------------------------------------------------------- measures
+# ------------------------------------------------------------------------------- metrics
 
 
 def silhouette(distances: ArrayLike, labels: Sequence[Hashable]) -> Vector:

@@ -14,7 +14,7 @@ from llamavae.evaluation.paths import PATHS, decode_paths, sentence_vectors, wor
 from llamavae.metrics.metric import Metric, Rows
 from llamavae.metrics.smoothness import SentenceAngle, smoothness
 
-BETWEEN = "other texts between"
+BETWEEN = "inner texts of other paths"
 """Group of the smoothness of paths whose inner texts come from other paths."""
 
 
@@ -45,9 +45,9 @@ class Interpolation(Evaluator):
             "interpolation smoothness",
             "0 to 1",
             "higher",
-            "Mean over pairs of sentences of the word mover's distance between the ends of the "
-            "path divided by the sum of the distances between consecutive texts; 0 if the ends are "
-            "the same text (LangSpace, 2025, arXiv 2505.00004).",
+            "Word mover's distance between the two ends of a path, divided by the sum of the "
+            "distances between consecutive texts, averaged over paths; 0 if both ends are the same "
+            "text (LangSpace, 2025, arXiv 2505.00004).",
             "The same metric with the inner texts of each path in random order.",
         ),
         Metric(

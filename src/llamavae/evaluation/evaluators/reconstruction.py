@@ -94,7 +94,7 @@ _CONTROL = (
     "code, for a random sample of at most 1,000 sentences by default."
 )
 
-_MEASURES = (
+_METRICS = (
     Metric(
         "BLEU",
         "0 to 100",
@@ -194,7 +194,7 @@ class Reconstruction(Evaluator):
 
     name = "reconstruction"
     needs = frozenset({"encode", "decode"})
-    metrics = _MEASURES
+    metrics = _METRICS
 
     def __init__(
         self,

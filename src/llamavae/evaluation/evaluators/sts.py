@@ -47,9 +47,9 @@ class Task:
 
     Attributes:
         title: Name in tables.
-        dataset: Id of its data set on the hub.
-        split: Split of the data set.
-        config: Configuration ("subset") of the data set.
+        dataset: Id of its dataset on the hub.
+        split: Split of the dataset.
+        config: Configuration ("subset") of the dataset.
     """
 
     title: str
@@ -132,7 +132,7 @@ def load_pairs(name: str, malformed: Malformed = "refuse") -> Pairs:
         malformed: As for `read_pairs`.
 
     Raises:
-        MissingData: The hub cannot be reached, or lacks the data set.
+        MissingData: The hub cannot be reached, or lacks the dataset.
         UserError: Unknown name, or malformed rows.
     """
     if name not in TASKS:
@@ -143,7 +143,7 @@ def load_pairs(name: str, malformed: Malformed = "refuse") -> Pairs:
     except UserError as error:
         raise MissingData(
             f"{task.title} is the split {task.split!r} of {task.dataset!r} on the hub, which "
-            f"cannot be loaded: {error.__cause__ or error}. To work offline, give a file with rows "
+            f"cannot be loaded: {error.__cause__ or error}. To work offline, pass a file with rows "
             f"of sentence, sentence, score: files={{{name!r}: 'pairs.csv'}}, or on the command "
             f"line --set 'sts.files={{{name}: pairs.csv}}'"
         ) from error
@@ -172,7 +172,7 @@ def _check(rows: Iterable[_NamedRow], where: str, malformed: Malformed) -> Pairs
         if malformed == "refuse":
             raise UserError(
                 f"{message}. Correct them, or pass malformed='skip' to leave them out "
-                "(--set sts.malformed=skip)."
+                "(--set sts.malformed=skip)"
             )
         logger.warning("left out %s", message)
     if len(pairs.scores) < 2:
@@ -236,7 +236,7 @@ def _objects(path: Path) -> Iterator[_NamedRow]:
             yield number, value if isinstance(value, dict) else "not a JSON object"
 
 
-# ------------------------------------------------------------------------------- measures
+# ------------------------------------------------------------------------------- metrics
 
 
 def cosines(first: Tensor, second: Tensor) -> NDArray[np.float64]:
@@ -297,7 +297,7 @@ class SemanticSimilarity(Evaluator):
         if not self.tasks:
             raise UserError("expected at least one STS task; got none")
         known = [*TASKS, *self.files]
-        check_tasks("STS task", self.tasks, known, GROUPS, "Or give its file in files=.")
+        check_tasks("STS task", self.tasks, known, GROUPS, "Or pass its file in files=.")
 
     def evaluate(self, system: Any, data: EvaluationData) -> Evaluation:
         """The correlations for each task, and the pairs with their cosines.

@@ -64,13 +64,13 @@ class Condition(ABC):
         if path is not None:
             raise UserError(
                 "path= is only for word vectors or a sentence encoder; this condition is "
-                f"{cls.name}."
+                f"{cls.name}"
             )
         return cls(**{name: value for name, value in settings.items() if name != "name"})
 
 
 def read_column(data: Dataset, name: str) -> list[Any]:
-    """A column of a data set with a value in each row.
+    """A column of a dataset with a value in each row.
 
     Raises:
         UserError: The column is missing, or a row (counted from 1) has no value.
@@ -80,7 +80,7 @@ def read_column(data: Dataset, name: str) -> list[Any]:
     values = list(data[name])
     if None in values:
         raise UserError(
-            f"column {name!r}: expected a value in each row; row {values.index(None) + 1} has none."
+            f"column {name!r}: expected a value in each row; row {values.index(None) + 1} has none"
         )
     return values
 
@@ -88,7 +88,7 @@ def read_column(data: Dataset, name: str) -> list[Any]:
 def check_list(conditions: Sequence[Any]) -> Sequence[Any]:
     """Raise an error for a single condition in place of a list."""
     if isinstance(conditions, str | Mapping):
-        raise UserError(f"expected a list of conditions, such as [{conditions!r}].")
+        raise UserError(f"expected a list of conditions, such as [{conditions!r}]")
     return conditions
 
 
@@ -97,5 +97,5 @@ def word_and_context(condition: Any) -> tuple[str, str | None]:
     pair = isinstance(condition, Sequence) and not isinstance(condition, str)
     word, context = condition if pair and len(condition) == 2 else (condition, None)
     if not isinstance(word, str) or not word.strip() or not isinstance(context, str | None):
-        raise UserError(f"expected a word, or a pair of word and sentence; got {condition!r:.80}.")
+        raise UserError(f"expected a word, or a pair of word and sentence; got {condition!r:.80}")
     return word, context

@@ -94,7 +94,7 @@ class EncoderCondition(Condition):
         bad = (~c.isfinite().all(dim=1)).nonzero()
         if len(bad):
             text = self.text(conditions[int(bad[0])])
-            raise UserError(f"the sentence encoder's vector of {text!r} holds NaN or infinity.")
+            raise UserError(f"the sentence encoder's vector of {text!r} holds NaN or infinity")
         return c
 
     def settings(self) -> dict[str, Any]:
@@ -120,30 +120,30 @@ class EncoderCondition(Condition):
             was = settings["source"]
             if path is None and Path(was).is_absolute() and not Path(was).is_dir():
                 raise UserError(
-                    f"the sentence encoder of this condition does not exist at {was}. Give its new "
-                    "location with path=, encoder= or --encoder."
+                    f"the sentence encoder of this condition does not exist at {was}. Pass its new "
+                    "location with path=, encoder= or --encoder"
                 )
             place, pooling = was if path is None else path, settings.get("pooling")
             found = cls.load(place, settings["revision"], pooling, weight)
             if fingerprint(found.encoder.model) != settings["fingerprint"]:
                 raise UserError(
                     f"{found.source} is not the sentence encoder of this condition, {was}: its "
-                    "weights differ."
+                    "weights differ"
                 )
             return found
         if path is not None:
             raise UserError(
                 "this condition uses the sentence encoder of the VAE. Omit the path of another "
-                "encoder."
+                "encoder"
             )
         if encoder is None:
             raise UserError(
                 "this condition is a sentence vector, but the VAE has no sentence encoder. Pass "
-                "the vectors themselves, as a tensor (B, C)."
+                "the vectors themselves, as a tensor (B, C)"
             )
         if encoder.dim != settings["dim"]:
             raise UserError(
                 f"expected sentence vectors of size {settings['dim']}; the encoder has size "
-                f"{encoder.dim}. Use the encoder of the fit."
+                f"{encoder.dim}. Use the encoder of the fit"
             )
         return cls(encoder, context_weight=weight)

@@ -37,15 +37,15 @@ class LabelCondition(Condition):
     def __init__(self, values: Mapping[str, Sequence[str]]) -> None:
         self.values = {column: list(map(_plain, known)) for column, known in values.items()}
         if not self.values:
-            raise UserError("expected at least one column of labels; got none.")
+            raise UserError("expected at least one column of labels; got none")
         for column, known in self.values.items():
             if not known or len(set(known)) < len(known):
-                raise UserError(f"expected distinct values for column {column!r}; got {known}.")
+                raise UserError(f"expected distinct values for column {column!r}; got {known}")
         self.dim = sum(map(len, self.values.values()))
 
     @classmethod
     def from_rows(cls, data: Dataset, columns: Sequence[str]) -> Self:
-        """The labels that occur in a data set, in alphabetical order.
+        """The labels that occur in a dataset, in alphabetical order.
 
         Raises:
             UserError: A column is missing, or a row has no value.
@@ -74,7 +74,7 @@ class LabelCondition(Condition):
             if not all(equals for _, equals, _ in pairs) or len(given) < len(pairs):
                 given = None
         if not isinstance(given, Mapping):
-            raise UserError(f"expected labels such as {example!r}; got {condition!r}.")
+            raise UserError(f"expected labels such as {example!r}; got {condition!r}")
         for column in given:
             if column not in self.values:
                 raise unknown("column", str(column), self.values)
@@ -82,7 +82,7 @@ class LabelCondition(Condition):
             if column not in given:
                 raise UserError(
                     f"expected a value for {column!r}, one of {', '.join(known)}. Every column "
-                    f"needs a value, as in {example!r}."
+                    f"needs a value, as in {example!r}"
                 )
             if _plain(given[column]) not in known:
                 raise unknown(column, _plain(given[column]), known)

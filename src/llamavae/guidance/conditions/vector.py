@@ -26,7 +26,7 @@ class VectorCondition(Condition):
 
     def __init__(self, dim: int) -> None:
         if dim < 1:
-            raise UserError(f"dim must be at least 1; got {dim}.")
+            raise UserError(f"dim must be at least 1; got {dim}")
         self.dim = dim
 
     def text(self, condition: Any) -> str:
@@ -42,7 +42,7 @@ class VectorCondition(Condition):
         if words:
             raise UserError(
                 f"expected a condition of {self.dim} numbers; got a text, {words[0]!r}. In Python, "
-                f"pass a tensor (B, {self.dim}); for a CODWOE file, name the vectors (--vectors)."
+                f"pass a tensor (B, {self.dim}); for a CODWOE file, name the vectors (--vectors)"
             )
         if len(values) == 0:
             return torch.empty(0, self.dim)
@@ -51,7 +51,7 @@ class VectorCondition(Condition):
         matrix = check_matrix(values, "the conditions")
         if matrix.shape[1] != self.dim:
             raise UserError(
-                f"expected conditions of {self.dim} numbers; got rows of {matrix.shape[1]}."
+                f"expected conditions of {self.dim} numbers; got rows of {matrix.shape[1]}"
             )
         return torch.tensor(matrix)
 

@@ -41,7 +41,7 @@ class WordVectorCondition(Condition):
         if context is not None:
             raise UserError(
                 f"word vectors do not support a context. Pass {word!r} alone, or use the sentence "
-                "encoder as the condition."
+                "encoder as the condition"
             )
         return word
 
@@ -54,7 +54,7 @@ class WordVectorCondition(Condition):
             more = ", ..." if len(missing) > _SHOWN else ""
             raise UserError(
                 f"{len(missing)} word(s) without a vector in {self.path}: "
-                f"{', '.join(map(repr, missing[:_SHOWN]))}{more}."
+                f"{', '.join(map(repr, missing[:_SHOWN]))}{more}"
             )
         return torch.tensor(np.array([rows[word] for word in words]).reshape(-1, self.dim))
 
@@ -80,12 +80,12 @@ class WordVectorCondition(Condition):
         if path is None and not place.is_file():
             raise UserError(
                 f"the word vectors of this condition do not exist at {place}. "
-                "Pass their new location as path=."
+                "Pass their new location as path="
             )
         size = place.stat().st_size if place.is_file() else settings["bytes"]
         if size != settings["bytes"]:
             raise UserError(
                 f"{place} is not the file of word vectors of this condition: it has {size} bytes, "
-                f"{Path(settings['path']).name} had {settings['bytes']}."
+                f"{Path(settings['path']).name} had {settings['bytes']}"
             )
         return cls(place, words)

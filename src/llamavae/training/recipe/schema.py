@@ -88,7 +88,7 @@ class ScratchDecoder(Section):
 class EncoderSettings(Section):
     """Encoder, from text to sentence vectors.
 
-    Give one of `model`, `scratch` and `vectors`.
+    Set one of `model`, `scratch` and `vectors`.
     """
 
     model: str | None = None
@@ -118,7 +118,7 @@ class EncoderSettings(Section):
     @model_validator(mode="after")
     def _one_source(self) -> Self:
         if len(given := self.sources()) > 1:
-            raise ValueError(f"give one of model, scratch and vectors, not {' and '.join(given)}")
+            raise ValueError(f"set one of model, scratch and vectors, not {' and '.join(given)}")
         if self.scratch and self.training != "full":
             raise ValueError("an encoder from scratch must be trained: set training to full")
         if self.vectors and self.training != "frozen":
@@ -129,7 +129,7 @@ class EncoderSettings(Section):
 class DecoderSettings(Section):
     """Decoder, from latent codes z to text.
 
-    Give one of `model` and `scratch`.
+    Set one of `model` and `scratch`.
     """
 
     model: str | None = None
@@ -155,7 +155,7 @@ class DecoderSettings(Section):
     @model_validator(mode="after")
     def _one_source(self) -> Self:
         if self.model is not None and self.scratch is not None:
-            raise ValueError("give one of model and scratch, not both")
+            raise ValueError("set one of model and scratch, not both")
         if self.quantization and self.training == "full":
             raise ValueError(
                 "a quantised decoder cannot be trained in full: use frozen, heads or lora"
@@ -164,7 +164,7 @@ class DecoderSettings(Section):
 
 
 class LatentSettings(Section):
-    """Latent space, and how z conditions the decoder."""
+    """Latent space, and how z is injected into the decoder."""
 
     dim: int = Field(default=128, ge=1)
     """Dimension D of the latent space."""
@@ -293,7 +293,7 @@ class OptimisationSettings(Section):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.epochs is not None and self.steps is not None:
-            raise ValueError("give one of epochs and steps, not both")
+            raise ValueError("set one of epochs and steps, not both")
         if self.epochs is None and self.steps is None:
             self.epochs = 3
         micro = self.micro_batch_size
@@ -363,8 +363,8 @@ class Recipe(Section):
         wrong = {
             "start_from: the checkpoint determines the architecture; leave out "
             + ", ".join(decided): not fresh and bool(decided),
-            "encoder: give one of model, scratch and vectors": fresh and not self.encoder.sources(),
-            "decoder: give one of model and scratch": fresh
+            "encoder: set one of model, scratch and vectors": fresh and not self.encoder.sources(),
+            "decoder: set one of model and scratch": fresh
             and (decoder.model, decoder.scratch) == (None, None),
             "a streamed corpus has no known length: set optimisation.steps": streaming
             and steps is None,
