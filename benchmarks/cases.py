@@ -112,7 +112,7 @@ def plain_step(bench: Bench) -> Run:
 
 
 def generate(bench: Bench) -> Run:
-    """Greedy texts of a fixed length from points z."""
+    """Greedy texts of a fixed length from latent codes z."""
     model = bench.model()
     z = torch.randn(bench.settings.batch, model.config.latent_dim, device=bench.device)
     tokens = bench.settings.tokens

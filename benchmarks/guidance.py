@@ -72,7 +72,7 @@ FIT = FitConfig(
 
 
 def flow_fit(bench: Bench) -> Run:
-    """The first steps of a fit, `begin`, then by turns `steps` (`FIT.eval_every`) and `look`."""
+    """The first steps of a fit, `begin`, then alternately `steps` (`FIT.eval_every`) and `look`."""
     return _fit(bench, FIT)
 
 

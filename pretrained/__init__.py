@@ -1,1 +1,1 @@
-"""How the models that come with the library are made and measured."""
+"""How the bundled models are made and measured."""

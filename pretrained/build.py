@@ -1,4 +1,4 @@
-"""Make the models that come with the library out of runs of their recipes.
+"""Make the bundled models out of runs of their recipes.
 
     python -m pretrained.build ship runs/mini-vae          weights in bfloat16 into the package
     python -m pretrained.build ship runs/mini-more         the same, trained on from the former
@@ -203,13 +203,13 @@ def define(vae: LlaMaVAE, name: str) -> None:
         posterior_scale=settings.posterior_scale,
         config=FitConfig(**settings.fit),
     )
-    print(f"held-out NLL {fit.nll:.4f} nats per dimension; beside it {fit.references}")
+    print(f"held-out NLL {fit.nll:.4f} nats per dimension; references: {fit.references}")
     with replacing_folder(PACKAGE / f"{name}-definitions") as folder:
         cvae.save_pretrained(folder, half=True)
 
 
 def measured(name: str, sts: Path) -> dict[str, Any]:
-    """All measures of a model, and of its model of definitions."""
+    """All metrics of a model, and of its model of definitions."""
     vae = LlaMaVAE.from_pretrained(name)
     found = measure_vae(vae, sts) if name == "mini" else measure_small(vae, sts)
     if (PACKAGE / f"{name}-definitions").is_dir():
@@ -240,7 +240,7 @@ def check(name: str, sts: Path) -> int:
     count = 0
     for count, line in enumerate(differences, 1):  # noqa: B007
         print(line)
-    print("all measures are those of the model cards" if not count else f"{count} differ")
+    print("all values are those of the model cards" if not count else f"{count} differ")
     return count
 
 

@@ -1,4 +1,4 @@
-"""Model cards of the models that come with the library, written from their measures."""
+"""Model cards of the bundled models, written from their measures."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def vae_card(found: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> str
         'model.reconstruct(["a dog is a kind of animal"])\n```',
         "## Data and licences",
         f"{run['sentences']:,} sentences of at most 16 words.\n\n{_NOTICES}",
-        "## How it was made",
+        "## Training",
         f"By the {'; then the '.join(map(_stage, runs))}; with PyTorch {run['torch']}. Both "
         "backbones are from scratch. The posterior mean also learned the similarities of "
         "all-MiniLM-L6-v2 (Apache-2.0), which is not needed afterwards. `make mini` makes it anew; "
@@ -102,7 +102,7 @@ def small_card(found: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> s
         "words of WordNet, the training lines of the published split of WorldTree (arXiv "
         "2311.08579; at most 20 words), and sentences of the grammar `factors`.\n\n"
         f"{_NOTICES}\n\nThe backbones, which are not in the files, are Apache-2.0 each.",
-        "## How it was made",
+        "## Training",
         f"By the {'; then the '.join(map(_stage, runs))}; with PyTorch {run['torch']}. The "
         "default prior, a Gaussian mixture, was fitted to codes of training sentences. `make small`"
         " repeats it; the logs of the runs are in the source, pretrained/.",
@@ -126,7 +126,7 @@ def small_card(found: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> s
         "Seed 0, decoded greedily: `llamavae sample 50 --model small --prior standard --seed 0`.",
         _numbered(found["standard samples"]),
         "## Limits",
-        "Long sentences, names and numbers come back as something else unless their codes are "
+        "Long sentences, names and numbers are not reconstructed exactly unless their codes are "
         "refined. It writes wrong facts: a definition is what the decoder writes at that code, "
         "not what is true. Nothing was done against bias or offensive words in the data or the "
         "backbones.",
@@ -177,7 +177,7 @@ def definitions_card(
         f'"{name}-definitions")\nmodel.generate(["robin"])\n```',
         "## Data and licences",
         _NOTICES,
-        "## How it was made",
+        "## Training",
         f"`python -m pretrained.build define {name}`: WordNet's words and definitions, {settings}; "
         "the weights are stored in float16.",
         "Held-out NLL in nats per dimension, lower is better: "

@@ -1,4 +1,4 @@
-"""The measures on the cards of the models that come with the library."""
+"""The measures on the cards of the bundled models."""
 
 from __future__ import annotations
 

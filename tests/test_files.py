@@ -164,7 +164,10 @@ def test_modes_are_those_of_other_files(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("error", "message"),
     [
-        (OSError(errno.ENOSPC, "x"), "could not write a: No space left on device. Make room, then"),
+        (
+            OSError(errno.ENOSPC, "x"),
+            "could not write a: No space left on device. Free some disk space, then",
+        ),
         (OSError(errno.EACCES, "x"), "could not write a: Permission denied. Choose another place"),
         (OSError("no\nnumber"), "could not write a: no number. Choose another place, then try"),
         (SafetensorError("I/O error: x (os error 28)"), "could not write a: No space left on"),

@@ -12,7 +12,15 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-CHECKED = {"src/llamavae": "*.py", "docs": "*.md"}
+CHECKED = (
+    ("src/llamavae", "*.py"),
+    ("src/llamavae/recipes", "*.yaml"),
+    ("docs", "*.md"),
+    ("pretrained", "*.py"),
+    ("benchmarks", "*.py"),
+    (".", "README.md"),
+    (".", "CONTRIBUTING.md"),
+)
 """Folders that are checked, with the pattern of their files."""
 PHRASES = {
     # personification and metaphors
@@ -102,13 +110,15 @@ PHRASES = {
 
 def _files() -> list[Path]:
     return [
-        file for folder, names in CHECKED.items() for file in sorted((ROOT / folder).rglob(names))
+        file
+        for folder, names in CHECKED
+        for file in sorted((ROOT / folder).glob(names if folder == "." else f"**/{names}"))
     ]
 
 
 def _pattern(phrase: str) -> re.Pattern[str]:
     gap = r'(?:\s*"\s+f?"\s*|\s+(?:#\s+)?)'  # also between lines of a string or a comment
-    return re.compile(phrase.replace(" ", gap), re.MULTILINE)
+    return re.compile(phrase.replace(" ", gap), re.MULTILINE | re.IGNORECASE)
 
 
 @pytest.mark.parametrize("phrase", PHRASES)

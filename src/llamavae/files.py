@@ -27,7 +27,7 @@ from llamavae.errors import UserError
 
 _TEMPORARY, _LOCK, _OLD = ".writing", ".lock", ".old"
 _ADVICE = {
-    **dict.fromkeys([errno.ENOSPC, errno.EDQUOT, errno.EFBIG], "Make room"),
+    **dict.fromkeys([errno.ENOSPC, errno.EDQUOT, errno.EFBIG], "Free some disk space"),
     **dict.fromkeys([errno.EACCES, errno.EPERM], "Choose another place or change its permissions"),
     **dict.fromkeys([errno.ENOTDIR, errno.EEXIST], "Choose another place: a file is in the way"),
     errno.EISDIR: "Choose another place: a folder is in the way",

@@ -383,7 +383,7 @@ def test_a_failing_save_leaves_the_old_checkpoint(saved, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(checkpoint, "save_torch_state_dict", full)
-    with pytest.raises(UserError, match=r"No space left on device. Make room"):
+    with pytest.raises(UserError, match=r"No space left on device. Free some disk space"):
         shaken().save_pretrained(saved)
     assert {name: (saved / name).read_bytes() for name in files(saved)} == before
     assert {p.name for p in saved.iterdir()} == set(before)

@@ -310,7 +310,7 @@ class Generation:
         """Options of `LlaMaVAE.generate`; also seeds torch."""
         if self.temperature is not None and self.temperature <= 0:
             raise UserError(
-                f"expected a --temperature above 0; got {self.temperature}. Leave it out for "
+                f"expected a --temperature above 0; got {self.temperature}. Omit it for "
                 "greedy decoding"
             )
         if self.top_p is not None and not 0 < self.top_p <= 1:

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 _LIMITS = (
-    "It writes what its VAE can write. A condition unlike those it was fitted on leads to a point "
-    "where nothing was learned. p(z|c) is exact; how well z says what a text means is up to the "
-    "VAE."
+    "It generates only texts that its VAE can decode. Conditions unlike those of the training set "
+    "lead to latent codes without training data. p(z|c) is exact, but how much of the meaning of a "
+    "text z contains depends on the VAE."
 )
 
 

@@ -78,9 +78,9 @@ def _trained_model(recipe: Recipe, source: str) -> LlaMaVAE:
 
 
 def _check_start(recipe: Recipe, record: RunRecord, model: LlaMaVAE, resume: bool) -> None:
-    """A fresh run notes the weights it starts from; one that goes on must have had the same.
+    """Record the weights that a new run starts from; a resumed run must have the same.
 
-    Nothing is known of a run that is older than its record.
+    A run without a recorded fingerprint is not checked.
     """
     now = trained_fingerprint(model)
     if not resume:
@@ -88,12 +88,12 @@ def _check_start(recipe: Recipe, record: RunRecord, model: LlaMaVAE, resume: boo
     elif record.start_fingerprint not in (None, now):
         raise UserError(
             f"the run in {record.path.parent} started from other weights than {recipe.start_from} "
-            "has now. Choose another place with --output, or delete the run"
+            "has now. Choose another folder with --output, or delete the run"
         )
 
 
 def check_start_of_finished(recipe: Recipe, record: RunRecord) -> None:
-    """The same for a finished run, whose start may be gone by now."""
+    """The same for a finished run, whose start may not exist any more."""
     if recipe.start_from is None or record.start_fingerprint is None:
         return
     try:
@@ -106,7 +106,7 @@ def check_start_of_finished(recipe: Recipe, record: RunRecord) -> None:
 def _new_model(
     recipe: Recipe, corpus: RunSentences, record: RunRecord, resume: bool, progress: bool
 ) -> LlaMaVAE:
-    """A VAE between the recipe's backbones, making those from scratch that it asks for."""
+    """A VAE between the recipe's backbones; those without a model are trained from scratch."""
     e, d, z, seed = recipe.encoder, recipe.decoder, recipe.latent, recipe.optimisation.seed
     folder = Path(recipe.output.folder)
     backbones = folder / "backbones"

@@ -84,7 +84,7 @@ class Progress(TrainerCallback, AbstractContextManager[Any]):
             self.bar.close()
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Show the bar, from where the run goes on."""
+        """Show the bar, starting at the current step."""
         self.bar = tqdm(
             total=state.max_steps,
             initial=state.global_step,
@@ -95,7 +95,7 @@ class Progress(TrainerCallback, AbstractContextManager[Any]):
         )
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Move on by a step."""
+        """Advance the bar."""
         if self.bar is not None:
             self.bar.update(state.global_step - self.bar.n)
 

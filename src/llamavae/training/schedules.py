@@ -1,7 +1,7 @@
 """How beta, the weight of the KL term, changes over a run: small objects with a value per step.
 
-A schedule is called before each step, `beta = schedule(step, total)`, and told after it how large
-the KL was, `schedule.observe(kl)`. Only `TargetRate` listens, so only it has a state to save.
+A schedule is called before each step, `beta = schedule(step, total)`, and receives the KL
+after it, `schedule.observe(kl)`. Only `TargetRate` uses the KL, so only it has a state to save.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class BetaSchedule(ABC):
         """
 
     def observe(self, kl: float) -> None:  # noqa: B027 (most schedules do not listen)
-        """Hear the raw KL of the step just done, in nats per sentence over the whole batch."""
+        """Receive the raw KL of the last step, in nats per sentence over the whole batch."""
 
     def state(self) -> dict[str, Any]:
         """What a resumed run needs, as JSON can hold it; empty where step and total say it all."""

@@ -160,7 +160,7 @@ class SentenceTrainer(Trainer):
         return norm
 
     def _check_finite(self) -> None:
-        """Stop where a gradient was not finite. Looked at now and then: looking holds a GPU up."""
+        """Stop if a gradient was not finite. Checked only when logging, since it synchronises a GPU."""
         if math.isfinite(self._norms.item()):
             return
         raise UserError(
@@ -172,7 +172,7 @@ class SentenceTrainer(Trainer):
         )
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
-        """Nothing: counting walks through all modules at every step."""
+        """Always 0, since counting them visits all modules at every step."""
         return 0
 
     # ------------------------------------------------------------------ the log
@@ -187,7 +187,7 @@ class SentenceTrainer(Trainer):
             logs.update(self._averages())
         super().log(logs, start_time)
         if isinstance(data, SentenceStream):
-            logs.pop("epoch", None)  # nobody knows
+            logs.pop("epoch", None)  # unknown for a stream
         if "loss" in logs:
             self.write(logs)
 
