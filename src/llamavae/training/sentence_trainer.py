@@ -160,7 +160,7 @@ class SentenceTrainer(Trainer):
         return norm
 
     def _check_finite(self) -> None:
-        """Stop if a gradient was not finite. Checked only when logging, since it synchronises a GPU."""
+        """Stop if a gradient was not finite; called when logging, since it synchronises a GPU."""
         if math.isfinite(self._norms.item()):
             return
         raise UserError(
