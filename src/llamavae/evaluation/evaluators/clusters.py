@@ -19,7 +19,7 @@ from sklearn.manifold import TSNE
 from sklearn.metrics import pairwise_distances, silhouette_samples
 
 from llamavae.errors import UserError, unknown
-from llamavae.evaluation.evaluator import Evaluation, EvaluationData, Evaluator, latent_codes
+from llamavae.evaluation.evaluator import Evaluation, EvaluationData, Evaluator, Plot, latent_codes
 from llamavae.evaluation.labels import MOST_CLASSES, classes, left_out_table, listed
 from llamavae.latent import nearest_neighbours
 from llamavae.metrics.control import label_codes
@@ -241,6 +241,7 @@ class Clusters(Evaluator):
             ]
             for method in self.projections
         }
+        plots = {name: Plot("map", tuple(labels)) for name in tables}
         tables["neighbours"] = [
             {
                 "text": texts[i],
@@ -252,7 +253,9 @@ class Clusters(Evaluator):
             for rank, j in enumerate(nearest[i, :_LISTED])
         ]
         return Evaluation(
-            self._rows(z, nearest, labels, data.seed), tables | left_out_table(left_out)
+            self._rows(z, nearest, labels, data.seed),
+            tables | left_out_table(left_out),
+            plots=plots,
         )
 
     def _rows(

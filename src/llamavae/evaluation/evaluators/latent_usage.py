@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from llamavae.evaluation.evaluator import Evaluation, EvaluationData, Evaluator
+from llamavae.evaluation.evaluator import Evaluation, EvaluationData, Evaluator, Plot
 from llamavae.metrics.bootstrap import Statistic, bootstrap_interval
 from llamavae.metrics.latent import (
     ACTIVE_THRESHOLD,
@@ -158,4 +158,7 @@ class Usage(Evaluator):
                 interval=interval(lambda i: float(variance[i].mean())),
             )
         )
-        return Evaluation(rows, {"dimensions": dimensions(mean, logvar)})
+        plot = Plot("bars", ("kl", "active"), "KL of each dimension")
+        return Evaluation(
+            rows, {"dimensions": dimensions(mean, logvar)}, plots={"dimensions": plot}
+        )

@@ -13,7 +13,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from llamavae.errors import UserError
-from llamavae.evaluation.evaluator import Evaluation, EvaluationData, Evaluator
+from llamavae.evaluation.evaluator import Evaluation, EvaluationData, Evaluator, Plot
 from llamavae.evaluation.evaluators.reconstruction import length_groups
 from llamavae.metrics.control import derangement
 from llamavae.metrics.metric import Metric, Rows
@@ -226,7 +226,8 @@ class Likelihood(Evaluator):
             }
             for i, text in enumerate(texts)
         ]
-        return Evaluation(rows, {"bound": table, "sentences": sentences})
+        plot = Plot("curve", ("K", "perplexity"), "bound: perplexity by K")
+        return Evaluation(rows, {"bound": table, "sentences": sentences}, plots={"bound": plot})
 
     def _nats(
         self,
