@@ -49,7 +49,7 @@ def dimensions(mean: Tensor, logvar: Tensor) -> Rows:
     ]
 
 
-class Usage(Evaluator):
+class LatentUsage(Evaluator):
     """Latent usage: whether z is used, in how many dimensions, and whether the prior covers it.
 
     KL = I(x; z) + KL(q(z) || p(z)), Hoffman and Johnson, "ELBO surgery" (2016). The first term is
@@ -62,7 +62,7 @@ class Usage(Evaluator):
         resamples: Number of bootstrap samples.
     """
 
-    name = "usage"
+    name = "latent_usage"
     needs = frozenset({"posterior"})
     metrics = (
         Metric(
