@@ -1,4 +1,4 @@
-"""N-gram metrics: BLEU, ROUGE, exact match, token F1 and the diversity of texts.
+"""N-gram metrics: BLEU, ROUGE, exact match, token F1 and the diversity and novelty of texts.
 
 Throughout, `predictions` and `references` are N texts each, one pair per item.
 """
@@ -16,10 +16,13 @@ import sacrebleu
 from nltk.util import ngrams
 from numpy.typing import NDArray
 from sacrebleu import BLEU
+from sklearn.feature_extraction.text import CountVectorizer
 
 from llamavae.errors import UserError
 
 Values = NDArray[np.float64]
+
+_BLOCK = 32  # number of texts compared with all training texts at a time
 
 
 def bleu_counts(predictions: Sequence[str], references: Sequence[str]) -> NDArray[np.int64]:
@@ -232,3 +235,38 @@ def _check_pairs(texts: Sequence[str], references: Sequence[str]) -> None:
         raise UserError(
             f"expected one text for each reference; got {len(texts)} and {len(references)}"
         )
+
+
+def nearest_texts(texts: Sequence[str], training: Sequence[str]) -> tuple[NDArray[np.intp], Values]:
+    """The most similar training text of each text, and their similarity.
+
+    The similarity is the Jaccard index of the sets of words, 0 to 1: the number of common words
+    divided by the number of words in either text.
+
+    Args:
+        texts: N texts.
+        training: M texts, at least one.
+
+    Returns:
+        Indices of training texts (N,), the first in case of ties, and similarities (N,).
+
+    Example:
+        >>> nearest_texts(["a red dog"], ["robots paint", "a big dog"])
+        (array([1]), array([0.5]))
+    """
+    vectorizer = CountVectorizer(token_pattern=r"\S+", lowercase=False, binary=True)
+    theirs: Any = vectorizer.fit_transform(training)
+    ours: Any = vectorizer.transform(texts)  # words that the training texts have
+    words, training_words = (
+        np.array([len(set(text.split())) for text in side]) for side in (texts, training)
+    )
+    index = np.empty(len(texts), np.intp)
+    alike = np.empty(len(texts))
+    for start in range(0, len(texts), _BLOCK):
+        rows = slice(start, start + _BLOCK)
+        common = (ours[rows] @ theirs.T).toarray()  # (block, M)
+        either = words[rows, None] + training_words - common
+        jaccard = common / np.maximum(either, 1)
+        index[rows] = jaccard.argmax(1)
+        alike[rows] = jaccard.max(1)
+    return index, alike
