@@ -112,9 +112,9 @@ def rank_of_truth(scores: Tensor, truth: Tensor) -> Tensor:
 def score_ranks(ranks: Tensor, candidates: int, seed: int = 0) -> Rows:
     """Median rank, mean reciprocal rank, and recall at 1, 10 and 100.
 
-    Row: `metric` (a name of `SCORES`), `value`, `low` and `high` (95 % confidence interval:
-    percentiles of 1,000 bootstrap samples of the items), `guess` (expected value for uniformly
-    random ranks), `unit`, `direction`, `n`.
+    Rows are those of `Metric.row`; `metric` is a name of `SCORES`. The interval has the percentiles
+    of 1,000 bootstrap samples of the items. The control is the expected value for uniformly random
+    ranks.
 
     Args:
         ranks: Rank of the correct candidate of each item, from 1 (N,).
@@ -128,15 +128,14 @@ def score_ranks(ranks: Tensor, candidates: int, seed: int = 0) -> Rows:
             f"{tuple(ranks.shape)}" + (f", {values.min()} to {values.max()}" if values.size else "")
         )
     drawn = np.array([_statistics(values[items]) for items in draws(len(values), seed=seed)])
-    intervals = [percentile_interval(each) for each in drawn.T]
     # each rank once: the distribution of a random guess
     guess = _statistics(np.arange(1, candidates + 1))
     names = ("median rank", "MRR", *(f"recall@{cut}" for cut in _CUTS))
     return [
-        SCORES[name].score(
-            value, len(values), low=intervals[i][0], high=intervals[i][1], guess=guess[i]
+        SCORES[name].row(value, len(values), control=control, interval=percentile_interval(each))
+        for name, value, control, each in zip(
+            names, _statistics(values), guess, drawn.T, strict=True
         )
-        for i, (name, value) in enumerate(zip(names, _statistics(values), strict=True))
     ]
 
 
@@ -158,9 +157,9 @@ def score_vectors(predicted: Tensor, gold: Tensor, seed: int = 0) -> Rows:
     vectors, since the norm of a prediction is the same for all candidates and does not change the
     ranks.
 
-    Row: `metric` (a name of `SCORES`), `value`, `shuffled` (the control: each item receives the
-    prediction of another item, where possible of one with another gold vector), `unit`,
-    `direction`, `n`.
+    Rows are those of `Metric.row`, without intervals; `metric` is a name of `SCORES`. In the
+    control, each item receives the prediction of another item, where possible of one with another
+    gold vector.
 
     Args:
         predicted: Predicted vectors (N, C).
@@ -176,8 +175,7 @@ def score_vectors(predicted: Tensor, gold: Tensor, seed: int = 0) -> Rows:
     other = derangement(len(gold), torch.Generator().manual_seed(seed), words)
     right, exchanged = (_compare(x, gold) for x in (predicted, predicted[other]))
     return [
-        SCORES[name].score(value, len(gold), shuffled=exchanged[name])
-        for name, value in right.items()
+        SCORES[name].row(value, len(gold), control=exchanged[name]) for name, value in right.items()
     ]
 
 
