@@ -221,8 +221,8 @@ def compare(
 ) -> None:
     """Compare evaluations, with significance tests of the differences."""
     from llamavae.evaluation.comparison import compare as differences
-    from llamavae.evaluation.generations import write_csv
     from llamavae.evaluation.results import read_results
+    from llamavae.files import write_csv
     from llamavae.report.comparison import write_comparison
 
     evaluations = [read_results(folder) for folder in folders]

@@ -238,8 +238,8 @@ class _Study:
 
     def finish(self) -> None:
         """Write the tables and the plot, and show the tables."""
-        from llamavae.evaluation.generations import write_csv
         from llamavae.experiments.study import differences
+        from llamavae.files import write_csv
         from llamavae.report.plots import plot_scores
 
         found = [row for rows in self.systems.values() for row in rows]

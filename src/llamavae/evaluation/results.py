@@ -22,8 +22,7 @@ import numpy as np
 
 from llamavae.errors import UserError
 from llamavae.evaluation.evaluator import Evaluation, Plot
-from llamavae.evaluation.generations import write_csv
-from llamavae.files import disk_errors, write_text
+from llamavae.files import disk_errors, write_csv, write_text
 from llamavae.metrics.metric import Items, Rows
 
 

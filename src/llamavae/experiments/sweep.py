@@ -20,9 +20,8 @@ from llamavae.evaluation.evaluator import Evaluator
 from llamavae.evaluation.evaluators.latent_usage import LatentUsage
 from llamavae.evaluation.evaluators.likelihood import Likelihood
 from llamavae.evaluation.evaluators.reconstruction import Reconstruction
-from llamavae.evaluation.generations import write_csv
 from llamavae.evaluation.suite import evaluate
-from llamavae.files import write_json
+from llamavae.files import write_csv, write_json
 from llamavae.metrics.metric import Metric, Rows
 from llamavae.provenance import provenance
 from llamavae.training import Recipe, load_recipe, train
