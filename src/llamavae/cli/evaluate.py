@@ -10,7 +10,7 @@ import typer
 from llamavae.cli.options import CorpusPath, Json, ModelOptions, Refine, Split
 from llamavae.cli.output import note, show_error, write
 from llamavae.errors import UserError, unknown
-from llamavae.files import disk_errors
+from llamavae.files import disk_errors, write_csv
 
 if TYPE_CHECKING:
     from llamavae.evaluation.evaluator import Evaluator
@@ -222,7 +222,6 @@ def compare(
     """Compare evaluations, with significance tests of the differences."""
     from llamavae.evaluation.comparison import compare as differences
     from llamavae.evaluation.results import read_results
-    from llamavae.files import write_csv
     from llamavae.report.comparison import write_comparison
 
     evaluations = [read_results(folder) for folder in folders]

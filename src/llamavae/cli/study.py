@@ -15,7 +15,7 @@ from llamavae.cli.fitting import FlowOptions, PairOptions
 from llamavae.cli.options import ModelOptions, grouped
 from llamavae.cli.output import note, resumable, write
 from llamavae.errors import UserError
-from llamavae.files import disk_errors, replacing, write_json
+from llamavae.files import disk_errors, replacing, write_csv, write_json
 
 if TYPE_CHECKING:
     from llamavae.experiments.study import DefinitionTask
@@ -239,7 +239,6 @@ class _Study:
     def finish(self) -> None:
         """Write the tables and the plot, and show the tables."""
         from llamavae.experiments.study import differences
-        from llamavae.files import write_csv
         from llamavae.report.plots import plot_scores
 
         found = [row for rows in self.systems.values() for row in rows]
