@@ -142,9 +142,9 @@ def _words(text: str) -> list[str]:
     return word_tokenize(text, preserve_line=True)
 
 
-def _bleu(predictions: list[str], reference: list[str]) -> float:
+def _bleu(prediction: list[str], reference: list[str]) -> float:
     bleu: Any = sentence_bleu  # its annotations are for single words
-    return float(bleu([predictions], reference, smoothing_function=_SMOOTHING))
+    return float(bleu([prediction], reference, smoothing_function=_SMOOTHING))
 
 
 # ------------------------------------------------------------------------------- the table
