@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from tests import tiny
 
 from llamavae.errors import UserError
-from llamavae.evaluation.evaluator import EvaluationData
+from llamavae.evaluation.evaluator import EvaluationData, Plot
 from llamavae.evaluation.evaluators.clusters import Clusters, neighbours
 from llamavae.report.plots import plot_map
 
@@ -88,6 +88,7 @@ def test_tables():
         assert (row["group"], row["random"]) == tuple(
             DATA.labels[name][number] for name in ("group", "random")
         )
+    assert found.plots == {"map pca": Plot("map", ("group", "random"))}
     plot_map(rows, "group")
     listed = found.tables["neighbours"]
     assert [row["rank"] for row in listed] == [1, 2, 3] * 2

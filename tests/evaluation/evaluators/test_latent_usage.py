@@ -105,6 +105,7 @@ def test_rows_agree_with_the_measures_of_training():
     expected = mutual_information(mean, system.logvar, z)
     assert found.value("mutual information") == pytest.approx(expected, abs=1e-5)
     table = found.tables["dimensions"]
+    assert set(found.plots["dimensions"].columns) <= set(table[0])
     assert sum(row["kl"] for row in table) == pytest.approx(found.value("KL"))
     assert sum(row["active"] for row in table) == 2
 

@@ -161,6 +161,7 @@ def test_the_toy_by_integration():
     kl = Toy().encode(texts).kl().mean().item()
     assert found.value("negative ELBO") - found.value("NLL") == pytest.approx(kl)
     bound = [row["IW-NLL"] for row in found.tables["bound"]]
+    assert set(found.plots["bound"].columns) <= set(found.tables["bound"][0])
     assert [row["K"] for row in found.tables["bound"]] == [2**i for i in range(9)] + [300]
     assert bound[-1] < bound[0]
     assert bound[-1] == found.value("IW-NLL")
