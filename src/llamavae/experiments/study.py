@@ -345,7 +345,7 @@ def _fit_rows(task: DefinitionTask, cvae: InvertibleCVAE, fit: FlowFit, share: f
 
 
 def _held_out_nll(name: str) -> Metric:
-    definition = "Mean negative log-density of the posteriors of the validation pairs."
+    definition = "Mean negative log-density of the latent codes of the validation pairs."
     return Metric(f"held-out NLL{name}", "nats per dimension", "lower", definition)
 
 
