@@ -26,9 +26,9 @@ class Task:
 
     Attributes:
         title: Name in tables.
-        dataset: Id of its data set on the hub.
-        split: Split of the data set.
-        config: Configuration ("subset") of the data set.
+        dataset: Id of its dataset on the hub.
+        split: Split of the dataset.
+        config: Configuration ("subset") of the dataset.
     """
 
     title: str
@@ -108,7 +108,7 @@ def load_pairs(name: str, malformed: Malformed = "refuse") -> ScoredPairs:
         malformed: As for `read_pairs`.
 
     Raises:
-        MissingData: The hub cannot be reached, or lacks the data set.
+        MissingData: The hub cannot be reached, or lacks the dataset.
         UserError: Unknown name, or malformed rows.
     """
     if name not in TASKS:
@@ -119,7 +119,7 @@ def load_pairs(name: str, malformed: Malformed = "refuse") -> ScoredPairs:
     except UserError as error:
         raise MissingData(
             f"{task.title} is the split {task.split!r} of {task.dataset!r} on the hub, which "
-            f"cannot be loaded: {error.__cause__ or error}. To work offline, give a file with rows "
+            f"cannot be loaded: {error.__cause__ or error}. To work offline, pass a file with rows "
             f"of sentence, sentence, score: files={{{name!r}: 'pairs.csv'}}, or on the command "
             f"line --set 'sts.files={{{name}: pairs.csv}}'"
         ) from error
@@ -148,7 +148,7 @@ def _check(rows: Iterable[_NamedRow], where: str, malformed: Malformed) -> Score
         if malformed == "refuse":
             raise UserError(
                 f"{message}. Correct them, or pass malformed='skip' to leave them out "
-                "(--set sts.malformed=skip)."
+                "(--set sts.malformed=skip)"
             )
         logger.warning("left out %s", message)
     if len(pairs.scores) < 2:

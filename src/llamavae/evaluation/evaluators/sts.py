@@ -89,7 +89,7 @@ class SemanticSimilarity(Evaluator):
         if not self.tasks:
             raise UserError("expected at least one STS task; got none")
         known = [*TASKS, *self.files]
-        check_tasks("STS task", self.tasks, known, GROUPS, "Or give its file in files=.")
+        check_tasks("STS task", self.tasks, known, GROUPS, "Or pass its file in files=.")
 
     def evaluate(self, system: Any, data: EvaluationData) -> Evaluation:
         """The correlations for each task, and the pairs with their cosines.
