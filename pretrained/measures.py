@@ -27,7 +27,7 @@ _LIMIT, _WORDS = 1000, 16
 _SHOWN = {
     "reconstruction": ("BLEU", "exact match", "token F1", "encoder cosine"),
     "likelihood": ("perplexity", "bits per byte", "IW-NLL", "NLL"),
-    "usage": ("active units", "KL"),
+    "latent_usage": ("active units", "KL"),
 }
 _TOLERANCE = 0.01
 """Relative difference that another machine's arithmetic may make."""
@@ -77,7 +77,7 @@ def measure_small(vae: LlaMaVAE, sts: Path) -> dict[str, Any]:
         rows: list[dict[str, Any]] = []
         for kind, shown, settings in (
             ("reconstruction", ("BLEU", "BLEU-1", "exact match", "encoder cosine"), {}),
-            ("usage", ("active units", "KL"), {}),
+            ("latent_usage", ("active units", "KL"), {}),
             ("amortisation", _REFINED, {"steps": (10, 20), "sentences": len(texts)}),
         ):
             evaluation = load_evaluator(kind, **settings)(vae, data)

@@ -12,6 +12,7 @@ from tests import tiny
 from llamavae import LlaMaVAE
 from llamavae.corpora import factors
 from llamavae.demo import run_demo
+from llamavae.demo.tour import interpolations
 from llamavae.errors import MissingData, UserError
 
 SHORT = [
@@ -149,3 +150,13 @@ def test_the_default_is_not_fetched_when_it_is_here(tmp_path, monkeypatch):
     assert (
         json.loads((result.folder / "results.json").read_text())["recipe"]["start_from"] == "small"
     )
+
+
+def test_interpolations_end_at_the_reconstructions():
+    model = tiny.vae()
+    a, b, c = tiny.SENTENCES[:3]
+    rows = interpolations(model, [(a, b), (b, c)], steps=5)
+    assert [row["pair"] for row in rows] == [1] * 5 + [2] * 5
+    assert [row["position"] for row in rows[:5]] == [0, 0.25, 0.5, 0.75, 1]
+    ends = [rows[i]["text"] for i in (0, 4, 5, 9)]
+    assert ends == model.reconstruct([a, b, b, c])

@@ -8,6 +8,7 @@ processes are never read, and the next write beside them removes them.
 
 from __future__ import annotations
 
+import csv
 import ctypes
 import errno
 import hashlib
@@ -17,7 +18,7 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from fnmatch import fnmatch
 from pathlib import Path
@@ -100,6 +101,17 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, values: Any) -> None:
     """Write or replace a JSON file."""
     write_text(path, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_csv(rows: Sequence[Mapping[str, Any]], path: Path) -> Path:
+    """Write or replace a CSV file of rows with a header line; missing values are empty."""
+    if not rows:
+        raise UserError(f"there are no rows to write to {path}")
+    with replacing(path) as new, new.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)))
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
 
 
 @contextmanager

@@ -22,25 +22,25 @@ def corpus(tmp_path):
 def evaluation(corpus, output, *options):
     return (
         *("evaluate", "--corpus", corpus, "--split", "all", "--limit", 12, "-o", output),
-        *("-e", "usage", *options),
+        *("-e", "latent_usage", *options),
     )
 
 
 def test_evaluate_report_compare(corpus, run, tmp_path):
-    result = run(*evaluation(corpus, tmp_path / "a", "--set", "usage.resamples=20"))
+    result = run(*evaluation(corpus, tmp_path / "a", "--set", "latent_usage.resamples=20"))
     assert result.exit_code == 0, result.stderr
     header, first, *_ = result.stdout.splitlines()
     assert header.split() == ["metric", "value", "control", "95", "%", "interval", "better"]
-    assert first.split()[:3] == ["usage", "active", "units"]
-    assert "[1/1] usage" in result.stderr
+    assert first.split()[:3] == ["latent_usage", "active", "units"]
+    assert "[1/1] latent_usage" in result.stderr
     assert "llamavae report" in result.stderr
     results = read_results(tmp_path / "a")
     assert results.data["corpus"] == str(corpus)
     assert results.data["labels"] == ["kind"]
-    assert results.found["usage"].settings["resamples"] == 20
+    assert results.found["latent_usage"].settings["resamples"] == 20
     assert results.model["run"] is None
 
-    again = run(*evaluation(corpus, tmp_path / "a", "--set", "usage.resamples=20", "--json"))
+    again = run(*evaluation(corpus, tmp_path / "a", "--set", "latent_usage.resamples=20", "--json"))
     assert "is done already" in again.stderr
     rows = [json.loads(line) for line in again.stdout.splitlines()]
     assert rows == results.rows
@@ -48,7 +48,7 @@ def test_evaluate_report_compare(corpus, run, tmp_path):
     assert run("report", tmp_path / "a").exit_code == 0
     assert "active units" in (tmp_path / "a" / "report.html").read_text(encoding="utf-8")
 
-    run(*evaluation(corpus, tmp_path / "b", "--set", "usage.resamples=20"))
+    run(*evaluation(corpus, tmp_path / "b", "--set", "latent_usage.resamples=20"))
     compared = run("compare", tmp_path / "a", tmp_path / "b", "-o", tmp_path / "c")
     assert compared.exit_code == 0, compared.stderr
     names = [str(tmp_path / "a"), str(tmp_path / "b")]  # both are of the model "run0"
@@ -76,7 +76,7 @@ def test_a_plain_sentence_encoder_is_skipped_where_it_cannot_do_it(corpus, run, 
     options = ("--encoder", tiny.encoder("bert-mean"))
     result = run(*evaluation(corpus, tmp_path, *options))
     assert result.exit_code == 0, result.stderr
-    assert "skipped: usage: needs a system with a posterior" in result.stderr
+    assert "skipped: latent_usage: needs a system with a posterior" in result.stderr
 
 
 def test_a_plain_sentence_encoder_is_placed_like_a_model(corpus, run, tmp_path):
@@ -95,7 +95,7 @@ def test_an_evaluator_that_fails_is_no_success(corpus, run, tmp_path):
     options = ("-e", "probes", "--set", "probes.tasks=[Depth]", "--set", "probes.folder=nowhere")
     result = run(*evaluation(corpus, tmp_path, *options))
     assert result.exit_code == 1
-    assert result.stdout.splitlines()[1].startswith("usage")
+    assert result.stdout.splitlines()[1].startswith("latent_usage")
     assert "failed: probes: no file nowhere/tree_depth.txt" in result.stderr
     assert result.stderr.splitlines()[-1] == "error: 1 of 2 evaluators failed: probes"
     assert list(read_results(tmp_path).failed) == ["probes"]
@@ -130,17 +130,20 @@ def test_probes_without_sentevals_files_are_a_success(corpus, run, tmp_path, mon
     ("options", "message"),
     [
         (["--suite", "quik"], "unknown suite 'quik'. Did you mean 'quick'"),
-        (["-e", "usge"], "unknown evaluator 'usge'. Did you mean 'usage'"),
-        (["-e", "usage", "--set", "usage.resample=1"], "Did you mean 'resamples'"),
+        (["-e", "latent_usge"], "unknown evaluator 'latent_usge'. Did you mean 'latent_usage'"),
+        (["-e", "latent_usage", "--set", "latent_usage.resample=1"], "Did you mean 'resamples'"),
         (
-            ["-e", "usage", "--set", "probes.k=1"],
-            "evaluator probes is not selected; selected: usage",
+            ["-e", "latent_usage", "--set", "probes.k=1"],
+            "evaluator probes is not selected; selected: latent_usage",
         ),
-        (["-e", "usage", "--set", "resamples=1"], "expected EVALUATOR.SETTING=VALUE"),
-        (["-e", "usage", "--set", "usage.resamples=[1"], "the value is not valid YAML"),
+        (["-e", "latent_usage", "--set", "resamples=1"], "expected EVALUATOR.SETTING=VALUE"),
+        (
+            ["-e", "latent_usage", "--set", "latent_usage.resamples=[1"],
+            "the value is not valid YAML",
+        ),
         (["-e", "sts", "--set", "sts.files=x.csv"], "sts.files takes names with values"),
         (["-m", "mini", "--encoder", "x"], "expected --model or --encoder, not both"),
-        (["-e", "usage"], "Pass a corpus, a file of sentences or a hub id"),
+        (["-e", "latent_usage"], "Pass a corpus, a file of sentences or a hub id"),
     ],
 )
 def test_mistakes_are_named(options, message, run, tmp_path):
@@ -166,7 +169,7 @@ def test_folders_without_an_evaluation(run, tmp_path):
 
 
 def test_an_unknown_evaluator_ends_before_training(run, tmp_path):
-    result = run("train", "--recipe", "demo", "--select", "usge", "-o", tmp_path / "run")
+    result = run("train", "--recipe", "demo", "--select", "latent_usge", "-o", tmp_path / "run")
     assert result.exit_code == 2
-    assert "unknown evaluator 'usge'. Did you mean 'usage'" in result.stderr
+    assert "unknown evaluator 'latent_usge'. Did you mean 'latent_usage'" in result.stderr
     assert not (tmp_path / "run").exists()

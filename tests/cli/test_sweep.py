@@ -8,7 +8,7 @@ from tests.experiments.test_sweep import RECIPE
 
 from llamavae.errors import UserError
 from llamavae.evaluation import registry
-from llamavae.evaluation.evaluators.latent_usage import Usage
+from llamavae.evaluation.evaluators.latent_usage import LatentUsage
 
 
 @pytest.fixture(scope="module")
@@ -18,7 +18,7 @@ def recipe(tmp_path_factory):
     return path
 
 
-class Unfit(Usage):
+class Unfit(LatentUsage):
     """Ends with an error that the user can act on."""
 
     name: ClassVar = "unfit"
@@ -31,7 +31,9 @@ def test_sweep(run, recipe, tmp_path, monkeypatch):
     places = {**registry.EVALUATORS, "unfit": Unfit}
     monkeypatch.setattr(registry, "EVALUATORS", places)
     options = ("--vary", "objective.beta=0.1", "--set", "optimisation.steps=1")
-    result = run("sweep", "-r", recipe, *options, "-e", "usage", "-e", "unfit", "-o", tmp_path)
+    result = run(
+        "sweep", "-r", recipe, *options, "-e", "latent_usage", "-e", "unfit", "-o", tmp_path
+    )
     assert result.exit_code == 0, result.stderr
     head, model = result.stdout.splitlines()
     assert head.split("\t") == ["model", "KL", "NLL", "BLEU"]
@@ -47,7 +49,7 @@ def test_sweep(run, recipe, tmp_path, monkeypatch):
     ("options", "message"),
     [
         (("--vary", "objective.bta=1,2"), "did you mean 'beta'"),
-        (("--vary", "objective.beta=1,2", "-e", "usge"), "Did you mean 'usage'"),
+        (("--vary", "objective.beta=1,2", "-e", "latent_usge"), "Did you mean 'latent_usage'"),
         (("--vary", "objective.beta"), "--vary expects"),
     ],
 )

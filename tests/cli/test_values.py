@@ -71,7 +71,7 @@ def test_fit_condition(run: Any, corpus: str, output: str, column: str) -> None:
 
 def test_evaluate_report_and_compare(run: Any, corpus: str, output: str, column: str) -> None:
     options = ("--corpus", corpus, "--output", output, "--split", "all", "--limit", "8")
-    succeed(run("evaluate", *options, "-e", "usage", "--set", "usage.resamples=20"))
+    succeed(run("evaluate", *options, "-e", "latent_usage", "--set", "latent_usage.resamples=20"))
     assert read_results(Path(output)).data["corpus"] == corpus
     succeed(run("report", output))
     shutil.copytree(output, "copy")

@@ -219,7 +219,7 @@ def test_settings_tell_encoders_apart():
 
 def test_an_evaluator_for_training_measures_on_validation_sentences():
     recipe = load_recipe("demo", ["corpus.limit=300", "evaluation.sentences=9"])
-    first, *_ = model_evaluator("usage", recipe)(tiny.vae())
+    first, *_ = model_evaluator("latent_usage", recipe)(tiny.vae())
     assert (first["metric"], first["n"]) == ("active units", 9)
     with pytest.raises(UserError, match="unknown evaluator"):
         model_evaluator("usge", recipe)

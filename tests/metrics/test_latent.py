@@ -17,6 +17,7 @@ from llamavae.metrics import latent
 from llamavae.metrics.latent import (
     active_units,
     gaussian_kl,
+    importance_weighted_bound,
     iso_score,
     mean_cosine,
     mutual_information,
@@ -149,3 +150,17 @@ def test_gaussian_kl_is_torchs(seed, d):
 def test_what_a_perfect_match_shows():
     expected = np.mean([gaussian_kl(draws(500, 8, seed)) for seed in range(20)])
     assert expected == pytest.approx(8 * 11 / (4 * 500), rel=0.15)
+
+
+# ------------------------------------------------------------------------------- likelihood
+
+
+@given(st.lists(st.floats(-2000, 2000), min_size=1, max_size=8))
+def test_mean_of_weights_in_the_log(weights):
+    log_weights = torch.tensor(weights)
+    zero = torch.zeros(len(weights))
+    bound = importance_weighted_bound(log_weights, zero, zero).item()
+    assert bound <= max(weights) + 1e-3
+    assert bound >= max(weights) - math.log(len(weights)) - 1e-3
+    moved = importance_weighted_bound(log_weights, zero + 3, zero - 2).item()
+    assert moved == pytest.approx(bound + 5, abs=1e-3)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import warnings
 
+import numpy as np
 import pytest
 import sacrebleu
 from hypothesis import given, settings
@@ -17,6 +18,7 @@ from llamavae.metrics.ngrams import (
     distinct_n,
     duplicates,
     exact_match,
+    nearest_texts,
     rouge,
     self_bleu,
     token_f1,
@@ -24,6 +26,11 @@ from llamavae.metrics.ngrams import (
 
 TEXTS = st.lists(st.sampled_from(["a", "b", "c,", "d."]), max_size=7).map(" ".join)
 SENTENCES = ["a dog is a kind of animal", "the old baker wrote a letter", "she sold the horse"]
+WORDS = st.lists(
+    st.lists(st.sampled_from(["a", "b", "c", "d"]), max_size=7).map(" ".join),
+    min_size=2,
+    max_size=6,
+)
 PAIRS = st.lists(st.tuples(TEXTS, TEXTS), min_size=1, max_size=5)
 
 # ------------------------------------------------------------------------------- BLEU
@@ -169,3 +176,27 @@ def test_self_bleu_at_its_ends():
 def test_duplicates():
     assert duplicates(["a b", "a  b", "c", "A b", "c", "c"]) == pytest.approx(3 / 6)
     assert duplicates(["a", "b"]) == 0
+
+
+# ------------------------------------------------------------------------------- novelty
+
+
+@settings(max_examples=40)
+@given(WORDS, WORDS)
+def test_nearest_texts_by_the_definition(texts, training):
+    training = ["a e", *training]
+    index, alike = nearest_texts(texts, training)
+    for i, text in enumerate(texts):
+        ours = set(text.split())
+        every = []
+        for other in training:
+            theirs = set(other.split())
+            every.append(len(ours & theirs) / max(len(ours | theirs), 1))
+        assert alike[i] == pytest.approx(max(every))
+        assert index[i] == np.argmax(every)
+
+
+def test_unknown_words_count():
+    index, alike = nearest_texts(["a red dog barks"] * 40, ["robots paint", "a Dog", "a red dog"])
+    assert set(index) == {2}
+    assert alike == pytest.approx(3 / 4)

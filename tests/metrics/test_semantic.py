@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import string
+import sys
+import types
 
 import numpy as np
 import pytest
@@ -19,6 +21,7 @@ from llamavae.metrics.semantic import (
     encoder_cosines,
     load_bleurt,
     load_encoder,
+    mauve,
     mover_scores,
 )
 from llamavae.modeling.loading import load_sentence_encoder
@@ -278,3 +281,30 @@ def test_an_error_names_the_score(tmp_path):
 def test_texts_must_match(score, texts):
     with pytest.raises(UserError, match=f"got {len(texts)} texts and {len(texts[:1])} references"):
         score(texts, texts[:1], Letters())
+
+
+# ------------------------------------------------------------------------------- MAUVE
+
+
+def test_mauve_is_that_of_the_package(monkeypatch):
+    def compute(p, q, seed, verbose):
+        assert (p.shape, q.shape, seed, verbose) == ((1, 2), (3, 2), 3, False)
+        return types.SimpleNamespace(mauve=0.5)
+
+    package = types.ModuleType("mauve")
+    package.__dict__["compute_mauve"] = compute
+    monkeypatch.setitem(sys.modules, "mauve", package)
+    assert mauve(np.ones((1, 2)), np.ones((3, 2)), seed=3) == 0.5
+
+
+def test_mauve_is_an_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "mauve", None)
+    with pytest.raises(UserError, match=r"pip install llamavae\[mauve\]"):
+        mauve(np.ones((1, 2)), np.ones((1, 2)))
+
+
+def test_mauve_tells_texts_apart():
+    pytest.importorskip("mauve")
+    lengths = np.array([[i % 20, 1.0] for i in range(200)])
+    assert mauve(lengths, lengths) > 0.9
+    assert mauve(np.array([[90.0, 1.0]] * 200), lengths) < 0.1

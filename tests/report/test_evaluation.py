@@ -9,7 +9,7 @@ from tests.report.html import EVIL, check_page
 
 from llamavae.errors import UserError
 from llamavae.evaluation.comparison import compare
-from llamavae.evaluation.evaluator import Evaluation
+from llamavae.evaluation.evaluator import Evaluation, Plot
 from llamavae.evaluation.evaluators.samples import Samples
 from llamavae.evaluation.results import write_results
 from llamavae.evaluation.suite import evaluate
@@ -43,10 +43,18 @@ class Tables(Length):
             "units": [{"dimension": 0, "kl": 0.5, "active": True}, {"dimension": 1, "kl": 0.0}],
             "information": [{"dimension": 0, "factor": "tense", "information": 0.1}],
             "bound": [{"K": k, "perplexity": 5 - k} for k in (1, 2)],
+            "no plot": [{"K": k, "x": 0.0, "y": 1.0} for k in (1, 2)],
             "empty": [],
         }
+        plots = {
+            "map pca": Plot("map", ("number",)),
+            "units": Plot("bars", ("kl", "active"), "KL of each dimension"),
+            "information": Plot("squares", ("dimension", "factor", "information"), "In nats"),
+            "bound": Plot("curve", ("K", "perplexity"), "bound: perplexity by K"),
+            "empty": Plot("map", ("number",)),
+        }
         tables["units"][1]["active"] = False
-        return Evaluation([self.metric("letters").row(1234567, 3)], tables)
+        return Evaluation([self.metric("letters").row(1234567, 3)], tables, plots=plots)
 
 
 @pytest.fixture
@@ -85,7 +93,10 @@ def test_page_says_what_how_and_with_which_control(folder):
         "Here are the first 6 of 9 paths, not selected.",
         "covers 95 % of the latent codes of the sentences; changed words",
         "dimension 3, start 1",
-        "Mutual information of each dimension and each factor, in nats",
+        "map pca: number",
+        "KL of each dimension",
+        "In nats",
+        "bound: perplexity by K",
         "per text: all 4 rows",
         "factor = 1.0",
         "hash of the data",

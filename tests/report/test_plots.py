@@ -102,7 +102,7 @@ def score_rows(**changes):
     rows = [
         {"system": "flow", "metric": "BLEU", "value": 20.0, "low": 18.0, "high": 23.0},
         {"system": "LSTM", "metric": "BLEU", "value": 5.0, "low": 4.0, "high": 6.5},
-        {"system": "LSTM", "metric": "median rank", "value": 1234.5, "guess": 9000.0},
+        {"system": "LSTM", "metric": "median rank", "value": 1234.5, "control": 9000.0},
     ]
     directions = {"BLEU": "higher", "median rank": "lower"}
     return [{**row, "direction": directions[row["metric"]], **changes} for row in rows]
@@ -133,8 +133,8 @@ def test_scores_show_intervals_and_controls_where_there_are_any():
     np.testing.assert_array_equal(lines[0], [[18.0, 23.0], [4.0, 6.5]])
     np.testing.assert_array_equal(lines[1], [[9000.0, 9000.0]])
     names = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert names == ["95 % interval", "chance (control)"]
-    plain = plots.plot_scores([{**row, "low": None, "guess": None} for row in score_rows()])
+    assert names == ["95 % interval", "control"]
+    plain = plots.plot_scores([{**row, "low": None, "control": None} for row in score_rows()])
     assert not plain.legends
     assert plain.axes[0].get_xlabel() == "higher is better"
 
@@ -142,7 +142,7 @@ def test_scores_show_intervals_and_controls_where_there_are_any():
 def test_numbers_stand_clear_of_bars_intervals_and_controls():
     row = {"system": "a", "metric": "m", "direction": "higher", "value": 1.0, "high": 1.2}
     for control, place in ((0.5, 1.2), (1.3, 1.3), (9.0, 1.2)):
-        axis = plots.plot_scores([{**row, "low": 0.9, "shuffled": control}]).axes[0]
+        axis = plots.plot_scores([{**row, "low": 0.9, "control": control}]).axes[0]
         (number,) = axis.texts
         assert isinstance(number, Annotation)
         assert number.xy[0] == place

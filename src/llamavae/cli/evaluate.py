@@ -10,7 +10,7 @@ import typer
 from llamavae.cli.options import CorpusPath, Json, ModelOptions, Refine, Split
 from llamavae.cli.output import note, show_error, write
 from llamavae.errors import UserError, unknown
-from llamavae.files import disk_errors
+from llamavae.files import disk_errors, write_csv
 
 if TYPE_CHECKING:
     from llamavae.evaluation.evaluator import Evaluator
@@ -220,7 +220,6 @@ def compare(
 ) -> None:
     """Compare evaluations, with significance tests of the differences."""
     from llamavae.evaluation.comparison import compare as differences
-    from llamavae.evaluation.generations import write_csv
     from llamavae.evaluation.results import read_results
     from llamavae.report.comparison import write_comparison
 

@@ -15,7 +15,7 @@ from llamavae.cli.fitting import FlowOptions, PairOptions
 from llamavae.cli.options import ModelOptions, grouped
 from llamavae.cli.output import note, resumable, write
 from llamavae.errors import UserError
-from llamavae.files import disk_errors, replacing, write_json
+from llamavae.files import disk_errors, replacing, write_csv, write_json
 
 if TYPE_CHECKING:
     from llamavae.experiments.study import DefinitionTask
@@ -195,7 +195,11 @@ class _Study:
         try:
             if self.path.is_file():
                 study = json.loads(self.path.read_text(encoding="utf-8"))
-                found, self.systems = study["settings"], study["systems"]
+                found = study["settings"]
+                self.systems = {
+                    system: [_read_row(row) for row in rows]
+                    for system, rows in study["systems"].items()
+                }
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(
                 f"{self.path} is damaged ({error!r}): remove it, or choose another --output"
@@ -226,12 +230,14 @@ class _Study:
         note(f"{system} is done")
 
     def _write(self) -> None:
-        values = {"settings": self.settings, "made by": self.made_by, "systems": self.systems}
+        systems = {
+            system: [_saved_row(row) for row in rows] for system, rows in self.systems.items()
+        }
+        values = {"settings": self.settings, "made by": self.made_by, "systems": systems}
         write_json(self.path, values)
 
     def finish(self) -> None:
         """Write the tables and the plot, and show the tables."""
-        from llamavae.evaluation.generations import write_csv
         from llamavae.experiments.study import differences
         from llamavae.report.plots import plot_scores
 
@@ -246,7 +252,7 @@ class _Study:
         with replacing(self.folder / "scores.png") as new:
             plot_scores(named).savefig(new, dpi=150)
         for row in named:
-            control = row.get("shuffled", row.get("guess"))
+            control = row["control"]
             cells = (row["system"], row["metric"], f"{row['value']:.4g}")
             write(False, *cells, "" if control is None else f"{control:.4g}")
         tests = differences(found)
@@ -262,3 +268,23 @@ class _Study:
             f"the results are in {self.folder}: scores.csv, scores.png, study.json, and the fitted "
             "models in models/"
         )
+
+
+def _saved_row(row: dict[str, Any]) -> dict[str, Any]:
+    """A row as JSON."""
+    if "items" not in row:
+        return row
+    parts = vars(row["items"]).items()
+    return {**row, "items": {k: None if v is None else v.tolist() for k, v in parts}}
+
+
+def _read_row(row: dict[str, Any]) -> dict[str, Any]:
+    """A row of `study.json`."""
+    if "items" not in row:
+        return row
+    import numpy as np
+
+    from llamavae.metrics.metric import Items
+
+    parts = row["items"].items()
+    return {**row, "items": Items(**{k: None if v is None else np.array(v) for k, v in parts})}

@@ -15,13 +15,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from llamavae.corpora import factors, load_corpus
-from llamavae.demo.tour import SEED, Example, prior_of, tour
+from llamavae.demo.tour import SEED, Example, interpolations, prior_of, tour
 from llamavae.errors import UserError
-from llamavae.evaluation import generations
 from llamavae.evaluation.evaluator import Evaluation, EvaluationData
 from llamavae.evaluation.evaluators.reconstruction import Reconstruction
 from llamavae.evaluation.results import number_text
-from llamavae.files import write_json, write_text
+from llamavae.files import write_csv, write_json, write_text
 from llamavae.metrics.metric import Rows
 from llamavae.metrics.ngrams import duplicates
 from llamavae.modeling import LlaMaVAE
@@ -133,7 +132,7 @@ def run_demo(
         _show(console, example)
 
     for table, rows in tables.items():
-        generations.write_csv(rows, output / f"{table}.csv")
+        write_csv(rows, output / f"{table}.csv")
     results, _ = read_run(output)
     write_json(output / "results.json", results | {"demo": metrics})
     parts = [p for e in examples for p in (pieces.prose(e.seen), pieces.table(e.rows, e.name))]
@@ -220,7 +219,7 @@ def _before_and_after(
     pairs = list(zip(held_out[0:6:2], held_out[1:6:2], strict=False))
     tables = {
         "reconstructions": [new | {"before": old["reconstruction"]} for old, new in texts],
-        "interpolations": generations.interpolations(tuned, pairs),
+        "interpolations": interpolations(tuned, pairs),
         "samples": [
             {"before": old, "text": new, "prior": prior} for old, new in zip(*samples, strict=True)
         ],

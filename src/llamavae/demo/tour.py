@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from llamavae.evaluation import generations
 from llamavae.metrics.metric import Rows
 from llamavae.modeling import LlaMaVAE
 
@@ -55,15 +54,26 @@ def prior_of(model: LlaMaVAE) -> str:
     return "N(0, I)" if model.default_prior is None else model.default_prior.kind
 
 
-def _columns(rows: Rows, *names: str) -> Rows:
-    return [{name: row[name] for name in names} for row in rows]
+def interpolations(model: LlaMaVAE, pairs: Sequence[tuple[str, str]], steps: int = 9) -> Rows:
+    """Sentences on the straight lines between the posterior means of pairs of sentences.
+
+    Row: `pair` (from 1), `position` on the line (0 to 1), `text`.
+    """
+    return [
+        {"pair": number, "position": round(step / (steps - 1), 3), "text": text}
+        for number, (a, b) in enumerate(pairs, 1)
+        for step, text in enumerate(model.interpolate(a, b, steps))
+    ]
 
 
 def _reconstruct(model: LlaMaVAE) -> Example:
-    rows = generations.reconstructions(model, _PLAIN)
+    right = model.reconstruct(list(_PLAIN))
     return Example(
         "reconstruct",
-        _columns(rows, "text", "reconstruction", "shuffled"),
+        [
+            {"text": text, "reconstruction": own, "shuffled": other}
+            for text, own, other in zip(_PLAIN, right, right[1:] + right[:1], strict=True)
+        ],
         f"Each sentence is encoded as a latent code z of {model.config.latent_dim} numbers and "
         "decoded from z alone. Shuffled is the control: the text decoded from the z of the next "
         "sentence.",
@@ -92,9 +102,10 @@ def _refine(model: LlaMaVAE) -> Example:
 
 
 def _interpolate(model: LlaMaVAE) -> Example:
-    rows = generations.interpolations(model, [_ENDS], steps=7)
+    rows = interpolations(model, [_ENDS], steps=7)
     seen = "Latent codes on the straight line from one sentence to another."
-    return Example("interpolate", _columns(rows, "position", "text"), seen)
+    shown = [{name: row[name] for name in ("position", "text")} for row in rows]
+    return Example("interpolate", shown, seen)
 
 
 def _arithmetic(model: LlaMaVAE) -> Example:

@@ -3,6 +3,7 @@ from .data import evaluation_data as evaluation_data
 from .evaluator import Evaluation as Evaluation
 from .evaluator import EvaluationData as EvaluationData
 from .evaluator import Evaluator as Evaluator
+from .evaluator import Plot as Plot
 from .refined import RefinedSystem as RefinedSystem
 from .registry import EVALUATORS as EVALUATORS
 from .registry import SUITES as SUITES

@@ -64,6 +64,24 @@ class EvaluationData:
 
 
 @dataclass(frozen=True)
+class Plot:
+    """How a table of an evaluation is plotted.
+
+    Attributes:
+        kind: `map` of latent codes, with the columns `x`, `y` and `text`, one for each of
+            `columns`, the labels; `bars` of the KL of each dimension, with the columns of the KL
+            and of whether the dimension is active; `squares`, with the columns of both axes and of
+            the value; `curve`, with the columns of both axes.
+        columns: Columns of the table.
+        caption: Caption; that of a map is the name of the table and the label.
+    """
+
+    kind: Literal["map", "bars", "squares", "curve"]
+    columns: tuple[str, ...]
+    caption: str = ""
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """Output of an evaluator.
 
@@ -72,12 +90,14 @@ class Evaluation:
         tables: Maps names to tables of the underlying data: texts, curves, points of a map.
         items: Maps metric and group to the per-item values, if they are known.
         not_found: Maps each part without data, such as a benchmark, to the reason.
+        plots: Maps tables that are plotted in the report to how.
     """
 
     rows: Rows
     tables: dict[str, Rows] = field(default_factory=dict)
     not_found: dict[str, str] = field(default_factory=dict)
     items: dict[tuple[str, str], Items] = field(default_factory=dict)
+    plots: dict[str, Plot] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for row in self.rows:

@@ -39,7 +39,7 @@ EVALUATORS = _Lazy(
     {
         "reconstruction": "reconstruction:Reconstruction",
         "likelihood": "likelihood:Likelihood",
-        "usage": "latent_usage:Usage",
+        "latent_usage": "latent_usage:LatentUsage",
         "samples": "samples:Samples",
         "interpolation": "interpolation:Interpolation",
         "geometry": "geometry:Geometry",

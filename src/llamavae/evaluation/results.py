@@ -1,7 +1,8 @@
 """The folder of an evaluation: reading and writing.
 
-    results.json                 model and data; for each evaluator its settings, rows, provenance
-                                 and missing parts; skipped and failed evaluators, with the reason
+    results.json                 model and data; for each evaluator its settings, rows, plots,
+                                 provenance and missing parts; skipped and failed evaluators, with
+                                 the reason
     rows.csv                     all values as one table
     EVALUATOR/TABLE.jsonl        the underlying texts, curves and codes, one JSON object per line
     EVALUATOR/items.jsonl        per-item values of each metric and its control
@@ -20,9 +21,8 @@ from typing import Any
 import numpy as np
 
 from llamavae.errors import UserError
-from llamavae.evaluation.evaluator import Evaluation
-from llamavae.evaluation.generations import write_csv
-from llamavae.files import disk_errors, write_text
+from llamavae.evaluation.evaluator import Evaluation, Plot
+from llamavae.files import disk_errors, write_csv, write_text
 from llamavae.metrics.metric import Items, Rows
 
 
@@ -144,7 +144,11 @@ def _read_found(folder: Path, values: dict[str, Any]) -> Found:
         items[line["metric"], line["group"]] = Items(
             np.array(line["values"]), None if control is None else np.array(control)
         )
-    evaluation = Evaluation(values.pop("rows"), tables, values.pop("not_found", {}), items)
+    plots = {
+        name: Plot(plot["kind"], tuple(plot["columns"]), plot["caption"])
+        for name, plot in values.pop("plots", {}).items()
+    }
+    evaluation = Evaluation(values.pop("rows"), tables, values.pop("not_found", {}), items, plots)
     return Found(evaluation, **values)
 
 
@@ -180,6 +184,7 @@ def write_results(results: Results, folder: Path, changed: str | None = None) ->
                 "rows": found.evaluation.rows,
                 "tables": list(found.evaluation.tables),
                 "not_found": found.evaluation.not_found,
+                "plots": {name: vars(plot) for name, plot in found.evaluation.plots.items()},
                 **{key: value for key, value in vars(found).items() if key != "evaluation"},
             }
             for name, found in results.found.items()

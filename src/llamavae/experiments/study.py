@@ -1,10 +1,9 @@
 """Studies of definition modelling on held-out words.
 
 `study_flows` compares the architectures of `llamavae.flows`; `study_definitions` compares the
-invertible CVAE with baselines. Both return tidy rows: `system`, `seed`, `metric`, `value`, `unit`,
-`direction` and, if available, `low` and `high` (95 % confidence interval), `shuffled` or `guess`
-(controls), `n`, `items` (per-item values). `differences` tests each system against a reference
-system on the same items.
+invertible CVAE with baselines. Both return tidy rows: `system`, `seed`, and the columns of
+`Metric.row`, with `items` if the per-item values are known. `differences` tests each system against
+a reference system on the same items.
 """
 
 from __future__ import annotations
@@ -19,7 +18,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias, get_args
 
-import numpy as np
 import torch
 from datasets import Dataset
 
@@ -32,7 +30,7 @@ from llamavae.guidance.conditions import read_column
 from llamavae.guidance.sampling import check_draws
 from llamavae.metrics.bootstrap import paired_bootstrap
 from llamavae.metrics.definitions import SCORES, score_definitions
-from llamavae.metrics.metric import Rows
+from llamavae.metrics.metric import Items, Metric, Rows
 from llamavae.metrics.ngrams import distinct_n
 from llamavae.metrics.retrieval import rank_of_truth, score_ranks, score_vectors
 from llamavae.metrics.semantic import Scorer
@@ -290,20 +288,18 @@ def differences(rows: Rows, against: str = "nearest neighbour", *, resamples: in
         against: The reference system.
         resamples: Number of bootstrap samples.
     """
-    items = {
-        (row["seed"], row["metric"], row["system"]): np.array(row["items"])
-        for row in rows
-        if "items" in row
+    items: dict[tuple[int, str, str], Items] = {
+        (row["seed"], row["metric"], row["system"]): row["items"] for row in rows if "items" in row
     }
     found: Rows = []
     for (seed, metric, system), ours in items.items():
         theirs = items.get((seed, metric, against))
-        if system == against or theirs is None or len(ours) != len(theirs):
+        if system == against or theirs is None or len(ours.values) != len(theirs.values):
             continue
         real, low, high, p = paired_bootstrap(
-            lambda drawn, a=ours: float(a[drawn].mean()),
-            lambda drawn, b=theirs: float(b[drawn].mean()),
-            len(ours),
+            lambda drawn, a=ours.values: float(a[drawn].mean()),
+            lambda drawn, b=theirs.values: float(b[drawn].mean()),
+            len(ours.values),
             resamples=resamples,
         )
         row = {"system": system, "seed": seed, "metric": metric, "against": against}
@@ -338,22 +334,40 @@ def _flow_rows(
 def _fit_rows(task: DefinitionTask, cvae: InvertibleCVAE, fit: FlowFit, share: float) -> Rows:
     z = task.vae.encode(task.test.texts).mean
     nll = -cvae.density(z, task.test.conditions).mean().item() / cvae.flow.features
-    nats = "nats per dimension"
     held_out = {"": fit.nll} | {f" of {name}": value for name, value in fit.references.items()}
     return [
-        *(
-            _measure(f"held-out NLL{name}", value, nats, "lower", len(task.valid))
-            for name, value in held_out.items()
-        ),
-        _measure("test NLL at the mean", nll, nats, "lower", len(z)),
-        _measure("inverse error", fit.inverse_error, "largest difference", "lower"),
-        _measure("fit time", fit.seconds, "s", "lower"),
-        _measure("sampling time", share, "of decoding", "lower", min(task.texts, len(z))),
+        *(_held_out_nll(name).row(value, len(task.valid)) for name, value in held_out.items()),
+        _TEST_NLL.row(nll, len(z)),
+        _INVERSE_ERROR.row(fit.inverse_error, 1),
+        _FIT_TIME.row(fit.seconds, 1),
+        _SAMPLING_TIME.row(share, min(task.texts, len(z))),
     ]
 
 
-def _measure(name: str, value: float, unit: str, direction: str, n: int = 1) -> dict[str, Any]:
-    return {"metric": name, "value": value, "unit": unit, "direction": direction, "n": n}
+def _held_out_nll(name: str) -> Metric:
+    definition = "Mean negative log-density of the latent codes of the validation pairs."
+    return Metric(f"held-out NLL{name}", "nats per dimension", "lower", definition)
+
+
+_TEST_NLL = Metric(
+    "test NLL at the mean",
+    "nats per dimension",
+    "lower",
+    "Mean negative log-density of the posterior means of the test pairs.",
+)
+_INVERSE_ERROR = Metric(
+    "inverse error",
+    "largest difference",
+    "lower",
+    "Largest absolute difference between a held-out code and the inverse of its image.",
+)
+_FIT_TIME = Metric("fit time", "s", "lower", "Time of the fit, with its evaluations.")
+_SAMPLING_TIME = Metric(
+    "sampling time",
+    "of decoding",
+    "lower",
+    "Time to draw the latent codes of the words, divided by the time to decode them.",
+)
 
 
 def _timed(task: DefinitionTask, cvae: InvertibleCVAE, seed: int) -> tuple[list[str], float]:
@@ -387,7 +401,7 @@ def _text_rows(task: DefinitionTask, texts: list[str], seed: int) -> Rows:
         senses=task.senses,
         seed=seed,
     )
-    return [*rows, SCORES["distinct-2"].score(distinct_n(texts), len(texts))]
+    return [*rows, SCORES["distinct-2"].row(distinct_n(texts), len(texts))]
 
 
 def _rank_rows(task: DefinitionTask, cvae: InvertibleCVAE) -> Rows:

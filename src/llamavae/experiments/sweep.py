@@ -17,12 +17,11 @@ from typing import Any
 from llamavae.errors import UserError
 from llamavae.evaluation.data import evaluation_data, run_of
 from llamavae.evaluation.evaluator import Evaluator
-from llamavae.evaluation.evaluators.latent_usage import Usage
+from llamavae.evaluation.evaluators.latent_usage import LatentUsage
 from llamavae.evaluation.evaluators.likelihood import Likelihood
 from llamavae.evaluation.evaluators.reconstruction import Reconstruction
-from llamavae.evaluation.generations import write_csv
 from llamavae.evaluation.suite import evaluate
-from llamavae.files import write_json
+from llamavae.files import write_csv, write_json
 from llamavae.metrics.metric import Metric, Rows
 from llamavae.provenance import provenance
 from llamavae.training import Recipe, load_recipe, train
@@ -32,12 +31,12 @@ TRAINING = "training"
 _FOLDER = "output.folder"
 
 _MEASURES: dict[str, Metric] = {
-    "kl": Usage().metric("KL"),
+    "kl": LatentUsage().metric("KL"),
     "nll": Likelihood().metric("NLL"),
     "elbo": Likelihood().metric("negative ELBO"),
     "bleu": Reconstruction().metric("BLEU"),
-    "active_units": replace(Usage().metric("active units"), direction=""),
-    "mutual_information": replace(Usage().metric("mutual information"), direction=""),
+    "active_units": replace(LatentUsage().metric("active units"), direction=""),
+    "mutual_information": replace(LatentUsage().metric("mutual information"), direction=""),
 }
 """Maps the metric keys of a run, for validation sentences at its end, to metrics. Neither more nor
 fewer active units or nats of information are better along a trade-off."""

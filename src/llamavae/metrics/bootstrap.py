@@ -22,6 +22,20 @@ Statistic = Callable[[NDArray[np.intp]], float]
 """Maps item indices (N,) to the metric over these items."""
 
 
+def draws(n: int, resamples: int = 1000, seed: int = 0) -> Iterator[NDArray[np.intp]]:
+    """The item indices (N,) of each bootstrap sample.
+
+    Args:
+        n: Number N of items.
+        resamples: Number of bootstrap samples.
+        seed: Random seed; the same seed and N draw the same items.
+    """
+    if n < 1 or resamples < 1:
+        raise UserError(f"expected at least 1 item and 1 resample; got {n} and {resamples}")
+    rng = np.random.default_rng(seed)
+    return (rng.integers(n, size=n) for _ in range(resamples))
+
+
 def bootstrap_interval(
     statistic: Statistic, n: int, *, resamples: int = 1000, seed: int = 0
 ) -> tuple[float, float]:
@@ -38,7 +52,7 @@ def bootstrap_interval(
         >>> bootstrap_interval(lambda items: words[items].mean(), len(words))
         (4.25, 6.375)
     """
-    return percentile_interval([statistic(items) for items in _draws(n, resamples, seed)])
+    return percentile_interval([statistic(items) for items in draws(n, resamples, seed)])
 
 
 def bootstrap_sums(
@@ -60,8 +74,8 @@ def bootstrap_sums(
         (4.25, 6.375)
     """
     n, added = len(values), np.asarray(values, dtype=np.float64)
-    draws = _draws(n, resamples, seed)
-    return np.stack([np.bincount(items, minlength=n).astype(np.float64) @ added for items in draws])
+    counts = (np.bincount(items, minlength=n) for items in draws(n, resamples, seed))
+    return np.stack([count.astype(np.float64) @ added for count in counts])
 
 
 def percentile_interval(drawn: NDArray[np.float64] | Sequence[float]) -> tuple[float, float]:
@@ -105,13 +119,6 @@ def paired_bootstrap(
         seed: Random seed.
     """
     real = float(a(np.arange(n)) - b(np.arange(n)))
-    drawn = np.array([a(items) - b(items) for items in _draws(n, resamples, seed)])
+    drawn = np.array([a(items) - b(items) for items in draws(n, resamples, seed)])
     as_large = np.sum(np.abs(drawn - drawn.mean()) >= abs(real))
     return Difference(real, *percentile_interval(drawn), float(as_large + 1) / (resamples + 1))
-
-
-def _draws(n: int, resamples: int, seed: int) -> Iterator[NDArray[np.intp]]:
-    if n < 1 or resamples < 1:
-        raise UserError(f"expected at least 1 item and 1 resample; got {n} and {resamples}")
-    rng = np.random.default_rng(seed)
-    return (rng.integers(n, size=n) for _ in range(resamples))

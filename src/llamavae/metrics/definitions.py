@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from llamavae.errors import UserError
 from llamavae.metrics import semantic
 from llamavae.metrics.control import derangement
-from llamavae.metrics.metric import Metric, Rows
+from llamavae.metrics.metric import Items, Metric, Rows
 from llamavae.metrics.ngrams import corpus_bleu
 
 SCORES = {
@@ -142,9 +142,9 @@ def _words(text: str) -> list[str]:
     return word_tokenize(text, preserve_line=True)
 
 
-def _bleu(predictions: list[str], reference: list[str]) -> float:
+def _bleu(prediction: list[str], reference: list[str]) -> float:
     bleu: Any = sentence_bleu  # its annotations are for single words
-    return float(bleu([predictions], reference, smoothing_function=_SMOOTHING))
+    return float(bleu([prediction], reference, smoothing_function=_SMOOTHING))
 
 
 # ------------------------------------------------------------------------------- the table
@@ -163,10 +163,10 @@ def score_definitions(
 ) -> Rows:
     """All metrics of the predictions, each with its shuffled control.
 
-    Row: `metric` (a name of `SCORES`), `value`, `shuffled`, `unit`, `direction`, `n`, `items` (the
-    per-item scores, whose mean is the value; BLEU is not a mean and has none).
+    Rows are those of `Metric.row`, without intervals; `metric` is a name of `SCORES`. `items` are
+    the per-item scores, whose mean is the value; BLEU is not a mean and has none.
 
-    `shuffled` is the control: the same texts, each assigned to another item, where possible one
+    The control is the metric of the same texts, each assigned to another item, where possible one
     with another lemma and another reference. Texts that depend on their word score much lower
     under the control. The score that remains is due to the common form of definitions.
 
@@ -198,10 +198,16 @@ def score_definitions(
     exchanged = [predictions[int(i)] for i in other]
     rows: Rows = []
     for name, metric in metrics.items():
-        found = np.asarray(metric(predictions, references), dtype=float)
-        shuffled = float(np.asarray(metric(exchanged, references), dtype=float).mean())
-        row = SCORES[name].score(float(found.mean()), len(predictions), shuffled=shuffled)
-        rows.append({**row, "items": found.tolist()} if found.ndim else row)
+        ours, control = (
+            np.asarray(metric(texts, references), dtype=float) for texts in (predictions, exchanged)
+        )
+        row = SCORES[name].row(
+            ours.mean(),
+            len(predictions),
+            control=control.mean(),
+            items=Items(ours, control) if ours.ndim else None,
+        )
+        rows.append(row)
     return rows
 
 

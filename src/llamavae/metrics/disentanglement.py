@@ -4,11 +4,9 @@ Throughout, `points` are N latent codes (N, D) and `factors` are the values of K
 as integers from 0, shape (N, K); `code_factors` converts labels to this form. Scores are between
 0 and 1; higher is better.
 Here are those of *information* (MIG, modularity) and *prediction* (DCI, SAP), in the terms of
-Zaidi et al., arXiv 2012.09276; those of *intervention* are in `factor_interventions`.
+Zaidi et al., arXiv 2012.09276; those of *intervention* are in `interventions`.
 
-The scores were made for data of a generator, which draws images of given factors at will. Here
-all draws are from one labelled set, so what factors have in common in it (a verb and its object)
-stays in the scores. All of them are above 0 for random labels: report that control with them.
+All scores are above 0 for random labels; report this control with them.
 """
 
 from __future__ import annotations

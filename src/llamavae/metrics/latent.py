@@ -1,4 +1,4 @@
-"""Metrics of the latent space: isotropy, active units, mutual information and KL divergence."""
+"""Metrics of the latent space: isotropy, active units, information, KL divergence, likelihood."""
 
 from __future__ import annotations
 
@@ -151,3 +151,29 @@ def gaussian_kl(z: Tensor) -> float:
     covariance = (z - mean).T @ (z - mean) / n
     trace, logdet = covariance.trace(), torch.linalg.slogdet(covariance).logabsdet
     return 0.5 * float(trace + mean @ mean - d - logdet)
+
+
+def importance_weighted_bound(
+    log_likelihood: Tensor, log_prior: Tensor, log_posterior: Tensor
+) -> Tensor:
+    """Lower bound of log p(x) from K draws from q(z|x), in nats.
+
+    log mean_k [ p(x|z_k) p(z_k) / q(z_k|x) ], Burda et al., arXiv 1509.00519, eq. 8, in float64.
+    For K = 1 its expectation is the evidence lower bound; it increases with K towards log p(x).
+
+    Args:
+        log_likelihood: log p(x|z_k), shape (K, ...), one column for each x.
+        log_prior: log p(z_k), the same shape.
+        log_posterior: log q(z_k|x), the same shape.
+
+    Returns:
+        The bound for each x, shape (...).
+
+    Example:
+        >>> log_likelihood = torch.tensor([0.5, 0.25]).log()  # of two draws from the prior
+        >>> bound = importance_weighted_bound(log_likelihood, torch.zeros(2), torch.zeros(2))
+        >>> round(bound.exp().item(), 6)
+        0.375
+    """
+    weights = log_likelihood.double() + log_prior.double() - log_posterior.double()
+    return weights.logsumexp(0) - math.log(len(weights))

@@ -161,8 +161,3 @@ class Metric:
             group=group,
             items=Items(values, control),
         )
-
-    def score(self, value: float, n: int, **columns: Any) -> dict[str, Any]:
-        """One value as a row of a study, with further columns such as `shuffled`."""
-        unit = {"unit": self.unit, "direction": self.direction}
-        return {"metric": self.name, "value": value, **columns, **unit, "n": n}

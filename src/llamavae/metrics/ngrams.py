@@ -1,6 +1,7 @@
-"""N-gram metrics: BLEU, ROUGE, exact match, token F1 and the diversity of texts.
+"""N-gram metrics: BLEU, ROUGE, exact match, token F1 and the diversity and novelty of texts.
 
-Throughout, `predictions` and `references` are N texts each, one pair per item.
+Throughout, `predictions` and `references` are N texts each, one pair per item; `prediction` and
+`reference` are one pair.
 """
 
 from __future__ import annotations
@@ -16,10 +17,13 @@ import sacrebleu
 from nltk.util import ngrams
 from numpy.typing import NDArray
 from sacrebleu import BLEU
+from sklearn.feature_extraction.text import CountVectorizer
 
 from llamavae.errors import UserError
 
 Values = NDArray[np.float64]
+
+_BLOCK = 32  # number of texts compared with all training texts at a time
 
 
 def bleu_counts(predictions: Sequence[str], references: Sequence[str]) -> NDArray[np.int64]:
@@ -52,7 +56,7 @@ def bleu_of_counts(counts: NDArray[np.int64], *, effective_order: bool = False) 
     return BLEU.compute_bleu(ngrams[:4], ngrams[4:], length, expected, **options).score
 
 
-def bleu_1(text: str, reference: str) -> float:
+def bleu_1(prediction: str, reference: str) -> float:
     """Unigram BLEU of one sentence with brevity penalty, 0 to 1, words split at white space.
 
     Equal to nltk's `sentence_bleu` with weights (1, 0, 0, 0). The reconstruction tables of Zhang
@@ -62,14 +66,14 @@ def bleu_1(text: str, reference: str) -> float:
         >>> bleu_1("a kind of dog", "a dog is a kind of animal")
         0.472...
     """
-    a, b = text.split(), reference.split()
+    a, b = prediction.split(), reference.split()
     if not a:
         return 0.0
     penalty = min(1.0, math.exp(1 - len(b) / len(a)))
     return penalty * _common(a, b, 1) / len(a)
 
 
-def token_f1(text: str, reference: str) -> float:
+def token_f1(prediction: str, reference: str) -> float:
     """F1 of the bags of words of two texts, 0 to 1.
 
     The F1 of SQuAD (Rajpurkar et al., arXiv 1606.05250) without its normalisation: words are split
@@ -79,11 +83,11 @@ def token_f1(text: str, reference: str) -> float:
         >>> token_f1("a kind of dog", "a dog of a kind")
         0.888...
     """
-    a, b = text.split(), reference.split()
+    a, b = prediction.split(), reference.split()
     return 1.0 if a == b else _f1(_common(a, b, 1), len(a), len(b))
 
 
-def rouge(text: str, reference: str) -> tuple[float, float, float]:
+def rouge(prediction: str, reference: str) -> tuple[float, float, float]:
     """ROUGE-1, ROUGE-2 and ROUGE-L of two texts: F1 values, 0 to 1 (Lin 2004, W04-1013).
 
     Computed as in the package rouge-score without stemming. Words are maximal sequences of the
@@ -94,7 +98,7 @@ def rouge(text: str, reference: str) -> tuple[float, float, float]:
         >>> rouge("the cat sat on the mat", "a cat sat, on a Mat!")
         (0.666..., 0.4, 0.666...)
     """
-    a, b = (re.findall("[a-z0-9]+", x.lower()) for x in (text, reference))
+    a, b = (re.findall("[a-z0-9]+", x.lower()) for x in (prediction, reference))
     return (
         _f1(_common(a, b, 1), len(a), len(b)),
         _f1(_common(a, b, 2), len(a) - 1, len(b) - 1),
@@ -127,22 +131,22 @@ def _longest_common_subsequence(a: Sequence[str], b: Sequence[str]) -> int:
     return row[-1]
 
 
-def corpus_bleu(texts: Sequence[str], references: Sequence[str]) -> float:
-    """Corpus BLEU of `texts`, 0 to 100: sacrebleu with its standard tokenisation (13a), cased.
+def corpus_bleu(predictions: Sequence[str], references: Sequence[str]) -> float:
+    """Corpus BLEU, 0 to 100: sacrebleu with its standard tokenisation (13a), cased.
 
     Args:
-        texts: Generated texts, one for each reference; they may be empty.
+        predictions: Generated texts, one for each reference; they may be empty.
         references: Reference texts.
     """
-    _check_pairs(texts, references)
-    return sacrebleu.corpus_bleu(list(texts), [list(references)], force=True).score
+    _check_pairs(predictions, references)
+    return sacrebleu.corpus_bleu(list(predictions), [list(references)], force=True).score
 
 
-def exact_match(texts: Sequence[str], references: Sequence[str]) -> float:
-    """Proportion of texts, 0 to 1, that equal their reference up to white space."""
-    _check_pairs(texts, references)
-    pairs = zip(texts, references, strict=True)
-    return sum(a.split() == b.split() for a, b in pairs) / len(texts)
+def exact_match(predictions: Sequence[str], references: Sequence[str]) -> float:
+    """Proportion of predictions, 0 to 1, that equal their reference up to white space."""
+    _check_pairs(predictions, references)
+    pairs = zip(predictions, references, strict=True)
+    return sum(a.split() == b.split() for a, b in pairs) / len(predictions)
 
 
 def distinct_n(texts: Sequence[str], n: int = 2) -> float:
@@ -227,8 +231,43 @@ def duplicates(texts: Sequence[str]) -> float:
     return 1 - len({" ".join(text.split()) for text in texts}) / len(texts)
 
 
-def _check_pairs(texts: Sequence[str], references: Sequence[str]) -> None:
-    if len(texts) != len(references) or not texts:
+def _check_pairs(predictions: Sequence[str], references: Sequence[str]) -> None:
+    if len(predictions) != len(references) or not predictions:
         raise UserError(
-            f"expected one text for each reference; got {len(texts)} and {len(references)}"
+            f"expected one text for each reference; got {len(predictions)} and {len(references)}"
         )
+
+
+def nearest_texts(texts: Sequence[str], training: Sequence[str]) -> tuple[NDArray[np.intp], Values]:
+    """The most similar training text of each text, and their similarity.
+
+    The similarity is the Jaccard index of the sets of words, 0 to 1: the number of common words
+    divided by the number of words in either text.
+
+    Args:
+        texts: N texts.
+        training: M texts, at least one.
+
+    Returns:
+        Indices of training texts (N,), the first in case of ties, and similarities (N,).
+
+    Example:
+        >>> nearest_texts(["a red dog"], ["robots paint", "a big dog"])
+        (array([1]), array([0.5]))
+    """
+    vectorizer = CountVectorizer(token_pattern=r"\S+", lowercase=False, binary=True)
+    theirs: Any = vectorizer.fit_transform(training)
+    ours: Any = vectorizer.transform(texts)  # words that the training texts have
+    words, training_words = (
+        np.array([len(set(text.split())) for text in side]) for side in (texts, training)
+    )
+    index = np.empty(len(texts), np.intp)
+    alike = np.empty(len(texts))
+    for start in range(0, len(texts), _BLOCK):
+        rows = slice(start, start + _BLOCK)
+        common = (ours[rows] @ theirs.T).toarray()  # (block, M)
+        either = words[rows, None] + training_words - common
+        jaccard = common / np.maximum(either, 1)
+        index[rows] = jaccard.argmax(1)
+        alike[rows] = jaccard.max(1)
+    return index, alike

@@ -9,11 +9,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from llamavae.errors import UserError
+from llamavae.metrics.bootstrap import draws, percentile_interval
 from llamavae.metrics.control import derangement
 from llamavae.metrics.metric import Metric, Rows
 
 _CUTS = (1, 10, 100)
-_RESAMPLES = 2000
 _BLOCK = 1024
 """Number of rows of the cosine matrix that are in memory at a time."""
 
@@ -112,9 +112,9 @@ def rank_of_truth(scores: Tensor, truth: Tensor) -> Tensor:
 def score_ranks(ranks: Tensor, candidates: int, seed: int = 0) -> Rows:
     """Median rank, mean reciprocal rank, and recall at 1, 10 and 100.
 
-    Row: `metric` (a name of `SCORES`), `value`, `low` and `high` (95 % confidence interval:
-    percentiles of 2,000 bootstrap samples of the items), `guess` (expected value for uniformly
-    random ranks), `unit`, `direction`, `n`.
+    Rows are those of `Metric.row`; `metric` is a name of `SCORES`. The interval has the percentiles
+    of 1,000 bootstrap samples of the items. The control is the expected value for uniformly random
+    ranks.
 
     Args:
         ranks: Rank of the correct candidate of each item, from 1 (N,).
@@ -127,17 +127,15 @@ def score_ranks(ranks: Tensor, candidates: int, seed: int = 0) -> Rows:
             f"expected at least one rank (N,) from 1 to the {candidates} candidates; got shape "
             f"{tuple(ranks.shape)}" + (f", {values.min()} to {values.max()}" if values.size else "")
         )
-    rng = np.random.default_rng(seed)
-    samples = [_statistics(rng.choice(values, len(values))) for _ in range(_RESAMPLES)]
-    low, high = np.quantile(samples, [0.025, 0.975], axis=0)
+    drawn = np.array([_statistics(values[items]) for items in draws(len(values), seed=seed)])
     # each rank once: the distribution of a random guess
     guess = _statistics(np.arange(1, candidates + 1))
     names = ("median rank", "MRR", *(f"recall@{cut}" for cut in _CUTS))
     return [
-        SCORES[name].score(
-            value, len(values), low=float(low[i]), high=float(high[i]), guess=guess[i]
+        SCORES[name].row(value, len(values), control=control, interval=percentile_interval(each))
+        for name, value, control, each in zip(
+            names, _statistics(values), guess, drawn.T, strict=True
         )
-        for i, (name, value) in enumerate(zip(names, _statistics(values), strict=True))
     ]
 
 
@@ -159,9 +157,9 @@ def score_vectors(predicted: Tensor, gold: Tensor, seed: int = 0) -> Rows:
     vectors, since the norm of a prediction is the same for all candidates and does not change the
     ranks.
 
-    Row: `metric` (a name of `SCORES`), `value`, `shuffled` (the control: each item receives the
-    prediction of another item, where possible of one with another gold vector), `unit`,
-    `direction`, `n`.
+    Rows are those of `Metric.row`, without intervals; `metric` is a name of `SCORES`. In the
+    control, each item receives the prediction of another item, where possible of one with another
+    gold vector.
 
     Args:
         predicted: Predicted vectors (N, C).
@@ -177,8 +175,7 @@ def score_vectors(predicted: Tensor, gold: Tensor, seed: int = 0) -> Rows:
     other = derangement(len(gold), torch.Generator().manual_seed(seed), words)
     right, exchanged = (_compare(x, gold) for x in (predicted, predicted[other]))
     return [
-        SCORES[name].score(value, len(gold), shuffled=exchanged[name])
-        for name, value in right.items()
+        SCORES[name].row(value, len(gold), control=exchanged[name]) for name, value in right.items()
     ]
 
 

@@ -1,4 +1,4 @@
-"""Similarity of texts by pretrained models: embedding cosine, MoverScore, BLEURT, BERTScore.
+"""Similarity of texts by pretrained models: embedding cosine, MoverScore, BLEURT, BERTScore, MAUVE.
 
 Throughout, `predictions` and `references` are N texts each, one pair per item.
 """
@@ -12,6 +12,7 @@ from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import ot
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import (
@@ -227,6 +228,32 @@ def _inputs(
         **options,
     )
     return dict(batch.to(model.device))
+
+
+def mauve(vectors: NDArray[Any], references: NDArray[Any], seed: int = 0) -> float:
+    """MAUVE between texts and references, 0 to 1 (Pillutla et al., arXiv 2102.01454).
+
+    The area under the frontier of the two divergences between texts and references, which are
+    represented by histograms over clusters of their embeddings. Values depend on the encoder and
+    on the number of texts; compare only equal ones, with several thousand texts. The authors'
+    package computes it with its own defaults.
+
+    Args:
+        vectors: Embeddings of N texts (N, H). The authors use the embedding of the last token of
+            GPT-2 large.
+        references: Embeddings of about as many human-written texts.
+        seed: Seed of the clustering.
+
+    Raises:
+        UserError: The package is not installed.
+    """
+    try:
+        from mauve import compute_mauve  # pyright: ignore[reportMissingImports] optional
+    except ImportError as error:
+        raise UserError(
+            "MAUVE needs an optional package (GPL licence): pip install llamavae[mauve]"
+        ) from error
+    return float(compute_mauve(vectors, references, seed=seed, verbose=False).mauve)
 
 
 def _check(predictions: Sequence[str], references: Sequence[str]) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from llamavae.evaluation.data import run_folders
+from llamavae.evaluation.evaluator import Plot
 from llamavae.evaluation.results import Found, Results, interval_text, number_text, read_results
 from llamavae.evaluation.tasks import by_reason
 from llamavae.metrics.metric import Rows
@@ -33,7 +34,6 @@ from llamavae.report.texts import TEXTS, text_sections
 
 _FEW = 10  # number of rows shown per table; the folder has all
 _MAPPED = 4  # maximum number of labels to colour a projection by
-_CURVES = ("K",)  # first columns of tables that are curves
 
 
 def write_evaluation_report(folder: Path) -> Path:
@@ -140,7 +140,13 @@ def evaluator_section(name: str, found: Found) -> Section:
         ]
         body.append(details(f"By group: {len(parts)} values", table(groups)))
     shown = {n: t for n, t in found.evaluation.tables.items() if n not in TEXTS and t}
-    if drawn := [plot for table_name, rows in shown.items() for plot in _plots(table_name, rows)]:
+    drawn = [
+        each
+        for table_name, plot in found.evaluation.plots.items()
+        if table_name in shown
+        for each in _figures(table_name, shown[table_name], plot)
+    ]
+    if drawn:
         body.append(gallery(drawn))
     for each, rows in shown.items():
         few = [
@@ -161,23 +167,20 @@ def _values(row: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _plots(name: str, rows: Rows) -> list[Html]:
-    """Figures of a table, chosen by its columns."""
-    columns = _columns(rows)
-    if {"x", "y"} <= set(columns):  # a map
-        labels = [c for c in columns if c not in ("x", "y", "text")][:_MAPPED]
-        return [figure(plots.plot_map(rows, each), f"{name}: {each}") for each in labels]
-    if {"dimension", "kl"} <= set(columns):
-        active = sum(row["active"] for row in rows) if "active" in columns else None
-        kl = [row["kl"] for row in rows]
-        return [figure(plots.plot_kl_per_dimension(kl, active), "KL of each dimension")]
-    if {"dimension", "factor", "information"} <= set(columns):
-        squares = plots.plot_squares(rows, "dimension", "factor", "information")
-        return [figure(squares, "Mutual information of each dimension and each factor, in nats")]
-    if columns[0] in _CURVES:
-        x, y = columns[:2]
-        return [figure(plots.plot_curve(rows, x, y), f"{name}: {y} by {x}")]
-    return []
+def _figures(name: str, rows: Rows, plot: Plot) -> list[Html]:
+    """The figures of a table."""
+    match plot.kind:
+        case "map":
+            labels = plot.columns[:_MAPPED]
+            return [figure(plots.plot_map(rows, label), f"{name}: {label}") for label in labels]
+        case "bars":
+            kl, active = ([row[column] for row in rows] for column in plot.columns)
+            drawn = plots.plot_kl_per_dimension(kl, sum(active))
+        case "squares":
+            drawn = plots.plot_squares(rows, *plot.columns)
+        case "curve":
+            drawn = plots.plot_curve(rows, *plot.columns)
+    return [figure(drawn, plot.caption)]
 
 
 def _columns(rows: Rows) -> list[str]:

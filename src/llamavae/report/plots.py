@@ -104,8 +104,8 @@ def plot_scores(rows: Sequence[Mapping[str, Any]], columns: int = 3) -> Figure:
     Args:
         rows: One row for each system and metric, with `system`, `metric`, `value` and `direction`
             ("higher" or "lower" is better). If present, `unit` is the label of the axis, `low` and
-            `high` (95 % confidence interval) are drawn as a line over the bar, and `shuffled`,
-            `guess` or `control` as a dashed mark. Panels and bars are in the order of the rows.
+            `high` (95 % confidence interval) are drawn as a line over the bar, and `control` as a
+            dashed mark. Panels and bars are in the order of the rows.
         columns: Maximum number of panels side by side.
 
     Raises:
@@ -319,12 +319,6 @@ def _draw_panel(axis: Axes, name: str, log: Sequence[Line]) -> None:
 
 # ------------------------------------------------------------------------------- bars
 
-_CONTROLS = {
-    "shuffled": "shuffled (control)",
-    "guess": "chance (control)",
-    "control": "control",
-}
-
 
 def _bars(axis: Axes, metric: str, rows: Sequence[Mapping[str, Any] | None]) -> None:
     """A bar for each row, the first one on top; None leaves an empty place."""
@@ -332,7 +326,7 @@ def _bars(axis: Axes, metric: str, rows: Sequence[Mapping[str, Any] | None]) -> 
     drawn = [
         float(row[key])
         for _, row in shown
-        for key in ("value", "low", "high", *_CONTROLS)
+        for key in ("value", "low", "high", "control")
         if row.get(key) is not None
     ]
     left, right = min(0.0, *drawn), max(0.0, *drawn)
@@ -358,12 +352,10 @@ def _bar(axis: Axes, y: int, row: Mapping[str, Any], room: float) -> None:
         interval = [row["low"], row["high"]]
         axis.plot(interval, [y, y], color=INK, linewidth=1.2, label="95 % interval")
         end = max(end, row["high"])
-    for key, label in _CONTROLS.items():
-        control = row.get(key)
-        if control is not None:
-            style = {"color": VERMILION, "linewidth": 1.6, "linestyle": (0, (2, 1))}
-            axis.plot([control, control], [y - 0.42, y + 0.42], label=label, **style)
-            if end < control < end + room:  # the value would overlap the mark
-                end = control
+    if (control := row.get("control")) is not None:
+        style = {"color": VERMILION, "linewidth": 1.6, "linestyle": (0, (2, 1))}
+        axis.plot([control, control], [y - 0.42, y + 0.42], label="control", **style)
+        if end < control < end + room:  # the value would overlap the mark
+            end = control
     text = f"{row['value']:,.0f}" if abs(row["value"]) >= 1000 else f"{row['value']:.3g}"
     annotate(axis, text.replace("-", "−"), (end, y), (4, 0), va="center", fontsize=9)

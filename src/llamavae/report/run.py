@@ -221,8 +221,8 @@ def write_run_report(
 
     Args:
         folder: The run's folder, with `results.json` and `log.jsonl`.
-        tables: Rows of `llamavae.evaluation.generations` under the names `reconstructions`,
-            `interpolations`, `traversals` and `samples`; missing tables are skipped.
+        tables: The tables `reconstructions`, `interpolations`, `traversals` and `samples` of the
+            evaluators; missing tables are skipped.
         metrics: Further metrics, at the top of the table.
         sections: Further sections, before the metrics.
 

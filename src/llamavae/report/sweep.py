@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from llamavae.evaluation.generations import write_csv
 from llamavae.evaluation.results import interval_text, number_text
 from llamavae.experiments.correlation import relate
 from llamavae.experiments.sweep import TRAINING, Sweep, geometry_and_quality, trade_off
-from llamavae.files import replacing
+from llamavae.files import replacing, write_csv
 from llamavae.metrics.metric import Rows
 from llamavae.provenance import provenance as made_by
 from llamavae.report import plots

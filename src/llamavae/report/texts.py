@@ -22,7 +22,7 @@ def text_sections(tables: Mapping[str, Rows]) -> list[Section]:
     """Sections for the available tables of generated sentences.
 
     Args:
-        tables: Rows like those of `llamavae.evaluation.generations` under names of `TEXTS`.
+        tables: Tables of the evaluators, by the names of `TEXTS`.
     """
     sections = []
     if reconstructed := tables.get("reconstructions"):

@@ -63,6 +63,7 @@ def test_tables_name_dimensions_and_what_was_left_out(found):
     assert [row["dimension"] for row in factors[:4]] == [0, 1, 2, 3]
     assert factors[4]["left_out"] == "all sentences have the value en"
     dimensions = found.tables["dimensions"]
+    assert set(found.plots["dimensions"].columns) <= set(dimensions[0])
     assert len(dimensions) == 4 * 4
     own = [row["importance"] for row in dimensions if row["factor"] == NAMES[row["dimension"]]]
     assert min(own) > 0.95

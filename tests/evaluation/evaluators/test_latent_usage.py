@@ -8,7 +8,7 @@ from tests.metrics.gaussians import draws
 
 from llamavae.errors import UserError
 from llamavae.evaluation.evaluator import EvaluationData
-from llamavae.evaluation.evaluators.latent_usage import Usage, dimensions
+from llamavae.evaluation.evaluators.latent_usage import LatentUsage, dimensions
 from llamavae.metrics.latent import active_units, mutual_information
 from llamavae.modeling.posterior import DiagonalGaussian
 
@@ -28,7 +28,7 @@ class Planted:
 
 def usage(mean, variance, resamples=50):
     data = EvaluationData([str(i) for i in range(len(mean))])
-    return Usage(resamples)(Planted(mean, variance), data)
+    return LatentUsage(resamples)(Planted(mean, variance), data)
 
 
 def test_too_few_points():
@@ -105,6 +105,7 @@ def test_rows_agree_with_the_measures_of_training():
     expected = mutual_information(mean, system.logvar, z)
     assert found.value("mutual information") == pytest.approx(expected, abs=1e-5)
     table = found.tables["dimensions"]
+    assert set(found.plots["dimensions"].columns) <= set(table[0])
     assert sum(row["kl"] for row in table) == pytest.approx(found.value("KL"))
     assert sum(row["active"] for row in table) == 2
 
@@ -125,4 +126,4 @@ def test_a_system_without_posterior():
             return torch.zeros(len(texts), 2)
 
     with pytest.raises(UserError, match="posterior"):
-        Usage()(Plain(), EvaluationData(["a", "b"]))
+        LatentUsage()(Plain(), EvaluationData(["a", "b"]))

@@ -245,6 +245,13 @@ def test_models_that_are_asked_for():
     assert found.value("BERTScore") == pytest.approx(score)
     score = semantic.bleurt_scores(predictions, tiny.SENTENCES, (rating, tokenizer)).mean().item()
     assert found.value("BLEURT") == pytest.approx(score)
+    for name in ("BERTScore", "BLEURT"):
+        row = next(row for row in found.rows if row["metric"] == name)
+        assert row["low"] <= row["value"] <= row["high"]
+        items = found.items[name, ""]
+        assert items.values.mean() == pytest.approx(row["value"])
+        assert items.control is not None
+        assert items.control.mean() == pytest.approx(row["control"])
     plain = Reconstruction(resamples=20)(Planted(tiny.SENTENCES), EvaluationData(tiny.SENTENCES))
     assert not {"BERTScore", "BLEURT", "encoder cosine"} & {row["metric"] for row in plain.rows}
 

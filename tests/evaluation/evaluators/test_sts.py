@@ -5,24 +5,19 @@ import math
 import sys
 from pathlib import Path
 
-import datasets
 import pytest
 import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.evaluation import EmbeddingSimilarityEvaluator
 from tests import tiny
 
+from llamavae.corpora.sts import TASKS, ScoredPairs, read_pairs
 from llamavae.errors import MissingData, UserError
 from llamavae.evaluation.evaluator import EvaluationData
 from llamavae.evaluation.evaluators.sts import (
-    GROUPS,
-    TASKS,
-    Pairs,
     SemanticSimilarity,
     cosines,
-    load_pairs,
     pair_cosines,
-    read_pairs,
 )
 from llamavae.metrics.correlation import spearman
 from llamavae.modeling.loading import load_sentence_encoder
@@ -66,107 +61,7 @@ def test_cosines_by_hand():
     assert cosines(first, second) == pytest.approx([1, math.sqrt(0.5), 0])
 
 
-# ------------------------------------------------------------------------------- files
-
-
-@pytest.mark.parametrize(
-    ("name", "text"),
-    [
-        ("a.csv", 'one,"two, too",3\nfour,five,0.5\n'),
-        ("a.csv", 'sentence1,sentence2,score\none,"two, too",3\n\nfour,five,0.5\n'),
-        ("a.tsv", "one\ttwo, too\t3\nfour\tfive\t0.5\n"),
-        (
-            "a.tsv",
-            "pair_ID\tsentence_A\tsentence_B\trelatedness_score\n"
-            "1\tone\ttwo, too\t3\n2\tfour\tfive\t0.5\n",
-        ),
-        (
-            "a.jsonl",
-            '{"sentence1": "one", "sentence2": "two, too", "similarity_score": 3}\n'
-            '{"sentence2": "five", "sentence1": "four", "similarity_score": 0.5}\n',
-        ),
-    ],
-)
-def test_formats(tmp_path, name, text):
-    (tmp_path / name).write_text(text)
-    assert read_pairs(tmp_path / name) == Pairs(["one", "four"], ["two, too", "five"], [3, 0.5])
-
-
-MALFORMED = 'a,b,1\nc,d\ne,,2\nf,g,high\nh,"i\nj",nan\nk,l,3\n'
-
-
-def test_malformed_rows_are_refused_by_line(tmp_path):
-    path = tmp_path / "a.csv"
-    path.write_text(MALFORMED)
-    with pytest.raises(UserError, match="4 malformed row") as error:
-        read_pairs(path)
-    message = str(error.value)
-    for part in (
-        "a.csv:2: 2 cell(s) instead of 3",
-        "a.csv:3: a sentence is missing",
-        "a.csv:4: the score is 'high', which is not a number",
-        "a.csv:6: the score is 'nan'",
-        "among 6",
-        "malformed='skip'",
-    ):
-        assert part in message
-
-
-def test_malformed_rows_are_skipped_with_a_note(tmp_path, caplog):
-    path = tmp_path / "a.csv"
-    path.write_text(MALFORMED)
-    with caplog.at_level(logging.WARNING):
-        pairs = read_pairs(path, malformed="skip")
-    assert (pairs.first, pairs.second, pairs.scores) == (["a", "k"], ["b", "l"], [1, 3])
-    assert len(pairs.skipped) == 4
-    assert "left out 4 malformed row(s) among 6" in caplog.text
-    system = Vectors({"a": [1.0, 0], "b": [0.0, 1], "k": [1.0, 0], "l": [1.0, 0]})
-    evaluator = SemanticSimilarity(["mine"], {"mine": path}, malformed="skip")
-    found = evaluator(system, DATA)
-    assert [row["row"].split(":")[1] for row in found.tables["left out"]] == ["2", "3", "4", "6"]
-    assert found.value("STS Spearman") == pytest.approx(1)
-
-
-@pytest.mark.parametrize(
-    ("name", "text", "message"),
-    [
-        ("a.csv", "a,b,1\n", "at least 2 pairs; got 1"),
-        ("a.csv", 'a,b,1\n"c,d,2\ne,f,3\n', "a.csv:3: unexpected end of data"),
-        ("a.csv", "sentence1,score\na,1\n", "a.csv:2: no sentence2 or sentence_b"),
-        ("a.jsonl", '{"sentence1": "a"\n"b"\n', "2 malformed.*a.jsonl:1: not a JSON object"),
-        ("a.jsonl", '{"sentence1": 1, "sentence2": "b", "score": 1}\n', "a sentence is missing"),
-        ("a.txt", "a,b,1\n", "expected a .csv, .tsv or .jsonl file"),
-    ],
-)
-def test_bad_files(tmp_path, name, text, message):
-    (tmp_path / name).write_text(text)
-    with pytest.raises(UserError, match=message):
-        read_pairs(tmp_path / name)
-
-
-def test_missing_file(tmp_path, file):
-    with pytest.raises(UserError, match=r"no such file.*Did you mean pairs\.csv"):
-        read_pairs(tmp_path / "pair.csv")
-
-
-# ------------------------------------------------------------------------------- the hub
-
-
-def test_hub(monkeypatch):
-    asked = []
-
-    def load_dataset(name, config, **options):
-        asked.append((name, config))
-        first, second, scores = zip(*ROWS, strict=True)
-        columns = {"sentence1": first, "sentence2": second, "similarity_score": scores}
-        return {"dev": datasets.Dataset.from_dict(columns)}
-
-    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    pairs = load_pairs("stsb-de")
-    assert list(zip(pairs.first, pairs.second, pairs.scores, strict=True)) == ROWS
-    assert asked == [("PhilipMay/stsb_multi_mt", "de")]
-    with pytest.raises(UserError, match="unknown split 'test'"):
-        load_pairs("sts12")
+# ------------------------------------------------------------------------------- missing data
 
 
 @pytest.mark.parametrize("task", ["stsb", "sts14", "sick-r"])
@@ -204,18 +99,11 @@ def test_what_is_named_or_has_a_file_has_to_be_there(file, tmp_path):
         SemanticSimilarity(["english"])(planted(ROWS), DATA)
 
 
-def test_groups_are_all_tasks():
-    assert sorted(task for group in GROUPS.values() for task in group) == sorted(TASKS)
-    assert GROUPS["multilingual"][0] == "stsb-de"
-
-
 def test_unknown_task():
     with pytest.raises(UserError, match=r"unknown STS task 'stbs'\. Did you mean 'stsb'"):
         SemanticSimilarity(["stbs"])
     with pytest.raises(UserError, match="at least one"):
         SemanticSimilarity([])
-    with pytest.raises(UserError, match="unknown STS task"):
-        load_pairs("stbs")
 
 
 # ------------------------------------------------------------------------------- the evaluator
@@ -259,6 +147,16 @@ def test_several_tasks(file):
         ("STS Pearson", "STS-B dev"),
     ]
     assert {row["task"] for row in found.tables["pairs"]} == {"mine", "STS-B dev"}
+
+
+def test_skipped_rows_are_in_a_table(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("a,b,1\nc,d\nk,l,3\n")
+    system = Vectors({"a": [1.0, 0], "b": [0.0, 1], "k": [1.0, 0], "l": [1.0, 0]})
+    evaluator = SemanticSimilarity(["mine"], {"mine": path}, malformed="skip")
+    found = evaluator(system, DATA)
+    assert [row["row"].split(":")[1] for row in found.tables["left out"]] == ["2"]
+    assert found.value("STS Spearman") == pytest.approx(1)
 
 
 def test_raw_encoder_is_the_control(file):
@@ -313,7 +211,7 @@ def test_equals_sentence_transformers_on_stsb():
     every = slice(None, None, 15)  # a hundred pairs, for time
     whole = read_pairs(STSB)
     assert len(whole.scores) == 1500
-    pairs = Pairs(whole.first[every], whole.second[every], whole.scores[every])
+    pairs = ScoredPairs(whole.first[every], whole.second[every], whole.scores[every])
     expected = EmbeddingSimilarityEvaluator(pairs.first, pairs.second, pairs.scores)(model)
     ours, _ = pair_cosines(model, pairs)
     assert spearman(pairs.scores, ours) == pytest.approx(expected["spearman_cosine"], abs=1e-4)

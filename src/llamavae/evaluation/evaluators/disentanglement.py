@@ -9,7 +9,14 @@ import numpy as np
 from scipy.stats import ortho_group, t
 
 from llamavae.errors import UserError
-from llamavae.evaluation.evaluator import Evaluation, EvaluationData, Evaluator, Need, latent_codes
+from llamavae.evaluation.evaluator import (
+    Evaluation,
+    EvaluationData,
+    Evaluator,
+    Need,
+    Plot,
+    latent_codes,
+)
 from llamavae.metrics.bootstrap import bootstrap_interval
 from llamavae.metrics.disentanglement import (
     BINS,
@@ -159,8 +166,15 @@ class Disentanglement(Evaluator):
             for seed in seeds
         ]
         rows.insert(1, self.primary.row(float(np.mean(rotated)), len(x), group=ROTATED))
+        plot = Plot(
+            "squares",
+            ("dimension", "factor", "information"),
+            "Mutual information of each dimension and each factor, in nats",
+        )
         return Evaluation(
-            rows, _tables(found, right, information_matrix(x, found.codes, self.bins))
+            rows,
+            _tables(found, right, information_matrix(x, found.codes, self.bins)),
+            plots={"dimensions": plot},
         )
 
     def _scores(self, x: Floats, codes: Integers, seed: int) -> _Scores:

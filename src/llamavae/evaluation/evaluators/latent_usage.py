@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from llamavae.evaluation.evaluator import Evaluation, EvaluationData, Evaluator
+from llamavae.evaluation.evaluator import Evaluation, EvaluationData, Evaluator, Plot
 from llamavae.metrics.bootstrap import Statistic, bootstrap_interval
 from llamavae.metrics.latent import (
     ACTIVE_THRESHOLD,
@@ -49,7 +49,7 @@ def dimensions(mean: Tensor, logvar: Tensor) -> Rows:
     ]
 
 
-class Usage(Evaluator):
+class LatentUsage(Evaluator):
     """Latent usage: whether z is used, in how many dimensions, and whether the prior covers it.
 
     KL = I(x; z) + KL(q(z) || p(z)), Hoffman and Johnson, "ELBO surgery" (2016). The first term is
@@ -62,7 +62,7 @@ class Usage(Evaluator):
         resamples: Number of bootstrap samples.
     """
 
-    name = "usage"
+    name = "latent_usage"
     needs = frozenset({"posterior"})
     metrics = (
         Metric(
@@ -158,4 +158,7 @@ class Usage(Evaluator):
                 interval=interval(lambda i: float(variance[i].mean())),
             )
         )
-        return Evaluation(rows, {"dimensions": dimensions(mean, logvar)})
+        plot = Plot("bars", ("kl", "active"), "KL of each dimension")
+        return Evaluation(
+            rows, {"dimensions": dimensions(mean, logvar)}, plots={"dimensions": plot}
+        )

@@ -13,9 +13,10 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from llamavae.errors import UserError
-from llamavae.evaluation.evaluator import Evaluation, EvaluationData, Evaluator
+from llamavae.evaluation.evaluator import Evaluation, EvaluationData, Evaluator, Plot
 from llamavae.evaluation.evaluators.reconstruction import length_groups
 from llamavae.metrics.control import derangement
+from llamavae.metrics.latent import importance_weighted_bound
 from llamavae.metrics.metric import Metric, Rows
 from llamavae.modeling import LlaMaVAE
 from llamavae.modeling.likelihood import sentence_nll
@@ -29,32 +30,6 @@ Items: TypeAlias = NDArray[np.intp]
 
 Statistic: TypeAlias = Callable[[Values, Items], float]
 """A metric over given sentences."""
-
-
-def importance_weighted_bound(
-    log_likelihood: Tensor, log_prior: Tensor, log_posterior: Tensor
-) -> Tensor:
-    """Lower bound of log p(x) from K draws from q(z|x), in nats.
-
-    log mean_k [ p(x|z_k) p(z_k) / q(z_k|x) ], Burda et al., arXiv 1509.00519, eq. 8, in float64.
-    For K = 1 its expectation is the evidence lower bound; it increases with K towards log p(x).
-
-    Args:
-        log_likelihood: log p(x|z_k), shape (K, ...), one column for each x.
-        log_prior: log p(z_k), the same shape.
-        log_posterior: log q(z_k|x), the same shape.
-
-    Returns:
-        The bound for each x, shape (...).
-
-    Example:
-        >>> log_likelihood = torch.tensor([0.5, 0.25]).log()  # of two draws from the prior
-        >>> bound = importance_weighted_bound(log_likelihood, torch.zeros(2), torch.zeros(2))
-        >>> round(bound.exp().item(), 6)
-        0.375
-    """
-    weights = log_likelihood.double() + log_prior.double() - log_posterior.double()
-    return weights.logsumexp(0) - math.log(len(weights))
 
 
 _CONTROL = "The same metric when each sentence is paired with the posterior of another sentence."
@@ -226,7 +201,8 @@ class Likelihood(Evaluator):
             }
             for i, text in enumerate(texts)
         ]
-        return Evaluation(rows, {"bound": table, "sentences": sentences})
+        plot = Plot("curve", ("K", "perplexity"), "bound: perplexity by K")
+        return Evaluation(rows, {"bound": table, "sentences": sentences}, plots={"bound": plot})
 
     def _nats(
         self,

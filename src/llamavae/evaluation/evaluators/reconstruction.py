@@ -245,7 +245,9 @@ class Reconstruction(Evaluator):
         sample = torch.randperm(len(texts), generator=generator)[: self.sample].sort().values
         held, exchanged = ([of[i] for i in sample] for of in (texts, shuffled))
 
-        items, control = self._items(predictions, texts, bert), self._items(exchanged, held, bert)
+        items, control = (
+            self._items(*pair, bert, bleurt) for pair in ((predictions, texts), (exchanged, held))
+        )
         rows: Rows = []
         for group, part in {"": np.arange(len(texts)), **length_groups(texts)}.items():
             names, inside = _BY_LENGTH if group else items, np.isin(sample, part)
@@ -270,12 +272,6 @@ class Reconstruction(Evaluator):
             found = dict(zip(sample.tolist(), cosines, strict=True))
             columns["encoder cosine"] = [found.get(i) for i in range(len(texts))]
         columns["shuffled"] = shuffled
-        if bleurt is not None:
-            value, low = (
-                semantic.bleurt_scores(*pair, bleurt).mean().item()
-                for pair in ((predictions, texts), (exchanged, held))
-            )
-            rows.append(self.metric("BLEURT").row(value, len(texts), control=low))
         order = [metric.name for metric in self.metrics]
         rows.sort(key=lambda row: order.index(row["metric"]))
 
@@ -285,7 +281,11 @@ class Reconstruction(Evaluator):
         return Evaluation(rows, {"reconstructions": table})
 
     def _items(
-        self, predictions: list[str], texts: list[str], bert: semantic.Loaded | None
+        self,
+        predictions: list[str],
+        texts: list[str],
+        bert: semantic.Loaded | None,
+        bleurt: semantic.Loaded | None,
     ) -> dict[str, Values]:
         """Per-item values of each metric: n-gram counts (N, 10), or a value (N, 1)."""
         pairs = list(zip(predictions, texts, strict=True))
@@ -298,6 +298,8 @@ class Reconstruction(Evaluator):
         if bert is not None:
             scores = semantic.bert_score(predictions, texts, bert, self.bertscore_layer)
             values["BERTScore"] = scores.tolist()
+        if bleurt is not None:
+            values["BLEURT"] = semantic.bleurt_scores(predictions, texts, bleurt).tolist()
         columns = {name: np.array(each, dtype=float)[:, None] for name, each in values.items()}
         return {"BLEU": bleu_counts(predictions, texts), **columns}
 

@@ -12,7 +12,6 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.feature_extraction.text import CountVectorizer
 from torch import Tensor
 
 from llamavae.errors import UserError
@@ -20,7 +19,8 @@ from llamavae.evaluation.encoders import EncoderSource, sentence_encoder
 from llamavae.evaluation.evaluator import Evaluation, EvaluationData, Evaluator, latent_codes
 from llamavae.metrics.bootstrap import bootstrap_interval
 from llamavae.metrics.metric import Metric, Rows
-from llamavae.metrics.ngrams import distinct_n, duplicates, self_bleu
+from llamavae.metrics.ngrams import distinct_n, duplicates, nearest_texts, self_bleu
+from llamavae.metrics.semantic import mauve
 from llamavae.modeling import LlaMaVAE
 from llamavae.modeling.likelihood import sentence_nll
 from llamavae.modeling.prior import Prior as VAEPrior
@@ -30,7 +30,6 @@ Values = NDArray[np.float64]
 
 ALL = "all"
 """In place of a prior: all priors of the model."""
-_BLOCK = 32  # number of texts compared with all training texts at a time
 
 
 @runtime_checkable
@@ -40,69 +39,6 @@ class Prior(Protocol):
     def sample(self, n: int, *, seed: int) -> Tensor:
         """Latent codes (n, D)."""
         ...
-
-
-def nearest_texts(texts: Sequence[str], training: Sequence[str]) -> tuple[NDArray[np.intp], Values]:
-    """The most similar training text of each text, and their similarity.
-
-    The similarity is the Jaccard index of the sets of words, 0 to 1: the number of common words
-    divided by the number of words in either text.
-
-    Args:
-        texts: N texts.
-        training: M texts, at least one.
-
-    Returns:
-        Indices of training texts (N,), the first in case of ties, and similarities (N,).
-
-    Example:
-        >>> nearest_texts(["a red dog"], ["robots paint", "a big dog"])
-        (array([1]), array([0.5]))
-    """
-    vectorizer = CountVectorizer(token_pattern=r"\S+", lowercase=False, binary=True)
-    theirs: Any = vectorizer.fit_transform(training)
-    ours: Any = vectorizer.transform(texts)  # words that the training texts have
-    words, training_words = (
-        np.array([len(set(text.split())) for text in side]) for side in (texts, training)
-    )
-    index = np.empty(len(texts), np.intp)
-    alike = np.empty(len(texts))
-    for start in range(0, len(texts), _BLOCK):
-        rows = slice(start, start + _BLOCK)
-        common = (ours[rows] @ theirs.T).toarray()  # (block, M)
-        either = words[rows, None] + training_words - common
-        jaccard = common / np.maximum(either, 1)
-        index[rows] = jaccard.argmax(1)
-        alike[rows] = jaccard.max(1)
-    return index, alike
-
-
-def mauve(texts: Sequence[str], references: Sequence[str], encoder: Any, seed: int = 0) -> float:
-    """MAUVE between texts and references, 0 to 1 (Pillutla et al., arXiv 2102.01454).
-
-    The area under the frontier of the two divergences between texts and references, which are
-    represented by histograms over clusters of their embeddings. Values depend on the encoder and
-    on the number of texts; compare only equal ones, with several thousand texts. The authors'
-    package computes it with its own defaults.
-
-    Args:
-        texts: N texts.
-        references: About as many human-written texts.
-        encoder: Encoder of the texts, as for `latent_codes`. The authors use the embedding of the
-            last token of GPT-2 large.
-        seed: Seed of the clustering.
-
-    Raises:
-        UserError: The package is not installed.
-    """
-    try:
-        from mauve import compute_mauve  # pyright: ignore[reportMissingImports] optional
-    except ImportError as error:
-        raise UserError(
-            "MAUVE needs an optional package (GPL licence): pip install llamavae[mauve]"
-        ) from error
-    ours, theirs = (latent_codes(encoder, side).numpy() for side in (texts, references))
-    return float(compute_mauve(ours, theirs, seed=seed, verbose=False).mauve)
 
 
 # ------------------------------------------------------------------------------- the evaluator
@@ -127,8 +63,8 @@ class Samples(Evaluator):
         prior: Prior of the codes. None uses the system's own prior, for a `LlaMaVAE` its default.
             Otherwise the result of `fit_prior`; for a `LlaMaVAE` also any argument of
             `LlaMaVAE.prior`, or `all` for its default prior and then the others as groups.
-        mauve: Sentence encoder for MAUVE, see the function: a hub id, a folder or any object with
-            `encode`. None skips it.
+        mauve: Sentence encoder for MAUVE, see `llamavae.metrics.semantic.mauve`: a hub id, a folder
+            or any object with `encode`. None skips it.
         batch_size: Number of sentences per forward pass of the decoder, for perplexity.
         resamples: Number of bootstrap samples.
     """
@@ -243,10 +179,11 @@ class Samples(Evaluator):
             rows += found
             table += [{**row, "prior": name} if name else row for row in shown]
             if encoder is not None:
-                value, control = mauve(samples, real, encoder, data.seed), None
+                ours, theirs = (latent_codes(encoder, texts).numpy() for texts in (samples, real))
+                value, control = mauve(ours, theirs, data.seed), None
                 if data.training_texts and not group:  # it does not depend on the prior
                     others = _choice(data.training_texts, n, generator)
-                    control = mauve(others, real, encoder, data.seed)
+                    control = mauve(latent_codes(encoder, others).numpy(), theirs, data.seed)
                 rows.append(self.metric("MAUVE").row(value, n, control=control, group=group))
         return Evaluation(rows, {"samples": table})
 
