@@ -62,7 +62,7 @@ class BulkReport:
     resumed: int
 
 
-# ------------------------------------------------------------------------------ text to points
+# ---------------------------------------------------------------------- text to latent codes
 
 
 def encode_file(
@@ -253,11 +253,11 @@ def _read_metadata(path: Path) -> dict[str, Any]:
     return json.loads((pq.read_schema(path).metadata or {}).get(_METADATA, b"{}"))
 
 
-# ------------------------------------------------------------------------------ points from files
+# ---------------------------------------------------------------------- latent codes from files
 
 
 @dataclass(frozen=True)
-class Points:
+class LatentCodes:
     """A batch of latent codes of a file.
 
     Attributes:
@@ -271,7 +271,9 @@ class Points:
     z: torch.Tensor
 
 
-def read_latent_codes(source: Path | Iterable[bytes], batch_size: int = 1024) -> Iterator[Points]:
+def read_latent_codes(
+    source: Path | Iterable[bytes], batch_size: int = 1024
+) -> Iterator[LatentCodes]:
     """Read latent codes from a Parquet file (see `encode_file`), a NumPy array, or JSON lines.
 
     Args:
@@ -307,7 +309,7 @@ def read_latent_codes(source: Path | Iterable[bytes], batch_size: int = 1024) ->
         bad = (~z.isfinite().all(dim=1)).nonzero()
         if len(bad):
             raise UserError(f"{name}: row {ids[int(bad[0])]} holds a number that is not finite")
-        yield Points(ids, texts, z)
+        yield LatentCodes(ids, texts, z)
 
 
 _Batch = tuple[list[int], list[str] | None, Any]  # ids, texts, and vectors as numbers
@@ -385,15 +387,15 @@ def _parsed(line: str, where: str) -> tuple[str | None, Any]:
     return text if isinstance(text, str) else None, vector
 
 
-def check_same_model(model: LlaMaVAE, points: Path) -> None:
+def check_same_model(model: LlaMaVAE, path: Path) -> None:
     """Log a warning if the codes of a Parquet file were encoded by another model."""
-    if points.suffix.lower() != ".parquet" or not points.is_file():
+    if path.suffix.lower() != ".parquet" or not path.is_file():
         return
     try:
-        made_by = _read_metadata(points).get("model")
+        made_by = _read_metadata(path).get("model")
     except pa.ArrowInvalid:
         return
     if made_by is not None and model.encoder is not None and made_by != model_fingerprint(model):
         logger.warning(
-            "%s was encoded by another model; its codes are not valid for this one", points
+            "%s was encoded by another model; its codes are not valid for this one", path
         )

@@ -192,7 +192,7 @@ def test_seeds_repeat():
 def test_shapes_that_do_not_fit():
     points, factors = planted(20)
     for wrong in (points[:, 0], points[:10]):
-        with pytest.raises(UserError, match=r"expected points \(N, D\)"):
+        with pytest.raises(UserError, match=r"expected latent codes \(N, D\)"):
             mig(wrong, factors)
     with pytest.raises(UserError, match="at least 2 dimensions, 1 factor and 4 points; got 1, 4"):
         sap(points[:, :1], factors)

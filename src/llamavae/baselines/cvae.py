@@ -126,7 +126,7 @@ class ConditionalVAE:
         return self
 
     @torch.no_grad()
-    def measure(self, pairs: Pairs, seed: int = 0, batch_size: int = 64) -> dict[str, float]:
+    def evaluate(self, pairs: Pairs, seed: int = 0, batch_size: int = 64) -> dict[str, float]:
         """Rate and distortion on held-out pairs, the latter also with shuffled conditions.
 
         With shuffled conditions, sentences and z are the same, but each sentence receives the

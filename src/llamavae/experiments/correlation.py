@@ -48,7 +48,7 @@ def relate(
     Raises:
         UserError: A metric is unknown, or a model has two values of one metric.
     """
-    values = values_by_measure(rows)
+    values = values_by_metric(rows)
     result: Rows = []
     for a in geometry:
         for b in quality:
@@ -59,7 +59,7 @@ def relate(
     return result
 
 
-def values_by_measure(rows: Values) -> dict[str, dict[str, float]]:
+def values_by_metric(rows: Values) -> dict[str, dict[str, float]]:
     """Maps metrics to dictionaries of values by model."""
     values: dict[str, dict[str, float]] = {}
     for row in rows:

@@ -554,7 +554,7 @@ class LlaMaVAE(SentenceVAE):
             of each z. With `return_dict_in_generate`, transformers' output with these as its
             `sequences`.
         """
-        z = self._points(z)
+        z = self._latent_codes(z)
         return self.decoder.generate(self.injection(z), len(z), prompt, **options)
 
     def decode(self, z: Tensor, batch_size: int = 64, **options: Any) -> list[str]:
@@ -572,7 +572,7 @@ class LlaMaVAE(SentenceVAE):
 
     def decode_each(self, z: Tensor, batch_size: int = 64, **options: Any) -> Iterator[str]:
         """Like `decode`, but yields the texts after each batch."""
-        z = self._points(z)
+        z = self._latent_codes(z)
         for start in range(0, len(z), batch_size):
             part = z[start : start + batch_size]
             output = self.generate(part, **options)
@@ -589,7 +589,7 @@ class LlaMaVAE(SentenceVAE):
         streamer = _Callback(self.decoder.tokenizer, callback)
         return self.decode(self.latent_code(z), streamer=streamer, **options)[0]
 
-    def _points(self, z: Tensor) -> Tensor:
+    def _latent_codes(self, z: Tensor) -> Tensor:
         z = torch.as_tensor(z)  # numpy arrays and lists too
         if z.ndim == 1:
             z = z[None]
@@ -734,9 +734,9 @@ class LlaMaVAE(SentenceVAE):
             k: Number of neighbours.
             refine: See `encode`; only for texts.
         """
-        points = candidates if isinstance(candidates, Tensor) else self._means(candidates, refine)
+        codes = candidates if isinstance(candidates, Tensor) else self._means(candidates, refine)
         query = self.latent_code(query, refine=refine)
-        cosine, index = nearest_neighbours(query[None], self._points(points), k)
+        cosine, index = nearest_neighbours(query[None], self._latent_codes(codes), k)
         return list(zip(index[0].tolist(), cosine[0].tolist(), strict=True))
 
     def latent_code(self, x: str | Tensor, *, refine: int | Refinement = 0) -> Tensor:
@@ -748,10 +748,10 @@ class LlaMaVAE(SentenceVAE):
         """
         if isinstance(x, str):
             return self._means(x, refine)[0]
-        points = self._points(x)
-        if len(points) != 1:
-            raise UserError(f"expected one latent code (D,); got {len(points)}")
-        return points[0]
+        codes = self._latent_codes(x)
+        if len(codes) != 1:
+            raise UserError(f"expected one latent code (D,); got {len(codes)}")
+        return codes[0]
 
 
 AutoConfig.register(LlaMaVAEConfig.model_type, LlaMaVAEConfig)
