@@ -273,7 +273,7 @@ class _Run:
                         self.fit.stopped = "patience"
                         break
                     to = min(step + every, total)
-                    row = self._look(to, step, bar)
+                    row = self._train_and_evaluate(to, step, bar)
                     if row is None:
                         self.fit.stopped = "diverged"
                         logger.warning(
@@ -296,7 +296,7 @@ class _Run:
         weight = self.config.contrastive_weight / self.flow.features
         return row["nll"] + weight * row.get("contrastive_loss", 0.0)
 
-    def _look(self, to: int, step: int, bar: Any) -> dict[str, float] | None:
+    def _train_and_evaluate(self, to: int, step: int, bar: Any) -> dict[str, float] | None:
         """Train from `step` to step `to` and evaluate on the held-out data; None if it diverged."""
         start = time.perf_counter()
         device = self.flow.affine.weight.device

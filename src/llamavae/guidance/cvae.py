@@ -145,6 +145,7 @@ class InvertibleCVAE:
         self.report = {
             **asdict(fit),
             "inverse_error": fit.inverse_error,
+            # the key in the settings of the bundled mini-definitions, which model cards read
             "fitting": asdict(config or FitConfig()),
             "posterior_scale": posterior_scale,
             "pairs": len(pairs),
