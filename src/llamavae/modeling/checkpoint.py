@@ -45,6 +45,18 @@ OWN = ["model*.safetensors*", DEFAULT]
 # ------------------------------------------------------------------------------- reading
 
 
+def model_of_run(source: str | os.PathLike[str]) -> str | os.PathLike[str]:
+    """The folder of the model of a run; any other folder, and a name or hub id, is unchanged.
+
+    Args:
+        source: Folder of a run or of a checkpoint (`~` is expanded), name or hub id.
+    """
+    folder = Path(source).expanduser()
+    if not (folder / "config.json").exists() and (folder / "model" / "config.json").exists():
+        folder = folder / "model"
+    return folder if folder.is_dir() else source
+
+
 def fetch(source: str | os.PathLike[str], revision: str | None = None, **hub: Any) -> Path:
     """The folder of a checkpoint: `source`, a bundled checkpoint, or a download."""
     folder = Path(source)

@@ -221,7 +221,8 @@ class LlaMaVAE(SentenceVAE):
         """Load a checkpoint in eval mode, without executing code of it and without unpickling.
 
         Args:
-            pretrained_model_name_or_path: Folder or hub id.
+            pretrained_model_name_or_path: Folder of a checkpoint or of a run, hub id, or name of a
+                bundled model.
             encoder: Folder or id to load the encoder from, instead of the one the checkpoint names.
             decoder: The same for the decoder.
             revision: Branch, tag or commit of the checkpoint's hub repository.
@@ -243,7 +244,8 @@ class LlaMaVAE(SentenceVAE):
             "cache_dir": None if cache_dir is None else os.fspath(cache_dir),
             "local_files_only": local_files_only,
         }
-        folder = checkpoint.fetch(pretrained_model_name_or_path, revision, **hub)
+        source = checkpoint.model_of_run(pretrained_model_name_or_path)
+        folder = checkpoint.fetch(source, revision, **hub)
         config = checkpoint.read_config(folder)
         if given is not None and any(
             getattr(given, name, None) != getattr(config, name) for name in SETTINGS
@@ -268,7 +270,7 @@ class LlaMaVAE(SentenceVAE):
         checkpoint.reload(model, folder, others)
         card = folder / checkpoint.CARD
         model.card = card.read_text(encoding="utf-8") if card.is_file() else None
-        model.name_or_path = loading.absolute(pretrained_model_name_or_path)
+        model.name_or_path = loading.absolute(source)
         model.default_prior = checkpoint.read_prior(model, folder)
         if "device_map" in decoder_options:
             for part in (model.encoder, model.posterior, model.injection):
