@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from scipy.stats import permutation_test, rankdata
 
 from llamavae.errors import UserError, unknown
+from llamavae.metrics.correlation import spearman
 from llamavae.metrics.metric import Rows
 
 Values = Sequence[Mapping[str, Any]]
@@ -90,13 +91,12 @@ def _spearman(
     if len(x) < 3 or len(set(x)) < 2 or len(set(y)) < 2:
         return None
     a, b = (rankdata(v) - (len(v) + 1) / 2 for v in (x, y))
-    scale = np.sqrt((a**2).sum() * (b**2).sum())
     test = permutation_test(
         (a,),
-        lambda ranks, axis: (ranks * b).sum(axis) / scale,
+        lambda ranks, axis: (ranks * b).sum(axis),  # the correlation up to a positive factor
         permutation_type="pairings",
         vectorized=True,
         n_resamples=resamples,
         random_state=seed,  # pyright: ignore[reportCallIssue] `rng` from scipy 1.15
     )
-    return float(test.statistic), float(test.pvalue)
+    return spearman(x, y), float(test.pvalue)
