@@ -28,6 +28,7 @@ from llamavae.errors import UserError
 from llamavae.files import disk_errors, replacing, write_json
 from llamavae.modeling import LlaMaVAE, Refinement
 from llamavae.modeling.backbones import fingerprint
+from llamavae.modeling.refine import Progress
 
 logger = logging.getLogger(__name__)
 
@@ -38,9 +39,6 @@ _METADATA = b"llamavae"
 _VECTOR = pa.list_(pa.float32())
 _SCHEMA = pa.schema({"id": pa.int64(), "text": pa.string(), "mean": _VECTOR, "logvar": _VECTOR})
 _VECTOR_NAMES = ("mean", "z")
-
-Progress = Callable[[int, int | None], None]
-"""Called with the number of finished lines or rows, and the total number if it is known."""
 
 
 @dataclass(frozen=True)
