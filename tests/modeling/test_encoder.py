@@ -10,8 +10,8 @@ from tests import tiny
 
 from llamavae import LlaMaVAE
 from llamavae.errors import UserError
-from llamavae.modeling.encoder import AttentionPooling
 from llamavae.modeling.loading import load_sentence_encoder
+from llamavae.modeling.transformers_encoder import AttentionPooling
 
 KINDS = ["bert", "t5", "bert-cls", "bert-mean", "bert-last", "sentence-t5"]
 

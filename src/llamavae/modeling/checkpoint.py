@@ -28,9 +28,9 @@ from llamavae.errors import UserError
 from llamavae.files import write_text
 from llamavae.modeling.backbones import fingerprint, latent_fingerprint, save_plain, tensors_of
 from llamavae.modeling.configuration import LlaMaVAEConfig
-from llamavae.modeling.encoder import TransformersEncoder
 from llamavae.modeling.prior import DEFAULT, Prior, read_prior_folder
 from llamavae.modeling.quantisation import from_int8, to_int8
+from llamavae.modeling.transformers_encoder import TransformersEncoder
 from llamavae.pretrained import CATALOGUE, bundled, resolve
 from llamavae.pretrained.loading import hub_errors, load_whole
 
