@@ -34,7 +34,7 @@ _MOMENTS = (0.7, 0.9)  # decay rates of Adam; smaller than (0.9, 0.999), since t
 _EPSILON = 1e-3  # nats per standard deviation; smaller gradients are noise
 
 Progress = Callable[[int, int | None], None]
-"""Called with the number of finished sentences, lines or rows, and of all, if it is known."""
+"""Called with the number of finished sentences and the total number (None if unknown)."""
 
 
 @dataclass(frozen=True)
