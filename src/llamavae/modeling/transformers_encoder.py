@@ -17,6 +17,12 @@ from llamavae.modeling.encoder import SentenceEncoder
 from llamavae.modeling.names import EncoderTraining, Pooling
 from llamavae.modeling.tokenizing import tokenize
 
+_POOLING = "1_Pooling"
+_MODULES = {  # path in the saved folder -> class, as sentence-transformers 6 writes them
+    "": "sentence_transformers.base.modules.transformer.Transformer",
+    _POOLING: "sentence_transformers.sentence_transformer.modules.pooling.Pooling",
+}
+
 
 class AttentionPooling(nn.Module):
     """Attention pooling: concatenated weighted means of the token states for K learned queries.
@@ -119,19 +125,19 @@ class TransformersEncoder(SentenceEncoder):
         self.tokenizer.save_pretrained(folder)
         if self.attention is not None:
             return
-        package, pooling = "sentence_transformers.models", folder / "1_Pooling"
-        parts = {"Transformer": "", "Pooling": pooling.name}
         modules = [
-            {"idx": i, "name": str(i), "path": path, "type": f"{package}.{kind}"}
-            for i, (kind, path) in enumerate(parts.items())
+            {"idx": i, "name": str(i), "path": path, "type": kind}
+            for i, (path, kind) in enumerate(_MODULES.items())
         ]
-        (folder / "modules.json").write_text(json.dumps(modules, indent=1), encoding="utf-8")
-        modes = {"cls": "cls_token", "mean": "mean_tokens", "last": "lasttoken"}
-        settings = {"word_embedding_dimension": self.dim} | {
-            f"pooling_mode_{name}": mode == self.pooling for mode, name in modes.items()
+        (folder / "modules.json").write_text(json.dumps(modules, indent=2), encoding="utf-8")
+        settings = {
+            "embedding_dimension": self.dim,
+            "pooling_mode": "lasttoken" if self.pooling == "last" else self.pooling,
+            "include_prompt": True,
         }
+        pooling = folder / _POOLING
         pooling.mkdir(exist_ok=True)
-        (pooling / "config.json").write_text(json.dumps(settings, indent=1), encoding="utf-8")
+        (pooling / "config.json").write_text(json.dumps(settings, indent=4), encoding="utf-8")
 
     def _settings(self) -> dict[str, Any]:
         return {"pooling": self.pooling, "type": type(self.model).__name__}
