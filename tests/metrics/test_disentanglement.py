@@ -194,7 +194,7 @@ def test_shapes_that_do_not_fit():
     for wrong in (points[:, 0], points[:10]):
         with pytest.raises(UserError, match=r"expected latent codes \(N, D\)"):
             mig(wrong, factors)
-    with pytest.raises(UserError, match="at least 2 dimensions, 1 factor and 4 points; got 1, 4"):
+    with pytest.raises(UserError, match="1 factor and 4 latent codes; got 1, 4"):
         sap(points[:, :1], factors)
-    with pytest.raises(UserError, match="2 factors and 4 points; got 4, 1 and 20"):
+    with pytest.raises(UserError, match="2 factors and 4 latent codes; got 4, 1 and 20"):
         check(points, factors[:, :1], least=2)
