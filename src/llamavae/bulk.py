@@ -28,6 +28,7 @@ from llamavae.errors import UserError
 from llamavae.files import disk_errors, replacing, write_json
 from llamavae.modeling import LlaMaVAE, Refinement
 from llamavae.modeling.backbones import fingerprint
+from llamavae.modeling.refine import Progress
 
 logger = logging.getLogger(__name__)
 
@@ -38,9 +39,6 @@ _METADATA = b"llamavae"
 _VECTOR = pa.list_(pa.float32())
 _SCHEMA = pa.schema({"id": pa.int64(), "text": pa.string(), "mean": _VECTOR, "logvar": _VECTOR})
 _VECTOR_NAMES = ("mean", "z")
-
-Progress = Callable[[int, int | None], None]
-"""Called with the number of finished lines or rows, and the total number if it is known."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +60,7 @@ class BulkReport:
     resumed: int
 
 
-# ------------------------------------------------------------------------------ text to points
+# ---------------------------------------------------------------------- text to latent codes
 
 
 def encode_file(
@@ -253,11 +251,11 @@ def _read_metadata(path: Path) -> dict[str, Any]:
     return json.loads((pq.read_schema(path).metadata or {}).get(_METADATA, b"{}"))
 
 
-# ------------------------------------------------------------------------------ points from files
+# ---------------------------------------------------------------------- latent codes from files
 
 
 @dataclass(frozen=True)
-class Points:
+class LatentCodes:
     """A batch of latent codes of a file.
 
     Attributes:
@@ -271,7 +269,9 @@ class Points:
     z: torch.Tensor
 
 
-def read_latent_codes(source: Path | Iterable[bytes], batch_size: int = 1024) -> Iterator[Points]:
+def read_latent_codes(
+    source: Path | Iterable[bytes], batch_size: int = 1024
+) -> Iterator[LatentCodes]:
     """Read latent codes from a Parquet file (see `encode_file`), a NumPy array, or JSON lines.
 
     Args:
@@ -307,7 +307,7 @@ def read_latent_codes(source: Path | Iterable[bytes], batch_size: int = 1024) ->
         bad = (~z.isfinite().all(dim=1)).nonzero()
         if len(bad):
             raise UserError(f"{name}: row {ids[int(bad[0])]} holds a number that is not finite")
-        yield Points(ids, texts, z)
+        yield LatentCodes(ids, texts, z)
 
 
 _Batch = tuple[list[int], list[str] | None, Any]  # ids, texts, and vectors as numbers
@@ -385,15 +385,15 @@ def _parsed(line: str, where: str) -> tuple[str | None, Any]:
     return text if isinstance(text, str) else None, vector
 
 
-def check_same_model(model: LlaMaVAE, points: Path) -> None:
+def check_same_model(model: LlaMaVAE, path: Path) -> None:
     """Log a warning if the codes of a Parquet file were encoded by another model."""
-    if points.suffix.lower() != ".parquet" or not points.is_file():
+    if path.suffix.lower() != ".parquet" or not path.is_file():
         return
     try:
-        made_by = _read_metadata(points).get("model")
+        made_by = _read_metadata(path).get("model")
     except pa.ArrowInvalid:
         return
     if made_by is not None and model.encoder is not None and made_by != model_fingerprint(model):
         logger.warning(
-            "%s was encoded by another model; its codes are not valid for this one", points
+            "%s was encoded by another model; its codes are not valid for this one", path
         )

@@ -50,7 +50,7 @@ def test_it_starts_as_the_vae_whatever_the_condition(injection, hidden):
     baseline.fit(PAIRS, steps=0, progress=False)
     data = prepare(PAIRS.texts, baseline.vae.decoder, baseline.vae.encoder, progress=False)
     of_vae = measure(baseline.vae, data, decoded=0, seed=3)
-    found = baseline.measure(PAIRS, seed=3)
+    found = baseline.evaluate(PAIRS, seed=3)
     for name in ("nll", "kl", "elbo"):
         assert found[name] == pytest.approx(of_vae[name], rel=1e-5)
     assert found["nll_shuffled_condition"] == pytest.approx(found["nll"], rel=1e-6)
@@ -85,7 +85,7 @@ def test_it_follows_the_condition(fitted):
     baseline, _ = fitted
     c = LABELS.vectors([WATER, ANIMAL]).repeat_interleave(8, dim=0)
     wrong = Pairs(TEXTS, c, NAMES)
-    right, swapped = (baseline.measure(pairs) for pairs in (PAIRS, wrong))
+    right, swapped = (baseline.evaluate(pairs) for pairs in (PAIRS, wrong))
     assert right["nll"] + 1 < swapped["nll"]
     assert right["nll_shuffled_condition"] == pytest.approx(swapped["nll"])
     assert right["kl"] == pytest.approx(swapped["kl"])  # q does not read c
@@ -97,7 +97,7 @@ def test_it_follows_the_condition(fitted):
 def test_it_costs_less_than_any_model_that_ignores_the_condition(fitted):
     """Of 16 equally frequent sentences 8 are left once the label is known."""
     baseline, _ = fitted
-    bound = baseline.measure(PAIRS)["elbo"]
+    bound = baseline.evaluate(PAIRS)["elbo"]
     assert math.log(8) - 0.1 < bound < math.log(16) - 0.2
 
 
@@ -148,7 +148,7 @@ def test_a_vae_that_was_frozen_by_its_user_can_be_used():
     baseline = small()
     baseline.vae.requires_grad_(False)
     baseline.fit(PAIRS, steps=1, progress=False)
-    assert baseline.measure(PAIRS)["nll_shuffled_condition"] != baseline.measure(PAIRS)["nll"]
+    assert baseline.evaluate(PAIRS)["nll_shuffled_condition"] != baseline.evaluate(PAIRS)["nll"]
     assert not any(p.requires_grad for p in baseline.vae.parameters())
 
 
@@ -216,7 +216,7 @@ def test_not_fitted():
     with pytest.raises(UserError, match="Call fit"):
         small().generate([WATER])
     with pytest.raises(UserError, match="Call fit"):
-        small().measure(PAIRS)
+        small().evaluate(PAIRS)
 
 
 def test_mistakes(fitted):

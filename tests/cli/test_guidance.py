@@ -188,7 +188,7 @@ def test_the_options_of_a_fit_arrive(fit, run):
 
 
 def test_defaults_are_those_of_the_library():
-    assert FlowOptions().fitting() == FitConfig()
+    assert FlowOptions().config() == FitConfig()
 
 
 def test_an_encoder_of_its_own_reads_the_words(folder, fit, run, tmp_path):
@@ -364,23 +364,23 @@ def test_an_interrupted_fit_goes_on(folder, run, tmp_path, monkeypatch):
         *("fit-condition", "--model", str(folder / "vae"), "--steps", "250", "--split", "all"),
         *("--corpus", str(folder / "rows.jsonl"), "-o"),
     )
-    look = fitting._Run._look
+    evaluate = fitting._Run._train_and_evaluate
     calls = []
 
     def interrupted(self, *arguments):
         calls.append(arguments)
         if len(calls) == 2:
             raise KeyboardInterrupt
-        return look(self, *arguments)
+        return evaluate(self, *arguments)
 
-    monkeypatch.setattr(fitting._Run, "_look", interrupted)
+    monkeypatch.setattr(fitting._Run, "_train_and_evaluate", interrupted)
     stopped = run(*command, str(tmp_path / "guided"))
     assert stopped.exit_code == 130
     assert "--resume" in stopped.stderr
     assert "--resume" in run(*command, str(tmp_path / "guided")).stderr
     resumed = run(*command, str(tmp_path / "guided"), "--resume")
     assert resumed.exit_code == 0, resumed.stderr
-    assert len(calls) == 3  # the first look is not made again
-    monkeypatch.setattr(fitting._Run, "_look", look)
+    assert len(calls) == 3  # the first evaluation is not repeated
+    monkeypatch.setattr(fitting._Run, "_train_and_evaluate", evaluate)
     whole = run(*command, str(tmp_path / "whole"))
     assert resumed.stdout == whole.stdout

@@ -72,7 +72,7 @@ def test_an_interrupted_study_says_how_to_go_on_and_keeps_its_folder(
 
     options = ("--flow", "glow", "--form", "reference")
     with monkeypatch.context() as patched:
-        patched.setattr(_Run, "_look", interrupted)
+        patched.setattr(_Run, "_train_and_evaluate", interrupted)
         stopped = run(*command(folder, "flows", tmp_path, *options))
     assert stopped.exit_code == 130
     assert "repeat the command to resume" in stopped.stderr

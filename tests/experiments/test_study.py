@@ -169,18 +169,18 @@ def test_an_interrupted_fit_goes_on(task, tmp_path, monkeypatch):
         return {r["metric"]: r["value"] for r in found if "time" not in r["metric"]}
 
     def interrupted(self, *arguments):
-        looks.append(arguments[0])
-        if len(looks) == 2:
+        calls.append(arguments[0])
+        if len(calls) == 2:
             raise KeyboardInterrupt
-        return look(self, *arguments)
+        return evaluate(self, *arguments)
 
-    look, looks = _Run._look, []
+    evaluate, calls = _Run._train_and_evaluate, []
     with monkeypatch.context() as patched:
-        patched.setattr(_Run, "_look", interrupted)
+        patched.setattr(_Run, "_train_and_evaluate", interrupted)
         with pytest.raises(KeyboardInterrupt):
             study(tmp_path / "a")
         resumed = study(tmp_path / "a")
-    assert looks == [3, 6, 6]  # the first look is not made again
+    assert calls == [3, 6, 6]  # the first evaluation is not repeated
     assert resumed == study(tmp_path / "b")
 
 
@@ -199,7 +199,7 @@ def test_a_fit_is_not_made_again_when_its_scores_cannot_be_kept(task, tmp_path, 
     options = {"config": FITTING, "models": tmp_path}
     with pytest.raises(OSError, match="no space left"):
         study_flows(task, ["glow"], ["reference"], keep=full, **options)
-    monkeypatch.setattr(_Run, "_look", None)  # to make a step would fail
+    monkeypatch.setattr(_Run, "_train_and_evaluate", None)  # to make a step would fail
     assert study_flows(task, ["glow"], ["reference"], **options)
     assert not list(tmp_path.glob("*/state"))
 

@@ -89,8 +89,8 @@ def test_registry():
     assert [kind.name for kind in CONDITIONS.values()] == list(CONDITIONS)
     with pytest.raises(UserError, match=r"unknown condition 'label'\. Did you mean 'labels'"):
         load_condition({"name": "label"})
-    with pytest.raises(UserError, match=r"path= is only for .* is matrix"):
-        load_condition({"name": "matrix", "dim": 3}, path="words.vec")
+    with pytest.raises(UserError, match=r"path= is only for .* is vectors"):
+        load_condition({"name": "vectors", "dim": 3}, path="words.vec")
 
 
 # --------------------------------------------------------------------------------- the encoder

@@ -173,7 +173,7 @@ def test_wrong_words(data, words, options, message):
         ({}, r"vectors= \(a column of data, or an array\) is required"),
         ({"vectors": "sgn"}, "unknown column 'sgn'. Did you mean 'sgns'"),
         ({"vectors": "stars"}, "column 'stars': expected a list of numbers per row"),
-        ({"vectors": "sgns", "context": "context"}, "of type matrix does not support a context"),
+        ({"vectors": "sgns", "context": "context"}, "of type vectors does not support a context"),
         ({"vectors": np.zeros((3, 2))}, "expected one vector per row; got 3 for 5 rows"),
         ({"vectors": np.full((5, 2), np.nan)}, r"row 1 \(and 4 more\) holds NaN"),
         ({"vectors": np.zeros((5, 7))}, "expected conditions of 2 numbers; got rows of 7"),

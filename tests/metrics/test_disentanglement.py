@@ -192,9 +192,9 @@ def test_seeds_repeat():
 def test_shapes_that_do_not_fit():
     points, factors = planted(20)
     for wrong in (points[:, 0], points[:10]):
-        with pytest.raises(UserError, match=r"expected points \(N, D\)"):
+        with pytest.raises(UserError, match=r"expected latent codes \(N, D\)"):
             mig(wrong, factors)
-    with pytest.raises(UserError, match="at least 2 dimensions, 1 factor and 4 points; got 1, 4"):
+    with pytest.raises(UserError, match="1 factor and 4 latent codes; got 1, 4"):
         sap(points[:, :1], factors)
-    with pytest.raises(UserError, match="2 factors and 4 points; got 4, 1 and 20"):
+    with pytest.raises(UserError, match="2 factors and 4 latent codes; got 4, 1 and 20"):
         check(points, factors[:, :1], least=2)

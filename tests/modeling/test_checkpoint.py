@@ -207,6 +207,14 @@ def test_a_checkpoint_can_be_moved(saved, tmp_path, monkeypatch):
     assert LlaMaVAE.from_pretrained("elsewhere/model").decode(POINTS) == expected
 
 
+def test_the_folder_of_a_run_stands_for_its_model(tmp_path, monkeypatch):
+    tiny.vae().save_pretrained(tmp_path / "run" / "model")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    for source in (tmp_path / "run", "~/run", "~/run/model"):
+        assert LlaMaVAE.from_pretrained(source).name_or_path == str(tmp_path / "run" / "model")
+
+
 def test_relative_backbones_are_found_from_everywhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tiny.decoder().parent)
     settings = {"encoder_dim": 4, "latent_dim": tiny.LATENT}

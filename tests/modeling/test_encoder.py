@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+import warnings
 from typing import Any
 
 import pytest
@@ -10,8 +12,8 @@ from tests import tiny
 
 from llamavae import LlaMaVAE
 from llamavae.errors import UserError
-from llamavae.modeling.encoder import AttentionPooling
 from llamavae.modeling.loading import load_sentence_encoder
+from llamavae.modeling.transformers_encoder import AttentionPooling
 
 KINDS = ["bert", "t5", "bert-cls", "bert-mean", "bert-last", "sentence-t5"]
 
@@ -92,6 +94,35 @@ def test_what_is_saved_is_a_sentence_transformers_model_too(pooling, tmp_path):
     expected = load("bert", pooling=pooling).encode(tiny.SENTENCES)
     assert_same(load_sentence_encoder(saved).encode(tiny.SENTENCES), expected)
     assert_same(load_sentence_encoder(saved, pooling=pooling).encode(tiny.SENTENCES), expected)
+
+
+@pytest.mark.parametrize("pooling", ["cls", "mean", "last"])
+def test_the_saved_format_is_the_current_one_of_sentence_transformers(pooling, tmp_path):
+    load("bert", pooling=pooling).save(tmp_path / "ours")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model = SentenceTransformer(str(tmp_path / "ours"), device="cpu")
+    model.save_pretrained(str(tmp_path / "theirs"))
+    for name in ("modules.json", "1_Pooling/config.json"):
+        ours, theirs = (json.loads((tmp_path / x / name).read_text()) for x in ("ours", "theirs"))
+        assert ours == theirs
+
+
+@pytest.mark.filterwarnings("ignore:Importing from 'sentence_transformers.models")
+def test_the_previous_format_is_read(tmp_path):
+    encoder = load("bert", pooling="cls")
+    encoder.save(tmp_path)
+    parts = {"Transformer": "", "Pooling": "1_Pooling"}
+    modules = [
+        {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
+        for i, (kind, path) in enumerate(parts.items())
+    ]
+    (tmp_path / "modules.json").write_text(json.dumps(modules))
+    modes = {"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}
+    settings = {"word_embedding_dimension": encoder.dim, **modes, "pooling_mode_lasttoken": False}
+    (tmp_path / "1_Pooling" / "config.json").write_text(json.dumps(settings))
+    found = load_sentence_encoder(tmp_path).encode(tiny.SENTENCES)
+    assert_same(found, encoder.encode(tiny.SENTENCES))
 
 
 def test_an_encoder_decoder_whose_encoder_cannot_be_had_alone_is_refused(tmp_path):

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
-from transformers import get_cosine_schedule_with_warmup
 
 from llamavae.data.batches import Collator, LengthGroupedSampler
 from llamavae.data.sentences import SentenceData, prepare
@@ -19,6 +18,7 @@ from llamavae.errors import UserError
 from llamavae.guidance.conditions import Condition
 from llamavae.guidance.pairs import Pairs
 from llamavae.guidance.sampling import check_draws, check_pairs, seeded, vectors_of
+from llamavae.learning_rate import warmup_cosine
 from llamavae.metrics.control import derangement
 from llamavae.modeling import LlaMaVAE
 from llamavae.modeling.posterior import kl_term
@@ -126,7 +126,7 @@ class ConditionalVAE:
         return self
 
     @torch.no_grad()
-    def measure(self, pairs: Pairs, seed: int = 0, batch_size: int = 64) -> dict[str, float]:
+    def evaluate(self, pairs: Pairs, seed: int = 0, batch_size: int = 64) -> dict[str, float]:
         """Rate and distortion on held-out pairs, the latter also with shuffled conditions.
 
         With shuffled conditions, sentences and z are the same, but each sentence receives the
@@ -246,7 +246,10 @@ def _train(
         if name in model.trained_names and not name.startswith("encoder.")
     ]
     optimizer = torch.optim.AdamW(trained, learning_rate)
-    schedule = get_cosine_schedule_with_warmup(optimizer, min(_WARMUP, steps // 10), steps)
+    warmup = min(_WARMUP, steps // 10)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: warmup_cosine(step, steps, warmup)
+    )
     bar = tqdm(batches, "conditional VAE", unit="step", disable=not progress)
     for step, rows in enumerate(bar):
         noise = torch.randn(size, model.config.latent_dim - c.shape[1])

@@ -36,11 +36,11 @@ class NearestNeighbour:
     def __init__(self, condition: Condition, pairs: Pairs) -> None:
         check_pairs(condition, pairs)
         self.condition = condition
-        points, which = torch.unique(pairs.conditions, dim=0, return_inverse=True)
-        self._points = points  # (U, C): the senses of a word share one
-        self._texts: list[list[str]] = [[] for _ in points]
-        for text, point in zip(pairs.texts, which.tolist(), strict=True):
-            self._texts[point].append(text)
+        known, which = torch.unique(pairs.conditions, dim=0, return_inverse=True)
+        self._conditions = known  # (U, C): the senses of a word share one
+        self._texts: list[list[str]] = [[] for _ in known]
+        for text, i in zip(pairs.texts, which.tolist(), strict=True):
+            self._texts[i].append(text)
         self._different = len(set(pairs.texts))
 
     def generate(
@@ -83,7 +83,7 @@ class NearestNeighbour:
         """The `n` nearest distinct texts of each condition (B, C)."""
         k = n
         while True:
-            _, order = nearest_neighbours(c, self._points, k)
+            _, order = nearest_neighbours(c, self._conditions, k)
             texts = [
                 list(dict.fromkeys(chain.from_iterable(self._texts[i] for i in row)))[:n]
                 for row in order.tolist()

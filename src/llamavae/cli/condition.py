@@ -137,7 +137,7 @@ def fit_condition(
 
     if flow not in flow_names():
         raise unknown("flow", flow, flow_names())
-    fitting, networks = options.fitting(seed), options.networks(form)
+    config, networks = options.config(seed), options.networks(form)
     if (output / "config.json").is_file():
         raise UserError(f"{output} already contains a model: choose another --output")
     state = output / "state"
@@ -160,7 +160,7 @@ def fit_condition(
             pairs,
             vocabulary=vocabulary,
             posterior_scale=options.posterior_scale,
-            config=fitting,
+            config=config,
             state=state,
         )
     cvae.save_pretrained(output)

@@ -137,7 +137,7 @@ class FlowOptions:
         ),
     ] = 5
 
-    def fitting(self, seed: int = 0) -> FitConfig:
+    def config(self, seed: int = 0) -> FitConfig:
         """Settings of the fit."""
         from llamavae.flows import FitConfig
 

@@ -121,7 +121,7 @@ class Drawing:
                 found = cvae.generate([condition], n, self.spread, self.seed, draws=self.draws)
                 yield from ((condition, text) for text in found)
             return
-        z = cvae.points(conditions, n, self.spread, self.seed)
+        z = cvae.latent_codes(conditions, n, self.spread, self.seed)
         for index, text in enumerate(cvae.vae.decode_each(z)):
             yield conditions[index // n], text
 
@@ -297,7 +297,7 @@ def _reverse_file(model: GuideOptions, file: Path, vectors: str, submission: Pat
         if item.gloss is None:
             raise UserError(f"{file}: item {item.id} has no gloss; expected a gloss for each item")
     cvae = model.load([])  # no words are needed
-    if cvae.condition.name not in ("matrix", "word-vectors"):
+    if cvae.condition.name not in ("vectors", "word-vectors"):
         raise UserError(
             f"expected a model with word vectors as condition; got {cvae.condition.name}. Fit one "
             f"with `llamavae fit-condition --corpus codwoe --vectors {vectors}`"

@@ -155,15 +155,10 @@ class ModelOptions:
 
     def load(self) -> LlaMaVAE:
         """Load the model."""
-        source = Path(self.source).expanduser()
-        if not (source / "config.json").exists() and (source / "model" / "config.json").exists():
-            source = source / "model"  # the folder of a run
         quiet()
         from llamavae import LlaMaVAE
 
-        return LlaMaVAE.from_pretrained(
-            source if source.is_dir() else self.source, **placement(self.device, self.dtype)
-        )
+        return LlaMaVAE.from_pretrained(self.source, **placement(self.device, self.dtype))
 
     def load_encoder(self, source: str) -> SentenceEncoder:
         """Load a sentence encoder instead, on the device and in the dtype of the options."""

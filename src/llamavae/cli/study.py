@@ -131,7 +131,7 @@ def flows(
     from llamavae.experiments.study import check_names, study_flows
     from llamavae.flows import flow_names
 
-    fitting = fit.fitting()
+    config = fit.config()
     names, forms = flow or flow_names(), form or ("reference", "conditional")
     check_names(names, forms)  # before encoding the corpus
     networks = fit.networks(*forms)
@@ -139,7 +139,7 @@ def flows(
     task = options.task(model, posterior_scale=fit.posterior_scale, networks=networks)
     with results.running():
         study_flows(
-            task, names, forms, range(seeds), fitting, results.done, results.keep, results.models
+            task, names, forms, range(seeds), config, results.done, results.keep, results.models
         )
     results.finish()
 
@@ -165,14 +165,14 @@ def definitions(
     """
     from llamavae.experiments.study import study_definitions
 
-    fitting, networks = fit.fitting(seed), fit.networks(form)
+    config, networks = fit.config(seed), fit.networks(form)
     settings = {"verb": "definitions", "model": model.source, "form": form, "seed": seed}
     settings |= {"cvae_steps": cvae_steps, **vars(options), **vars(fit)}
     results = _Study(output, settings)
     task = options.task(model, posterior_scale=fit.posterior_scale, networks=networks)
     with results.running():
         study_definitions(
-            task, fitting, form, cvae_steps, seed, results.done, results.keep, results.models
+            task, config, form, cvae_steps, seed, results.done, results.keep, results.models
         )
     results.finish()
 

@@ -46,16 +46,6 @@ def position(text: str) -> float:
     return int.from_bytes(blake2b(key, digest_size=6).digest()) / 2**48
 
 
-def split_of(text: str, shares: Mapping[str, float] = SHARES) -> str:
-    """The split of a text.
-
-    Example:
-        >>> split_of("a dog barks")
-        'train'
-    """
-    return _band(position(text), _edges(shares))
-
-
 def check_split(split: str | None) -> None:
     """Raise an error for an unknown split."""
     if split is not None and split not in SHARES:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from scipy.stats import permutation_test, rankdata
 
 from llamavae.errors import UserError, unknown
+from llamavae.metrics.correlation import spearman
 from llamavae.metrics.metric import Rows
 
 Values = Sequence[Mapping[str, Any]]
@@ -48,7 +49,7 @@ def relate(
     Raises:
         UserError: A metric is unknown, or a model has two values of one metric.
     """
-    values = values_by_measure(rows)
+    values = values_by_metric(rows)
     result: Rows = []
     for a in geometry:
         for b in quality:
@@ -59,7 +60,7 @@ def relate(
     return result
 
 
-def values_by_measure(rows: Values) -> dict[str, dict[str, float]]:
+def values_by_metric(rows: Values) -> dict[str, dict[str, float]]:
     """Maps metrics to dictionaries of values by model."""
     values: dict[str, dict[str, float]] = {}
     for row in rows:
@@ -90,13 +91,12 @@ def _spearman(
     if len(x) < 3 or len(set(x)) < 2 or len(set(y)) < 2:
         return None
     a, b = (rankdata(v) - (len(v) + 1) / 2 for v in (x, y))
-    scale = np.sqrt((a**2).sum() * (b**2).sum())
     test = permutation_test(
         (a,),
-        lambda ranks, axis: (ranks * b).sum(axis) / scale,
+        lambda ranks, axis: (ranks * b).sum(axis),  # the correlation up to a positive factor
         permutation_type="pairings",
         vectorized=True,
         n_resamples=resamples,
         random_state=seed,  # pyright: ignore[reportCallIssue] `rng` from scipy 1.15
     )
-    return float(test.statistic), float(test.pvalue)
+    return spearman(x, y), float(test.pvalue)

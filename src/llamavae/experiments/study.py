@@ -4,6 +4,8 @@
 invertible CVAE with baselines. Both return tidy rows: `system`, `seed`, and the columns of
 `Metric.row`, with `items` if the per-item values are known. `differences` tests each system against
 a reference system on the same items.
+
+The file is long because both studies share the task and the measurement of one system.
 """
 
 from __future__ import annotations
@@ -374,7 +376,7 @@ def _timed(task: DefinitionTask, cvae: InvertibleCVAE, seed: int) -> tuple[list[
     """The generated texts, and the time of the flow relative to that of the decoder."""
     conditions = task.test.conditions[: task.texts]
     start = time.perf_counter()
-    z = cvae.points(conditions, 1, task.spread, seed)
+    z = cvae.latent_codes(conditions, 1, task.spread, seed)
     middle = time.perf_counter()
     texts = task.vae.decode(z)
     share = (middle - start) / (time.perf_counter() - middle)

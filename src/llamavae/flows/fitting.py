@@ -22,6 +22,7 @@ from llamavae.flows.data import FlowData
 from llamavae.flows.flow import Flow
 from llamavae.flows.heldout import contrastive_loss, invertibility, mean_contrastive_loss, nll
 from llamavae.flows.resuming import SavedFit
+from llamavae.learning_rate import warmup_cosine
 
 logger = logging.getLogger(__name__)
 
@@ -249,11 +250,9 @@ class _Run:
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self._rate)
 
     def _rate(self, step: int) -> float:
-        """Factor on the peak learning rate: linear warm-up, then cosine decay."""
+        """Factor on the peak learning rate."""
         total = self.config.steps
-        rise = max(1, total // 50)
-        fall = min(max(0.0, (step - rise) / max(1, total - rise)), 1.0)
-        return min((step + 1) / rise, 0.5 * (1 + math.cos(math.pi * fall)))
+        return warmup_cosine(step, total, max(1, total // 50), first=1)
 
     def run(self) -> None:
         """Train until the last step, early stopping or divergence; keep the best weights."""
@@ -273,7 +272,7 @@ class _Run:
                         self.fit.stopped = "patience"
                         break
                     to = min(step + every, total)
-                    row = self._look(to, step, bar)
+                    row = self._train_and_evaluate(to, step, bar)
                     if row is None:
                         self.fit.stopped = "diverged"
                         logger.warning(
@@ -296,7 +295,7 @@ class _Run:
         weight = self.config.contrastive_weight / self.flow.features
         return row["nll"] + weight * row.get("contrastive_loss", 0.0)
 
-    def _look(self, to: int, step: int, bar: Any) -> dict[str, float] | None:
+    def _train_and_evaluate(self, to: int, step: int, bar: Any) -> dict[str, float] | None:
         """Train from `step` to step `to` and evaluate on the held-out data; None if it diverged."""
         start = time.perf_counter()
         device = self.flow.affine.weight.device

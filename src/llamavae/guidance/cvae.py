@@ -10,6 +10,8 @@ standard normal noise. The output of an MLP can be added to P c; see `build_flow
 
 Text is decoded from z without any encoder input. Since p(z|c) is exact, the same model ranks
 conditions for a given text. The VAE is frozen; only the flow is trained.
+
+The file is long because it is one public class, most of it docstrings.
 """
 
 from __future__ import annotations
@@ -148,6 +150,7 @@ class InvertibleCVAE:
         self.report = {
             **asdict(fit),
             "inverse_error": fit.inverse_error,
+            # the key in the settings of the bundled mini-definitions, which model cards read
             "fitting": asdict(config or FitConfig()),
             "posterior_scale": posterior_scale,
             "pairs": len(pairs),
@@ -191,7 +194,7 @@ class InvertibleCVAE:
         if draws is None:
             if ranking is not None:
                 raise UserError("ranking needs several draws. Set draws, for example draws=16")
-            return self.vae.decode(self.points(conditions, n, spread, seed), **options)
+            return self.vae.decode(self.latent_codes(conditions, n, spread, seed), **options)
         check_draws(n, spread, draws)
         ranking = ranking or Ranking()
         c, z = self._draw(conditions, draws, spread, seed, centre=True)
@@ -208,7 +211,7 @@ class InvertibleCVAE:
         return best
 
     @torch.no_grad()
-    def points(
+    def latent_codes(
         self, conditions: Conditions, n: int = 1, spread: float = 1.0, seed: int | None = None
     ) -> Tensor:
         """Latent codes (B * n, D) drawn from p(z|c); arguments as for `generate`."""

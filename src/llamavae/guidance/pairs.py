@@ -112,18 +112,18 @@ def make_pairs(
     if len(data) == 0:
         raise UserError("expected a dataset with at least one row; got none")
     texts = read_column(data, "text")
-    matrix = isinstance(condition, VectorCondition)
-    if matrix != (vectors is not None):
+    takes_vectors = isinstance(condition, VectorCondition)
+    if takes_vectors != (vectors is not None):
         raise UserError(
             "vectors= (a column of data, or an array) is required for a VectorCondition, and only "
             "for it"
         )
-    if context is not None and (matrix or isinstance(condition, LabelCondition)):
+    if context is not None and (takes_vectors or isinstance(condition, LabelCondition)):
         raise UserError(
             f"a condition of type {condition.name} does not support a context. Omit context="
         )
     if vectors is not None:
-        c = condition.vectors(_matrix(data, vectors))  # type: ignore[arg-type]
+        c = condition.vectors(_read_vectors(data, vectors))  # type: ignore[arg-type]
         words = data[word] if word in data.column_names else [None] * len(data)
         names = [f"row {i}" if w is None else str(w) for i, w in enumerate(words, 1)]
         return Pairs(texts, c, names)
@@ -148,7 +148,7 @@ def _conditions(data: Dataset, condition: Condition, word: str, context: str | N
     return list(zip(words, data[context], strict=True))
 
 
-def _matrix(data: Dataset, vectors: str | np.ndarray) -> np.ndarray:
+def _read_vectors(data: Dataset, vectors: str | np.ndarray) -> np.ndarray:
     if not isinstance(vectors, str):
         if len(vectors) != len(data):
             raise UserError(f"expected one vector per row; got {len(vectors)} for {len(data)} rows")

@@ -14,7 +14,6 @@ Each of the K texts x of one condition c, decoded from codes z, has the score
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
@@ -113,14 +112,13 @@ def agreement(texts: Sequence[str]) -> Tensor:
         >>> agreement(["a dog", "a cat", "a dog"])
         tensor([0.7500, 0.5000, 0.7500])
     """
-    bags = [Counter(text.split()) for text in texts]
-    found = torch.zeros(len(bags), len(bags))
-    for i, ours in enumerate(bags):
-        for j, theirs in enumerate(bags[:i]):
-            common = (ours & theirs).total()
-            if common:
-                found[i, j] = found[j, i] = 2 * common / (ours.total() + theirs.total())
-    return found.sum(1) / max(1, len(bags) - 1)
+    from llamavae.metrics.ngrams import token_f1  # slow import
+
+    found = torch.zeros(len(texts), len(texts))
+    for i, text in enumerate(texts):
+        for j, other in enumerate(texts[:i]):
+            found[i, j] = found[j, i] = token_f1(text, other)
+    return found.sum(1) / max(1, len(texts) - 1)
 
 
 @torch.no_grad()

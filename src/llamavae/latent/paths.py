@@ -67,9 +67,9 @@ def slerp(a: Tensor, b: Tensor, steps: int) -> Tensor:
     if angle < 1e-4:
         return lerp(a, b, steps)
     direction = (torch.sin((1 - t) * angle) * u + torch.sin(t * angle) * v) / torch.sin(angle)
-    points = direction * ((1 - t) * norm_a + t * norm_b)
-    points[0], points[-1] = a, b
-    return points
+    codes = direction * ((1 - t) * norm_a + t * norm_b)
+    codes[0], codes[-1] = a, b
+    return codes
 
 
 def traversal(z: Tensor, dim: int, steps: int, quantile: float = 0.975) -> Tensor:
@@ -94,9 +94,9 @@ def traversal(z: Tensor, dim: int, steps: int, quantile: float = 0.975) -> Tenso
     if not 0.5 < quantile < 1:
         raise UserError(f"quantile must lie between 0.5 and 1; got {quantile}")
     end = float(Normal(0.0, 1.0).icdf(torch.tensor(quantile)))
-    points = z.repeat(steps, 1)
-    points[:, dim] = torch.linspace(-end, end, steps, dtype=z.dtype, device=z.device)
-    return points
+    codes = z.repeat(steps, 1)
+    codes[:, dim] = torch.linspace(-end, end, steps, dtype=z.dtype, device=z.device)
+    return codes
 
 
 def arithmetic(a: Tensor, b: Tensor, c: Tensor) -> Tensor:
@@ -104,25 +104,25 @@ def arithmetic(a: Tensor, b: Tensor, c: Tensor) -> Tensor:
     return a - b + c
 
 
-def nearest_neighbours(query: Tensor, points: Tensor, k: int) -> tuple[Tensor, Tensor]:
+def nearest_neighbours(query: Tensor, codes: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The `k` latent codes with the highest cosine similarity to each query.
 
     Args:
         query: Shape (Q, D).
-        points: Shape (N, D).
+        codes: Shape (N, D).
         k: Number of neighbours; at most N are returned.
 
     Returns:
         Cosines and indices, each of shape (Q, min(k, N)), in descending order of cosine.
     """
-    if query.ndim != 2 or points.ndim != 2 or query.shape[1] != points.shape[1]:
+    if query.ndim != 2 or codes.ndim != 2 or query.shape[1] != codes.shape[1]:
         raise UserError(
-            "expected query (Q, D) and points (N, D) with the same D; got "
-            f"{tuple(query.shape)} and {tuple(points.shape)}"
+            "expected query (Q, D) and codes (N, D) with the same D; got "
+            f"{tuple(query.shape)} and {tuple(codes.shape)}"
         )
     if k < 1:
         raise UserError(f"k must be at least 1; got {k}")
     unit = torch.nn.functional.normalize
-    cosine = unit(query, dim=1) @ unit(points, dim=1).T
-    best = cosine.topk(min(k, len(points)), dim=1)
+    cosine = unit(query, dim=1) @ unit(codes, dim=1).T
+    best = cosine.topk(min(k, len(codes)), dim=1)
     return best.values, best.indices

@@ -1,6 +1,6 @@
 """Disentanglement metrics: whether single latent dimensions encode labelled factors.
 
-Throughout, `points` are N latent codes (N, D) and `factors` are the values of K factors for each,
+Throughout, `codes` are N latent codes (N, D) and `factors` are the values of K factors for each,
 as integers from 0, shape (N, K); `code_factors` converts labels to this form. Scores are between
 0 and 1; higher is better.
 Here are those of *information* (MIG, modularity) and *prediction* (DCI, SAP), in the terms of
@@ -102,22 +102,22 @@ def _code(column: Sequence[Hashable], bins: int) -> Integers | str:
 # ------------------------------------------------------------------------------- information
 
 
-def information_matrix(points: Floats, factors: Integers, bins: int = BINS) -> Floats:
+def information_matrix(codes: Floats, factors: Integers, bins: int = BINS) -> Floats:
     """Mutual information of each dimension and each factor in nats, shape (D, K).
 
     The range of a dimension is divided into bins of equal width, and probabilities are estimated
     by relative frequencies, as in disentanglement_lib. The estimate has an upward bias of about
     (bins - 1)(values - 1) / 2N nats. Chen et al. integrate over the posterior instead.
     """
-    points, factors = check(points, factors)
-    cells = _discretise(points, bins)
-    dimension = np.arange(points.shape[1])
-    result = np.empty((points.shape[1], factors.shape[1]))
+    codes, factors = check(codes, factors)
+    cells = _discretise(codes, bins)
+    dimension = np.arange(codes.shape[1])
+    result = np.empty((codes.shape[1], factors.shape[1]))
     for k, values in enumerate(factors.T):
         count = int(values.max()) + 1
         cell = (dimension * bins + cells) * count + values[:, None]
         joint = np.bincount(cell.ravel(), minlength=len(dimension) * bins * count)
-        joint = joint.reshape(-1, bins, count) / len(points)
+        joint = joint.reshape(-1, bins, count) / len(codes)
         result[:, k] = (
             entr(joint.sum(2)).sum(1) + entr(joint.sum(1)).sum(1) - entr(joint).sum((1, 2))
         )
@@ -129,7 +129,7 @@ def entropies(factors: Integers) -> Floats:
     return np.array([entr(np.bincount(v) / len(v)).sum() for v in np.asarray(factors).T])
 
 
-def mig(points: Floats, factors: Integers, bins: int = BINS) -> Floats:
+def mig(codes: Floats, factors: Integers, bins: int = BINS) -> Floats:
     """Mutual information gap of each factor, shape (K,); the score is the mean.
 
     Chen et al., arXiv 1802.04942, equation 6: the difference between the two highest values of
@@ -141,11 +141,11 @@ def mig(points: Floats, factors: Integers, bins: int = BINS) -> Floats:
         >>> mig(np.column_stack([a, b]), np.column_stack([a, b])).round(2).tolist()
         [1.0, 1.0]
     """
-    second, first = np.sort(information_matrix(points, factors, bins), axis=0)[-2:]
+    second, first = np.sort(information_matrix(codes, factors, bins), axis=0)[-2:]
     return (first - second) / entropies(factors)
 
 
-def modularity(points: Floats, factors: Integers, bins: int = BINS) -> float:
+def modularity(codes: Floats, factors: Integers, bins: int = BINS) -> float:
     """Degree to which each dimension is informative about one factor only, mean over dimensions.
 
     Ridgeway and Mozer, arXiv 1802.05312, section 3: 1 minus the sum of the squared mutual
@@ -153,7 +153,7 @@ def modularity(points: Floats, factors: Integers, bins: int = BINS) -> float:
     dimension without information scores 0, as in disentanglement_lib. Random labels score high,
     since the bias of the estimate is largest for the factor with the most values.
     """
-    squared = information_matrix(points, factors, bins) ** 2
+    squared = information_matrix(codes, factors, bins) ** 2
     if squared.shape[1] < 2:
         raise UserError("modularity compares factors: expected at least 2 factors; got 1")
     best = squared.max(1)
@@ -161,10 +161,10 @@ def modularity(points: Floats, factors: Integers, bins: int = BINS) -> float:
     return float(np.where(best > 1e-18, 1 - rest / np.maximum(best, 1e-18), 0.0).mean())
 
 
-def _discretise(points: Floats, bins: int) -> Integers:
-    low, high = points.min(0), points.max(0)
+def _discretise(codes: Floats, bins: int) -> Integers:
+    low, high = codes.min(0), codes.max(0)
     width = np.where(high > low, high - low, 1.0)
-    return np.minimum(((points - low) / width * bins).astype(np.int64), bins - 1)
+    return np.minimum(((codes - low) / width * bins).astype(np.int64), bins - 1)
 
 
 # ------------------------------------------------------------------------------- prediction
@@ -188,7 +188,7 @@ class DCI(NamedTuple):
     accuracy: Floats
 
 
-def dci(points: Floats, factors: Integers, *, trees: int = 20, seed: int = 0) -> DCI:
+def dci(codes: Floats, factors: Integers, *, trees: int = 20, seed: int = 0) -> DCI:
     """Disentanglement, completeness and informativeness (Eastwood and Williams, ICLR 2018).
 
     A random forest predicts each factor; the importance of a dimension is its impurity importance
@@ -201,9 +201,9 @@ def dci(points: Floats, factors: Integers, *, trees: int = 20, seed: int = 0) ->
 
     With one factor, `disentanglement` is undefined and returned as nan.
     """
-    points, factors = check(points, factors)
-    fitted, held_out = split(len(points), 2 / 3, np.random.default_rng(seed))
-    importance = np.empty((points.shape[1], factors.shape[1]))
+    codes, factors = check(codes, factors)
+    fitted, held_out = split(len(codes), 2 / 3, np.random.default_rng(seed))
+    importance = np.empty((codes.shape[1], factors.shape[1]))
     accuracy = np.empty(factors.shape[1])
     for k, values in enumerate(factors.T):
         forest = RandomForestClassifier(
@@ -211,9 +211,9 @@ def dci(points: Floats, factors: Integers, *, trees: int = 20, seed: int = 0) ->
             max_features=None,  # pyright: ignore[reportArgumentType] all of them
             random_state=seed,
         )
-        forest.fit(points[fitted], values[fitted])
+        forest.fit(codes[fitted], values[fitted])
         importance[:, k] = forest.feature_importances_
-        accuracy[k] = np.mean(forest.predict(points[held_out]) == values[held_out])
+        accuracy[k] = np.mean(forest.predict(codes[held_out]) == values[held_out])
     return DCI(
         _concentration(importance), _concentration(importance.T), float(accuracy.mean()),
         importance, accuracy,
@@ -232,7 +232,7 @@ def _concentration(importance: Floats) -> float:
     return float(np.average(scores, weights=rows.sum(1)))
 
 
-def sap(points: Floats, factors: Integers, *, seed: int = 0) -> Floats:
+def sap(codes: Floats, factors: Integers, *, seed: int = 0) -> Floats:
     """Separated attribute predictability of each factor, shape (K,); the score is the mean.
 
     Kumar et al., arXiv 1711.00848, section 3: the difference in balanced accuracy between the two
@@ -242,15 +242,15 @@ def sap(points: Floats, factors: Integers, *, seed: int = 0) -> Floats:
     level is 1 / (number of values). disentanglement_lib uses the accuracy of a linear support
     vector machine instead.
     """
-    points, factors = check(points, factors)
-    fitted, held_out = split(len(points), 1 / 2, np.random.default_rng(seed))
-    scores = np.empty((points.shape[1], factors.shape[1]))
+    codes, factors = check(codes, factors)
+    fitted, held_out = split(len(codes), 1 / 2, np.random.default_rng(seed))
+    scores = np.empty((codes.shape[1], factors.shape[1]))
     for k, values in enumerate(factors.T):
         count = np.bincount(values[fitted])
         weight = 1 / count[values[fitted]]  # all values have equal weight
         leaves = max(2, int((count > 0).sum()))
         tree = DecisionTreeClassifier(max_leaf_nodes=leaves, random_state=seed)
-        for d, column in enumerate(points.T[:, :, None]):
+        for d, column in enumerate(codes.T[:, :, None]):
             tree.fit(column[fitted], values[fitted], weight)
             right = tree.predict(column[held_out]) == values[held_out]
             scores[d, k] = _mean_by_value(right, values[held_out])
@@ -261,25 +261,25 @@ def sap(points: Floats, factors: Integers, *, seed: int = 0) -> Floats:
 # ------------------------------------------------------------------------------- helpers
 
 
-def check(points: Floats, factors: Integers, least: int = 1) -> tuple[Floats, Integers]:
-    """Points (N, D) and factors (N, K) as arrays.
+def check(codes: Floats, factors: Integers, least: int = 1) -> tuple[Floats, Integers]:
+    """Latent codes (N, D) and factors (N, K) as arrays.
 
     Raises:
-        UserError: Shapes do not match, or there are too few dimensions, factors or points.
+        UserError: Shapes do not match, or there are too few dimensions, factors or codes.
     """
-    points, factors = np.asarray(points, dtype=np.float64), np.asarray(factors)
-    if points.ndim != 2 or factors.ndim != 2 or len(points) != len(factors):
+    codes, factors = np.asarray(codes, dtype=np.float64), np.asarray(factors)
+    if codes.ndim != 2 or factors.ndim != 2 or len(codes) != len(factors):
         raise UserError(
-            "expected points (N, D) and the integer codes of K factors (N, K); got "
-            f"{points.shape} and {factors.shape}"
+            "expected latent codes (N, D) and the integer labels of K factors (N, K); got "
+            f"{codes.shape} and {factors.shape}"
         )
-    if points.shape[1] < 2 or factors.shape[1] < least or len(points) < 4:
+    if codes.shape[1] < 2 or factors.shape[1] < least or len(codes) < 4:
         raise UserError(
             "a disentanglement score needs at least 2 "
-            f"dimensions, {least} factor{'s'[: least > 1]} and 4 points; got {points.shape[1]}, "
-            f"{factors.shape[1]} and {len(points)}"
+            f"dimensions, {least} factor{'s'[: least > 1]} and 4 latent codes; got "
+            f"{codes.shape[1]}, {factors.shape[1]} and {len(codes)}"
         )
-    return points, factors
+    return codes, factors
 
 
 def split(

@@ -1,6 +1,6 @@
 """Intervention-based disentanglement metrics: one factor is fixed while the others vary.
 
-Throughout, `points` are N latent codes (N, D) and `factors` are the values of K factors for each,
+Throughout, `codes` are N latent codes (N, D) and `factors` are the values of K factors for each,
 as integers from 0, shape (N, K), see `disentanglement.code_factors`. Both metrics were defined for
 a generator that draws data with given factors. Here all draws are from one labelled set, as in
 LangSpace (arXiv 2505.00004), so correlated factors, such as a verb and its object, are fixed
@@ -22,7 +22,7 @@ from llamavae.metrics.disentanglement import Floats, Integers, check, split
 
 
 def z_diff(
-    points: Floats, factors: Integers, *, pairs: int = 64, votes: int = 1000, seed: int = 0
+    codes: Floats, factors: Integers, *, pairs: int = 64, votes: int = 1000, seed: int = 0
 ) -> float:
     """Accuracy of recognising the shared factor from latent differences of pairs, 0 to 1.
 
@@ -34,35 +34,33 @@ def z_diff(
     space does not matter; disentanglement_lib does not standardise.
 
     Args:
-        points: Latent codes (N, D).
+        codes: Latent codes (N, D).
         factors: Values of at least two factors (N, K).
         pairs: Number of pairs per vote.
         votes: Number of training votes, and of test votes.
         seed: Random seed.
     """
-    points, factors = check(points, factors, least=2)
+    codes, factors = check(codes, factors, least=2)
     rng = np.random.default_rng(seed)
     count = math.ceil(votes / factors.shape[1])
     truth = np.repeat(np.arange(factors.shape[1]), count)
     fitted, scored = (
-        np.concatenate(
-            [_differences(points[rows], v, (count, pairs), rng) for v in factors[rows].T]
-        )
-        for rows in split(len(points), 1 / 2, rng)
+        np.concatenate([_differences(codes[rows], v, (count, pairs), rng) for v in factors[rows].T])
+        for rows in split(len(codes), 1 / 2, rng)
     )
     classifier = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
     return float(classifier.fit(fitted, truth).score(scored, truth))
 
 
 def _differences(
-    points: Floats, values: Integers, shape: tuple[int, int], rng: np.random.Generator
+    codes: Floats, values: Integers, shape: tuple[int, int], rng: np.random.Generator
 ) -> Floats:
     first, second = _Groups(values).pairs(shape, rng)
-    return np.abs(points[first] - points[second]).mean(1)
+    return np.abs(codes[first] - codes[second]).mean(1)
 
 
 def z_min_var(
-    points: Floats, factors: Integers, *, batch: int = 64, votes: int = 1000, seed: int = 0
+    codes: Floats, factors: Integers, *, batch: int = 64, votes: int = 1000, seed: int = 0
 ) -> float:
     """Accuracy of recognising the fixed factor from the dimension of least variance, 0 to 1.
 
@@ -74,31 +72,31 @@ def z_min_var(
     prior, disentanglement_lib excludes none.
 
     Args:
-        points: Latent codes (N, D).
+        codes: Latent codes (N, D).
         factors: Values of at least two factors (N, K).
         batch: Number of codes per vote.
         votes: Number of training votes, and of test votes.
         seed: Random seed.
     """
-    points, factors = check(points, factors, least=2)
-    spread = points.std(0)
+    codes, factors = check(codes, factors, least=2)
+    spread = codes.std(0)
     if not (spread > 0).any():
         return 0.0
-    points = points[:, spread > 0] / spread[spread > 0]
+    codes = codes[:, spread > 0] / spread[spread > 0]
     rng = np.random.default_rng(seed)
     shape = (math.ceil(votes / factors.shape[1]), batch)
     counted, scored = (
-        np.stack([_least_varied(points[rows], v, shape, rng) for v in factors[rows].T])
-        for rows in split(len(points), 1 / 2, rng)
+        np.stack([_least_varied(codes[rows], v, shape, rng) for v in factors[rows].T])
+        for rows in split(len(codes), 1 / 2, rng)
     )  # votes of each factor for each dimension (K, D)
     return float(scored[counted.argmax(0), np.arange(scored.shape[1])].sum() / scored.sum())
 
 
 def _least_varied(
-    points: Floats, values: Integers, shape: tuple[int, int], rng: np.random.Generator
+    codes: Floats, values: Integers, shape: tuple[int, int], rng: np.random.Generator
 ) -> Integers:
-    votes = points[_Groups(values).batches(shape, rng)].var(1).argmin(1)
-    return np.bincount(votes, minlength=points.shape[1])
+    votes = codes[_Groups(values).batches(shape, rng)].var(1).argmin(1)
+    return np.bincount(votes, minlength=codes.shape[1])
 
 
 class _Groups:

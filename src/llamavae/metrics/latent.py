@@ -40,27 +40,27 @@ def mean_cosine(vectors: NDArray[np.floating], items: NDArray[np.integer] | None
     return float((((count @ unit) ** 2).sum() - own) / pairs)
 
 
-def iso_score(points: NDArray[np.floating]) -> float:
+def iso_score(codes: NDArray[np.floating]) -> float:
     """IsoScore: how evenly the variance is spread over the dimensions, 0 to 1.
 
     IsoScore (Rudman et al., arXiv 2108.07344, algorithm 1) is 1 if all principal components have
     the same variance and 0 if one has all of it. It is invariant to translation, scaling and
     rotation. The algorithm simplifies to (r - 1) / (D - 1), with
     r = (sum of variances)^2 / sum of squared variances, the participation ratio of the principal
-    components. For N Gaussian points it is about 1 - D / N.
+    components. For N Gaussian codes it is about 1 - D / N.
 
     Args:
-        points: Latent codes (N, D), D at least 2.
+        codes: Latent codes (N, D), D at least 2.
     """
-    points = _check(points)
-    if points.shape[1] < 2:
+    codes = _check(codes)
+    if codes.shape[1] < 2:
         raise UserError("isotropy compares dimensions: expected at least 2 dimensions; got 1")
-    covariance = np.cov(points, rowvar=False)
+    covariance = np.cov(codes, rowvar=False)
     squares = (covariance**2).sum()
     if squares == 0:
         return 0.0
     ratio = np.trace(covariance) ** 2 / squares
-    return float((ratio - 1) / (points.shape[1] - 1))
+    return float((ratio - 1) / (codes.shape[1] - 1))
 
 
 def _check(vectors: NDArray[np.floating]) -> NDArray[np.float64]:

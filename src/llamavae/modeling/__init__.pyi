@@ -1,7 +1,6 @@
 from .configuration import LlaMaVAEConfig as LlaMaVAEConfig
 from .decoder import TextDecoder as TextDecoder
 from .encoder import SentenceEncoder as SentenceEncoder
-from .encoder import TransformersEncoder as TransformersEncoder
 from .injection import Injection as Injection
 from .injection import Steering as Steering
 from .injection import steered as steered
@@ -18,3 +17,4 @@ from .prior import StandardPrior as StandardPrior
 from .prior import load_prior as load_prior
 from .refine import Refinement as Refinement
 from .refine import aggregate as aggregate
+from .transformers_encoder import TransformersEncoder as TransformersEncoder

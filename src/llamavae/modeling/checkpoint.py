@@ -28,9 +28,9 @@ from llamavae.errors import UserError
 from llamavae.files import write_text
 from llamavae.modeling.backbones import fingerprint, latent_fingerprint, save_plain, tensors_of
 from llamavae.modeling.configuration import LlaMaVAEConfig
-from llamavae.modeling.encoder import TransformersEncoder
 from llamavae.modeling.prior import DEFAULT, Prior, read_prior_folder
 from llamavae.modeling.quantisation import from_int8, to_int8
+from llamavae.modeling.transformers_encoder import TransformersEncoder
 from llamavae.pretrained import CATALOGUE, bundled, resolve
 from llamavae.pretrained.loading import hub_errors, load_whole
 
@@ -43,6 +43,18 @@ OWN = ["model*.safetensors*", DEFAULT]
 
 
 # ------------------------------------------------------------------------------- reading
+
+
+def model_of_run(source: str | os.PathLike[str]) -> str | os.PathLike[str]:
+    """The folder of the model of a run; any other folder, and a name or hub id, is unchanged.
+
+    Args:
+        source: Folder of a run or of a checkpoint (`~` is expanded), name or hub id.
+    """
+    folder = Path(source).expanduser()
+    if not (folder / "config.json").exists() and (folder / "model" / "config.json").exists():
+        folder = folder / "model"
+    return folder if folder.is_dir() else source
 
 
 def fetch(source: str | os.PathLike[str], revision: str | None = None, **hub: Any) -> Path:

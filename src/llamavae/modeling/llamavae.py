@@ -221,7 +221,8 @@ class LlaMaVAE(SentenceVAE):
         """Load a checkpoint in eval mode, without executing code of it and without unpickling.
 
         Args:
-            pretrained_model_name_or_path: Folder or hub id.
+            pretrained_model_name_or_path: Folder of a checkpoint or of a run, hub id, or name of a
+                bundled model.
             encoder: Folder or id to load the encoder from, instead of the one the checkpoint names.
             decoder: The same for the decoder.
             revision: Branch, tag or commit of the checkpoint's hub repository.
@@ -243,7 +244,8 @@ class LlaMaVAE(SentenceVAE):
             "cache_dir": None if cache_dir is None else os.fspath(cache_dir),
             "local_files_only": local_files_only,
         }
-        folder = checkpoint.fetch(pretrained_model_name_or_path, revision, **hub)
+        source = checkpoint.model_of_run(pretrained_model_name_or_path)
+        folder = checkpoint.fetch(source, revision, **hub)
         config = checkpoint.read_config(folder)
         if given is not None and any(
             getattr(given, name, None) != getattr(config, name) for name in SETTINGS
@@ -268,7 +270,7 @@ class LlaMaVAE(SentenceVAE):
         checkpoint.reload(model, folder, others)
         card = folder / checkpoint.CARD
         model.card = card.read_text(encoding="utf-8") if card.is_file() else None
-        model.name_or_path = loading.absolute(pretrained_model_name_or_path)
+        model.name_or_path = loading.absolute(source)
         model.default_prior = checkpoint.read_prior(model, folder)
         if "device_map" in decoder_options:
             for part in (model.encoder, model.posterior, model.injection):
@@ -554,7 +556,7 @@ class LlaMaVAE(SentenceVAE):
             of each z. With `return_dict_in_generate`, transformers' output with these as its
             `sequences`.
         """
-        z = self._points(z)
+        z = self._latent_codes(z)
         return self.decoder.generate(self.injection(z), len(z), prompt, **options)
 
     def decode(self, z: Tensor, batch_size: int = 64, **options: Any) -> list[str]:
@@ -572,7 +574,7 @@ class LlaMaVAE(SentenceVAE):
 
     def decode_each(self, z: Tensor, batch_size: int = 64, **options: Any) -> Iterator[str]:
         """Like `decode`, but yields the texts after each batch."""
-        z = self._points(z)
+        z = self._latent_codes(z)
         for start in range(0, len(z), batch_size):
             part = z[start : start + batch_size]
             output = self.generate(part, **options)
@@ -589,7 +591,7 @@ class LlaMaVAE(SentenceVAE):
         streamer = _Callback(self.decoder.tokenizer, callback)
         return self.decode(self.latent_code(z), streamer=streamer, **options)[0]
 
-    def _points(self, z: Tensor) -> Tensor:
+    def _latent_codes(self, z: Tensor) -> Tensor:
         z = torch.as_tensor(z)  # numpy arrays and lists too
         if z.ndim == 1:
             z = z[None]
@@ -734,9 +736,9 @@ class LlaMaVAE(SentenceVAE):
             k: Number of neighbours.
             refine: See `encode`; only for texts.
         """
-        points = candidates if isinstance(candidates, Tensor) else self._means(candidates, refine)
+        codes = candidates if isinstance(candidates, Tensor) else self._means(candidates, refine)
         query = self.latent_code(query, refine=refine)
-        cosine, index = nearest_neighbours(query[None], self._points(points), k)
+        cosine, index = nearest_neighbours(query[None], self._latent_codes(codes), k)
         return list(zip(index[0].tolist(), cosine[0].tolist(), strict=True))
 
     def latent_code(self, x: str | Tensor, *, refine: int | Refinement = 0) -> Tensor:
@@ -748,10 +750,10 @@ class LlaMaVAE(SentenceVAE):
         """
         if isinstance(x, str):
             return self._means(x, refine)[0]
-        points = self._points(x)
-        if len(points) != 1:
-            raise UserError(f"expected one latent code (D,); got {len(points)}")
-        return points[0]
+        codes = self._latent_codes(x)
+        if len(codes) != 1:
+            raise UserError(f"expected one latent code (D,); got {len(codes)}")
+        return codes[0]
 
 
 AutoConfig.register(LlaMaVAEConfig.model_type, LlaMaVAEConfig)

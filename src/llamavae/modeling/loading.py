@@ -21,8 +21,9 @@ from llamavae.errors import UserError
 from llamavae.files import sha256
 from llamavae.modeling.configuration import LlaMaVAEConfig
 from llamavae.modeling.decoder import TextDecoder
-from llamavae.modeling.encoder import SentenceEncoder, TransformersEncoder
+from llamavae.modeling.encoder import SentenceEncoder
 from llamavae.modeling.names import Pooling
+from llamavae.modeling.transformers_encoder import TransformersEncoder
 from llamavae.pretrained import CATALOGUE, resolve
 from llamavae.pretrained.loading import hub_errors, is_gguf, load_whole
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from matplotlib.figure import Figure
 
 from llamavae.errors import UserError
-from llamavae.experiments.correlation import Values, common_models, relate, values_by_measure
+from llamavae.experiments.correlation import Values, common_models, relate, values_by_metric
 from llamavae.report.style import BLUE, annotate, finish, new_figure
 
 _NAMED = 12
@@ -27,7 +27,7 @@ def plot_relation(rows: Values, geometry: Sequence[str], quality: Sequence[str])
     """
     if not geometry or not quality:
         raise UserError("expected at least one geometry metric and one quality metric to plot")
-    values = values_by_measure(rows)
+    values = values_by_metric(rows)
     found = {(row["geometry"], row["quality"]): row for row in relate(rows, geometry, quality)}
     figure, axes = new_figure(len(quality) * len(geometry), len(geometry))
     for axis, (b, a) in zip(axes, ((b, a) for b in quality for a in geometry), strict=True):

@@ -52,14 +52,11 @@ def _trained_model(recipe: Recipe, source: str) -> LlaMaVAE:
 
     Its own settings hold; only how the decoder is loaded is the recipe's.
     """
-    place = Path(source).expanduser()
-    if not (place / "config.json").exists() and (place / "model" / "config.json").exists():
-        place = place / "model"  # the folder of a run
     options = _decoder_options(recipe)
     if options["dtype"] == "auto":
         del options["dtype"]  # the checkpoint's
     set_seed(recipe.optimisation.seed)
-    model = LlaMaVAE.from_pretrained(place if place.is_dir() else source, **options)
+    model = LlaMaVAE.from_pretrained(source, **options)
     model.card = None  # it is the other run's
     model.default_prior = None  # training changes the codes it was fitted to
     if model.encoder is None:

@@ -122,7 +122,7 @@ def merge(
     """Training and held-out sentences of several corpora as one of each.
 
     Sentences of an earlier corpus are skipped, and held-out sentences that any corpus trains on,
-    since the splits of two corpora may differ. Case and white space are ignored, as by `split_of`.
+    since the splits of two corpora may differ. Case and white space are ignored, as by `fold`.
     Duplicates within one corpus are kept.
 
     Args:

@@ -22,7 +22,7 @@ class VectorCondition(Condition):
         dim: Size C of a vector.
     """
 
-    name = "matrix"
+    name = "vectors"
 
     def __init__(self, dim: int) -> None:
         if dim < 1:

@@ -100,7 +100,7 @@ def steered_inputs(decoder: PreTrainedModel, steering: Steering, **inputs: Any) 
         **inputs: What its forward pass would get without z.
 
     Raises:
-        ValueError: The rows cannot be shared among the points, or the mask has a wrong length.
+        ValueError: The rows cannot be shared among the codes, or the mask has a wrong length.
     """
     ids, embeds = inputs.get("input_ids"), inputs.get("inputs_embeds")
     first = cast(Tensor, embeds if ids is None else ids)
