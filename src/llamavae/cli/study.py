@@ -286,5 +286,6 @@ def _read_row(row: dict[str, Any]) -> dict[str, Any]:
 
     from llamavae.metrics.metric import Items
 
-    parts = row["items"].items()
-    return {**row, "items": Items(**{k: None if v is None else np.array(v) for k, v in parts})}
+    values, control = row["items"]["values"], row["items"]["control"]
+    items = Items(np.array(values), None if control is None else np.array(control))
+    return {**row, "items": items}
