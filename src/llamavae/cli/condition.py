@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class ConditionOptions(PairOptions):
+class _ConditionOptions(PairOptions):
     """The condition of each row of a corpus."""
 
     split: Split = "train"
@@ -104,7 +104,7 @@ class ConditionOptions(PairOptions):
 
 def fit_condition(
     model: ModelOptions,
-    source: ConditionOptions,
+    source: _ConditionOptions,
     options: FlowOptions,
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Folder of the fitted model.")

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class GuideOptions:
+class _GuideOptions:
     """The model, and the location of its VAE."""
 
     panel: ClassVar[str] = "Model"
@@ -86,7 +86,7 @@ class GuideOptions:
 
 
 @dataclass
-class Drawing:
+class _Drawing:
     """Number and spread of the latent codes drawn from p(z|c)."""
 
     n: Annotated[int, typer.Option("-n", min=1, help="Number of texts per condition.")] = 3
@@ -140,8 +140,8 @@ CodwoeVectors = Annotated[
 
 
 def define(
-    model: GuideOptions,
-    drawing: Drawing,
+    model: _GuideOptions,
+    drawing: _Drawing,
     words: Annotated[
         list[str] | None, typer.Argument(metavar="WORD", help="Words to define.")
     ] = None,
@@ -175,8 +175,8 @@ def define(
 
 
 def _define_file(
-    model: GuideOptions,
-    drawing: Drawing,
+    model: _GuideOptions,
+    drawing: _Drawing,
     file: Path,
     vectors: str | None,
     submission: Path | None,
@@ -216,8 +216,8 @@ def _item_condition(item: CodwoeItem, vectors: str | None, file: Path) -> Any:
 
 
 def guide(
-    model: GuideOptions,
-    drawing: Drawing,
+    model: _GuideOptions,
+    drawing: _Drawing,
     conditions: Annotated[
         list[str],
         typer.Argument(
@@ -233,7 +233,7 @@ def guide(
 
 
 def translate(
-    model: GuideOptions,
+    model: _GuideOptions,
     source: FileOptions,
     here: Annotated[str, typer.Option("--from", help="Condition of the texts.")],
     there: Annotated[str, typer.Option("--to", help="Condition to move them to.")],
@@ -250,7 +250,7 @@ def translate(
 
 
 def reverse(
-    model: GuideOptions,
+    model: _GuideOptions,
     text: Annotated[str | None, typer.Argument(metavar="TEXT", help="Definition.")] = None,
     k: Annotated[int, typer.Option("-k", min=1, help="Number of words to show.")] = 10,
     candidates: Annotated[
@@ -288,7 +288,7 @@ def reverse(
         write(json, f"{density:.2f}", names[index], word=names[index], log_prob=density)
 
 
-def _reverse_file(model: GuideOptions, file: Path, vectors: str, submission: Path) -> None:
+def _reverse_file(model: _GuideOptions, file: Path, vectors: str, submission: Path) -> None:
     from llamavae.corpora.codwoe import read_items, write_vectors
 
     _check_place(submission)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class SentenceOptions:
+class _SentenceOptions:
     """Sentences whose latent codes the prior is fitted to."""
 
     corpus: Annotated[
@@ -48,7 +48,7 @@ class SentenceOptions:
 
 def fit_prior(
     model: ModelOptions,
-    source: SentenceOptions,
+    source: _SentenceOptions,
     kind: Annotated[
         Literal["auto", "standard", "gaussian", "mixture", "flow"],
         typer.Option(

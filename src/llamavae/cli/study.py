@@ -27,7 +27,7 @@ study = typer.Typer(
 
 
 @dataclass
-class TaskOptions(PairOptions):
+class _TaskOptions(PairOptions):
     """Words and their definitions; `limit` applies to the training split."""
 
     texts: Annotated[int, typer.Option(min=2, help="Number of held-out words to define.")] = 500
@@ -109,7 +109,7 @@ Output = Annotated[Path, typer.Option("--output", "-o", help="Folder of the resu
 @grouped
 def flows(
     model: ModelOptions,
-    options: TaskOptions,
+    options: _TaskOptions,
     fit: FlowOptions,
     flow: Annotated[
         list[str] | None,
@@ -148,7 +148,7 @@ def flows(
 @grouped
 def definitions(
     model: ModelOptions,
-    options: TaskOptions,
+    options: _TaskOptions,
     fit: FlowOptions,
     form: Annotated[
         Literal["reference", "conditional"], typer.Option(help="Form of the invertible CVAE.")

@@ -129,14 +129,14 @@ def read(folder: Folder) -> Iterator[Synset]:
             for number, line in enumerate(lines, 1):
                 if not line.startswith("  "):  # the licence at the head of each file
                     try:
-                        yield parse_line(line)
+                        yield _parse_line(line)
                     except (ValueError, IndexError, KeyError) as error:
                         raise UserError(
                             f"{folder}/{name}:{number}: not a line of WordNet's format (wndb 5WN)"
                         ) from error
 
 
-def parse_line(line: str) -> Synset:
+def _parse_line(line: str) -> Synset:
     """One line of a `data.*` file.
 
     Its fields: offset, number of the lexicographer file, type, number of words in hexadecimal,

@@ -168,8 +168,8 @@ def missing(evaluator: Evaluator, system: Any, data: EvaluationData) -> str:
     has: dict[Need, bool] = {
         "encode": can_encode(system),
         "decode": callable(getattr(system, "decode", None)),
-        "posterior": has_posterior(system),
-        "likelihood": has_posterior(system) and hasattr(system, "injection"),
+        "posterior": _has_posterior(system),
+        "likelihood": _has_posterior(system) and hasattr(system, "injection"),
         "labels": bool(data.labels),
         "training texts": len(data.training_texts) > 0,
     }
@@ -183,7 +183,7 @@ def can_encode(system: Any) -> bool:
     return callable(getattr(system, "encode", None)) and getattr(system, "encoder", 0) is not None
 
 
-def has_posterior(system: Any) -> bool:
+def _has_posterior(system: Any) -> bool:
     """Whether `encode` returns a distribution."""
     return can_encode(system) and hasattr(system, "posterior")
 

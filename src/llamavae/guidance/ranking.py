@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from llamavae.modeling import LlaMaVAE
 
 
-class Conditional(Protocol):
+class _Conditional(Protocol):
     """What a ranking reads of a conditional model, such as an `InvertibleCVAE`."""
 
     vae: LlaMaVAE
@@ -59,7 +59,7 @@ class Ranking:
 
     def scores(
         self,
-        model: Conditional,
+        model: _Conditional,
         texts: Sequence[str],
         z: Tensor,
         c: Tensor,

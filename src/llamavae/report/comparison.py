@@ -60,7 +60,7 @@ def _numbers(evaluations: Sequence[Results], rows: Rows) -> Section:
         "or settings."
     )
     bars = [row for row in chosen if row["direction"]]
-    body = [note, side_by_side(systems, chosen, "Primary metrics")]
+    body = [note, _side_by_side(systems, chosen, "Primary metrics")]
     if bars:
         plot = plots.plot_scores(bars)
         body.append(figure(plot, "Primary metrics; the dashed mark is the control"))
@@ -73,14 +73,14 @@ def _details(systems: Sequence[str], rows: Rows) -> list[Section]:
         ours = [row for row in rows if row["evaluator"] == name]
         whole = [row for row in ours if not row["group"]]
         parts = [row for row in ours if row["group"]]
-        body = [side_by_side(systems, whole, "All metrics")] if whole else []
+        body = [_side_by_side(systems, whole, "All metrics")] if whole else []
         if parts:
-            body.append(details("Parts of the data", side_by_side(systems, parts)))
+            body.append(details("Parts of the data", _side_by_side(systems, parts)))
         sections.append(Section(name, join(body)))
     return sections
 
 
-def side_by_side(systems: Sequence[str], rows: Rows, caption: str = "") -> Html:
+def _side_by_side(systems: Sequence[str], rows: Rows, caption: str = "") -> Html:
     """A row for each metric and a column for each system."""
     cells = {(row["evaluator"], row["metric"], row["group"], row["system"]): row for row in rows}
     lines = []

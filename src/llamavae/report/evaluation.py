@@ -64,7 +64,7 @@ def write_evaluation_report(folder: Path) -> Path:
         about(run["recipe"], run.get("sentences")) if run else unknown,
         headline(results),
         *text_sections(texts),
-        *(evaluator_section(name, found) for name, found in results.found.items()),
+        *(_evaluator_section(name, found) for name, found in results.found.items()),
         *_training(results),
         how(results),
     ]
@@ -124,7 +124,7 @@ def _number(row: Mapping[str, Any], found: Found, control: bool = True) -> dict[
     }
 
 
-def evaluator_section(name: str, found: Found) -> Section:
+def _evaluator_section(name: str, found: Found) -> Section:
     """The results of an evaluator: metrics, plots, and the first rows of its tables."""
     whole = [row for row in found.evaluation.rows if not row["group"]]
     parts = [row for row in found.evaluation.rows if row["group"]]

@@ -113,7 +113,7 @@ def _layers(scratch: Mapping[str, Any]) -> str:
     return f"{count} layer{'' if count == 1 else 's'}, {scratch['hidden_size']} wide"
 
 
-def metrics_of(metrics: Mapping[str, Any], decoded: int) -> list[Number]:
+def _metrics_of(metrics: Mapping[str, Any], decoded: int) -> list[Number]:
     """The held-out metrics at the end of training, each with its control.
 
     Args:
@@ -234,7 +234,7 @@ def write_run_report(
     """
     results, log = read_run(folder)
     recipe, found = results["recipe"], results["metrics"]
-    usual = metrics_of(found, recipe["evaluation"]["decoded"])
+    usual = _metrics_of(found, recipe["evaluation"]["decoded"])
     parts = [
         about(recipe, results.get("sentences")),
         *sections,

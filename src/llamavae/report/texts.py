@@ -26,10 +26,10 @@ def text_sections(tables: Mapping[str, Rows]) -> list[Section]:
     """
     sections = []
     if reconstructed := tables.get("reconstructions"):
-        sections.append(show_reconstructions(reconstructed))
+        sections.append(_show_reconstructions(reconstructed))
     if paths := tables.get("interpolations"):
         note = "Steps on the path from one sentence to another; changed words are highlighted."
-        sections.append(show_paths("Interpolation", note, paths, ("pair",)))
+        sections.append(_show_paths("Interpolation", note, paths, ("pair",)))
     if moved := tables.get("traversals"):
         span = "the latent codes of the sentences" if "start" in moved[0] else "the prior"
         note = (
@@ -37,13 +37,13 @@ def text_sections(tables: Mapping[str, Rows]) -> list[Section]:
             "highlighted."
         )
         first = [row for row in moved if row.get("start") == moved[0].get("start")]
-        sections.append(show_paths("Traversal", note, first, ("dimension", "start")))
+        sections.append(_show_paths("Traversal", note, first, ("dimension", "start")))
     if drawn := tables.get("samples"):
-        sections.append(show_samples(drawn))
+        sections.append(_show_samples(drawn))
     return sections
 
 
-def show_reconstructions(rows: Rows) -> Section:
+def _show_reconstructions(rows: Rows) -> Section:
     """The first reconstructions, and the worst ones."""
     picked = rows[:_SHOWN_RECONSTRUCTIONS]
     inexact = sorted((r for r in rows if r["bleu"] < 100), key=lambda row: row["bleu"])
@@ -72,7 +72,7 @@ def show_reconstructions(rows: Rows) -> Section:
     return Section("Reconstructions", join([prose(note), first, last]))
 
 
-def show_paths(title: str, note: str, rows: Rows, groups: Sequence[str]) -> Section:
+def _show_paths(title: str, note: str, rows: Rows, groups: Sequence[str]) -> Section:
     """Sentences along the first few paths, a table for each.
 
     Words that differ from the previous step are highlighted.
@@ -109,7 +109,7 @@ def _marked(before: str, after: str) -> Html:
     return Html(re.sub(r"<del>.*?</del> ?", "", changes(before, after)).strip())
 
 
-def show_samples(rows: Rows) -> Section:
+def _show_samples(rows: Rows) -> Section:
     """The first sentences decoded from the prior, with their labels, if any."""
     prior = rows[0].get("prior", "N(0, I)")
     few = [
