@@ -30,7 +30,14 @@ from torch import Tensor
 from llamavae.errors import UserError
 from llamavae.flows import FitConfig, Flow, FlowData, FlowFit, build_flow, fit_flow, load_flow
 from llamavae.flows.transforms import regression
-from llamavae.guidance import storage
+from llamavae.guidance._storage import (
+    FLOW,
+    load_vae,
+    read_condition,
+    read_fit,
+    read_settings,
+    save,
+)
 from llamavae.guidance.conditions import Condition, EncoderCondition, VectorCondition
 from llamavae.guidance.pairs import Pairs, cached_vectors
 from llamavae.guidance.ranking import Ranking, best_texts
@@ -356,7 +363,7 @@ class InvertibleCVAE:
             half: Store the flow's weights in float16, see `save_flow`.
         """
         fitted = self.vocabulary, self.inverse, self.report
-        storage.save(folder, self.vae, self.condition, self.flow, *fitted, half)
+        save(folder, self.vae, self.condition, self.flow, *fitted, half)
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:
         """Upload the model to the hub, in the format of `save_pretrained`.
@@ -399,12 +406,12 @@ class InvertibleCVAE:
             UserError: A file is missing or damaged, or the VAE is a different one.
         """
         folder = checkpoint.fetch(source, revision)
-        settings = storage.read_settings(folder)
-        flow = load_flow(folder / storage.FLOW)
-        vae = storage.load_vae(folder, settings, vae, **vae_options)
+        settings = read_settings(folder)
+        flow = load_flow(folder / FLOW)
+        vae = load_vae(folder, settings, vae, **vae_options)
         paths = {"word-vectors": word_vectors, "encoder": encoder}
-        condition = storage.read_condition(folder, settings, vae, words, **paths)
+        condition = read_condition(folder, settings, vae, words, **paths)
         model = cls(vae, condition, flow)
-        model.vocabulary, model.inverse = storage.read_fit(folder)
+        model.vocabulary, model.inverse = read_fit(folder)
         model.report = settings["report"]
         return model

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from llamavae.errors import UserError
 from llamavae.experiments.correlation import Values, common_models, relate, values_by_metric
-from llamavae.report.style import BLUE, annotate, finish, new_figure
+from llamavae.report._style import BLUE, annotate, finish, new_figure
 
 _NAMED = 12
 """Maximum number of models whose points are labelled."""

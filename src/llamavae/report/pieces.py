@@ -12,7 +12,18 @@ from typing import Any, TypeGuard
 
 from matplotlib.figure import Figure
 
-from llamavae.report import style
+from llamavae.report._style import (
+    BLUE,
+    FAINT,
+    GREEN,
+    GREY,
+    INK,
+    ORANGE,
+    PAPER,
+    PURPLE,
+    SKY,
+    VERMILION,
+)
 
 
 class Html(str):
@@ -142,16 +153,16 @@ def _own_ids(svg: str, caption: str) -> str:
 
 
 _THEMED = {
-    style.INK: "ink",
-    style.FAINT: "line",
-    style.PAPER: "paper",
-    style.BLUE: "blue",
-    style.SKY: "sky",
-    style.VERMILION: "vermilion",
-    style.GREEN: "green",
-    style.PURPLE: "purple",
-    style.ORANGE: "orange",
-    style.GREY: "grey",
+    INK: "ink",
+    FAINT: "line",
+    PAPER: "paper",
+    BLUE: "blue",
+    SKY: "sky",
+    VERMILION: "vermilion",
+    GREEN: "green",
+    PURPLE: "purple",
+    ORANGE: "orange",
+    GREY: "grey",
 }
 
 

@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 
 from llamavae.errors import UserError, unknown
 from llamavae.metrics.latent import ACTIVE_THRESHOLD
-from llamavae.report.style import (
+from llamavae.report._style import (
     BLUE,
     CATEGORIES,
     GREEN,
