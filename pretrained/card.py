@@ -228,7 +228,7 @@ def _table(rows: Sequence[Mapping[str, Any]], *first: str) -> str:
     head = (*first, "metric", "value", "control", "95 % interval", "unit", "better", "n")
     lines = [head, tuple("---" for _ in head)]
     for row in rows:
-        control = row["control"]
+        control = row.get("control")
         low, high = row.get("low"), row.get("high")
         lines.append(
             (

@@ -21,7 +21,7 @@ from llamavae.metrics.retrieval import rank_of_truth, score_ranks
 from llamavae.metrics.semantic import load_encoder
 
 SEED, SAMPLES, RANKED, DEFINED = 0, 50, 500, 500
-DRAWS, SPREAD, NEAREST = 16, 0.5, "nearest neighbour"
+DRAWS, SPREAD, NEAREST = 8, 0.5, "nearest neighbour"
 CORPORA = {"WordNet definitions": "wordnet", "WorldTree explanations": "worldtree"}
 _LIMIT, _WORDS = 1000, 16
 _SHOWN = {

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 from pretrained import build
-from pretrained.card import vae_card
+from pretrained.card import definitions_card, vae_card
 from pretrained.measures import compare
 from safetensors.torch import load_file
 from tests import tiny
@@ -57,7 +57,7 @@ def how(*runs: dict[str, Any]) -> str:
     """What the card says of the runs."""
     text = vae_card(FOUND, runs)
     assert "| BLEU | 17 | 0.2 | 16 to 18 | 0 to 100 | higher | 9 |" in text
-    return text.split("## How it was made\n\n")[1].partition("; with PyTorch 2.13.0")[0]
+    return text.split("## Training\n\n")[1].partition("; with PyTorch 2.13.0")[0]
 
 
 def test_the_card_of_one_run() -> None:
@@ -73,6 +73,25 @@ def test_the_card_of_two_runs() -> None:
     assert first.endswith("1.5 hours on 2 threads of 2 CPU cores, x86_64")
     assert then.startswith("recipe `mini-more`: 17,000 steps")
     assert then.endswith("beta up to 0.3, 2.0 hours on 1 x NVIDIA X1")
+
+
+def test_the_card_of_definitions_shows_systems_differences_and_conditions() -> None:
+    score = ROW | {"system": "nearest neighbour", "control": 0.1}
+    difference = {"system": "centre", "metric": "BLEU", "difference": 0.5, "low": 0.1, "high": 0.9}
+    example = {"condition": ("bank", "she swam to it"), "definition": "land", "centre": "a side"}
+    measured = {
+        "scores": [score],
+        "differences": [difference | {"p": 0.01}],
+        "ranks": [ROW],
+        "examples": [example, example | {"condition": "dog"}],
+        "fit": {"nll": 0.8, "references": {"gaussian": 1.1}},
+    }
+    text = definitions_card({"definitions": measured}, {"steps": 9}, "small", "the vector of it")
+    assert "| nearest neighbour | BLEU | 17 | 0.1 |" in text
+    assert "| centre | BLEU | +0.5 | +0.1 to +0.9 | 0.010 |" in text
+    assert "- **bank, in: she swam to it**: land\n  - centre: a side\n- **dog**: land" in text
+    assert "The condition is the vector of it." in text
+    assert "the flow 0.8000, gaussian 1.1000" in text
 
 
 # ------------------------------------------------------------------------------- shipping

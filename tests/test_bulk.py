@@ -189,7 +189,7 @@ def test_an_output_is_only_replaced_on_request(
     [
         (b"", "no line with text"),
         (b"\n \n", "no line with text"),
-        (b"good\nbad \xff\n", "sentences.txt:2: byte 0xff"),
+        (b"good\nbad \xff\n", "sentences.txt:2: invalid UTF-8 byte 0xff"),
         (b"good\n\0\1\2\n", "sentences.txt:2: contains a NUL byte"),
     ],
 )

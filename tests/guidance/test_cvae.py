@@ -399,13 +399,13 @@ def test_a_vae_that_moved_is_asked_for_and_can_be_given(saved):
         (lambda f: (f / "config.json").write_text('{"model_type": "llama"}'), "'llama'"),
         (
             lambda f: (f / "config.json").write_text('{"model_type": "invertible-cvae"}'),
-            "damaged: format_version is missing",
+            "damaged: missing format_version",
         ),
         (
             lambda f: (f / "config.json").write_text(
                 '{"model_type": "invertible-cvae", "format_version": "1"}'
             ),
-            "damaged: vae is missing",
+            "damaged: missing vae",
         ),
         (lambda f: (f / "flow.safetensors").unlink(), "file of the flow"),
         (lambda f: (f / "flow.safetensors").write_bytes(b"x"), "damaged"),

@@ -83,7 +83,7 @@ def read_settings(folder: Path) -> dict[str, Any]:
             f"to {FORMAT_VERSION}. Upgrade llamavae"
         )
     if missing := [key for key in _KEYS if key not in settings]:
-        raise UserError(f"{path} is damaged: {', '.join(missing)} is missing")
+        raise UserError(f"{path} is damaged: missing {', '.join(missing)}")
     return settings
 
 
