@@ -264,6 +264,15 @@ def test_constant_columns_of_contexts_are_harmless(name, form, constant):
     torch.testing.assert_close(flow(other).log_prob(x), log_prob, rtol=0.1, atol=0.1)
 
 
+@torch.no_grad()
+def test_a_column_of_contexts_that_is_rounding_noise_is_ignored():
+    x, c, _ = linear_data(500, 2, 2)
+    noise = 1e-20 * torch.randn(500, 1)
+    flow = started("glow", x, torch.cat([c, noise], 1), form="reference")
+    again = flow(torch.cat([c, 1e3 * noise], 1)).log_prob(x)  # as on another machine
+    torch.testing.assert_close(again, flow(torch.cat([c, noise], 1)).log_prob(x))
+
+
 @every_flow
 @both_forms
 @pytest.mark.parametrize("context", [0, 2, 3])

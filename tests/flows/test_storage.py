@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from tests.flows.cases import both_forms, contexts, every_flow, random_flow
 
 from llamavae.errors import UserError
-from llamavae.flows import load_flow, save_flow
+from llamavae.flows import build_flow, load_flow, save_flow
 
 
 @every_flow
@@ -115,7 +115,18 @@ def test_half_a_file_is_nearly_the_same_flow(tmp_path):
 
 def test_weights_that_float16_cannot_hold(tmp_path):
     flow = random_flow("glow", 2, 3)
-    flow.affine.shift.data.fill_(1e6)
-    with pytest.raises(UserError, match=r"too large for float16.*affine\.shift"):
+    flow.affine.weight.data.fill_(1e6)
+    with pytest.raises(UserError, match=r"too large for float16.*affine\.weight"):
         save_flow(flow, tmp_path / "flow.safetensors", half=True)
     assert not (tmp_path / "flow.safetensors").exists()
+
+
+@torch.no_grad()
+def test_scales_of_conditions_that_float16_cannot_hold_stay_as_they_are(tmp_path):
+    c = torch.randn(200, 4) * 1e-9
+    flow = build_flow("glow", features=2, context=4, blocks=2, hidden=(8,))
+    flow.initialise(torch.randn(200, 2), c)
+    save_flow(flow, tmp_path / "half", half=True)
+    again = load_flow(tmp_path / "half")
+    assert torch.equal(again.context_scale, flow.context_scale)
+    assert again(c).log_prob(torch.randn(200, 2)).isfinite().all()

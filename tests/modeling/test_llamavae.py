@@ -125,6 +125,12 @@ def test_decode_takes_one_point_or_many(injection):
         vae.decode(z[:, :4])
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_codes_that_are_not_finite_are_refused(model, value):
+    with pytest.raises(UserError, match="expected finite latent codes"):
+        model.decode(torch.full((2, model.config.latent_dim), value))
+
+
 @pytest.mark.parametrize("injection", ["memory", "soft_prompt"])
 @pytest.mark.parametrize("prompt", ["", "a dog is"])
 def test_streamed_pieces_join_to_the_text(injection, prompt):

@@ -33,6 +33,7 @@ from llamavae.flows.transforms import (
 )
 
 _CONSTANT = 1e-6  # relative variation of a column of contexts below which it is treated as constant
+_NOISE = 1e-7  # the same, relative to the largest value of all columns: rounding of float32
 
 _CELLS = 2**22  # maximum number of pairs of a vector and a context per pass, times dimensions
 
@@ -231,7 +232,8 @@ class Flow(LazyDistribution):
         if c is not None:
             values = c.cpu().double()
             scale = values.std(0, correction=0)
-            varies = scale > _CONSTANT * values.abs().amax(0)
+            size = values.abs()
+            varies = (scale > _CONSTANT * size.amax(0)) & (scale > _NOISE * size.max())
             self.context_mean.copy_(values.mean(0))
             self.context_scale.copy_(torch.where(varies, scale, 1.0))
         standard = self._standardised(c)

@@ -23,13 +23,15 @@ def save_flow(flow: Flow, path: str | os.PathLike[str], half: bool = False) -> N
     Args:
         flow: The flow.
         path: The file.
-        half: Store floating-point weights in float16, at half the size; they are loaded as
-            float32.
+        half: Store matrices in float16, at half the size; they are loaded as float32. Vectors
+            stay as they are, since scales of conditions can be too small for float16.
     """
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     tensors = {k: v.detach().cpu().contiguous() for k, v in flow.state_dict().items()}
     if half:
-        tensors = {k: v.half() if v.is_floating_point() else v for k, v in tensors.items()}
+        tensors = {
+            k: v.half() if v.is_floating_point() and v.ndim > 1 else v for k, v in tensors.items()
+        }
         if large := [name for name, value in tensors.items() if not value.isfinite().all()]:
             raise UserError(f"{path}: too large for float16, or not finite: {', '.join(large)}")
     with replacing(path) as new:

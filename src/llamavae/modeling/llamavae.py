@@ -600,6 +600,8 @@ class LlaMaVAE(SentenceVAE):
                 f"expected latent codes of shape (B, {self.config.latent_dim}); got "
                 f"{tuple(z.shape)}"
             )
+        if not z.isfinite().all():
+            raise UserError("expected finite latent codes; got NaN or infinite values")
         return z.to(self.posterior.linear.weight)
 
     # ------------------------------------------------------------------ moving in the space
