@@ -38,7 +38,7 @@ from llamavae.guidance import EncoderCondition, make_pairs
 from llamavae.modeling.prior import DEFAULT
 from llamavae.training import aggregate_posterior, fit_prior, load_recipe
 from llamavae.training.recipe import parse_recipe
-from pretrained.card import definitions_card, small_card, vae_card
+from pretrained.card import IN_CONTEXT, definitions_card, small_card, vae_card
 from pretrained.measures import compare, measure_definitions, measure_small, measure_vae
 
 HERE = Path(__file__).parent
@@ -214,7 +214,10 @@ def measured(name: str, sts: Path) -> dict[str, Any]:
     found = measure_vae(vae, sts) if name == "mini" else measure_small(vae, sts)
     if (PACKAGE / f"{name}-definitions").is_dir():
         cvae = InvertibleCVAE.from_pretrained(f"{name}-definitions", vae)
-        found["definitions"] = measure_definitions(cvae, FLOWS[name].context)
+        how = FLOWS[name]
+        found["definitions"] = measure_definitions(cvae, mover=how.encoder)
+        if how.context is not None:
+            found[IN_CONTEXT] = measure_definitions(cvae, how.context, how.encoder)
     return found
 
 

@@ -23,6 +23,10 @@ _NOTICES = f"""\
 No sentence of these is in the files; the weights are Apache-2.0, under the notices above."""
 
 
+IN_CONTEXT = "definitions in a sentence"
+"""Key of the results for words in a sentence."""
+
+
 def vae_card(found: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> str:
     """README.md of `mini`.
 
@@ -188,18 +192,25 @@ def definitions_card(
         "*Nearest neighbour* copies the definition of the training condition with the highest "
         "cosine. *Best of several draws* ranks them by p(z|c) and by their agreement. Control: "
         "texts exchanged between words.",
-        _table(measured["scores"], "system"),
-        "Differences from the nearest neighbour, paired bootstrap over words:",
-        _differences(measured["differences"]),
+        *_scores(measured),
+        *(["### Words in a sentence", *_scores(found[IN_CONTEXT])] if IN_CONTEXT in found else []),
         "Reverse dictionary: the rank of the correct condition for a definition, among all "
         "held-out conditions.",
         _table(measured["ranks"]),
-        f"## What it writes for {len(examples)} held-out words, unedited",
+        f"## Definitions of {len(examples)} held-out words, unedited",
         "\n".join(examples),
         "## Limits",
         f"Those of `{name}`. Most of its definitions are of the right kind of thing at best.",
     ]
     return "\n\n".join(sections) + "\n"
+
+
+def _scores(measured: Mapping[str, Any]) -> list[str]:
+    return [
+        _table(measured["scores"], "system"),
+        "Differences from the nearest neighbour, paired bootstrap over words:",
+        _differences(measured["differences"]),
+    ]
 
 
 def _condition(condition: str | Sequence[str]) -> str:

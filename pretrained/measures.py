@@ -107,20 +107,23 @@ def _unseen(name: str) -> list[str]:
     return sorted(random.Random(SEED).sample(texts, min(_UNSEEN, len(texts))))
 
 
-def measure_definitions(cvae: InvertibleCVAE, context: str | None = None) -> dict[str, Any]:
+def measure_definitions(
+    cvae: InvertibleCVAE, context: str | None = None, mover: str | None = None
+) -> dict[str, Any]:
     """Scores of definitions of held-out words of WordNet beside the nearest training definition.
 
     Args:
         cvae: The model.
         context: Column with a sentence that contains the word, or None. With a column, words with
-            such a sentence are defined in it.
+            such a sentence are defined in it, and others are excluded.
+        mover: Encoder for MoverScore, or None.
     """
     splits = {
         split: load_corpus("wordnet-pairs", split, max_words=_WORDS)
         for split in ("train", "validation", "test")
     }
     task = definition_task(cvae.vae, cvae.condition, splits, context=context, texts=DEFINED)
-    mover = load_encoder("all-minilm-l6-v2") if context else None
+    model = None if mover is None else load_encoder(mover)
     asked, texts = task.conditions[:DEFINED], task.test.texts
     systems = {
         "centre of p(z|c)": cvae.generate(asked, 1, 0.0),
@@ -131,7 +134,7 @@ def measure_definitions(cvae: InvertibleCVAE, context: str | None = None) -> dic
         {"system": system, "seed": SEED, **row}
         for system, written in systems.items()
         for row in score_definitions(
-            written, texts[:DEFINED], task.words[:DEFINED], encoder=cvae.vae.encoder, mover=mover
+            written, texts[:DEFINED], task.words[:DEFINED], encoder=cvae.vae.encoder, mover=model
         )
     ]
     z = cvae.vae.encode(texts[:RANKED]).mean

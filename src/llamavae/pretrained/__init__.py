@@ -2,8 +2,8 @@
 
 Some are bundled with the library, each in a folder with a model card, README.md. `small`, an
 open-domain `LlaMaVAE`, contains the trained weights; its pretrained backbones are downloaded once.
-`mini` is complete and loads without a network; `mini-definitions` is an `InvertibleCVAE` based on
-it that generates definitions of words and finds words for definitions.
+`mini` is complete and loads without a network. `small-definitions` and `mini-definitions` are
+`InvertibleCVAE`s of these that generate definitions of words and find words for definitions.
 
 Backbones are downloaded by `fetch(name)`, or `llamavae models get NAME`. Their names can then be
 used for every encoder or decoder argument.
