@@ -24,7 +24,7 @@ def save_flow(flow: Flow, path: str | os.PathLike[str], half: bool = False) -> N
         flow: The flow.
         path: The file.
         half: Store matrices in float16, at half the size; they are loaded as float32. Vectors
-            stay as they are, since scales of conditions can be too small for float16.
+            are not converted, since scales of conditions can be too small for float16.
     """
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     tensors = {k: v.detach().cpu().contiguous() for k, v in flow.state_dict().items()}
