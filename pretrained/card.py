@@ -223,7 +223,7 @@ def _differences(rows: Sequence[Mapping[str, Any]]) -> str:
         "| --- | --- | --- | --- | --- |",
     ]
     lines += [
-        f"| {row['system']} | {row['metric']} | {row['difference']:+.4g} | "
+        f"| {row['system'].replace('|', chr(92) + '|')} | {row['metric']} | {row['difference']:+.4g} | "
         f"{row['low']:+.4g} to {row['high']:+.4g} | {row['p']:.3f} |"
         for row in rows
     ]
@@ -243,7 +243,7 @@ def _table(rows: Sequence[Mapping[str, Any]], *first: str) -> str:
         low, high = row.get("low"), row.get("high")
         lines.append(
             (
-                *(str(row[name]) for name in first),
+                *(str(row[name]).replace("|", r"\|") for name in first),
                 row["metric"],
                 f"{row['value']:.4g}",
                 "" if control is None else f"{control:.4g}",
