@@ -217,13 +217,17 @@ def _condition(condition: str | Sequence[str]) -> str:
     return condition if isinstance(condition, str) else f"{condition[0]}, in: {condition[1]}"
 
 
+def _cell(text: str) -> str:
+    return text.replace("|", r"\|")
+
+
 def _differences(rows: Sequence[Mapping[str, Any]]) -> str:
     lines = [
         "| system | metric | difference | 95 % interval | p |",
         "| --- | --- | --- | --- | --- |",
     ]
     lines += [
-        f"| {row['system'].replace('|', chr(92) + '|')} | {row['metric']} | {row['difference']:+.4g} | "
+        f"| {_cell(row['system'])} | {row['metric']} | {row['difference']:+.4g} | "
         f"{row['low']:+.4g} to {row['high']:+.4g} | {row['p']:.3f} |"
         for row in rows
     ]
@@ -243,7 +247,7 @@ def _table(rows: Sequence[Mapping[str, Any]], *first: str) -> str:
         low, high = row.get("low"), row.get("high")
         lines.append(
             (
-                *(str(row[name]).replace("|", r"\|") for name in first),
+                *(_cell(row[name]) for name in first),
                 row["metric"],
                 f"{row['value']:.4g}",
                 "" if control is None else f"{control:.4g}",
