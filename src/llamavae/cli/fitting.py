@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
 
-from llamavae.cli.options import CorpusPath
+from llamavae.cli.options import CorpusPath, PosteriorScale
 from llamavae.errors import UserError
 
 if TYPE_CHECKING:
@@ -92,14 +92,7 @@ class FlowOptions:
         int, typer.Option(min=1, help="Number of pairs per training step.")
     ] = 256
     learning_rate: Annotated[float, typer.Option(help="Peak learning rate.")] = 1e-3
-    posterior_scale: Annotated[
-        float,
-        typer.Option(
-            min=0,
-            help="Factor applied to the posterior standard deviation when training codes are "
-            "drawn; 0 uses the posterior means.",
-        ),
-    ] = 1.0
+    posterior_scale: PosteriorScale = 1.0
     contrastive_weight: Annotated[
         float,
         typer.Option(

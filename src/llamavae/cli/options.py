@@ -43,6 +43,14 @@ CorpusPath = Annotated[
 Split = Annotated[
     Literal["train", "validation", "test", "all"], typer.Option(help="Split of the corpus.")
 ]
+PosteriorScale = Annotated[
+    float,
+    typer.Option(
+        min=0,
+        help="Factor applied to the posterior standard deviation when training codes are drawn; 0 "
+        "uses the posterior means.",
+    ),
+]
 TextArguments = Annotated[
     list[str] | None,
     typer.Argument(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from llamavae.cli.options import CorpusPath, ModelOptions
+from llamavae.cli.options import CorpusPath, ModelOptions, PosteriorScale
 from llamavae.cli.output import note, write_nlls
 from llamavae.errors import UserError, unknown
 
@@ -71,14 +71,7 @@ def fit_prior(
     steps: Annotated[
         int, typer.Option(min=1, help="Maximum number of training steps of the flow.")
     ] = 4000,
-    posterior_scale: Annotated[
-        float,
-        typer.Option(
-            min=0,
-            help="Factor applied to the posterior standard deviation when training codes are "
-            "drawn; 0 uses the posterior means.",
-        ),
-    ] = 0.5,
+    posterior_scale: PosteriorScale = 0.5,
     seed: Annotated[int, typer.Option(min=0, help="Random seed.")] = 0,
     default: Annotated[
         bool,
