@@ -83,6 +83,8 @@ small: mini-data $(STAMP) ## make the model small anew, in hours (STS=FILE of th
 	$(BIN)/python -m pretrained.build ship runs/small
 	$(BIN)/llamavae train --recipe small-more --resume
 	$(BIN)/python -m pretrained.build ship runs/small-more
+	$(BIN)/llamavae train --recipe small-stage-3 --resume
+	$(BIN)/python -m pretrained.build ship runs/small-stage-3
 	$(BIN)/python -m pretrained.build prior small
 	$(BIN)/python -m pretrained.build define small
 	$(BIN)/python -m pretrained.build measure small --sts '$(STS)'

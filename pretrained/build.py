@@ -4,6 +4,7 @@
     python -m pretrained.build ship runs/mini-more         the same, trained on from the former
     python -m pretrained.build ship runs/small             weights as 8-bit integers
     python -m pretrained.build ship runs/small-more        the same, trained on from the former
+    python -m pretrained.build ship runs/small-stage-3     the same, once more
     python -m pretrained.build prior NAME                  fit the default prior of a model
     python -m pretrained.build define NAME                 fit NAME-definitions
     python -m pretrained.build measure NAME --sts FILE     measure, write measures and model cards
@@ -46,7 +47,7 @@ PACKAGE = HERE.parent / "src" / "llamavae" / "pretrained"
 MIXED, NOISE = ("wordnet", "wordnet-examples", "worldtree"), 0.5
 PRIOR = {"mini": 20_000, "small": 10_000}
 """Model -> maximum number of training sentences of each corpus that its prior is fitted to."""
-STAGES = {"mini": ("mini-vae", "mini-more"), "small": ("small", "small-more")}
+STAGES = {"mini": ("mini-vae", "mini-more"), "small": ("small", "small-more", "small-stage-3")}
 """Model -> the recipes whose runs make it, each from the model of the one before."""
 
 
