@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -57,6 +57,17 @@ class EvaluationData:
                     f"expected a label {name!r} for each of the {len(self.texts)} sentences; got "
                     f"{len(values)}"
                 )
+
+    def sample(self, limit: int | None) -> EvaluationData:
+        """At most `limit` sentences with their labels, chosen at random with the seed.
+
+        Their order does not change. None keeps all.
+        """
+        if limit is None or limit >= len(self.texts):
+            return self
+        chosen = torch.randperm(len(self.texts), generator=self.generator())[:limit].sort().values
+        labels = {name: [values[i] for i in chosen] for name, values in self.labels.items()}
+        return replace(self, texts=[self.texts[i] for i in chosen], labels=labels)
 
     def generator(self) -> torch.Generator:
         """A new random generator with the seed of the evaluation."""

@@ -8,11 +8,10 @@ prior.
 
 from __future__ import annotations
 
-import copy
 import json
 import os
 import warnings
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +27,7 @@ from llamavae.errors import UserError
 from llamavae.files import write_text
 from llamavae.modeling.backbones import fingerprint, latent_fingerprint, save_plain, tensors_of
 from llamavae.modeling.configuration import LlaMaVAEConfig
+from llamavae.modeling.loading import absolute
 from llamavae.modeling.prior import DEFAULT, Prior, read_prior_folder
 from llamavae.modeling.quantisation import from_int8, to_int8
 from llamavae.modeling.transformers_encoder import TransformersEncoder
@@ -126,6 +126,28 @@ def read_prior(model: SentenceVAE, folder: Path) -> Prior | None:
         stacklevel=3,
     )
     return None
+
+
+def located(
+    folder: Path, config: LlaMaVAEConfig, others: Mapping[str, str | os.PathLike[str]]
+) -> LlaMaVAEConfig:
+    """The settings in `folder` with the places of the backbones on this machine.
+
+    Args:
+        folder: The checkpoint.
+        config: Its settings as they are saved.
+        others: `encoder` or `decoder` -> the place it is loaded from instead.
+    """
+    places: dict[str, Any] = {}
+    for which in ("encoder", "decoder"):
+        key = f"{which}_name_or_path"
+        if which in others:
+            places |= {key: absolute(others[which]), f"{which}_revision": None}
+            if which == "decoder":
+                places["decoder_fingerprint"] = None
+        elif config.embed_backbones and getattr(config, key) == which:
+            places[key] = absolute(folder / which)
+    return config.changed(**places)
 
 
 def backbone(folder: Path, config: LlaMaVAEConfig, which: str) -> str | None:
@@ -272,9 +294,7 @@ def write(
         prior = None
     folder.mkdir(parents=True, exist_ok=True)
     config = model.config
-    config.architectures = [type(model).__name__]
-    config.dtype = next(iter(model.posterior.parameters())).dtype
-    _portable(config).save_pretrained(folder)
+    _portable(model).save_pretrained(folder)
     stored = to_int8(trained) if int8 else trained
     save_torch_state_dict(stored, folder, max_shard_size=max_shard_size)
     if prior is not None:
@@ -288,14 +308,18 @@ def write(
             model.encoder.save(folder / "encoder", beside.get("encoder.model."))
 
 
-def _portable(config: LlaMaVAEConfig) -> LlaMaVAEConfig:
-    """The settings without the original local folders of embedded backbones."""
-    config = copy.deepcopy(config)
-    for which in ("encoder", "decoder"):
-        name = getattr(config, f"{which}_name_or_path")
-        if config.embed_backbones and name is not None and Path(name).is_absolute():
-            setattr(config, f"{which}_name_or_path", which)
-    return config
+def _portable(model: SentenceVAE) -> LlaMaVAEConfig:
+    """The settings that are saved: a local backbone that is embedded is named by its own folder."""
+    found: dict[str, Any] = {
+        "architectures": [type(model).__name__],
+        "dtype": next(iter(model.posterior.parameters())).dtype,
+    }
+    for which, part in (("encoder", model.encoder), ("decoder", model.decoder)):
+        name: str | None = getattr(model.config, f"{which}_name_or_path")
+        local = name is None or Path(name).is_absolute()
+        if model.config.embed_backbones and part is not None and local:
+            found[f"{which}_name_or_path"] = which
+    return model.config.changed(**found)
 
 
 def upload(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import field
-from typing import Any, get_args
+from typing import Any, Self, get_args
 
 from transformers import PreTrainedConfig
 
@@ -28,7 +29,9 @@ class LlaMaVAEConfig(PreTrainedConfig):
         max_tokens: Maximum number of decoder tokens per sentence, including the end-of-sentence
             token.
         encoder_name_or_path: Hub id or folder of the sentence encoder, or its name in the
-            catalogue; None if the model reads precomputed sentence vectors or embeds its encoder.
+            catalogue; None if the model reads precomputed sentence vectors, or if its encoder was
+            passed as an object. A checkpoint that embeds a local encoder names its own folder here,
+            `encoder`.
         encoder_revision: Commit of the hub repository.
         encoder_dim: Size H_enc of the sentence vector.
         encoder_pooling: Pooling rule for a plain transformers encoder (`cls`, `mean`, `last`,
@@ -42,7 +45,8 @@ class LlaMaVAEConfig(PreTrainedConfig):
             by statistics saved in the checkpoint (see `LlaMaVAE.fit_statistics`).
         initial_std: Standard deviation of q(z|x) before training; None for about 1.
         decoder_name_or_path: Hub id, folder or GGUF file of the decoder, or its name in the
-            catalogue; None if the model embeds it.
+            catalogue; None if it was passed as an object. A checkpoint that embeds a local decoder
+            names its own folder here, `decoder`.
         decoder_revision: Commit of the hub repository.
         decoder_fingerprint: SHA-256 of the decoder's GGUF file; read from it.
         decoder_dtype: Type of the decoder's weights, such as `float32`; read from the decoder.
@@ -120,6 +124,13 @@ class LlaMaVAEConfig(PreTrainedConfig):
             raise UserError(f"initial_std must be above 0; got {self.initial_std}")
         self.attention_shapes = self.attention_shapes or []
         super().__post_init__(**kwargs)
+
+    def changed(self, **settings: Any) -> Self:
+        """A copy with other values of some settings."""
+        copy = deepcopy(self)
+        for name, value in settings.items():
+            setattr(copy, name, value)
+        return copy
 
 
 SETTINGS = frozenset(n for n in LlaMaVAEConfig.__annotations__ if not n.endswith("_token_id"))

@@ -71,6 +71,43 @@ class LlaMaVAEOutput(ModelOutput):
     z: Tensor | None = None
 
 
+def _described(
+    config: LlaMaVAEConfig, decoder: TextDecoder, encoder: SentenceEncoder | None
+) -> LlaMaVAEConfig:
+    """The config with what is read from the parts.
+
+    Raises:
+        UserError: The parts are not those that the config describes.
+    """
+    found: dict[str, Any] = {
+        f"{t}_token_id": getattr(decoder.tokens, t) for t in ("bos", "eos", "pad")
+    }
+    if encoder is not None:
+        if config.encoder_dim not in (0, encoder.dim):
+            raise UserError(
+                f"expected an encoder with sentence vectors of size {config.encoder_dim}; got "
+                f"size {encoder.dim}"
+            )
+        found["encoder_dim"] = encoder.dim
+    elif not config.encoder_dim:
+        raise UserError(
+            "a model without a sentence encoder needs encoder_dim, the size of the "
+            "precomputed sentence vectors"
+        )
+    nameless = encoder is not None and config.encoder_name_or_path is None
+    if nameless or config.decoder_name_or_path is None:
+        found["embed_backbones"] = True  # a backbone without a name is saved in the checkpoint
+    if "memory" in config.injection.split("+"):
+        shapes = [list(s) for s in attention_shapes(decoder.lm)]
+        if config.attention_shapes not in ([], shapes):
+            raise UserError(
+                f"expected a decoder with (heads, key size, value size) of "
+                f"{config.attention_shapes} in its layers; got {shapes}"
+            )
+        found["attention_shapes"] = shapes
+    return config.changed(**found)
+
+
 class LlaMaVAE(SentenceVAE):
     """A sentence VAE: text -> q(z|x) -> z -> text.
 
@@ -104,34 +141,13 @@ class LlaMaVAE(SentenceVAE):
         decoder: TextDecoder,
         encoder: SentenceEncoder | None = None,
     ) -> None:
+        config = _described(config, decoder, encoder)
         super().__init__(config)
         self.card: str | None = None  # Markdown that is saved as the checkpoint's README.md
         self.default_prior: Prior | None = None
         self.encoder = encoder
         self.decoder = decoder
-        if encoder is not None:
-            if config.encoder_dim not in (0, encoder.dim):
-                raise UserError(
-                    f"expected an encoder with sentence vectors of size {config.encoder_dim}; got "
-                    f"size {encoder.dim}"
-                )
-            config.encoder_dim = encoder.dim
-            config.encoder_name_or_path = config.encoder_name_or_path or "encoder"
-        elif not config.encoder_dim:
-            raise UserError(
-                "a model without a sentence encoder needs encoder_dim, the size of the "
-                "precomputed sentence vectors"
-            )
-        if config.decoder_name_or_path is None or config.encoder_name_or_path == "encoder":
-            config.embed_backbones = True  # a backbone without a name is saved in the checkpoint
-        if "memory" in config.injection.split("+"):
-            shapes = [list(s) for s in attention_shapes(decoder.lm)]
-            if config.attention_shapes not in ([], shapes):
-                raise UserError(
-                    f"expected a decoder with (heads, key size, value size) of "
-                    f"{config.attention_shapes} in its layers; got {shapes}"
-                )
-            config.attention_shapes = shapes
+        if config.attention_shapes:
             enable_memory(decoder.lm)
         self.posterior = Posterior(
             config.encoder_dim, config.latent_dim, config.standardise, config.initial_std
@@ -190,15 +206,12 @@ class LlaMaVAE(SentenceVAE):
         for name in settings:
             if name not in SETTINGS:
                 raise unknown("setting", name, SETTINGS)
+        for which, place in (("encoder", encoder), ("decoder", decoder)):
+            if isinstance(place, str | os.PathLike):
+                settings[f"{which}_name_or_path"] = loading.absolute(place)
         config = LlaMaVAEConfig(**settings)
-        if isinstance(encoder, str | os.PathLike):
-            config.encoder_name_or_path = loading.absolute(encoder)
-        if isinstance(decoder, str | os.PathLike):
-            config.decoder_name_or_path = loading.absolute(decoder)
         model = cls(
-            config,
-            loading.load_decoder(config, decoder, tokenizer, **(decoder_options or {})),
-            loading.load_encoder(config, encoder),
+            *loading.load_backbones(config, encoder, decoder, tokenizer, **(decoder_options or {}))
         )
         for part in model.injection.parts.values():
             if isinstance(part, MemoryInjection) and part.scaled:
@@ -255,17 +268,15 @@ class LlaMaVAE(SentenceVAE):
                 "model.config, or build a new model with from_backbones"
             )
         others = {w: place for w, place in (("encoder", encoder), ("decoder", decoder)) if place}
-        for which, place in others.items():
-            setattr(config, f"{which}_name_or_path", loading.absolute(place))
-            setattr(config, f"{which}_revision", None)
-        if decoder:
-            config.decoder_fingerprint = None
-        decoder = decoder or checkpoint.backbone(folder, config, "decoder")
-        encoder = encoder or checkpoint.backbone(folder, config, "encoder")
+        config = checkpoint.located(folder, config, others)
         model = cls(
-            config,
-            loading.load_decoder(config, decoder, **hub, **decoder_options),
-            loading.load_encoder(config, encoder, **hub),
+            *loading.load_backbones(
+                config,
+                encoder or checkpoint.backbone(folder, config, "encoder"),
+                decoder or checkpoint.backbone(folder, config, "decoder"),
+                hub=hub,
+                **decoder_options,
+            )
         )
         checkpoint.reload(model, folder, others)
         card = folder / checkpoint.CARD

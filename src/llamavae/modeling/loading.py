@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -113,22 +114,51 @@ def absolute(source: Source) -> str:
     return str(Path(source).absolute()) if here else os.fspath(source)
 
 
-def load_encoder(
-    config: LlaMaVAEConfig, source: Source | SentenceTransformer | None, **hub: Any
-) -> SentenceEncoder | None:
-    """The sentence encoder that `config` describes, from `source`.
+def load_backbones(
+    config: LlaMaVAEConfig,
+    encoder: Source | SentenceTransformer | None,
+    decoder: Source | PreTrainedModel | None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    hub: Mapping[str, Any] | None = None,
+    **decoder_options: Any,
+) -> tuple[LlaMaVAEConfig, TextDecoder, SentenceEncoder | None]:
+    """The decoder and the encoder that `config` describes, and the config with their identity.
 
-    `hub` holds `token`, `cache_dir` and `local_files_only`.
+    Args:
+        config: The settings; not changed.
+        encoder: Where the encoder is loaded from; None for precomputed sentence vectors.
+        decoder: Where the decoder is loaded from.
+        tokenizer: Tokenizer of a decoder that is passed as an object.
+        hub: `token`, `cache_dir` and `local_files_only`.
+        **decoder_options: Arguments of `AutoModelForCausalLM.from_pretrained`.
+
+    Returns:
+        The config with revisions, dtype and fingerprint of the loaded files, the decoder, and the
+        encoder.
+
+    Raises:
+        UserError: A backbone cannot be loaded.
     """
+    hub = hub or {}
+    text_decoder, of_decoder = _load_decoder(config, decoder, tokenizer, **hub, **decoder_options)
+    sentence_encoder, of_encoder = _load_encoder(config, encoder, **hub)
+    return config.changed(**of_decoder, **of_encoder), text_decoder, sentence_encoder
+
+
+def _load_encoder(
+    config: LlaMaVAEConfig, source: Source | SentenceTransformer | None, **hub: Any
+) -> tuple[SentenceEncoder | None, dict[str, Any]]:
+    """The encoder, and the settings that say which files it was loaded from."""
     if source is None:
-        return None
+        return None, {}
     options: dict[str, Any] = {
         "training": config.encoder_training,
         "lora_rank": config.lora_rank,
         "lora_alpha": config.lora_alpha,
     }
     if not isinstance(source, str | os.PathLike):
-        return load_sentence_encoder(source, max_tokens=config.encoder_max_tokens, **options)
+        limit = config.encoder_max_tokens
+        return load_sentence_encoder(source, max_tokens=limit, **options), {}
     if config.encoder_pooling == "attention":
         options["pooling_heads"] = config.pooling_heads
     revision = _revision(config, "encoder", source)
@@ -140,17 +170,16 @@ def load_encoder(
         **hub,
         **options,
     )
-    config.encoder_revision = _commit(source, revision, hub.get("cache_dir"))
-    return encoder
+    return encoder, {"encoder_revision": _commit(source, revision, hub.get("cache_dir"))}
 
 
-def load_decoder(
+def _load_decoder(
     config: LlaMaVAEConfig,
     source: Source | PreTrainedModel | None,
-    tokenizer: PreTrainedTokenizerBase | None = None,
+    tokenizer: PreTrainedTokenizerBase | None,
     **options: Any,
-) -> TextDecoder:
-    """The decoder that `config` describes, from `source`."""
+) -> tuple[TextDecoder, dict[str, Any]]:
+    """The decoder, and the settings that say which files it was loaded from."""
     settings: dict[str, Any] = {
         "max_tokens": config.max_tokens,
         "training": config.decoder_training,
@@ -160,23 +189,21 @@ def load_decoder(
     if isinstance(source, PreTrainedModel):
         if tokenizer is None:
             raise UserError("a decoder passed as an object needs its tokenizer: tokenizer=...")
-        decoder = TextDecoder(source, tokenizer, **settings)
-    elif source is None:
+        return TextDecoder(source, tokenizer, **settings), {}
+    if source is None:
         raise UserError(
             "this checkpoint names no decoder. Pass one: from_pretrained(..., decoder=...)"
         )
-    else:
-        revision = _revision(config, "decoder", source)
-        if config.decoder_dtype is not None:
-            options.setdefault("dtype", config.decoder_dtype)
-        _check_fingerprint(config, Path(resolve(source)))
-        decoder = TextDecoder.load(source, revision=revision, **settings, **options)
-        config.decoder_revision = _commit(source, revision, options.get("cache_dir"))
-        config.decoder_dtype = str(decoder.lm.dtype).removeprefix("torch.")
-    config.bos_token_id = decoder.tokens.bos
-    config.eos_token_id = decoder.tokens.eos
-    config.pad_token_id = decoder.tokens.pad
-    return decoder
+    revision = _revision(config, "decoder", source)
+    if config.decoder_dtype is not None:
+        options.setdefault("dtype", config.decoder_dtype)
+    file = _checked_fingerprint(config, Path(resolve(source)))
+    decoder = TextDecoder.load(source, revision=revision, **settings, **options)
+    return decoder, {
+        "decoder_revision": _commit(source, revision, options.get("cache_dir")),
+        "decoder_dtype": str(decoder.lm.dtype).removeprefix("torch."),
+        "decoder_fingerprint": file,
+    }
 
 
 def _revision(config: LlaMaVAEConfig, which: str, source: Source) -> str | None:
@@ -196,14 +223,14 @@ def _commit(source: Source, revision: str | None, cache_dir: str | None) -> str 
     return revision
 
 
-def _check_fingerprint(config: LlaMaVAEConfig, place: Path) -> None:
-    """Record the SHA-256 of a decoder's GGUF file, or compare it with the recorded one.
+def _checked_fingerprint(config: LlaMaVAEConfig, place: Path) -> str | None:
+    """The SHA-256 of a decoder's GGUF file; for any other decoder, the recorded one.
 
     Raises:
-        UserError: The file is a different one.
+        UserError: The file is not the recorded one.
     """
     if not (is_gguf(place) and place.is_file()):
-        return
+        return config.decoder_fingerprint
     found = sha256(place)
     if config.decoder_fingerprint not in (None, found):
         raise UserError(
@@ -211,4 +238,4 @@ def _check_fingerprint(config: LlaMaVAEConfig, place: Path) -> None:
             f"{config.decoder_fingerprint}; {place} has {found}. Use the original file, or, to use "
             "this one anyway, pass it: from_pretrained(..., decoder=FILE)"
         )
-    config.decoder_fingerprint = found
+    return found

@@ -70,7 +70,7 @@ def _trained_model(recipe: Recipe, source: str) -> LlaMaVAE:
             f"output.embed_backbones false: {source} carries its backbones, which are nowhere "
             "else. Leave the setting out"
         )
-    model.config.embed_backbones = inside or bool(embed)
+    model.config = model.config.changed(embed_backbones=inside or bool(embed))
     return model
 
 

@@ -68,7 +68,7 @@ def test_no_noise_changes_nothing(model: LlaMaVAE) -> None:
 
 
 def test_mistakes() -> None:
-    for settings in ({"steps": []}, {"steps": [0]}, {"sentences": 1}, {"samples": 0}):
+    for settings in ({"steps": []}, {"steps": [0]}, {"limit": 1}, {"samples": 0}):
         with pytest.raises(UserError, match="steps of at least 1"):
             Amortisation(**settings)  # pyright: ignore[reportArgumentType]
     with pytest.raises(UserError, match="beta must be above 0"):

@@ -57,7 +57,7 @@ class Amortisation(Evaluator):
         beta: Weight of the KL term, in refining and in the bound; 1 makes the bound the ELBO.
         confidence: See `Refinement`.
         noise: Standard deviations of the noise.
-        sentences: Maximum number of sentences; the first ones are used.
+        limit: Maximum number of sentences, chosen at random.
         samples: Number of draws of z per sentence for the bound.
         batch_size: Number of sentences per forward pass of the decoder.
         resamples: Number of bootstrap samples.
@@ -129,19 +129,19 @@ class Amortisation(Evaluator):
         beta: float = Refinement.beta,
         confidence: float = Refinement.confidence,
         noise: Sequence[float] = (0.1, 0.3),
-        sentences: int = 100,
+        limit: int = 100,
         samples: int = 8,
         batch_size: int = 32,
         resamples: int = 1000,
     ) -> None:
         self.steps, self.learning_rate, self.beta = sorted(steps), learning_rate, beta
         self.confidence, self.noise = confidence, list(noise)
-        self.sentences, self.samples = sentences, samples
+        self.limit, self.samples = limit, samples
         self.batch_size, self.resamples = batch_size, resamples
-        if not steps or self.steps[0] < 1 or sentences < 2 or samples < 1:
+        if not steps or self.steps[0] < 1 or limit < 2 or samples < 1:
             raise UserError(
                 "expected steps of at least 1, at least 2 sentences and at least 1 sample; got "
-                f"{self.steps}, {sentences} and {samples}"
+                f"{self.steps}, {limit} and {samples}"
             )
         for count in self.steps:
             self._how(count, 0)  # raises an error for other settings out of range
@@ -158,7 +158,7 @@ class Amortisation(Evaluator):
         Row of the table: `text`, and for each group its text and its NLL at the mean.
         """
         model = system.model if isinstance(system, RefinedSystem) else system
-        texts = list(data.texts)[: self.sentences]
+        texts = list(data.sample(self.limit).texts)
         rows: Rows = []
         columns: dict[str, list[Any]] = {"text": texts}
         scale = model.encode(texts).mean.double().cpu().std(0)

@@ -99,7 +99,7 @@ class Disentanglement(Evaluator):
     and draws), and their intervals are Student's t intervals over the seeds.
 
     Args:
-        sentences: Maximum number of sentences.
+        limit: Maximum number of sentences, chosen at random.
         seeds: Number of seeds of the random metrics and of the controls.
         bins: Number of bins of a dimension and of a continuous label.
         trees: Number of trees in each forest of DCI.
@@ -115,18 +115,18 @@ class Disentanglement(Evaluator):
 
     def __init__(
         self,
-        sentences: int = 500,
+        limit: int = 500,
         seeds: int = 3,
         bins: int = BINS,
         trees: int = 20,
         votes: int = 1000,
     ) -> None:
-        if min(sentences, seeds, trees, votes) < 1 or bins < 2:
+        if min(limit, seeds, trees, votes) < 1 or bins < 2:
             raise UserError(
-                "expected sentences, seeds, trees and votes of at least 1 and at least 2 bins; got "
-                f"{sentences}, {seeds}, {trees}, {votes} and {bins}"
+                "expected a limit, seeds, trees and votes of at least 1 and at least 2 bins; got "
+                f"{limit}, {seeds}, {trees}, {votes} and {bins}"
             )
-        self.sentences, self.seeds = sentences, seeds
+        self.limit, self.seeds = limit, seeds
         self.bins, self.trees, self.votes = bins, trees, votes
 
     def evaluate(self, system: Any, data: EvaluationData) -> Evaluation:
@@ -140,20 +140,19 @@ class Disentanglement(Evaluator):
         Raises:
             UserError: No label is usable, or the space has one dimension.
         """
-        texts = list(data.texts)[: self.sentences]
-        labels = {name: list(column)[: len(texts)] for name, column in data.labels.items()}
-        found = code_factors(labels, self.bins)
+        data = data.sample(self.limit)
+        found = code_factors(data.labels, self.bins)
         if not found.names:
             reasons = "; ".join(f"{name}: {why}" for name, why in found.left_out.items())
             raise UserError(f"expected at least one usable label; found none. {reasons}")
-        x = latent_codes(system, texts).double().numpy()
+        x = latent_codes(system, data.texts).double().numpy()
         seeds = [data.seed + i for i in range(self.seeds)]
         right = [self._scores(x, found.codes, seed) for seed in seeds]
         control = [self._scores(x, _dealt(found.codes, seed), seed) for seed in seeds]
         rows = [
             metric.row(
                 float(np.mean(values)),
-                len(texts),
+                len(x),
                 control=float(np.mean([scores.named()[metric.name] for scores in control])),
                 interval=self._interval(metric.name, values, x, found.codes, data.seed),
             )

@@ -49,7 +49,7 @@ class Geometry(Evaluator):
     repeated codes in a bootstrap sample lower it.
 
     Args:
-        sentences: Maximum number of sentences; the first ones are used.
+        limit: Maximum number of sentences, chosen at random.
         dimensions: Number of dimensions to traverse.
         starts: Number of sentences from which they are traversed.
         analogies: Number of analogies.
@@ -121,19 +121,19 @@ class Geometry(Evaluator):
 
     def __init__(
         self,
-        sentences: int = 500,
+        limit: int = 500,
         dimensions: int = 6,
         starts: int = 12,
         analogies: int = 120,
         factors: Sequence[str] = ("tense", "negation", "number"),
         encoder: EncoderSource | None = None,
     ) -> None:
-        if min(dimensions, analogies, len(factors)) < 1 or min(sentences, starts) < 2:
+        if min(dimensions, analogies, len(factors)) < 1 or min(limit, starts) < 2:
             raise UserError(
                 "expected at least 2 sentences, 1 dimension, 2 starts, 1 analogy and 1 "
-                f"factor; got {sentences}, {dimensions}, {starts}, {analogies} and {len(factors)}"
+                f"factor; got {limit}, {dimensions}, {starts}, {analogies} and {len(factors)}"
             )
-        self.sentences = sentences
+        self.limit = limit
         self.dimensions, self.starts = dimensions, starts
         self.analogies, self.factors = analogies, tuple(factors)
         self.encoder = encoder
@@ -146,7 +146,8 @@ class Geometry(Evaluator):
         `b`, `c`, `answer`, `text`, and whether it is `exact`, the factor `changed` and the rest
         `kept`. Row of `settings`: `setting`, `value`.
         """
-        texts = list(data.texts)[: self.sentences]
+        data = data.sample(self.limit)
+        texts = list(data.texts)
         x = latent_codes(system, texts)
         encode, encoder_name = sentence_vectors(system, self.encoder)
         rows, tables = self._traverse(system, x, encode, data)

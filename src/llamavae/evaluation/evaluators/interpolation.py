@@ -30,7 +30,7 @@ class Interpolation(Evaluator):
     Intervals are bootstrap intervals over paths.
 
     Args:
-        sentences: Maximum number of sentences; the first ones are used.
+        limit: Maximum number of sentences, chosen at random.
         pairs: Maximum number of pairs of sentences; at most half the number of sentences.
         steps: Number of codes on a path, including its ends.
         path: `linear` or `slerp`.
@@ -73,20 +73,20 @@ class Interpolation(Evaluator):
 
     def __init__(
         self,
-        sentences: int = 500,
+        limit: int = 500,
         pairs: int = 50,
         steps: int = 9,
         path: Literal["linear", "slerp"] = "linear",
         encoder: EncoderSource | None = None,
     ) -> None:
-        if pairs < 1 or steps < 3 or sentences < 2:
+        if pairs < 1 or steps < 3 or limit < 2:
             raise UserError(
                 "expected at least 2 sentences, 1 pair and 3 steps; got "
-                f"{sentences}, {pairs} and {steps}"
+                f"{limit}, {pairs} and {steps}"
             )
         if path not in PATHS:
             raise UserError(f"unknown path {path!r}; use 'linear' or 'slerp'")
-        self.sentences = sentences
+        self.limit = limit
         self.pairs, self.steps, self.path = pairs, steps, path
         self.encoder = encoder
 
@@ -96,7 +96,7 @@ class Interpolation(Evaluator):
         Row of `interpolations`: `pair` (from 1), `position` (0 to 1), `text`. Row of `settings`:
         `setting`, `value`.
         """
-        x = latent_codes(system, list(data.texts)[: self.sentences])
+        x = latent_codes(system, data.sample(self.limit).texts)
         encode, encoder_name = sentence_vectors(system, self.encoder)
         mover, mover_name = word_mover(system, encode, encoder_name)
         paths = decode_paths(system, x, self.pairs, self.steps, self.path, data.seed)
