@@ -60,7 +60,7 @@ def _guided(bench: Bench) -> tuple[InvertibleCVAE, list[str], Tensor]:
     flow = cvae.flow
     flow.initialise(torch.randn(SEEN, flow.features), torch.randn(SEEN, flow.context))
     words = [text.split()[-1] for text in bench.texts[: bench.settings.batch]]
-    return cvae, words, cvae.latent_codes(words, seed=bench.settings.seed)
+    return cvae, words, cvae.sample_codes(words, seed=bench.settings.seed)
 
 
 # ------------------------------------------------------------------------------- fitting a flow

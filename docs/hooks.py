@@ -16,6 +16,7 @@ from typer.main import get_command
 from llamavae.cli.app import app
 from llamavae.corpora import describe_corpora
 from llamavae.evaluation.registry import EVALUATORS, SUITES
+from llamavae.markdown import markdown_table
 from llamavae.pretrained import available, megabytes
 from llamavae.training.recipe import describe_settings, load_recipe, recipe_names, recipe_text
 
@@ -36,11 +37,7 @@ def generate(name: str) -> str:
 
 def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> Iterator[str]:
     """Lines of a Markdown table."""
-    yield from ("", _row(head), _row("---" for _ in head), *map(_row, rows), "")
-
-
-def _row(cells: Iterable[str]) -> str:
-    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+    yield f"\n{markdown_table(head, rows)}\n"
 
 
 def code(text: str) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from llamavae.markdown import markdown_table
+
 _WORDNET = (
     "WordNet 3.0, copyright 2006 by Princeton University, all rights reserved: free for any use, "
     "with this notice; provided as is, without warranty. https://wordnet.princeton.edu/license"
@@ -217,21 +219,20 @@ def _condition(condition: str | Sequence[str]) -> str:
     return condition if isinstance(condition, str) else f"{condition[0]}, in: {condition[1]}"
 
 
-def _cell(text: str) -> str:
-    return text.replace("|", r"\|")
-
-
 def _differences(rows: Sequence[Mapping[str, Any]]) -> str:
-    lines = [
-        "| system | metric | difference | 95 % interval | p |",
-        "| --- | --- | --- | --- | --- |",
-    ]
-    lines += [
-        f"| {_cell(row['system'])} | {row['metric']} | {row['difference']:+.4g} | "
-        f"{row['low']:+.4g} to {row['high']:+.4g} | {row['p']:.3f} |"
-        for row in rows
-    ]
-    return "\n".join(lines)
+    return markdown_table(
+        ("system", "metric", "difference", "95 % interval", "p"),
+        (
+            (
+                row["system"],
+                row["metric"],
+                f"{row['difference']:+.4g}",
+                f"{row['low']:+.4g} to {row['high']:+.4g}",
+                f"{row['p']:.3f}",
+            )
+            for row in rows
+        ),
+    )
 
 
 def _numbered(texts: Sequence[str]) -> str:
@@ -241,13 +242,13 @@ def _numbered(texts: Sequence[str]) -> str:
 def _table(rows: Sequence[Mapping[str, Any]], *first: str) -> str:
     """A table of rows of results, with the columns `first` before all others."""
     head = (*first, "metric", "value", "control", "95 % interval", "unit", "better", "n")
-    lines = [head, tuple("---" for _ in head)]
+    lines: list[tuple[str, ...]] = []
     for row in rows:
         control = row.get("control")
         low, high = row.get("low"), row.get("high")
         lines.append(
             (
-                *(_cell(row[name]) for name in first),
+                *(row[name] for name in first),
                 row["metric"],
                 f"{row['value']:.4g}",
                 "" if control is None else f"{control:.4g}",
@@ -257,4 +258,4 @@ def _table(rows: Sequence[Mapping[str, Any]], *first: str) -> str:
                 str(row["n"]),
             )
         )
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return markdown_table(head, lines)

@@ -316,11 +316,11 @@ def test_odd_files_are_named(tmp_path: Path) -> None:
 
 def test_the_fingerprint_does_not_depend_on_what_was_encoded() -> None:
     fresh = tiny.vae()
-    before = bulk.model_fingerprint(fresh)
+    before = bulk._model_fingerprint(fresh)
     fresh.encode(["a", "a longer text"])
     assert fresh.encoder is not None
     fresh.encoder.truncated(["a"])
-    assert bulk.model_fingerprint(fresh) == before
+    assert bulk._model_fingerprint(fresh) == before
 
 
 def test_points_of_another_model_are_noticed(

@@ -102,7 +102,7 @@ def encode_file(
     digest, lines = _digest(source)
     manifest = {
         "format": 1,
-        "model": model_fingerprint(model),
+        "model": _model_fingerprint(model),
         "source": digest,
         "column": column,
         "refine": _refine_facts(model, how),
@@ -139,7 +139,7 @@ def encode_file(
     return BulkReport(output, resumed=resumed, **counts)
 
 
-def model_fingerprint(model: LlaMaVAE) -> str:
+def _model_fingerprint(model: LlaMaVAE) -> str:
     """A hash of everything that affects latent codes: encoder and posterior."""
     if model.encoder is None:
         raise UserError("expected a model with a sentence encoder; this one has none")
@@ -255,7 +255,7 @@ def _read_metadata(path: Path) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class LatentCodes:
+class _LatentCodes:
     """A batch of latent codes of a file.
 
     Attributes:
@@ -271,7 +271,7 @@ class LatentCodes:
 
 def read_latent_codes(
     source: Path | Iterable[bytes], batch_size: int = 1024
-) -> Iterator[LatentCodes]:
+) -> Iterator[_LatentCodes]:
     """Read latent codes from a Parquet file (see `encode_file`), a NumPy array, or JSON lines.
 
     Args:
@@ -307,7 +307,7 @@ def read_latent_codes(
         bad = (~z.isfinite().all(dim=1)).nonzero()
         if len(bad):
             raise UserError(f"{name}: row {ids[int(bad[0])]} holds a number that is not finite")
-        yield LatentCodes(ids, texts, z)
+        yield _LatentCodes(ids, texts, z)
 
 
 _Batch = tuple[list[int], list[str] | None, Any]  # ids, texts, and vectors as numbers
@@ -393,7 +393,7 @@ def check_same_model(model: LlaMaVAE, path: Path) -> None:
         made_by = _read_metadata(path).get("model")
     except pa.ArrowInvalid:
         return
-    if made_by is not None and model.encoder is not None and made_by != model_fingerprint(model):
+    if made_by is not None and model.encoder is not None and made_by != _model_fingerprint(model):
         logger.warning(
             "%s was encoded by another model; its codes are not valid for this one", path
         )

@@ -54,7 +54,7 @@ def test_it_starts_as_the_vae_whatever_the_condition(injection, hidden):
     for name in ("nll", "kl", "elbo"):
         assert found[name] == pytest.approx(of_vae[name], rel=1e-5)
     assert found["nll_shuffled_condition"] == pytest.approx(found["nll"], rel=1e-6)
-    z = baseline.vae.prior(4, spread=0.7, seed=1)
+    z = baseline.vae.sample_codes(4, spread=0.7, seed=1)
     expected = baseline.vae.decode(z)
     for label in BEGINNINGS:
         assert baseline.generate([label], n=4, spread=0.7, seed=1) == expected
@@ -185,7 +185,7 @@ def test_unit_and_origin_of_a_condition_do_not_matter(fitted):
 def test_texts_of_one_condition_lie_side_by_side(fitted):
     baseline, _ = fitted
     both = baseline.generate([ANIMAL, WATER], n=3, seed=4)
-    z = baseline.vae.prior(6, seed=4)
+    z = baseline.vae.sample_codes(6, seed=4)
     c = torch.tensor([[1.0, -1.0, 0.0]] * 3 + [[-1.0, 1.0, 0.0]] * 3)  # standardised by hand
     assert both == baseline.model.decode(torch.cat([z, c], dim=1))
     assert both == baseline.generate(LABELS.vectors([ANIMAL, WATER]), n=3, seed=4)

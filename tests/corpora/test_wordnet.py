@@ -204,7 +204,7 @@ def test_malformed_line(folder, line):
     ],
 )
 def test_split_gloss(gloss, definition, examples):
-    assert wordnet.split_gloss(gloss + "  \n") == (definition, examples)
+    assert wordnet._split_gloss(gloss + "  \n") == (definition, examples)
 
 
 @pytest.mark.skipif(

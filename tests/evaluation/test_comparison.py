@@ -14,7 +14,7 @@ from llamavae.evaluation.results import Results, read_results
 from llamavae.evaluation.suite import evaluate
 from llamavae.metrics.metric import AGGREGATES, Items, Metric
 from llamavae.metrics.ngrams import bleu_counts, bleu_of_counts
-from llamavae.report.comparison import verdict_text
+from llamavae.report.comparison import _verdict_text
 
 N = 200
 TEXTS = [f"the dog number {i} is a dog" for i in range(N)]
@@ -99,9 +99,9 @@ def test_where_items_are_unknown_nothing_is_called_more_than_chance(make):
     for found in (cost["b"], rows_of(rows, "size")["b"], rows_of(rows, "score", "part")["b"]):
         assert found["difference"] == pytest.approx(0.3)
         assert (found["p"], found["test"], found["verdict"]) == (None, "", "")
-        assert verdict_text(found) == "not tested"
-    assert verdict_text(cost["a"]) == ""
-    assert verdict_text(rows_of(rows, "score")["b"]) == "better, p = 0.001"
+        assert _verdict_text(found) == "not tested"
+    assert _verdict_text(cost["a"]) == ""
+    assert _verdict_text(rows_of(rows, "score")["b"]) == "better, p = 0.001"
 
 
 def test_other_sentences_or_settings_are_not_tested(make):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from llamavae.evaluation.evaluator import EvaluationData
 from llamavae.metrics.bootstrap import bootstrap_interval
 from llamavae.metrics.metric import Items, Metric
 
@@ -16,3 +17,15 @@ def test_a_mean_is_a_row_with_its_interval():
     assert row == MEASURE.row(5, 4, control=1.5, interval=(low, high), group="nouns")
     assert low < row["value"] < high
     assert MEASURE.mean(values, 7)["control"] is None
+
+
+def test_sample():
+    """A seeded choice in the given order, with the labels of the chosen sentences."""
+    texts = [f"text {i}" for i in range(20)]
+    data = EvaluationData(texts, {"number": list(range(20))}, seed=3)
+    chosen = data.sample(5)
+    assert len(chosen.texts) == 5
+    assert list(chosen.texts) == [texts[int(i)] for i in chosen.labels["number"]]
+    assert sorted(chosen.labels["number"]) == list(chosen.labels["number"]) != [0, 1, 2, 3, 4]
+    assert data.sample(5).texts == chosen.texts
+    assert data.sample(None) is data.sample(20) is data

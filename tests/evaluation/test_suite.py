@@ -12,7 +12,7 @@ from llamavae.errors import UserError
 from llamavae.evaluation.evaluator import system_fingerprint
 from llamavae.evaluation.evaluators.reconstruction import Reconstruction
 from llamavae.evaluation.results import read_results
-from llamavae.evaluation.suite import evaluate, settings_of
+from llamavae.evaluation.suite import _settings_of, evaluate
 from llamavae.metrics.semantic import load_encoder
 from llamavae.modeling.backbones import fingerprint
 from llamavae.modeling.loading import load_sentence_encoder
@@ -202,18 +202,18 @@ def test_fingerprints_follow_the_weights():
 
 
 def test_settings_are_public_attributes():
-    assert settings_of(Length(3.0)) == {"factor": 3.0}
+    assert _settings_of(Length(3.0)) == {"factor": 3.0}
 
 
 def test_settings_tell_encoders_apart():
     mean, same, cls = (
         load_sentence_encoder(tiny.encoder(kind)) for kind in ("bert-mean", "bert-mean", "bert-cls")
     )
-    settings = [settings_of(Reconstruction(encoder=each)) for each in (mean, same, cls)]
+    settings = [_settings_of(Reconstruction(encoder=each)) for each in (mean, same, cls)]
     assert settings[0] == settings[1] != settings[2]
     assert settings[0]["encoder"] == mean.cache_key()
     (model, tokenizer) = load_encoder(tiny.encoder("bert"))
-    pair = settings_of(Reconstruction(bertscore=(model, tokenizer)))["bertscore"]
+    pair = _settings_of(Reconstruction(bertscore=(model, tokenizer)))["bertscore"]
     assert pair[0] == fingerprint(model)
 
 

@@ -89,7 +89,7 @@ def side(z: torch.Tensor, vae, rows) -> torch.Tensor:
 
 def test_points_have_the_condition_that_was_asked(cvae, vae, rows):
     for name, right in (("side=right", True), ("side=left", False)):
-        z = cvae.latent_codes([name], n=200, seed=0)
+        z = cvae.sample_codes([name], n=200, seed=0)
         share = (side(z, vae, rows) == right).float().mean()
         assert share > 0.8, name
 
@@ -150,7 +150,7 @@ def test_predict_tells_the_conditions_apart(cvae, data):
 
 
 def test_texts_of_one_condition_stand_side_by_side(cvae):
-    both = cvae.latent_codes(["side=left", "side=right"], n=3, spread=0.0)
+    both = cvae.sample_codes(["side=left", "side=right"], n=3, spread=0.0)
     assert both.shape == (6, tiny.LATENT)
     torch.testing.assert_close(both[0], both[2])  # spread 0: all at the centre
     assert (both[2] - both[3]).abs().max() > 0.05
@@ -158,7 +158,7 @@ def test_texts_of_one_condition_stand_side_by_side(cvae):
 
 
 def test_the_spread_of_draws(cvae):
-    wide, narrow = (cvae.latent_codes(["side=left"], 300, t, seed=1) for t in (1.0, 0.3))
+    wide, narrow = (cvae.sample_codes(["side=left"], 300, t, seed=1) for t in (1.0, 0.3))
     assert narrow.std(0).mean() < 0.6 * wide.std(0).mean()
 
 
@@ -166,27 +166,27 @@ def test_a_seed_repeats_and_leaves_torchs_generator_alone(cvae):
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
-    first = cvae.latent_codes(["side=left"], 4, seed=2)
+    first = cvae.sample_codes(["side=left"], 4, seed=2)
     torch.testing.assert_close(torch.rand(3), expected)
-    torch.testing.assert_close(cvae.latent_codes(["side=left"], 4, seed=2), first)
-    assert not torch.equal(cvae.latent_codes(["side=left"], 4, seed=3), first)
+    torch.testing.assert_close(cvae.sample_codes(["side=left"], 4, seed=2), first)
+    assert not torch.equal(cvae.sample_codes(["side=left"], 4, seed=3), first)
 
 
 def test_vectors_serve_as_well_as_names(cvae):
     c = cvae.condition.vectors(["side=left"])
     torch.testing.assert_close(
-        cvae.latent_codes(c, 2, seed=0), cvae.latent_codes(["side=left"], 2, seed=0), atol=0, rtol=0
+        cvae.sample_codes(c, 2, seed=0), cvae.sample_codes(["side=left"], 2, seed=0), atol=0, rtol=0
     )
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda m: m.latent_codes(["side=left"], n=0), "at least one text"),
-        (lambda m: m.latent_codes(["side=left"], spread=-1), "negative"),
-        (lambda m: m.latent_codes(["side=up"]), "Did you mean|Known"),
-        (lambda m: m.latent_codes(torch.zeros(1, 3)), r"\(B, 2\)"),
-        (lambda m: m.latent_codes(torch.full((1, 2), torch.nan)), "NaN"),
+        (lambda m: m.sample_codes(["side=left"], n=0), "at least one text"),
+        (lambda m: m.sample_codes(["side=left"], spread=-1), "negative"),
+        (lambda m: m.sample_codes(["side=up"]), "Did you mean|Known"),
+        (lambda m: m.sample_codes(torch.zeros(1, 3)), r"\(B, 2\)"),
+        (lambda m: m.sample_codes(torch.full((1, 2), torch.nan)), "NaN"),
         (lambda m: m.translate(torch.zeros(2, 1), ["side=left"], ["side=left"]), "latent codes"),
         (
             lambda m: m.translate(torch.zeros(3, tiny.LATENT), ["side=left"] * 2, ["side=left"]),

@@ -91,7 +91,7 @@ def test_generate_returns_the_best_of_its_draws(cvae, monkeypatch):
     best = cvae.generate(c, 2, 1.0, seed=0, draws=5)
     z, texts = drawn["z"], drawn["texts"]
     assert len(texts) == 10
-    torch.testing.assert_close(z[::5], cvae.latent_codes(c, 1, 0.0))  # the centre is one of them
+    torch.testing.assert_close(z[::5], cvae.sample_codes(c, 1, 0.0))  # the centre is one of them
     for i in range(2):
         own = slice(5 * i, 5 * i + 5)
         scores = Ranking().scores(cvae, texts[own], z[own], c[i])

@@ -525,3 +525,32 @@ def test_a_decoder_comes_back_in_the_type_it_was_trained_in(tmp_path):
 def test_transformers_knows_the_model_by_its_type(saved):
     assert hf.AutoConfig.from_pretrained(saved).latent_dim == tiny.LATENT
     assert_alike(hf.AutoModel.from_pretrained(saved), LlaMaVAE.from_pretrained(saved))
+
+
+def test_the_config_is_built_once(tmp_path):
+    """The config of the caller does not change; the model's names the files that were read."""
+    own = shaken(embed_backbones=True)
+    config = own.config.changed(embed_backbones=False, attention_shapes=[])
+    before = config.to_dict()
+    assert config.changed(latent_dim=9).latent_dim == 9
+    model = LlaMaVAE(config, own.decoder, own.encoder)
+    assert config.to_dict() == before
+    assert model.config.attention_shapes
+    own.save_pretrained(tmp_path / "first")
+    saved = json.loads((tmp_path / "first" / "config.json").read_text())
+    names = {f"{which}_name_or_path": which for which in ("encoder", "decoder")}
+    assert {key: saved[key] for key in names} == names
+    loaded = LlaMaVAE.from_pretrained(tmp_path / "first")
+    assert loaded.config.encoder_name_or_path == str(tmp_path / "first" / "encoder")
+    loaded.save_pretrained(tmp_path / "second")
+    again = json.loads((tmp_path / "second" / "config.json").read_text())
+    assert {key: again[key] for key in names} == names
+
+
+def test_an_encoder_without_a_name_is_in_the_checkpoint(tmp_path):
+    model = shaken()
+    config = model.config.changed(encoder_name_or_path=None)
+    model = LlaMaVAE(config, model.decoder, model.encoder)
+    assert model.config.embed_backbones
+    model.save_pretrained(tmp_path)
+    assert LlaMaVAE.from_pretrained(tmp_path).encoder is not None

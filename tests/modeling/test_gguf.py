@@ -327,7 +327,7 @@ def test_a_model_on_a_file_is_saved_and_loaded(embed: bool, file: Path, tmp_path
     saved = json.loads((tmp_path / "model" / "config.json").read_text())
     assert saved["decoder_name_or_path"] == ("decoder" if embed else str(file))
     again = LlaMaVAE.from_pretrained(tmp_path / "model")
-    z = model.prior(3, seed=0)
+    z = model.sample_codes(3, seed=0)
     assert again.decode(z) == model.decode(z)
     assert torch.equal(again.decoder.head.weight, model.decoder.head.weight)
     if embed:
@@ -375,7 +375,7 @@ def test_a_name_of_the_catalogue_stays_a_name(
     assert model.config.decoder_name_or_path == "tiny"
     model.save_pretrained(tmp_path / "model")
     assert str(tmp_path) not in (tmp_path / "model" / "config.json").read_text()
-    z = model.prior(2, seed=0)
+    z = model.sample_codes(2, seed=0)
     assert LlaMaVAE.from_pretrained(tmp_path / "model").decode(z) == model.decode(z)
     monkeypatch.delenv("LLAMAVAE_MODELS")
     with pytest.raises(MissingData, match="llamavae models get tiny"):

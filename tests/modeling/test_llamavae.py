@@ -150,19 +150,19 @@ def test_reconstruct_is_decode_of_the_mean(model):
 
 
 def test_samples_are_texts_of_the_prior(model):
-    assert model.sample(3, seed=1) == model.decode(model.prior(3, seed=1))
+    assert model.sample(3, seed=1) == model.decode(model.sample_codes(3, seed=1))
     assert model.sample(2, spread=0.0) == model.decode(torch.zeros(2, tiny.LATENT))
     assert len(model.sample(5)) == 5
     state = torch.random.get_rng_state()
-    z = model.prior(10_000, spread=0.5, seed=7)
+    z = model.sample_codes(10_000, spread=0.5, seed=7)
     assert torch.equal(torch.random.get_rng_state(), state)
     assert z.shape == (10_000, tiny.LATENT)
     assert z.std() == pytest.approx(0.5, rel=0.05)
-    assert not torch.equal(model.prior(2), model.prior(2))
+    assert not torch.equal(model.sample_codes(2), model.sample_codes(2))
     torch.manual_seed(3)
-    z = model.prior(2)
+    z = model.sample_codes(2)
     torch.manual_seed(3)
-    assert torch.equal(model.prior(2), z)
+    assert torch.equal(model.sample_codes(2), z)
     for bad in ({"n": 0}, {"spread": -1.0}):
         with pytest.raises(UserError, match="got"):
             model.sample(**bad)

@@ -149,7 +149,7 @@ def test_a_run_has_its_own_page(tmp_path):
 )
 def test_samples_say_where_their_points_are_from(prior, shown, tmp_path):
     class Planted(Letters):
-        def prior(self, n, seed):
+        def sample_codes(self, n, seed):
             return torch.zeros(n, 1)
 
         def decode(self, z):

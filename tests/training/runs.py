@@ -19,7 +19,7 @@ from typing import Any
 from llamavae.training.recipe import Recipe, parse_recipe
 from llamavae.training.run import TrainResult, train
 from llamavae.training.sentence_trainer import SentenceTrainer
-from llamavae.training.warmup import LanguageModelTrainer
+from llamavae.training.warmup import _LanguageModelTrainer
 
 INTERRUPTED = 75
 """Exit status of a run that was asked to stop and saved a checkpoint."""
@@ -118,7 +118,7 @@ def _child(values: dict[str, Any], cache: str, step: int, how: int, warm_up: boo
     compute_loss = SentenceTrainer.compute_loss
 
     def with_signal(self: SentenceTrainer, *args: Any, **options: Any) -> Any:
-        if self.state.global_step == step and isinstance(self, LanguageModelTrainer) == warm_up:
+        if self.state.global_step == step and isinstance(self, _LanguageModelTrainer) == warm_up:
             os.kill(os.getpid(), how)
         return compute_loss(self, *args, **options)
 

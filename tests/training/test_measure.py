@@ -8,7 +8,7 @@ from tests import tiny
 from llamavae.data.batches import Collator
 from llamavae.data.sentences import SentenceData, prepare
 from llamavae.metrics.control import derangement
-from llamavae.training.measure import measure
+from llamavae.training.measure import measure, metric_rows
 
 
 @pytest.fixture(params=["bert-mean", None])
@@ -74,3 +74,15 @@ def test_it_is_repeatable_and_leaves_the_model_alone(case):
 def test_nothing_decoded(case):
     model, data = case
     assert "bleu" not in measure(model, data, decoded=0)
+
+
+def test_rows():
+    """The rows have the definitions of the evaluators and the limits of this model."""
+    found = {"nll": 2.0, "nll_shuffled": 3.0, "bleu": 50.0, "active_units": 3}
+    found |= {"mutual_information": 1.5, "sentences": 100, "kl_per_dimension": [1.0] * 8}
+    rows = {row["metric"]: row for row in metric_rows(found, decoded=20)}
+    assert list(rows) == ["NLL", "BLEU", "active units", "mutual information"]
+    assert (rows["NLL"]["value"], rows["NLL"]["control"], rows["NLL"]["n"]) == (2.0, 3.0, 100)
+    assert rows["BLEU"]["n"] == 20
+    assert rows["active units"]["unit"] == "0 to 8"
+    assert rows["mutual information"]["unit"] == "nats, at most log N = 4.61"

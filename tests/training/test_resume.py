@@ -19,7 +19,7 @@ from llamavae import LlaMaVAE
 from llamavae.errors import UserError
 from llamavae.training.run import TrainResult
 from llamavae.training.trainer import VAETrainer
-from llamavae.training.warmup import LanguageModelTrainer
+from llamavae.training.warmup import _LanguageModelTrainer
 
 STEPS = 10
 LISTENING: dict[str, Any] = {
@@ -180,7 +180,7 @@ def forbid(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
         pytest.fail("called")
 
     for name in names:
-        for kind in (VAETrainer, LanguageModelTrainer):
+        for kind in (VAETrainer, _LanguageModelTrainer):
             monkeypatch.setattr(kind, name, called)
 
 

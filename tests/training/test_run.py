@@ -101,10 +101,10 @@ def test_card(result):
     assert yaml.safe_load(head)["library_name"] == "llamavae"
     metrics = result.metrics
     for value in (
-        f"{metrics['nll']:.2f}",
-        f"{metrics['nll_shuffled']:.2f}",
-        f"{metrics['bleu']:.1f}",
-        f"{metrics['active_units']} of 4",
+        f"{metrics['nll']:.4g}",
+        f"{metrics['nll_shuffled']:.4g}",
+        f"{metrics['bleu']:.4g}",
+        f"| active units, 0 to 4 | {metrics['active_units']} |",
         "108 training sentences, 28 of them truncated",
         "dimension_mask",
         *result.warnings,

@@ -189,7 +189,7 @@ class ConditionalVAE:
         c = self._standardised(vectors_of(self.condition, conditions)).repeat_interleave(n, dim=0)
         if not len(c):
             return []
-        z = self.vae.prior(len(c), "standard", spread, seed)
+        z = self.vae.sample_codes(len(c), "standard", spread, seed)
         return model.decode(torch.cat([z, c], dim=1), **options)
 
     # ------------------------------------------------------------------ parts

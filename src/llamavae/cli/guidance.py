@@ -121,7 +121,7 @@ class _Drawing:
                 found = cvae.generate([condition], n, self.spread, self.seed, draws=self.draws)
                 yield from ((condition, text) for text in found)
             return
-        z = cvae.latent_codes(conditions, n, self.spread, self.seed)
+        z = cvae.sample_codes(conditions, n, self.spread, self.seed)
         for index, text in enumerate(cvae.vae.decode_each(z)):
             yield conditions[index // n], text
 

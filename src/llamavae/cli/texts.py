@@ -168,7 +168,7 @@ def sample(
     """Sample latent codes from a prior and decode them."""
     options = generation.options()
     vae = model.load()
-    z = vae.prior(count, prior, spread, generation.seed)
+    z = vae.sample_codes(count, prior, spread, generation.seed)
     for text in vae.decode_each(z, model.batch_size, **options):
         write(json, text, text=text)
 

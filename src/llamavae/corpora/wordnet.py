@@ -151,7 +151,7 @@ def _parse_line(line: str) -> Synset:
     lemmas = [re.sub(r"\((a|p|ip)\)$", "", word).replace("_", " ") for word in words]
     if len(lemmas) != count:
         raise ValueError(f"{count} words are announced, {len(lemmas)} found")
-    definition, examples = split_gloss(gloss)
+    definition, examples = _split_gloss(gloss)
     return Synset(
         f"{fields[0]}-{fields[2]}",
         _POS[fields[2]],
@@ -162,7 +162,7 @@ def _parse_line(line: str) -> Synset:
     )
 
 
-def split_gloss(gloss: str) -> tuple[str, list[str]]:
+def _split_gloss(gloss: str) -> tuple[str, list[str]]:
     """Definition and quoted examples of a gloss.
 
     Examples start at the first double quote that follows a semicolon, comma or colon outside
@@ -171,7 +171,7 @@ def split_gloss(gloss: str) -> tuple[str, list[str]]:
     ends with the gloss.
 
     Example:
-        >>> split_gloss('a loud sound; "the din of traffic"; "a din"--A. Writer')
+        >>> _split_gloss('a loud sound; "the din of traffic"; "a din"--A. Writer')
         ('a loud sound', ['the din of traffic', 'a din'])
     """
     start = _start_of_examples(gloss)

@@ -53,7 +53,7 @@ def evaluate(
     results = _open(system, data, folder, name, model or {}, corpus or {})
     for number, each in enumerate(evaluators, 1):
         say = partial(_say, f"[{number}/{len(evaluators)}] {each.name}", data.progress)
-        settings = settings_of(each) | each.depends_on(system)
+        settings = _settings_of(each) | each.depends_on(system)
         results.skipped.pop(each.name, None)
         results.failed.pop(each.name, None)
         before = results.found.get(each.name)
@@ -126,7 +126,7 @@ def _open(
     return new
 
 
-def settings_of(evaluator: Evaluator) -> dict[str, Any]:
+def _settings_of(evaluator: Evaluator) -> dict[str, Any]:
     """The settings of an evaluator, its public attributes, as JSON values; models as hashes."""
     public = {name: value for name, value in vars(evaluator).items() if not name.startswith("_")}
     return json.loads(json.dumps(public, default=_setting))

@@ -376,7 +376,7 @@ def _timed(task: DefinitionTask, cvae: InvertibleCVAE, seed: int) -> tuple[list[
     """The generated texts, and the time of the flow relative to that of the decoder."""
     conditions = task.test.conditions[: task.texts]
     start = time.perf_counter()
-    z = cvae.latent_codes(conditions, 1, task.spread, seed)
+    z = cvae.sample_codes(conditions, 1, task.spread, seed)
     middle = time.perf_counter()
     texts = task.vae.decode(z)
     share = (middle - start) / (time.perf_counter() - middle)

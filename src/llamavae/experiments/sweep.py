@@ -10,36 +10,28 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from llamavae.errors import UserError
 from llamavae.evaluation.data import evaluation_data, run_of
 from llamavae.evaluation.evaluator import Evaluator
-from llamavae.evaluation.evaluators.latent_usage import LatentUsage
-from llamavae.evaluation.evaluators.likelihood import Likelihood
-from llamavae.evaluation.evaluators.reconstruction import Reconstruction
 from llamavae.evaluation.suite import evaluate
 from llamavae.files import write_csv, write_json
-from llamavae.metrics.metric import Metric, Rows
+from llamavae.metrics.metric import Rows
 from llamavae.provenance import provenance
 from llamavae.training import Recipe, load_recipe, train
+from llamavae.training.measure import METRICS, metric_rows
 
 TRAINING = "training"
 """Name in place of an evaluator for the metrics of the run itself, at its end."""
 _FOLDER = "output.folder"
 
-_MEASURES: dict[str, Metric] = {
-    "kl": LatentUsage().metric("KL"),
-    "nll": Likelihood().metric("NLL"),
-    "elbo": Likelihood().metric("negative ELBO"),
-    "bleu": Reconstruction().metric("BLEU"),
-    "active_units": replace(LatentUsage().metric("active units"), direction=""),
-    "mutual_information": replace(LatentUsage().metric("mutual information"), direction=""),
-}
-"""Maps the metric keys of a run, for validation sentences at its end, to metrics. Neither more nor
-fewer active units or nats of information are better along a trade-off."""
+_SHOWN = ("kl", "nll", "elbo", "bleu", "active_units", "mutual_information")
+"""Metrics of a run, for validation sentences at its end, see `training.measure.METRICS`."""
+_UNDIRECTED = ("active_units", "mutual_information")
+"""Neither higher nor lower values of these are better along a trade-off."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +79,7 @@ class Sweep:
         return self._training(run, metric).get("control")
 
     def _training(self, run: SweepRun, key: str) -> dict[str, Any]:
-        wanted = run.name, TRAINING, _MEASURES[key].name
+        wanted = run.name, TRAINING, METRICS[key].name
         rows = (r for r in self.rows if (r["model"], r["evaluator"], r["metric"]) == wanted)
         return next(rows, {})
 
@@ -230,16 +222,12 @@ def _corpus(run: SweepRun) -> str:
 
 
 def _training_rows(metrics: Mapping[str, Any], decoded: int) -> Rows:
-    n = metrics["sentences"]
+    rows = {row["metric"]: row for row in metric_rows(metrics, decoded)}
     return [
-        {"evaluator": TRAINING}
-        | metric.row(
-            metrics[key],
-            min(n, decoded) if key == "bleu" else n,
-            control=metrics.get(f"{key}_shuffled"),
-        )
-        for key, metric in _MEASURES.items()
-        if key in metrics
+        {"evaluator": TRAINING, **rows[metric.name], "unit": metric.unit}
+        | ({"direction": ""} if key in _UNDIRECTED else {})
+        for key, metric in ((key, METRICS[key]) for key in _SHOWN)
+        if metric.name in rows
     ]
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from llamavae.markdown import markdown_table
+
 _LIMITS = (
     "It generates only texts that its VAE can decode. Conditions unlike those of the training set "
     "lead to latent codes without training data. p(z|c) is exact, but how much of the meaning of a "
@@ -30,14 +32,15 @@ def model_card(flow: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
         "from llamavae import InvertibleCVAE\n\n"
         'model = InvertibleCVAE.from_pretrained("FOLDER")\n'
         "model.generate([...], n=3)\n```",
-        _table(
+        markdown_table(
+            ("", ""),
             [
                 ("VAE", f"`{settings['vae']}`"),
                 ("condition", f"{condition['name']}{source}, size {flow['context']}"),
                 ("flow", _flow(flow)),
                 ("networks in the mean", _networks(flow)),
                 ("latent size D", str(flow["features"])),
-            ]
+            ],
         ),
     ]
     if report:
@@ -51,13 +54,13 @@ def model_card(flow: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
             f"Posterior scale: {report['posterior_scale']}. Stopped: {report['stopped']}; "
             f"best step: {report['best_step']}.",
             f"Settings: {', '.join(f'{name} {value}' for name, value in fit.items())}.",
-            _table(
+            markdown_table(
+                ("held-out NLL of", "nats per dimension (lower is better)"),
                 [
                     ("this flow", f"{report['nll']:.4f}"),
                     ("conditional linear Gaussian", f"{references['linear-gaussian']:.4f}"),
                     ("Gaussian, full covariance", f"{references['gaussian']:.4f}"),
                 ],
-                ("held-out NLL of", "nats per dimension (lower is better)"),
             ),
             f"Largest inverse error: {report['inverse_error']:.1e}.",
         ]
@@ -76,7 +79,3 @@ def _networks(flow: Mapping[str, Any]) -> str:
         return "none"
     each = f"hidden layers of {', '.join(map(str, flow['base_hidden']))}"
     return each if flow["ensemble_size"] == 1 else f"{flow['ensemble_size']}, each with {each}"
-
-
-def _table(rows: list[tuple[str, str]], head: tuple[str, str] = ("", "")) -> str:
-    return "\n".join(f"| {a} | {b} |" for a, b in [head, ("---", "---"), *rows])

@@ -201,7 +201,7 @@ class InvertibleCVAE:
         if draws is None:
             if ranking is not None:
                 raise UserError("ranking needs several draws. Set draws, for example draws=16")
-            return self.vae.decode(self.latent_codes(conditions, n, spread, seed), **options)
+            return self.vae.decode(self.sample_codes(conditions, n, spread, seed), **options)
         check_draws(n, spread, draws)
         ranking = ranking or Ranking()
         c, z = self._draw(conditions, draws, spread, seed, centre=True)
@@ -218,7 +218,7 @@ class InvertibleCVAE:
         return best
 
     @torch.no_grad()
-    def latent_codes(
+    def sample_codes(
         self, conditions: Conditions, n: int = 1, spread: float = 1.0, seed: int | None = None
     ) -> Tensor:
         """Latent codes (B * n, D) drawn from p(z|c); arguments as for `generate`."""

@@ -629,7 +629,7 @@ class LlaMaVAE(SentenceVAE):
         """
         return self.decode(self._means(texts, refine), **options)
 
-    def prior(
+    def sample_codes(
         self,
         n: int = 1,
         prior: Prior | str | os.PathLike[str] | None = None,
@@ -663,7 +663,7 @@ class LlaMaVAE(SentenceVAE):
         **options: Any,
     ) -> list[str]:
         """Decode `n` latent codes drawn by `prior`; `options` are those of `generate`."""
-        return self.decode(self.prior(n, prior, spread, seed), **options)
+        return self.decode(self.sample_codes(n, prior, spread, seed), **options)
 
     def interpolate(
         self,

@@ -99,11 +99,11 @@ def _side_by_side(systems: Sequence[str], rows: Rows, caption: str = "") -> Html
 def _cell(row: dict[str, Any] | None) -> Html | str:
     if row is None:
         return "not measured"
-    notes = filter(None, (interval_text(row), verdict_text(row)))
+    notes = filter(None, (interval_text(row), _verdict_text(row)))
     return with_notes(bold(number_text(row["value"])), *notes)
 
 
-def verdict_text(row: dict[str, Any]) -> str:
+def _verdict_text(row: dict[str, Any]) -> str:
     """Description of the difference from the first system."""
     if row["difference"] is None:
         return ""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from llamavae.errors import UserError
+from llamavae.evaluation.results import number_text
 from llamavae.metrics.metric import Rows
 from llamavae.report import plots
 from llamavae.report.page import write_page
@@ -27,6 +27,7 @@ from llamavae.report.pieces import (
     with_notes,
 )
 from llamavae.report.texts import text_sections
+from llamavae.training.measure import METRICS, metric_rows
 
 
 @dataclass(frozen=True)
@@ -120,33 +121,16 @@ def _metrics_of(metrics: Mapping[str, Any], decoded: int) -> list[Number]:
         metrics: `metrics` of results.json.
         decoded: Number of sentences that were decoded, `evaluation.decoded` of the recipe.
     """
-    n = metrics.get("sentences", 0)
-    held = f"{n} validation sentences"
-    decoded = min(decoded, n)
-    texts = f"texts decoded greedily from the posterior mean, first {decoded} of the {held}"
-    count = metrics.get("mutual_information_n", n)
-    form = {"nll": ".2f", "nll_shuffled": ".2f", "bleu": ".1f", "bleu_shuffled": ".1f"}
-    form |= {"kl": ".2f", "elbo": ".2f", "mutual_information": ".2f"}
-    form |= {"posterior_variance": ".3f", "exact_match": ".1%"}
-    shown = {key: format(metrics[key], f) for key, f in form.items() if key in metrics}
-    if "active_units" in metrics:
-        dims = len(metrics["kl_per_dimension"])
-        shown["active_units"] = f"{metrics['active_units']} of {dims}"
-    bound = f"at most ln N = {math.log(count):.2f}, N = {count}" if count else ""
-    rows = [
-        ("nll", "NLL, nats per sentence", "lower", f"-log p(x|z), z drawn from q(z|x), {held}"),
-        ("bleu", "reconstruction BLEU (0 to 100)", "higher", f"sacrebleu corpus BLEU of {texts}"),
-        ("exact_match", "exact reconstructions", "higher", texts),
-        ("kl", "KL, nats per sentence", "", f"raw KL(q(z|x) ‖ N(0, I)), {held}"),
-        ("elbo", "negative ELBO, nats per sentence", "lower", "NLL + KL, at β = 1"),
-        ("active_units", "active units (AU)", "", f"Var(μ) > 0.01 over {held}"),
-        ("mutual_information", "mutual information, nats", "", bound),
-        ("posterior_variance", "mean posterior variance", "", "1 for the prior"),
-    ]
+    how = {metric.name: metric.definition for metric in METRICS.values()}
     return [
-        Number(name, shown[key], shown.get(f"{key}_shuffled", ""), better, how)
-        for key, name, better, how in rows
-        if key in shown
+        Number(
+            f"{row['metric']}{', ' if row['unit'] else ''}{row['unit']}",
+            number_text(row["value"]),
+            "" if row["control"] is None else number_text(row["control"]),
+            row["direction"],
+            f"{how[row['metric']]} N = {row['n']} validation sentences.",
+        )
+        for row in metric_rows(metrics, decoded)
     ]
 
 

@@ -7,25 +7,10 @@ from typing import Any
 
 import yaml
 
+from llamavae.evaluation.results import interval_text, number_text
+from llamavae.markdown import markdown_table
 from llamavae.modeling import LlaMaVAE
-
-_METRICS = (
-    ("nll", "nll_shuffled", "-log p(x\\|z), nats per sentence", "lower", ".2f"),
-    ("bleu", "bleu_shuffled", "BLEU of greedy text from the posterior mean", "higher", ".1f"),
-    ("exact_match", None, "exact match of that text", "higher", ".3f"),
-    ("kl", None, "KL(q(z\\|x) ‖ N(0, I)), nats per sentence", "", ".2f"),
-    ("elbo", None, "negative ELBO at beta 1, nats per sentence", "lower", ".2f"),
-    ("active_units", None, "active units (variance of the mean > 0.01)", "", "d"),
-    ("mutual_information", None, "mutual information, nats", "", ".2f"),
-    ("posterior_variance", None, "mean posterior variance", "", ".3f"),
-    (
-        "similarity",
-        None,
-        "correlation between cosine similarities and those of the teacher",
-        "higher",
-        ".3f",
-    ),
-)
+from llamavae.training.measure import metric_rows
 
 
 def model_card(model: LlaMaVAE, results: dict[str, Any]) -> str:
@@ -58,7 +43,7 @@ def model_card(model: LlaMaVAE, results: dict[str, Any]) -> str:
         'model.reconstruct(["a sentence"])\n'
         "model.sample(8)\n```",
         "## Model",
-        _table(
+        markdown_table(
             ("part", "value"),
             [
                 *([("started from", f"`{recipe['start_from']}`")] if recipe["start_from"] else []),
@@ -88,15 +73,14 @@ def model_card(model: LlaMaVAE, results: dict[str, Any]) -> str:
         _bag_of_words(objective["bag_of_words"]),
         _teacher(recipe),
         f"## Metrics on {metrics['sentences']} held-out sentences",
-        "Shuffled z: the same metric with the latent code of another sentence. BLEU is corpus BLEU "
-        f"(sacrebleu) on the first {recipe['evaluation']['decoded']} held-out sentences.",
-        _table(("metric", "value", "shuffled z", "better"), _metrics(metrics, config.latent_dim)),
+        "The control is the same metric with the latent code of another sentence (shuffled z).",
+        _metrics(metric_rows(metrics, recipe["evaluation"]["decoded"])),
         _measured(results.get("measured", [])),
         _prior(model),
         "Warnings of the posterior-collapse monitor:",
         warnings,
         "## Training run",
-        _table(
+        markdown_table(
             ("", ""),
             [
                 ("command", f"`{results['command']}`"),
@@ -152,41 +136,29 @@ def _backbone(recipe: dict[str, Any], part: str, scratch: str, training: str) ->
     return f"{name} ({'all weights' if training == 'full' else training})"
 
 
-def _metrics(metrics: dict[str, Any], dim: int) -> list[tuple[str, ...]]:
-    rows = []
-    for name, control, text, better, form in _METRICS:
-        if name not in metrics:
-            continue
-        value = format(metrics[name], form)
-        if name == "active_units":
-            value += f" of {dim}"
-        if name == "mutual_information":
-            value += f" (N = {metrics['mutual_information_n']})"
-        shuffled = format(metrics[control], form) if control and control in metrics else ""
-        rows.append((text, value, shuffled, better))
-    return rows
-
-
-def _measured(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The metrics of the evaluator that chose the best model of the run, over all the data."""
-    form = "{:.4g}".format
+def _metrics(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows of metrics as a table; those of subsets are excluded."""
+    head = ("metric", "value", "control", "95 % interval", "better", "N")
     lines = [
         (
-            f"{row['metric']}{', ' if row.get('unit') else ''}{row.get('unit', '')}",
-            form(row["value"]),
-            "" if row.get("control") is None else form(row["control"]),
-            "" if row.get("low") is None else f"{form(row['low'])} to {form(row['high'])}",
+            f"{row['metric']}{', ' if row['unit'] else ''}{row['unit']}",
+            number_text(row["value"]),
+            "" if row["control"] is None else number_text(row["control"]),
+            interval_text(row),
             row["direction"],
+            str(row["n"]),
         )
         for row in rows
         if not row["group"]
     ]
-    if not lines:
+    return markdown_table(head, lines)
+
+
+def _measured(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The metrics of the evaluator that chose the best model of the run, over all the data."""
+    if not rows:
         return ""
-    head = ("metric", "value", "control", "95 % interval", "better")
-    return (
-        f"Metrics of the evaluator that chose the best model of the run:\n\n{_table(head, lines)}"
-    )
+    return f"Metrics of the evaluator that chose the best model of the run:\n\n{_metrics(rows)}"
 
 
 def _prior(model: LlaMaVAE) -> str:
@@ -209,8 +181,3 @@ def _prior(model: LlaMaVAE) -> str:
         + " nats per dimension, lower is better. `sample(..., prior=...)` samples from another "
         "prior, such as N(0, I)."
     )
-
-
-def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
-    lines = [head, tuple("---" for _ in head), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

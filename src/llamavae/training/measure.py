@@ -8,20 +8,70 @@ never from an equal sentence), so that they would change the numbers in the log 
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
 
 from llamavae.data.sentences import SentenceData
+from llamavae.evaluation.evaluators.latent_usage import LatentUsage
+from llamavae.evaluation.evaluators.likelihood import Likelihood
+from llamavae.evaluation.evaluators.reconstruction import Reconstruction
 from llamavae.metrics.control import derangement
 from llamavae.metrics.correlation import similarity_correlation
 from llamavae.metrics.latent import active_units, mutual_information, posterior_variance
+from llamavae.metrics.metric import Metric, Rows
 from llamavae.metrics.ngrams import corpus_bleu, exact_match
 from llamavae.modeling import LlaMaVAE
 from llamavae.modeling.likelihood import sentence_nll
 
 _PAIRED = 500  # sentences whose pairs are compared with the teacher's
+_DECODED = ("bleu", "exact_match")
+
+METRICS: dict[str, Metric] = {
+    "nll": Likelihood().metric("NLL"),
+    "bleu": Reconstruction().metric("BLEU"),
+    "exact_match": Reconstruction().metric("exact match"),
+    "kl": LatentUsage().metric("KL"),
+    "elbo": Likelihood().metric("negative ELBO"),
+    "active_units": LatentUsage().metric("active units"),
+    "mutual_information": LatentUsage().metric("mutual information"),
+    "posterior_variance": LatentUsage().metric("posterior variance"),
+    "similarity": Metric(
+        "similarity to the teacher",
+        "-1 to 1",
+        "higher",
+        "Pearson correlation, over pairs of sentences, between the cosines of the posterior means "
+        "and those of the teacher's vectors.",
+    ),
+}
+"""Key in the result of `measure` -> its metric."""
+
+
+def metric_rows(found: Mapping[str, Any], decoded: int) -> Rows:
+    """The result of `measure` as rows of `Metric.row`, with the actual limits in their units.
+
+    Args:
+        found: The result.
+        decoded: The argument of `measure`.
+    """
+    n = found.get("sentences", 0)
+    units = {
+        "active_units": f"0 to {len(found.get('kl_per_dimension', ()))}",
+        "mutual_information": f"nats, at most log N = {math.log(n or 1):.2f}",
+    }
+    return [
+        metric.row(
+            found[key],
+            min(n, decoded) if key in _DECODED else n,
+            control=found.get(f"{key}_shuffled"),
+        )
+        | {"unit": units.get(key, metric.unit)}
+        for key, metric in METRICS.items()
+        if key in found
+    ]
 
 
 @torch.no_grad()

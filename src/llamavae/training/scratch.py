@@ -24,7 +24,7 @@ from llamavae.training.recipe import ScratchDecoder, ScratchEncoder
 _POSITIONS = 512  # longest text the scratch decoder has positions for
 
 
-def train_tokenizer(texts: Sequence[str], vocabulary: int) -> PreTrainedTokenizerFast:
+def _train_tokenizer(texts: Sequence[str], vocabulary: int) -> PreTrainedTokenizerFast:
     """A byte-level BPE tokenizer of at most `vocabulary` entries, so that no text is unknown.
 
     Sennrich et al., arXiv 1508.07909, over bytes as in GPT-2.
@@ -58,17 +58,17 @@ def make_backbones(
     if encoder and not (folder / "encoder").is_dir():
         set_seed(seed)
         with replacing_folder(folder / "encoder") as new:
-            make_encoder(encoder, texts, new)
+            _make_encoder(encoder, texts, new)
     if decoder and not (folder / "decoder").is_dir():
         set_seed(seed)
         with replacing_folder(folder / "decoder") as new:
-            make_decoder(decoder, texts, new)
+            _make_decoder(decoder, texts, new)
 
 
-def make_encoder(settings: ScratchEncoder, texts: Sequence[str], folder: Path) -> None:
+def _make_encoder(settings: ScratchEncoder, texts: Sequence[str], folder: Path) -> None:
     """Write a fresh T5 encoder and its tokenizer to `folder`, to be used with mean pooling."""
     _divides("encoder.scratch", "heads", settings.heads, "hidden_size", settings.hidden_size)
-    tokenizer = train_tokenizer(texts, settings.vocabulary)
+    tokenizer = _train_tokenizer(texts, settings.vocabulary)
     tokens = TokenPolicy.of(tokenizer)
     config = T5Config(
         vocab_size=len(tokenizer),
@@ -85,12 +85,12 @@ def make_encoder(settings: ScratchEncoder, texts: Sequence[str], folder: Path) -
     TransformersEncoder(T5EncoderModel(config), tokenizer).save(folder)
 
 
-def make_decoder(settings: ScratchDecoder, texts: Sequence[str], folder: Path) -> None:
+def _make_decoder(settings: ScratchDecoder, texts: Sequence[str], folder: Path) -> None:
     """Write a fresh LLaMA-type language model and its tokenizer to `folder`."""
     name = "decoder.scratch"
     _divides(name, "heads", settings.heads, "hidden_size", settings.hidden_size)
     _divides(name, "kv_heads", settings.kv_heads, "heads", settings.heads)
-    tokenizer = train_tokenizer(texts, settings.vocabulary)
+    tokenizer = _train_tokenizer(texts, settings.vocabulary)
     tokens = TokenPolicy.of(tokenizer)
     config = LlamaConfig(
         vocab_size=len(tokenizer),

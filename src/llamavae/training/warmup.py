@@ -53,7 +53,7 @@ def warm_up(
         data = SentenceStream(corpus.train, decoder, batch_size, seed)
     args = training_arguments(parse_recipe(settings), run, scratch.warmup_steps, resumed=True)
     args.eval_strategy = "no"
-    trainer = LanguageModelTrainer(decoder, args, data, folder, progress)
+    trainer = _LanguageModelTrainer(decoder, args, data, folder, progress)
     trainer.add_callback(record)
     trainer.fit(last_checkpoint(run) if resume else None, resume)
     if trainer.is_world_process_zero():
@@ -76,7 +76,7 @@ class _PlainModel(nn.Module):
         return {"loss": self.decoder.nll(input_ids, attention_mask) / len(input_ids)}
 
 
-class LanguageModelTrainer(SentenceTrainer):
+class _LanguageModelTrainer(SentenceTrainer):
     """Trains a decoder as a plain language model, before it becomes part of a VAE.
 
     Args:

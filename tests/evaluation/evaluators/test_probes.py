@@ -8,7 +8,7 @@ from tests import tiny
 from llamavae.corpora import load_corpus, senteval
 from llamavae.errors import MissingData, UserError
 from llamavae.evaluation.evaluator import EvaluationData
-from llamavae.evaluation.evaluators.probes import Probes, length_classes, mean_of_means
+from llamavae.evaluation.evaluators.probes import Probes, _length_classes, _mean_of_means
 from llamavae.evaluation.labels import classes
 
 # ------------------------------------------------------------------------------- labels
@@ -23,15 +23,15 @@ def test_classes():
 
 def test_length_classes():
     texts = ["w " * n for n in range(1, 61)]
-    labels = length_classes(texts)
+    labels = _length_classes(texts)
     assert [labels.count(name) for name in dict.fromkeys(labels)] == [10] * 6
     assert list(dict.fromkeys(labels))[:2] == ["1 to 10", "11 to 20"]
-    assert set(length_classes(["two words"] * 5)) == {"2"}
+    assert set(_length_classes(["two words"] * 5)) == {"2"}
 
 
 def test_mean_of_means():
     a, b, c = np.array([1.0, 0, 0, 0]), np.array([0.0, 1, 1, 1]), np.array([1.0, 1])
-    statistic, n = mean_of_means([a, b, c], ["data", "data", "other"])
+    statistic, n = _mean_of_means([a, b, c], ["data", "data", "other"])
     assert n == 6
     assert statistic(np.arange(6)) == pytest.approx((0.25 + 0.75 + 1) / 3)
     # sentences 0, 0, 1 of the data, and one of the other set

@@ -24,7 +24,7 @@ class Planted:
     def __init__(self, texts):
         self.texts = texts
 
-    def prior(self, n, seed):
+    def sample_codes(self, n, seed):
         return torch.arange(n)[:, None].float()
 
     def decode(self, z):

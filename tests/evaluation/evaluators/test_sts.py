@@ -16,8 +16,8 @@ from llamavae.errors import MissingData, UserError
 from llamavae.evaluation.evaluator import EvaluationData
 from llamavae.evaluation.evaluators.sts import (
     SemanticSimilarity,
+    _pair_cosines,
     cosines,
-    pair_cosines,
 )
 from llamavae.metrics.correlation import spearman
 from llamavae.modeling.loading import load_sentence_encoder
@@ -213,6 +213,6 @@ def test_equals_sentence_transformers_on_stsb():
     assert len(whole.scores) == 1500
     pairs = ScoredPairs(whole.first[every], whole.second[every], whole.scores[every])
     expected = EmbeddingSimilarityEvaluator(pairs.first, pairs.second, pairs.scores)(model)
-    ours, _ = pair_cosines(model, pairs)
+    ours, _ = _pair_cosines(model, pairs)
     assert spearman(pairs.scores, ours) == pytest.approx(expected["spearman_cosine"], abs=1e-4)
     assert spearman(pairs.scores, ours) > 0.75

@@ -25,13 +25,13 @@ from llamavae.metrics.metric import Items, Metric, Rows
 from llamavae.metrics.probes import Probe, Split, fit_probe, random_labels, split_texts
 
 
-def length_classes(texts: Sequence[str]) -> list[str]:
+def _length_classes(texts: Sequence[str]) -> list[str]:
     """Number of white-space separated words, in up to six classes of about equal size.
 
     SentEval's Length also has six classes, with fixed bounds (5 to 28 words).
 
     Example:
-        >>> length_classes(["a", "a b", "a b c", "a b c d"])
+        >>> _length_classes(["a", "a b", "a b c", "a b c d"])
         ['1', '2', '3', '4']
     """
     lengths = np.array([len(text.split()) for text in texts])
@@ -130,7 +130,7 @@ class Probes(Evaluator):
             UserError: A file of SentEval is malformed, or there is no usable label.
         """
         columns, left_out = classes(data.labels)
-        columns["length in words"] = length_classes(data.texts)
+        columns["length in words"] = _length_classes(data.texts)
         sources = [_sample(data.texts, columns, self.limit, data.seed)]
         found, lost = load_tasks(
             self.tasks,
@@ -180,7 +180,7 @@ class Probes(Evaluator):
         """The mean over probes of the mean over their test sentences."""
         value, control = _VALUES[metric.name]
         values = [value(each) for each in probed]
-        statistic, n = mean_of_means(values, [each.source for each in probed])
+        statistic, n = _mean_of_means(values, [each.source for each in probed])
         return metric.bootstrap(
             statistic,
             n,
@@ -192,7 +192,7 @@ class Probes(Evaluator):
         )
 
 
-def mean_of_means(
+def _mean_of_means(
     values: Sequence[NDArray[np.float64]], sources: Sequence[Hashable]
 ) -> tuple[Statistic, int]:
     """The mean over lists of the mean of each list, as a statistic for the bootstrap.

@@ -257,12 +257,12 @@ class Samples(Evaluator):
             )
         elif self.prior is not None:
             yield "", self.prior.sample(n, seed=seed)
-        elif not callable(getattr(system, "prior", None)):
+        elif not callable(getattr(system, "sample_codes", None)):
             raise UserError(
                 "this system has no prior to draw samples from. Pass one as Samples(prior=...)"
             )
         else:
-            yield "", system.prior(n, seed=seed)
+            yield "", system.sample_codes(n, seed=seed)
 
     def _priors(self, system: LlaMaVAE) -> list[VAEPrior]:
         """The requested priors of a VAE."""

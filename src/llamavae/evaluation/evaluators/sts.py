@@ -108,7 +108,7 @@ class SemanticSimilarity(Evaluator):
         table: Rows = []
         for task, pairs in loaded.items():
             title = TASKS[task].title if task in TASKS else task
-            ours, raw = pair_cosines(system, pairs)
+            ours, raw = _pair_cosines(system, pairs)
             group = "" if task == first else title
             rows += self._rows(pairs.scores, ours, raw, group, title, data.seed)
             table += [
@@ -158,7 +158,7 @@ class SemanticSimilarity(Evaluator):
 
 
 @torch.no_grad()
-def pair_cosines(
+def _pair_cosines(
     system: Any, pairs: ScoredPairs
 ) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
     """Cosines of the latent codes of N pairs, and those of the system's sentence encoder, if any.
