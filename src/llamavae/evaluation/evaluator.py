@@ -65,7 +65,8 @@ class EvaluationData:
         """
         if limit is None or limit >= len(self.texts):
             return self
-        chosen = torch.randperm(len(self.texts), generator=self.generator())[:limit].sort().values
+        order = torch.randperm(len(self.texts), generator=self.generator())
+        chosen: list[int] = order[:limit].sort().values.tolist()
         labels = {name: [values[i] for i in chosen] for name, values in self.labels.items()}
         return replace(self, texts=[self.texts[i] for i in chosen], labels=labels)
 
