@@ -131,7 +131,7 @@ def test_a_run_that_stopped_while_joining_resumes(
 ) -> None:
     output = tmp_path / "points.parquet"
     with monkeypatch.context() as patch:
-        patch.setattr(pq, "read_table", _interrupt)
+        patch.setattr(bulk, "_read", _interrupt)
         with pytest.raises(KeyboardInterrupt):
             encode_file(model, sentences, output)
     report = encode_file(model, sentences, output)
@@ -206,8 +206,32 @@ def test_bad_paths(model: LlaMaVAE, sentences: Path, tmp_path: Path) -> None:
         encode_file(model, tmp_path / "sentence.txt", tmp_path / "a.parquet")
     with pytest.raises(UserError, match=r"name it .*points\.parquet"):
         encode_file(model, sentences, tmp_path / "points.csv")
-    with pytest.raises(UserError, match=r"could not write .*points\.parquet"):
+    with pytest.raises(UserError, match="a file is in the way"):
         encode_file(model, sentences, sentences / "points.parquet")
+
+
+@pytest.mark.parametrize("harm", ["removed", "flipped"])
+def test_a_lost_part_is_encoded_again(
+    harm: str, model: LlaMaVAE, sentences: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bulk, "PART_SIZE", 8)
+    monkeypatch.setattr(bulk, "_SLICE", 8)
+    whole, output = tmp_path / "whole.parquet", tmp_path / "points.parquet"
+    encode_file(model, sentences, whole)
+    with monkeypatch.context() as patch:
+        patch.setattr(bulk, "_read", _interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            encode_file(model, sentences, output)
+    part = tmp_path / "points.parquet.partial" / "part-000001.parquet"
+    if harm == "removed":
+        part.unlink()
+    else:
+        data = bytearray(part.read_bytes())
+        data[len(data) // 3] ^= 1
+        part.write_bytes(data)
+    report = encode_file(model, sentences, output)
+    assert (report.resumed, report.sentences) == (8, 32)
+    assert output.read_bytes() == whole.read_bytes()
 
 
 def test_a_full_disk_loses_nothing(
@@ -219,7 +243,7 @@ def test_a_full_disk_loses_nothing(
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(pq, "read_table", full)
+        patch.setattr(bulk, "_read", full)
         with pytest.raises(UserError, match="No space left"):
             encode_file(model, sentences, output)
     assert encode_file(model, sentences, output).resumed == 32

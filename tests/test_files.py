@@ -29,14 +29,15 @@ from llamavae.files import (
     write_text,
 )
 from llamavae.guidance import LabelCondition
+from llamavae.manifest import MANIFEST
 from llamavae.modeling.prior import StandardPrior
 
 Tree = dict[str, bytes]
 
 
 def tree(folder: Path) -> Tree:
-    """Path of each file in a folder -> its content."""
-    found = (path for path in folder.rglob("*") if path.is_file())
+    """Path of each file in a folder -> its content, without manifests."""
+    found = (p for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST)
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in found}
 
 

@@ -26,6 +26,7 @@ from llamavae import __version__
 from llamavae.corpora.files import check_file, decode_lines, read_lines, read_sentences
 from llamavae.errors import UserError
 from llamavae.files import disk_errors, replacing, write_json
+from llamavae.folders import locked
 from llamavae.modeling import LlaMaVAE, Refinement
 from llamavae.modeling.backbones import fingerprint
 from llamavae.modeling.refine import Progress
@@ -36,6 +37,8 @@ PART_SIZE = 4096  # maximum number of sentences lost by an interruption; one row
 _SLICE = 512  # number of sentences that are batched by length together
 _REFINED_PART, _REFINED_SLICE = 256, 64  # the same for refined codes, which take longer
 _METADATA = b"llamavae"
+_FACTS = "encoding.json"  # of the folder of parts: what they were made from
+_COUNTS = ("sentences", "blank", "truncated")
 _VECTOR = pa.list_(pa.float32())
 _SCHEMA = pa.schema({"id": pa.int64(), "text": pa.string(), "mean": _VECTOR, "logvar": _VECTOR})
 _VECTOR_NAMES = ("mean", "z")
@@ -94,13 +97,14 @@ def encode_file(
 
     Raises:
         UserError: The source cannot be read or has no sentence, the output exists or cannot be
-            written, or the interrupted run had another model, source or `refine`.
+            written, another process writes it, or the interrupted run had another model, source or
+            `refine`.
     """
     check_file(source)
     _check_output(source, output, overwrite)
     how = Refinement.of(refine)
     digest, lines = _digest(source)
-    manifest = {
+    facts = {
         "format": 1,
         "model": _model_fingerprint(model),
         "source": digest,
@@ -109,33 +113,39 @@ def encode_file(
     }
     work = output.with_name(f"{output.name}.partial")
     then = f"run the same again: it resumes from what is kept in {work.name} beside it"
-    with disk_errors(output, then):
-        _open_work(work, manifest)
-        done = [_read_metadata(part) for part in _parts(work)]
-    last = done[-1]["last"] if done else 0
-    counts = {key: sum(part[key] for part in done) for key in ("sentences", "blank", "truncated")}
-    resumed = counts["sentences"]
 
     def tell(number: int) -> None:
         if progress is not None:
             progress(number, lines)
 
-    tell(last)
-    rows = (row for row in read_sentences(source, column) if row[0] > last)
-    while part := _encode_part(model, rows, batch_size, how, tell):
-        table, facts = part
-        for key in counts:
-            counts[key] += facts[key]
-        if len(table):
-            with disk_errors(output, then):
-                _write([table], work / f"part-{len(_parts(work)):06d}.parquet", facts)
-    if not counts["sentences"]:
-        shutil.rmtree(work)
-        raise UserError(f"{source} has no line with text; expected one sentence per line or row")
-    with disk_errors(output, then):
-        tables = map(pq.read_table, _parts(work))
-        _write(tables, output, {**manifest, **counts, "version": __version__})
-        shutil.rmtree(work)
+    with locked(work, _FACTS):
+        with disk_errors(output, then):
+            _open_work(work, facts)
+            done = _complete_parts(work)
+        last = done[-1]["last"] if done else 0
+        counts = {key: sum(part[key] for part in done) for key in _COUNTS}
+        resumed = counts["sentences"]
+        tell(last)
+        rows = (row for row in read_sentences(source, column) if row[0] > last)
+        while part := _encode_part(model, rows, batch_size, how, tell):
+            table, found = part
+            for key in counts:
+                counts[key] += found[key]
+            if len(table):
+                name = f"part-{len(done):06d}.parquet"
+                with disk_errors(output, then):
+                    _write([table], work / name, {**found, "after": last})
+                done.append(found)
+                last = found["last"]
+        if not counts["sentences"]:
+            shutil.rmtree(work)
+            raise UserError(
+                f"{source} has no line with text; expected one sentence per line or row"
+            )
+        with disk_errors(output, then):
+            tables = map(_read, _parts(work))
+            _write(tables, output, {**facts, **counts, "version": __version__})
+            shutil.rmtree(work)
     return BulkReport(output, resumed=resumed, **counts)
 
 
@@ -177,23 +187,48 @@ def _digest(source: Path) -> tuple[str, int | None]:
     return digest.hexdigest(), lines + (not end.endswith(b"\n")) if known else None
 
 
-def _open_work(work: Path, manifest: dict[str, Any]) -> None:
-    """Create the folder of parts, or check that an existing one belongs to this run."""
-    path = work / "manifest.json"
+def _open_work(work: Path, facts: dict[str, Any]) -> None:
+    """Check that the parts in a folder belong to this run, or start a new run in it."""
+    path = work / _FACTS
     if path.is_file():
         found = json.loads(path.read_text(encoding="utf-8"))
-        if other := [key for key in manifest if found.get(key) != manifest[key]]:
+        if other := [key for key in facts if found.get(key) != facts[key]]:
             raise UserError(
                 f"{work} belongs to an interrupted run with another {' and '.join(other)}. "
                 "Delete it to start again, or choose another output"
             )
         return
-    work.mkdir(parents=True, exist_ok=True)
-    write_json(path, manifest)
+    write_json(path, facts)
 
 
 def _parts(work: Path) -> list[Path]:
     return sorted(work.glob("part-*.parquet"))
+
+
+def _complete_parts(work: Path) -> list[dict[str, Any]]:
+    """The facts of the complete parts; those after a missing or damaged one are removed.
+
+    Each part names the last row before it, so that a missing part is noticed.
+    """
+    done: list[dict[str, Any]] = []
+    last = 0
+    for number, path in enumerate(_parts(work)):
+        try:
+            table = _read(path)
+            facts = _metadata(table.schema)
+            whole = len(table) == facts["sentences"] and facts["after"] == last
+        except PermissionError:
+            raise
+        except (OSError, KeyError, ValueError, pa.ArrowException):  # a wrong checksum, or no file
+            whole = False
+        if not whole or path.name != f"part-{number:06d}.parquet":
+            logger.warning("%s or a part before it is damaged or missing: encoded again", path)
+            for later in _parts(work)[number:]:
+                later.unlink()
+            break
+        done.append(facts)
+        last = facts["last"]
+    return done
 
 
 def _encode_part(
@@ -242,13 +277,21 @@ def _truncated(model: LlaMaVAE, texts: list[str]) -> int:
 
 def _write(tables: Iterable[pa.Table], path: Path, facts: dict[str, Any]) -> None:
     schema = _SCHEMA.with_metadata({_METADATA: json.dumps(facts).encode()})
-    with replacing(path) as new, pq.ParquetWriter(new, schema, compression="zstd") as writer:
+    with (
+        replacing(path) as new,
+        pq.ParquetWriter(new, schema, compression="zstd", write_page_checksum=True) as writer,
+    ):
         for table in tables:
             writer.write_table(table, row_group_size=PART_SIZE)
 
 
-def _read_metadata(path: Path) -> dict[str, Any]:
-    return json.loads((pq.read_schema(path).metadata or {}).get(_METADATA, b"{}"))
+def _read(path: Path) -> pa.Table:
+    """A Parquet file, with its checksums verified."""
+    return pq.read_table(path, page_checksum_verification=True)
+
+
+def _metadata(schema: pa.Schema) -> dict[str, Any]:
+    return json.loads((schema.metadata or {}).get(_METADATA, b"{}"))
 
 
 # ---------------------------------------------------------------------- latent codes from files
@@ -327,7 +370,7 @@ def _odd_row(ids: list[int], vectors: Any, name: str) -> UserError:
 
 def _from_parquet(path: Path, batch_size: int) -> Iterator[_Batch]:
     try:
-        file = pq.ParquetFile(path)
+        file = pq.ParquetFile(path, page_checksum_verification=True)
         names = file.schema_arrow.names
         column = next((name for name in _VECTOR_NAMES if name in names), None)
         if column is None:
@@ -342,8 +385,11 @@ def _from_parquet(path: Path, batch_size: int) -> Iterator[_Batch]:
             ids = columns.get("id") or list(range(first, first + len(batch)))
             yield ids, columns.get("text"), columns[column]
             first += len(batch)
-    except pa.ArrowInvalid as error:
-        raise UserError(f"{path} is not a Parquet file: {error}") from error
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(
+            f"{path} is not a Parquet file, or is damaged: {error}. Write it again with "
+            "llamavae encode"
+        ) from error
 
 
 def _from_numpy(path: Path, batch_size: int) -> Iterator[_Batch]:
@@ -390,7 +436,7 @@ def check_same_model(model: LlaMaVAE, path: Path) -> None:
     if path.suffix.lower() != ".parquet" or not path.is_file():
         return
     try:
-        made_by = _read_metadata(path).get("model")
+        made_by = _metadata(pq.read_schema(path)).get("model")
     except pa.ArrowInvalid:
         return
     if made_by is not None and model.encoder is not None and made_by != _model_fingerprint(model):

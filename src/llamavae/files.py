@@ -11,7 +11,6 @@ from __future__ import annotations
 import csv
 import ctypes
 import errno
-import hashlib
 import json
 import os
 import re
@@ -25,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from llamavae.errors import UserError
+from llamavae.manifest import Entries, read_manifest, write_manifest
 
 _TEMPORARY, _LOCK, _OLD = ".writing", ".lock", ".old"
 _ADVICE = {
@@ -40,13 +40,14 @@ def cache_folder() -> Path:
     """Folder for corpora that were tokenised and encoded, and for downloaded models:
     `LLAMAVAE_CACHE`, or `.cache/llamavae` in the user's home.
     """
-    return Path(os.environ.get("LLAMAVAE_CACHE", Path.home() / ".cache" / "llamavae"))
-
-
-def sha256(path: Path) -> str:
-    """SHA-256 of a file, as 64 hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    place = os.environ.get("LLAMAVAE_CACHE") or "~/.cache/llamavae"
+    try:
+        return Path(place).expanduser()
+    except RuntimeError as error:
+        raise UserError(
+            f"the home folder is unknown, so there is no cache folder {place}. Set LLAMAVAE_CACHE "
+            "to a folder"
+        ) from error
 
 
 # ------------------------------------------------------------------------------- errors
@@ -144,9 +145,10 @@ def replacing_folder(
 ) -> Iterator[Path]:
     """Yield an empty temporary folder, which replaces `path` if the block succeeds.
 
-    If the block raises an error, the new folder is removed and the old one stays. The exchange is
-    atomic on Linux and macOS. A folder that cannot be renamed (a mount point, the working
-    directory, or one in a folder without write permission) is replaced entry by entry instead.
+    If the block raises an error, the new folder is removed and the old one stays. A manifest of
+    the new files is added, see `llamavae.manifest`. The exchange is atomic on Linux and macOS. A
+    folder that cannot be renamed (a mount point, the working directory, or one in a folder without
+    write permission) is replaced entry by entry instead.
 
     Args:
         path: The folder; missing parents are created.
@@ -169,13 +171,15 @@ def replacing_folder(
             if target.is_dir():
                 shutil.copymode(target, new)
             yield new
+            keeps = own is not None and target.is_dir()
+            write_manifest(new, _kept_entries(target, new, own) if keeps else {})
+            if keeps and not fixed:
+                _keep_others(target, new, own)
             for item in (new, *new.rglob("*")):
                 _sync(item)
             if fixed:
                 _move_entries(new, target, own)
                 return
-            if own is not None and target.is_dir():
-                _keep_others(target, new, own)
             try:
                 new.rename(target)  # over nothing, or over an empty folder
             except OSError as error:
@@ -197,6 +201,20 @@ def _exchange(one: Path, other: Path) -> bool:
     if sys.platform == "darwin":
         return ctypes.CDLL(None).renamex_np(*names, 2) == 0  # RENAME_SWAP
     return False
+
+
+def _kept_entries(old: Path, new: Path, own: Sequence[str]) -> Entries:
+    """Entries of the old manifest for the files that are kept."""
+    try:
+        entries = read_manifest(old) or {}
+    except UserError:
+        return {}
+    return {
+        name: entry
+        for name, entry in entries.items()
+        for top in (old / name.split("/")[0],)
+        if top.exists() and not (new / top.name).exists() and not _matches(top, own)
+    }
 
 
 def _keep_others(old: Path, new: Path, own: Sequence[str]) -> None:

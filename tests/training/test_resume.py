@@ -17,6 +17,7 @@ from tests.training import runs
 
 from llamavae import LlaMaVAE
 from llamavae.errors import UserError
+from llamavae.training.folder import last_checkpoint
 from llamavae.training.run import TrainResult
 from llamavae.training.trainer import VAETrainer
 from llamavae.training.warmup import _LanguageModelTrainer
@@ -252,3 +253,44 @@ def test_a_run_that_never_began_does_not_count(tmp_path):
     with pytest.raises(UserError, match=r"sentences\.txt"):
         runs.quick(values)
     assert runs.quick(runs.settings(tmp_path, "new")).metrics
+
+
+def test_a_damaged_checkpoint_is_skipped(whole, caplog):
+    """A flipped bit in the newest checkpoint: the run resumes from the one before."""
+    interrupt(whole, "flipped", 8, signal.SIGKILL)
+    folder = whole / "flipped"
+    newest = last_checkpoint(folder)
+    assert newest is not None
+    path = newest / "model.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-3] ^= 64
+    path.write_bytes(data)
+    resumed = runs.quick(settings(whole, "flipped"), resume=True)
+    assert f"{newest} is skipped, since it is damaged: model.safetensors" in caplog.text
+    assert_equal(resumed.folder, whole / "whole")
+
+
+def test_a_corpus_that_changed_is_refused(tmp_path):
+    assert interrupt(tmp_path, "run", 5, signal.SIGTERM) == runs.INTERRUPTED
+    path = runs.corpus(tmp_path)
+    text = path.read_text()
+    path.write_text(text.replace("the dog sees bread today.\n", ""))
+    with pytest.raises(UserError, match=r"training sentences have changed.*were (\d+), and now"):
+        runs.quick(settings(tmp_path, "run"), resume=True)
+    path.write_text(text)
+    assert runs.quick(settings(tmp_path, "run"), resume=True).metrics
+
+
+def test_foreign_files_are_not_touched(tmp_path):
+    for name in ("backbones/mine", "model/mine"):
+        path = tmp_path / "run" / name
+        path.parent.mkdir(parents=True)
+        path.write_text("mine")
+    with pytest.raises(UserError, match="never overwritten"):
+        runs.quick(settings(tmp_path, "run"))
+    assert sorted(p.name for p in (tmp_path / "run").rglob("*")) == [
+        "backbones",
+        "mine",
+        "mine",
+        "model",
+    ]

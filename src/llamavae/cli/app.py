@@ -15,6 +15,7 @@ from typer.core import TyperGroup
 
 from llamavae import __version__
 from llamavae.cli import evaluate, guidance, prior, sweep, texts, training
+from llamavae.cli.check import check
 from llamavae.cli.condition import fit_condition
 from llamavae.cli.models import models
 from llamavae.cli.options import grouped
@@ -79,6 +80,7 @@ for command in (
     evaluate.report,
     evaluate.compare,
     sweep.sweep,
+    check,
 ):
     app.command()(grouped(command))
 for name, group in (("recipes", recipes), ("models", models), ("study", study)):

@@ -13,7 +13,7 @@ from llamavae.cli.fitting import FlowOptions, PairOptions
 from llamavae.cli.options import ModelOptions, Split
 from llamavae.cli.output import note, resumable, write_nlls
 from llamavae.errors import UserError, unknown
-from llamavae.files import disk_errors
+from llamavae.folders import locked
 
 if TYPE_CHECKING:
     from llamavae import LlaMaVAE
@@ -146,25 +146,24 @@ def fit_condition(
             f"{output} contains an interrupted fit: resume it with --resume, or choose another "
             "--output"
         )
-    vae = model.load()
-    from llamavae import InvertibleCVAE
+    with locked(output, "state/step-*"):
+        vae = model.load()
+        from llamavae import InvertibleCVAE
 
-    condition, pairs, vocabulary = source.pairs(vae)
-    torch.manual_seed(seed)
-    cvae = InvertibleCVAE.build(vae, condition, flow, form, **networks)
-    note(f"{len(pairs):,} pairs with conditions of size {condition.dim}")
-    with disk_errors(output):
-        output.mkdir(parents=True, exist_ok=True)
-    with resumable(f"run the command again with --resume to continue (state in {state})"):
-        fit = cvae.fit(
-            pairs,
-            vocabulary=vocabulary,
-            posterior_scale=options.posterior_scale,
-            config=config,
-            state=state,
-        )
-    cvae.save_pretrained(output)
-    shutil.rmtree(state, ignore_errors=True)
+        condition, pairs, vocabulary = source.pairs(vae)
+        torch.manual_seed(seed)
+        cvae = InvertibleCVAE.build(vae, condition, flow, form, **networks)
+        note(f"{len(pairs):,} pairs with conditions of size {condition.dim}")
+        with resumable(f"run the command again with --resume to continue (state in {state})"):
+            fit = cvae.fit(
+                pairs,
+                vocabulary=vocabulary,
+                posterior_scale=options.posterior_scale,
+                config=config,
+                state=state,
+            )
+        cvae.save_pretrained(output)
+        shutil.rmtree(state, ignore_errors=True)
     write_nlls(
         {**fit.references, "this flow": fit.nll},
         f"stopped: {fit.stopped}, best step {fit.best_step}; maximum inverse error "

@@ -11,6 +11,7 @@ from llamavae.cli.options import CorpusPath, Json, ModelOptions, Refine, Split
 from llamavae.cli.output import note, show_error, write
 from llamavae.errors import UserError, unknown
 from llamavae.files import disk_errors, write_csv
+from llamavae.folders import check_output
 
 if TYPE_CHECKING:
     from llamavae.evaluation.evaluator import Evaluator
@@ -223,6 +224,7 @@ def compare(
     from llamavae.evaluation.results import read_results
     from llamavae.report.comparison import write_comparison
 
+    check_output(output, "comparison.csv")
     evaluations = [read_results(folder) for folder in folders]
     systems = {results.system for results in evaluations}
     if len(systems) < len(folders):  # several evaluations of one model

@@ -11,6 +11,7 @@ import typer
 from llamavae.cli.options import CorpusPath, ModelOptions, PosteriorScale
 from llamavae.cli.output import note, write_nlls
 from llamavae.errors import UserError, unknown
+from llamavae.folders import check_output
 
 if TYPE_CHECKING:
     from llamavae import LlaMaVAE
@@ -103,6 +104,7 @@ def fit_prior(
         raise UserError(
             f"{place} already exists: replace it with --overwrite, or choose another --output"
         )
+    check_output(place, "prior.json")
     train, held_out = (
         prior.aggregate_posterior(vae, texts, posterior_scale, seed + i, progress=True)
         for i, texts in enumerate(source.texts())

@@ -15,7 +15,8 @@ from llamavae.cli.fitting import FlowOptions, PairOptions
 from llamavae.cli.options import ModelOptions, grouped
 from llamavae.cli.output import note, resumable, write
 from llamavae.errors import UserError
-from llamavae.files import disk_errors, replacing, write_csv, write_json
+from llamavae.files import replacing, write_csv, write_json
+from llamavae.folders import check_output, locked
 
 if TYPE_CHECKING:
     from llamavae.experiments.study import DefinitionTask
@@ -103,6 +104,7 @@ class _TaskOptions(PairOptions):
 
 
 Output = Annotated[Path, typer.Option("--output", "-o", help="Folder of the results.")]
+STUDY = "study.json"
 
 
 @study.command()
@@ -136,12 +138,13 @@ def flows(
     check_names(names, forms)  # before encoding the corpus
     networks = fit.networks(*forms)
     results = _Study(output, {"verb": "flows", "model": model.source, **vars(options), **vars(fit)})
-    task = options.task(model, posterior_scale=fit.posterior_scale, networks=networks)
-    with results.running():
-        study_flows(
-            task, names, forms, range(seeds), config, results.done, results.keep, results.models
-        )
-    results.finish()
+    with locked(output, STUDY):
+        task = options.task(model, posterior_scale=fit.posterior_scale, networks=networks)
+        with results.running():
+            study_flows(
+                task, names, forms, range(seeds), config, results.done, results.keep, results.models
+            )
+        results.finish()
 
 
 @study.command()
@@ -169,29 +172,25 @@ def definitions(
     settings = {"verb": "definitions", "model": model.source, "form": form, "seed": seed}
     settings |= {"cvae_steps": cvae_steps, **vars(options), **vars(fit)}
     results = _Study(output, settings)
-    task = options.task(model, posterior_scale=fit.posterior_scale, networks=networks)
-    with results.running():
-        study_definitions(
-            task, config, form, cvae_steps, seed, results.done, results.keep, results.models
-        )
-    results.finish()
+    with locked(output, STUDY):
+        task = options.task(model, posterior_scale=fit.posterior_scale, networks=networks)
+        with results.running():
+            study_definitions(
+                task, config, form, cvae_steps, seed, results.done, results.keep, results.models
+            )
+        results.finish()
 
 
 class _Study:
     """Folder of a study: `study.json` with settings and rows, fitted models, table and plot."""
 
     def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
-        self.folder, self.path, self.models = folder, folder / "study.json", folder / "models"
+        self.folder, self.path, self.models = folder, folder / STUDY, folder / "models"
         self.settings = json.loads(json.dumps(settings, default=str))
         self.systems: dict[str, Rows] = {}
         self.made_by: dict[str, Any] = {}
         found = self.settings
-        place = folder.absolute()
-        place = next(path for path in (place, *place.parents) if path.exists())
-        if not place.is_dir():  # checked before encoding the corpus
-            raise UserError(
-                f"cannot create {folder}, since {place} is not a folder: choose another --output"
-            )
+        check_output(folder, STUDY)
         try:
             if self.path.is_file():
                 study = json.loads(self.path.read_text(encoding="utf-8"))
@@ -216,10 +215,8 @@ class _Study:
         from llamavae.provenance import provenance
 
         self.made_by = provenance()  # at the start of the study
-        with disk_errors(self.folder):
-            self.folder.mkdir(parents=True, exist_ok=True)
-            if not self.path.is_file():
-                self._write()
+        if not self.path.is_file():
+            self._write()
         with resumable():
             yield
 

@@ -10,6 +10,7 @@ import typer
 from llamavae.cli.options import quiet
 from llamavae.cli.output import note, resumable, write
 from llamavae.cli.training import Overrides
+from llamavae.folders import locked
 
 
 def sweep(
@@ -51,7 +52,7 @@ def sweep(
     runs = sweep_runs(recipe, overrides or [], parse_vary(vary), output)
     evaluators = [load_evaluator(name) for name in dict.fromkeys(names or [])]
     quiet()
-    with resumable():
+    with resumable(), locked(output, "sweep.json", "*/recipe.yaml"):
         found = run_sweep(runs, evaluators, output, limit=limit, seed=seed, tell=note)
     from llamavae.report.sweep import write_sweep_report
 

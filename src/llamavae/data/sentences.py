@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, count, islice
@@ -19,7 +20,10 @@ from tqdm.auto import tqdm
 from llamavae.data.batches import GROUP, Item, by_length
 from llamavae.errors import UserError
 from llamavae.files import cache_folder, disk_errors, replacing_folder
+from llamavae.manifest import damage
 from llamavae.modeling import SentenceEncoder, TextDecoder
+
+logger = logging.getLogger(__name__)
 
 _CHUNK = 2048  # number of sentences between two updates of the progress bar
 
@@ -126,6 +130,9 @@ def sentence_vectors(
     """Sentence vectors h (N, H_enc) of `texts`, memory-mapped from the cache.
 
     Vectors of texts that this encoder has encoded before, in any list, are copied from the cache.
+    Which texts are encoded together therefore depends on the cache, and the vectors of the same
+    text can differ by the rounding of float32, by about 1e-6 of their magnitude. The vectors of one
+    list never change while they are in the cache.
 
     Args:
         texts: N sentences.
@@ -164,12 +171,27 @@ def _decoder_key(decoder: TextDecoder) -> str:
 
 
 def _cached(folder: Path, write: Callable[[Path], None]) -> Path:
-    """`folder`, written by `write` if it is not there."""
-    if not folder.is_dir():
+    """`folder`, written by `write` if it is not there or damaged.
+
+    Raises:
+        DiskError: The cache cannot be written.
+    """
+    if not _whole(folder):
         hint = "run again, or set LLAMAVAE_CACHE to another folder"
         with disk_errors(folder, hint), replacing_folder(folder) as new:
             write(new)
     return folder
+
+
+def _whole(folder: Path) -> bool:
+    """Whether an entry of the cache is there and undamaged."""
+    try:
+        found = damage(folder)
+    except UserError as error:
+        found = {str(error): ""}
+    for name, what in found.items():
+        logger.warning("%s in the cache is computed again: %s %s", folder, name, what)
+    return folder.is_dir() and not found
 
 
 def _chunks(texts: Sequence[str], what: str, progress: bool) -> Iterator[tuple[int, list[str]]]:
@@ -222,6 +244,8 @@ def _copy_known(out: np.ndarray, names: np.ndarray, folders: Iterable[Path]) -> 
     for folder in folders:
         if not len(missing):
             break
+        if not _whole(folder):
+            continue
         known = np.load(folder / "names.npy")
         if not len(known):
             continue

@@ -21,6 +21,7 @@ from llamavae.evaluation.evaluator import Evaluation, EvaluationData
 from llamavae.evaluation.evaluators.reconstruction import Reconstruction
 from llamavae.evaluation.results import number_text
 from llamavae.files import write_csv, write_json, write_text
+from llamavae.folders import locked
 from llamavae.metrics.metric import Rows
 from llamavae.metrics.ngrams import duplicates
 from llamavae.modeling import LlaMaVAE
@@ -108,7 +109,14 @@ def run_demo(
     }
     settings = [*settings, "evaluation.decoded=0"]  # the demo decodes more than a run would
     recipe = load_recipe("fine-tune", [*settings, *overrides], values=values)
-    if sentences is None:
+    with locked(output, "recipe.yaml", _OWN_FILE):
+        return _run(output, recipe, name, console, progress, sentences is None)
+
+
+def _run(
+    output: Path, recipe: Recipe, name: str, console: Console, progress: bool, own_file: bool
+) -> DemoResult:
+    if own_file:
         _write_sentences(output / _OWN_FILE)
     held_out = _held_out(recipe)
 

@@ -22,7 +22,9 @@ import numpy as np
 
 from llamavae.errors import UserError
 from llamavae.evaluation.evaluator import Evaluation, Plot
-from llamavae.files import disk_errors, write_csv, write_text
+from llamavae.files import disk_errors, replacing_folder, write_csv, write_text
+from llamavae.folders import check_output
+from llamavae.manifest import verify
 from llamavae.metrics.metric import Items, Rows
 
 
@@ -100,10 +102,10 @@ _OTHERS = {
 
 
 def check_folder(folder: Path) -> None:
-    """Raise an error if the folder holds other results, which would be overwritten.
+    """Raise an error if the folder holds anything but an evaluation.
 
     Raises:
-        UserError: The folder holds a run, a sweep, a study or a comparison.
+        UserError: The folder holds a run, a sweep, a study, a comparison or other files.
     """
     for name, what in _OTHERS.items():
         if (folder / name).is_file():
@@ -111,15 +113,17 @@ def check_folder(folder: Path) -> None:
                 f"{folder} holds {what} ({name}), and its results would be overwritten. Choose "
                 "another folder with --output"
             )
+    check_output(folder, "results.json")
 
 
 def read_results(folder: Path) -> Results:
     """Read an evaluation's folder.
 
     Raises:
-        UserError: The folder holds no evaluation.
+        UserError: The folder holds no evaluation, or a file is damaged.
     """
     path = folder / "results.json"
+    verify(folder)
     try:
         saved = json.loads(path.read_text(encoding="utf-8"))
         evaluators = saved.pop("evaluators")
@@ -192,21 +196,27 @@ def write_results(results: Results, folder: Path, changed: str | None = None) ->
         "skipped": results.skipped,
         "failed": results.failed,
     }
-    with disk_errors(folder, "run the command again: what is finished is kept"):
-        folder.mkdir(parents=True, exist_ok=True)
+    own = ["rows.csv", "results.json", *([changed] if changed else [])]
+    with (
+        disk_errors(folder, "run the command again: what is finished is kept"),
+        replacing_folder(folder, own=own) as new,
+    ):
         if changed is not None:
-            (folder / changed).mkdir(exist_ok=True)
-            for name, rows in results.found[changed].evaluation.tables.items():
-                lines = (f"{_json(row)}\n" for row in rows)
-                write_text(folder / changed / _file(name), "".join(lines))
-            lines = (
-                f"{_json({'metric': metric, 'group': group, **vars(items)})}\n"
-                for (metric, group), items in results.found[changed].evaluation.items.items()
-            )
-            write_text(folder / changed / _ITEMS, "".join(lines))
+            _write_tables(results.found[changed].evaluation, new / changed)
         if results.rows:
-            write_csv(results.rows, folder / "rows.csv")
-        write_text(folder / "results.json", _json(values, indent=1) + "\n")
+            write_csv(results.rows, new / "rows.csv")
+        write_text(new / "results.json", _json(values, indent=1) + "\n")
+
+
+def _write_tables(evaluation: Evaluation, folder: Path) -> None:
+    folder.mkdir()
+    for name, rows in evaluation.tables.items():
+        write_text(folder / _file(name), "".join(f"{_json(row)}\n" for row in rows))
+    lines = (
+        f"{_json({'metric': metric, 'group': group, **vars(items)})}\n"
+        for (metric, group), items in evaluation.items.items()
+    )
+    write_text(folder / _ITEMS, "".join(lines))
 
 
 def _json(values: Any, indent: int | None = None) -> str:

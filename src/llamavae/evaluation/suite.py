@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -17,6 +17,7 @@ from llamavae.errors import UserError
 from llamavae.evaluation.data import data_hashes
 from llamavae.evaluation.evaluator import EvaluationData, Evaluator, missing, system_fingerprint
 from llamavae.evaluation.results import Found, Results, check_folder, read_results, write_results
+from llamavae.folders import locked
 from llamavae.provenance import provenance
 
 
@@ -50,41 +51,53 @@ def evaluate(
         UserError: The folder holds other results, such as a run, or an evaluation of another
             system or other data, or it cannot be written.
     """
-    results = _open(system, data, folder, name, model or {}, corpus or {})
-    for number, each in enumerate(evaluators, 1):
-        say = partial(_say, f"[{number}/{len(evaluators)}] {each.name}", data.progress)
-        settings = _settings_of(each) | each.depends_on(system)
-        results.skipped.pop(each.name, None)
-        results.failed.pop(each.name, None)
-        before = results.found.get(each.name)
-        same = before.evaluation if before and before.settings == settings else None
-        changed = None
-        if lacking := missing(each, system, data):
-            results.skipped[each.name] = f"needs {lacking}"
-            say(f"skipped: it needs {lacking}")
-        elif same and not same.not_found:
-            say("is done already")
-        else:
-            say("...")
-            start = time.perf_counter()
-            try:
-                evaluation = each(system, data)
-            except UserError as error:
-                when = "before" if same else "with other settings"
-                kept = f" (what it found {when} is kept)" if before else ""
-                results.failed[each.name] = f"{error}{kept}"
-                say(f"failed: {error}{kept}")
-            else:
-                seconds = round(time.perf_counter() - start, 1)
-                if same and evaluation.not_found.keys() - same.not_found.keys():
-                    say(f"{seconds:.1f} s; less was found than before, which is kept")
-                else:
-                    metrics = [asdict(metric) for metric in each.metrics]
-                    found = Found(evaluation, metrics, settings, seconds, provenance())
-                    results.found[each.name], changed = found, each.name
-                    say(f"{seconds:.1f} s")
-        write_results(results, folder, changed)
+    check_folder(folder)
+    with locked(folder, "results.json"):
+        results = _open(system, data, folder, name, model or {}, corpus or {})
+        for number, each in enumerate(evaluators, 1):
+            say = partial(_say, f"[{number}/{len(evaluators)}] {each.name}", data.progress)
+            changed = _run(each, system, data, results, say)
+            write_results(results, folder, each.name if changed else None)
     return results
+
+
+def _run(
+    each: Evaluator,
+    system: Any,
+    data: EvaluationData,
+    results: Results,
+    say: Callable[[str], None],
+) -> bool:
+    """Add the results of one evaluator; returns whether its tables are new."""
+    settings = _settings_of(each) | each.depends_on(system)
+    results.skipped.pop(each.name, None)
+    results.failed.pop(each.name, None)
+    before = results.found.get(each.name)
+    same = before.evaluation if before and before.settings == settings else None
+    if lacking := missing(each, system, data):
+        results.skipped[each.name] = f"needs {lacking}"
+        say(f"skipped: it needs {lacking}")
+        return False
+    if same and not same.not_found:
+        say("already complete")
+        return False
+    say("...")
+    start = time.perf_counter()
+    try:
+        evaluation = each(system, data)
+    except UserError as error:
+        kept = " (the previous results are kept)" if before else ""
+        results.failed[each.name] = f"{error}{kept}"
+        say(f"failed: {error}{kept}")
+        return False
+    seconds = round(time.perf_counter() - start, 1)
+    if same and evaluation.not_found.keys() - same.not_found.keys():
+        say(f"{seconds:.1f} s; fewer results than before; the previous ones are kept")
+        return False
+    metrics = [asdict(metric) for metric in each.metrics]
+    results.found[each.name] = Found(evaluation, metrics, settings, seconds, provenance())
+    say(f"{seconds:.1f} s")
+    return True
 
 
 def _open(
@@ -96,7 +109,6 @@ def _open(
     corpus: Mapping[str, Any],
 ) -> Results:
     """The existing results of the folder, or empty results."""
-    check_folder(folder)
     new = Results(
         name or folder.name,
         {**model, "fingerprint": system_fingerprint(system)},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +14,10 @@ from torch import Tensor
 
 from llamavae.errors import UserError
 from llamavae.files import replacing_folder, write_json
+from llamavae.manifest import verify
 from llamavae.state import load_optimizer, save_optimizer
+
+logger = logging.getLogger(__name__)
 
 
 class SavedFit:
@@ -62,11 +66,18 @@ class SavedFit:
 
         The states of optimiser and schedule are loaded in place.
 
+        A damaged state is skipped with a warning.
+
         Raises:
             UserError: The state belongs to another fit.
         """
-        files = list(self.folder.glob("step-*/fit.json"))
-        states = {file.parent: json.loads(file.read_text()) for file in files}
+        states: dict[Path, dict[str, Any]] = {}
+        for file in self.folder.glob("step-*/fit.json"):
+            try:
+                verify(file.parent)
+                states[file.parent] = json.loads(file.read_text())
+            except (UserError, ValueError) as error:
+                logger.warning("%s is not used: %s", file.parent, error)
         if any(state["key"] != self.key for state in states.values()):
             raise UserError(
                 f"{self.folder} is the state of another fit: data or settings differ. Use "

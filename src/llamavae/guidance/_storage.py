@@ -16,6 +16,7 @@ from llamavae.files import replacing_folder, write_text
 from llamavae.flows import Flow, save_flow
 from llamavae.guidance.card import model_card
 from llamavae.guidance.conditions import Condition, load_condition
+from llamavae.manifest import verify
 from llamavae.modeling import LlaMaVAE
 from llamavae.modeling.backbones import latent_fingerprint
 
@@ -63,6 +64,7 @@ def read_settings(folder: Path) -> dict[str, Any]:
     Raises:
         UserError: There is no model, or its settings are damaged or of a later version.
     """
+    verify(folder)
     path = folder / CONFIG
     if not path.is_file():
         raise UserError(f"{folder} is not an invertible CVAE: it has no {CONFIG}")

@@ -31,6 +31,7 @@ from transformers.utils.generic import ModelOutput
 from llamavae.errors import UserError, unknown
 from llamavae.files import replacing_folder
 from llamavae.latent import arithmetic, lerp, nearest_neighbours, slerp, traversal
+from llamavae.manifest import verify
 from llamavae.modeling import checkpoint, loading
 from llamavae.modeling.base import SentenceVAE
 from llamavae.modeling.configuration import SETTINGS, LlaMaVAEConfig
@@ -246,7 +247,8 @@ class LlaMaVAE(SentenceVAE):
                 ... for the decoder; the encoder and the trained parts follow its device.
 
         Raises:
-            UserError: The checkpoint, one of its files or a backbone is missing or does not match.
+            UserError: The checkpoint, one of its files or a backbone is missing, is damaged or does
+                not match.
         """
         if "torch_dtype" in decoder_options:  # its old name
             decoder_options.setdefault("dtype", decoder_options.pop("torch_dtype"))
@@ -259,6 +261,7 @@ class LlaMaVAE(SentenceVAE):
         }
         source = checkpoint.model_of_run(pretrained_model_name_or_path)
         folder = checkpoint.fetch(source, revision, **hub)
+        verify(folder)
         config = checkpoint.read_config(folder)
         if given is not None and any(
             getattr(given, name, None) != getattr(config, name) for name in SETTINGS

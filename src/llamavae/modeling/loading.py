@@ -19,7 +19,7 @@ from transformers import (
 )
 
 from llamavae.errors import UserError
-from llamavae.files import sha256
+from llamavae.manifest import sha256
 from llamavae.modeling.configuration import LlaMaVAEConfig
 from llamavae.modeling.decoder import TextDecoder
 from llamavae.modeling.encoder import SentenceEncoder

@@ -30,6 +30,7 @@ from torch.distributions import (
 from llamavae.errors import UserError
 from llamavae.files import replacing_folder, write_json
 from llamavae.flows.data import FlowData
+from llamavae.manifest import verify
 from llamavae.modeling.backbones import latent_fingerprint
 from llamavae.pretrained import bundled
 
@@ -319,6 +320,7 @@ def read_prior_folder(folder: Path) -> Prior:
     Raises:
         UserError: The prior is damaged.
     """
+    verify(folder)
     path = folder / _SETTINGS
     try:
         settings = json.loads(path.read_text(encoding="utf-8"))

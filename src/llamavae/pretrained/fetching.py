@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import IO
 
 from llamavae.errors import MissingData, nearest
-from llamavae.files import disk_errors, replacing, sha256
+from llamavae.files import disk_errors, replacing
+from llamavae.manifest import sha256
 from llamavae.pretrained.catalogue import Backbone, File, find, megabytes, models_folder, needed
 
 _PATIENCE = 3.0  # timeout of the hub in seconds, after which the next source is tried

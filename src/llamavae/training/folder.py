@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import logging
 import shutil
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +16,11 @@ from transformers import TrainerCallback
 
 from llamavae.errors import UserError
 from llamavae.files import disk_errors, write_json, write_text
+from llamavae.manifest import damage
 from llamavae.training.arguments import processes
 from llamavae.training.recipe import Recipe, parse_recipe
+
+logger = logging.getLogger(__name__)
 
 CHECKPOINT = "checkpoint-"
 """How the names of checkpoints begin; the number of optimiser steps follows."""
@@ -77,12 +83,21 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def last_checkpoint(folder: Path) -> Path | None:
-    """The newest complete checkpoint of a run; one whose writing was cut short does not count."""
+def last_checkpoint(folder: Path, verified: bool = False) -> Path | None:
+    """The newest complete checkpoint of a run; one whose writing was cut short does not count.
+
+    Args:
+        folder: Folder of the run.
+        verified: Also skip a checkpoint with a damaged file, with a warning.
+    """
     for path in sorted(folder.glob(f"{CHECKPOINT}*"), key=step_of, reverse=True):
         try:
-            json.loads((path / "trainer_state.json").read_text())  # written last
+            json.loads((path / "trainer_state.json").read_text())  # written last, but the manifest
         except (OSError, ValueError):
+            continue
+        if verified and (found := damage(path)):
+            name, what = next(iter(found.items()))
+            logger.warning("%s is skipped, since it is damaged: %s %s", path, name, what)
             continue
         return path
     return None
@@ -113,6 +128,31 @@ class RunRecord(TrainerCallback):
             found = json.loads(self.path.read_text(encoding="utf-8"))
         self._before: float = found.get("seconds", 0.0)
         self.start_fingerprint: str | None = found.get("start_fingerprint")
+        self._corpus: dict[str, Any] = found.get("corpus", {})
+
+    def check_corpus(self, **sentences: Sequence[str]) -> None:
+        """Record the sentences of a new run; a resumed run must have the same.
+
+        A run without a record is not checked.
+
+        Args:
+            **sentences: The sentences of each split.
+
+        Raises:
+            UserError: The sentences have changed since the run began.
+        """
+        for split, texts in sentences.items():
+            digest = hashlib.blake2b(json.dumps(list(texts)).encode(), digest_size=16).hexdigest()
+            now = {"sentences": len(texts), "hash": digest}
+            before = self._corpus.setdefault(split, now)
+            if before != now:
+                count = before["sentences"]
+                what = "as many others" if count == len(texts) else f"{len(texts):,}"
+                raise UserError(
+                    f"the {split} sentences have changed since the run in {self.path.parent} "
+                    f"began: there were {count:,}, and now there are {what}. Restore the corpus, "
+                    "or start another run with --output"
+                )
 
     @property
     def seconds(self) -> float:
@@ -126,6 +166,10 @@ class RunRecord(TrainerCallback):
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Write the file."""
         if state.is_world_process_zero:
-            values = {"seconds": self.seconds, "start_fingerprint": self.start_fingerprint}
+            values = {
+                "seconds": self.seconds,
+                "start_fingerprint": self.start_fingerprint,
+                "corpus": self._corpus,
+            }
             with disk_errors(self.path, RESUME):
                 write_json(self.path, values)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -19,6 +19,7 @@ from llamavae.data.batches import steps_per_epoch
 from llamavae.data.sentences import SentenceData, SentenceStream, prepare
 from llamavae.errors import UserError
 from llamavae.files import disk_errors, write_json
+from llamavae.folders import locked
 from llamavae.modeling import LlaMaVAE
 from llamavae.modeling.loading import load_sentence_encoder
 from llamavae.provenance import provenance
@@ -87,11 +88,20 @@ def train(
             `best/`, in addition to the last one in `model/`.
 
     Raises:
-        UserError: The corpus, a backbone or a setting is not usable, the folder holds another
-            run, the loss is not finite, or a checkpoint cannot be saved.
+        UserError: The corpus, a backbone or a setting is not usable, the folder holds other files
+            or another run, another process writes to it, the loss is not finite, or a checkpoint
+            cannot be saved.
         KeyboardInterrupt: The run was interrupted; it has saved a checkpoint to resume from.
     """
     folder = Path(recipe.output.folder)
+    made_of = "recipe.yaml", "sentences.txt"  # of a run, or of the demo before its run
+    with locked(folder, *made_of) if processes().is_main_process else nullcontext():
+        return _train(recipe, folder, resume, progress, evaluator)
+
+
+def _train(
+    recipe: Recipe, folder: Path, resume: bool, progress: bool, evaluator: ModelEvaluator | None
+) -> TrainResult:
     resume = open_folder(folder, recipe, resume)
     record = RunRecord(folder, resume)
     finished = folder / "results.json"
@@ -102,6 +112,9 @@ def train(
         return TrainResult(model, folder, results["metrics"], results["warnings"])
     made_by = provenance()
     corpus = load_sentences(recipe)
+    if isinstance(corpus.train, list):
+        record.check_corpus(training=corpus.train)
+    record.check_corpus(validation=corpus.validation)
     model = build_model(recipe, corpus, record, resume, progress)
     if model.encoder is not None:
         model.encoder.to(processes().device)  # a frozen one runs over the corpus before training
@@ -109,7 +122,7 @@ def train(
     if recipe.start_from is None and model.config.standardise:
         model.fit_statistics(_sample_for_statistics(data))
     steps = _steps(recipe, data)
-    checkpoint = last_checkpoint(folder) if resume else None
+    checkpoint = last_checkpoint(folder, verified=True) if resume else None
     args = training_arguments(recipe, folder, steps, checkpoint is not None)
     best = None if evaluator is None else BestModel(evaluator, folder)
     trainer = VAETrainer(model, args, data, validation, recipe, progress, best)

@@ -23,6 +23,7 @@ from llamavae.data.batches import Collator, LengthGroupedSampler
 from llamavae.data.sentences import SentenceData, SentenceStream
 from llamavae.errors import UserError
 from llamavae.files import disk_errors, write_text
+from llamavae.manifest import write_manifest
 from llamavae.state import load_optimizer, load_random, save_optimizer, save_random
 from llamavae.training.arguments import processes
 from llamavae.training.callbacks import Progress, StopSafely
@@ -253,6 +254,9 @@ class SentenceTrainer(Trainer):
         try:
             with disk_errors(new, f"{RESUME}. The last good checkpoint is {last}"):
                 super()._save_checkpoint(model, trial)
+                self.accelerator.wait_for_everyone()  # each process writes its random state
+                if self.is_world_process_zero() and new.is_dir():
+                    write_manifest(new)
         except UserError:
             shutil.rmtree(new, ignore_errors=True)
             raise

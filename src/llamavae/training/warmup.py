@@ -55,7 +55,7 @@ def warm_up(
     args.eval_strategy = "no"
     trainer = _LanguageModelTrainer(decoder, args, data, folder, progress)
     trainer.add_callback(record)
-    trainer.fit(last_checkpoint(run) if resume else None, resume)
+    trainer.fit(last_checkpoint(run, verified=True) if resume else None, resume)
     if trainer.is_world_process_zero():
         with disk_errors(folder, RESUME), replacing_folder(done) as new:
             decoder.lm.save_pretrained(new)

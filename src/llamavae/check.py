@@ -1,0 +1,110 @@
+"""Check folders for damage: files against their manifests, and the others by their format."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import yaml
+from safetensors import SafetensorError, safe_open
+
+from llamavae.errors import UserError
+from llamavae.manifest import MANIFEST, damage, read_manifest, write_manifest
+
+
+@dataclass
+class CheckResult:
+    """Result of `check_folder`.
+
+    Attributes:
+        verified: Number of files that were compared with a manifest.
+        read: Number of further files that were read as their format demands. Damage that leaves
+            the format intact is not found in them, except in Parquet files, which have checksums.
+        unchecked: Number of files of other formats.
+        damaged: Path of each damaged file -> what is wrong with it.
+    """
+
+    verified: int = 0
+    read: int = 0
+    unchecked: int = 0
+    damaged: dict[Path, str] = field(default_factory=dict)
+
+
+def check_folder(folder: Path) -> CheckResult:
+    """Check a model, prior, fit, run, evaluation, encoded file or cache for damaged files.
+
+    Args:
+        folder: Folder or file; subfolders are included.
+
+    Raises:
+        UserError: There is no such folder.
+    """
+    if not folder.exists():
+        raise UserError(f"there is no folder {folder}. Pass a folder or file of llamavae")
+    result = CheckResult()
+    covered: set[Path] = set()
+    for path in _folders_with_manifest(folder):
+        try:
+            entries = read_manifest(path) or {}
+            found = damage(path)
+        except UserError as error:
+            result.damaged[path / MANIFEST] = str(error)
+            continue
+        result.verified += len(entries)
+        result.damaged |= {path / name: what for name, what in found.items()}
+        covered |= {path / name for name in (*entries, MANIFEST)}
+    for path in sorted(folder.rglob("*")) if folder.is_dir() else [folder]:
+        if path in covered or path.name.startswith(".") or not path.is_file():
+            continue
+        match _fault(path):
+            case None:
+                result.unchecked += 1
+            case "":
+                result.read += 1
+            case fault:
+                result.damaged[path] = fault
+    return result
+
+
+def accept(folder: Path) -> int:
+    """Write new manifests for the folders whose files differ from them; returns their number."""
+    changed = [path for path in _folders_with_manifest(folder) if damage(path)]
+    for path in changed:
+        write_manifest(path)
+    return len(changed)
+
+
+def _folders_with_manifest(folder: Path) -> Iterator[Path]:
+    if folder.is_dir():
+        yield from (path.parent for path in sorted(folder.rglob(MANIFEST)))
+
+
+def _fault(path: Path) -> str | None:
+    """What is wrong with a file; empty if nothing is, None if its format is unknown."""
+    try:
+        match path.suffix:
+            case ".parquet":
+                for _ in pq.ParquetFile(path, page_checksum_verification=True).iter_batches():
+                    pass
+            case ".safetensors":
+                with safe_open(path, "np") as file:
+                    file.keys()
+            case ".npy":
+                np.load(path, mmap_mode="r", allow_pickle=False)
+            case ".json":
+                json.loads(path.read_text(encoding="utf-8"))
+            case ".jsonl":
+                for line in path.read_text(encoding="utf-8").splitlines():
+                    json.loads(line)
+            case ".yaml":
+                yaml.safe_load(path.read_text(encoding="utf-8"))
+            case _:
+                return None
+    except (OSError, ValueError, EOFError, SafetensorError, pa.ArrowException, yaml.YAMLError) as e:
+        return f"cannot be read: {' '.join(str(e).split())[:200]}"
+    return ""
