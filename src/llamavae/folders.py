@@ -6,7 +6,7 @@ import json
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from llamavae.errors import UserError
@@ -70,26 +70,28 @@ def locked(folder: str | os.PathLike[str], *made_of: str) -> Iterator[None]:
     with disk_errors(folder):
         path.mkdir(parents=True, exist_ok=True)
     owner = path / _OWNER
-    with ExitStack() as stack:
-        try:
-            stack.enter_context(FileLock(path / _LOCK, blocking=False))
-        except Timeout:
-            raise UserError(
-                f"{folder} is in use by {_described(owner)}. Wait for it, stop it, or choose "
-                "another folder with --output"
-            ) from None
-        except (OSError, NotImplementedError):  # a disk without locks
-            yield
-            return
-        values = {"pid": os.getpid(), "host": socket.gethostname()}
+    lock = FileLock(path / _LOCK, blocking=False)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise UserError(
+            f"{folder} is in use by {_described(owner)}. Wait for it, stop it, or choose another "
+            "folder with --output"
+        ) from None
+    except (OSError, NotImplementedError):  # a disk without locks, or a full one
+        yield
+        return
+    values = {"pid": os.getpid(), "host": socket.gethostname()}
+    with suppress(OSError):
+        owner.write_text(json.dumps(values), encoding="utf-8")
+    _held.add(path)
+    try:
+        yield
+    finally:
+        _held.discard(path)
         with suppress(OSError):
-            owner.write_text(json.dumps(values), encoding="utf-8")
-        _held.add(path)
-        try:
-            yield
-        finally:
-            _held.discard(path)
-            owner.unlink(missing_ok=True)
+            owner.unlink()
+        lock.release()
 
 
 def _described(owner: Path) -> str:

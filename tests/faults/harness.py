@@ -1,0 +1,318 @@
+"""Faults made on purpose: processes that are killed, disks that are full, files that are damaged.
+
+    kills(n, seed), full_disks(n, seed), damaged_files(n, seed), crowds(seed)
+
+give rows {case, outcome}. An outcome is `right`, `refused` (a message of ours), or a fault:
+`traceback`, `silent wrong`, `lost`, `foreign file touched`. With FAULTS_TRACEBACKS=FILE the
+tracebacks are written to a file.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+import resource
+import signal
+import sys
+import tempfile
+import threading
+import traceback
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from tests.faults import writers
+from tests.faults.writers import MINE, WRITERS, Writer
+
+from llamavae.errors import UserError
+
+Rows = list[dict[str, str]]
+_CHANGES = {"os.rename", "os.link", "os.remove", "os.rmdir", "os.mkdir", "os.symlink", "os.chmod"}
+_DONE, _REFUSED, _TRACEBACK = 0, 2, 3
+
+
+@contextmanager
+def _folder() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="llamavae-faults-") as name:
+        os.environ["LLAMAVAE_CACHE"] = f"{name}/cache"
+        folder = Path(name, "work")
+        folder.mkdir()
+        yield folder
+
+
+def _child(work: Callable[[], None], start: Callable[[], None] | None = None) -> int:
+    """Do the work in a forked process; its exit status, or the negative number of its signal."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch has threads; the child does not use them
+        child = os.fork()
+    if child:
+        status = os.waitpid(child, 0)[1]
+        return -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
+    code = _TRACEBACK
+    try:
+        with Path(os.devnull).open("w") as null, redirect_stderr(null):
+            torch.set_num_threads(1)
+            if start is not None:
+                start()
+            work()
+        code = _DONE
+    except UserError:
+        code = _REFUSED
+    except BaseException:
+        if where := os.environ.get("FAULTS_TRACEBACKS"):
+            with Path(where).open("a") as file:
+                traceback.print_exc(file=file)
+    finally:
+        os._exit(code)
+
+
+def _at_change(place: Path, number: int, act: Callable[[], None]) -> list[int]:
+    """Act before a change of files under a folder, counted from 0; gives the count of changes."""
+    count, root = [0], str(place)
+
+    def hook(name: str, arguments: Any) -> None:
+        if name == "open":
+            path, mode, flags = arguments
+            changes = (
+                bool(flags & (os.O_WRONLY | os.O_RDWR)) if mode is None else set("wax+") & {*mode}
+            )
+        elif name in _CHANGES:
+            path, changes = arguments[0], True
+        else:
+            return
+        if changes and str(path).startswith(root):
+            if count[0] == number:
+                act()
+            count[0] += 1
+
+    sys.addaudithook(hook)
+    return count
+
+
+def _changes(writer: Writer, folder: Path) -> int:
+    """How many changes of files the work of a writer consists of."""
+    record = folder.with_name("count")
+
+    def counted() -> None:
+        count = _at_change(folder, -1, lambda: None)
+        writer.work(folder)
+        record.write_text(str(count[0]))
+
+    status = _child(counted)
+    assert status == _DONE, f"{writer.name} fails without a fault"
+    return int(record.read_text())
+
+
+def _state(writer: Writer, folder: Path) -> Any:
+    """What a reader finds, or the outcome if it cannot be read."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return writer.read(folder)
+    except UserError:
+        return "refused"
+    except Exception as error:
+        return f"traceback: {error!r}"
+
+
+class _Case:
+    """The old and the new state of a writer, and the number of its changes."""
+
+    def __init__(self, writer: Writer) -> None:
+        self.writer = writer
+        with _folder() as folder:
+            writer.prepare(folder)
+            self.old = _state(writer, folder)
+            self.changes = _changes(writer, folder)
+            self.new = _state(writer, folder)
+
+    def outcome(self, folder: Path) -> str:
+        """What is found after a fault, and after the work is repeated."""
+        found = _state(self.writer, folder)
+        if str(found).startswith("traceback"):
+            return str(found)
+        between = (self.old, self.new) if self.writer.name != "evaluate" else None
+        if found == "refused":
+            return "lost"
+        if between is not None and found not in between:
+            return "silent wrong"
+        if _child(lambda: self.writer.work(folder)) != _DONE:
+            return "lost"
+        if _state(self.writer, folder) != self.new:
+            return "silent wrong"
+        if self.writer.name in ("save a model", "save a flow"):
+            mine = folder / "model" / MINE
+            if not mine.exists() or mine.read_text() != "mine":
+                return "foreign file touched"
+        return "right"
+
+
+def _chosen(n: int, seed: int) -> Iterator[tuple[_Case, random.Random]]:
+    """`n` cases, cheap ones more often; each writer occurs."""
+    writers.source()  # not in a child
+    rng = random.Random(seed)
+    weights = [1 / writer.cost for writer in WRITERS]
+    names = [*WRITERS, *rng.choices(WRITERS, weights, k=max(0, n - len(WRITERS)))][:n]
+    cases: dict[str, _Case] = {}
+    for writer in sorted(names, key=lambda writer: writer.name):
+        if writer.name not in cases:
+            cases[writer.name] = _Case(writer)
+        yield cases[writer.name], rng
+
+
+def kills(n: int, seed: int = 0) -> Rows:
+    """Kill a process before a change of its files, chosen at random."""
+    rows: Rows = []
+    for case, rng in _chosen(n, seed):
+        with _folder() as folder:
+            case.writer.prepare(folder)
+            number = rng.randrange(case.changes)
+
+            def start(folder: Path = folder, number: int = number) -> None:
+                _at_change(folder, number, lambda: os.kill(os.getpid(), signal.SIGKILL))
+
+            status = _child(partial(case.writer.work, folder), start)
+            done = case.outcome(folder) if status in (-signal.SIGKILL, _DONE) else "traceback"
+        rows.append({"case": f"{case.writer.name}, killed before change {number}", "outcome": done})
+    return rows
+
+
+def full_disks(n: int, seed: int = 0) -> Rows:
+    """Fill the disk: a change fails with ENOSPC, or files cannot grow beyond a size."""
+    rows: Rows = []
+    for case, rng in _chosen(n, seed):
+        with _folder() as folder:
+            case.writer.prepare(folder)
+            number = rng.randrange(case.changes)
+            size = rng.choice([0, 100, 1000, 10_000, 100_000]) if rng.random() < 0.5 else None
+
+            def start(folder: Path = folder, number: int = number, size: int | None = size) -> None:
+                def full() -> None:
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+                if size is None:
+                    _at_change(folder, number, full)
+                else:
+                    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+                    hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+                    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+
+            status = _child(partial(case.writer.work, folder), start)
+            if status not in (_DONE, _REFUSED):
+                done = "traceback"
+            else:
+                done = case.outcome(folder)
+                done = "refused" if done == "right" and status == _REFUSED else done
+        where = f"at change {number}" if size is None else f"beyond {size} bytes"
+        rows.append({"case": f"{case.writer.name}, disk full {where}", "outcome": done})
+    return rows
+
+
+def damaged_files(n: int, seed: int = 0, removed: bool = False) -> Rows:
+    """Flip a bit of a saved file, or truncate or remove it, and read the folder.
+
+    Args:
+        n: Number of damages.
+        seed: Seed of their choice.
+        removed: Truncate and remove files instead of flipping bits.
+    """
+    rng = random.Random(seed)
+    rows: Rows = []
+    saved = [w for w in WRITERS if w.name in ("save a model", "save a flow", "save a prior")]
+    saved += [w for w in WRITERS if w.name in ("encode --overwrite", "evaluate")]
+    with _folder() as folder:
+        places = {}
+        for writer in saved:
+            place = folder / writer.name
+            place.mkdir()
+            writer.prepare(place)
+            places[writer.name] = _state(writer, place)
+        for number in range(n):
+            writer = saved[number % len(saved)]
+            place = folder / writer.name
+            files = [
+                path
+                for path in sorted(place.rglob("*"))
+                if path.is_file()
+                and path.name not in ("README.md", MINE, "texts.txt")
+                and not path.name.startswith(".")
+                and path.stat().st_size
+            ]
+            path = rng.choice(files)
+            before = path.read_bytes()
+            if not removed:
+                data, bit = bytearray(before), rng.randrange(8 * len(before))
+                data[bit // 8] ^= 1 << bit % 8
+                path.write_bytes(data)
+                what = f"bit {bit} of {path.name} flipped"
+            elif rng.random() < 0.5:
+                path.write_bytes(before[: rng.randrange(len(before))])
+                what = f"{path.name} truncated"
+            else:
+                path.unlink()
+                what = f"{path.name} removed"
+            found = _state(writer, place)
+            if found == "refused":
+                done = "refused"
+            elif str(found).startswith("traceback"):
+                done = str(found)
+            elif found == places[writer.name]:
+                done = "right"
+            else:
+                done = "refused" if found is None and removed else "silent wrong"
+            path.write_bytes(before)
+            rows.append({"case": f"{writer.name}: {what}", "outcome": done})
+    return rows
+
+
+def crowds(seed: int = 0) -> Rows:
+    """Eight threads decode on one model; four processes write to one place."""
+    rows: Rows = []
+    model = writers.vaes()[0]
+    z = torch.randn(160, model.config.latent_dim, generator=torch.Generator().manual_seed(seed))
+    expected = [model.decode(row[None])[0] for row in z]
+    found: list[str] = [""] * len(z)
+
+    def decode(part: int) -> None:
+        for i in range(part, len(z), 8):
+            found[i] = model.decode(z[i : i + 1])[0]
+
+    threads = [threading.Thread(target=decode, args=(part,)) for part in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    rows += [
+        {"case": "decode in 8 threads", "outcome": "right" if a == b else "silent wrong"}
+        for a, b in zip(found, expected, strict=True)
+    ]
+    for name in ("encode", "evaluate", "fit-condition", "train"):
+        writer = next(writer for writer in WRITERS if writer.name == name)
+        case = _Case(writer)
+        with _folder() as folder:
+            writer.prepare(folder)
+            pids = []
+            for _ in range(4):
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    pid = os.fork()
+                if not pid:
+                    os._exit(_child(partial(writer.work, folder)))
+                pids.append(pid)
+            codes = [os.WEXITSTATUS(os.waitpid(pid, 0)[1]) for pid in pids]
+            state = _state(writer, folder)
+            for code in codes:
+                right = state == case.new and code in (_DONE, _REFUSED)
+                outcome = "refused" if code == _REFUSED else "right"
+                rows.append(
+                    {
+                        "case": f"{name} in 4 processes",
+                        "outcome": outcome if right else "silent wrong or traceback",
+                    }
+                )
+    return rows
