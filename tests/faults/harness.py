@@ -33,6 +33,7 @@ from llamavae.errors import UserError
 
 Rows = list[dict[str, str]]
 _CHANGES = {"os.rename", "os.link", "os.remove", "os.rmdir", "os.mkdir", "os.symlink", "os.chmod"}
+_INPUTS = "texts.txt", "labels.csv", "sentences.txt"
 _DONE, _REFUSED, _TRACEBACK = 0, 2, 3
 
 
@@ -126,7 +127,7 @@ class _Case:
     def __init__(self, writer: Writer) -> None:
         self.writer = writer
         with _folder() as folder:
-            writer.prepare(folder)
+            writers.begin(writer, folder)
             self.old = _state(writer, folder)
             self.changes = _changes(writer, folder)
             self.new = _state(writer, folder)
@@ -170,7 +171,7 @@ def kills(n: int, seed: int = 0) -> Rows:
     rows: Rows = []
     for case, rng in _chosen(n, seed):
         with _folder() as folder:
-            case.writer.prepare(folder)
+            writers.begin(case.writer, folder)
             number = rng.randrange(case.changes)
 
             def start(folder: Path = folder, number: int = number) -> None:
@@ -187,7 +188,7 @@ def full_disks(n: int, seed: int = 0) -> Rows:
     rows: Rows = []
     for case, rng in _chosen(n, seed):
         with _folder() as folder:
-            case.writer.prepare(folder)
+            writers.begin(case.writer, folder)
             number = rng.randrange(case.changes)
             size = rng.choice([0, 100, 1000, 10_000, 100_000]) if rng.random() < 0.5 else None
 
@@ -230,7 +231,7 @@ def damaged_files(n: int, seed: int = 0, removed: bool = False) -> Rows:
         for writer in saved:
             place = folder / writer.name
             place.mkdir()
-            writer.prepare(place)
+            writers.begin(writer, place)
             places[writer.name] = _state(writer, place)
         for number in range(n):
             writer = saved[number % len(saved)]
@@ -239,7 +240,7 @@ def damaged_files(n: int, seed: int = 0, removed: bool = False) -> Rows:
                 path
                 for path in sorted(place.rglob("*"))
                 if path.is_file()
-                and path.name not in ("README.md", MINE, "texts.txt")
+                and path.name not in ("README.md", MINE, *_INPUTS)
                 and not path.name.startswith(".")
                 and path.stat().st_size
             ]
@@ -295,7 +296,7 @@ def crowds(seed: int = 0) -> Rows:
         writer = next(writer for writer in WRITERS if writer.name == name)
         case = _Case(writer)
         with _folder() as folder:
-            writer.prepare(folder)
+            writers.begin(writer, folder)
             pids = []
             for _ in range(4):
                 with warnings.catch_warnings():

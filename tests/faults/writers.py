@@ -246,6 +246,13 @@ def _read_page(folder: Path) -> Any:
     return None if text is None else "whole"
 
 
+def begin(writer: Writer, folder: Path) -> None:
+    """Write the old state, and the files that verbs read."""
+    for write in (_file, _labelled, runs.corpus):
+        write(folder)
+    writer.prepare(folder)
+
+
 WRITERS = (
     Writer("save a model", _save(0, vaes), _save(1, vaes), _read_vae),
     Writer("save a flow", _save(0, cvaes), _save(1, cvaes), _read_cvae),
