@@ -18,6 +18,7 @@ from llamavae.evaluation.data import data_hashes
 from llamavae.evaluation.evaluator import EvaluationData, Evaluator, missing, system_fingerprint
 from llamavae.evaluation.results import Found, Results, check_folder, read_results, write_results
 from llamavae.provenance import provenance
+from llamavae.terminal import printable
 
 
 def evaluate(
@@ -138,4 +139,4 @@ def _setting(value: Any) -> str:
 
 def _say(label: str, shown: bool, text: str) -> None:
     if shown:
-        print(f"{label} {text}", file=sys.stderr, flush=True)
+        print(printable(f"{label} {text}"), file=sys.stderr, flush=True)
