@@ -131,7 +131,7 @@ def _other(file: Path, options: dict[str, Any]) -> PreTrainedModel:
             "Convert this file to a folder first"
         )
     if (file.parent / "adapter_config.json").exists():  # transformers would load its base model
-        raise UserError(f"{file} lies beside an adapter_config.json. Move it to its own folder")
+        raise UserError(f"{file} is next to an adapter_config.json. Move it to its own folder")
     quantised: dict[str, Any] = {
         "gguf_file": file.name,
         "quantization_config": GgufConfig(dequantize=True),
