@@ -14,6 +14,7 @@ from tests import tiny
 
 from llamavae import LlaMaVAE, bulk
 from llamavae.bulk import encode_file, read_latent_codes
+from llamavae.corpora.matrices import read_matrix
 from llamavae.errors import UserError
 from llamavae.modeling import Refinement
 
@@ -336,6 +337,19 @@ def test_odd_files_are_named(tmp_path: Path) -> None:
     ]:
         with pytest.raises(UserError, match=message):
             list(read_latent_codes(tmp_path / name))
+
+
+def test_pickled_arrays_are_refused(tmp_path: Path) -> None:
+    class Bomb:
+        def __reduce__(self) -> tuple[object, ...]:
+            return Path.mkdir, (tmp_path / "ran",)
+
+    np.save(tmp_path / "a.npy", np.array([[Bomb()]], dtype=object))
+    with pytest.raises(UserError, match="not a NumPy array of numbers"):
+        list(read_latent_codes(tmp_path / "a.npy"))
+    with pytest.raises(UserError, match="damaged, or no array of numbers"):
+        read_matrix(tmp_path / "a.npy")
+    assert not (tmp_path / "ran").exists()
 
 
 def test_the_fingerprint_does_not_depend_on_what_was_encoded() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import errno
 import os
 import random
@@ -25,6 +26,7 @@ from llamavae.files import (
     disk_errors,
     replacing,
     replacing_folder,
+    write_csv,
     write_json,
     write_text,
 )
@@ -358,3 +360,13 @@ def test_a_killed_save_leaves_a_whole_model(kind: str, tmp_path: Path) -> None:
     assert seen == sorted(seen)  # old until it is new
     assert tree(folder) == allowed[1]
     assert [path.name for path in folder.parent.iterdir()] == ["model"]
+
+
+def test_text_in_csv_is_not_a_formula(tmp_path):
+    cells = ["=1+1", "+1", "-1", "@A1", "\t=1", "\r=1", "a=1", "", -1, -2.5, None]
+    names = [f"{sign}{number}" for number, sign in enumerate("=+-@abcdefg")]
+    path = write_csv([dict(zip(names, cells, strict=True))], tmp_path / "a.csv")
+    with path.open(encoding="utf-8", newline="") as file:
+        head, row = csv.reader(file)
+    assert head == [f"'{name}" for name in names[:4]] + names[4:]
+    assert row == [f"'{text}" for text in cells[:6]] + ["a=1", "", "-1", "-2.5", ""]

@@ -27,6 +27,7 @@ from llamavae.errors import UserError
 from llamavae.manifest import Entries, read_manifest, write_manifest
 
 _TEMPORARY, _LOCK, _OLD = ".writing", ".lock", ".old"
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")  # first characters of a spreadsheet's formula
 _ADVICE = {
     **dict.fromkeys([errno.ENOSPC, errno.EDQUOT, errno.EFBIG], "Free some disk space"),
     **dict.fromkeys([errno.EACCES, errno.EPERM], "Choose another place or change its permissions"),
@@ -105,13 +106,20 @@ def write_json(path: Path, values: Any) -> None:
 
 
 def write_csv(rows: Sequence[Mapping[str, Any]], path: Path) -> Path:
-    """Write or replace a CSV file of rows with a header line; missing values are empty."""
+    """Write or replace a CSV file of rows with a header line; missing values are empty.
+
+    Text that a spreadsheet would take for a formula is written with an apostrophe before it.
+    """
     if not rows:
         raise UserError(f"there are no rows to write to {path}")
     with replacing(path) as new, new.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)))
-        writer.writeheader()
-        writer.writerows(rows)
+        names = list(dict.fromkeys(key for row in rows for key in row))
+        writer = csv.writer(file)
+        for cells in (names, *([row.get(name) for name in names] for row in rows)):
+            writer.writerow(
+                f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULA) else cell
+                for cell in cells
+            )
     return path
 
 

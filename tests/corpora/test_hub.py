@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import socket
+import time
 from typing import Any
 
 import datasets
 import pytest
 from datasets import Dataset, DatasetDict, IterableDataset
 from datasets.exceptions import DatasetNotFoundError
+from huggingface_hub import constants
 
 from llamavae.corpora import load_corpus
 from llamavae.errors import UserError
@@ -32,6 +35,29 @@ def loader(monkeypatch):
         return calls
 
     return replace
+
+
+def test_an_absent_dataset_fails_at_once_without_a_network(monkeypatch):
+    def unknown(*_, **__):
+        raise socket.gaierror(-2, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    for offline in (True, False):
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", offline)
+        start = time.perf_counter()
+        with pytest.raises(UserError, match=r"'owner/absent': the Hugging Face hub cannot be"):
+            load_corpus("owner/absent")
+        assert time.perf_counter() - start < 2
+
+
+def test_code_of_a_dataset_is_not_run(monkeypatch, tmp_path):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    (folder / "data.py").write_text(f"import os\nos.mkdir({str(tmp_path / 'ran')!r})\n")
+    (folder / "train.jsonl").write_text('{"text": "a"}\n')
+    with pytest.raises(UserError, match="Dataset scripts are no longer supported"):
+        load_corpus(str(folder))
+    assert not (tmp_path / "ran").exists()
 
 
 def test_hub_id(loader):

@@ -297,6 +297,17 @@ def test_a_scaling_that_is_not_known_is_refused(folder: Path, tmp_path: Path) ->
         read_gguf(write(tmp_path / "tiny.gguf", folder, change=add))
 
 
+def test_an_adapter_in_the_folder_of_a_file_is_refused(tmp_path: Path) -> None:
+    writer = gguf.GGUFWriter(tmp_path / "a.gguf", "qwen2")
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "owner/base"}')
+    with pytest.raises(UserError, match=r"is next to an adapter_config\.json"):
+        read_gguf(tmp_path / "a.gguf")
+
+
 def test_an_architecture_that_is_not_known_is_refused(tmp_path: Path) -> None:
     writer = gguf.GGUFWriter(tmp_path / "clip.gguf", "clip")
     writer.add_name("eyes")

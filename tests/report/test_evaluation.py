@@ -72,6 +72,37 @@ def folder(tmp_path):
     return tmp_path
 
 
+HOSTILE = r'"><img src=x onerror=y> $\frac{$ ]]>'
+
+
+class Hostile(Tables):
+    """Names and labels that are HTML, SVG or formulas."""
+
+    name = HOSTILE
+
+    def evaluate(self, system, data):
+        tables = {
+            HOSTILE: [{"x": 0.0, "y": 1.0, "label": text} for text in (EVIL, HOSTILE)],
+            "bars": [{HOSTILE: text, "K": 0.5} for text in (EVIL, HOSTILE)],
+        }
+        plots = {
+            HOSTILE: Plot("map", ("label",)),
+            "bars": Plot("squares", (HOSTILE, HOSTILE, "K"), HOSTILE),
+        }
+        row = self.metric("letters").row(1, 3) | {"metric": EVIL, "group": HOSTILE, "unit": EVIL}
+        return Evaluation([row], tables, plots=plots)
+
+
+def test_hostile_names_and_labels_are_escaped(tmp_path):
+    corpus = {"corpus": EVIL, "split": HOSTILE}
+    model = {"source": EVIL, "run": None}
+    evaluate(Letters(), DATA, [Hostile()], tmp_path, name=EVIL, model=model, corpus=corpus)
+    page = check_page(write_report(tmp_path).read_text(encoding="utf-8"))
+    assert not {"script", "img"} & set(page.tags)
+    assert EVIL in words(page)
+    assert HOSTILE in words(page)
+
+
 def words(page):
     return " ".join("".join(page.texts).split())
 

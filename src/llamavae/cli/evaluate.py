@@ -12,6 +12,7 @@ from llamavae.cli.output import note, show_error, write
 from llamavae.errors import UserError, unknown
 from llamavae.files import disk_errors, write_csv
 from llamavae.folders import check_output
+from llamavae.terminal import printable
 
 if TYPE_CHECKING:
     from llamavae.evaluation.evaluator import Evaluator
@@ -196,7 +197,7 @@ def _align(table: list[tuple[str, ...]]) -> None:
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     for cells in table:
         line = "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True))
-        print(line.rstrip(), flush=True)
+        print(printable(line.rstrip()), flush=True)
 
 
 Folder = Annotated[Path, typer.Argument(help="Folder of an evaluation or of a training run.")]

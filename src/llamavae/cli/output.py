@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from llamavae.terminal import printable
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -19,14 +21,14 @@ def _console() -> Console:
 
 def note(message: str) -> None:
     """Print a message for the user."""
-    _console().print(message, style="dim", markup=False)
+    _console().print(printable(message), style="dim", markup=False)
 
 
 def show_error(message: str) -> None:
     """Print an error message."""
     from rich.text import Text
 
-    _console().print(Text.assemble(("error: ", "bold red"), message))
+    _console().print(Text.assemble(("error: ", "bold red"), printable(message)))
 
 
 def write(as_json: bool, *columns: str, **record: Any) -> None:
@@ -35,13 +37,14 @@ def write(as_json: bool, *columns: str, **record: Any) -> None:
     Args:
         as_json: Write the record as a JSON object instead of the columns.
         *columns: Human-readable cells, separated by tabs; line breaks become spaces.
+            Control characters are escaped, here and in JSON.
         **record: The same result as a record.
     """
     if as_json:
         line = json.dumps(record, ensure_ascii=False)
     else:
         line = "\t".join(" ".join(column.split()) for column in columns)
-    print(line, flush=True)
+    print(printable(line), flush=True)
 
 
 def write_nlls(nlls: Mapping[str, float], remark: str) -> None:

@@ -10,11 +10,14 @@ from typing import Any
 import datasets
 from datasets import Dataset
 from datasets.exceptions import DatasetNotFoundError, DatasetsError
+from huggingface_hub import HfApi, constants
+from huggingface_hub.errors import HfHubHTTPError
 
 from llamavae.corpora.corpus import Request, Sentences
 from llamavae.corpora.text import choose_column
 from llamavae.errors import UserError
 
+_PATIENCE = 3.0  # timeout in seconds for reaching the hub
 _SAMPLE = 100  # number of rows used to find the column with the sentences
 
 
@@ -52,6 +55,8 @@ def open_splits(
             if streaming:
                 return {str(s): data.to_iterable_dataset() for s, data in splits.items()}
         else:
+            if data_files is None and not folder.exists():
+                _check_hub(name)
             splits = datasets.load_dataset(
                 name, config, revision=revision, streaming=streaming, data_files=data_files
             )
@@ -63,6 +68,19 @@ def open_splits(
     except (OSError, ValueError, RuntimeError, DatasetsError) as error:
         raise _cannot_load(data_files or name, error) from error
     return {str(split): data for split, data in splits.items()}  # type: ignore[union-attr]
+
+
+def _check_hub(name: str) -> None:
+    """Raise a `ConnectionError` if there is no network, after which `datasets` retries for long."""
+    cached = Path(datasets.config.HF_DATASETS_CACHE, name.replace("/", "___")).is_dir()
+    if constants.HF_HUB_OFFLINE or cached:
+        return
+    try:
+        HfApi().dataset_info(name, timeout=_PATIENCE)
+    except (HfHubHTTPError, ValueError):
+        return  # `datasets` finds out why
+    except Exception as error:  # of the client below, which may be another tomorrow
+        raise ConnectionError(str(error)) from error
 
 
 _LOCAL = (

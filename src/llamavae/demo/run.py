@@ -29,6 +29,7 @@ from llamavae.pretrained import MODELS, fetch, find, megabytes, needed, preferre
 from llamavae.report import pieces
 from llamavae.report.pieces import Section
 from llamavae.report.run import Number, read_run, write_run_report
+from llamavae.terminal import printable
 from llamavae.training import Recipe, load_recipe, train
 
 _SETTINGS = {
@@ -317,7 +318,7 @@ def _outcome(tables: Mapping[str, Rows], metrics: Rows) -> list[Example]:
 
 
 def _say(console: Console, text: str) -> None:
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
+    console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
 
 
 def _show(console: Console, example: Example) -> None:
@@ -325,7 +326,7 @@ def _show(console: Console, example: Example) -> None:
     for column in example.rows[0]:
         grid.add_column(column)
     for row in example.rows:
-        grid.add_row(*(escape(" ".join(str(value).split())) for value in row.values()))
+        grid.add_row(*(escape(printable(" ".join(str(value).split()))) for value in row.values()))
     console.print(grid)
     console.print(example.seen, markup=False, highlight=False, style="italic")
     console.print()

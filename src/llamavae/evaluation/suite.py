@@ -19,6 +19,7 @@ from llamavae.evaluation.evaluator import EvaluationData, Evaluator, missing, sy
 from llamavae.evaluation.results import Found, Results, check_folder, read_results, write_results
 from llamavae.folders import locked
 from llamavae.provenance import provenance
+from llamavae.terminal import printable
 
 
 def evaluate(
@@ -150,4 +151,4 @@ def _setting(value: Any) -> str:
 
 def _say(label: str, shown: bool, text: str) -> None:
     if shown:
-        print(f"{label} {text}", file=sys.stderr, flush=True)
+        print(printable(f"{label} {text}"), file=sys.stderr, flush=True)

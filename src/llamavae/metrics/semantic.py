@@ -18,7 +18,6 @@ from torch.nn import functional as F
 from transformers import (
     AutoModel,
     AutoModelForSequenceClassification,
-    AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -26,7 +25,7 @@ from transformers import (
 from llamavae.errors import UserError
 from llamavae.modes import evaluating
 from llamavae.pretrained import resolve
-from llamavae.pretrained.loading import hub_errors
+from llamavae.pretrained.loading import hub_errors, load_tokenizer, load_whole, model_folder
 
 MOVER_MODEL = "distilbert-base-multilingual-cased"
 """The encoder that CODWOE's scorer names for MoverScore."""
@@ -296,5 +295,5 @@ def _load(source: Scorer, kind: Any, name: str) -> Loaded:
     if isinstance(source, tuple):
         return source
     with hub_errors(name, str(source)):
-        place = resolve(source)
-        return kind.from_pretrained(place), AutoTokenizer.from_pretrained(place)
+        folder = model_folder(resolve(source))
+        return load_whole(kind, folder), load_tokenizer(folder)

@@ -32,7 +32,7 @@ from llamavae.modeling.prior import DEFAULT, Prior, read_prior_folder
 from llamavae.modeling.quantisation import from_int8, to_int8
 from llamavae.modeling.transformers_encoder import TransformersEncoder
 from llamavae.pretrained import CATALOGUE, bundled, resolve
-from llamavae.pretrained.loading import hub_errors, load_whole
+from llamavae.pretrained.loading import check_config, hub_errors, load_whole, shard_names
 
 if TYPE_CHECKING:
     from llamavae.modeling.base import SentenceVAE
@@ -95,6 +95,7 @@ def read_config(folder: Path) -> LlaMaVAEConfig:
         values = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise UserError(f"{path} is not valid JSON: {error}. Copy the checkpoint again") from error
+    check_config(path)
     kind = values.get("model_type") if isinstance(values, dict) else None
     if kind != LlaMaVAEConfig.model_type:
         raise UserError(
@@ -223,10 +224,7 @@ def _load_trained(model: SentenceVAE, folder: Path) -> None:
     index = folder / "model.safetensors.index.json"
     files = {"model.safetensors"}
     if index.is_file():
-        try:
-            files = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{index} is damaged: {error!r}") from error
+        files = shard_names(index)
     weights: dict[str, Tensor] = {}
     for name in sorted(files):
         path = folder / name

@@ -14,7 +14,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import (
     AutoModelForCausalLM,
-    AutoTokenizer,
     GenerationConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -28,7 +27,13 @@ from llamavae.modeling.names import DecoderTraining
 from llamavae.modeling.tokenizing import TokenPolicy, detokenize, tokenize
 from llamavae.modes import evaluating
 from llamavae.pretrained import resolve
-from llamavae.pretrained.loading import hub_errors, is_gguf, load_whole
+from llamavae.pretrained.loading import (
+    hub_errors,
+    is_gguf,
+    load_tokenizer,
+    load_whole,
+    model_folder,
+)
 
 
 class Scores(NamedTuple):
@@ -129,8 +134,9 @@ class TextDecoder(nn.Module):
                     "cache_dir": cache_dir,
                     "local_files_only": local_files_only,
                 }
-                lm = load_whole(AutoModelForCausalLM, source, **hub, **options)
-                tokenizer = AutoTokenizer.from_pretrained(source, **hub)
+                folder = model_folder(source, **hub)
+                lm = load_whole(AutoModelForCausalLM, folder, **options)
+                tokenizer = load_tokenizer(folder)
         return cls(lm, tokenizer, max_tokens, training, lora_rank, lora_alpha)
 
     @property

@@ -39,6 +39,7 @@ from transformers.integrations.gguf.reader import (
 )
 
 from llamavae.errors import UserError
+from llamavae.pretrained.loading import SAFE
 
 # number of elements dequantised at a time: fits the processor's cache, too few for threads
 _ELEMENTS = 2**15 - 2**8
@@ -129,6 +130,8 @@ def _other(file: Path, options: dict[str, Any]) -> PreTrainedModel:
             f"{file}: quantization_config is supported only for GGUF files of LLaMA models. "
             "Convert this file to a folder first"
         )
+    if (file.parent / "adapter_config.json").exists():  # transformers would load its base model
+        raise UserError(f"{file} is next to an adapter_config.json. Move it to its own folder")
     quantised: dict[str, Any] = {
         "gguf_file": file.name,
         "quantization_config": GgufConfig(dequantize=True),
@@ -167,7 +170,7 @@ def _llama(
 
 def _load(file: Path, kind: Any, source: Path | None, **options: Any) -> PreTrainedModel:
     """The model that `kind.from_pretrained` gives; missing weights are an error."""
-    model, report = kind.from_pretrained(source, output_loading_info=True, **options)
+    model, report = kind.from_pretrained(source, output_loading_info=True, **options | SAFE)
     lost = sorted(report["missing_keys"])
     if lost:
         raise UserError(

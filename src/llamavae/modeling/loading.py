@@ -13,7 +13,6 @@ from transformers import (
     AutoConfig,
     AutoModel,
     AutoModelForTextEncoding,
-    AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -26,7 +25,13 @@ from llamavae.modeling.encoder import SentenceEncoder
 from llamavae.modeling.names import Pooling
 from llamavae.modeling.transformers_encoder import TransformersEncoder
 from llamavae.pretrained import CATALOGUE, resolve
-from llamavae.pretrained.loading import hub_errors, is_gguf, load_whole
+from llamavae.pretrained.loading import (
+    hub_errors,
+    is_gguf,
+    load_tokenizer,
+    load_whole,
+    model_folder,
+)
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -75,13 +80,14 @@ def load_sentence_encoder(
     hub: dict[str, Any] = {
         "revision": revision,
         "token": token,
+        "cache_dir": cache_dir,
         "local_files_only": local_files_only,
     }
     weights: dict[str, Any] = {"dtype": dtype} if dtype else {}
     if pooling is not None and isinstance(source, str):
-        hub["cache_dir"] = cache_dir
         with hub_errors("sentence encoder", source):
-            config = AutoConfig.from_pretrained(source, **hub)
+            folder = model_folder(source, **hub)
+            config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
             text = type(config) in AutoModelForTextEncoding._model_mapping
             if config.is_encoder_decoder and not text:
                 raise UserError(
@@ -89,8 +95,8 @@ def load_sentence_encoder(
                     "without its decoder. Use an encoder, or an encoder-decoder such as T5"
                 )
             kind = AutoModelForTextEncoding if text else AutoModel
-            model = load_whole(kind, source, config=config, **hub, **weights)
-            tokenizer = AutoTokenizer.from_pretrained(source, **hub)
+            model = load_whole(kind, folder, config=config, **weights)
+            tokenizer = load_tokenizer(folder)
         encoder = TransformersEncoder(model, tokenizer, pooling, **options)
     else:
         from sentence_transformers import SentenceTransformer  # slow import
@@ -100,7 +106,11 @@ def load_sentence_encoder(
         if isinstance(source, str):
             with hub_errors("sentence encoder", source):
                 source = SentenceTransformer(
-                    source, device="cpu", cache_folder=cache_dir, model_kwargs=weights, **hub
+                    model_folder(source, **hub),
+                    device="cpu",
+                    local_files_only=True,
+                    trust_remote_code=False,
+                    model_kwargs={"use_safetensors": True, **weights},
                 )
         encoder = SentenceTransformerEncoder(source, **options)
     if max_tokens is not None:

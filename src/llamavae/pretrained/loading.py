@@ -1,19 +1,42 @@
-"""Loading transformers models, with instructive errors."""
+"""Loading pretrained models from folders of numbers and settings, with instructive errors.
+
+Models of transformers and sentence-transformers are loaded from a folder that `model_folder` has
+checked: without code of the model, without unpickling, and without the network.
+"""
 
 from __future__ import annotations
 
+import json
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 from safetensors import SafetensorError
-from transformers import PreTrainedModel
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from llamavae.errors import UserError, nearest
+
+SAFE = {"trust_remote_code": False, "local_files_only": True}
+"""Arguments of every `from_pretrained` of a model."""
+
+_CONFIGS = ("*config*.json", "modules.json", "*.index.json")
+_PARTS = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+_UNUSED = ["original/*", "consolidated*", "onnx/*", "openvino/*"]
+_ARGUMENTS = {  # of `from_pretrained`, which a model must not set by itself
+    "adapter_kwargs",
+    "allow_all_kernels",
+    "gguf_file",
+    "kernel_config",
+    "trust_remote_code",
+    "use_kernels",
+    "weights_only",
+}
 
 
 @contextmanager
@@ -25,7 +48,21 @@ def hub_errors(kind: str, source: str) -> Iterator[None]:
         raise
     except TypeError as error:  # an option that the model does not know
         raise UserError(f"could not load the {kind} {source!r}: {error}") from error
-    except (OSError, HfHubHTTPError, ValueError, RuntimeError, SafetensorError) as error:
+    except (
+        OSError,
+        HfHubHTTPError,
+        ValueError,
+        RuntimeError,
+        SafetensorError,
+        AttributeError,
+        ImportError,
+        LookupError,
+    ) as error:
+        if "trust_remote_code" in str(error):
+            raise UserError(
+                f"the {kind} {source!r} needs Python code of its own, which is never run. Use a "
+                "model of an architecture that is part of transformers or sentence-transformers"
+            ) from error
         folder = Path(source)
         if folder.is_dir():
             found = ", ".join(sorted(p.name for p in folder.iterdir())[:12]) or "nothing"
@@ -50,22 +87,83 @@ def hub_errors(kind: str, source: str) -> Iterator[None]:
         ) from error
 
 
-def load_whole(kind: Any, source: str | os.PathLike[str], **options: Any) -> PreTrainedModel:
+def model_folder(source: str, revision: str | None = None, **hub: Any) -> str:
+    """The folder of a pretrained model: `source`, or a download of the hub id `source`.
+
+    Args:
+        source: Folder or hub id.
+        revision: Branch, tag or commit of the hub repository.
+        **hub: `token`, `cache_dir` and `local_files_only`.
+
+    Raises:
+        UserError: The model has weights only as a pickle, or its settings name code, a kernel, an
+            adapter or a file outside of the folder.
+    """
+    folder = Path(source)
+    local = folder.is_dir()
+    if not local:
+        patterns = {"allow_patterns": _PARTS, "ignore_patterns": _UNUSED}
+        folder = Path(snapshot_download(source, revision=revision, **hub, **patterns))
+    for path in sorted({path for pattern in _CONFIGS for path in folder.rglob(pattern)}):
+        check_config(path)
+    if (folder / "adapter_config.json").is_file():
+        raise UserError(
+            f"{source} holds an adapter, which names another model. Merge the two with PEFT's "
+            "merge_and_unload, save the result in a new folder, and pass that folder"
+        )
+    pickled = {path.parent for path in folder.rglob("pytorch_model*.bin")}
+    nothing = not local and not any(folder.rglob("*.safetensors"))
+    if nothing or not all(any(place.glob("*.safetensors")) for place in pickled):
+        raise UserError(
+            f"{source} has no weights in a safetensors file, the only format that is read: pickled "
+            "weights, such as pytorch_model.bin, can run code. Convert them, for example with "
+            "https://huggingface.co/spaces/safetensors/convert (see docs/explanation/security.md)"
+        )
+    return str(folder)
+
+
+def shard_names(index: Path) -> set[str]:
+    """Names of the files that an index of a sharded checkpoint lists.
+
+    Raises:
+        UserError: The index is damaged, or names a file that is not a safetensors file beside it.
+    """
+    try:
+        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise UserError(f"{index} is damaged: {error!r}. Copy the model again") from error
+    for name in names:
+        plain = isinstance(name, str) and not set(name) & set("/\\:") and name != ".safetensors"
+        if not plain or not name.endswith(".safetensors"):
+            raise UserError(
+                f"{index} names {name!r}; expected names of safetensors files in its own folder. "
+                "Copy the model again from a source that you trust"
+            )
+    return names
+
+
+def load_tokenizer(folder: str | os.PathLike[str]) -> PreTrainedTokenizerBase:
+    """Load the tokenizer in a folder of `model_folder`."""
+    return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+
+
+def load_whole(kind: Any, folder: str | os.PathLike[str], **options: Any) -> PreTrainedModel:
     """Load a pretrained model; missing weights, which transformers would initialise, are an error.
 
     Args:
         kind: A class of transformers that has `from_pretrained`.
-        source: Hub id or folder.
+        folder: A folder of `model_folder`.
         **options: Arguments of `from_pretrained`.
 
     Raises:
         UserError: Weights are missing, except those of BERT's pooler, which is not used.
     """
-    model, report = kind.from_pretrained(source, output_loading_info=True, **options)
+    options |= SAFE | {"use_safetensors": True}
+    model, report = kind.from_pretrained(folder, output_loading_info=True, **options)
     lost = sorted(name for name in report["missing_keys"] if "pooler." not in name)
     if lost and "quantization_config" not in options:
         raise UserError(
-            f"{source} does not hold all weights of a {type(model).__name__}: {len(lost)} are "
+            f"{folder} does not hold all weights of a {type(model).__name__}: {len(lost)} are "
             f"missing, {lost[0]} among them. Either it is damaged, or it is a model of another kind"
         )
     return model
@@ -74,6 +172,40 @@ def load_whole(kind: Any, source: str | os.PathLike[str], **options: Any) -> Pre
 def is_gguf(source: str | os.PathLike[str]) -> bool:
     """Whether a model's source is a GGUF file, by its name."""
     return Path(source).suffix.lower() == ".gguf"
+
+
+def check_config(path: Path) -> None:
+    """Raise a `UserError` if a settings file names a kernel, a file elsewhere, or unsafe options.
+
+    transformers downloads and runs a kernel for an attention or expert implementation of the form
+    `owner/name`. sentence-transformers passes the `..._args` of a module to `from_pretrained`.
+    """
+    if path.name.endswith(".index.json"):
+        shard_names(path)
+        return
+    try:
+        entries = list(_entries(json.loads(path.read_text(encoding="utf-8"))))
+    except ValueError as error:
+        raise UserError(f"{path} is not valid JSON: {error}. Copy the model again") from error
+    for key, value in entries:
+        kernel = key.rpartition("_")[2] in ("implementation", "internal") and "/" in str(value)
+        inside = isinstance(value, dict) and key.endswith(("_args", "_kwargs"))
+        unsafe = sorted(_ARGUMENTS & value.keys()) if inside else []
+        foreign = key == "activation_function" and re.match(r"(?!torch\.).+\.", str(value))
+        if kernel or foreign or unsafe:
+            found = f"{unsafe[0]} in {key}" if unsafe else f"{key} = {value!r}"
+            raise UserError(
+                f"{path} sets {found}, which can run code. Remove it from a copy of the model"
+            )
+
+
+def _entries(value: Any) -> Iterator[tuple[str, Any]]:
+    """All keys of nested JSON objects, with their values."""
+    if isinstance(value, dict):
+        yield from value.items()
+    for inside in value.values() if isinstance(value, dict) else value:
+        if isinstance(inside, dict | list):
+            yield from _entries(inside)
 
 
 def _missing_folder(source: str) -> bool:

@@ -11,6 +11,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 
 INK, FAINT, PAPER = "#1f2328", "#d1d5da", "#ffffff"
@@ -22,12 +23,21 @@ MARKERS = "o^s"
 WIDTH, HEIGHT = 4.6, 3.2  # inches of one panel
 
 
+class _Figure(Figure):
+    """A figure whose texts are shown as they are: `$` does not begin a formula."""
+
+    def draw(self, renderer: Any) -> None:
+        for text in self.findobj(Text):
+            text.set_parse_math(False)
+        super().draw(renderer)
+
+
 def new_figure(
     panels: int = 1, columns: int = 1, width: float = WIDTH, height: float = HEIGHT
 ) -> tuple[Figure, list[Axes]]:
     """An empty figure with panels of the given size in rows of `columns`, and their axes."""
     rows = math.ceil(panels / columns)
-    figure = Figure((columns * width, rows * height), layout="constrained", facecolor=PAPER)
+    figure = _Figure((columns * width, rows * height), layout="constrained", facecolor=PAPER)
     axes = list(figure.subplots(rows, columns, squeeze=False).flat)
     for axis in axes[panels:]:
         axis.remove()

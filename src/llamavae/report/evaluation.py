@@ -105,7 +105,7 @@ def headline(results: Results) -> Section:
 
 def _linked(name: str, row: Mapping[str, Any]) -> Html:
     """The name of a metric, with a link to the section of its evaluator."""
-    link = Html(f'<a href="#{_id(name)}">{escape(row["metric"])}</a>')
+    link = Html(f'<a href="#{escape(_id(name))}">{escape(row["metric"])}</a>')
     return with_notes(link, *filter(None, (name, row["group"], row["unit"])))
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogFormatter, MaxNLocator
 
 from llamavae.errors import UserError, unknown
 from llamavae.metrics.latent import ACTIVE_THRESHOLD
@@ -194,6 +194,7 @@ def plot_curve(rows: Sequence[Mapping[str, Any]], x: str, y: str) -> Figure:
     axis.plot(*zip(*points, strict=True), color=BLUE, marker="o", markersize=4)
     if points[0][0] > 0 and points[-1][0] / points[0][0] > 100:
         axis.set_xscale("log")
+        axis.xaxis.set_major_formatter(LogFormatter())  # without formulas
     finish(axis, x, y)
     return figure
 

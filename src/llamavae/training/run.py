@@ -23,6 +23,7 @@ from llamavae.folders import locked
 from llamavae.modeling import LlaMaVAE
 from llamavae.modeling.loading import load_sentence_encoder
 from llamavae.provenance import provenance
+from llamavae.terminal import printable
 from llamavae.training.arguments import processes, training_arguments
 from llamavae.training.best import BestModel, ModelEvaluator
 from llamavae.training.build import build_model, check_start_of_finished
@@ -210,7 +211,7 @@ def _fit_prior(
         seed = recipe.optimisation.seed
         model.default_prior = fit_default_prior(model, data, validation, limit, seed)
     except UserError as error:  # the run is worth keeping without it
-        print(f"no prior was fitted: {error}", file=sys.stderr)
+        print(printable(f"no prior was fitted: {error}"), file=sys.stderr)
 
 
 def _write_results(
