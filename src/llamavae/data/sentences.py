@@ -20,6 +20,7 @@ from llamavae.data.batches import GROUP, Item, by_length
 from llamavae.errors import UserError
 from llamavae.files import cache_folder, disk_errors, replacing_folder
 from llamavae.modeling import SentenceEncoder, TextDecoder
+from llamavae.modeling.tokenizing import AS_TEXT
 
 _CHUNK = 2048  # number of sentences between two updates of the progress bar
 
@@ -134,7 +135,7 @@ def sentence_vectors(
     """
     if not len(texts):  # nothing to keep
         return np.empty((0, encoder.dim), np.float32)
-    key = _hash(encoder.cache_key())
+    key = _hash(encoder.cache_key(), str(AS_TEXT))
     encoded = _cached(
         cache_folder() / f"vectors-{key}-{_hash(*texts)}",
         lambda new: _write_vectors(new, texts, encoder, key, progress),
@@ -160,7 +161,7 @@ def _decoder_key(decoder: TextDecoder) -> str:
             tokenizer.pop(state, None)
     else:
         tokenizer = [repr(decoder.tokenizer), decoder.tokenizer.get_vocab()]
-    return json.dumps([tokenizer, str(decoder.tokens), decoder.max_tokens], sort_keys=True)
+    return json.dumps([tokenizer, AS_TEXT, str(decoder.tokens), decoder.max_tokens], sort_keys=True)
 
 
 def _cached(folder: Path, write: Callable[[Path], None]) -> Path:
