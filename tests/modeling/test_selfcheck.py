@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import json
+import shutil
+
 import pytest
 import torch
 import transformers as hf
@@ -8,6 +11,7 @@ from tests import tiny
 from llamavae import LlaMaVAE
 from llamavae.errors import UserError
 from llamavae.modeling import TransformersEncoder
+from llamavae.modeling.loading import load_sentence_encoder
 from llamavae.modeling.selfcheck import check_decoder, check_encoder
 
 
@@ -154,3 +158,50 @@ def test_a_tokenizer_larger_than_the_embedding_is_refused(tmp_path):
     model = hf.AutoModel.from_pretrained(tiny.encoder("bert"))
     with pytest.raises(UserError, match="the encoder's tokenizer has"):
         TransformersEncoder(model, tokens)
+
+
+# ------------------------------------------------------------------ special tokens in a text
+
+
+@pytest.mark.parametrize("encoder", ["bert", "bert-mean", "sentence-t5"])
+@pytest.mark.parametrize("text", ["a </s> b", "<s>", "<pad> dog", "x <|endoftext|> y", "[SEP]"])
+def test_names_of_special_tokens_are_text(text, encoder):
+    decoder = tiny.text_decoder(max_tokens=64)
+    (row,), _ = decoder.tokenize([text])
+    assert not {0, 1, 2, 3, 4} & set(row[1:-1])
+    assert decoder.texts(torch.tensor([row[1:]])) == [text]
+    pooling = {"pooling": "mean"} if encoder == "bert" else {}
+    ids = load_sentence_encoder(tiny.encoder(encoder), **pooling).tokenize([text])["input_ids"]
+    first = 0 if encoder == "sentence-t5" else 1  # its own special tokens: [CLS] x [SEP], or x </s>
+    assert not {0, 1, 2, 3, 4} & set(ids[0, first:-1].tolist())
+
+
+# ------------------------------------------------------------------ backbones given anew
+
+
+@pytest.fixture
+def saved(tmp_path):
+    tiny.vae("memory").save_pretrained(tmp_path / "saved")
+    return tmp_path / "saved"
+
+
+def test_the_original_backbones_are_recognised_in_other_places_and_types(saved, tmp_path):
+    shutil.copytree(tiny.decoder(), tmp_path / "decoder")
+    LlaMaVAE.from_pretrained(saved, decoder=tmp_path / "decoder", encoder=tiny.encoder())
+    LlaMaVAE.from_pretrained(saved, decoder=tmp_path / "decoder", dtype="bfloat16")
+    LlaMaVAE.from_pretrained(saved, decoder=tmp_path / "decoder", dtype="float16")
+
+
+def test_another_backbone_of_the_same_shape_is_a_warning(saved, tmp_path):
+    other = tiny.save_decoder(tiny.DECODERS["llama"](), tmp_path / "other", seed=5)
+    with pytest.warns(UserWarning, match="decoder in .*other has other weights"):
+        LlaMaVAE.from_pretrained(saved, decoder=other)
+
+
+def test_a_backbone_that_changed_in_its_place_is_refused(saved, tmp_path):
+    config = saved / "config.json"
+    values = json.loads(config.read_text())
+    other = tiny.save_decoder(tiny.DECODERS["llama"](), tmp_path / "other", seed=5)
+    config.write_text(json.dumps(values | {"decoder_name_or_path": str(other)}))
+    with pytest.raises(UserError, match=r"other weights than.*decoder='"):
+        LlaMaVAE.from_pretrained(saved)

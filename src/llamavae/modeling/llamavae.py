@@ -214,6 +214,11 @@ class LlaMaVAE(SentenceVAE):
         model = cls(
             *loading.load_backbones(config, encoder, decoder, tokenizer, **(decoder_options or {}))
         )
+        if model.encoder is not None and model.encoder.training_mode != "frozen":
+            model.encoder.float()  # trained weights are float32, whatever the folder's type
+        if model.decoder.training_mode == "full":
+            model.decoder.float()
+            model.config = model.config.changed(decoder_dtype="float32")
         for part in model.injection.parts.values():
             if isinstance(part, MemoryInjection) and part.scaled:
                 part.calibrate(model.decoder.lm)
