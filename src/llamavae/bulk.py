@@ -11,7 +11,7 @@ import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -41,7 +41,10 @@ _FACTS = "encoding.json"  # of the folder of parts: what they were made from
 _COUNTS = ("sentences", "blank", "truncated")
 _VECTOR = pa.list_(pa.float32())
 _SCHEMA = pa.schema({"id": pa.int64(), "text": pa.string(), "mean": _VECTOR, "logvar": _VECTOR})
-_VECTOR_NAMES = ("mean", "z")
+CODES = ("mean", "z")
+"""Names of a column of latent codes."""
+SENTENCE_VECTORS = ("h", "vector")
+"""Names of a column of sentence vectors."""
 
 
 @dataclass(frozen=True)
@@ -313,7 +316,7 @@ class _LatentCodes:
 
 
 def read_latent_codes(
-    source: Path | Iterable[bytes], batch_size: int = 1024
+    source: Path | Iterable[bytes], batch_size: int = 1024, names: Sequence[str] = CODES
 ) -> Iterator[_LatentCodes]:
     """Read latent codes from a Parquet file (see `encode_file`), a NumPy array, or JSON lines.
 
@@ -322,6 +325,7 @@ def read_latent_codes(
             other file, or the lines of an open file, with one vector per line: a JSON list, or an
             object with `mean` or `z`.
         batch_size: Number of codes per batch.
+        names: Names of the column or key of the vectors instead, such as `SENTENCE_VECTORS`.
 
     Raises:
         UserError: The file cannot be read, or a row is not a vector of finite numbers of the same
@@ -329,17 +333,17 @@ def read_latent_codes(
     """
     name = str(source) if isinstance(source, Path) else "standard input"
     if not isinstance(source, Path):
-        batches = _from_json(decode_lines(source, name), name, batch_size)
+        batches = _from_json(decode_lines(source, name), name, batch_size, names)
     else:
         if source.is_dir() or not source.exists():  # a pipe is allowed
             check_file(source)
         match source.suffix.lower():
             case ".parquet":
-                batches = _from_parquet(source, batch_size)
+                batches = _from_parquet(source, batch_size, names)
             case ".npy":
                 batches = _from_numpy(source, batch_size)
             case _:
-                batches = _from_json(read_lines(source), name, batch_size)
+                batches = _from_json(read_lines(source), name, batch_size, names)
     for ids, texts, vectors in batches:
         try:
             z = torch.from_numpy(np.array(vectors, dtype=np.float32))
@@ -368,19 +372,19 @@ def _odd_row(ids: list[int], vectors: Any, name: str) -> UserError:
     return UserError(f"{name}: expected one list of numbers per row")
 
 
-def _from_parquet(path: Path, batch_size: int) -> Iterator[_Batch]:
+def _from_parquet(path: Path, batch_size: int, wanted: Sequence[str]) -> Iterator[_Batch]:
     try:
         file = pq.ParquetFile(path, page_checksum_verification=True)
         names = file.schema_arrow.names
-        column = next((name for name in _VECTOR_NAMES if name in names), None)
+        column = next((name for name in wanted if name in names), None)
         if column is None:
             raise UserError(
-                f"{path} has no column 'mean' or 'z' with latent codes; its columns are "
-                f"{', '.join(names)}. `llamavae encode --output` writes such a file"
+                f"{path} has no column {' or '.join(map(repr, wanted))} with vectors; its columns "
+                f"are {', '.join(names)}. `llamavae encode --output` writes a file of latent codes"
             )
         first = 1
-        wanted = [name for name in ("id", "text", column) if name in names]
-        for batch in file.iter_batches(batch_size, columns=wanted):
+        read = [name for name in ("id", "text", column) if name in names]
+        for batch in file.iter_batches(batch_size, columns=read):
             columns = batch.to_pydict()
             ids = columns.get("id") or list(range(first, first + len(batch)))
             yield ids, columns.get("text"), columns[column]
@@ -408,26 +412,29 @@ def _from_numpy(path: Path, batch_size: int) -> Iterator[_Batch]:
         yield list(range(start + 1, start + 1 + len(part))), None, part
 
 
-def _from_json(lines: Iterable[tuple[int, str]], name: str, batch_size: int) -> Iterator[_Batch]:
-    rows = ((number, *_parsed(line, f"{name}:{number}")) for number, line in lines if line.strip())
+def _from_json(
+    lines: Iterable[tuple[int, str]], name: str, batch_size: int, wanted: Sequence[str]
+) -> Iterator[_Batch]:
+    filled = ((number, line) for number, line in lines if line.strip())
+    rows = ((number, *_parsed(line, f"{name}:{number}", wanted)) for number, line in filled)
     while batch := list(islice(rows, batch_size)):
         ids, texts, vectors = map(list, zip(*batch, strict=True))
         yield ids, None if None in texts else texts, vectors
 
 
-def _parsed(line: str, where: str) -> tuple[str | None, Any]:
+def _parsed(line: str, where: str, wanted: Sequence[str]) -> tuple[str | None, Any]:
     """The text, if there is one, and the vector of a line of JSON."""
     try:
         value = json.loads(line)
     except json.JSONDecodeError as error:
         raise UserError(
             f"{where}: not valid JSON ({error.msg}); expected a list of numbers, or an object with "
-            "'mean' or 'z', per line"
+            f"{' or '.join(map(repr, wanted))}, per line"
         ) from error
     if not isinstance(value, dict):
         return None, value
     text = value.get("text")
-    vector = next((value[key] for key in _VECTOR_NAMES if key in value), None)
+    vector = next((value[key] for key in wanted if key in value), None)
     return text if isinstance(text, str) else None, vector
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 from tests import tiny
 
 from llamavae import LlaMaVAE
@@ -266,6 +267,35 @@ def test_decode_is_the_way_back(run: Any, model: LlaMaVAE, sentences: Path, tmp_
     assert run("decode", stdin=lines).stdout == expected
     rows = [json.loads(x) for x in run("decode", "--json", "--file", codes).stdout.splitlines()]
     assert [row["id"] for row in rows] == list(range(1, 16, 2))
+
+
+def test_sentence_vectors_to_codes_to_texts(
+    run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a model without a sentence encoder needs: h -> z -> text."""
+    vae = tiny.vae(sentence_encoder=None, embed_backbones=True)
+    vae.save_pretrained(tmp_path / "model")
+    monkeypatch.setenv("LLAMAVAE_MODEL", str(tmp_path / "model"))
+    h = torch.randn(3, tiny.HIDDEN)
+    array, lines = tmp_path / "h.npy", tmp_path / "h.jsonl"
+    np.save(array, h.numpy())
+    lines.write_text("".join(json.dumps({"text": "x", "h": row}) + "\n" for row in h.tolist()))
+    codes = run("encode", "--vectors", array)
+    assert codes.exit_code == 0, codes.stderr
+    rows = [json.loads(line) for line in codes.stdout.splitlines()]
+    torch.testing.assert_close(torch.tensor([row["mean"] for row in rows]), vae.encode(h).mean)
+    assert [row["id"] for row in rows] == [1, 2, 3]
+    named = run("encode", "--vectors", lines).stdout.splitlines()
+    assert [json.loads(line)["mean"] for line in named] == [row["mean"] for row in rows]
+    assert json.loads(named[0])["text"] == "x"
+    texts = run("decode", stdin=codes.stdout).stdout
+    assert texts.splitlines() == [" ".join(t.split()) for t in vae.decode(vae.encode(h).mean)]
+    assert run("encode", "--vectors", array, "a dog").exit_code == 2
+    short = tmp_path / "short.npy"
+    np.save(short, h[:, :3].numpy())
+    refused = run("encode", "--vectors", short)
+    assert refused.exit_code == 2
+    assert f"(B, {tiny.HIDDEN})" in refused.stderr
 
 
 def test_several_texts_of_a_code(run: Any) -> None:

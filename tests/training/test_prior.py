@@ -247,3 +247,12 @@ def test_unusable_points(points, message):
 def test_a_negative_width_is_refused(vae):
     with pytest.raises(UserError, match="posterior_scale"):
         aggregate_posterior(vae, tiny.SENTENCES, posterior_scale=-1)
+
+
+def test_few_codes_are_reported_and_constant_ones_refused(caplog):
+    fit_prior(torch.randn(3, 4), "gaussian")
+    assert "2 codes are too few for a covariance of 4 dimensions" in caplog.text
+    codes = torch.randn(40, 4)
+    codes[:, 2] = 1.0
+    with pytest.raises(UserError, match=r"dimensions \[2\] are constant"):
+        fit_prior(codes)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 import datasets
 import pytest
 import torch
+import transformers as hf
 import yaml
 from safetensors.torch import load_file
 from tests import tiny
@@ -491,3 +493,56 @@ def test_a_twentieth_is_the_rate_of_pretrained_parts(tmp_path, changes, expected
     values = runs.settings(tmp_path, "run", **backbones(), optimisation=changes)
     assert learning_rates(parse_recipe(values)) == expected
     assert learning_rates(parse_recipe(runs.settings(tmp_path, "run"))) == {}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"objective": {"beta": 1e300}}, r"loss of training step 1 .*begin with 'the "),
+        ({"optimisation": {"learning_rate": 1e30}}, r"(loss|gradient) of training step 3 .*'the "),
+        (
+            {"optimisation": {"learning_rate": 1e30, "steps": 1, "warmup_steps": 0}},
+            "held-out sentences is not finite",
+        ),
+        (
+            {"decoder": {"scratch": {"warmup_steps": 3, "warmup_learning_rate": 1e30}}},
+            r"(loss|gradient) of warm-up step \d .*'the ",
+        ),
+    ],
+    ids=["beta", "learning-rate", "one-step", "warm-up"],
+)
+def test_a_run_that_diverges_stops_and_names_step_and_sentences(tmp_path, changes, message):
+    settings = runs.settings(tmp_path, "run", output={"log_every": 50})
+    for section, values in changes.items():
+        scratch = settings[section].get("scratch", {}) | values.get("scratch", {})
+        settings[section] |= values | ({"scratch": scratch} if scratch else {})
+    with pytest.raises(UserError, match=message):
+        runs.quick(settings)
+    assert not (tmp_path / "run" / "model").exists()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_backbones_of_half_precision_train_in_float32(tmp_path, dtype):
+    folder = {}
+    for name, source, kind in (
+        ("encoder", tiny.encoder("bert"), hf.AutoModel),
+        ("decoder", tiny.decoder(), hf.AutoModelForCausalLM),
+    ):
+        folder[name] = tmp_path / name
+        kind.from_pretrained(source).to(dtype).save_pretrained(folder[name])
+        hf.AutoTokenizer.from_pretrained(source).save_pretrained(folder[name])
+    settings = runs.settings(tmp_path, "run", optimisation={"steps": 3})
+    settings["encoder"] = {"model": str(folder["encoder"]), "pooling": "mean", "training": "full"}
+    settings["decoder"] = {
+        "model": str(folder["decoder"]),
+        "dtype": "auto",
+        "training": "full",
+        "max_tokens": 24,
+    }
+    result = runs.quick(settings)
+    assert all(math.isfinite(line["loss"]) for line in runs.log(result) if "loss" in line)
+    saved = load_file(result.folder / "model" / "model.safetensors")
+    trained = {n: p for n, p in result.model.named_parameters() if p.requires_grad}
+    assert {p.dtype for p in trained.values()} == {torch.float32}
+    assert {saved[name].dtype for name in trained if name in saved} == {torch.float32}
+    assert LlaMaVAE.from_pretrained(result.folder / "model").decoder.lm.dtype == torch.float32

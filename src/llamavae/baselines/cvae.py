@@ -259,7 +259,8 @@ def _train(
         norm = nn.utils.clip_grad_norm_(trained, _MAX_NORM)
         if not torch.isfinite(loss.detach() + norm):
             raise UserError(
-                f"the loss of the conditional VAE or its gradient is not finite at step {step}. "
+                f"the loss of the conditional VAE or its gradient is not finite at step {step}; "
+                f"its sentences begin with {[data.texts[int(i)][:40] for i in rows[:4]]}. "
                 "Try a lower learning_rate"
             )
         optimizer.step()

@@ -48,11 +48,24 @@ def encode(
         bool, typer.Option("--overwrite", help="Replace an existing output file.")
     ] = False,
     refine: Refine = 0,
+    vectors: Annotated[
+        Path | None,
+        typer.Option(
+            help="File of sentence vectors to encode instead of texts: .npy of shape (N, H), "
+            "Parquet with a column h or vector, or JSON lines with one vector each. For models "
+            "trained on precomputed vectors."
+        ),
+    ] = None,
 ) -> None:
     """Encode texts to the mean and log-variance of the posterior q(z|x).
 
     Without --output, the result is one JSON object per line on standard output.
     """
+    if vectors is not None:
+        if text or source.file is not None or output is not None or refine:
+            raise UserError("--vectors is used alone: without texts, --file, --output and --refine")
+        _encode_vectors(model, vectors)
+        return
     if output is None:
         texts = source.read(text)
         vae = model.load()
@@ -88,6 +101,22 @@ def encode(
     if report.truncated:
         remarks.append(f"{report.truncated:,} truncated to the encoder's maximum length")
     note("; ".join(remarks))
+
+
+def _encode_vectors(model: ModelOptions, file: Path) -> None:
+    vae = model.load()
+    from llamavae import bulk
+
+    empty = True
+    for batch in bulk.read_latent_codes(file, model.batch_size, bulk.SENTENCE_VECTORS):
+        empty = False
+        posterior = vae.encode(batch.z)
+        means, logvars = posterior.mean.tolist(), posterior.logvar.tolist()
+        for i, (mean, logvar) in enumerate(zip(means, logvars, strict=True)):
+            text = {} if batch.texts is None else {"text": batch.texts[i]}
+            write(True, id=batch.ids[i], **text, mean=mean, logvar=logvar)
+    if empty:
+        raise UserError(f"{file}: found no sentence vectors; expected at least one")
 
 
 def decode(

@@ -22,6 +22,7 @@ from llamavae.errors import UserError
 from llamavae.files import cache_folder, disk_errors, replacing_folder
 from llamavae.manifest import damage
 from llamavae.modeling import SentenceEncoder, TextDecoder
+from llamavae.modeling.tokenizing import AS_TEXT
 
 logger = logging.getLogger(__name__)
 
@@ -141,7 +142,7 @@ def sentence_vectors(
     """
     if not len(texts):  # nothing to keep
         return np.empty((0, encoder.dim), np.float32)
-    key = _hash(encoder.cache_key())
+    key = _hash(encoder.cache_key(), str(AS_TEXT))
     encoded = _cached(
         cache_folder() / f"vectors-{key}-{_hash(*texts)}",
         lambda new: _write_vectors(new, texts, encoder, key, progress),
@@ -167,7 +168,7 @@ def _decoder_key(decoder: TextDecoder) -> str:
             tokenizer.pop(state, None)
     else:
         tokenizer = [repr(decoder.tokenizer), decoder.tokenizer.get_vocab()]
-    return json.dumps([tokenizer, str(decoder.tokens), decoder.max_tokens], sort_keys=True)
+    return json.dumps([tokenizer, AS_TEXT, str(decoder.tokens), decoder.max_tokens], sort_keys=True)
 
 
 def _cached(folder: Path, write: Callable[[Path], None]) -> Path:

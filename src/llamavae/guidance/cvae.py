@@ -119,10 +119,15 @@ class InvertibleCVAE:
             progress: Show progress bars on stderr.
 
         Raises:
-            UserError: A condition has the wrong dimension or contains NaN, or there are too few
-                pairs.
+            UserError: A condition has the wrong dimension or contains NaN, all conditions are
+                equal, there are too few pairs, or the fit diverged before its first evaluation.
         """
         check_pairs(self.condition, pairs)
+        if (pairs.conditions == pairs.conditions[:1]).all():
+            raise UserError(
+                f"expected at least two different conditions; all {len(pairs)} are equal, so texts "
+                "cannot depend on them"
+            )
         skipped = Counter(pairs.skipped)
         if valid is None:
             pairs, valid = pairs.split()
@@ -146,6 +151,12 @@ class InvertibleCVAE:
             state=state,
             progress=progress,
         )
+        if fit.stopped == "diverged" and not fit.best_step:
+            raise UserError(
+                "the fit diverged before its first evaluation, so there is nothing to keep. Try a "
+                f"learning rate below {(config or FitConfig()).learning_rate}, or check the "
+                "conditions for extreme values"
+            )
         self.inverse = self._fit_inverse(train)
         if vocabulary is not None:
             names = vocabulary

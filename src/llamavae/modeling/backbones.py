@@ -96,6 +96,28 @@ def fingerprint(weights: nn.Module | Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
+def frozen_hash(module: nn.Module) -> str | None:
+    """A hash of the shapes and of 64 evenly spaced values of each frozen weight (hex, 16 digits).
+
+    It takes milliseconds, tells two models apart, and does not find single changed values. Values
+    are rounded to bfloat16, so that float32 weights have the same hash when loaded in bfloat16.
+    None if all weights train, or are quantised or not in memory.
+    """
+    digest = hashlib.blake2b(digest_size=8)
+    frozen = {
+        name.replace(".base_layer", ""): p
+        for name, p in module.named_parameters()
+        if not p.requires_grad and "lora_" not in name and "pooler." not in name
+    }
+    if not frozen or not all(p.is_floating_point() and not p.is_meta for p in frozen.values()):
+        return None
+    for name, weight in sorted(frozen.items()):
+        digest.update(f"{name}{tuple(weight.shape)}".encode())
+        values = weight.detach().flatten()[:: max(1, weight.numel() // 64)][:64]
+        digest.update(values.to("cpu", torch.bfloat16).contiguous().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
 def tensors_of(module: nn.Module) -> dict[str, Tensor]:
     """Parameters and buffers of a module by name, each tied weight once."""
     return {**dict(module.named_parameters()), **dict(module.named_buffers())}

@@ -151,6 +151,39 @@ def located(
     return config.changed(**places)
 
 
+def compare_backbones(
+    saved: LlaMaVAEConfig, loaded: LlaMaVAEConfig, others: Collection[str]
+) -> None:
+    """Check that the frozen weights of the loaded backbones are those of the saved ones.
+
+    A decoder that is loaded in float16 is not compared unless it was saved so, since the hash
+    allows only for the other types.
+
+    Args:
+        saved: The settings of the checkpoint as they are saved.
+        loaded: Those of the loaded model.
+        others: `encoder` or `decoder`, where the caller gives another place to load it from.
+
+    Raises:
+        UserError: A backbone that the checkpoint names has other weights than it had. For one that
+            the caller gives, this is a warning.
+    """
+    types = {saved.decoder_dtype, loaded.decoder_dtype}
+    for which in ("encoder", "decoder"):
+        before, now = (getattr(config, f"{which}_hash") for config in (saved, loaded))
+        half = which == "decoder" and len(types) == 2 and "float16" in types
+        if before is None or now is None or before == now or half:
+            continue
+        place = getattr(loaded, f"{which}_name_or_path")
+        text = f"the {which} in {place} has other weights than the one this model was trained with"
+        if which not in others:
+            raise UserError(
+                f"{text}. Restore the original, or, to use this one anyway, pass it: "
+                f"from_pretrained(..., {which}={place!r})"
+            )
+        warnings.warn(f"{text}: texts and latent codes will not match", stacklevel=3)
+
+
 def backbone(folder: Path, config: LlaMaVAEConfig, which: str) -> str | None:
     """Where the encoder or decoder of the checkpoint in `folder` is loaded from.
 

@@ -33,6 +33,7 @@ class LlaMaVAEConfig(PreTrainedConfig):
             passed as an object. A checkpoint that embeds a local encoder names its own folder here,
             `encoder`.
         encoder_revision: Commit of the hub repository.
+        encoder_hash: Hash of a sample of the encoder's frozen weights; read from it.
         encoder_dim: Size H_enc of the sentence vector.
         encoder_pooling: Pooling rule for a plain transformers encoder (`cls`, `mean`, `last`,
             `attention`); None uses the modules of the sentence-transformers model.
@@ -49,6 +50,7 @@ class LlaMaVAEConfig(PreTrainedConfig):
             names its own folder here, `decoder`.
         decoder_revision: Commit of the hub repository.
         decoder_fingerprint: SHA-256 of the decoder's GGUF file; read from it.
+        decoder_hash: Hash of a sample of the decoder's frozen weights; read from it.
         decoder_dtype: Type of the decoder's weights, such as `float32`; read from the decoder.
         decoder_training: Trainable weights of the decoder: none (`frozen`), token embeddings and LM
             head (`heads`), these and LoRA matrices (`lora`), or all (`full`).
@@ -73,6 +75,7 @@ class LlaMaVAEConfig(PreTrainedConfig):
     max_tokens: int = 64
     encoder_name_or_path: str | None = None
     encoder_revision: str | None = None
+    encoder_hash: str | None = None
     encoder_dim: int = 0
     encoder_pooling: Pooling | None = None
     pooling_heads: int = 8
@@ -83,6 +86,7 @@ class LlaMaVAEConfig(PreTrainedConfig):
     decoder_name_or_path: str | None = None
     decoder_revision: str | None = None
     decoder_fingerprint: str | None = None
+    decoder_hash: str | None = None
     decoder_dtype: str | None = None
     decoder_training: DecoderTraining = "frozen"
     lora_rank: int = 16

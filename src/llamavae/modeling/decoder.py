@@ -24,7 +24,13 @@ from llamavae.modeling.backbones import freeze_or_adapt, quick_backward, quiet_d
 from llamavae.modeling.cross_entropy import CHUNK, cross_entropy
 from llamavae.modeling.injection import Steering, first_inputs, steered, steered_inputs
 from llamavae.modeling.names import DecoderTraining
-from llamavae.modeling.tokenizing import TokenPolicy, detokenize, tokenize
+from llamavae.modeling.tokenizing import (
+    AS_TEXT,
+    TokenPolicy,
+    check_vocabulary,
+    detokenize,
+    tokenize,
+)
 from llamavae.modes import evaluating
 from llamavae.pretrained import resolve
 from llamavae.pretrained.loading import (
@@ -88,6 +94,7 @@ class TextDecoder(nn.Module):
             raise UserError(
                 f"expected a causal language model with a head; got {type(lm).__name__}"
             )
+        check_vocabulary(tokenizer, lm, "decoder")
         self.embeddings.requires_grad_(training != "frozen")
         self.head.requires_grad_(training != "frozen")
         # the sampling settings of a checkpoint would affect greedy decoding
@@ -176,7 +183,7 @@ class TextDecoder(nn.Module):
         """
         if not texts:
             return [], 0
-        ids = tokenize(self.tokenizer, texts, add_special_tokens=False)["input_ids"]
+        ids = tokenize(self.tokenizer, texts, add_special_tokens=False, **AS_TEXT)["input_ids"]
         whole = [[*row, self.tokens.eos] for row in ids]
         rows = [[self.tokens.bos, *row[: self.max_tokens]] for row in whole]
         return rows, sum(len(row) > self.max_tokens for row in whole)
@@ -255,6 +262,16 @@ class TextDecoder(nn.Module):
                     wrong = self._logits(rows[part]).argmax(-1) != targets[part]
                     exact[sentence[part[wrong]]] = False
         return Scores(_per_sentence(losses, where, len(ids)), worst, exact)
+
+    def log_probabilities(self, ids: Tensor, steering: Steering | None = None) -> Tensor:
+        """Log-probabilities of all tokens at each position, shape (B, T - 1, V), in float32.
+
+        Args:
+            ids: `bos x_1 ... x_n` without padding, shape (B, T).
+            steering: Effect of z on the decoder; None for the unconditional language model.
+        """
+        rows, _, _ = self._read(ids, torch.ones_like(ids), steering, None)
+        return self._logits(rows).float().log_softmax(-1).unflatten(0, (len(ids), -1))
 
     def fisher_information(
         self, ids: Tensor, mask: Tensor, steering: Steering, z: Tensor, uniform: Tensor
@@ -343,11 +360,16 @@ class TextDecoder(nn.Module):
     @functools.cached_property
     @torch.no_grad()
     def _reads_embeddings_alone(self) -> bool:
-        """Whether embeddings in place of token ids give the same logits (not so for Gemma 3n)."""
+        """Whether embeddings in place of token ids give the same logits (not Gemma 3n and 4)."""
         ids = self._two_tokens()
         with evaluating(self):
             by_id = self.lm(input_ids=ids, use_cache=False).logits
-            by_embedding = self.lm(inputs_embeds=self.embeddings(ids), use_cache=False).logits
+            embeds = self.embeddings(ids)
+            by_embedding = self.lm(inputs_embeds=embeds, use_cache=False).logits
+            try:  # of no token
+                self.lm(inputs_embeds=torch.ones_like(embeds), use_cache=False)
+            except (RuntimeError, ValueError):
+                return False
         return torch.allclose(by_id, by_embedding, rtol=1e-3, atol=1e-3)
 
     def _check_embeddings(self) -> None:
@@ -382,7 +404,8 @@ class TextDecoder(nn.Module):
             self._check_embeddings()
         start = [self.tokens.bos]
         if prompt:
-            start += tokenize(self.tokenizer, prompt, add_special_tokens=False)["input_ids"]
+            ids = tokenize(self.tokenizer, prompt, add_special_tokens=False, **AS_TEXT)
+            start += ids["input_ids"]
         ids = torch.tensor([start] * batch, device=self.device)
         if "max_length" in options:
             options.setdefault("max_new_tokens", None)

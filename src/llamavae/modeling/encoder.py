@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from llamavae.modeling.backbones import fingerprint, quiet_dropout
 from llamavae.modeling.names import EncoderTraining
-from llamavae.modeling.tokenizing import tokenize
+from llamavae.modeling.tokenizing import AS_TEXT, tokenize
 from llamavae.modes import evaluating
 
 
@@ -106,7 +106,7 @@ class SentenceEncoder(nn.Module, ABC):
         limit = self.max_tokens
         if limit is None or not texts:
             return 0
-        rows = tokenize(self.tokenizer, texts, truncation=False)["input_ids"]
+        rows = tokenize(self.tokenizer, texts, truncation=False, **AS_TEXT)["input_ids"]
         return sum(len(ids) > limit for ids in rows)
 
     def _fingerprint(self) -> str:

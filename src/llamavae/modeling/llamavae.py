@@ -42,6 +42,7 @@ from llamavae.modeling.posterior import DiagonalGaussian, KLRule, Posterior, kl_
 from llamavae.modeling.prior import Prior, choose_prior
 from llamavae.modeling.refine import Progress, Refinement
 from llamavae.modeling.refine import refine as refine_posterior
+from llamavae.modeling.selfcheck import check_decoder, check_encoder
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -214,9 +215,16 @@ class LlaMaVAE(SentenceVAE):
         model = cls(
             *loading.load_backbones(config, encoder, decoder, tokenizer, **(decoder_options or {}))
         )
+        if model.encoder is not None and model.encoder.training_mode != "frozen":
+            model.encoder.float()  # trained weights are float32, whatever the folder's type
+        if model.decoder.training_mode == "full":
+            model.decoder.float()
+            model.config = model.config.changed(decoder_dtype="float32")
         for part in model.injection.parts.values():
             if isinstance(part, MemoryInjection) and part.scaled:
                 part.calibrate(model.decoder.lm)
+        check_encoder(model)
+        check_decoder(model)
         return model
 
     @classmethod
@@ -271,7 +279,7 @@ class LlaMaVAE(SentenceVAE):
                 "model.config, or build a new model with from_backbones"
             )
         others = {w: place for w, place in (("encoder", encoder), ("decoder", decoder)) if place}
-        config = checkpoint.located(folder, config, others)
+        saved, config = config, checkpoint.located(folder, config, others)
         model = cls(
             *loading.load_backbones(
                 config,
@@ -282,6 +290,11 @@ class LlaMaVAE(SentenceVAE):
             )
         )
         checkpoint.reload(model, folder, others)
+        if "encoder" in others:
+            check_encoder(model)
+        checkpoint.compare_backbones(saved, model.config, others)
+        if "decoder" in others or decoder_options.keys() - {"device_map"}:
+            check_decoder(model)
         card = folder / checkpoint.CARD
         model.card = card.read_text(encoding="utf-8") if card.is_file() else None
         model.name_or_path = loading.absolute(source)

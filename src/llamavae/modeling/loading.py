@@ -19,6 +19,7 @@ from transformers import (
 
 from llamavae.errors import UserError
 from llamavae.manifest import sha256
+from llamavae.modeling.backbones import frozen_hash
 from llamavae.modeling.configuration import LlaMaVAEConfig
 from llamavae.modeling.decoder import TextDecoder
 from llamavae.modeling.encoder import SentenceEncoder
@@ -143,8 +144,8 @@ def load_backbones(
         **decoder_options: Arguments of `AutoModelForCausalLM.from_pretrained`.
 
     Returns:
-        The config with revisions, dtype and fingerprint of the loaded files, the decoder, and the
-        encoder.
+        The config with revisions, dtype, fingerprint and hashes of the loaded files, the decoder,
+        and the encoder.
 
     Raises:
         UserError: A backbone cannot be loaded.
@@ -152,7 +153,10 @@ def load_backbones(
     hub = hub or {}
     text_decoder, of_decoder = _load_decoder(config, decoder, tokenizer, **hub, **decoder_options)
     sentence_encoder, of_encoder = _load_encoder(config, encoder, **hub)
-    return config.changed(**of_decoder, **of_encoder), text_decoder, sentence_encoder
+    found = of_decoder | of_encoder | {"decoder_hash": frozen_hash(text_decoder.lm)}
+    if sentence_encoder is not None:
+        found["encoder_hash"] = frozen_hash(sentence_encoder.model)
+    return config.changed(**found), text_decoder, sentence_encoder
 
 
 def _load_encoder(

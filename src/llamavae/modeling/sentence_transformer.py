@@ -10,12 +10,13 @@ from typing import Any
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Transformer
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from llamavae.errors import UserError
 from llamavae.modeling.backbones import freeze_or_adapt, save_plain
 from llamavae.modeling.encoder import SentenceEncoder
 from llamavae.modeling.names import EncoderTraining
-from llamavae.modeling.tokenizing import TOKENIZER_LOCK
+from llamavae.modeling.tokenizing import TOKENIZER_LOCK, check_vocabulary
 
 
 class SentenceTransformerEncoder(SentenceEncoder):
@@ -40,6 +41,7 @@ class SentenceTransformerEncoder(SentenceEncoder):
         super().__init__(model, model.tokenizer, training)
         for part in model:
             if isinstance(part, Transformer):
+                check_vocabulary(model.tokenizer, part.auto_model, "encoder")
                 freeze_or_adapt(part.auto_model, training, lora_rank, lora_alpha)
             else:
                 part.requires_grad_(training == "full")
@@ -65,7 +67,11 @@ class SentenceTransformerEncoder(SentenceEncoder):
         """Inputs of `forward` for a batch of texts, padded to its longest."""
         prompt = self.model.prompts.get(self.model.default_prompt_name or "")
         with TOKENIZER_LOCK:
+            if transformers := isinstance(self.tokenizer, PreTrainedTokenizerBase):
+                self.tokenizer.split_special_tokens = True  # names of special tokens are text
             features = self.model.preprocess(list(texts), prompt=prompt)
+            if transformers:
+                self.tokenizer.split_special_tokens = False
         return {k: v for k, v in features.items() if isinstance(v, Tensor)}
 
     def forward(self, features: dict[str, Tensor]) -> Tensor:

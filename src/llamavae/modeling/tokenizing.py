@@ -16,6 +16,8 @@ from transformers import BatchEncoding, PreTrainedTokenizerBase
 from llamavae.errors import UserError
 
 TOKENIZER_LOCK = threading.Lock()
+AS_TEXT = {"split_special_tokens": True}
+"""Option of a tokenizer by which names of special tokens in a text, such as `</s>`, are text."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,31 @@ def _id(token: Any) -> int:
             f"expected a single id for each special token of the tokenizer; got {token!r}"
         )
     return token
+
+
+def check_vocabulary(tokenizer: PreTrainedTokenizerBase, model: Any, part: str) -> None:
+    """Check that the tokenizer has a vocabulary, and an embedding for each entry.
+
+    Args:
+        tokenizer: The tokenizer.
+        model: A transformers model.
+        part: `encoder` or `decoder`, for the error.
+
+    Raises:
+        UserError: It has only special tokens, or more entries than the embedding has rows.
+    """
+    if len(tokenizer) <= len(set(tokenizer.all_special_ids)):
+        raise UserError(
+            f"the {part}'s tokenizer has no entry besides special tokens: its files are missing or "
+            f"damaged. Copy the files of the tokenizer into the folder of the {part}"
+        )
+    rows = getattr(getattr(model.get_input_embeddings(), "weight", None), "shape", [len(tokenizer)])
+    if len(tokenizer) > rows[0]:
+        raise UserError(
+            f"the {part}'s tokenizer has {len(tokenizer)} entries, but its embedding only {rows[0]}"
+            f" rows. Use the tokenizer of the {part}, or call "
+            f"model.resize_token_embeddings({len(tokenizer)}), save the {part} and train it"
+        )
 
 
 def tokenize(

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from llamavae.modeling.backbones import fingerprint, freeze_or_adapt, save_plain
 from llamavae.modeling.encoder import SentenceEncoder
 from llamavae.modeling.names import EncoderTraining, Pooling
-from llamavae.modeling.tokenizing import tokenize
+from llamavae.modeling.tokenizing import AS_TEXT, check_vocabulary, tokenize
 
 _POOLING = "1_Pooling"
 _MODULES = {  # path in the saved folder -> class, as sentence-transformers 6 writes them
@@ -73,6 +73,7 @@ class TransformersEncoder(SentenceEncoder):
         pooling_heads: int = 8,
     ) -> None:
         super().__init__(model, tokenizer, training)
+        check_vocabulary(tokenizer, model, "encoder")
         self.pooling: Pooling = pooling
         hidden = model.config.hidden_size
         self.attention = AttentionPooling(hidden, pooling_heads) if pooling == "attention" else None
@@ -100,7 +101,7 @@ class TransformersEncoder(SentenceEncoder):
     def tokenize(self, texts: Sequence[str]) -> dict[str, Tensor]:
         """Inputs of `forward` for a batch of texts, padded to its longest."""
         options = {"padding": True, "truncation": True, "return_tensors": "pt"}
-        features = tokenize(self.tokenizer, texts, **options)
+        features = tokenize(self.tokenizer, texts, **options, **AS_TEXT)
         return {name: value for name, value in features.items() if name in self._reads}
 
     def forward(self, features: dict[str, Tensor]) -> Tensor:

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from llamavae.data.sentences import SentenceData
+from llamavae.errors import UserError
 from llamavae.evaluation.evaluators.latent_usage import LatentUsage
 from llamavae.evaluation.evaluators.likelihood import Likelihood
 from llamavae.evaluation.evaluators.reconstruction import Reconstruction
@@ -95,6 +96,9 @@ def measure(
         `kl_per_dimension`; `active_units`; `mutual_information` in nats, with its N;
         `posterior_variance`; `bleu`, `bleu_shuffled` and `exact_match`; where the data have a
         teacher's vectors, `similarity`, see `similarity_correlation`, of the first 500 sentences.
+
+    Raises:
+        UserError: NLL or KL is not finite.
     """
     was_training = model.training
     model.eval()
@@ -106,6 +110,8 @@ def measure(
     kl = posterior.kl().mean(0)
     ids = [data[i]["ids"] for i in range(len(data))]
     nll = sentence_nll(model, ids, z, batch_size).mean().item()
+    if not math.isfinite(nll + kl.sum().item()):
+        raise UserError("the NLL or the KL of the held-out sentences is not finite")
     result: dict[str, Any] = {
         "nll": nll,
         "nll_shuffled": sentence_nll(model, ids, z[other], batch_size).mean().item(),

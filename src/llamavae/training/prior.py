@@ -6,6 +6,8 @@ estimation, Ghosh et al., arXiv 1903.12436).
 
 from __future__ import annotations
 
+import logging
+import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
@@ -20,6 +22,8 @@ from llamavae.flows import FitConfig, Flow, FlowData, build_flow, fit_flow
 from llamavae.modeling import DiagonalGaussian, LlaMaVAE
 from llamavae.modeling.backbones import latent_fingerprint
 from llamavae.modeling.prior import FlowPrior, MixturePrior, Prior, PriorKind, StandardPrior
+
+logger = logging.getLogger(__name__)
 
 KINDS: tuple[PriorKind, ...] = get_args(PriorKind)
 """What `auto` chooses from, simple ones first."""
@@ -165,6 +169,12 @@ def fit_prior(
             case "flow":
                 candidates[name] = _flow_prior(train, held_out, flow, config, seed, progress)
     found = {name: prior.nll(held_out) for name, prior in candidates.items()}
+    found = {name: nll for name, nll in found.items() if math.isfinite(nll)}
+    if not found:
+        raise UserError(
+            f"the held-out NLL of the prior ({', '.join(kinds)}) is not finite. Check the codes "
+            "for extreme values, or use the prior standard"
+        )
     best = _best(found)
     prior = candidates[best]
     prior.report = {
@@ -219,6 +229,18 @@ def _divided(
         raise UserError(
             "fitting a prior needs at least 2 codes, and 1 that is held out; got "
             f"{len(train)} and {len(held_out)}"
+        )
+    if len(train) <= features:
+        logger.warning(
+            "%d codes are too few for a covariance of %d dimensions: the prior describes these "
+            "codes, not the space. Use more sentences",
+            *(len(train), features),
+        )
+    constant = (train == train[0]).all(0).nonzero().flatten().tolist()
+    if constant:
+        raise UserError(
+            f"expected codes that vary in each dimension; dimensions {constant[:8]} are constant "
+            f"({len(constant)} of {features}), where a density is not defined"
         )
     return train, held_out
 

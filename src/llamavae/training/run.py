@@ -126,9 +126,9 @@ def _train(
     checkpoint = last_checkpoint(folder, verified=True) if resume else None
     args = training_arguments(recipe, folder, steps, checkpoint is not None)
     best = None if evaluator is None else BestModel(evaluator, folder)
-    trainer = VAETrainer(model, args, data, validation, recipe, progress, best)
-    trainer.add_callback(record)
     with _trained_in_float32(model):
+        trainer = VAETrainer(model, args, data, validation, recipe, progress, best)
+        trainer.add_callback(record)
         trainer.fit(checkpoint, resume)
         if trainer.measured_at != steps:
             trainer.state.global_step = trainer.state.max_steps = steps
@@ -188,8 +188,13 @@ def _steps(recipe: Recipe, data: SentenceData | SentenceStream) -> int:
 
 @contextmanager
 def _trained_in_float32(model: LlaMaVAE) -> Iterator[None]:
-    """Trained weights are float32 in this context, and have their previous data type after it."""
+    """Trained weights are float32 in this context, and have their previous data type after it.
+
+    So are the frozen weights of an encoder that trains in part.
+    """
     types = [(p, p.dtype) for p in model.parameters() if p.requires_grad]
+    if model.encoder is not None and model.encoder.training_mode != "frozen":
+        types += [(p, p.dtype) for p in model.encoder.parameters() if not p.requires_grad]
     for parameter, _ in types:
         parameter.data = parameter.data.float()
     yield

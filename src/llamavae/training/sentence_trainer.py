@@ -56,6 +56,9 @@ class SentenceTrainer(Trainer):
         progress: bool = True,
         **options: Any,
     ) -> None:
+        for parameter in model.parameters():
+            if parameter.requires_grad:  # updates are smaller than the steps of half precision
+                parameter.data = parameter.data.float()
         super().__init__(
             model=model, args=args, train_dataset=data, data_collator=collator, **options
         )
@@ -65,11 +68,13 @@ class SentenceTrainer(Trainer):
                 "need whole weights on each process. Use data parallelism (torchrun), and for a "
                 "large decoder decoder.quantization or optimisation.gradient_checkpointing"
             )
+        self.collator = collator
         self.folder = Path(str(args.output_dir))
         self.log_file = self.folder / "log.jsonl"
         self._step, self._micro = 0, -1  # optimiser step, and micro-batch in it
         self._sums: dict[str, Tensor] = {}
-        self._norms = torch.zeros((), device=args.device)
+        self._losses: list[tuple[int, Tensor, Tensor]] = []  # step, loss, ids since the last check
+        self._norms: list[tuple[int, Tensor]] = []  # likewise step and norm of the gradient
         self._since, self._rows = time.perf_counter(), 0
         self.remove_callback(PrinterCallback)
         self._stop, self._progress = StopSafely(self), Progress(self.label)
@@ -104,6 +109,7 @@ class SentenceTrainer(Trainer):
             self.load_weights(checkpoint)
             return
         self.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        self.check_finite()
         if self._stop.interrupted:
             raise KeyboardInterrupt("stopped; a checkpoint is saved, continue with --resume")
 
@@ -133,11 +139,13 @@ class SentenceTrainer(Trainer):
         """The loss of one micro-batch; its scalars are added up for the log."""
         now = self.state.global_step
         self._step, self._micro = now, self._micro + 1 if now == self._step else 0
+        ids = inputs["input_ids"]
         loss, scalars = self.parts(model, inputs)
         for name, value in {**scalars, "count": torch.ones_like(loss)}.items():
             value = value.detach()
             self._sums[name] = self._sums[name] + value if name in self._sums else value
-        self._rows += len(inputs["input_ids"])
+        self._rows += len(ids)
+        self._losses.append((now, loss.detach(), ids))
         return loss
 
     def random_rows(self, draw: Callable[..., Tensor], rows: int, width: int) -> Tensor:
@@ -157,16 +165,37 @@ class SentenceTrainer(Trainer):
 
     def _clip_grad_norm(self, model: nn.Module) -> Any:
         norm = super()._clip_grad_norm(model)
-        self._norms = self._norms + torch.as_tensor(norm, device=self._norms.device).detach()
+        self._norms.append((self.state.global_step, torch.as_tensor(norm).detach()))
         return norm
 
-    def _check_finite(self) -> None:
-        """Stop if a gradient was not finite; called when logging, since it synchronises a GPU."""
-        if math.isfinite(self._norms.item()):
-            return
-        raise UserError(
-            f"the loss or its gradient is not finite at step {self.state.global_step} or shortly "
-            "before. The run has stopped; its last good checkpoint is "
+    def check_finite(self) -> None:
+        """Stop if a loss or a gradient was not finite.
+
+        Called when logging, evaluating and saving, since it synchronises a GPU.
+
+        Raises:
+            UserError: One was not; the message names its step and sentences.
+        """
+        losses, norms, self._losses, self._norms = self._losses, self._norms, [], []
+        bad = [("loss", step) for step, loss, _ in losses if not math.isfinite(loss.item())]
+        bad += [("gradient", step) for step, norm in norms if not math.isfinite(norm.item())]
+        if bad:
+            what, at = bad[0]
+            rows = [row for step, _, ids in losses if step == at for row in ids[:, 1:]]
+            texts = [self.collator.decoder.texts(row[None])[0][:40] for row in rows[:4]]
+            raise self.diverged(
+                f"the {what} of {self.label} step {at + 1} is not finite; the sentences of its "
+                f"batch begin with {', '.join(map(repr, texts))}"
+            )
+
+    def diverged(self, what: str) -> UserError:
+        """The error of a run that cannot go on.
+
+        Args:
+            what: What is not finite.
+        """
+        return UserError(
+            f"{what}. The run has stopped; its last good checkpoint is "
             f"{last_checkpoint(self.folder) or 'none yet'}. Try a lower "
             "optimisation.learning_rate, a smaller optimisation.max_grad_norm, longer "
             "optimisation.warmup_steps, or precision float32, in a new output folder"
@@ -184,7 +213,7 @@ class SentenceTrainer(Trainer):
         if isinstance(data, SentenceData):
             self.state.epoch = self.state.global_step * self.global_batch / len(data)
         if "loss" in logs:
-            self._check_finite()
+            self.check_finite()
             logs.update(self._averages())
         super().log(logs, start_time)
         if isinstance(data, SentenceStream):
@@ -247,7 +276,7 @@ class SentenceTrainer(Trainer):
             load_random(Path(checkpoint), self.args.process_index)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        self._check_finite()
+        self.check_finite()
         start = time.perf_counter()
         last = last_checkpoint(self.folder) or "none yet"
         new = self.folder / f"{CHECKPOINT}{self.state.global_step}"

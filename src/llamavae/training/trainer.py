@@ -14,6 +14,7 @@ from transformers import TrainingArguments
 
 from llamavae.data.batches import Collator
 from llamavae.data.sentences import SentenceData, SentenceStream
+from llamavae.errors import UserError
 from llamavae.modeling import LlaMaVAE
 from llamavae.modeling.checkpoint import reload
 from llamavae.modeling.checkpoint import write as write_checkpoint
@@ -151,7 +152,7 @@ class VAETrainer(SentenceTrainer):
                 self.schedule.observe(cast(Tensor, mean).item())
                 self._kl = []
         scalars = {"nll": output.nll, "kl": kl, "kl_term": output.kl_term}
-        scalars["beta"] = torch.full_like(kl, beta)
+        scalars["beta"] = torch.full_like(kl, min(beta, torch.finfo(kl.dtype).max))
         if bag is not None:
             loss = loss + objective.bag_of_words * bag
             scalars["bag_of_words"] = bag
@@ -165,8 +166,12 @@ class VAETrainer(SentenceTrainer):
         start = time.perf_counter()
         step, main = self.state.global_step, self.is_world_process_zero()
         decoded = self.recipe.evaluation.decoded
+        self.check_finite()
         with self.accelerator.autocast():
-            metrics = measure(self.vae, self.validation, decoded, self.args.seed)
+            try:
+                metrics = measure(self.vae, self.validation, decoded, self.args.seed)
+            except UserError as error:
+                raise self.diverged(str(error)) from error
             chosen_by = self.best(self.vae, step, main) if self.best else {}
         self.metrics, self.measured_at = metrics, step
         named = {f"{metric_key_prefix}_{k}": v for k, v in (metrics | chosen_by).items()}
