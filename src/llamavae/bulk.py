@@ -23,8 +23,14 @@ import pyarrow.parquet as pq
 import torch
 
 from llamavae import __version__
-from llamavae.corpora.files import check_file, decode_lines, read_lines, read_sentences
-from llamavae.errors import UserError
+from llamavae.corpora.files import (
+    check_file,
+    decode_lines,
+    parse_json,
+    read_lines,
+    read_sentences,
+)
+from llamavae.errors import UserError, check_int
 from llamavae.files import disk_errors, replacing, write_json
 from llamavae.modeling import LlaMaVAE, Refinement
 from llamavae.modeling.backbones import fingerprint
@@ -39,6 +45,7 @@ _METADATA = b"llamavae"
 _VECTOR = pa.list_(pa.float32())
 _SCHEMA = pa.schema({"id": pa.int64(), "text": pa.string(), "mean": _VECTOR, "logvar": _VECTOR})
 _VECTOR_NAMES = ("mean", "z")
+_EXPECTED = "a list of numbers, or an object with 'mean' or 'z', per line"
 
 
 @dataclass(frozen=True)
@@ -96,6 +103,7 @@ def encode_file(
         UserError: The source cannot be read or has no sentence, the output exists or cannot be
             written, or the interrupted run had another model, source or `refine`.
     """
+    check_int("batch_size", batch_size)
     check_file(source)
     _check_output(source, output, overwrite)
     how = Refinement.of(refine)
@@ -155,10 +163,10 @@ def _refine_facts(model: LlaMaVAE, how: Refinement) -> dict[str, Any] | None:
 
 
 def _check_output(source: Path, output: Path, overwrite: bool) -> None:
-    if output.suffix.lower() != ".parquet":
-        raise UserError(f"the output is a Parquet file: name it {output.with_suffix('.parquet')}")
     if output.is_dir():
         raise UserError(f"{output} is a folder; name a file in it")
+    if output.suffix.lower() != ".parquet":
+        raise UserError(f"the output is a Parquet file: name it {output.with_suffix('.parquet')}")
     if output.exists() and (not overwrite or output.samefile(source)):
         raise UserError(
             f"{output} already exists. Choose another name, or overwrite it (--overwrite)"
@@ -173,7 +181,7 @@ def _digest(source: Path) -> tuple[str, int | None]:
             digest.update(block)
             lines += block.count(b"\n")
             end = block
-    known = source.suffix.lower() not in (".json", ".parquet")
+    known = source.suffix.lower() not in (".json", ".parquet", ".gz")
     return digest.hexdigest(), lines + (not end.endswith(b"\n")) if known else None
 
 
@@ -300,7 +308,7 @@ def read_latent_codes(
     for ids, texts, vectors in batches:
         try:
             z = torch.from_numpy(np.array(vectors, dtype=np.float32))
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, OverflowError):
             raise _odd_row(ids, vectors, name) from None
         if z.ndim != 2:
             raise UserError(f"{name}: expected one vector per row; got shape {tuple(z.shape)}")
@@ -342,15 +350,18 @@ def _from_parquet(path: Path, batch_size: int) -> Iterator[_Batch]:
             ids = columns.get("id") or list(range(first, first + len(batch)))
             yield ids, columns.get("text"), columns[column]
             first += len(batch)
-    except pa.ArrowInvalid as error:
-        raise UserError(f"{path} is not a Parquet file: {error}") from error
+    except (pa.ArrowException, OSError) as error:
+        message = " ".join(str(error).split())[:200]
+        raise UserError(f"{path} is not a Parquet file, or damaged: {message}") from error
 
 
 def _from_numpy(path: Path, batch_size: int) -> Iterator[_Batch]:
     try:
         array = np.load(path, mmap_mode="r")
-    except (ValueError, EOFError) as error:
+    except (ValueError, EOFError, OSError) as error:
         raise UserError(f"{path} is not a NumPy array of numbers: {error}") from error
+    if not isinstance(array, np.ndarray):
+        raise UserError(f"{path} is an archive of NumPy arrays; expected one array (.npy)")
     if array.ndim == 1:
         array = array[None]
     if array.ndim != 2 or array.dtype.kind not in "fiu":
@@ -363,21 +374,15 @@ def _from_numpy(path: Path, batch_size: int) -> Iterator[_Batch]:
 
 
 def _from_json(lines: Iterable[tuple[int, str]], name: str, batch_size: int) -> Iterator[_Batch]:
-    rows = ((number, *_parsed(line, f"{name}:{number}")) for number, line in lines if line.strip())
+    rows = ((number, *_parsed(line, name, number)) for number, line in lines if line.strip())
     while batch := list(islice(rows, batch_size)):
         ids, texts, vectors = map(list, zip(*batch, strict=True))
         yield ids, None if None in texts else texts, vectors
 
 
-def _parsed(line: str, where: str) -> tuple[str | None, Any]:
+def _parsed(line: str, name: str, number: int) -> tuple[str | None, Any]:
     """The text, if there is one, and the vector of a line of JSON."""
-    try:
-        value = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise UserError(
-            f"{where}: not valid JSON ({error.msg}); expected a list of numbers, or an object with "
-            "'mean' or 'z', per line"
-        ) from error
+    value = parse_json(name, line, number, _EXPECTED)
     if not isinstance(value, dict):
         return None, value
     text = value.get("text")
@@ -391,7 +396,7 @@ def check_same_model(model: LlaMaVAE, path: Path) -> None:
         return
     try:
         made_by = _read_metadata(path).get("model")
-    except pa.ArrowInvalid:
+    except (pa.ArrowException, OSError):
         return
     if made_by is not None and model.encoder is not None and made_by != _model_fingerprint(model):
         logger.warning(

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
+
+from llamavae.errors import UserError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -19,14 +23,20 @@ def _console() -> Console:
 
 def note(message: str) -> None:
     """Print a message for the user."""
-    _console().print(message, style="dim", markup=False)
+    _console().print(_printable(message), style="dim", markup=False)
 
 
 def show_error(message: str) -> None:
     """Print an error message."""
     from rich.text import Text
 
-    _console().print(Text.assemble(("error: ", "bold red"), message))
+    _console().print(Text.assemble(("error: ", "bold red"), _printable(message)))
+
+
+def _printable(message: str) -> str:
+    """The message without very long words, and with invalid bytes of file names as escapes."""
+    message = re.sub(r"\S{300,}", lambda word: f"{word[0][:200]}...", message)
+    return message.encode(errors="backslashreplace").decode()
 
 
 def write(as_json: bool, *columns: str, **record: Any) -> None:
@@ -41,6 +51,8 @@ def write(as_json: bool, *columns: str, **record: Any) -> None:
         line = json.dumps(record, ensure_ascii=False)
     else:
         line = "\t".join(" ".join(column.split()) for column in columns)
+    if sys.stdout is None:
+        raise UserError("standard output is closed. Redirect it to a file, or to /dev/null")
     print(line, flush=True)
 
 

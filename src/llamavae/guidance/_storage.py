@@ -79,8 +79,8 @@ def read_settings(folder: Path) -> dict[str, Any]:
     kind = settings.get("model_type") if isinstance(settings, dict) else None
     if kind != "invertible-cvae":
         raise UserError(
-            f"{folder} holds a model of type {kind!r}, not an invertible CVAE. To fit one for a "
-            "VAE: llamavae fit-condition"
+            f"{folder} holds a model of type {kind!r:.40}, not an invertible CVAE. To fit one for "
+            "a VAE: llamavae fit-condition"
         )
     check_types(settings, _TYPES, str(path))
     version = settings.get("format_version", FORMAT_VERSION)

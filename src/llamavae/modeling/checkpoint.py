@@ -104,8 +104,8 @@ def read_config(folder: Path) -> LlaMaVAEConfig:
     kind = values.get("model_type") if isinstance(values, dict) else None
     if kind != LlaMaVAEConfig.model_type:
         raise UserError(
-            f"{folder} holds a model of type {kind!r}, not a LlaMaVAE. To build a VAE on it use "
-            "LlaMaVAE.from_backbones(encoder, decoder)"
+            f"{folder} holds a model of type {kind!r:.40}, not a LlaMaVAE. To build a VAE on it "
+            "use LlaMaVAE.from_backbones(encoder, decoder)"
         )
     try:
         return LlaMaVAEConfig.from_dict(values)

@@ -592,8 +592,8 @@ class LlaMaVAE(SentenceVAE):
         steering = self.injection(z)
         if len(z) and not steering.is_finite():
             raise UserError(
-                f"latent codes with values up to {z.abs().max():.1e} are too large for the decoder. "
-                "The codes of texts are close to N(0, I)"
+                f"expected latent codes close to N(0, I), as those of texts are; values up to "
+                f"{z.abs().max():.1e} are too large for the decoder"
             )
         return self.decoder.generate(steering, len(z), prompt, **options)
 
