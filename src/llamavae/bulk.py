@@ -23,8 +23,14 @@ import pyarrow.parquet as pq
 import torch
 
 from llamavae import __version__
-from llamavae.corpora.files import check_file, decode_lines, read_lines, read_sentences
-from llamavae.errors import UserError
+from llamavae.corpora.files import (
+    check_file,
+    decode_lines,
+    parse_json,
+    read_lines,
+    read_sentences,
+)
+from llamavae.errors import UserError, check_int
 from llamavae.files import disk_errors, replacing, write_json
 from llamavae.folders import locked
 from llamavae.modeling import LlaMaVAE, Refinement
@@ -103,6 +109,7 @@ def encode_file(
             written, another process writes it, or the interrupted run had another model, source or
             `refine`.
     """
+    check_int("batch_size", batch_size)
     check_file(source)
     _check_output(source, output, overwrite)
     how = Refinement.of(refine)
@@ -168,10 +175,10 @@ def _refine_facts(model: LlaMaVAE, how: Refinement) -> dict[str, Any] | None:
 
 
 def _check_output(source: Path, output: Path, overwrite: bool) -> None:
-    if output.suffix.lower() != ".parquet":
-        raise UserError(f"the output is a Parquet file: name it {output.with_suffix('.parquet')}")
     if output.is_dir():
         raise UserError(f"{output} is a folder; name a file in it")
+    if output.suffix.lower() != ".parquet":
+        raise UserError(f"the output is a Parquet file: name it {output.with_suffix('.parquet')}")
     if output.exists() and (not overwrite or output.samefile(source)):
         raise UserError(
             f"{output} already exists. Choose another name, or overwrite it (--overwrite)"
@@ -186,7 +193,7 @@ def _digest(source: Path) -> tuple[str, int | None]:
             digest.update(block)
             lines += block.count(b"\n")
             end = block
-    known = source.suffix.lower() not in (".json", ".parquet")
+    known = source.suffix.lower() not in (".json", ".parquet", ".gz")
     return digest.hexdigest(), lines + (not end.endswith(b"\n")) if known else None
 
 
@@ -347,7 +354,7 @@ def read_latent_codes(
     for ids, texts, vectors in batches:
         try:
             z = torch.from_numpy(np.array(vectors, dtype=np.float32))
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, OverflowError):
             raise _odd_row(ids, vectors, name) from None
         if z.ndim != 2:
             raise UserError(f"{name}: expected one vector per row; got shape {tuple(z.shape)}")
@@ -390,8 +397,9 @@ def _from_parquet(path: Path, batch_size: int, wanted: Sequence[str]) -> Iterato
             yield ids, columns.get("text"), columns[column]
             first += len(batch)
     except (pa.ArrowException, OSError) as error:
+        message = " ".join(str(error).split())[:200]
         raise UserError(
-            f"{path} is not a Parquet file, or is damaged: {error}. Write it again with "
+            f"{path} is not a Parquet file, or is damaged: {message}. Write it again with "
             "llamavae encode"
         ) from error
 
@@ -399,8 +407,10 @@ def _from_parquet(path: Path, batch_size: int, wanted: Sequence[str]) -> Iterato
 def _from_numpy(path: Path, batch_size: int) -> Iterator[_Batch]:
     try:
         array = np.load(path, mmap_mode="r")
-    except (ValueError, EOFError) as error:
+    except (ValueError, EOFError, OSError) as error:
         raise UserError(f"{path} is not a NumPy array of numbers: {error}") from error
+    if not isinstance(array, np.ndarray):
+        raise UserError(f"{path} is an archive of NumPy arrays; expected one array (.npy)")
     if array.ndim == 1:
         array = array[None]
     if array.ndim != 2 or array.dtype.kind not in "fiu":
@@ -416,21 +426,17 @@ def _from_json(
     lines: Iterable[tuple[int, str]], name: str, batch_size: int, wanted: Sequence[str]
 ) -> Iterator[_Batch]:
     filled = ((number, line) for number, line in lines if line.strip())
-    rows = ((number, *_parsed(line, f"{name}:{number}", wanted)) for number, line in filled)
+    rows = ((number, *_parsed(line, name, number, wanted)) for number, line in filled)
     while batch := list(islice(rows, batch_size)):
         ids, texts, vectors = map(list, zip(*batch, strict=True))
         yield ids, None if None in texts else texts, vectors
 
 
-def _parsed(line: str, where: str, wanted: Sequence[str]) -> tuple[str | None, Any]:
+def _parsed(line: str, name: str, number: int, wanted: Sequence[str]) -> tuple[str | None, Any]:
     """The text, if there is one, and the vector of a line of JSON."""
-    try:
-        value = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise UserError(
-            f"{where}: not valid JSON ({error.msg}); expected a list of numbers, or an object with "
-            f"{' or '.join(map(repr, wanted))}, per line"
-        ) from error
+    keys = " or ".join(map(repr, wanted))
+    expected = f"a list of numbers, or an object with {keys}, per line"
+    value = parse_json(name, line, number, expected)
     if not isinstance(value, dict):
         return None, value
     text = value.get("text")
@@ -444,7 +450,7 @@ def check_same_model(model: LlaMaVAE, path: Path) -> None:
         return
     try:
         made_by = _metadata(pq.read_schema(path)).get("model")
-    except pa.ArrowInvalid:
+    except (pa.ArrowException, OSError):
         return
     if made_by is not None and model.encoder is not None and made_by != _model_fingerprint(model):
         logger.warning(

@@ -221,11 +221,11 @@ def test_not_fitted():
 
 def test_mistakes(fitted):
     baseline, _ = fitted
-    with pytest.raises(UserError, match="n=0"):
+    with pytest.raises(UserError, match="n must be at least 1; got 0"):
         baseline.generate([WATER], n=0)
     with pytest.raises(UserError, match=r"\(B, 3\); got \(1, 2\)"):
         baseline.generate(torch.ones(1, 2))
-    with pytest.raises(UserError, match="spread must not"):
+    with pytest.raises(UserError, match="spread must be"):
         baseline.generate([WATER], spread=-1)
     with pytest.raises(UserError, match=r"\(N, 3\); got 16 texts .* \(16, 2\)"):
         baseline.fit(Pairs(TEXTS, torch.ones(16, 2), NAMES), steps=1)

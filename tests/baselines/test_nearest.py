@@ -77,7 +77,7 @@ def test_nothing_asked(baseline):
 def test_mistakes(baseline, condition):
     with pytest.raises(UserError, match=r"at most 4, .*; got 5"):
         baseline.generate(["steep"], n=5)
-    with pytest.raises(UserError, match="n=0"):
+    with pytest.raises(UserError, match="n must be at least 1; got 0"):
         baseline.generate(["steep"], n=0)
     with pytest.raises(UserError, match=r"\(B, 2\); got \(1, 3\)"):
         baseline.generate(torch.ones(1, 3))

@@ -130,7 +130,7 @@ def test_mistakes(decoder):
     ):
         with pytest.raises(UserError, match=what):
             baseline.generate(asked)
-    with pytest.raises(UserError, match="n=0"):
+    with pytest.raises(UserError, match="n must be at least 1; got 0"):
         baseline.generate(["dog"], n=0)
     with pytest.raises(UserError, match=r"spread .* got -1"):
         baseline.generate(["dog"], spread=-1)

@@ -182,8 +182,8 @@ def test_vectors_serve_as_well_as_names(cvae):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda m: m.sample_codes(["side=left"], n=0), "at least one text"),
-        (lambda m: m.sample_codes(["side=left"], spread=-1), "negative"),
+        (lambda m: m.sample_codes(["side=left"], n=0), "n must be at least 1"),
+        (lambda m: m.sample_codes(["side=left"], spread=-1), "must be at least 0"),
         (lambda m: m.sample_codes(["side=up"]), "Did you mean|Known"),
         (lambda m: m.sample_codes(torch.zeros(1, 3)), r"\(B, 2\)"),
         (lambda m: m.sample_codes(torch.full((1, 2), torch.nan)), "NaN"),
@@ -245,7 +245,7 @@ def test_noise_scales_the_posteriors(vae, data, monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             model.fit(make_pairs(data, condition), posterior_scale=noise, progress=False)
     torch.testing.assert_close(widths[1], widths[0] / 2)
-    with pytest.raises(UserError, match="negative"):
+    with pytest.raises(UserError, match="must be at least 0"):
         model.fit(make_pairs(data, condition), posterior_scale=-1.0, progress=False)
 
 
@@ -405,7 +405,7 @@ def test_a_vae_that_moved_is_asked_for_and_can_be_given(saved):
             lambda f: (f / "config.json").write_text(
                 '{"model_type": "invertible-cvae", "format_version": "1"}'
             ),
-            "damaged: missing vae",
+            "format_version must be of the type int; got '1'",
         ),
         (lambda f: (f / "flow.safetensors").unlink(), "file of the flow"),
         (lambda f: (f / "flow.safetensors").write_bytes(b"x"), "damaged"),

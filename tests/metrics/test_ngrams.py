@@ -10,11 +10,15 @@ from hypothesis import strategies as st
 from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
 
 from llamavae.errors import UserError
+from llamavae.metrics.metric import AGGREGATES
 from llamavae.metrics.ngrams import (
     bleu_1,
     bleu_counts,
     bleu_of_counts,
+    chrf_counts,
+    chrf_of_counts,
     corpus_bleu,
+    corpus_chrf,
     distinct_n,
     duplicates,
     exact_match,
@@ -200,3 +204,27 @@ def test_unknown_words_count():
     index, alike = nearest_texts(["a red dog barks"] * 40, ["robots paint", "a Dog", "a red dog"])
     assert set(index) == {2}
     assert alike == pytest.approx(3 / 4)
+
+
+UNSEGMENTED = [
+    ("一只狗是动物", "一只狗是一种动物"),
+    ("犬は動物です", "猫は動物です"),
+    ("หมา", "หมาเป็นสัตว์"),
+]
+SHORT = [("a dog", "a dog"), ("", "a"), ("a", ""), ("dog", "cat"), ("a b", "ab"), ("x", "x y z")]
+
+
+@pytest.mark.parametrize("pairs", [UNSEGMENTED, SHORT, UNSEGMENTED + SHORT])
+def test_chrf_is_that_of_sacrebleu(pairs):
+    predictions, references = map(list, zip(*pairs, strict=True))
+    ours = corpus_chrf(predictions, references)
+    assert ours == pytest.approx(sacrebleu.corpus_chrf(predictions, [references]).score)
+    for a, b in pairs:
+        score = sacrebleu.sentence_chrf(a, [b]).score
+        assert chrf_of_counts(chrf_counts([a], [b])) == pytest.approx(score)
+    assert AGGREGATES["chrF"](chrf_counts(predictions, references)) == ours
+
+
+def test_chrf_of_equal_texts_in_languages_without_spaces_is_100():
+    texts = [text for _, text in UNSEGMENTED]
+    assert corpus_chrf(texts, texts) == pytest.approx(100)

@@ -329,7 +329,10 @@ def test_damaged_weights(saved, keep):
         ('{"model_type": "llam', "is not valid JSON"),
         ("[1, 2]", "holds a model of type None"),
         ('{"model_type": "llama"}', "holds a model of type 'llama'.*from_backbones"),
-        ('{"model_type": "llamavae", "latent_dim": "six"}', "wrong type"),
+        (
+            '{"model_type": "llamavae", "latent_dim": "six"}',
+            "latent_dim must be of the type int; got 'six'",
+        ),
         ('{"model_type": "llamavae", "injection": "memry"}', "Did you mean 'memory"),
     ],
 )

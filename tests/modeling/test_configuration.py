@@ -30,7 +30,7 @@ def test_a_config_is_saved_and_loaded_by_transformers(tmp_path):
         ({"injection": "memry"}, "unknown injection 'memry'. Did you mean 'memory"),
         ({"decoder_training": "head"}, "Did you mean 'heads'"),
         ({"encoder_training": "none"}, "unknown encoder_training 'none'"),
-        ({"encoder_pooling": "max"}, "unknown pooling 'max'"),
+        ({"encoder_pooling": "max"}, "unknown encoder_pooling 'max'"),
         ({"latent_dim": 0}, "latent_dim must be at least 1; got 0"),
         ({"slots": 0}, "slots must be at least 1"),
         ({"injection_hidden": -1}, "injection_hidden must be at least 0"),

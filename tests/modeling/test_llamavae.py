@@ -219,7 +219,7 @@ def test_a_new_model_is_in_eval_mode_and_moves(model):
     [
         ({"latent_dimension": 3}, "unknown setting 'latent_dimension'. Did you mean 'latent_dim"),
         ({"injection": "softprompt"}, "Did you mean 'soft_prompt'"),
-        ({"encoder_pooling": "max"}, "unknown pooling 'max'"),
+        ({"encoder_pooling": "max"}, "unknown encoder_pooling 'max'"),
     ],
 )
 def test_unknown_settings_are_named(settings, message):

@@ -166,9 +166,9 @@ def test_another_vae_is_refused(vae, tmp_path):
 
 def test_wrong_arguments():
     prior = make("mixture")
-    with pytest.raises(UserError, match="n=0"):
+    with pytest.raises(UserError, match="n must be at least 1; got 0"):
         prior.sample(0)
-    with pytest.raises(UserError, match="spread must not be negative; got -1"):
+    with pytest.raises(UserError, match="spread must be at least 0; got -1"):
         prior.sample(1, spread=-1)
     with pytest.raises(UserError, match=r"shape \(N, 6\); got \(2, 5\)"):
         prior.log_prob(torch.zeros(2, 5))
@@ -185,7 +185,7 @@ def test_damaged_folders(tmp_path):
     settings = json.loads((tmp_path / "prior.json").read_text())
     for values, message in (
         (settings | {"format_version": 99}, "Upgrade"),
-        (settings | {"type": "oracle"}, r"prior\.json is damaged"),
+        (settings | {"type": "oracle"}, "unknown type 'oracle'"),
         ([], r"prior\.json is damaged"),
         (settings | {"type": "standard"}, r"prior\.safetensors is damaged"),
     ):

@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import gc
 import os
+import shlex
 import signal
 import sys
+from contextlib import suppress
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -39,7 +42,8 @@ class _Group(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         try:
             result = super().invoke(ctx)
-            sys.stdout.flush()
+            if sys.stdout is not None:
+                sys.stdout.flush()
             return result
         except UserError as error:
             if ctx.params.get("debug"):
@@ -50,9 +54,21 @@ class _Group(TyperGroup):
             note(str(error) or "interrupted")
             raise typer.Exit(INTERRUPTED) from error
         except BrokenPipeError as error:
-            # keep Python from flushing to the closed pipe at exit
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _discard_output()
             raise typer.Exit(BROKEN_PIPE) from error
+        except OSError as error:
+            if ctx.params.get("debug"):
+                raise
+            _discard_output()
+            name = "" if error.filename is None else f": {shlex.quote(os.fsdecode(error.filename))}"
+            show_error(f"{error.strerror or error}{name}")
+            raise typer.Exit(USER_ERROR) from error
+
+
+def _discard_output() -> None:
+    """Keep Python from flushing to a closed pipe or a full disk at exit."""
+    with suppress(OSError, ValueError, AttributeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 app = typer.Typer(
@@ -122,6 +138,10 @@ def main() -> None:
     gc.set_threshold(100_000, 20, 100)
     # unlike the default handler, this removes temporary files; training replaces it by its own
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
+    if sys.stdin is None:  # closed
+        sys.stdin = Path(os.devnull).open()  # noqa: SIM115
+    if sys.stderr is None:
+        sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115
     try:
         app(prog_name="llamavae")
     finally:

@@ -152,16 +152,13 @@ def _evaluators(
 
 
 def _setting(text: str) -> tuple[str, str, Any]:
-    import yaml
+    from llamavae.training.recipe.reading import read_yaml
 
     key, equals, value = text.partition("=")
     name, dot, setting = key.partition(".")
     if not (equals and dot):
         raise UserError(f"--set {text}: expected EVALUATOR.SETTING=VALUE")
-    try:
-        return name, setting, yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise UserError(f"--set {text}: the value is not valid YAML: {error}") from error
+    return name, setting, read_yaml(value, f"--set {text!r:.80}")
 
 
 def _place(source: str) -> str:

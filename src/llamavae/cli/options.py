@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import math
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from copy import copy
 from dataclasses import dataclass
 from functools import cached_property, wraps
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_args, g
 import typer
 
 from llamavae.cli.output import note
-from llamavae.errors import UserError
+from llamavae.errors import UserError, check_seed
 
 if TYPE_CHECKING:
     from llamavae import LlaMaVAE
@@ -230,7 +231,8 @@ class FileOptions:
         typer.Option(
             "--file",
             "-f",
-            help="File of sentences: text (one per line), .jsonl, .csv, .tsv or .parquet.",
+            help="File of sentences: text (one per line), .jsonl, .csv, .tsv (also with .gz) or "
+            ".parquet.",
         ),
     ] = None
     column: Annotated[str | None, typer.Option(help="Column of the file with the sentences.")] = (
@@ -238,7 +240,10 @@ class FileOptions:
     )
 
     def read(self, arguments: list[str] | None) -> Iterator[str]:
-        """The texts of the arguments, the file or standard input, without blank ones."""
+        """The texts of the arguments, the file or standard input.
+
+        Blank lines are skipped, and a note at the end has their numbers.
+        """
         if self.file is not None and arguments:
             raise UserError("expected texts or --file, not both")
         if self.column is not None and self.file is None:
@@ -246,26 +251,56 @@ class FileOptions:
         if self.file is not None:
             from llamavae.corpora.files import read_sentences
 
-            where, found = str(self.file), (t for _, t in read_sentences(self.file, self.column))
+            where, found = str(self.file), read_sentences(self.file, self.column)
         elif arguments and arguments != ["-"]:
-            where, found = "the arguments", (text.strip() for text in arguments)
+            _check_arguments(arguments)
+            where, found = "the arguments", enumerate(arguments, 1)
         else:
             where, found = "standard input", _standard_input(explicit=bool(arguments))
-        texts = (text for text in found if text)
+        texts = _full(found, where)
         first = next(texts, None)  # report missing text before a model is loaded
         if first is None:
             raise UserError(f"{where}: found no text; expected one sentence per line")
         return chain([first], texts)
 
 
-def _standard_input(explicit: bool) -> Iterator[str]:
+def _check_arguments(texts: list[str]) -> None:
+    for number, text in enumerate(texts, 1):
+        if not text.strip():
+            raise UserError(f"text {number} of the arguments is empty. Omit it")
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise UserError(
+                f"text {number} of the arguments is not valid UTF-8: {text!r:.60}"
+            ) from error
+
+
+_LISTED = 10  # number of blank lines listed in the note
+
+
+def _full(rows: Iterable[tuple[int, str | None]], where: str) -> Iterator[str]:
+    """The texts of numbered rows, without blank ones, and a note with the numbers of those."""
+    blank: list[int] = []
+    for number, text in rows:
+        if text is None or not text.strip():
+            blank.append(number)
+        else:
+            yield text.strip()
+    if blank:
+        more = ", ..." if len(blank) > _LISTED else ""
+        lines = ", ".join(map(str, blank[:_LISTED])) + more
+        note(f"{where}: skipped {len(blank):,} blank line(s): {lines}")
+
+
+def _standard_input(explicit: bool) -> Iterator[tuple[int, str]]:
     from llamavae.corpora.files import decode_lines
 
     if sys.stdin.isatty():
         if not explicit:
             raise UserError("expected text: pass texts, --file FILE, or lines on standard input")
         note("reading sentences from the keyboard, one per line; press Ctrl-D to end")
-    return (line.strip() for _, line in decode_lines(sys.stdin.buffer, "standard input"))
+    return decode_lines(sys.stdin.buffer, "standard input")
 
 
 def batches(items: Iterator[str], size: int) -> Iterator[list[str]]:
@@ -311,9 +346,9 @@ class Generation:
 
     def options(self) -> dict[str, Any]:
         """Options of `LlaMaVAE.generate`; also seeds torch."""
-        if self.temperature is not None and self.temperature <= 0:
+        if self.temperature is not None and not 0 < self.temperature < math.inf:
             raise UserError(
-                f"expected a --temperature above 0; got {self.temperature}. Omit it for "
+                f"expected a finite --temperature above 0; got {self.temperature}. Omit it for "
                 "greedy decoding"
             )
         if self.top_p is not None and not 0 < self.top_p <= 1:
@@ -324,6 +359,7 @@ class Generation:
                 f"expected at most {self.beams} texts from {self.beams} beams; got --num-samples "
                 f"{self.num_samples}. Increase --beams, or add --temperature to sample"
             )
+        check_seed(self.seed)
         if self.seed is not None:
             import torch
 

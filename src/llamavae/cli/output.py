@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from llamavae.errors import UserError
 from llamavae.terminal import printable
 
 if TYPE_CHECKING:
@@ -21,14 +24,19 @@ def _console() -> Console:
 
 def note(message: str) -> None:
     """Print a message for the user."""
-    _console().print(printable(message), style="dim", markup=False)
+    _console().print(_shortened(message), style="dim", markup=False)
 
 
 def show_error(message: str) -> None:
     """Print an error message."""
     from rich.text import Text
 
-    _console().print(Text.assemble(("error: ", "bold red"), printable(message)))
+    _console().print(Text.assemble(("error: ", "bold red"), _shortened(message)))
+
+
+def _shortened(message: str) -> str:
+    """The message as printable text, with very long words shortened."""
+    return printable(re.sub(r"\S{300,}", lambda word: f"{word[0][:200]}...", message))
 
 
 def write(as_json: bool, *columns: str, **record: Any) -> None:
@@ -44,6 +52,8 @@ def write(as_json: bool, *columns: str, **record: Any) -> None:
         line = json.dumps(record, ensure_ascii=False)
     else:
         line = "\t".join(" ".join(column.split()) for column in columns)
+    if sys.stdout is None:
+        raise UserError("standard output is closed. Redirect it to a file, or to /dev/null")
     print(printable(line), flush=True)
 
 

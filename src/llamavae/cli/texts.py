@@ -339,5 +339,5 @@ def _has_codes(path: Path) -> bool:
 
     try:
         return "mean" in pq.read_schema(path).names
-    except pa.ArrowInvalid:
+    except (pa.ArrowException, OSError):
         return False

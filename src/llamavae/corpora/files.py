@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import json
 import logging
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -23,10 +25,22 @@ logger = logging.getLogger(__name__)
 Record = tuple[int, dict[str, Any] | None]  # line number and fields; None for a blank line
 
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
+_SAVE = "save the file as UTF-8, for example with `iconv -f {} -t UTF-8`"
 _SAMPLE = 100  # number of records used to find the column with the sentences
 
 SUFFIXES = (".txt", ".jsonl", ".json", ".csv", ".tsv", ".parquet")
-"""File formats, by the end of the name."""
+"""File formats, by the end of the name; `.gz` may follow each but `.parquet`."""
+
+
+def format_of(path: Path) -> str:
+    """The suffix of `SUFFIXES` that tells the format of a file, without `.gz`, or another one."""
+    suffix = path.suffix.lower()
+    if suffix != ".gz":
+        return suffix
+    suffix = Path(path.stem).suffix.lower()
+    if suffix == ".parquet":
+        raise UserError(f"{path}: Parquet files are compressed inside; decompress it with gunzip")
+    return suffix
 
 
 def load(path: Path, column: str | None = None, streaming: bool = False) -> Sentences:
@@ -36,7 +50,8 @@ def load(path: Path, column: str | None = None, streaming: bool = False) -> Sent
     their number is logged. White space around a sentence is removed.
 
     Args:
-        path: A .txt, .jsonl, .json (an array, or lines), .csv, .tsv or .parquet file in UTF-8.
+        path: A .txt, .jsonl, .json (an array, or lines), .csv, .tsv or .parquet file in UTF-8. All
+            but .parquet may be compressed with gzip (.txt.gz).
         column: Column that holds the sentences; default: `text`, else the only one with text.
             It is called `text` in the result and replaces another column of this name.
         streaming: Read while iterating, for files larger than memory.
@@ -45,7 +60,7 @@ def load(path: Path, column: str | None = None, streaming: bool = False) -> Sent
         UserError: No such file, or one that cannot be read; the message names the line.
     """
     check_file(path)
-    if path.suffix.lower() not in SUFFIXES:
+    if format_of(path) not in SUFFIXES:
         raise UserError(
             f"{path}: cannot tell the format from the name. Expected one of {', '.join(SUFFIXES)}"
         )
@@ -58,7 +73,7 @@ def load(path: Path, column: str | None = None, streaming: bool = False) -> Sent
     arguments = {"name": name, "column": column}
     if streaming:
         strings = Features({key: Value("string") for key in first})
-        features = strings if path.suffix.lower() in (".txt", *_DELIMITERS) else None
+        features = strings if format_of(path) in (".txt", *_DELIMITERS) else None
         return IterableDataset.from_generator(_rows, features, gen_kwargs=arguments)
     return from_rows(_rows(**arguments), name)  # type: ignore[arg-type]
 
@@ -75,7 +90,7 @@ def read_sentences(path: Path, column: str | None = None) -> Iterator[tuple[int,
     """
     if path.is_dir() or not path.exists():  # a pipe is allowed
         check_file(path)
-    if path.suffix.lower() in SUFFIXES:
+    if format_of(path) in SUFFIXES:
         column = _column(path, column)
         for number, fields in _records(path):
             yield number, None if fields is None else _text(path, number, fields, column)
@@ -105,15 +120,25 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
     """
     if not path.exists() or path.is_dir():  # a pipe is allowed
         check_file(path)
-    with path.open("rb") as file:
-        yield from decode_lines(file, str(path))
+    opened = gzip.open if path.suffix.lower() == ".gz" else open
+    number = 0
+    try:
+        with opened(path, "rb") as file:
+            for number, line in decode_lines(file, str(path)):
+                yield number, line
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise UserError(
+            f"{path}:{number + 1}: damaged or not a gzip file ({error}). Copy the file again"
+        ) from error
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
 
 
 def decode_lines(lines: Iterable[bytes], name: str) -> Iterator[tuple[int, str]]:
     """Like `read_lines`, for the bytes of an open file or of standard input, called `name`."""
     for number, raw in enumerate(lines, 1):
         if number == 1 and raw.startswith((b"\xff\xfe", b"\xfe\xff")):
-            raise UserError(f"{name} is in UTF-16; save the file as UTF-8")
+            raise UserError(f"{name}:1: is in UTF-16; {_SAVE.format('UTF-16')}")
         if b"\0" in raw:
             raise UserError(f"{name}:{number}: contains a NUL byte; expected a UTF-8 text file")
         try:
@@ -121,14 +146,35 @@ def decode_lines(lines: Iterable[bytes], name: str) -> Iterator[tuple[int, str]]
         except UnicodeDecodeError as error:
             raise UserError(
                 f"{name}:{number}: invalid UTF-8 byte 0x{raw[error.start]:02x} at position "
-                f"{error.start + 1}; save the file as UTF-8"
+                f"{error.start + 1}; {_SAVE.format('LATIN1')}"
             ) from error
 
 
 def _column(path: Path, column: str | None) -> str:
     """The column that holds the sentences, determined from the first rows."""
     sample = [fields for _, fields in islice(_records(path), _SAMPLE) if fields]
-    return choose_column(sample, column, str(path)) if sample else column or "text"
+    if not sample:
+        return column or "text"
+    chosen = choose_column(sample, column, str(path))
+    if column is None and chosen != "text" and format_of(path) in _DELIMITERS:
+        _check_header(path, chosen)
+    return chosen
+
+
+def _check_header(path: Path, name: str) -> None:
+    """Raise an error, or log a warning, for a name of a column that looks like a sentence."""
+    if len(name.split()) >= 5 or name.endswith((".", "!", "?", "\u3002")):
+        raise UserError(
+            f"{path}:1: expected a header with names of columns; got {name!r:.60}. Insert the line "
+            "'text' at the top, or name this column with column= or --column if it is a header"
+        )
+    if " " in name:
+        logger.warning(
+            "%s: the first line is taken for a header, and the sentences are those of the column "
+            "%r. If it is a sentence, insert a line with the names of the columns at the top",
+            path,
+            name,
+        )
 
 
 def _rows(name: str, column: str, quiet: bool = False) -> Iterator[dict[str, Any]]:
@@ -154,11 +200,19 @@ def _text(path: Path, number: int, fields: dict[str, Any], column: str) -> str |
             f"{path}:{number}: column {column!r} holds {text!r} "
             f"({type(text).__name__}); expected text"
         )
+    if text is not None and not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise UserError(
+                f"{path}:{number}: column {column!r} has the character {text[error.start]!r}, half "
+                "of a surrogate pair; replace it"
+            ) from error
     return (text or "").strip() or None
 
 
 def _records(path: Path) -> Iterator[Record]:
-    suffix = path.suffix.lower()
+    suffix = format_of(path)
     if suffix == ".txt":
         return ((n, {"text": line} if line.strip() else None) for n, line in read_lines(path))
     if suffix in _DELIMITERS:
@@ -169,9 +223,12 @@ def _records(path: Path) -> Iterator[Record]:
 def _table(path: Path, delimiter: str) -> Iterator[Record]:
     reader = csv.reader((line for _, line in read_lines(path)), delimiter=delimiter, strict=True)
     header: list[str] = []
+    first = 1  # line of the row
     try:
         for cells in reader:
-            if not cells:
+            lines, first = (first, reader.line_num), reader.line_num + 1
+            _check_quotes(path, cells, delimiter, *lines)
+            if not any(cell.strip() for cell in cells):
                 yield reader.line_num, None
             elif not header:
                 header = [cell.strip() for cell in cells]
@@ -192,7 +249,20 @@ def _table(path: Path, delimiter: str) -> Iterator[Record]:
             else:
                 yield reader.line_num, dict(zip(header, cells, strict=True))
     except csv.Error as error:
-        raise UserError(f"{path}:{reader.line_num}: {error}") from error
+        raise UserError(
+            f"{path}:{first}: {error} (line {reader.line_num}). Write a quotation mark inside a "
+            'quoted field twice ("")'
+        ) from error
+
+
+def _check_quotes(path: Path, cells: list[str], delimiter: str, first: int, last: int) -> None:
+    """Raise an error for a field that a stray quotation mark extends over several rows."""
+    for cell in cells:
+        if "\n" in cell and (delimiter in cell or len(cells) == 1) and delimiter == "\t":
+            raise UserError(
+                f"{path}:{first}: a quotation mark opens a field that ends in line {last}. Write "
+                'quotation marks twice inside quotes (\'"a 5"" disk"\'), or remove them'
+            )
 
 
 def _json(path: Path) -> Iterator[Record]:
@@ -212,7 +282,7 @@ def _json(path: Path) -> Iterator[Record]:
 
 
 def parse_json(
-    path: Path,
+    path: Path | str,
     text: str | None = None,
     number: int = 1,
     expected: str = "one object per line",
@@ -224,7 +294,7 @@ def parse_json(
         UserError: It is not JSON; names the line, and says what was `expected`.
     """
     if text is None:
-        text = "".join(line for _, line in read_lines(path))
+        text = "".join(line for _, line in read_lines(Path(path)))
     try:
         return json.loads(text, object_hook=object_hook)
     except json.JSONDecodeError as error:
@@ -232,6 +302,9 @@ def parse_json(
             f"{path}:{number + error.lineno - 1}: not valid JSON ({error.msg} at column "
             f"{error.colno}); expected {expected}"
         ) from error
+    except (RecursionError, ValueError) as error:
+        what = "nested too deeply" if isinstance(error, RecursionError) else str(error)[:100]
+        raise UserError(f"{path}:{number}: cannot be read ({what}); expected {expected}") from error
 
 
 def _object(value: Any, path: Path, number: int) -> dict[str, Any]:
@@ -250,5 +323,6 @@ def _parquet(path: Path) -> Iterator[Record]:
             for fields in batch.to_pylist():
                 number += 1
                 yield number, fields
-    except pa.ArrowInvalid as error:
-        raise UserError(f"{path} is not a Parquet file: {error}") from error
+    except (pa.ArrowException, OSError) as error:
+        message = " ".join(str(error).split())[:200]
+        raise UserError(f"{path} is not a Parquet file, or damaged: {message}") from error

@@ -151,7 +151,7 @@ def _open(name: str, request: Request) -> Source:
     if place.is_dir():
         _check_options("a folder", request, {"column", "config"})
         return hub.load(str(place), request)
-    like_file = place.suffix.lower() in files.SUFFIXES or name.startswith((".", "~", "/", "\\"))
+    like_file = files.format_of(place) in files.SUFFIXES or name.startswith((".", "~", "/", "\\"))
     if place.is_file() or like_file or name.count("/") > 1:
         _check_options("a file", request, {"column"})
         return files.load(place, request.column, request.streaming)

@@ -30,7 +30,13 @@ def from_rows(rows: Iterable[Mapping[str, Any]], where: str) -> Dataset:
         return Dataset.from_dict(columns)
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
         raise UserError(
-            f"{where}: a column mixes types ({error}). Give each column one type"
+            f"{where}: a column mixes types ({' '.join(str(error).split())[:150]}). Give each "
+            "column one type"
+        ) from error
+    except (OverflowError, UnicodeEncodeError) as error:
+        raise UserError(
+            f"{where}: a column holds an integer beyond 64 bits, or half of a surrogate pair "
+            f"({str(error)[:100]}). Remove the column or the row"
         ) from error
 
 

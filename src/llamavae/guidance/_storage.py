@@ -11,7 +11,7 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from llamavae.errors import UserError
+from llamavae.errors import UserError, check_types
 from llamavae.files import replacing_folder, write_text
 from llamavae.flows import Flow, save_flow
 from llamavae.guidance.card import model_card
@@ -23,7 +23,13 @@ from llamavae.modeling.backbones import latent_fingerprint
 FORMAT_VERSION = 1
 CONFIG, FLOW, INVERSE = "config.json", "flow.safetensors", "inverse.safetensors"
 WORDS, CARD = "vocabulary.txt", "README.md"
-_KEYS = ("format_version", "vae", "vae_fingerprint", "condition", "report")
+_TYPES = {
+    "format_version": int,
+    "vae": str,
+    "vae_fingerprint": str,
+    "condition": dict,
+    "report": dict,
+}
 
 
 def save(
@@ -70,22 +76,26 @@ def read_settings(folder: Path) -> dict[str, Any]:
         raise UserError(f"{folder} is not an invertible CVAE: it has no {CONFIG}")
     try:
         settings = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not valid JSON: {error}. Copy the model again") from error
     kind = settings.get("model_type") if isinstance(settings, dict) else None
     if kind != "invertible-cvae":
         raise UserError(
-            f"{folder} holds a model of type {kind!r}, not an invertible CVAE. To fit one for a "
-            "VAE: llamavae fit-condition"
+            f"{folder} holds a model of type {kind!r:.40}, not an invertible CVAE. To fit one for "
+            "a VAE: llamavae fit-condition"
         )
-    version = settings.get("format_version")
-    if isinstance(version, int) and version > FORMAT_VERSION:
+    check_types(settings, _TYPES, str(path))
+    version = settings.get("format_version", FORMAT_VERSION)
+    if version > FORMAT_VERSION:
         raise UserError(
             f"{folder} has format {version}; this version of llamavae reads up "
             f"to {FORMAT_VERSION}. Upgrade llamavae"
         )
-    if missing := [key for key in _KEYS if key not in settings]:
+    if missing := [key for key in _TYPES if key not in settings]:
         raise UserError(f"{path} is damaged: missing {', '.join(missing)}")
+    if "name" not in settings["condition"]:
+        raise UserError(f"{path} is damaged: its condition has no name")
+    check_types(settings["condition"], {"name": str}, str(path))
     return settings
 
 

@@ -27,7 +27,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from llamavae.errors import UserError
+from llamavae.errors import UserError, check_int, check_number, check_seed
 from llamavae.flows import FitConfig, Flow, FlowData, FlowFit, build_flow, fit_flow, load_flow
 from llamavae.flows.transforms import regression
 from llamavae.guidance._storage import (
@@ -42,6 +42,7 @@ from llamavae.guidance.conditions import Condition, EncoderCondition, VectorCond
 from llamavae.guidance.pairs import Pairs, cached_vectors
 from llamavae.guidance.ranking import Ranking, best_texts
 from llamavae.guidance.sampling import Conditions, check_draws, check_pairs, vectors_of
+from llamavae.latent.paths import as_codes
 from llamavae.modeling import LlaMaVAE, checkpoint
 from llamavae.training.prior import posterior
 
@@ -133,8 +134,7 @@ class InvertibleCVAE:
             pairs, valid = pairs.split()
         else:
             skipped.update(valid.skipped)
-        if posterior_scale < 0:
-            raise UserError(f"posterior_scale must not be negative; got {posterior_scale}")
+        check_number("posterior_scale", posterior_scale)
 
         def codes(part: Pairs) -> FlowData:
             q = posterior(self.vae, part.texts, progress)
@@ -241,6 +241,7 @@ class InvertibleCVAE:
     ) -> tuple[Tensor, Tensor]:
         """Vectors (B * n, C) and draws (B * n, D); with `centre`, the first of n is the centre."""
         c = self._vectors(conditions).repeat_interleave(n, 0)
+        check_seed(seed)
         generator = None if seed is None else torch.Generator().manual_seed(seed)
         noise = torch.randn(len(c), self.flow.features, generator=generator)
         if centre:
@@ -262,11 +263,7 @@ class InvertibleCVAE:
         Returns:
             Latent codes (B, D).
         """
-        z = torch.as_tensor(z).to(self.flow.affine.weight)
-        if z.ndim != 2 or z.shape[1] != self.flow.features:
-            raise UserError(
-                f"expected latent codes (B, {self.flow.features}); got {tuple(z.shape)}"
-            )
+        z = self._codes(z)
         here = self.flow(self._vectors(source, len(z)))
         noise = (here.transform(z) - here.base.mean) / here.base.stddev
         return self._place(self._vectors(target, len(z)), noise)
@@ -298,7 +295,7 @@ class InvertibleCVAE:
     @torch.no_grad()
     def density(self, z: Tensor, conditions: Conditions) -> Tensor:
         """Log-density of latent codes z (B, D) in nats under B conditions, or one; shape (B,)."""
-        z = z.to(self.flow.affine.weight)
+        z = self._codes(z)
         return self.flow(self._vectors(conditions, len(z))).log_prob(z)
 
     def rank(
@@ -322,13 +319,17 @@ class InvertibleCVAE:
                 "tensor (V, C)"
             )
         scores = self.scores(self.vae.latent_code(text)[None], candidates)[0]
+        check_int("k", k)
         best = scores.topk(min(k, len(scores)))
         return list(zip(best.indices.tolist(), best.values.tolist(), strict=True))
 
     @torch.no_grad()
     def scores(self, z: Tensor, candidates: Conditions) -> Tensor:
         """Log-density in nats of N latent codes z (N, D) under V candidates, shape (N, V)."""
-        return self.flow.scores(z, self._vectors(candidates))
+        return self.flow.scores(self._codes(z), self._vectors(candidates))
+
+    def _codes(self, z: Any) -> Tensor:
+        return as_codes(z, self.flow.features).to(self.flow.affine.weight)
 
     @torch.no_grad()
     def predict(self, texts: str | Sequence[str]) -> Tensor:

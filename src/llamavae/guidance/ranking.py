@@ -76,7 +76,8 @@ class Ranking:
         """
         scores = torch.zeros(len(texts))
         if self.density:
-            mean = model.vae.encode(texts, batch_size).mean
+            full = [text if text.strip() else "." for text in texts]  # scored below
+            mean = model.vae.encode(full, batch_size).mean
             scores += self.density * model.density(mean, c[None]).cpu().float() / z.shape[1]
         if self.agreement:
             scores += self.agreement * agreement(texts)

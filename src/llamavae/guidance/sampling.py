@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llamavae.errors import UserError
+from llamavae.errors import UserError, check_int, check_number, check_seed
 from llamavae.guidance.conditions import Condition
 from llamavae.guidance.pairs import Pairs
 
@@ -19,10 +19,10 @@ Conditions = Sequence[Any] | Tensor
 
 def check_draws(n: int, spread: float = 1.0, draws: int | None = None) -> None:
     """Raise an error for fewer than one text per condition, a negative spread or too few draws."""
-    if n < 1:
-        raise UserError(f"expected at least one text per condition; got n={n}")
-    if not spread >= 0:
-        raise UserError(f"spread must not be negative; got {spread}")
+    check_int("n", n)
+    check_number("spread", spread)
+    if draws is not None:
+        check_int("draws", draws)
     if draws is not None and draws < n:
         raise UserError(f"expected at least as many draws as texts, {n}; got draws={draws}")
     if draws is not None and draws > 1 and spread == 0:
@@ -39,6 +39,11 @@ def vectors_of(condition: Condition, conditions: Conditions) -> Tensor:
     """
     if isinstance(conditions, Tensor):
         vectors = conditions
+    elif not hasattr(conditions, "__len__") or isinstance(conditions, bytes):
+        raise UserError(
+            f"expected a list of conditions, or their vectors (B, {condition.dim}); got "
+            f"{conditions!r:.40} ({type(conditions).__name__})"
+        )
     elif len(conditions):
         vectors = condition.vectors(conditions)
     else:
@@ -67,6 +72,7 @@ def seeded(seed: int | None, device: torch.device) -> Iterator[None]:
 
     The state of the generators is restored afterwards.
     """
+    check_seed(seed)
     if seed is None:
         yield
         return

@@ -2,11 +2,38 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.distributions import Normal
 
-from llamavae.errors import UserError
+from llamavae.errors import UserError, check_int
+
+
+def as_codes(z: Any, dim: int) -> Tensor:
+    """Latent codes as a tensor (B, dim), from a tensor, a NumPy array or a list, also of one code.
+
+    Raises:
+        UserError: They are not finite real numbers of shape (B, dim) or (dim,).
+    """
+    try:
+        z = torch.as_tensor(z)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UserError(
+            f"expected latent codes of shape (B, {dim}); got {z!r:.40} ({type(z).__name__})"
+        ) from error
+    if z.shape == (0,):
+        z = z.reshape(0, dim)
+    if z.ndim == 1:
+        z = z[None]
+    if z.ndim != 2 or z.shape[1] != dim:
+        raise UserError(f"expected latent codes of shape (B, {dim}); got {tuple(z.shape)}")
+    if z.is_complex() or z.dtype == torch.bool:
+        raise UserError(f"expected real latent codes; got {z.dtype}")
+    if not z.isfinite().all():
+        raise UserError("expected finite latent codes; got NaN or infinite values")
+    return z
 
 
 def _ends(a: Tensor, b: Tensor, steps: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -14,8 +41,7 @@ def _ends(a: Tensor, b: Tensor, steps: int) -> tuple[Tensor, Tensor, Tensor]:
         raise UserError(
             f"expected two latent codes of shape (D,); got {tuple(a.shape)} and {tuple(b.shape)}"
         )
-    if steps < 2:
-        raise UserError(f"expected at least 2 steps, the two ends; got steps={steps}")
+    check_int("steps", steps, 2)
     return a, b, torch.linspace(0, 1, steps, dtype=a.dtype, device=a.device)[:, None]
 
 
@@ -87,10 +113,8 @@ def traversal(z: Tensor, dim: int, steps: int, quantile: float = 0.975) -> Tenso
     """
     if z.ndim != 1:
         raise UserError(f"expected one latent code of shape (D,); got {tuple(z.shape)}")
-    if not 0 <= dim < len(z):
-        raise UserError(f"expected a dimension from 0 to {len(z) - 1}; got {dim}")
-    if steps < 2:
-        raise UserError(f"expected at least 2 steps; got {steps}")
+    check_int("dim", dim, 0, len(z) - 1)
+    check_int("steps", steps, 2)
     if not 0.5 < quantile < 1:
         raise UserError(f"quantile must lie between 0.5 and 1; got {quantile}")
     end = float(Normal(0.0, 1.0).icdf(torch.tensor(quantile)))
@@ -120,8 +144,7 @@ def nearest_neighbours(query: Tensor, codes: Tensor, k: int) -> tuple[Tensor, Te
             "expected query (Q, D) and codes (N, D) with the same D; got "
             f"{tuple(query.shape)} and {tuple(codes.shape)}"
         )
-    if k < 1:
-        raise UserError(f"k must be at least 1; got {k}")
+    check_int("k", k)
     unit = torch.nn.functional.normalize
     cosine = unit(query, dim=1) @ unit(codes, dim=1).T
     best = cosine.topk(min(k, len(codes)), dim=1)

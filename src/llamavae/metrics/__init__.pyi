@@ -11,6 +11,7 @@ from .latent import posterior_variance as posterior_variance
 from .metric import Metric as Metric
 from .ngrams import bleu_1 as bleu_1
 from .ngrams import corpus_bleu as corpus_bleu
+from .ngrams import corpus_chrf as corpus_chrf
 from .ngrams import distinct_n as distinct_n
 from .ngrams import exact_match as exact_match
 from .ngrams import rouge as rouge

@@ -11,13 +11,14 @@ from numpy.typing import NDArray
 
 from llamavae.metrics.bootstrap import Statistic, bootstrap_interval
 from llamavae.metrics.correlation import pearson, spearman
-from llamavae.metrics.ngrams import bleu_of_counts
+from llamavae.metrics.ngrams import bleu_of_counts, chrf_of_counts
 
 Rows = list[dict[str, Any]]
 
 AGGREGATES: dict[str, Callable[[NDArray[Any]], float]] = {
     "mean": lambda items: float(items.mean()),
     "BLEU": lambda items: bleu_of_counts(items.astype(int)),
+    "chrF": lambda items: chrf_of_counts(items.astype(int)),
     "spearman": lambda items: spearman(items[:, 0], items[:, 1]),
     "pearson": lambda items: pearson(items[:, 0], items[:, 1]),
 }

@@ -56,6 +56,62 @@ def bleu_of_counts(counts: NDArray[np.int64], *, effective_order: bool = False) 
     return BLEU.compute_bleu(ngrams[:4], ngrams[4:], length, expected, **options).score
 
 
+_CHRF_ORDER = 6  # largest n of character n-grams
+
+
+def chrf_counts(predictions: Sequence[str], references: Sequence[str]) -> NDArray[np.int64]:
+    """Per-item counts for corpus chrF, shape (N, 18).
+
+    The columns are, for each n from 1 to 6, the numbers of character n-grams of the prediction, of
+    the reference, and of both, as sacrebleu counts them (without white space, cased).
+    """
+    rows = [
+        [
+            value
+            for n in range(1, _CHRF_ORDER + 1)
+            for value in _chrf_counts("".join(a.split()), "".join(b.split()), n)
+        ]
+        for a, b in zip(predictions, references, strict=True)
+    ]
+    return np.array(rows, dtype=np.int64).reshape(-1, 3 * _CHRF_ORDER)
+
+
+def _chrf_counts(a: str, b: str, n: int) -> tuple[int, int, int]:
+    ours, theirs = max(len(a) - n + 1, 0), max(len(b) - n + 1, 0)
+    # as sacrebleu, the prediction's n-grams do not count if the reference has none
+    return ours if theirs else 0, theirs, _common(a, b, n)
+
+
+def chrf_of_counts(counts: NDArray[np.int64]) -> float:
+    """chrF, 0 to 100, of the sum of counts (N, 18) of items (Popović, 2015, W15-3049), beta 2.
+
+    Args:
+        counts: Rows of `chrf_counts`.
+
+    Example:
+        >>> counts = chrf_counts(["a kind of dog", "a cat"], ["a kind of big dog", "a cat"])
+        >>> round(chrf_of_counts(counts), 2)
+        56.24
+    """
+    ours, theirs, common = counts.sum(0).reshape(-1, 3).T.tolist()
+    orders = [n for n in range(_CHRF_ORDER) if ours[n] > 0 and theirs[n] > 0]
+    if not any(common[n] for n in orders):
+        return 0.0
+    precision = sum(common[n] / ours[n] for n in orders) / len(orders)
+    recall = sum(common[n] / theirs[n] for n in orders) / len(orders)
+    return 100 * 5 * precision * recall / (4 * precision + recall)
+
+
+def corpus_chrf(predictions: Sequence[str], references: Sequence[str]) -> float:
+    """Corpus chrF2, 0 to 100: sacrebleu with its defaults (character n-grams to 6, beta 2).
+
+    It needs no words, so it is also valid for texts without spaces between words, such as Chinese
+    or Japanese, and for texts of fewer than four tokens.
+    """
+    _check_pairs(predictions, references)
+    return chrf_of_counts(chrf_counts(predictions, references))
+
+
 def bleu_1(prediction: str, reference: str) -> float:
     """Unigram BLEU of one sentence with brevity penalty, 0 to 1, words split at white space.
 

@@ -51,10 +51,16 @@ def model_of_run(source: str | os.PathLike[str]) -> str | os.PathLike[str]:
     Args:
         source: Folder of a run or of a checkpoint (`~` is expanded), name or hub id.
     """
-    folder = Path(source).expanduser()
-    if not (folder / "config.json").exists() and (folder / "model" / "config.json").exists():
-        folder = folder / "model"
-    return folder if folder.is_dir() else source
+    try:
+        folder = Path(source).expanduser()
+        if not (folder / "config.json").exists() and (folder / "model" / "config.json").exists():
+            folder = folder / "model"
+        return folder if folder.is_dir() else source
+    except (TypeError, ValueError, OSError, RuntimeError) as error:  # such as a too long name
+        raise UserError(
+            f"expected the folder, hub id or name of a model; got {source!r:.40}: "
+            f"{getattr(error, 'strerror', None) or error}"
+        ) from error
 
 
 def fetch(source: str | os.PathLike[str], revision: str | None = None, **hub: Any) -> Path:
@@ -93,20 +99,23 @@ def read_config(folder: Path) -> LlaMaVAEConfig:
         raise UserError(f"{folder} is not a checkpoint: it has no config.json (found: {inside})")
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not valid JSON: {error}. Copy the checkpoint again") from error
     check_config(path)
     kind = values.get("model_type") if isinstance(values, dict) else None
     if kind != LlaMaVAEConfig.model_type:
         raise UserError(
-            f"{folder} holds a model of type {kind!r}, not a LlaMaVAE. To build a VAE on it use "
-            "LlaMaVAE.from_backbones(encoder, decoder)"
+            f"{folder} holds a model of type {kind!r:.40}, not a LlaMaVAE. To build a VAE on it "
+            "use LlaMaVAE.from_backbones(encoder, decoder)"
         )
     try:
         return LlaMaVAEConfig.from_dict(values)
-    except TypeError as error:
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    except Exception as error:  # of transformers, which checks its own settings in several ways
+        message = " ".join(str(error).split())[:200]
         raise UserError(
-            f"{path} has a value of the wrong type: {error}. Copy the checkpoint again"
+            f"{path} has a value that cannot be used: {message}. Copy the checkpoint again"
         ) from error
 
 

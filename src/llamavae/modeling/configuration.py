@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from copy import deepcopy
 from dataclasses import field
-from typing import Any, Self, get_args
+from typing import Any, Self
 
+import torch
 from transformers import PreTrainedConfig
 
-from llamavae.errors import UserError, unknown
+from llamavae.errors import UserError, check_types
 from llamavae.modeling.names import DecoderTraining, EncoderTraining, InjectionName, Pooling
 
 FORMAT_VERSION = 1
+_LARGEST = 10**9  # limit of sizes, above any that fits in memory
 
 
 class LlaMaVAEConfig(PreTrainedConfig):
@@ -99,20 +101,14 @@ class LlaMaVAEConfig(PreTrainedConfig):
     format_version: int = FORMAT_VERSION
 
     def __post_init__(self, **kwargs: Any) -> None:
+        if self.attention_shapes is None:  # as a config of another injection is saved
+            self.attention_shapes = []
+        check_types(vars(self), _TYPES)
         if self.format_version > FORMAT_VERSION:
             raise UserError(
                 f"this checkpoint has format {self.format_version}; this version of llamavae reads "
                 f"up to {FORMAT_VERSION}. Upgrade llamavae"
             )
-        for name, what, kind in (
-            ("injection", "injection", InjectionName),
-            ("encoder_training", "encoder_training", EncoderTraining),
-            ("decoder_training", "decoder_training", DecoderTraining),
-            ("encoder_pooling", "pooling", Pooling),
-        ):
-            value = getattr(self, name)
-            if value not in get_args(kind) and (name, value) != ("encoder_pooling", None):
-                raise unknown(what, value, get_args(kind))
         for name, least in (
             ("latent_dim", 1),
             ("slots", 1),
@@ -120,13 +116,20 @@ class LlaMaVAEConfig(PreTrainedConfig):
             ("max_tokens", 2),
             ("lora_rank", 1),
             ("pooling_heads", 1),
+            ("lora_alpha", 1),
+            ("encoder_dim", 0),
+            ("encoder_max_tokens", 1),
+            ("format_version", 1),
         ):
             size = getattr(self, name)
-            if size < least:
-                raise UserError(f"{name} must be at least {least}; got {size}")
+            if size is not None and not least <= size <= _LARGEST:
+                limit = f"at least {least}" if size < least else f"at most {_LARGEST:,}"
+                raise UserError(f"{name} must be {limit}; got {size}")
+        dtype = self.decoder_dtype
+        if dtype is not None and not isinstance(getattr(torch, dtype, None), torch.dtype):
+            raise UserError(f"decoder_dtype must be a type such as 'float32'; got {dtype!r:.40}")
         if self.initial_std is not None and not self.initial_std > 0:
             raise UserError(f"initial_std must be above 0; got {self.initial_std}")
-        self.attention_shapes = self.attention_shapes or []
         super().__post_init__(**kwargs)
 
     def changed(self, **settings: Any) -> Self:
@@ -136,6 +139,8 @@ class LlaMaVAEConfig(PreTrainedConfig):
             setattr(copy, name, value)
         return copy
 
+
+_TYPES = {name: eval(kind) for name, kind in LlaMaVAEConfig.__annotations__.items()}
 
 SETTINGS = frozenset(n for n in LlaMaVAEConfig.__annotations__ if not n.endswith("_token_id"))
 """Names of the settings of this library, without those that transformers adds."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -19,7 +19,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from llamavae.errors import UserError
+from llamavae.errors import UserError, check_int, check_number
 from llamavae.modeling.backbones import freeze_or_adapt, quick_backward, quiet_dropout
 from llamavae.modeling.cross_entropy import CHUNK, cross_entropy
 from llamavae.modeling.injection import Steering, first_inputs, steered, steered_inputs
@@ -400,6 +400,7 @@ class TextDecoder(nn.Module):
             New tokens (B * num_return_sequences, T'), with adjacent samples of each z. With
             `return_dict_in_generate`, transformers' output with these as its `sequences`.
         """
+        _check_options(options)
         if steering.prompt is not None or steering.offset is not None:
             self._check_embeddings()
         start = [self.tokens.bos]
@@ -415,13 +416,37 @@ class TextDecoder(nn.Module):
         first = next(iter(inputs.values()))
         mask = torch.ones(first.shape[:2], dtype=torch.long, device=first.device)
         with evaluating(self):
-            output = cast(Callable[..., Any], steered(self.lm, steering).generate)(
-                **inputs, attention_mask=mask, **options
-            )
+            try:
+                output = cast(Callable[..., Any], steered(self.lm, steering).generate)(
+                    **inputs, attention_mask=mask, **options
+                )
+            except (ValueError, TypeError, AttributeError) as error:
+                if not options:
+                    raise
+                raise UserError(
+                    f"text cannot be generated with the options {', '.join(options)}: "
+                    f"{' '.join(str(error).split())[:200]}"
+                ) from error
         if isinstance(output, Tensor):
             return output[:, skip:]
         output.sequences = output.sequences[:, skip:]
         return output
+
+
+def _check_options(options: Mapping[str, Any]) -> None:
+    """Check the options of `generate` that transformers checks late, or not at all."""
+    given = {name: value for name, value in options.items() if value is not None}
+    for name in ("num_beams", "num_return_sequences", "max_new_tokens", "max_length"):
+        if name in given:
+            check_int(name, given[name])
+    if "top_k" in given:
+        check_int("top_k", given["top_k"], 0)
+    if "temperature" in given:
+        check_number("temperature", given["temperature"], above=True)
+    if "top_p" in given:
+        check_number("top_p", given["top_p"], 0, 1, above=True)
+    if not isinstance(given.get("do_sample", False), bool):
+        raise UserError(f"do_sample must be True or False; got {given['do_sample']!r:.40}")
 
 
 def _per_sentence(losses: Tensor, where: Tensor, batch: int) -> Tensor:

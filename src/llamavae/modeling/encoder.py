@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
+from llamavae.errors import check_int
 from llamavae.modeling.backbones import fingerprint, quiet_dropout
 from llamavae.modeling.names import EncoderTraining
-from llamavae.modeling.tokenizing import AS_TEXT, tokenize
+from llamavae.modeling.tokenizing import AS_TEXT, as_texts, tokenize
 from llamavae.modes import evaluating
 
 
@@ -88,7 +89,13 @@ class SentenceEncoder(nn.Module, ABC):
 
     @torch.no_grad()
     def encode(self, texts: Sequence[str], batch_size: int = 64) -> Tensor:
-        """Sentence vectors h (B, H_enc), without gradients, in batches by length."""
+        """Sentence vectors h (B, H_enc), without gradients, in batches by length.
+
+        Raises:
+            UserError: An item is not a text, or `batch_size` is below 1.
+        """
+        texts = as_texts(texts)
+        check_int("batch_size", batch_size)
         if not texts:
             return torch.empty(0, self.dim)
         order = sorted(range(len(texts)), key=lambda i: -len(texts[i]))
@@ -97,6 +104,9 @@ class SentenceEncoder(nn.Module, ABC):
         with evaluating(self):
             for start in range(0, len(order), batch_size):
                 batch = self.tokenize([texts[i] for i in order[start : start + batch_size]])
+                if not batch["input_ids"].numel():  # no text of it has a token
+                    parts.append(torch.zeros(len(batch["input_ids"]), self.dim, device=device))
+                    continue
                 parts.append(self({name: value.to(device) for name, value in batch.items()}))
         h = torch.cat(parts)
         return torch.empty_like(h).index_copy_(0, torch.tensor(order, device=h.device), h)

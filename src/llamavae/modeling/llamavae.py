@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import (
@@ -28,9 +29,10 @@ from transformers import (
 )
 from transformers.utils.generic import ModelOutput
 
-from llamavae.errors import UserError, unknown
+from llamavae.errors import UserError, check_int, unknown
 from llamavae.files import replacing_folder
 from llamavae.latent import arithmetic, lerp, nearest_neighbours, slerp, traversal
+from llamavae.latent.paths import as_codes
 from llamavae.manifest import verify
 from llamavae.modeling import checkpoint, loading
 from llamavae.modeling.base import SentenceVAE
@@ -43,11 +45,12 @@ from llamavae.modeling.prior import Prior, choose_prior
 from llamavae.modeling.refine import Progress, Refinement
 from llamavae.modeling.refine import refine as refine_posterior
 from llamavae.modeling.selfcheck import check_decoder, check_encoder
+from llamavae.modeling.tokenizing import as_full_texts
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
-Texts = str | Sequence[str]
+Texts = str | Iterable[str]
 
 
 @dataclass
@@ -209,6 +212,10 @@ class LlaMaVAE(SentenceVAE):
             if name not in SETTINGS:
                 raise unknown("setting", name, SETTINGS)
         for which, place in (("encoder", encoder), ("decoder", decoder)):
+            if isinstance(place, int | float | bytes | list | tuple | dict):
+                raise UserError(
+                    f"expected a hub id, a folder or a model as {which}; got {place!r:.40}"
+                )
             if isinstance(place, str | os.PathLike):
                 settings[f"{which}_name_or_path"] = loading.absolute(place)
         config = LlaMaVAEConfig(**settings)
@@ -331,6 +338,8 @@ class LlaMaVAE(SentenceVAE):
                 embedded backbones are not changed. They are loaded as float32.
             **hub_options: `repo_id`, `private`, `commit_message`, `token`, ...
         """
+        if not isinstance(save_directory, str | os.PathLike) or not os.fspath(save_directory):
+            raise UserError(f"expected the path of a folder; got {save_directory!r:.40}")
         if is_main_process:
             with replacing_folder(save_directory, own=checkpoint.OWN) as new:
                 checkpoint.write(self, new, state_dict, max_shard_size, int8)
@@ -476,15 +485,22 @@ class LlaMaVAE(SentenceVAE):
         """The posterior q(z|x) of each text.
 
         Args:
-            texts: One text, several texts, or precomputed sentence vectors (B, H_enc).
+            texts: One text, several texts, or precomputed sentence vectors (B, H_enc), as a tensor
+                or a NumPy array.
             batch_size: Number of texts per forward pass of the encoder.
             refine: Number of gradient steps from the encoder's posterior, or their settings; see
                 `refine`.
 
         Returns:
             A torch distribution with `mean` and `logvar` of shape (B, D), and `sample()`.
+
+        Raises:
+            UserError: An item is not a text, or is an empty one; a vector is not finite; or a
+                setting is out of range.
         """
         how = Refinement.of(refine)
+        if isinstance(texts, np.ndarray) and texts.dtype.kind in "fiu" and texts.ndim > 1:
+            texts = torch.from_numpy(texts)
         if how.steps:
             if isinstance(texts, Tensor):
                 raise UserError(
@@ -494,13 +510,15 @@ class LlaMaVAE(SentenceVAE):
             return self.refine(texts, how)
         if isinstance(texts, Tensor):
             h = texts
+            if not h.isfinite().all():
+                raise UserError("expected finite sentence vectors; got NaN or infinite values")
         elif self.encoder is None:
             raise UserError(
                 "this model has no sentence encoder. Pass precomputed sentence vectors of "
                 f"shape (B, {self.config.encoder_dim}) instead of text"
             )
         else:
-            h = self.encoder.encode([texts] if isinstance(texts, str) else list(texts), batch_size)
+            h = self.encoder.encode(as_full_texts(texts), batch_size)
         return self._posterior(None, h.to(self.posterior.linear.weight.device))
 
     def refine(
@@ -540,7 +558,10 @@ class LlaMaVAE(SentenceVAE):
             >>> model.decode(model.refine("a young river in a foreign town").mean)  # doctest: +SKIP
         """
         how = Refinement.of(steps)
-        batch = [texts] if isinstance(texts, str) else list(texts)
+        batch = as_full_texts(texts)
+        check_int("batch_size", batch_size)
+        if start is not None and not isinstance(start, DiagonalGaussian):
+            start = self._latent_codes(start)
         codes = start.mean if isinstance(start, DiagonalGaussian) else start
         if codes is not None and codes.shape != (len(batch), self.config.latent_dim):
             raise UserError(
@@ -584,7 +605,13 @@ class LlaMaVAE(SentenceVAE):
             `sequences`.
         """
         z = self._latent_codes(z)
-        return self.decoder.generate(self.injection(z), len(z), prompt, **options)
+        steering = self.injection(z)
+        if len(z) and not steering.is_finite():
+            raise UserError(
+                f"expected latent codes close to N(0, I), as those of texts are; values up to "
+                f"{z.abs().max():.1e} are too large for the decoder"
+            )
+        return self.decoder.generate(steering, len(z), prompt, **options)
 
     def decode(self, z: Tensor, batch_size: int = 64, **options: Any) -> list[str]:
         """Decode each z to a text, greedily by default.
@@ -602,6 +629,7 @@ class LlaMaVAE(SentenceVAE):
     def decode_each(self, z: Tensor, batch_size: int = 64, **options: Any) -> Iterator[str]:
         """Like `decode`, but yields the texts after each batch."""
         z = self._latent_codes(z)
+        check_int("batch_size", batch_size)
         for start in range(0, len(z), batch_size):
             part = z[start : start + batch_size]
             output = self.generate(part, **options)
@@ -615,21 +643,14 @@ class LlaMaVAE(SentenceVAE):
             callback: Called with the pieces in order; joined and stripped, they are the text.
             **options: Options of `generate`, for a single sequence.
         """
+        if not callable(callback):
+            raise UserError(f"expected a function as callback; got {callback!r:.40}")
         streamer = _Callback(self.decoder.tokenizer, callback)
         return self.decode(self.latent_code(z), streamer=streamer, **options)[0]
 
-    def _latent_codes(self, z: Tensor) -> Tensor:
-        z = torch.as_tensor(z)  # numpy arrays and lists too
-        if z.ndim == 1:
-            z = z[None]
-        if z.ndim != 2 or z.shape[1] != self.config.latent_dim:
-            raise UserError(
-                f"expected latent codes of shape (B, {self.config.latent_dim}); got "
-                f"{tuple(z.shape)}"
-            )
-        if not z.isfinite().all():
-            raise UserError("expected finite latent codes; got NaN or infinite values")
-        return z.to(self.posterior.linear.weight)
+    def _latent_codes(self, z: Any) -> Tensor:
+        size, weight = self.config.latent_dim, self.posterior.linear.weight
+        return as_codes(as_codes(z, size).to(weight), size)  # finite in this type too
 
     # ------------------------------------------------------------------ moving in the space
 
@@ -765,6 +786,8 @@ class LlaMaVAE(SentenceVAE):
             k: Number of neighbours.
             refine: See `encode`; only for texts.
         """
+        if isinstance(candidates, np.ndarray) and candidates.dtype.kind in "fiu":
+            candidates = torch.from_numpy(candidates)
         codes = candidates if isinstance(candidates, Tensor) else self._means(candidates, refine)
         query = self.latent_code(query, refine=refine)
         cosine, index = nearest_neighbours(query[None], self._latent_codes(codes), k)

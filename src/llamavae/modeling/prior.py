@@ -27,7 +27,7 @@ from torch.distributions import (
     Normal,
 )
 
-from llamavae.errors import UserError
+from llamavae.errors import UserError, check_int, check_number, check_seed, check_types
 from llamavae.files import replacing_folder, write_json
 from llamavae.flows.data import FlowData
 from llamavae.manifest import verify
@@ -101,12 +101,11 @@ class Prior(ABC):
                 which `torch.manual_seed` controls.
 
         Raises:
-            UserError: `n` is below 1 or `spread` is negative.
+            UserError: `n` is below 1, or `spread` is negative or not finite.
         """
-        if n < 1:
-            raise UserError(f"expected at least one sample; got n={n}")
-        if not spread >= 0:
-            raise UserError(f"spread must not be negative; got {spread}")
+        check_int("n", n)
+        check_number("spread", spread)
+        check_seed(seed)
         generator = None if seed is None else torch.Generator().manual_seed(seed)
         with torch.no_grad():
             return self._draw(n, spread, generator)
@@ -277,6 +276,13 @@ class FlowPrior(Prior):
 
 
 _TYPES: dict[str, type[Prior]] = {t.type: t for t in (StandardPrior, MixturePrior, FlowPrior)}
+_NAMES = {"standard": ("standard",), "mixture": ("gaussian", "mixture"), "flow": ("flow",)}
+_KINDS = {
+    "format_version": int,
+    "type": Literal["standard", "mixture", "flow"],
+    "vae_fingerprint": str | None,
+    "report": dict,
+}
 
 
 # ------------------------------------------------------------------------------- finding
@@ -324,18 +330,20 @@ def read_prior_folder(folder: Path) -> Prior:
     path = folder / _SETTINGS
     try:
         settings = json.loads(path.read_text(encoding="utf-8"))
+        check_types(settings, _KINDS, str(path))
         if settings["format_version"] > FORMAT_VERSION:
             raise UserError(
                 f"{path} has format {settings['format_version']}; this version of llamavae reads "
                 f"up to {FORMAT_VERSION}. Upgrade llamavae"
             )
-        kind, report = _TYPES[settings["type"]], dict(settings["report"])
+        kind, report = _TYPES[settings["type"]], settings["report"]
+        check_types(report, {"kind": Literal[_NAMES[settings["type"]]]}, str(path))
         fingerprint = settings["vae_fingerprint"]
         path = folder / _WEIGHTS
         prior = kind._load(path)
     except UserError:
         raise
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+    except (OSError, SafetensorError, RecursionError, KeyError, TypeError, ValueError) as error:
         raise UserError(
             f"{path} is damaged or missing: {error!r}. Copy the prior again; or delete its folder "
             "and fit it again with llamavae fit-prior"
@@ -357,6 +365,8 @@ def choose_prior(vae: SentenceVAE, prior: Prior | str | os.PathLike[str] | None 
     """
     if prior is None:
         return vae.default_prior or StandardPrior(vae.config.latent_dim)
+    if not isinstance(prior, Prior | str | os.PathLike):
+        raise UserError(f"expected a prior, its kind or its folder; got {prior!r:.40}")
     if not isinstance(prior, Prior):
         return load_prior(prior, vae)
     prior.check(vae)

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from llamavae.errors import UserError
+from llamavae.errors import UserError, check_int, check_number
 from llamavae.modeling.backbones import fingerprint
 from llamavae.modeling.posterior import DiagonalGaussian
 from llamavae.modes import evaluating
@@ -63,17 +63,12 @@ class Refinement:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, valid, expected in (
-            ("steps", self.steps >= 0, "0 or more"),
-            ("learning_rate", 0 < self.learning_rate < math.inf, "above 0"),
-            ("beta", 0 < self.beta < math.inf, "above 0"),
-            ("confidence", 0 < self.confidence <= 1, "above 0 and at most 1"),
-            ("samples", self.samples >= 1, "at least 1"),
-            ("seed", self.seed >= 0, "0 or more"),
-        ):
-            if not valid:
-                value = getattr(self, name)
-                raise UserError(f"refinement: {name} must be {expected}; got {value}")
+        check_int("refinement: steps", self.steps, 0)
+        check_number("refinement: learning_rate", self.learning_rate, above=True)
+        check_number("refinement: beta", self.beta, above=True)
+        check_number("refinement: confidence", self.confidence, 0, 1, above=True)
+        check_int("refinement: samples", self.samples)
+        check_int("refinement: seed", self.seed, 0, 2**64 - 1)
 
     def prior_of(self, dim: int) -> DiagonalGaussian:
         """The prior over codes of size `dim`, mean and logvar of shape (1, D).

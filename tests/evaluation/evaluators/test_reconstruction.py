@@ -15,7 +15,7 @@ from llamavae.evaluation.evaluators.reconstruction import (
 from llamavae.metrics import semantic
 from llamavae.metrics.bootstrap import bootstrap_interval
 from llamavae.metrics.control import derangement
-from llamavae.metrics.ngrams import corpus_bleu, exact_match, token_f1
+from llamavae.metrics.ngrams import corpus_bleu, corpus_chrf, exact_match, token_f1
 from llamavae.modeling.loading import load_sentence_encoder
 
 
@@ -82,10 +82,10 @@ def test_a_perfect_system_and_its_control():
     found = Reconstruction(3, resamples=20)(Planted(texts), EvaluationData(texts))
     assert found.rows[0]["metric"] == Reconstruction().primary.name == "BLEU"
     for row in found.rows:
-        assert row["value"] == pytest.approx(100 if row["metric"] == "BLEU" else 1)
+        assert row["value"] == pytest.approx(100 if row["metric"] in ("BLEU", "chrF") else 1)
         assert row["low"] == pytest.approx(row["value"])
         assert row["control"] < 0.6 * row["value"]
-    for name in ("BLEU", "exact match", "token F1"):
+    for name in ("BLEU", "chrF", "exact match", "token F1"):
         sizes = [row["n"] for row in found.rows if row["metric"] == name]
         assert sizes[0] == sum(sizes[1:]) == len(texts)
     for row in found.tables["reconstructions"]:
@@ -107,6 +107,7 @@ def test_numbers_are_those_of_the_texts(model):
     table = found.tables["reconstructions"]
     assert [row["reconstruction"] for row in table] == predictions
     assert found.value("BLEU") == pytest.approx(corpus_bleu(predictions, tiny.SENTENCES))
+    assert found.value("chrF") == pytest.approx(corpus_chrf(predictions, tiny.SENTENCES))
     assert found.value("exact match") == exact_match(predictions, tiny.SENTENCES)
     cosine = semantic.encoder_cosines(predictions, tiny.SENTENCES, model.encoder).mean().item()
     assert found.value("encoder cosine") == pytest.approx(cosine, abs=1e-5)

@@ -27,7 +27,15 @@ from llamavae.metrics import semantic
 from llamavae.metrics.bootstrap import bootstrap_sums, percentile_interval
 from llamavae.metrics.control import derangement
 from llamavae.metrics.metric import Items, Metric, Rows
-from llamavae.metrics.ngrams import bleu_1, bleu_counts, bleu_of_counts, rouge, token_f1
+from llamavae.metrics.ngrams import (
+    bleu_1,
+    bleu_counts,
+    bleu_of_counts,
+    chrf_counts,
+    chrf_of_counts,
+    rouge,
+    token_f1,
+)
 from llamavae.modeling import LlaMaVAE
 
 Values = NDArray[Any]
@@ -105,6 +113,17 @@ _METRICS = (
         "BLEU",
     ),
     Metric(
+        "chrF",
+        "0 to 100",
+        "higher",
+        "Corpus chrF of the same texts: the F2 of character n-grams, n from 1 to 6, without white "
+        "space, cased, equal to that of sacrebleu (Popović, 2015, W15-3049). It does not depend on "
+        "a tokenisation: use it in place of BLEU for languages without spaces between words, such "
+        "as Chinese, Japanese and Thai, and for texts of fewer than four tokens.",
+        _CONTROL,
+        "chrF",
+    ),
+    Metric(
         "BLEU-1",
         "0 to 1",
         "higher",
@@ -172,6 +191,7 @@ _METRICS = (
 
 _ROUGE = ("ROUGE-1", "ROUGE-2", "ROUGE-L")
 _BY_LENGTH = ("BLEU", "exact match", "token F1")
+_OF_COUNTS = {"BLEU": bleu_of_counts, "chrF": chrf_of_counts}
 
 
 class Reconstruction(Evaluator):
@@ -217,7 +237,7 @@ class Reconstruction(Evaluator):
     def evaluate(self, system: Any, data: EvaluationData) -> Evaluation:
         """All metrics, the main ones also by length, and the table `reconstructions`.
 
-        Row of the table: `text`, `reconstruction`, `bleu` (sentence BLEU, 0 to 100), the other
+        Row of the table: `text`, `reconstruction`, `bleu` and `chrF` (0 to 100), the other
         per-sentence metrics (the cosine outside the sample is None), and `shuffled`, the text of
         the control. The row of the cosine has `judge`, the fingerprint of the encoder.
 
@@ -248,18 +268,22 @@ class Reconstruction(Evaluator):
         items, control = (
             self._items(*pair, bert, bleurt) for pair in ((predictions, texts), (exchanged, held))
         )
+        chrf, chrf_control = chrf_counts(predictions, texts), chrf_counts(exchanged, held)
         rows: Rows = []
         for group, part in {"": np.arange(len(texts)), **length_groups(texts)}.items():
             names, inside = _BY_LENGTH if group else items, np.isin(sample, part)
             ours = {name: items[name][part] for name in names}
             theirs = {name: control[name][inside] for name in names}
             rows += self._rows(ours, theirs, data.seed, group)
+            counts, others = ({"chrF": x} for x in (chrf[part], chrf_control[inside]))
+            rows += self._rows(counts, others, data.seed, group)
         bleu = [bleu_of_counts(row[None], effective_order=True) for row in items.pop("BLEU")]
         columns: dict[str, list[Any]] = {
             "text": texts,
             "reconstruction": predictions,
             "bleu": np.round(bleu, 1).tolist(),
             **{name: values[:, 0].round(4).tolist() for name, values in items.items()},
+            "chrF": [round(chrf_of_counts(row[None]), 1) for row in chrf],
         }
         if can_encode(encoder):
             ours, theirs = (
@@ -318,7 +342,7 @@ class Reconstruction(Evaluator):
                 control=_of_sums(name, others.sum(0), len(others)) if len(others) else None,
                 interval=percentile_interval([_of_sums(name, each, n) for each in sums]),
                 group=group,
-                items=Items(*(x if name == "BLEU" else x[:, 0] for x in (items[name], others))),
+                items=Items(*(x if name in _OF_COUNTS else x[:, 0] for x in (items[name], others))),
             )
             rows.append(row)
         return rows
@@ -326,7 +350,9 @@ class Reconstruction(Evaluator):
 
 def _of_sums(name: str, sums: Values, n: int) -> float:
     """A metric from the sums of the values of n items."""
-    return bleu_of_counts(sums[None].astype(int)) if name == "BLEU" else float(sums[0]) / n
+    if name in _OF_COUNTS:
+        return _OF_COUNTS[name](sums[None].astype(int))
+    return float(sums[0]) / n
 
 
 def _lengths(system: Any, texts: list[str]) -> list[int]:

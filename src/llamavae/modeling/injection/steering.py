@@ -38,6 +38,11 @@ class Steering:
         """Number M of embeddings in front of the text."""
         return 0 if self.prompt is None else self.prompt.shape[1]
 
+    def is_finite(self) -> bool:
+        """Whether there is neither NaN nor infinity in it."""
+        found = [self.prompt, self.offset, *(x for layer in self.memory or () for x in layer)]
+        return all(bool(x.isfinite().all()) for x in found if x is not None)
+
     def expand(self, rows: int) -> Steering:
         """The same steering for `rows` rows of a batch, in the row order of `generate`.
 

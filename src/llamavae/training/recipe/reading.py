@@ -59,15 +59,20 @@ def load_recipe(
         path = Path(text)
         if not path.is_file():
             raise UserError(f"there is no recipe file {path}")
-        text = path.read_text(encoding="utf-8")
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise UserError(f"{path} is not in UTF-8: {error.reason}. Save it as UTF-8") from error
+        except OSError as error:
+            raise UserError(f"cannot read {path}: {error.strerror}") from error
     else:
         text = recipe_text(text)
-    try:
-        settings = yaml.safe_load(text) or {}
-    except yaml.YAMLError as error:
-        raise UserError(f"{source} is not valid YAML: {error}") from error
+    settings = read_yaml(text, str(source))
+    settings = {} if settings is None else settings
     if not isinstance(settings, dict):
-        raise UserError(f"{source} is not a recipe: expected settings by name; got {settings!r}")
+        raise UserError(
+            f"{source} is not a recipe: expected settings by name; got {settings!r:.40}"
+        )
     changes = [*map(_read_override, overrides), *(values or {}).items()]
     for key, value in changes:
         _assign(settings, key, value)
@@ -78,15 +83,52 @@ def load_recipe(
     return parse_recipe(settings)
 
 
+class _Loader(yaml.SafeLoader):
+    """Reads YAML without aliases, since a few of them can stand for more values than fit in memory.
+
+    NaN, infinity, and a name that occurs twice are errors as well.
+    """
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("aliases (*name) are not supported; repeat the value")
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        names = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for name in names:
+            if not isinstance(name, str):
+                raise yaml.YAMLError(f"expected names of settings; got {name!r:.40}")
+            if names.count(name) > 1:
+                raise yaml.YAMLError(f"{name!r:.40} is set twice")
+        return super().construct_mapping(node, deep)
+
+
+def read_yaml(text: str, where: str) -> Any:
+    """The value of a YAML text without aliases.
+
+    Args:
+        text: The text.
+        where: Where it comes from, for the message.
+
+    Raises:
+        UserError: It is not valid YAML, or has an alias or a name twice.
+    """
+    try:
+        return yaml.load(text, _Loader)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        mark = getattr(error, "problem_mark", None)
+        line = "" if mark is None else f" in line {mark.line + 1}"
+        problem = " ".join(str(getattr(error, "problem", None) or error).split())[:150]
+        raise UserError(f"{where} is not valid YAML{line}: {problem}") from error
+
+
 def _read_override(text: str) -> tuple[str, Any]:
     """Key and value of `section.key=value`, the value read as YAML."""
     key, equals, given = text.partition("=")
     if not equals or not key.strip():
         raise UserError(f"--set expects section.key=value; got {text!r}")
-    try:
-        value = yaml.safe_load(given)
-    except yaml.YAMLError as error:
-        raise UserError(f"--set {text!r}: {given!r} is not valid YAML: {error}") from error
+    value = read_yaml(given, f"--set {text!r:.80}")
     if isinstance(value, str):
         with suppress(ValueError):  # YAML 1.1 reads numbers such as 1e-3 as text
             value = float(value)
@@ -143,7 +185,9 @@ def _complaint(error: Any) -> str:
         hint = f"; did you mean {near[0]!r}?" if near else ""
         return f"  {place}: no such setting{hint}"
     message = _PLAIN.get(error["type"], error["msg"].removeprefix("Value error, "))
-    given = "" if isinstance(error.get("input"), dict | BaseModel) else f" (got {error['input']!r})"
+    given = (
+        "" if isinstance(error.get("input"), dict | BaseModel) else f" (got {error['input']!r:.60})"
+    )
     return f"  {place + ': ' if place else ''}{message}{given}"
 
 
