@@ -8,7 +8,6 @@ from __future__ import annotations
 import gc
 import os
 import shlex
-import signal
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -28,12 +27,7 @@ from llamavae.cli.recipes import corpora, recipes
 from llamavae.cli.study import study
 from llamavae.errors import UserError
 
-USER_ERROR, INTERRUPTED, BROKEN_PIPE, TERMINATED = (
-    2,
-    130,
-    141,
-    143,
-)  # 128 + signal number, as in a shell
+USER_ERROR, INTERRUPTED, BROKEN_PIPE = 2, 130, 141  # 128 + signal number, as in a shell
 
 
 class _Group(TyperGroup):
@@ -136,8 +130,6 @@ def main() -> None:
     # Imports create many long-lived objects. With default thresholds, garbage collection takes a
     # third of the run time of a short command.
     gc.set_threshold(100_000, 20, 100)
-    # unlike the default handler, this removes temporary files; training replaces it by its own
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
     if sys.stdin is None:  # closed
         sys.stdin = Path(os.devnull).open()  # noqa: SIM115
     if sys.stderr is None:
