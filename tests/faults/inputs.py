@@ -32,6 +32,8 @@ from llamavae import LlaMaVAE, bulk
 from llamavae.cli.app import app
 from llamavae.corpora.files import load, read_sentences
 from llamavae.errors import UserError
+from llamavae.evaluation.registry import EVALUATORS
+from llamavae.guidance import InvertibleCVAE
 from llamavae.modeling import Refinement
 
 SENTENCES = ["a dog is an animal", "a river, which is long", 'a "young" cat', "ein schöner Tag"]
@@ -138,9 +140,61 @@ def _python() -> Iterator[Case]:
         ("load long name", partial(LlaMaVAE.from_pretrained, "a" * 5000)),
         ("save to None", partial(model.save_pretrained, None)),
         ("backbones 3", partial(LlaMaVAE.from_backbones, 3, 4)),
+        *(
+            (f"{evaluator} {setting}={value}", partial(cls, **{setting: value}))
+            for evaluator, cls in EVALUATORS.items()
+            for setting, kind in cls.__init__.__annotations__.items()
+            for value in ([1.5, "a"] if setting not in ("batch_size", "resamples") else [0, NAN])
+            if kind == "int"
+        ),
         ("latent_dim text", partial(LlaMaVAE.from_backbones, None, "mini", latent_dim="a")),
     ):
         yield Case(name, act)
+
+
+def _guidance() -> Iterator[Case]:
+    model = InvertibleCVAE.from_pretrained("mini-definitions", _model())
+    size, c = model.flow.features, model.condition.dim
+    z, vectors = torch.zeros(2, size), torch.zeros(2, c)
+    for name, act, right in (
+        ("dog", lambda: model.generate(["dog"], seed=0), lambda found: len(found) == 1),
+        ("[]", lambda: model.generate([]), _equals([])),
+        ("codes of []", lambda: model.sample_codes([]), _shape(0, size)),
+        ("vectors", lambda: model.density(z, vectors), _shape(2)),
+        ("array", lambda: model.density(z.numpy(), vectors), _shape(2)),
+        ("array of words", lambda: model.sample_codes(np.array(["dog", "cat"])), _shape(2, size)),
+        ("predict []", lambda: model.predict([]), _shape(0, c)),
+        *(
+            (f"generate {value!r:.20}", partial(model.generate, value), None)
+            for value in (None, NAN, 3, "dog", b"dog", [b"dog"], [None], [NAN], [""], ["\ud800"],
+                          {"a": 1}, iter(["dog"]), [("a", "b", "c")], vectors * NAN, vectors[:, 1:])
+        ),
+        *(
+            (f"{option}={value}", partial(model.generate, ["dog"], **{option: value}), None)
+            for option in ("n", "spread", "draws", "seed", "batch_size")
+            for value in (NAN, "a", -(2**70), 1.5 if option != "spread" else -0.5)
+        ),
+        ("translate NaN", lambda: model.translate(z * NAN, ["dog"], ["cat"]), None),
+        ("translate 3 conditions", lambda: model.translate(z, ["dog"] * 3, ["cat"]), None),
+        ("translate text", lambda: model.translate("dog", ["dog"], ["cat"]), None),
+        ("density short", lambda: model.density(z[:, 1:], ["dog"]), None),
+        ("scores None", lambda: model.scores(None, ["dog"]), None),
+        ("log_prob None", lambda: model.log_prob(None, ["dog"]), None),
+        ("log_prob bytes", lambda: model.log_prob([b"a"], ["dog"]), None),
+        ("predict empty", lambda: model.predict([""]), None),
+        ("rank k=0", lambda: model.rank("a kind of dog", k=0), None),
+        ("rank no candidates", lambda: model.rank("a kind of dog", []), None),
+        ("rank None", lambda: model.rank(None), None),
+        ("load None", lambda: InvertibleCVAE.from_pretrained(None), None),
+    ):  # fmt: skip
+        yield Case(f"cvae {name}", act, right)
+    prior = _model().default_prior
+    assert prior is not None
+    for name, value, right in (
+        ("zeros", z, _shape(2)), ("NaN", z * NAN, None), ("None", None, None), ("text", "a", None),
+        ("short", z[:, 1:], None), ("ragged", [[1.0], [1.0, 2.0]], None),
+    ):  # fmt: skip
+        yield Case(f"prior log_prob {name}", partial(prior.log_prob, value), right)
 
 
 # ------------------------------------------------------------------------------- files
@@ -330,7 +384,7 @@ def run(n: int = 10**6, seed: int = 0) -> Rows:
     rows: Rows = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        fixed = [*_python(), *_files(folder), *_command_line(folder)]
+        fixed = [*_python(), *_guidance(), *_files(folder), *_command_line(folder)]
         draw.shuffle(fixed)
         more = (_damaged(folder, draw) for _ in itertools.count())
         for case in itertools.islice(itertools.chain(fixed, more), min(n, max(500, len(fixed)))):

@@ -6,6 +6,7 @@ import csv
 import gzip
 import json
 import logging
+import shlex
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
@@ -108,7 +109,7 @@ def check_file(path: Path) -> None:
     if not path.parent.is_dir():
         raise UserError(f"no such file: {path} (there is no folder {path.parent} either)")
     close = nearest(path.name, [entry.name for entry in path.parent.iterdir()])
-    hint = f" Did you mean {' or '.join(close)}?" if close else ""
+    hint = f" Did you mean {' or '.join(map(shlex.quote, close))}?" if close else ""
     raise UserError(f"no such file: {path}.{hint}")
 
 

@@ -10,14 +10,16 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Literal
+from inspect import signature
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from llamavae.errors import UserError
+from llamavae.errors import UserError, check_int
 from llamavae.metrics.metric import Items, Metric, Rows
 from llamavae.modeling import LlaMaVAE, SentenceEncoder
 from llamavae.modeling.backbones import fingerprint
@@ -133,6 +135,16 @@ class Evaluator(ABC):
     """What it requires of the system and the data."""
     metrics: ClassVar[tuple[Metric, ...]]
     """Its metrics, the primary one first."""
+
+    def __new__(cls, *args: Any, **settings: Any) -> Self:
+        """Check the settings that are integers, by their annotations."""
+        with suppress(TypeError):  # of unknown settings, which Python reports next
+            given = signature(cls.__init__).bind(None, *args, **settings).arguments
+            for name, value in given.items():
+                if cls.__init__.__annotations__.get(name) == "int":
+                    least = 1 if name in ("batch_size", "resamples") else -(2**63)
+                    check_int(f"{cls.name}.{name}", value, least)
+        return super().__new__(cls)
 
     @property
     def primary(self) -> Metric:
