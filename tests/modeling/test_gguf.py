@@ -357,7 +357,8 @@ def test_another_file_in_its_place_is_refused(file: Path, folder: Path, tmp_path
     after = hashlib.sha256(place.read_bytes()).hexdigest()
     with pytest.raises(UserError, match=f"{before}.*{after}"):
         LlaMaVAE.from_pretrained(tmp_path / "model")
-    named = LlaMaVAE.from_pretrained(tmp_path / "model", decoder=place)
+    with pytest.warns(UserWarning, match="has other weights"):
+        named = LlaMaVAE.from_pretrained(tmp_path / "model", decoder=place)
     assert named.config.decoder_fingerprint == after
     place.unlink()
     with pytest.raises(UserError, match="does not exist"):

@@ -182,6 +182,7 @@ def test_damaged_folders(tmp_path):
     with pytest.raises(UserError, match="there is no prior"):
         load_prior(tmp_path)
     make("mixture").save(tmp_path)
+    tiny.unsealed(tmp_path)
     settings = json.loads((tmp_path / "prior.json").read_text())
     for values, message in (
         (settings | {"format_version": 99}, "Upgrade"),
@@ -246,5 +247,6 @@ def test_a_damaged_default_prior_is_named(tmp_path):
     model.default_prior = make("mixture", model)
     model.save_pretrained(tmp_path)
     (tmp_path / "prior" / "prior.safetensors").write_bytes(b"no weights")
+    tiny.unsealed(tmp_path)
     with pytest.raises(UserError, match=r"prior/prior\.safetensors is damaged"):
         LlaMaVAE.from_pretrained(tmp_path)

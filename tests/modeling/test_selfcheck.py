@@ -199,7 +199,7 @@ def test_another_backbone_of_the_same_shape_is_a_warning(saved, tmp_path):
 
 
 def test_a_backbone_that_changed_in_its_place_is_refused(saved, tmp_path):
-    config = saved / "config.json"
+    config = tiny.unsealed(saved) / "config.json"
     values = json.loads(config.read_text())
     other = tiny.save_decoder(tiny.DECODERS["llama"](), tmp_path / "other", seed=5)
     config.write_text(json.dumps(values | {"decoder_name_or_path": str(other)}))

@@ -89,11 +89,12 @@ def check_decoder(model: SentenceVAE) -> None:
             changed = ids[:1].repeat(2, 1)  # equal up to the last token that is read
             changed[1, -2] = (changed[1, -2] + 1) % decoder.embeddings.num_embeddings
             before = decoder.log_probabilities(changed)[:, :-1]
-    except (UserError, torch.OutOfMemoryError):
+    except torch.OutOfMemoryError:
         raise
     except _FAILURES as error:
+        cause = " ".join(str(error.__cause__ or error).split())[:300]
         raise UserError(
-            f"{kind} cannot be used with injection {name!r} in {dtype}: {error}. {_ADVICE}"
+            f"{kind} cannot be used with injection {name!r} in {dtype}: {cause}. {_ADVICE}"
         ) from error
     tolerance = _TOLERANCE.get(decoder.lm.dtype, _TOLERANCE_HALF)
     if not (forced.isfinite().all() and generated.isfinite().all()):

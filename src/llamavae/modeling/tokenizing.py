@@ -57,6 +57,8 @@ def _id(token: Any) -> int:
 def check_vocabulary(tokenizer: PreTrainedTokenizerBase, model: Any, part: str) -> None:
     """Check that the tokenizer has a vocabulary, and an embedding for each entry.
 
+    Special tokens without an embedding are allowed, except bos, eos and pad: no text contains them.
+
     Args:
         tokenizer: The tokenizer.
         model: A transformers model.
@@ -71,7 +73,13 @@ def check_vocabulary(tokenizer: PreTrainedTokenizerBase, model: Any, part: str) 
             f"damaged. Copy the files of the tokenizer into the folder of the {part}"
         )
     rows = getattr(getattr(model.get_input_embeddings(), "weight", None), "shape", [len(tokenizer)])
-    if len(tokenizer) > rows[0]:
+    special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+    used = {tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id}
+    lost = len(tokenizer) > rows[0] and any(
+        number >= rows[0] and (token not in special or number in used)
+        for token, number in tokenizer.get_vocab().items()
+    )
+    if lost:
         raise UserError(
             f"the {part}'s tokenizer has {len(tokenizer)} entries, but its embedding only {rows[0]}"
             f" rows. Use the tokenizer of the {part}, or call "
