@@ -51,4 +51,8 @@ def test_the_second_process_is_refused(tmp_path: Path) -> None:
         process.kill()
     with locked(folder), locked(folder):  # free again, and held by this process twice
         assert str(os.getpid()) in (folder / ".lock.json").read_text()
-    assert {path.name for path in folder.iterdir()} == {".lock"}
+        (folder / "mine").touch()
+    assert {path.name for path in folder.iterdir()} == {"mine"}
+    with locked(tmp_path / "empty"):
+        pass
+    assert not (tmp_path / "empty").exists()

@@ -319,7 +319,7 @@ def library(folder: Path, complete: bool) -> Path:
     vae(embed_backbones=True).save_pretrained(folder / "small")
     (folder / "small" / "README.md").write_text("# small: a tiny model\n", encoding="utf-8")
     if not complete:
-        path = folder / "small" / "config.json"
+        path = unsealed(folder / "small") / "config.json"
         config = json.loads(path.read_text(encoding="utf-8"))
         changes = {"embed_backbones": False, "encoder_name_or_path": "all-minilm-l6-v2"}
         path.write_text(json.dumps(config | changes), encoding="utf-8")

@@ -89,9 +89,12 @@ def locked(folder: str | os.PathLike[str], *made_of: str) -> Iterator[None]:
         yield
     finally:
         _held.discard(path)
-        with suppress(OSError):
-            owner.unlink()
+        for item in (owner, path / _LOCK):
+            with suppress(OSError):
+                item.unlink()
         lock.release()
+        with suppress(OSError):  # not empty, unless nothing was written
+            path.rmdir()
 
 
 def _described(owner: Path) -> str:

@@ -18,6 +18,7 @@ VERBS = sorted(typer.main.get_command(app).commands)  # type: ignore[attr-define
 def test_all_verbs_are_there() -> None:
     assert VERBS == [
         "arithmetic",
+        "check",
         "compare",
         "corpora",
         "decode",

@@ -12,8 +12,8 @@ from llamavae.modeling.loading import load_sentence_encoder
 
 
 @pytest.fixture
-def corpus(tmp_path):
-    path = tmp_path / "corpus.jsonl"
+def corpus(tmp_path_factory):
+    path = tmp_path_factory.mktemp("corpus") / "corpus.jsonl"
     rows = [{"text": f"{tiny.SENTENCES[i % 8]} {i}", "kind": "ab"[i % 2]} for i in range(24)]
     path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     return path
@@ -41,7 +41,7 @@ def test_evaluate_report_compare(corpus, run, tmp_path):
     assert results.model["run"] is None
 
     again = run(*evaluation(corpus, tmp_path / "a", "--set", "latent_usage.resamples=20", "--json"))
-    assert "is done already" in again.stderr
+    assert "already complete" in again.stderr
     rows = [json.loads(line) for line in again.stdout.splitlines()]
     assert rows == results.rows
 
@@ -139,7 +139,7 @@ def test_probes_without_sentevals_files_are_a_success(corpus, run, tmp_path, mon
         (["-e", "latent_usage", "--set", "resamples=1"], "expected EVALUATOR.SETTING=VALUE"),
         (
             ["-e", "latent_usage", "--set", "latent_usage.resamples=[1"],
-            "the value is not valid YAML",
+            "is not valid YAML",
         ),
         (["-e", "sts", "--set", "sts.files=x.csv"], "sts.files takes names with values"),
         (["-m", "mini", "--encoder", "x"], "expected --model or --encoder, not both"),

@@ -298,7 +298,7 @@ def test_a_folder_that_cannot_be_made(folder, run, tmp_path):
         *("--corpus", str(folder / "rows.jsonl"), "-o", str(tmp_path / "file" / "x")),
     )
     assert result.exit_code == 2
-    assert "Choose another place" in result.stderr
+    assert "a file is in the way. Choose another --output" in result.stderr
 
 
 @pytest.mark.parametrize("suffix", [".npy", ".parquet"])

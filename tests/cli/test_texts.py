@@ -28,7 +28,7 @@ def records(result: Any) -> list[dict[str, Any]]:
 
 def lines(texts: list[str]) -> list[str]:
     """Texts as people see them."""
-    return [" ".join(text.split()) for text in texts]
+    return [printable(" ".join(text.split())) for text in texts]
 
 
 # ---------------------------------------------------------------------------- every verb is a call
@@ -170,13 +170,13 @@ def test_unicode_and_very_long_text(run: Any) -> None:
     [
         (["reconstruct"], "", "standard input: found no text"),
         (["reconstruct"], "\n \n", "standard input: found no text"),
-        (["reconstruct", " "], "", "the arguments: found no text"),
+        (["reconstruct", " "], "", "text 1 of the arguments is empty"),
         (["reconstruct"], b"good\nbad \xff\n", "standard input:2: invalid UTF-8 byte 0xff"),
         (["reconstruct"], b"\x7fELF\0\0", "standard input:1: contains a NUL byte"),
         (["reconstruct", "--column", "x", "a"], "", "--column requires --file"),
         (["reconstruct", "--file", "missing.txt"], "", "no such file: missing.txt"),
         (["reconstruct", "--file", "."], "", "is a folder"),
-        (["reconstruct", "a", "--temperature", "0"], "", "expected a --temperature above 0"),
+        (["reconstruct", "a", "--temperature", "0"], "", "expected a finite --temperature above 0"),
         (["reconstruct", "a", "--top-p", "1.5"], "", "--top-p"),
         (["reconstruct", "a", "-n", "3", "--beams", "2"], "", "at most 2 texts"),
         (["reconstruct", "a", "--device", "tpu9"], "", "unknown device 'tpu9'"),
@@ -192,7 +192,7 @@ def test_bad_input(run: Any, arguments: list[str], stdin: str | bytes, message: 
     result = run(*arguments, stdin=stdin)
     assert result.exit_code == 2
     assert message in result.stderr
-    assert result.stderr.startswith("error: ")
+    assert "error: " in result.stderr
 
 
 def test_without_a_model_the_one_of_the_library_is_used(
@@ -289,7 +289,7 @@ def test_sentence_vectors_to_codes_to_texts(
     assert [json.loads(line)["mean"] for line in named] == [row["mean"] for row in rows]
     assert json.loads(named[0])["text"] == "x"
     texts = run("decode", stdin=codes.stdout).stdout
-    assert texts.splitlines() == [" ".join(t.split()) for t in vae.decode(vae.encode(h).mean)]
+    assert texts.split("\n") == [*lines_of(vae.decode(vae.encode(h).mean)), ""]
     assert run("encode", "--vectors", array, "a dog").exit_code == 2
     short = tmp_path / "short.npy"
     np.save(short, h[:, :3].numpy())
