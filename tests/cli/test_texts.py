@@ -12,6 +12,7 @@ import torch
 from tests import tiny
 
 from llamavae import LlaMaVAE
+from llamavae.terminal import printable
 
 A, B, C = tiny.SENTENCES[:3]
 
@@ -289,7 +290,7 @@ def test_sentence_vectors_to_codes_to_texts(
     assert [json.loads(line)["mean"] for line in named] == [row["mean"] for row in rows]
     assert json.loads(named[0])["text"] == "x"
     texts = run("decode", stdin=codes.stdout).stdout
-    assert texts.split("\n") == [*lines_of(vae.decode(vae.encode(h).mean)), ""]
+    assert texts.split("\n") == [*lines(vae.decode(vae.encode(h).mean)), ""]
     assert run("encode", "--vectors", array, "a dog").exit_code == 2
     short = tmp_path / "short.npy"
     np.save(short, h[:, :3].numpy())

@@ -99,13 +99,13 @@ def test_what_was_found_is_kept_until_as_much_is_found_again(tmp_path):
     first = again(["task 2"]).found["partly"]
     failed = again(None)
     assert failed.found["partly"] == read_results(tmp_path).found["partly"] == first
-    assert failed.failed == {"partly": "the hub is down (what it found before is kept)"}
+    assert failed.failed == {"partly": "the hub is down (the previous results are kept)"}
     less = again(["task 1", "task 2"])
     assert less.found["partly"] == read_results(tmp_path).found["partly"] == first
     assert not less.failed
     assert read_results(tmp_path).failed == {}
     assert again(None, 2.0).found["partly"] == first
-    assert read_results(tmp_path).failed["partly"].endswith("with other settings is kept)")
+    assert read_results(tmp_path).failed["partly"].endswith("(the previous results are kept)")
     assert not again([]).not_found
     again(None, 2.0)
     assert not again([]).failed  # done already: what failed is not asked for any more
@@ -177,7 +177,7 @@ def test_a_folder_of_another_kind_is_refused(file, what, tmp_path):
 
 def test_a_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="could not write"):
+    with pytest.raises(UserError, match="a file is in the way"):
         evaluate(Letters(), DATA, [Length()], tmp_path / "file" / "x")
 
 

@@ -196,7 +196,7 @@ def test_backbones_given_as_objects_travel_along(tmp_path):
     (tmp_path / "a").rename(tmp_path / "b")
     assert_alike(vae, LlaMaVAE.from_pretrained(tmp_path / "b"))
     shutil.rmtree(tmp_path / "b" / "encoder")
-    with pytest.raises(UserError, match="encoder/.* is missing"):
+    with pytest.raises(UserError, match=r"encoder/.* is missing"):
         LlaMaVAE.from_pretrained(tmp_path / "b")
 
 
