@@ -347,7 +347,7 @@ def test_pickled_arrays_are_refused(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", np.array([[Bomb()]], dtype=object))
     with pytest.raises(UserError, match="not a NumPy array of numbers"):
         list(read_latent_codes(tmp_path / "a.npy"))
-    with pytest.raises(UserError, match="damaged, or no array of numbers"):
+    with pytest.raises(UserError, match="damaged, or is not an array of numbers"):
         read_matrix(tmp_path / "a.npy")
     assert not (tmp_path / "ran").exists()
 

@@ -151,9 +151,9 @@ def test_unwanted_vectors_cost_no_memory(save):
         ("the 1 2\nbank 1 2 3\n", r"words.any:2: 3 value\(s\) after the word.*; expected 2"),
         ("2 2\nthe 1 2\nbank 1\n", r"words.any:3: 1 value\(s\)"),
         ("2 2\nthe 1\nbank 1 2\n", r"words.any:2: 1 value\(s\)"),
-        ("the 1 2\nbank 1 x\n", "words.any:2: 'x' is no number"),
-        ("the 1 2\nbank 1 0,5\n", "words.any:2: '0,5' is no number"),
-        ("the 1 2\nbank 1  2\n", r"words.any:2: 3 value\(s\).*one space|'' is no number"),
+        ("the 1 2\nbank 1 x\n", "words.any:2: 'x' is not a number"),
+        ("the 1 2\nbank 1 0,5\n", "words.any:2: '0,5' is not a number"),
+        ("the 1 2\nbank 1  2\n", r"words.any:2: 3 value\(s\).*one space|'' is not a number"),
         ("2 2\nthe 1 2\nbank 1 nan\n", "words.any:3: a value is NaN or infinite"),
         ("the 1 2\nbank 1 1e39\n", "words.any:2: a value is NaN or infinite"),
         ("3 2\nthe 1 2\nbank 1 2\n", "announces 3 words, but the file has 2"),
@@ -173,7 +173,7 @@ def test_wrong_files(save, content, message):
 def test_values_of_other_words_are_not_looked_at(save):
     path = save("the 1 2\nbank 1 x\nlamp 3 4\n")
     assert read_word_vectors(path, ["lamp"]).matrix.tolist() == [[3, 4]]
-    with pytest.raises(UserError, match="any:2: 'x' is no number"):
+    with pytest.raises(UserError, match="any:2: 'x' is not a number"):
         read_word_vectors(path, ["bank"])
 
 

@@ -216,13 +216,13 @@ def interpolate(
     json: Json = False,
 ) -> None:
     """Interpolate between the latent codes of two texts."""
-    from llamavae.latent import lerp, slerp
+    from llamavae.latent.paths import PATHS
 
     options = generation.options()
     start, end = _exactly(2, source.read(text))
     vae = model.load()
-    path = {"linear": lerp, "slerp": slerp}[mode]
-    z = path(vae.latent_code(start, refine=refine), vae.latent_code(end, refine=refine), steps)
+    a, b = (vae.latent_code(text, refine=refine) for text in (start, end))
+    z = PATHS[mode](a, b, steps)
     texts = vae.decode_each(z, model.batch_size, **options)
     for index, decoded in enumerate(texts):
         position = index // generation.num_samples / (steps - 1)

@@ -10,7 +10,8 @@ import numpy as np
 from llamavae.errors import UserError
 from llamavae.evaluation.encoders import EncoderSource
 from llamavae.evaluation.evaluator import Evaluation, EvaluationData, Evaluator, Need, latent_codes
-from llamavae.evaluation.paths import PATHS, decode_paths, sentence_vectors, word_mover
+from llamavae.evaluation.paths import decode_paths, sentence_vectors, word_mover
+from llamavae.latent.paths import PATHS
 from llamavae.metrics.metric import Metric, Rows
 from llamavae.metrics.smoothness import SentenceAngle, smoothness
 
