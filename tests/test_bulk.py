@@ -205,7 +205,7 @@ def test_bad_sources(model: LlaMaVAE, tmp_path: Path, content: bytes, message: s
 def test_bad_paths(model: LlaMaVAE, sentences: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no such file.*sentences\.txt"):
         encode_file(model, tmp_path / "sentence.txt", tmp_path / "a.parquet")
-    with pytest.raises(UserError, match=r"name it .*points\.parquet"):
+    with pytest.raises(UserError, match=r"Name it .*points\.parquet"):
         encode_file(model, sentences, tmp_path / "points.csv")
     with pytest.raises(UserError, match="a file is in the way"):
         encode_file(model, sentences, sentences / "points.parquet")

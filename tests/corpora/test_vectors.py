@@ -144,7 +144,7 @@ def test_unwanted_vectors_cost_no_memory(save):
         ("bank\n", "words.any:1: not a file of word vectors"),
         ("a sentence of text\n", r"words.any:1: not a file .* Expected word2vec"),
         (b"PK\x03\x04 1 2", "It is a zip archive: unpack it"),
-        (b"\xba\x16\x4f\x2f\x0c\0", r"a whole fastText model: take the \.vec file"),
+        (b"\xba\x16\x4f\x2f\x0c\0", r"a whole fastText model. Use the \.vec file"),
         ("0 5\n", "words.any:1: announces 0 words"),
         ("5 0\n", "announces 5 words with 0 values"),
         ("the 1 2\nbank 1\n", r"words.any:2: 1 value\(s\) after the word.*; expected 2"),

@@ -51,7 +51,7 @@ def test_collapse_is_named():
     (message,) = diagnose(COLLAPSED, 32, beta=1.0, progress=0.6)
     assert message.startswith("posterior collapse: the KL is 0.020 nats")
     assert "0 of 32 units" in message
-    assert "NLL 15.01 against 15.00" in message
+    assert "nearly the same NLL (15.01 instead of 15.00 nats)" in message
     assert "objective.beta" in message
 
 

@@ -77,7 +77,7 @@ def encode(
         return
     if source.file is None or text:
         raise UserError(
-            "--output requires a file of sentences, so that the run can resume: use --file"
+            "--output requires a file of sentences, so that the run can resume. Use --file"
         )
     vae = model.load()
     from llamavae.bulk import encode_file
@@ -135,7 +135,7 @@ def decode(
 ) -> None:
     """Decode latent codes to text. The inverse of `encode`."""
     if file is None and sys.stdin.isatty():
-        raise UserError("expected latent codes: pass --file FILE, or JSON lines on standard input")
+        raise UserError("expected latent codes. Pass --file FILE, or JSON lines on standard input")
     options = generation.options()
     vae = model.load()
     from llamavae import bulk

@@ -219,7 +219,7 @@ def _rows(items: list[CodwoeItem], path: Path) -> Iterator[dict[str, Any]]:
         if not text:
             raise UserError(
                 f"{path}: item {item.id!r} has no gloss, so there is no text to load. The test "
-                "file of the defmod track has none; take a train, dev, trial or revdict file"
+                "file of the defmod track has none. Use a train, dev, trial or revdict file"
             )
         fields = {field: getattr(item, field) for field in texts}
         vectors = {kind: item.vectors.get(kind) for kind in kinds}

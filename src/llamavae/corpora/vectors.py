@@ -30,7 +30,7 @@ _BLOCK = 2**20  # number of bytes per read; no line of text is longer
 
 _OTHERS = {
     b"PK\x03\x04": "It is a zip archive: unpack it.",
-    b"\xba\x16\x4f\x2f": "It is a whole fastText model: take the .vec file that comes with it.",
+    b"\xba\x16\x4f\x2f": "It is a whole fastText model. Use the .vec file that comes with it.",
 }
 
 

@@ -40,7 +40,7 @@ def build_model(
     mixed = types != {torch.float32} and any(p.requires_grad for p in decoder.parameters())
     if mixed and recipe.optimisation.precision == "float32":
         raise UserError(
-            f"the decoder's weights are {', '.join(sorted(map(str, types)))}: train it with "
+            f"the decoder's weights are {', '.join(sorted(map(str, types)))}. Train it with "
             "optimisation.precision bfloat16, load it with decoder.dtype float32, or keep all of "
             "it frozen with decoder.training frozen"
         )

@@ -86,7 +86,7 @@ class Interpolation(Evaluator):
                 f"{limit}, {pairs} and {steps}"
             )
         if path not in PATHS:
-            raise UserError(f"unknown path {path!r}; use 'linear' or 'slerp'")
+            raise UserError(f"unknown path {path!r}. Use 'linear' or 'slerp'")
         self.limit = limit
         self.pairs, self.steps, self.path = pairs, steps, path
         self.encoder = encoder
