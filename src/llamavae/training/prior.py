@@ -322,8 +322,8 @@ def fit_default_prior(
 
     It is fitted as `fit_prior` does, to codes of a random choice of training sentences at
     `POSTERIOR_SCALE`, with 1, 2, 5 or 10 components, and chosen by the NLL of the held-out ones. So
-    that the fit stays quick and the covariances are determined, a mixture has at least 20 codes per
-    component and dimension.
+    that the fit stays quick and the covariances are determined, a mixture of several components has
+    at least 20 codes per component and dimension.
 
     Args:
         vae: The VAE.
