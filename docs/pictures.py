@@ -22,6 +22,7 @@ FONT = "system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', sans-serif"
 ABOUT = {
     "cli": "the command llamavae",
     "bulk": "large files to latent codes",
+    "check": "the command llamavae check",
     "demo": "the command llamavae demo",
     "report": "HTML pages and plots of results",
     "experiments": "sweeps and studies over several models",
@@ -38,7 +39,7 @@ ABOUT = {
     "pretrained": "models by name, and fetching them",
 }
 COLOURS = {
-    **dict.fromkeys(("cli", "bulk", "demo"), GREY),
+    **dict.fromkeys(("cli", "bulk", "check", "demo"), GREY),
     **dict.fromkeys(("report", "experiments", "baselines", "guidance", "training"), BLUE),
     **dict.fromkeys(("evaluation", "metrics"), PURPLE),
 }

@@ -205,7 +205,7 @@ def test_bad_sources(model: LlaMaVAE, tmp_path: Path, content: bytes, message: s
 def test_bad_paths(model: LlaMaVAE, sentences: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no such file.*sentences\.txt"):
         encode_file(model, tmp_path / "sentence.txt", tmp_path / "a.parquet")
-    with pytest.raises(UserError, match=r"name it .*points\.parquet"):
+    with pytest.raises(UserError, match=r"Name it .*points\.parquet"):
         encode_file(model, sentences, tmp_path / "points.csv")
     with pytest.raises(UserError, match="a file is in the way"):
         encode_file(model, sentences, sentences / "points.parquet")
@@ -347,7 +347,7 @@ def test_pickled_arrays_are_refused(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", np.array([[Bomb()]], dtype=object))
     with pytest.raises(UserError, match="not a NumPy array of numbers"):
         list(read_latent_codes(tmp_path / "a.npy"))
-    with pytest.raises(UserError, match="damaged, or no array of numbers"):
+    with pytest.raises(UserError, match="damaged, or is not an array of numbers"):
         read_matrix(tmp_path / "a.npy")
     assert not (tmp_path / "ran").exists()
 

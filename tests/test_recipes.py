@@ -165,7 +165,7 @@ def test_mistakes_in_a_list_are_reported_by_place() -> None:
         (["decoder.quantization=4bit", "decoder.training=full"], "cannot be trained in full"),
         (["optimisation.epochs=1", "optimisation.micro_batch_size=7"], "not a multiple"),
         (["corpus.streaming=true"], "no known length"),
-        (["encoder.model=null", "encoder.scratch.layers=1"], "set training to full"),
+        (["encoder.model=null", "encoder.scratch.layers=1"], "Set training to full"),
         (["encoder.model=null", "encoder.vectors=v", "encoder.training=full"], "cannot be trained"),
         (["corpus.mix=[{name: a}]", "corpus.streaming=true"], "corpus.mix: only one corpus"),
         (
@@ -174,7 +174,7 @@ def test_mistakes_in_a_list_are_reported_by_place() -> None:
         ),
         (["teacher.model=t", "corpus.streaming=true"], "teacher.model: .* before training"),
         (["teacher.weight=-1"], "teacher.weight: .*greater than or equal to 0"),
-        (["start_from=x"], "start_from: .* leave out encoder.model, decoder.model"),
+        (["start_from=x"], "start_from: .* Omit encoder.model, decoder.model"),
     ],
 )
 def test_contradictions_are_refused(tmp_path: Path, changes: list[str], message: str) -> None:

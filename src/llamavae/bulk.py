@@ -176,9 +176,9 @@ def _refine_facts(model: LlaMaVAE, how: Refinement) -> dict[str, Any] | None:
 
 def _check_output(source: Path, output: Path, overwrite: bool) -> None:
     if output.is_dir():
-        raise UserError(f"{output} is a folder; name a file in it")
+        raise UserError(f"{output} is a folder. Name a file in it")
     if output.suffix.lower() != ".parquet":
-        raise UserError(f"the output is a Parquet file: name it {output.with_suffix('.parquet')}")
+        raise UserError(f"the output is a Parquet file. Name it {output.with_suffix('.parquet')}")
     if output.exists() and (not overwrite or output.samefile(source)):
         raise UserError(
             f"{output} already exists. Choose another name, or overwrite it (--overwrite)"

@@ -1,4 +1,4 @@
-"""Where a number comes from, so that it can be obtained again."""
+"""Provenance of results: command, versions, commit and machine."""
 
 from __future__ import annotations
 

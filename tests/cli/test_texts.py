@@ -317,7 +317,7 @@ def test_truncated_sentences_are_reported(run: Any, tmp_path: Path) -> None:
         (["encode", "a", "--output", "a.parquet"], "", "--output requires a file"),
         (["encode", "--output", "a.parquet"], "a dog\n", "--output requires a file"),
         (["encode"], "", "found no text"),
-        (["encode", "--file", "sentences.txt", "--output", "a.csv"], "", "name it a.parquet"),
+        (["encode", "--file", "sentences.txt", "--output", "a.csv"], "", "Name it a.parquet"),
         (["decode"], "", "standard input: found no latent codes"),
         (["decode"], "a dog\n", "standard input:1: not valid JSON"),
         (["decode"], "[1, 2]\n", "expected latent codes of shape (B, 6); got (1, 2)"),

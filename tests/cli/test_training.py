@@ -58,7 +58,7 @@ def test_from_and_corpus(run: Any, trained: list[tuple[Recipe, bool]], tmp_path:
     assert [call[0] for call in trained] == [tuned, load_recipe("demo", ["corpus.name=mine.txt"])]
     refused = run("train", "-r", "demo", "--from", "runs/x")
     assert refused.exit_code == 2
-    assert "leave out encoder.training, encoder.scratch" in refused.stderr
+    assert "Omit encoder.training, encoder.scratch" in refused.stderr
 
 
 def test_other_processes_of_a_launcher_are_silent(

@@ -80,7 +80,7 @@ def test_test_files_lack_what_is_to_be_found(save):
         ('[{"id": "a"},\n {"id": ]', r"xx\.json:2: not valid JSON \(Expecting value at column 9"),
         ("{}", r"xx\.json: expected an array of CODWOE items, not dict"),
         ([], "xx.json has no items"),
-        ([ITEMS[0], "glim"], "entry 2 is no JSON object"),
+        ([ITEMS[0], "glim"], "entry 2 is not a JSON object"),
         ([{"gloss": "a lamp"}], "entry 1 has no id"),
         (changed(id=7), "entry 2 has no id"),
         (changed(id="xx.trial.1"), "two items have the id 'xx.trial.1'"),

@@ -75,7 +75,7 @@ def test_parquet_columns_of_numbers(table):
         ([[1j, 2]], "got complex128"),
         ([[1, 2], [3, np.nan], [np.inf, 0]], r"row 2 \(and 1 more\) holds NaN"),
         ([[1, 2], [3, 1e39]], "row 2 holds NaN, infinity"),
-        (np.array([[1, None]], dtype=object), r"a\.npy is damaged, or no array of numbers"),
+        (np.array([[1, None]], dtype=object), r"a\.npy is damaged, or is not an array of numbers"),
     ],
 )
 def test_arrays_that_are_no_matrix(array, values, message):
@@ -87,7 +87,7 @@ def test_arrays_that_are_no_matrix(array, values, message):
     ("columns", "column", "message"),
     [
         ({"a": ROWS}, "b", r"unknown column 'b'.*a\.parquet"),
-        ({"a": ROWS, "b": ROWS}, None, r"several vectors a row: name one of a, b"),
+        ({"a": ROWS, "b": ROWS}, None, r"several vectors per row. Name one of a, b"),
         ({"a": ["x", "y"]}, None, "has no column of numbers; its columns: a"),
         ({"a": [1, 2]}, "a", "column 'a': expected a list of numbers per row; it holds int64"),
         ({"a": [["x"]]}, "a", "it holds list<"),

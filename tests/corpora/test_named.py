@@ -118,7 +118,7 @@ def test_wiktionary_errors(dump, monkeypatch):
     monkeypatch.setattr(urllib.request, "urlopen", urlopen)
     with pytest.raises(UserError, match=r"cannot reach https://kaikki.*no route.*pass path="):
         load_corpus("wiktionary", limit=5)
-    with pytest.raises(UserError, match=r"may be larger than memory: pass limit= .* or streaming"):
+    with pytest.raises(UserError, match=r"may be larger than memory. Pass limit= .* or streaming"):
         load_corpus("wiktionary", path=dump)
     dump.write_text('{"word": "a"}\n{"word"\n')
     with pytest.raises(UserError, match=r"dump.jsonl:2: not an entry of Wiktextract"):

@@ -144,16 +144,16 @@ def test_unwanted_vectors_cost_no_memory(save):
         ("bank\n", "words.any:1: not a file of word vectors"),
         ("a sentence of text\n", r"words.any:1: not a file .* Expected word2vec"),
         (b"PK\x03\x04 1 2", "It is a zip archive: unpack it"),
-        (b"\xba\x16\x4f\x2f\x0c\0", r"a whole fastText model: take the \.vec file"),
+        (b"\xba\x16\x4f\x2f\x0c\0", r"a whole fastText model. Use the \.vec file"),
         ("0 5\n", "words.any:1: announces 0 words"),
         ("5 0\n", "announces 5 words with 0 values"),
         ("the 1 2\nbank 1\n", r"words.any:2: 1 value\(s\) after the word.*; expected 2"),
         ("the 1 2\nbank 1 2 3\n", r"words.any:2: 3 value\(s\) after the word.*; expected 2"),
         ("2 2\nthe 1 2\nbank 1\n", r"words.any:3: 1 value\(s\)"),
         ("2 2\nthe 1\nbank 1 2\n", r"words.any:2: 1 value\(s\)"),
-        ("the 1 2\nbank 1 x\n", "words.any:2: 'x' is no number"),
-        ("the 1 2\nbank 1 0,5\n", "words.any:2: '0,5' is no number"),
-        ("the 1 2\nbank 1  2\n", r"words.any:2: 3 value\(s\).*one space|'' is no number"),
+        ("the 1 2\nbank 1 x\n", "words.any:2: 'x' is not a number"),
+        ("the 1 2\nbank 1 0,5\n", "words.any:2: '0,5' is not a number"),
+        ("the 1 2\nbank 1  2\n", r"words.any:2: 3 value\(s\).*one space|'' is not a number"),
         ("2 2\nthe 1 2\nbank 1 nan\n", "words.any:3: a value is NaN or infinite"),
         ("the 1 2\nbank 1 1e39\n", "words.any:2: a value is NaN or infinite"),
         ("3 2\nthe 1 2\nbank 1 2\n", "announces 3 words, but the file has 2"),
@@ -173,7 +173,7 @@ def test_wrong_files(save, content, message):
 def test_values_of_other_words_are_not_looked_at(save):
     path = save("the 1 2\nbank 1 x\nlamp 3 4\n")
     assert read_word_vectors(path, ["lamp"]).matrix.tolist() == [[3, 4]]
-    with pytest.raises(UserError, match="any:2: 'x' is no number"):
+    with pytest.raises(UserError, match="any:2: 'x' is not a number"):
         read_word_vectors(path, ["bank"])
 
 

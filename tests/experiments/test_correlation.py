@@ -10,7 +10,7 @@ from scipy.stats import spearmanr
 from tests.experiments.rows import rows_of
 
 from llamavae.errors import UserError
-from llamavae.experiments.correlation import relate
+from llamavae.experiments.correlation import correlate
 
 
 def spearman(x, y):
@@ -21,7 +21,7 @@ def spearman(x, y):
 @given(st.lists(st.integers(0, 4), min_size=4, max_size=5), st.randoms(use_true_random=False))
 def test_correlation_and_exact_p(x, random):
     y = random.sample(range(10), len(x))
-    (row,) = relate(rows_of(MIG=x, BLEU=y), ["MIG"], ["BLEU"])
+    (row,) = correlate(rows_of(MIG=x, BLEU=y), ["MIG"], ["BLEU"])
     if len(set(x)) == 1:
         assert (row["spearman"], row["p"], row["n"]) == (None, None, len(x))
         return
@@ -34,30 +34,30 @@ def test_correlation_and_exact_p(x, random):
 
 def test_what_few_models_can_show():
     """As the module says: 5 models can show something, 4 cannot."""
-    p = [relate(rows_of(a=range(n), b=range(n)), ["a"], ["b"])[0]["p"] for n in (4, 5)]
+    p = [correlate(rows_of(a=range(n), b=range(n)), ["a"], ["b"])[0]["p"] for n in (4, 5)]
     assert p[1] < 0.05 < p[0]
-    nearly = relate(rows_of(a=range(5), b=[0, 1, 2, 4, 3]), ["a"], ["b"])[0]
+    nearly = correlate(rows_of(a=range(5), b=[0, 1, 2, 4, 3]), ["a"], ["b"])[0]
     assert nearly["p"] > 0.05
 
 
 def test_models_with_both_measures_count_and_groups_do_not():
     rows = rows_of(MIG=[1, 2, 3, None, 5], BLEU=[5, 4, 3, 2, None])
     rows += [{**row, "group": "words 1 to 5", "value": 0} for row in rows]
-    (row,) = relate(rows, ["MIG"], ["BLEU"])
+    (row,) = correlate(rows, ["MIG"], ["BLEU"])
     assert (row["spearman"], row["n"]) == (pytest.approx(-1), 3)
-    assert relate(rows[:2] + rows[5:7], ["MIG"], ["BLEU"])[0]["spearman"] is None
+    assert correlate(rows[:2] + rows[5:7], ["MIG"], ["BLEU"])[0]["spearman"] is None
 
 
 def test_many_models_repeat_with_their_seed():
     rng = np.random.default_rng(0)
     rows = rows_of(a=rng.normal(size=20), b=rng.normal(size=20))
-    first = relate(rows, ["a"], ["b"], resamples=200, seed=1)
-    assert first == relate(rows, ["a"], ["b"], resamples=200, seed=1)
+    first = correlate(rows, ["a"], ["b"], resamples=200, seed=1)
+    assert first == correlate(rows, ["a"], ["b"], resamples=200, seed=1)
 
 
 def test_rows_that_do_not_fit():
     rows = rows_of(MIG=[1, 2], BLEU=[1, 2])
     with pytest.raises(UserError, match=r"unknown metric 'MG'\. Did you mean 'MIG'"):
-        relate(rows, ["MG"], ["BLEU"])
+        correlate(rows, ["MG"], ["BLEU"])
     with pytest.raises(UserError, match="'m0' has two values of 'MIG'"):
-        relate(rows + rows[:1], ["MIG"], ["BLEU"])
+        correlate(rows + rows[:1], ["MIG"], ["BLEU"])

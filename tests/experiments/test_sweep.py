@@ -212,7 +212,7 @@ def test_the_page(done, tmp_path):
         assert text in page
     assert "objective.beta" in page
     assert "Geometry against quality" in page
-    with (tmp_path / "relation.csv").open(encoding="utf-8") as file:
+    with (tmp_path / "correlations.csv").open(encoding="utf-8") as file:
         pairs = {(row["geometry"], row["quality"], row["n"]) for row in csv.DictReader(file)}
     assert pairs == {("IsoScore", "BLEU", "2"), ("IsoScore", "negative ELBO", "2")}
 

@@ -110,9 +110,9 @@ def test_scores_are_the_densities(cvae, vae, rows):
     scores = cvae.scores(z, ["side=left", "side=right", "side=left"])
     assert scores.shape == (5, 3)
     for v, name in enumerate(["side=left", "side=right", "side=left"]):
-        torch.testing.assert_close(scores[:, v], cvae.density(z, [name]), atol=1e-3, rtol=1e-4)
+        torch.testing.assert_close(scores[:, v], cvae.log_density(z, [name]), atol=1e-3, rtol=1e-4)
     torch.testing.assert_close(
-        cvae.log_prob(rows[:5], ["side=left"]), cvae.density(z, ["side=left"])
+        cvae.log_prob(rows[:5], ["side=left"]), cvae.log_density(z, ["side=left"])
     )
 
 
@@ -486,5 +486,5 @@ def test_scores_are_the_densities_of_every_flow(vae, rows, flow, form, options):
             p.add_(0.05 * torch.randn_like(p))
     scores = model.scores(z[:7], c[:5])
     for v in range(5):
-        direct = model.density(z[:7], c[v : v + 1])
+        direct = model.log_density(z[:7], c[v : v + 1])
         torch.testing.assert_close(scores[:, v], direct, atol=1e-3, rtol=1e-4)

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from llamavae.metrics.correlation import cosines, pearson, similarity_correlation, spearman
+from llamavae.metrics.correlation import pairwise_cosines, pearson, similarity_correlation, spearman
 
 
 @settings(max_examples=30)
@@ -43,7 +43,7 @@ def vectors(seed: int) -> torch.Tensor:
 
 def test_correlation():
     mean, teacher = vectors(0), vectors(1)
-    a, b = (cosines(x)[*torch.triu_indices(7, 7, 1)] for x in (mean, teacher))
+    a, b = (pairwise_cosines(x)[*torch.triu_indices(7, 7, 1)] for x in (mean, teacher))
     expected = torch.corrcoef(torch.stack([a, b]))[0, 1].item()
     assert similarity_correlation(mean, teacher) == pytest.approx(expected)
     assert similarity_correlation(mean, 3 * mean) == pytest.approx(1)

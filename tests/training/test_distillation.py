@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests import tiny
 from tests.training import runs
 
-from llamavae.metrics.correlation import cosines, similarity_correlation
+from llamavae.metrics.correlation import pairwise_cosines, similarity_correlation
 from llamavae.training.distillation import similarity_loss
 
 SEEDS = st.integers(0, 2**16)
@@ -42,7 +42,7 @@ def test_turned_and_scaled_vectors_are_the_same(seed, scale):
     loss = similarity_loss(mean, teacher)
     torch.testing.assert_close(similarity_loss(scale * mean @ rotation, teacher), loss)
     torch.testing.assert_close(similarity_loss(lengths * mean, teacher @ rotation), loss)
-    centre = cosines(mean)[*torch.triu_indices(7, 7, 1)].mean()
+    centre = pairwise_cosines(mean)[*torch.triu_indices(7, 7, 1)].mean()
     torch.testing.assert_close(similarity_loss(mean, mean), centre.square())
 
 
@@ -66,7 +66,7 @@ def test_gradients():
         optimizer.zero_grad()
         similarity_loss(mean, teacher).backward()
         optimizer.step()
-    ours, theirs = (cosines(x)[*torch.triu_indices(6, 6, 1)] for x in (mean, teacher))
+    ours, theirs = (pairwise_cosines(x)[*torch.triu_indices(6, 6, 1)] for x in (mean, teacher))
     torch.testing.assert_close(ours, theirs - theirs.mean(), atol=0.02, rtol=0)
     assert similarity_correlation(mean, teacher) > 0.999
 

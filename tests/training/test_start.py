@@ -166,7 +166,7 @@ def test_a_teacher_and_other_sentences(first):
     ],
 )
 def test_what_the_checkpoint_decides(section, value, named):
-    with pytest.raises(UserError, match=f"leave out {named}$"):
+    with pytest.raises(UserError, match=f"Omit {named}$"):
         parse_recipe({"start_from": "runs/demo", section: value})
 
 

@@ -139,11 +139,11 @@ def fit_condition(
         raise unknown("flow", flow, flow_names())
     config, networks = options.config(seed), options.networks(form)
     if (output / "config.json").is_file():
-        raise UserError(f"{output} already contains a model: choose another --output")
+        raise UserError(f"{output} already contains a model. Choose another --output")
     state = output / "state"
     if state.exists() and not resume:
         raise UserError(
-            f"{output} contains an interrupted fit: resume it with --resume, or choose another "
+            f"{output} contains an interrupted fit. Resume it with --resume, or choose another "
             "--output"
         )
     with locked(output, "state/step-*"):
@@ -169,4 +169,4 @@ def fit_condition(
         f"stopped: {fit.stopped}, best step {fit.best_step}; maximum inverse error "
         f"{fit.inverse_error:.1e}",
     )
-    note(f"the model is in {output}; use it with --model {output}")
+    note(f"the model is in {output}. Use it with --model {output}")

@@ -67,7 +67,7 @@ class PairOptions:
             return condition
         if vae.encoder is None:
             raise UserError(
-                "the model has no sentence encoder to represent words: pass --encoder, "
+                "the model has no sentence encoder to represent words. Pass --encoder, "
                 "--word-vectors, --labels or --vectors"
             )
         return EncoderCondition(vae.encoder)
@@ -106,7 +106,7 @@ class FlowOptions:
         typer.Option(
             metavar="WIDTHS",
             help="Comma-separated hidden sizes of an MLP that is added to the linear map of the "
-            "condition. Requires form reference. Default: no MLP.",
+            "condition. Requires --form reference. Default: no MLP.",
         ),
     ] = None
     ensemble_size: Annotated[
@@ -159,7 +159,7 @@ class FlowOptions:
         widths = [int(width) for width in widths]
         if "conditional" in forms and (self.contrastive_weight or widths):
             raise UserError(
-                "--contrastive-weight and --base-hidden require the reference form: add "
+                "--contrastive-weight and --base-hidden require the reference form. Add "
                 "--form reference"
             )
         if self.ensemble_size > 1 and not widths:

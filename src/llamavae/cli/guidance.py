@@ -211,7 +211,7 @@ def _item_condition(item: CodwoeItem, vectors: str | None, file: Path) -> Any:
             raise UserError(f"{file}: item {item.id} has no vector {vectors!r}; available: {kinds}")
         return item.vectors[vectors]
     if item.word is None:
-        raise UserError(f"{file}: item {item.id} has no word: choose its vectors with --vectors")
+        raise UserError(f"{file}: item {item.id} has no word. Choose its vectors with --vectors")
     return item.word
 
 

@@ -298,7 +298,7 @@ def _standard_input(explicit: bool) -> Iterator[tuple[int, str]]:
 
     if sys.stdin.isatty():
         if not explicit:
-            raise UserError("expected text: pass texts, --file FILE, or lines on standard input")
+            raise UserError("expected text. Pass texts, --file FILE, or lines on standard input")
         note("reading sentences from the keyboard, one per line; press Ctrl-D to end")
     return decode_lines(sys.stdin.buffer, "standard input")
 

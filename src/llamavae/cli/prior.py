@@ -138,11 +138,11 @@ def _place(vae: LlaMaVAE, kind: str, default: bool) -> Path:
     from llamavae.pretrained import bundled
 
     if kind == "auto" and not default:
-        raise UserError("--no-default requires a kind other than auto: choose one with --prior")
+        raise UserError("--no-default requires a kind other than auto. Choose one with --prior")
     place = folder_of(vae, DEFAULT if default else f"{OTHERS}/{kind}")
     if place is None or bundled(vae.name_or_path or ""):
         raise UserError(
-            f"{vae.name_or_path} is not a local model folder: choose a folder for the prior with "
+            f"{vae.name_or_path} is not a local model folder. Choose a folder for the prior with "
             "--output"
         )
     return place

@@ -43,9 +43,9 @@ def copy(name: Name, file: Annotated[Path, typer.Argument(help="Path of the new 
     if file.suffix not in (".yaml", ".yml"):
         raise UserError(f"expected a file name that ends in .yaml; got {file}")
     if file.exists():
-        raise UserError(f"{file} already exists: choose another name")
+        raise UserError(f"{file} already exists. Choose another name")
     write_text(file, text)
-    note(f"wrote {file}; train with: llamavae train --recipe {file}")
+    note(f"wrote {file}. Train with: llamavae train --recipe {file}")
 
 
 def corpora(json: Json = False) -> None:

@@ -201,11 +201,11 @@ class _Study:
                 }
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(
-                f"{self.path} is damaged ({error!r}): remove it, or choose another --output"
+                f"{self.path} is damaged ({error!r}). Remove it, or choose another --output"
             ) from error
         if found != self.settings:
             raise UserError(
-                f"{folder} contains a study with other settings: choose another --output"
+                f"{folder} contains a study with other settings. Choose another --output"
             )
         self.done = list(self.systems)  # of an interrupted run
 

@@ -77,7 +77,7 @@ def encode(
         return
     if source.file is None or text:
         raise UserError(
-            "--output requires a file of sentences, so that the run can resume: use --file"
+            "--output requires a file of sentences, so that the run can resume. Use --file"
         )
     vae = model.load()
     from llamavae.bulk import encode_file
@@ -135,7 +135,7 @@ def decode(
 ) -> None:
     """Decode latent codes to text. The inverse of `encode`."""
     if file is None and sys.stdin.isatty():
-        raise UserError("expected latent codes: pass --file FILE, or JSON lines on standard input")
+        raise UserError("expected latent codes. Pass --file FILE, or JSON lines on standard input")
     options = generation.options()
     vae = model.load()
     from llamavae import bulk
@@ -216,13 +216,13 @@ def interpolate(
     json: Json = False,
 ) -> None:
     """Interpolate between the latent codes of two texts."""
-    from llamavae.latent import lerp, slerp
+    from llamavae.latent.paths import PATHS
 
     options = generation.options()
     start, end = _exactly(2, source.read(text))
     vae = model.load()
-    path = {"linear": lerp, "slerp": slerp}[mode]
-    z = path(vae.latent_code(start, refine=refine), vae.latent_code(end, refine=refine), steps)
+    a, b = (vae.latent_code(text, refine=refine) for text in (start, end))
+    z = PATHS[mode](a, b, steps)
     texts = vae.decode_each(z, model.batch_size, **options)
     for index, decoded in enumerate(texts):
         position = index // generation.num_samples / (steps - 1)

@@ -127,7 +127,7 @@ def train(
         recipe = _FINE_TUNE
     if recipe is None:
         raise UserError(
-            f"no recipe given: pass --recipe with a bundled recipe ({', '.join(recipe_names())}) "
+            f"no recipe given. Pass --recipe with a bundled recipe ({', '.join(recipe_names())}) "
             "or a YAML file"
         )
     options = {

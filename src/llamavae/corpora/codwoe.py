@@ -65,9 +65,9 @@ def read_items(path: str | os.PathLike[str]) -> list[CodwoeItem]:
     """The items of a file, in its order.
 
     Raises:
-        UserError: No such file; not a JSON array of items; an item without id, or with that of
-            another one; a text that is none; a vector that is no list of finite numbers, or not
-            as long as the others of its kind. The message names the file and the item.
+        UserError: The file is missing or is not a JSON array of items, an id is missing or
+            repeated, a field is not text, or a vector is not a list of finite numbers of the size
+            of its kind. The message names the file and the item.
     """
     path = Path(path).expanduser()
     files.check_file(path)
@@ -113,7 +113,7 @@ def _pack(fields: dict[str, Any]) -> dict[str, Any]:
 
 def _item(entry: Any, number: int, path: Path) -> CodwoeItem:
     if not isinstance(entry, dict):
-        raise UserError(f"{path}: entry {number} is no JSON object; expected a CODWOE item")
+        raise UserError(f"{path}: entry {number} is not a JSON object; expected a CODWOE item")
     name = entry.get("id")
     if not isinstance(name, str) or not name:
         raise UserError(f'{path}: entry {number} has no id; expected one such as "en.train.1"')
@@ -144,7 +144,8 @@ def write_definitions(
         glosses: The N definitions.
 
     Raises:
-        UserError: Not one definition an id, an id twice, or the file cannot be written.
+        UserError: The numbers of ids and definitions differ, an id is repeated, or the file
+            cannot be written.
     """
     _check_ids(ids, len(glosses), "definitions")
     _write(path, [{"id": i, "gloss": gloss} for i, gloss in zip(ids, glosses, strict=True)])
@@ -161,8 +162,8 @@ def write_vectors(
         vectors: Maps kinds (of `KINDS`) to numbers (N, C).
 
     Raises:
-        UserError: Not one finite vector an id, an unknown kind or none, an id twice, or the file
-            cannot be written.
+        UserError: The numbers of ids and vectors differ, a vector is not finite, a kind is unknown,
+            there is no kind, an id is repeated, or the file cannot be written.
     """
     if not vectors:
         raise UserError(f"a submission needs vectors of at least one kind of {', '.join(KINDS)}")
@@ -218,7 +219,7 @@ def _rows(items: list[CodwoeItem], path: Path) -> Iterator[dict[str, Any]]:
         if not text:
             raise UserError(
                 f"{path}: item {item.id!r} has no gloss, so there is no text to load. The test "
-                "file of the defmod track has none; take a train, dev, trial or revdict file"
+                "file of the defmod track has none. Use a train, dev, trial or revdict file"
             )
         fields = {field: getattr(item, field) for field in texts}
         vectors = {kind: item.vectors.get(kind) for kind in kinds}

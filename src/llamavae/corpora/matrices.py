@@ -20,7 +20,7 @@ def read_matrix(path: str | os.PathLike[str], column: str | None = None) -> np.n
 
     Args:
         path: A .npy file of shape (N, C), or a Parquet file with one vector per row: a column of
-            lists, or else all columns of numbers, side by side.
+            lists, or else all columns of numbers.
         column: The column of lists; default: the only one.
 
     Raises:
@@ -38,14 +38,14 @@ def read_matrix(path: str | os.PathLike[str], column: str | None = None) -> np.n
         try:
             array = np.load(path)
         except (ValueError, EOFError) as error:
-            raise UserError(f"{path} is damaged, or no array of numbers") from error
+            raise UserError(f"{path} is damaged, or is not an array of numbers") from error
         return check_matrix(array, str(path))
     if magic[:4] != b"PAR1":
         raise UserError(f"{path}: expected a NumPy array (.npy) or a Parquet file")
     try:
         return _from_parquet(path, column)
     except (pa.ArrowInvalid, OSError) as error:
-        raise UserError(f"{path} is damaged, or no Parquet file: {error}") from error
+        raise UserError(f"{path} is damaged, or is not a Parquet file: {error}") from error
 
 
 def _from_parquet(path: Path, column: str | None) -> np.ndarray:
@@ -54,7 +54,7 @@ def _from_parquet(path: Path, column: str | None) -> np.ndarray:
         raise unknown("column", column, schema.names, hint=f"({path})")
     lists = [field.name for field in schema if _holds_lists(field.type)]
     if column is None and len(lists) > 1:
-        raise UserError(f"{path} has several vectors a row: name one of {', '.join(lists)}")
+        raise UserError(f"{path} has several vectors per row. Name one of {', '.join(lists)}")
     if column is not None or lists:
         name = column or lists[0]
         return column_matrix(

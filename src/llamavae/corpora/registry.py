@@ -204,7 +204,7 @@ def _finish(
             return data
         if limit is None:
             raise UserError(
-                f"{where} may be larger than memory: pass limit= for its first sentences, "
+                f"{where} may be larger than memory. Pass limit= for its first sentences, "
                 "or streaming=True to read while training"
             )
         data = from_rows(data, where)

@@ -30,7 +30,7 @@ _BLOCK = 2**20  # number of bytes per read; no line of text is longer
 
 _OTHERS = {
     b"PK\x03\x04": "It is a zip archive: unpack it.",
-    b"\xba\x16\x4f\x2f": "It is a whole fastText model: take the .vec file that comes with it.",
+    b"\xba\x16\x4f\x2f": "It is a whole fastText model. Use the .vec file that comes with it.",
 }
 
 
@@ -210,7 +210,7 @@ def _numbers(values: bytes, where: str) -> np.ndarray:
     except ValueError:
         bad = next(field for field in fields if not _is_number(field))
         shown = bad.decode("utf-8", "replace")[:40]
-        raise UserError(f"{where}: {shown!r} is no number; expected the word's values") from None
+        raise UserError(f"{where}: {shown!r} is not a number; expected the word's values") from None
     with np.errstate(over="ignore"):
         return _finite(np.array(numbers, np.float32), where)
 

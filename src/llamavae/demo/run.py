@@ -32,23 +32,23 @@ from llamavae.report.run import Number, read_run, write_run_report
 from llamavae.terminal import printable
 from llamavae.training import Recipe, load_recipe, train
 
-_SETTINGS = {
-    "small": (
-        "optimisation.steps=60",  # so few steps need higher learning rates than those of the recipe
-        "optimisation.learning_rate=2e-3",
-        "optimisation.posterior_learning_rate=3e-4",
-        "optimisation.backbone_learning_rate=1e-3",
-        "optimisation.warmup_steps=5",
-        "evaluation.every=30",
-    ),
-    "mini": (
-        "objective.beta=0.3",  # the value of its training
-        "optimisation.steps=500",
-        "optimisation.learning_rate=1e-3",
-        "optimisation.posterior_learning_rate=1e-3",
-        "optimisation.backbone_learning_rate=1e-3",
-        "evaluation.every=250",
-    ),
+_SETTINGS: dict[str, dict[str, Any]] = {
+    "small": {
+        "optimisation.steps": 60,  # so few steps need higher learning rates than the recipe's
+        "optimisation.learning_rate": 2e-3,
+        "optimisation.posterior_learning_rate": 3e-4,
+        "optimisation.backbone_learning_rate": 1e-3,
+        "optimisation.warmup_steps": 5,
+        "evaluation.every": 30,
+    },
+    "mini": {
+        "objective.beta": 0.3,  # the value of its training
+        "optimisation.steps": 500,
+        "optimisation.learning_rate": 1e-3,
+        "optimisation.posterior_learning_rate": 1e-3,
+        "optimisation.backbone_learning_rate": 1e-3,
+        "evaluation.every": 250,
+    },
 }
 _OWN = 2000  # sentences of the file that the demo writes
 _OWN_FILE = "sentences.txt"
@@ -102,14 +102,18 @@ def run_demo(
     name = _choose(console, progress) if model is None else model
     settings = _SETTINGS.get(name, _SETTINGS["small"])
     corpus = str(output / _OWN_FILE if sentences is None else sentences)
+    settings = settings | {"evaluation.decoded": 0}  # the demo decodes more than a run would
+    given = [text.partition("=")[0].strip() for text in overrides]
+    for key in list(settings):  # `values` take precedence over overrides, of sections as well
+        if any(f"{key}.".startswith(f"{changed}.") for changed in given):
+            del settings[key]
     values = {
         "start_from": name,
         "output.folder": str(output),
         "corpus.name": corpus,
         "description": f"{name}, fine-tuned on {corpus}.",
     }
-    settings = [*settings, "evaluation.decoded=0"]  # the demo decodes more than a run would
-    recipe = load_recipe("fine-tune", [*settings, *overrides], values=values)
+    recipe = load_recipe("fine-tune", overrides, values=settings | values)
     with locked(output, "recipe.yaml", _OWN_FILE):
         return _run(output, recipe, name, console, progress, sentences is None)
 

@@ -116,7 +116,7 @@ def score_analogies(analogies: Sequence[Analogy], predictions: Sequence[str]) ->
     return Scores(*np.array(rows, dtype=float).T)
 
 
-def analogy_rows(asked: Sequence[Analogy], predictions: Sequence[str], scores: Scores) -> Rows:
+def analogy_rows(analogies: Sequence[Analogy], predictions: Sequence[str], scores: Scores) -> Rows:
     """The analogies as tidy rows, each with its prediction and scores."""
     return [
         {
@@ -126,5 +126,5 @@ def analogy_rows(asked: Sequence[Analogy], predictions: Sequence[str], scores: S
             "changed": bool(changed),
             "kept": round(float(kept), 3),
         }
-        for analogy, text, exact, changed, kept in zip(asked, predictions, *scores, strict=True)
+        for analogy, text, exact, changed, kept in zip(analogies, predictions, *scores, strict=True)
     ]

@@ -82,10 +82,9 @@ class Plot:
     """How a table of an evaluation is plotted.
 
     Attributes:
-        kind: `map` of latent codes, with the columns `x`, `y` and `text`, one for each of
-            `columns`, the labels; `bars` of the KL of each dimension, with the columns of the KL
-            and of whether the dimension is active; `squares`, with the columns of both axes and of
-            the value; `curve`, with the columns of both axes.
+        kind: `map`: points x, y with `text`, one plot per label in `columns`; `bars`: columns of
+            the KL and of whether the dimension is active; `squares`: columns of both axes and the
+            value; `curve`: columns of both axes.
         columns: Columns of the table.
         caption: Caption; that of a map is the name of the table and the label.
     """

@@ -12,11 +12,8 @@ from torch import Tensor
 
 from llamavae.evaluation.encoders import EncoderSource, sentence_encoder
 from llamavae.evaluation.evaluator import latent_codes
-from llamavae.latent import lerp, slerp
+from llamavae.latent.paths import PATHS
 from llamavae.metrics.smoothness import WordMover
-
-PATHS = {"linear": lerp, "slerp": slerp}
-"""Maps names of paths between two latent codes to functions."""
 
 
 class Paths(NamedTuple):
@@ -30,7 +27,7 @@ class Paths(NamedTuple):
 
 
 def decode_paths(
-    system: Any, z: Tensor, pairs: int, steps: int, mode: str = "linear", seed: int = 0
+    system: Any, z: Tensor, pairs: int, steps: int, path: str = "linear", seed: int = 0
 ) -> Paths:
     """Decode paths between disjoint pairs of latent codes.
 
@@ -39,19 +36,19 @@ def decode_paths(
         z: Latent codes (N, D), at least 2.
         pairs: Maximum number of pairs; N / 2 at most.
         steps: Number of codes on a path, at least 2, including its ends.
-        mode: A name of `PATHS`.
+        path: A name of `PATHS`.
         seed: Seed of the choice of pairs and of the controls.
     """
     rng = np.random.default_rng(seed)
     ends = rng.permutation(len(z))[: 2 * min(pairs, len(z) // 2)].reshape(-1, 2)
-    path = PATHS[mode]
-    texts = system.decode(torch.cat([path(z[int(a)], z[int(b)], steps) for a, b in ends]))
+    between = PATHS[path]
+    texts = system.decode(torch.cat([between(z[int(a)], z[int(b)], steps) for a, b in ends]))
     predictions = [texts[i : i + steps] for i in range(0, len(texts), steps)]
-    inner = [path[1:-1] for path in predictions]
+    inner = [each[1:-1] for each in predictions]
     mixed = [[each[i] for i in rng.permutation(len(each))] for each in inner]
     pool = [text for each in inner for text in each]
-    dealt = [pool[i] for i in rng.permutation(len(pool))]
-    foreign = [dealt[i * (steps - 2) : (i + 1) * (steps - 2)] for i in range(len(predictions))]
+    shuffled = [pool[i] for i in rng.permutation(len(pool))]
+    foreign = [shuffled[i * (steps - 2) : (i + 1) * (steps - 2)] for i in range(len(predictions))]
     return Paths(
         predictions,
         *(

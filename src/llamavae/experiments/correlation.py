@@ -23,7 +23,7 @@ Values = Sequence[Mapping[str, Any]]
 describe a subset of the data."""
 
 
-def relate(
+def correlate(
     rows: Values,
     geometry: Sequence[str],
     quality: Sequence[str],

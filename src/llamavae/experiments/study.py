@@ -335,7 +335,7 @@ def _flow_rows(
 
 def _fit_rows(task: DefinitionTask, cvae: InvertibleCVAE, fit: FlowFit, share: float) -> Rows:
     z = task.vae.encode(task.test.texts).mean
-    nll = -cvae.density(z, task.test.conditions).mean().item() / cvae.flow.features
+    nll = -cvae.log_density(z, task.test.conditions).mean().item() / cvae.flow.features
     held_out = {"": fit.nll} | {f" of {name}": value for name, value in fit.references.items()}
     return [
         *(_held_out_nll(name).row(value, len(task.valid)) for name, value in held_out.items()),

@@ -29,7 +29,7 @@ TRAINING = "training"
 _FOLDER = "output.folder"
 
 _SHOWN = ("kl", "nll", "elbo", "bleu", "active_units", "mutual_information")
-"""Metrics of a run, for validation sentences at its end, see `training.measure.METRICS`."""
+"""Metrics on the validation sentences at the end of a run; keys of `METRICS`."""
 _UNDIRECTED = ("active_units", "mutual_information")
 """Neither higher nor lower values of these are better along a trade-off."""
 
@@ -143,10 +143,10 @@ def sweep_runs(
     for chosen in itertools.product(*vary.values()):
         values = dict(zip(vary, chosen, strict=True))
         given = [f"{key}={value}" for key, value in values.items()]
-        settings = load_recipe(recipe, [*overrides, *given])
-        run = SweepRun(tuple(f"{short[k]}={v}" for k, v in values.items()), values, settings)
-        settings.output.folder = str(folder / re.sub(r"[^\w.=+-]+", "_", run.name))
-        runs.append(run)
+        parts = tuple(f"{short[key]}={value}" for key, value in values.items())
+        output = folder / re.sub(r"[^\w.=+-]+", "_", ", ".join(parts))
+        settings = load_recipe(recipe, [*overrides, *given], values={_FOLDER: str(output)})
+        runs.append(SweepRun(parts, values, settings))
     return runs
 
 
@@ -278,7 +278,7 @@ QUALITY = ("BLEU", "negative ELBO", "MAUVE", "plain perplexity", "self-BLEU")
 
 
 def geometry_and_quality(sweep: Sweep) -> tuple[Rows, list[str], list[str]]:
-    """The metrics that `llamavae.experiments.correlation` relates over the models of a sweep.
+    """The metrics that `llamavae.experiments.correlation` correlates over the models of a sweep.
 
     The metric of an evaluator takes precedence over one of the same name of the run itself.
 

@@ -54,6 +54,11 @@ class InvertibleCVAE:
         vae: The VAE; it is not changed.
         condition: Encodes conditions as vectors c.
         flow: p(z|c), from `build_flow`.
+
+    Attributes:
+        vocabulary: Default candidates of `rank`.
+        inverse: Coefficients of the regression that `predict` uses (not T^-1); None before `fit`.
+        report: Results and settings of the fit; empty before `fit`.
     """
 
     def __init__(self, vae: LlaMaVAE, condition: Condition, flow: Flow) -> None:
@@ -290,10 +295,10 @@ class InvertibleCVAE:
             texts: B texts.
             conditions: Their conditions, B of them or one.
         """
-        return self.density(self.vae.encode(texts).mean, conditions)
+        return self.log_density(self.vae.encode(texts).mean, conditions)
 
     @torch.no_grad()
-    def density(self, z: Tensor, conditions: Conditions) -> Tensor:
+    def log_density(self, z: Tensor, conditions: Conditions) -> Tensor:
         """Log-density of latent codes z (B, D) in nats under B conditions, or one; shape (B,)."""
         z = self._codes(z)
         return self.flow(self._vectors(conditions, len(z))).log_prob(z)

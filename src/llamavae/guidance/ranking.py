@@ -33,7 +33,7 @@ class _Conditional(Protocol):
 
     vae: LlaMaVAE
 
-    def density(self, z: Tensor, conditions: Tensor, /) -> Tensor:
+    def log_density(self, z: Tensor, conditions: Tensor, /) -> Tensor:
         """Log p(z|c) of N latent codes (N, D) under one condition (1, C) or N, shape (N,)."""
         ...
 
@@ -78,7 +78,7 @@ class Ranking:
         if self.density:
             full = [text if text.strip() else "." for text in texts]  # scored below
             mean = model.vae.encode(full, batch_size).mean
-            scores += self.density * model.density(mean, c[None]).cpu().float() / z.shape[1]
+            scores += self.density * model.log_density(mean, c[None]).cpu().float() / z.shape[1]
         if self.agreement:
             scores += self.agreement * agreement(texts)
         if self.likelihood:

@@ -84,18 +84,22 @@ def slerp(a: Tensor, b: Tensor, steps: int) -> Tensor:
     a, b, t = _ends(a, b, steps)
     norm_a, norm_b = a.norm(), b.norm()
     if norm_a == 0 or norm_b == 0:
-        raise UserError("slerp needs two nonzero latent codes. Use mode='linear'")
+        raise UserError("slerp needs two nonzero latent codes. Use a linear path")
     u, v = a / norm_a, b / norm_b
     # acos(u.v) loses precision near 0 and pi; this form does not
     angle = 2 * torch.atan2((u - v).norm(), (u + v).norm())
     if torch.pi - angle < 1e-4:
-        raise UserError("slerp is undefined between opposite latent codes. Use mode='linear'")
+        raise UserError("slerp is undefined between opposite latent codes. Use a linear path")
     if angle < 1e-4:
         return lerp(a, b, steps)
     direction = (torch.sin((1 - t) * angle) * u + torch.sin(t * angle) * v) / torch.sin(angle)
     codes = direction * ((1 - t) * norm_a + t * norm_b)
     codes[0], codes[-1] = a, b
     return codes
+
+
+PATHS = {"linear": lerp, "slerp": slerp}
+"""Maps names of paths between two latent codes to functions."""
 
 
 def traversal(z: Tensor, dim: int, steps: int, quantile: float = 0.975) -> Tensor:

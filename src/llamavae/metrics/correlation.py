@@ -7,7 +7,7 @@ import torch
 from numpy.typing import ArrayLike
 from scipy import stats
 from torch import Tensor
-from torch.nn.functional import normalize
+from torch.nn.functional import cosine_similarity, normalize
 
 
 def spearman(a: ArrayLike, b: ArrayLike) -> float:
@@ -27,11 +27,19 @@ def pearson(a: ArrayLike, b: ArrayLike) -> float:
     return float(x @ y / scale) if scale > 1e-12 else 0.0
 
 
-def cosines(vectors: Tensor) -> Tensor:
+def pairwise_cosines(vectors: Tensor) -> Tensor:
     """Pairwise cosines of N vectors (N, C), shape (N, N), without autocast; 0 for zero vectors."""
     with torch.autocast(vectors.device.type, enabled=False):
         unit = normalize(vectors.float() if vectors.dtype.itemsize < 4 else vectors, dim=-1)
         return unit @ unit.T
+
+
+def row_cosines(first: Tensor, second: Tensor) -> Tensor:
+    """Cosine of each row of two tensors (N, C), in float64 on the CPU, shape (N,).
+
+    The cosine is 0 if one of the rows is zero.
+    """
+    return cosine_similarity(first.double(), second.double()).cpu()
 
 
 def similarity_correlation(mean: Tensor, teacher: Tensor) -> float:
@@ -45,5 +53,8 @@ def similarity_correlation(mean: Tensor, teacher: Tensor) -> float:
         -1 to 1; 0 where it is undefined because all cosines of one side are equal.
     """
     rows, columns = torch.triu_indices(len(mean), len(mean), 1)
-    a, b = (cosines(x.detach().to("cpu", torch.float64))[rows, columns] for x in (mean, teacher))
+    a, b = (
+        pairwise_cosines(x.detach().to("cpu", torch.float64))[rows, columns]
+        for x in (mean, teacher)
+    )
     return pearson(a.numpy(), b.numpy()) if len(a) else 0.0

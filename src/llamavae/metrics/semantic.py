@@ -23,6 +23,7 @@ from transformers import (
 )
 
 from llamavae.errors import UserError
+from llamavae.metrics.correlation import row_cosines
 from llamavae.modes import evaluating
 from llamavae.pretrained import resolve
 from llamavae.pretrained.loading import hub_errors, load_tokenizer, load_whole, model_folder
@@ -55,7 +56,7 @@ def encoder_cosines(
     """Cosine of the sentence embeddings of each text and its reference, -1 to 1, shape (N,)."""
     _check(predictions, references)
     ours, theirs = encoder.encode(list(predictions)), encoder.encode(list(references))
-    return F.cosine_similarity(ours.double(), theirs.double()).cpu()
+    return row_cosines(ours, theirs)
 
 
 @torch.no_grad()

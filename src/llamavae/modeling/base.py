@@ -1,4 +1,4 @@
-"""What the modules around a `LlaMaVAE` read of it, so that they need not import it."""
+"""The interface of `LlaMaVAE`, for modules that it imports."""
 
 from __future__ import annotations
 

@@ -31,8 +31,8 @@ from transformers.utils.generic import ModelOutput
 
 from llamavae.errors import UserError, check_int, unknown
 from llamavae.files import replacing_folder
-from llamavae.latent import arithmetic, lerp, nearest_neighbours, slerp, traversal
-from llamavae.latent.paths import as_codes
+from llamavae.latent import arithmetic, nearest_neighbours, traversal
+from llamavae.latent.paths import PATHS, as_codes
 from llamavae.manifest import verify
 from llamavae.modeling import checkpoint, loading
 from llamavae.modeling.base import SentenceVAE
@@ -282,8 +282,8 @@ class LlaMaVAE(SentenceVAE):
             getattr(given, name, None) != getattr(config, name) for name in SETTINGS
         ):
             raise UserError(
-                "a checkpoint is loaded with its own config. To change settings, load it and set "
-                "model.config, or build a new model with from_backbones"
+                "a checkpoint is loaded with its own config; got a different one. Omit config=, or "
+                "build a new model with LlaMaVAE.from_backbones"
             )
         others = {w: place for w, place in (("encoder", encoder), ("decoder", decoder)) if place}
         saved, config = config, checkpoint.located(folder, config, others)
@@ -365,7 +365,7 @@ class LlaMaVAE(SentenceVAE):
             self.save_pretrained(folder, max_shard_size=max_shard_size)
             return checkpoint.upload(Path(folder), repo_id, **options)
 
-    # ------------------------------------------------------------------ what transformers asks
+    # --------------------------------------------------------- methods required by transformers
 
     def get_input_embeddings(self) -> torch.nn.Module:
         """The decoder's input embeddings (V, H)."""
@@ -722,11 +722,10 @@ class LlaMaVAE(SentenceVAE):
             refine: See `encode`.
             **options: Options of `generate`.
         """
-        paths = {"linear": lerp, "slerp": slerp}
-        if mode not in paths:
+        if mode not in PATHS:
             raise UserError(f"expected mode 'linear' or 'slerp'; got {mode!r}")
         a, b = (self.latent_code(x, refine=refine) for x in (a, b))
-        return self.decode(paths[mode](a, b, steps), **options)
+        return self.decode(PATHS[mode](a, b, steps), **options)
 
     def traverse(
         self,

@@ -120,7 +120,8 @@ def kl_term(kl: Tensor, rule: KLRule = "none", threshold: float = 0.0) -> Tensor
             eq. 15, over the whole batch of all processes;
             `"dimension_mask"`: mean_b sum_i [KL_bi > threshold] KL_bi, as in Optimus;
             `"sentence_threshold"`: mean_b [sum_i KL_bi > threshold] sum_i KL_bi, as in LangVAE.
-        threshold: In nats; per dimension for the first two rules, per sentence for the last.
+        threshold: In nats; per dimension for `free_bits` and `dimension_mask`, per sentence for
+            `sentence_threshold`; unused for `none`.
 
     Returns:
         A scalar.

@@ -64,7 +64,7 @@ def _numbers(evaluations: Sequence[Results], rows: Rows) -> Section:
     if bars:
         plot = plots.plot_scores(bars)
         body.append(figure(plot, "Primary metrics; the dashed mark is the control"))
-    return Section("In numbers", join(body))
+    return Section("Metrics", join(body))
 
 
 def _details(systems: Sequence[str], rows: Rows) -> list[Section]:

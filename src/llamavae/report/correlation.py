@@ -7,28 +7,28 @@ from collections.abc import Sequence
 from matplotlib.figure import Figure
 
 from llamavae.errors import UserError
-from llamavae.experiments.correlation import Values, common_models, relate, values_by_metric
+from llamavae.experiments.correlation import Values, common_models, correlate, values_by_metric
 from llamavae.report._style import BLUE, annotate, finish, new_figure
 
 _NAMED = 12
 """Maximum number of models whose points are labelled."""
 
 
-def plot_relation(rows: Values, geometry: Sequence[str], quality: Sequence[str]) -> Figure:
+def plot_correlations(rows: Values, geometry: Sequence[str], quality: Sequence[str]) -> Figure:
     """Scatter plots of geometry metrics against quality metrics, one point per model.
 
     There is a column for each geometry metric and a row for each quality metric; the titles are
-    the rank correlations of `relate`.
+    the rank correlations of `correlate`.
 
     Args:
-        rows: As for `relate`.
+        rows: As for `correlate`.
         geometry: Metrics of the latent space, at least one.
         quality: Metrics of the texts, at least one.
     """
     if not geometry or not quality:
         raise UserError("expected at least one geometry metric and one quality metric to plot")
     values = values_by_metric(rows)
-    found = {(row["geometry"], row["quality"]): row for row in relate(rows, geometry, quality)}
+    found = {(row["geometry"], row["quality"]): row for row in correlate(rows, geometry, quality)}
     figure, axes = new_figure(len(quality) * len(geometry), len(geometry))
     for axis, (b, a) in zip(axes, ((b, a) for b in quality for a in geometry), strict=True):
         x, y, models = common_models(values, a, b)

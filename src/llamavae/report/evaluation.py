@@ -100,7 +100,7 @@ def headline(results: Results) -> Section:
         "says otherwise. The control is the value of the same metric for shuffled or random data, "
         "or for a simpler system. A value is meaningful only in comparison with its control."
     )
-    return Section("In numbers", join([*lost, table(rows, "Primary metrics"), note]))
+    return Section("Metrics", join([*lost, table(rows, "Primary metrics"), note]))
 
 
 def _linked(name: str, row: Mapping[str, Any]) -> Html:

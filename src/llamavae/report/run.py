@@ -154,7 +154,7 @@ def headline(metrics: Sequence[Number], warnings: Sequence[str]) -> Section:
     silent = prose(
         "The monitor found no posterior collapse, no deterministic posterior and no holes."
     )
-    return Section("In numbers", join([*(verdict or [silent]), table(rows, "Metrics"), note]))
+    return Section("Metrics", join([*(verdict or [silent]), table(rows, "Metrics"), note]))
 
 
 _PANEL_CAPTIONS = {

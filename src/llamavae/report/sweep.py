@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from llamavae.evaluation.results import interval_text, number_text
-from llamavae.experiments.correlation import relate
+from llamavae.experiments.correlation import correlate
 from llamavae.experiments.sweep import TRAINING, Sweep, geometry_and_quality, trade_off
 from llamavae.files import replacing, write_csv
 from llamavae.metrics.metric import Rows
 from llamavae.provenance import provenance as made_by
 from llamavae.report import plots
-from llamavae.report.correlation import plot_relation
+from llamavae.report.correlation import plot_correlations
 from llamavae.report.page import write_page
 from llamavae.report.pieces import (
     Html,
@@ -29,7 +29,7 @@ from llamavae.report.run import provenance
 
 
 def write_sweep_report(sweep: Sweep, folder: Path) -> Path:
-    """Write `report.html` and `trade-off.png` into the folder of a sweep, and `relation.csv`.
+    """Write `report.html` and `trade-off.png` into the folder of a sweep, and `correlations.csv`.
 
     Returns:
         Path of the page.
@@ -45,7 +45,7 @@ def write_sweep_report(sweep: Sweep, folder: Path) -> Path:
     sections = [
         _rate_and_distortion(sweep, figure(plot, "Distortion and BLEU against the rate")),
         *_evaluations(sweep),
-        *_relation(sweep, folder),
+        *_correlations(sweep, folder),
         provenance(made_by()),
     ]
     return write_page(folder, "Rate and distortion: a sweep", lead, sections)
@@ -65,24 +65,24 @@ def _rate_and_distortion(sweep: Sweep, plot: Html) -> Section:
 def _evaluations(sweep: Sweep) -> list[Section]:
     names = dict.fromkeys(row["evaluator"] for row in sweep.rows)
     return [
-        Section(name, table(_across(sweep, name), "On held-out test sentences, over all of them"))
+        Section(name, table(_across(sweep, name), "All held-out test sentences"))
         for name in names
         if name != TRAINING
     ]
 
 
-def _relation(sweep: Sweep, folder: Path) -> list[Section]:
+def _correlations(sweep: Sweep, folder: Path) -> list[Section]:
     """Correlation of geometry metrics and quality metrics over models, if both are available."""
     rows, geometry, quality = geometry_and_quality(sweep)
     if not geometry:
         return []
-    related = relate(rows, geometry, quality)
-    write_csv(related, folder / "relation.csv")
-    found = {(row["geometry"], row["quality"]): row for row in related}
+    correlations = correlate(rows, geometry, quality)
+    write_csv(correlations, folder / "correlations.csv")
+    found = {(row["geometry"], row["quality"]): row for row in correlations}
     matrix = [
         {
             "": a,
-            **{b: _correlation(found[a, b]) for b in quality},
+            **{b: _coefficient(found[a, b]) for b in quality},
             "models": found[a, quality[0]]["n"],
         }
         for a in geometry
@@ -93,13 +93,13 @@ def _relation(sweep: Sweep, folder: Path) -> list[Section]:
         "chance. A change of one setting affects all metrics, so a correlation does not imply a "
         "causal relation."
     )
-    plot = plot_relation(rows, geometry[:1], quality)
+    plot = plot_correlations(rows, geometry[:1], quality)
     shown = figure(plot, f"Quality against {geometry[0]}")
     body = [note, table(matrix, "Geometry (rows) against quality (columns)"), shown]
     return [Section("Geometry against quality", join(body))]
 
 
-def _correlation(row: dict[str, Any]) -> str:
+def _coefficient(row: dict[str, Any]) -> str:
     if row["spearman"] is None:
         return ""
     return f"{row['spearman']:.2f} (p = {row['p']:.2g})".replace("-", "−")

@@ -76,7 +76,7 @@ class BestModel:
 
 
 def model_evaluator(name: str, recipe: Recipe) -> ModelEvaluator:
-    """What `llamavae.training.train` takes to choose the best model of a run.
+    """The evaluator of `train` that selects the best model of a run.
 
     It uses the recipe's validation sentences, `evaluation.sentences` of them.
 

@@ -40,7 +40,7 @@ def build_model(
     mixed = types != {torch.float32} and any(p.requires_grad for p in decoder.parameters())
     if mixed and recipe.optimisation.precision == "float32":
         raise UserError(
-            f"the decoder's weights are {', '.join(sorted(map(str, types)))}: train it with "
+            f"the decoder's weights are {', '.join(sorted(map(str, types)))}. Train it with "
             "optimisation.precision bfloat16, load it with decoder.dtype float32, or keep all of "
             "it frozen with decoder.training frozen"
         )
@@ -50,7 +50,7 @@ def build_model(
 def _trained_model(recipe: Recipe, source: str) -> LlaMaVAE:
     """The VAE of a checkpoint or of a finished run, with what trains and what is frozen in it.
 
-    Its own settings hold; only how the decoder is loaded is the recipe's.
+    The settings of the checkpoint are kept; the recipe only determines how the decoder is loaded.
     """
     options = _decoder_options(recipe)
     if options["dtype"] == "auto":
@@ -62,13 +62,13 @@ def _trained_model(recipe: Recipe, source: str) -> LlaMaVAE:
     if model.encoder is None:
         raise UserError(
             f"start_from: {source} has no sentence encoder, it was trained on precomputed vectors. "
-            "Take a checkpoint that reads text"
+            "Use a checkpoint with a sentence encoder"
         )
     embed, inside = recipe.output.embed_backbones, model.config.embed_backbones
     if inside and embed is False:
         raise UserError(
-            f"output.embed_backbones false: {source} carries its backbones, which are nowhere "
-            "else. Leave the setting out"
+            f"output.embed_backbones false: {source} contains its backbones, and they are "
+            "not available elsewhere. Omit the setting"
         )
     model.config = model.config.changed(embed_backbones=inside or bool(embed))
     return model
@@ -90,7 +90,7 @@ def _check_start(recipe: Recipe, record: RunRecord, model: LlaMaVAE, resume: boo
 
 
 def check_start_of_finished(recipe: Recipe, record: RunRecord) -> None:
-    """The same for a finished run, whose start may not exist any more."""
+    """Check the starting weights of a finished run, if they are still available."""
     if recipe.start_from is None or record.start_fingerprint is None:
         return
     try:

@@ -155,10 +155,11 @@ def _metrics(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _measured(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The metrics of the evaluator that chose the best model of the run, over all the data."""
+    """Metrics of this model, by the evaluator that selects the best one, over all the data."""
     if not rows:
         return ""
-    return f"Metrics of the evaluator that chose the best model of the run:\n\n{_metrics(rows)}"
+    text = "Metrics of this model, the last of the run, by the evaluator that selects `best/`:"
+    return f"{text}\n\n{_metrics(rows)}"
 
 
 def _prior(model: LlaMaVAE) -> str:

@@ -20,11 +20,11 @@ def diagnose(
 ) -> list[str]:
     """Warnings about a run, with settings of the recipe to try; empty if nothing is wrong.
 
-    Three failures are recognised: *posterior collapse* (the decoder ignores z), *an autoencoder in
-    disguise* (the posterior variance is close to 0, so codes between sentences mean nothing), and
-    *holes* (posteriors and prior cover different regions, so prior samples are poor). There are no
-    warnings in the first fifth of a run, nor in the first half while beta is 0 and the decoder is
-    trained from scratch. Beta 0 after that is taken as intended: a plain autoencoder.
+    Three failures are recognised: *posterior collapse* (the decoder ignores z), *deterministic
+    posterior* (the posterior variance is close to 0, so codes between those of sentences decode
+    poorly), and *holes* (posteriors and prior cover different regions, so prior samples are poor).
+    There are no warnings in the first fifth of a run, nor in the first half while beta is 0 and the
+    decoder is trained from scratch. Beta 0 after that is taken as intended: a plain autoencoder.
 
     Args:
         metrics: Metrics of `llamavae.training.measure.measure`; some may be missing.
@@ -51,26 +51,28 @@ def diagnose(
 
 
 def _collapse(metrics: Mapping[str, Any], latent_dim: int) -> list[str]:
-    """Signs that the decoder writes without z."""
+    """Signs that the decoder ignores z."""
     kl, information = metrics.get("kl"), metrics.get("mutual_information")
     nll, shuffled = metrics.get("nll"), metrics.get("nll_shuffled")
     signs = []
     if kl is not None and kl < 0.1:
-        signs.append(f"the KL is {kl:.3f} nats a sentence")
+        signs.append(f"the KL is {kl:.3f} nats per sentence")
     if information is not None and information < 0.1:
-        signs.append(f"z carries {max(information, 0):.2f} nats about its sentence")
+        signs.append(
+            f"the mutual information of z and the sentence is {max(information, 0):.2f} nats"
+        )
     if metrics.get("active_units") == 0:
         signs.append(f"0 of {latent_dim} units are active")
     if nll is not None and shuffled is not None and shuffled - nll < max(0.1, 0.01 * nll):
         signs.append(
-            f"the z of another sentence serves as well as the right one (NLL {shuffled:.2f} "
-            f"against {nll:.2f} nats)"
+            f"the z of another sentence gives nearly the same NLL ({shuffled:.2f} instead of "
+            f"{nll:.2f} nats)"
         )
     return signs
 
 
 def _causes(recipe: Recipe) -> list[str]:
-    """Settings by which a pretrained decoder is known to learn to write without z, and remedies."""
+    """Settings that are known to make a pretrained decoder ignore z, and remedies."""
     e, d, o = recipe.encoder, recipe.decoder, recipe.optimisation
     trains = d.training not in (None, "frozen")
     rate = o.backbone_learning_rate
@@ -94,7 +96,7 @@ def _causes(recipe: Recipe) -> list[str]:
 
 
 def _collapse_message(signs: list[str], beta: float, causes: list[str]) -> str:
-    finding = f"posterior collapse: {'; '.join(signs)}. The decoder writes without z."
+    finding = f"posterior collapse: {'; '.join(signs)}. The decoder ignores z."
     if causes:
         return f"{finding} Likely causes: {'; '.join(causes)}."
     if beta == 0:
@@ -118,9 +120,9 @@ def _autoencoder(metrics: Mapping[str, Any]) -> str | None:
     if variance >= 0.01 and kl / active <= 6:
         return None
     return (
-        f"an autoencoder in disguise: the mean posterior variance is {variance:.2g} (the prior's "
-        f"is 1) and the KL is {kl:.0f} nats, {kl / active:.1f} for each active unit. Sentences "
-        "are single points, so interpolations and prior samples will be poor. Try a larger "
+        f"deterministic posterior: the mean posterior variance is {variance:.2g} (the prior's "
+        f"is 1) and the KL is {kl:.0f} nats, {kl / active:.1f} per active unit. The posteriors "
+        "are nearly deterministic, so interpolations and prior samples will be poor. Try a larger "
         "objective.beta, a longer phase at full beta (objective.start, objective.ramp), or "
         "objective.schedule target_rate."
     )
@@ -136,8 +138,8 @@ def _holes(metrics: Mapping[str, Any]) -> str | None:
     if gap < max(2.0, 0.5 * kl):
         return None
     return (
-        f"holes in the latent space: of the KL of {kl:.1f} nats only {information:.1f} tell "
-        f"sentences apart; {gap:.1f} are the distance between all posteriors together and the "
-        "prior, so prior samples fall where no sentence lies. Try a larger objective.beta, "
+        f"holes in the latent space: only {information:.1f} of the {kl:.1f} nats of KL are mutual "
+        f"information; the other {gap:.1f} are the divergence of the aggregate posterior from the "
+        "prior, so samples from the prior are poor. Try a larger objective.beta, "
         "longer training at full beta, or a smaller latent.dim."
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from llamavae.metrics.correlation import cosines
+from llamavae.metrics.correlation import pairwise_cosines
 
 
 def similarity_loss(mean: Tensor, teacher: Tensor) -> Tensor:
@@ -25,7 +25,8 @@ def similarity_loss(mean: Tensor, teacher: Tensor) -> Tensor:
         teacher: The teacher's vectors t of the same sentences (B, K).
     """
     rows, columns = torch.triu_indices(len(mean), len(mean), 1, device=mean.device)
-    ours, theirs = cosines(mean)[rows, columns], cosines(teacher).to(mean.device)[rows, columns]
+    ours = pairwise_cosines(mean)[rows, columns]
+    theirs = pairwise_cosines(teacher).to(mean.device)[rows, columns]
     if not len(ours):
         return ours.sum()
     return (ours - (theirs - theirs.mean())).square().mean()

@@ -104,7 +104,7 @@ def last_checkpoint(folder: Path, verified: bool = False) -> Path | None:
 
 
 def step_of(checkpoint: Path) -> int:
-    """Optimiser steps that a checkpoint has behind it; -1 for another folder."""
+    """Number of optimiser steps of a checkpoint; -1 for another folder."""
     number = checkpoint.name.removeprefix(CHECKPOINT)
     return int(number) if number.isdecimal() else -1
 

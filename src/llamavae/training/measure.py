@@ -1,9 +1,7 @@
 """Metrics of a VAE on held-out sentences during training, with shuffled controls.
 
-They are computed with `llamavae.metrics`, as those of the evaluators are, but not by evaluators.
-These need a sentence encoder, which a VAE of precomputed vectors does not have, encode the texts
-again, and bootstrap intervals. They also draw z and the controls in another way (in float64, and
-never from an equal sentence), so that they would change the numbers in the log of a run.
+The evaluators are not used here: they need a sentence encoder, encode the texts again, and
+bootstrap intervals.
 """
 
 from __future__ import annotations
@@ -27,6 +25,7 @@ from llamavae.metrics.metric import Metric, Rows
 from llamavae.metrics.ngrams import corpus_bleu, exact_match
 from llamavae.modeling import LlaMaVAE
 from llamavae.modeling.likelihood import sentence_nll
+from llamavae.modes import evaluating
 
 _PAIRED = 500  # sentences whose pairs are compared with the teacher's
 _DECODED = ("bleu", "exact_match")
@@ -100,8 +99,13 @@ def measure(
     Raises:
         UserError: NLL or KL is not finite.
     """
-    was_training = model.training
-    model.eval()
+    with evaluating(model):
+        return _measure(model, data, decoded, seed, batch_size)
+
+
+def _measure(
+    model: LlaMaVAE, data: SentenceData, decoded: int, seed: int, batch_size: int
+) -> dict[str, Any]:
     posterior = model.encode(data.inputs(), batch_size)
     generator = torch.Generator().manual_seed(seed)
     mean, logvar = posterior.mean, posterior.logvar
@@ -129,14 +133,13 @@ def measure(
         result["similarity"] = similarity_correlation(mean[:_PAIRED], teacher)
     if decoded:
         texts = list(data.texts[:decoded])
-        points = mean[: len(texts)]
-        # as many tokens as the longest of them has, and a few more, so that too long a text shows
+        codes = mean[: len(texts)]
+        # a few more tokens than the longest reference, so that overlong predictions are visible
         longest = int(data.lengths[: len(texts)].max())
         options = {"max_new_tokens": min(model.config.max_tokens, longest + 8)}
-        written = model.decode(points, batch_size, **options)
-        shuffled = model.decode(points[derangement(len(texts), generator)], batch_size, **options)
-        result["bleu"] = corpus_bleu(written, texts)
+        predictions = model.decode(codes, batch_size, **options)
+        shuffled = model.decode(codes[derangement(len(texts), generator)], batch_size, **options)
+        result["bleu"] = corpus_bleu(predictions, texts)
         result["bleu_shuffled"] = corpus_bleu(shuffled, texts)
-        result["exact_match"] = exact_match(written, texts)
-    model.train(was_training)
+        result["exact_match"] = exact_match(predictions, texts)
     return result

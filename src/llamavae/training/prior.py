@@ -59,8 +59,8 @@ def posterior(vae: LlaMaVAE, texts: Sequence[str], progress: bool = True) -> Dia
     """
     if vae.encoder is None:
         raise UserError(
-            "this VAE has no sentence encoder, so texts have no latent codes: load one that reads "
-            "text"
+            "this VAE has no sentence encoder, so texts have no latent codes. Load one with a "
+            "sentence encoder"
         )
     distinct = list(dict.fromkeys(texts))
     h = torch.from_numpy(sentence_vectors(distinct, vae.encoder, progress).copy())
@@ -118,8 +118,8 @@ def fit_prior(
 
     Among several kinds, the one with the lowest NLL of the held-out codes is returned, with one
     exception: a flow must be better than the best other kind by more than 0.01 nats per dimension
-    (`FLOW_MARGIN`), because it is larger, slower to draw from, and at a level NLL its samples are
-    the less fluent ones. Of equal kinds the simpler one is returned.
+    (`FLOW_MARGIN`), because it is larger, slower to draw from, and its samples are less fluent at
+    equal NLL. Ties are resolved in favour of the simpler kind.
 
     Args:
         codes: N latent codes (N, D), such as those of `aggregate_posterior`.
@@ -140,7 +140,7 @@ def fit_prior(
         The prior. Its report has `kind`; `nll`, of the held-out codes in nats per dimension, lower
         is better; `references`, the same under N(0, I) (`standard`) and under a Gaussian with a
         full covariance (`gaussian`); `candidates`, the NLL of each kind that was fitted; the
-        numbers of codes; and what belongs to the kind.
+        numbers of codes; and further values that depend on the kind.
 
     Raises:
         UserError: A name is unknown, the codes have another size than the VAE's or are not finite,
@@ -195,13 +195,13 @@ def _kinds(kind: Kinds) -> list[PriorKind]:
     """The requested kinds, simple ones first."""
     if kind == "auto":
         return list(KINDS)
-    asked = [kind] if isinstance(kind, str) else list(kind)
-    for name in asked:
+    requested = [kind] if isinstance(kind, str) else list(kind)
+    for name in requested:
         if name not in KINDS:
             raise unknown("prior", name, [*KINDS, "auto"])
-    if not asked:
+    if not requested:
         raise UserError(f"expected at least one kind of prior, of {', '.join(KINDS)}; got none")
-    return [name for name in KINDS if name in asked]
+    return [name for name in KINDS if name in requested]
 
 
 def _best(nlls: dict[str, float]) -> str:
@@ -322,8 +322,8 @@ def fit_default_prior(
 
     It is fitted as `fit_prior` does, to codes of a random choice of training sentences at
     `POSTERIOR_SCALE`, with 1, 2, 5 or 10 components, and chosen by the NLL of the held-out ones. So
-    that the fit stays quick and the covariances are determined, a mixture has at least 20 codes per
-    component and dimension; from a single Gaussian on.
+    that the fit stays quick and the covariances are determined, a mixture of several components has
+    at least 20 codes per component and dimension.
 
     Args:
         vae: The VAE.

@@ -26,11 +26,14 @@ class BetaSchedule(ABC):
             total: Number of optimiser steps of the run.
         """
 
-    def observe(self, kl: float) -> None:  # noqa: B027 (most schedules do not listen)
+    def observe(self, kl: float) -> None:  # noqa: B027 (only TargetRate uses it)
         """Receive the raw KL of the last step, in nats per sentence over the whole batch."""
 
     def state(self) -> dict[str, Any]:
-        """What a resumed run needs, as JSON can hold it; empty where step and total say it all."""
+        """The state to save in a checkpoint, as JSON values.
+
+        Empty if beta depends only on step and total.
+        """
         return {}
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -49,7 +52,7 @@ class ConstantBeta(BetaSchedule):
     beta: float
 
     def __call__(self, step: int, total: int) -> float:
-        """Beta, whatever the step."""
+        """Beta; independent of the step."""
         return self.beta
 
 
@@ -133,12 +136,12 @@ class TargetRate(BetaSchedule):
     _sum: float = field(default=0.0, init=False)
 
     def __call__(self, step: int, total: int) -> float:
-        """The beta that the last step's KL led to."""
+        """Beta after the last observed KL."""
         return self.beta
 
     def observe(self, kl: float) -> None:
         """Move beta after a step with this raw KL, in nats per sentence."""
-        if kl != kl:  # a step whose loss is not a number says nothing about the rate
+        if kl != kl:  # a step whose loss is NaN is ignored
             return
         error = min(max(1 - kl / self.rate, -1.0), 1.0)
         self._sum = min(max(self._sum - self.integral * error, 0.0), self.beta_max)

@@ -189,7 +189,7 @@ class Amortisation(Evaluator):
         seconds = (time.process_time() - start) / len(texts)
         q = DiagonalGaussian(q.mean.double().cpu(), q.logvar.double().cpu())
         noise = scale * torch.randn(q.mean.shape, generator=data.generator(), dtype=torch.float64)
-        predictions = self._written(model, ids, q.mean, data)
+        predictions = self._predictions(model, ids, q.mean, data)
         foreign = DiagonalGaussian(q.mean[others], q.logvar[others])
         return _Found(
             *self._nats(model, ids, q, data),
@@ -197,7 +197,7 @@ class Amortisation(Evaluator):
             predictions,
             [predictions[i] for i in others],
             {
-                size: _exact(self._written(model, ids, q.mean + size * noise, data), texts)
+                size: _exact(self._predictions(model, ids, q.mean + size * noise, data), texts)
                 for size in self.noise
             },
             q.mean.norm(dim=1).numpy(),
@@ -237,7 +237,7 @@ class Amortisation(Evaluator):
         seconds = self.metric("processor seconds").row(found.seconds, len(texts), group=group)
         return [*rows, bleu, seconds]
 
-    def _written(
+    def _predictions(
         self, model: LlaMaVAE, ids: list[list[int]], z: Tensor, data: EvaluationData
     ) -> list[str]:
         return decode_by_length(model, z, list(map(len, ids)), self.batch_size, data.progress)

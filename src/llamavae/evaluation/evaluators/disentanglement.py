@@ -148,7 +148,7 @@ class Disentanglement(Evaluator):
         x = latent_codes(system, data.texts).double().numpy()
         seeds = [data.seed + i for i in range(self.seeds)]
         right = [self._scores(x, found.codes, seed) for seed in seeds]
-        control = [self._scores(x, _dealt(found.codes, seed), seed) for seed in seeds]
+        control = [self._scores(x, _shuffled(found.codes, seed), seed) for seed in seeds]
         rows = [
             metric.row(
                 float(np.mean(values)),
@@ -236,7 +236,7 @@ class _Scores(NamedTuple):
         return {name: score for name, score in scores.items() if score is not None}
 
 
-def _dealt(codes: Integers, seed: int) -> Integers:
+def _shuffled(codes: Integers, seed: int) -> Integers:
     """Labels shuffled over sentences; the labels of one sentence stay together."""
     return codes[np.random.default_rng(seed).permutation(len(codes))]
 

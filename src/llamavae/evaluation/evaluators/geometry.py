@@ -212,25 +212,25 @@ class Geometry(Evaluator):
     def _answer(
         self, system: Any, x: Tensor, texts: Sequence[str], data: EvaluationData
     ) -> tuple[Rows, Rows]:
-        asked = draw_analogies(texts, self.factors, self.analogies, data.seed)
+        analogies = draw_analogies(texts, self.factors, self.analogies, data.seed)
         a, b, c, answer = (
-            latent_codes(system, [getattr(analogy, part) for analogy in asked])
+            latent_codes(system, [getattr(analogy, part) for analogy in analogies])
             for part in ("a", "b", "c", "answer")
         )
-        other = x[torch.randint(len(x), (len(asked),), generator=data.generator())]
-        n = len(asked)
+        other = x[torch.randint(len(x), (len(analogies),), generator=data.generator())]
+        n = len(analogies)
         predictions = system.decode(
             torch.cat([arithmetic(a, b, c), arithmetic(a, other, c), c, answer])
         )
         scores, control, unchanged, ceiling = (
-            score_analogies(asked, predictions[i * n : (i + 1) * n]) for i in range(4)
+            score_analogies(analogies, predictions[i * n : (i + 1) * n]) for i in range(4)
         )
         rows: Rows = []
         for field, name in _ANALOGIES.items():
             metric, value = self.metric(name), getattr(scores, field)
             rows.append(metric.mean(value, data.seed, control=getattr(control, field)))
             for factor in self.factors:
-                here = np.array([analogy.factor == factor for analogy in asked])
+                here = np.array([analogy.factor == factor for analogy in analogies])
                 if here.any():
                     held = getattr(control, field)[here]
                     rows.append(metric.mean(value[here], data.seed, control=held, group=factor))
@@ -238,7 +238,7 @@ class Geometry(Evaluator):
                 metric.mean(getattr(unchanged, field), data.seed, group=UNCHANGED),
                 metric.mean(getattr(ceiling, field), data.seed, group=CEILING),
             ]
-        return rows, analogy_rows(asked, predictions[:n], scores)
+        return rows, analogy_rows(analogies, predictions[:n], scores)
 
     def _isotropy(self, x: NDArray[np.float64], data: EvaluationData) -> Rows:
         gaussian = np.random.default_rng(data.seed).normal(size=x.shape)

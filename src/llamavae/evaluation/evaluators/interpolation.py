@@ -10,7 +10,8 @@ import numpy as np
 from llamavae.errors import UserError
 from llamavae.evaluation.encoders import EncoderSource
 from llamavae.evaluation.evaluator import Evaluation, EvaluationData, Evaluator, Need, latent_codes
-from llamavae.evaluation.paths import PATHS, decode_paths, sentence_vectors, word_mover
+from llamavae.evaluation.paths import decode_paths, sentence_vectors, word_mover
+from llamavae.latent.paths import PATHS
 from llamavae.metrics.metric import Metric, Rows
 from llamavae.metrics.smoothness import SentenceAngle, smoothness
 
@@ -85,7 +86,7 @@ class Interpolation(Evaluator):
                 f"{limit}, {pairs} and {steps}"
             )
         if path not in PATHS:
-            raise UserError(f"unknown path {path!r}; use 'linear' or 'slerp'")
+            raise UserError(f"unknown path {path!r}. Use 'linear' or 'slerp'")
         self.limit = limit
         self.pairs, self.steps, self.path = pairs, steps, path
         self.encoder = encoder

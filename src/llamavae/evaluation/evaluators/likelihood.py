@@ -82,7 +82,7 @@ class Likelihood(Evaluator):
         ),
         Metric(
             "K",
-            "points per sentence",
+            "draws per sentence",
             "",
             "Number of draws of z for the importance-weighted bound. The estimated perplexity "
             "decreases with K.",

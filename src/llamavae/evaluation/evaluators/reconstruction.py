@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from llamavae.errors import UserError
@@ -26,6 +25,7 @@ from llamavae.evaluation.evaluator import (
 from llamavae.metrics import semantic
 from llamavae.metrics.bootstrap import bootstrap_sums, percentile_interval
 from llamavae.metrics.control import derangement
+from llamavae.metrics.correlation import row_cosines
 from llamavae.metrics.metric import Items, Metric, Rows
 from llamavae.metrics.ngrams import (
     bleu_1,
@@ -287,7 +287,7 @@ class Reconstruction(Evaluator):
         }
         if can_encode(encoder):
             ours, theirs = (
-                {"encoder cosine": _cosines(encoder, known, side, held)}
+                {"encoder cosine": _encoder_cosines(encoder, known, side, held)}
                 for side in ([predictions[i] for i in sample], exchanged)
             )
             judge = {"judge": system_fingerprint(encoder)}
@@ -361,7 +361,7 @@ def _lengths(system: Any, texts: list[str]) -> list[int]:
     return [len(row) for row in rows]
 
 
-def _cosines(
+def _encoder_cosines(
     encoder: Any, known: dict[str, Tensor], predictions: list[str], texts: list[str]
 ) -> Values:
     """Cosine between the embeddings of each of N texts and its sentence (N, 1); 0 if one is empty.
@@ -371,5 +371,5 @@ def _cosines(
     if new := [text for text in dict.fromkeys(predictions + texts) if text and text not in known]:
         known.update(zip(new, latent_codes(encoder, new), strict=True))
     known[""] = torch.zeros_like(next(iter(known.values())))
-    a, b = (torch.stack([known[text] for text in side]).double() for side in (predictions, texts))
-    return F.cosine_similarity(a, b)[:, None].numpy()
+    a, b = (torch.stack([known[text] for text in side]) for side in (predictions, texts))
+    return row_cosines(a, b)[:, None].numpy()

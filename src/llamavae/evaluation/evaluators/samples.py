@@ -61,8 +61,8 @@ class Samples(Evaluator):
     Args:
         n: Number of samples; at most the number of held-out sentences.
         prior: Prior of the codes. None uses the system's own prior, for a `LlaMaVAE` its default.
-            Otherwise the result of `fit_prior`; for a `LlaMaVAE` also any argument of
-            `LlaMaVAE.prior`, or `all` for its default prior and then the others as groups.
+            Otherwise the result of `fit_prior`; for a `LlaMaVAE` also any `prior` of
+            `LlaMaVAE.sample`, or `all` for its default prior followed by the others as groups.
         mauve: Sentence encoder for MAUVE, see `llamavae.metrics.semantic.mauve`: a hub id, a folder
             or any object with `encode`. None skips it.
         batch_size: Number of sentences per forward pass of the decoder, for perplexity.

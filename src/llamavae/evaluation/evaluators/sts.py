@@ -13,8 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
-from torch.nn import functional as F
 
 from llamavae.corpora.sts import GROUPS, TASKS, Malformed, ScoredPairs, load_pairs, read_pairs
 from llamavae.errors import UserError
@@ -26,15 +24,9 @@ from llamavae.evaluation.evaluator import (
     latent_codes,
 )
 from llamavae.evaluation.tasks import Groups, check_tasks, load_tasks, task_names
-from llamavae.metrics.correlation import pearson, spearman
+from llamavae.metrics.correlation import pearson, row_cosines, spearman
 from llamavae.metrics.metric import Items, Metric, Rows
 from llamavae.modeling import LlaMaVAE
-
-
-def cosines(first: Tensor, second: Tensor) -> NDArray[np.float64]:
-    """Cosine of each pair of latent codes (N, D), shape (N,); 0 if one of them is zero."""
-    return F.cosine_similarity(first.double(), second.double()).cpu().numpy()
-
 
 _CONTROL = "The same metric for the embeddings of the VAE's sentence encoder, before compression."
 
@@ -171,8 +163,9 @@ def _pair_cosines(
     encoder = getattr(system, "encoder", None)
     if not can_encode(encoder):
         ours = latent_codes(system, texts)
-        return cosines(ours[:half], ours[half:]), None
+        return row_cosines(ours[:half], ours[half:]).numpy(), None
     raw = latent_codes(encoder, texts)
     # the posterior is a function of the encoder's embeddings, so these are computed only once
     ours = system.encode(raw).mean if isinstance(system, LlaMaVAE) else latent_codes(system, texts)
-    return cosines(ours[:half], ours[half:]), cosines(raw[:half], raw[half:])
+    theirs = row_cosines(raw[:half], raw[half:]).numpy()
+    return row_cosines(ours[:half], ours[half:]).numpy(), theirs

@@ -53,7 +53,7 @@ def _attend(base: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class _MemoryLayer(DynamicLayer):
-    """Cached keys and values of one layer behind its memory, which counts as no position.
+    """Cached keys and values of one layer after its memory, which has no position.
 
     Prepending the memory once, not at each pass, saves a copy of all keys and values.
     """
@@ -77,11 +77,11 @@ class _MemoryLayer(DynamicLayer):
         return max(super().get_seq_length() - self.slots, 0)
 
     def check(self, key: Tensor) -> None:
-        """Refuse keys that are not the cached ones, and so have no memory in front."""
+        """Raise an error if the keys are not the cached ones, since they then lack the memory."""
         if key is not self.keys:
             raise UserError(
                 "this decoder changes its keys after it has cached them, so the cache cannot hold "
-                "the latent memory; generate with cache_implementation='static'"
+                "the latent memory. Generate with cache_implementation='static'"
             )
 
 
@@ -103,7 +103,7 @@ def _extend_mask(mask: Tensor | None, query: Tensor, key: Tensor, slots: int) ->
     """The mask over text (.., Tq, Tk) widened to (.., Tq, M + Tk): each token sees all memory."""
     queries, keys = query.shape[2], key.shape[2] - slots
     if mask is None:
-        if queries == 1:  # one token that sees everything
+        if queries == 1:  # a single query attends to every key
             grouped = query.shape[1] != key.shape[1]
             if not grouped or query.device.type != "cpu" or query.dtype == torch.float32:
                 return None

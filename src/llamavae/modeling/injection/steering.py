@@ -1,4 +1,4 @@
-"""What an injection turns z into, and the forward pass of the decoder that it steers."""
+"""The inputs of the decoder that depend on z, and its steered forward pass."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class Steering:
 def first_inputs(
     decoder: PreTrainedModel, ids: Tensor, steering: Steering, keep: Tensor | None = None
 ) -> dict[str, Tensor]:
-    """What the first pass over a text reads: its ids, or embeddings with the prompt in front.
+    """Inputs of the first pass over a text: its ids, or embeddings with the prompt in front.
 
     Args:
         decoder: The causal language model.
@@ -96,8 +96,8 @@ def steered_inputs(decoder: PreTrainedModel, steering: Steering, **inputs: Any) 
 
     A pass over B * n rows uses each z for n neighbouring rows, which is how `generate` lays out
     beams and several samples per prompt. The offset is added to embedded `input_ids`;
-    `inputs_embeds` have it already, and the prompt in front, see `first_inputs`. In eval mode, an
-    empty `DynamicCache` takes up the memory; the passes that follow then find it there.
+    `inputs_embeds` have it already, and the prompt in front, see `first_inputs`. In eval mode, the
+    memory is stored in an empty `DynamicCache`, and later passes read it from there.
 
     Args:
         decoder: The causal language model.

@@ -120,9 +120,9 @@ class EncoderSettings(Section):
         if len(given := self.sources()) > 1:
             raise ValueError(f"set one of model, scratch and vectors, not {' and '.join(given)}")
         if self.scratch and self.training != "full":
-            raise ValueError("an encoder from scratch must be trained: set training to full")
+            raise ValueError("an encoder from scratch must be trained. Set training to full")
         if self.vectors and self.training != "frozen":
-            raise ValueError("precomputed vectors cannot be trained: set training to frozen")
+            raise ValueError("precomputed vectors cannot be trained. Set training to frozen")
         return self
 
 
@@ -158,7 +158,7 @@ class DecoderSettings(Section):
             raise ValueError("set one of model and scratch, not both")
         if self.quantization and self.training == "full":
             raise ValueError(
-                "a quantised decoder cannot be trained in full: use frozen, heads or lora"
+                "a quantised decoder cannot be trained in full. Use frozen, heads or lora"
             )
         return self
 
@@ -224,11 +224,9 @@ class ObjectiveSettings(Section):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if (self.schedule == "target_rate") != (self.target_rate is not None):
-            raise ValueError(
-                "target_rate and schedule: target_rate must be set together: set both or neither"
-            )
+            raise ValueError("schedule target_rate and the value target_rate must be set together")
         if (self.kl_rule == "none") != (self.kl_threshold == 0):
-            raise ValueError("kl_rule and kl_threshold must be set together: set both or neither")
+            raise ValueError("kl_rule and kl_threshold must be set together")
         if self.schedule == "linear" and self.start + self.ramp > 1:
             raise ValueError("expected start + ramp of at most 1, the whole run")
         if self.schedule == "cyclical" and self.zero + self.ramp > 1:
@@ -361,22 +359,22 @@ class Recipe(Section):
         vectors, mix = self.encoder.vectors is not None, bool(self.corpus.mix)
         fresh, decided = self.start_from is None, self._decided_by_checkpoint()
         wrong = {
-            "start_from: the checkpoint determines the architecture; leave out "
+            "start_from: the checkpoint determines the architecture. Omit "
             + ", ".join(decided): not fresh and bool(decided),
             "encoder: set one of model, scratch and vectors": fresh and not self.encoder.sources(),
             "decoder: set one of model and scratch": fresh
             and (decoder.model, decoder.scratch) == (None, None),
-            "a streamed corpus has no known length: set optimisation.steps": streaming
+            "a streamed corpus has no known length. Set optimisation.steps": streaming
             and steps is None,
-            "encoder.vectors: precomputed vectors cannot be streamed; set corpus.streaming to "
+            "encoder.vectors: precomputed vectors cannot be streamed. Set corpus.streaming to "
             "false": streaming and vectors,
-            "a stream is read by one process: set optimisation.workers to 0 or 1": streaming
+            "a stream is read by one process. Set optimisation.workers to 0 or 1": streaming
             and self.optimisation.workers > 1,
-            "corpus.mix: only one corpus can be streamed; set corpus.streaming to false": streaming
+            "corpus.mix: only one corpus can be streamed. Set corpus.streaming to false": streaming
             and mix,
-            "corpus.mix: precomputed vectors (encoder.vectors) support only one corpus; leave out "
-            "one of the two": vectors and mix,
-            "teacher.model: the teacher encodes all sentences before training; set "
+            "corpus.mix: precomputed vectors (encoder.vectors) support only one corpus. Omit one "
+            "of the two": vectors and mix,
+            "teacher.model: the teacher encodes all sentences before training. Set "
             "corpus.streaming to false": streaming and self.teacher.model is not None,
         }
         if any(wrong.values()):
