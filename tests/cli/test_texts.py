@@ -278,15 +278,15 @@ def test_sentence_vectors_to_codes_to_texts(
     vae.save_pretrained(tmp_path / "model")
     monkeypatch.setenv("LLAMAVAE_MODEL", str(tmp_path / "model"))
     h = torch.randn(3, tiny.HIDDEN)
-    array, lines = tmp_path / "h.npy", tmp_path / "h.jsonl"
+    array, json_lines = tmp_path / "h.npy", tmp_path / "h.jsonl"
     np.save(array, h.numpy())
-    lines.write_text("".join(json.dumps({"text": "x", "h": row}) + "\n" for row in h.tolist()))
+    json_lines.write_text("".join(json.dumps({"text": "x", "h": row}) + "\n" for row in h.tolist()))
     codes = run("encode", "--vectors", array)
     assert codes.exit_code == 0, codes.stderr
     rows = [json.loads(line) for line in codes.stdout.splitlines()]
     torch.testing.assert_close(torch.tensor([row["mean"] for row in rows]), vae.encode(h).mean)
     assert [row["id"] for row in rows] == [1, 2, 3]
-    named = run("encode", "--vectors", lines).stdout.splitlines()
+    named = run("encode", "--vectors", json_lines).stdout.splitlines()
     assert [json.loads(line)["mean"] for line in named] == [row["mean"] for row in rows]
     assert json.loads(named[0])["text"] == "x"
     texts = run("decode", stdin=codes.stdout).stdout

@@ -196,7 +196,7 @@ def test_a_kernel_in_a_config_is_refused(values: dict[str, Any], tmp_path: Path)
 
 def test_a_kernel_in_the_config_of_a_checkpoint_is_refused(tmp_path: Path) -> None:
     tiny.vae().save_pretrained(tmp_path)
-    change(tmp_path / "config.json", attn_implementation="owner/kernel")
+    change(tiny.unsealed(tmp_path) / "config.json", attn_implementation="owner/kernel")
     with pytest.raises(UserError, match="owner/kernel"):
         LlaMaVAE.from_pretrained(tmp_path)
 
@@ -279,7 +279,7 @@ def test_an_index_that_names_another_folder_or_a_pickle_is_refused(
 
 def test_an_index_of_a_checkpoint_that_names_another_folder_is_refused(tmp_path: Path) -> None:
     tiny.vae().save_pretrained(tmp_path / "model")
-    weights = tmp_path / "model" / "model.safetensors"
+    weights = tiny.unsealed(tmp_path / "model") / "model.safetensors"
     index = {"weight_map": dict.fromkeys(load_file(weights), "../model.safetensors")}
     weights.rename(tmp_path / "model.safetensors")
     change(tmp_path / "model" / "model.safetensors.index.json", **index)

@@ -140,7 +140,7 @@ class Evaluator(ABC):
         with suppress(TypeError):  # of unknown settings, which Python reports next
             given = signature(cls.__init__).bind(None, *args, **settings).arguments
             for name, value in given.items():
-                if cls.__init__.__annotations__.get(name) == "int":
+                if getattr(cls.__init__, "__annotations__", {}).get(name) == "int":
                     least = 1 if name in ("batch_size", "resamples") else -(2**63)
                     check_int(f"{cls.name}.{name}", value, least)
         return super().__new__(cls)

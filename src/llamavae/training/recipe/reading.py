@@ -115,7 +115,7 @@ def read_yaml(text: str, where: str) -> Any:
         UserError: It is not valid YAML, or has an alias or a name twice.
     """
     try:
-        return yaml.load(text, _Loader)
+        return _Loader(text).get_single_data()
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         line = "" if mark is None else f" in line {mark.line + 1}"
