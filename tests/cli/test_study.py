@@ -104,7 +104,7 @@ def test_a_folder_that_cannot_be_made(folder, run, tmp_path):
     (tmp_path / "file").write_text("")
     result = run(*command(folder, "flows", tmp_path / "file" / "x", "--flow", "gaussian"))
     assert result.exit_code == 2
-    assert "choose another --output" in result.stderr
+    assert "Choose another --output" in result.stderr
 
 
 def test_definitions(folder, run, tmp_path):
