@@ -144,7 +144,7 @@ def test_the_default_is_fetched_or_else_complete(tmp_path, monkeypatch, reachabl
 def test_the_default_is_not_fetched_when_it_is_here(tmp_path, monkeypatch):
     library = tiny.library(tmp_path / "library", complete=True)
     monkeypatch.setattr("llamavae.pretrained.catalogue._library", lambda: library)
-    monkeypatch.setattr("llamavae.demo.run._SETTINGS", {"small": ()})
+    monkeypatch.setattr("llamavae.demo.run._SETTINGS", {"small": {}})
     result, shown = demo(tmp_path / "run", None)
     assert "What small does" in shown
     assert (

@@ -131,11 +131,11 @@ def test_other_weights_in_the_same_place_are_another_start(first, finished):
 
 
 def test_backbones_inside_are_not_left_out(first):
-    """They are nowhere else; a model that only names its own may take them in."""
+    """They are not available elsewhere; a model that only names its own may take them in."""
     inside = LlaMaVAE.from_pretrained(first / "first" / "model").config.embed_backbones
     values = settings(first, "left-out", output={"embed_backbones": not inside})
     if inside:
-        with pytest.raises(UserError, match="carries its backbones"):
+        with pytest.raises(UserError, match="contains its backbones"):
             runs.quick(values)
     else:
         runs.quick(values)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from copy import deepcopy
 from dataclasses import field
-from typing import Any, Self
+from typing import Any, Self, get_type_hints
 
 import torch
 from transformers import PreTrainedConfig
@@ -140,7 +140,13 @@ class LlaMaVAEConfig(PreTrainedConfig):
         return copy
 
 
-_TYPES = {name: eval(kind) for name, kind in LlaMaVAEConfig.__annotations__.items()}
+class _Own:
+    """The annotations of the settings, without those of transformers."""
+
+    __annotations__ = LlaMaVAEConfig.__annotations__
+
+
+_TYPES = get_type_hints(_Own)
 
 SETTINGS = frozenset(n for n in LlaMaVAEConfig.__annotations__ if not n.endswith("_token_id"))
 """Names of the settings of this library, without those that transformers adds."""
