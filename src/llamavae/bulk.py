@@ -223,6 +223,7 @@ def _complete_parts(work: Path) -> list[dict[str, Any]]:
     done: list[dict[str, Any]] = []
     last = 0
     for number, path in enumerate(_parts(work)):
+        facts: dict[str, Any] = {}
         try:
             table = _read(path)
             facts = _metadata(table.schema)

@@ -51,7 +51,7 @@ def check_int(name: str, value: Any, least: int = 1, most: int | None = None) ->
     """Raise a `UserError` unless `value` is an integer from `least` to `most`."""
     if not isinstance(value, Integral) or isinstance(value, bool):
         raise UserError(f"{name} must be an integer; got {value!r:.80}")
-    if value < least or (most is not None and value > most):
+    if int(value) < least or (most is not None and int(value) > most):
         limits = f"at least {least}" if most is None else f"from {least} to {most}"
         raise UserError(f"{name} must be {limits}; got {value}")
 
@@ -71,7 +71,7 @@ def check_number(
     is_number = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
     if not is_number:
         raise UserError(f"{name} must be a finite number; got {value!r:.80}")
-    if not least <= value <= most or (above and value == least):
+    if not least <= float(value) <= most or (above and value == least):
         limits = f"above {least}" if above else f"at least {least}"
         limits += "" if most == math.inf else f" and at most {most}"
         raise UserError(f"{name} must be {limits}; got {value}")

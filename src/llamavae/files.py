@@ -179,10 +179,12 @@ def replacing_folder(
             if target.is_dir():
                 shutil.copymode(target, new)
             yield new
-            keeps = own is not None and target.is_dir()
-            write_manifest(new, _kept_entries(target, new, own) if keeps else {})
-            if keeps and not fixed:
-                _keep_others(target, new, own)
+            if own is None or not target.is_dir():
+                write_manifest(new)
+            else:
+                write_manifest(new, _kept_entries(target, new, own))
+                if not fixed:
+                    _keep_others(target, new, own)
             for item in (new, *new.rglob("*")):
                 _sync(item)
             if fixed:

@@ -1,4 +1,5 @@
 # ruff: noqa: E501 tables of cases
+# pyright: reportArgumentType=false, reportCallIssue=false, reportIndexIssue=false
 """Odd input to the Python interface, the readers and the command line.
 
     run(n, seed) -> rows {case, outcome}

@@ -15,7 +15,7 @@ from llamavae.modeling.loading import load_sentence_encoder
 from llamavae.modeling.selfcheck import check_decoder, check_encoder
 
 
-def bert(kind=hf.BertConfig, **changes):
+def bert(kind: type[hf.PreTrainedConfig] = hf.BertConfig, **changes):
     """A BERT-like config with the sizes of the other tiny decoders."""
     return kind(
         vocab_size=tiny.VOCAB,
@@ -170,8 +170,10 @@ def test_names_of_special_tokens_are_text(text, encoder):
     (row,), _ = decoder.tokenize([text])
     assert not {0, 1, 2, 3, 4} & set(row[1:-1])
     assert decoder.texts(torch.tensor([row[1:]])) == [text]
-    pooling = {"pooling": "mean"} if encoder == "bert" else {}
-    ids = load_sentence_encoder(tiny.encoder(encoder), **pooling).tokenize([text])["input_ids"]
+    loaded = load_sentence_encoder(
+        tiny.encoder(encoder), pooling="mean" if encoder == "bert" else None
+    )
+    ids = loaded.tokenize([text])["input_ids"]
     first = 0 if encoder == "sentence-t5" else 1  # its own special tokens: [CLS] x [SEP], or x </s>
     assert not {0, 1, 2, 3, 4} & set(ids[0, first:-1].tolist())
 

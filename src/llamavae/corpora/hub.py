@@ -9,6 +9,7 @@ from typing import Any
 
 import datasets
 from datasets import Dataset
+from datasets.config import HF_DATASETS_CACHE
 from datasets.exceptions import DatasetNotFoundError, DatasetsError
 from huggingface_hub import HfApi, constants
 from huggingface_hub.errors import HfHubHTTPError
@@ -72,7 +73,7 @@ def open_splits(
 
 def _check_hub(name: str) -> None:
     """Raise a `ConnectionError` if there is no network, after which `datasets` retries for long."""
-    cached = Path(datasets.config.HF_DATASETS_CACHE, name.replace("/", "___")).is_dir()
+    cached = Path(HF_DATASETS_CACHE, name.replace("/", "___")).is_dir()
     if constants.HF_HUB_OFFLINE or cached:
         return
     try:

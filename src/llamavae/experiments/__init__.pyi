@@ -1,4 +1,4 @@
-from .correlation import relate as relate
+from .correlation import correlate as correlate
 from .study import definition_task as definition_task
 from .study import study_definitions as study_definitions
 from .study import study_flows as study_flows

@@ -785,8 +785,9 @@ class LlaMaVAE(SentenceVAE):
             k: Number of neighbours.
             refine: See `encode`; only for texts.
         """
-        if isinstance(candidates, np.ndarray) and candidates.dtype.kind in "fiu":
-            candidates = torch.from_numpy(candidates)
+        array: Any = candidates
+        if isinstance(array, np.ndarray) and array.dtype.kind in "fiu":
+            candidates = torch.from_numpy(array)
         codes = candidates if isinstance(candidates, Tensor) else self._means(candidates, refine)
         query = self.latent_code(query, refine=refine)
         cosine, index = nearest_neighbours(query[None], self._latent_codes(codes), k)

@@ -74,7 +74,7 @@ def check_vocabulary(tokenizer: PreTrainedTokenizerBase, model: Any, part: str) 
         )
     rows = getattr(getattr(model.get_input_embeddings(), "weight", None), "shape", [len(tokenizer)])
     special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
-    used = {tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id}
+    used = [tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id]
     lost = len(tokenizer) > rows[0] and any(
         number >= rows[0] and (token not in special or number in used)
         for token, number in tokenizer.get_vocab().items()

@@ -102,8 +102,8 @@ def model_folder(source: str, revision: str | None = None, **hub: Any) -> str:
     folder = Path(source)
     local = folder.is_dir()
     if not local:
-        patterns = {"allow_patterns": _PARTS, "ignore_patterns": _UNUSED}
-        folder = Path(snapshot_download(source, revision=revision, **hub, **patterns))
+        hub = {**hub, "allow_patterns": _PARTS, "ignore_patterns": _UNUSED}
+        folder = Path(snapshot_download(source, revision=revision, **hub))
     for path in sorted({path for pattern in _CONFIGS for path in folder.rglob(pattern)}):
         check_config(path)
     if (folder / "adapter_config.json").is_file():
