@@ -169,7 +169,7 @@ def test_unicode_and_very_long_text(run: Any) -> None:
     [
         (["reconstruct"], "", "standard input: found no text"),
         (["reconstruct"], "\n \n", "standard input: found no text"),
-        (["reconstruct", " "], "", "the arguments: found no text"),
+        (["reconstruct", " "], "", "text 1 of the arguments is empty"),
         (["reconstruct"], b"good\nbad \xff\n", "standard input:2: invalid UTF-8 byte 0xff"),
         (["reconstruct"], b"\x7fELF\0\0", "standard input:1: contains a NUL byte"),
         (["reconstruct", "--column", "x", "a"], "", "--column requires --file"),
