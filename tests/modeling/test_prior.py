@@ -170,7 +170,7 @@ def test_wrong_arguments():
         prior.sample(0)
     with pytest.raises(UserError, match="spread must be at least 0; got -1"):
         prior.sample(1, spread=-1)
-    with pytest.raises(UserError, match=r"shape \(N, 6\); got \(2, 5\)"):
+    with pytest.raises(UserError, match=r"shape \(B, 6\); got \(2, 5\)"):
         prior.log_prob(torch.zeros(2, 5))
     with pytest.raises(UserError, match="without a context"):
         FlowPrior(build_flow("glow", 3, 2))

@@ -282,12 +282,14 @@ _LISTED = 10  # number of blank lines listed in the note
 def _full(rows: Iterable[tuple[int, str | None]], where: str) -> Iterator[str]:
     """The texts of numbered rows, without blank ones, and a note with the numbers of those."""
     blank: list[int] = []
+    found = False
     for number, text in rows:
         if text is None or not text.strip():
             blank.append(number)
         else:
+            found = True
             yield text.strip()
-    if blank:
+    if blank and found:
         more = ", ..." if len(blank) > _LISTED else ""
         lines = ", ".join(map(str, blank[:_LISTED])) + more
         note(f"{where}: skipped {len(blank):,} blank line(s): {lines}")
@@ -348,7 +350,7 @@ class Generation:
         """Options of `LlaMaVAE.generate`; also seeds torch."""
         if self.temperature is not None and not 0 < self.temperature < math.inf:
             raise UserError(
-                f"expected a finite --temperature above 0; got {self.temperature}. Omit it for "
+                f"expected a --temperature above 0 and finite; got {self.temperature}. Omit it for "
                 "greedy decoding"
             )
         if self.top_p is not None and not 0 < self.top_p <= 1:

@@ -51,21 +51,27 @@ def model_of_run(source: str | os.PathLike[str]) -> str | os.PathLike[str]:
     Args:
         source: Folder of a run or of a checkpoint (`~` is expanded), name or hub id.
     """
+    folder = _path(source).expanduser()
+    if not (folder / "config.json").exists() and (folder / "model" / "config.json").exists():
+        folder = folder / "model"
+    return folder if folder.is_dir() else source
+
+
+def _path(source: Any) -> Path:
+    """The source as a path, if it can be one."""
     try:
-        folder = Path(source).expanduser()
-        if not (folder / "config.json").exists() and (folder / "model" / "config.json").exists():
-            folder = folder / "model"
-        return folder if folder.is_dir() else source
-    except (TypeError, ValueError, OSError, RuntimeError) as error:  # such as a too long name
+        Path(source).is_file()
+    except (TypeError, ValueError, OSError) as error:  # such as a name that is too long
         raise UserError(
             f"expected the folder, hub id or name of a model; got {source!r:.40}: "
             f"{getattr(error, 'strerror', None) or error}"
         ) from error
+    return Path(source)
 
 
 def fetch(source: str | os.PathLike[str], revision: str | None = None, **hub: Any) -> Path:
     """The folder of a checkpoint: `source`, a bundled checkpoint, or a download."""
-    folder = Path(source)
+    folder = _path(source)
     inside = bundled(os.fspath(source))
     if inside and not (folder / "config.json").is_file():
         return inside

@@ -29,7 +29,7 @@ from torch.distributions import (
 
 from llamavae.errors import UserError, check_int, check_number, check_seed, check_types
 from llamavae.files import replacing_folder, write_json
-from llamavae.flows.data import FlowData
+from llamavae.latent.paths import as_codes
 from llamavae.manifest import verify
 from llamavae.modeling.backbones import latent_fingerprint
 from llamavae.pretrained import bundled
@@ -117,7 +117,7 @@ class Prior(ABC):
         Raises:
             UserError: The codes have another size, or are not finite.
         """
-        z = FlowData(torch.as_tensor(z)).checked("the codes", self.features, 0).x.float()
+        z = as_codes(z, self.features).cpu().float()
         p = self.distribution()
         return torch.cat([p.log_prob(part) for part in z.split(_CHUNK)])
 
