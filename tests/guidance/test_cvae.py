@@ -275,6 +275,21 @@ def test_a_single_text_is_too_few_and_leaves_the_cache_usable(vae, data):
     assert posterior(vae, ["a text that is new"], progress=False).mean.shape == (1, tiny.LATENT)
 
 
+def test_one_class_is_refused(vae):
+    pairs = Pairs([f"a dog {i}" for i in range(40)], torch.ones(40, 2), ["x"] * 40)
+    model = InvertibleCVAE.build(vae, VectorCondition(2), **SMALL)
+    with pytest.raises(UserError, match="at least two different conditions"):
+        model.fit(pairs, progress=False)
+
+
+def test_a_fit_that_diverges_at_once_is_refused(vae):
+    pairs = Pairs([f"a dog {i}" for i in range(40)], torch.randn(40, 2), ["x"] * 40)
+    model = InvertibleCVAE.build(vae, VectorCondition(2), **SMALL)
+    config = FitConfig(steps=40, eval_every=20, learning_rate=1e30)
+    with pytest.raises(UserError, match="diverged before its first evaluation"):
+        model.fit(pairs, config=config, progress=False)
+
+
 def test_what_was_left_out_is_counted_over_both_parts(vae):
     def pairs(first: int, skipped: int) -> Pairs:
         texts = [f"a dog {i}" for i in range(first, first + 20)]
