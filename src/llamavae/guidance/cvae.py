@@ -134,18 +134,13 @@ class InvertibleCVAE:
             pairs, valid = pairs.split()
         else:
             skipped.update(valid.skipped)
-<<<<<<< HEAD
         check_number("posterior_scale", posterior_scale)
-=======
         both = len(pairs) > 1 and len(valid) > 0  # other cases are refused by the fit
         if both and (pairs.conditions == pairs.conditions[:1]).all():
             raise UserError(
                 f"expected at least two different conditions; all {len(pairs)} are equal, so texts "
                 "cannot depend on them"
             )
-        if posterior_scale < 0:
-            raise UserError(f"posterior_scale must not be negative; got {posterior_scale}")
->>>>>>> right
 
         def codes(part: Pairs) -> FlowData:
             q = posterior(self.vae, part.texts, progress)
