@@ -13,8 +13,10 @@ import torch
 from tests import tiny
 
 from llamavae import LlaMaVAE, bulk
-from llamavae.bulk import encode_file, read_latent_codes
+from llamavae.bulk import encode_file
 from llamavae.corpora.matrices import read_matrix
+from llamavae.data import code_files
+from llamavae.data.code_files import read_latent_codes
 from llamavae.errors import UserError
 from llamavae.modeling import Refinement
 
@@ -354,21 +356,21 @@ def test_pickled_arrays_are_refused(tmp_path: Path) -> None:
 
 def test_the_fingerprint_does_not_depend_on_what_was_encoded() -> None:
     fresh = tiny.vae()
-    before = bulk._model_fingerprint(fresh)
+    before = code_files.encoder_fingerprint(fresh)
     fresh.encode(["a", "a longer text"])
     assert fresh.encoder is not None
     fresh.encoder.truncated(["a"])
-    assert bulk._model_fingerprint(fresh) == before
+    assert code_files.encoder_fingerprint(fresh) == before
 
 
 def test_points_of_another_model_are_noticed(
     model: LlaMaVAE, sentences: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     encode_file(model, sentences, tmp_path / "a.parquet")
-    bulk.check_same_model(model, tmp_path / "a.parquet")
+    code_files.check_same_model(model, tmp_path / "a.parquet")
     assert not caplog.messages
     with torch.no_grad():
         other = tiny.vae()
         other.posterior.linear.weight.add_(1)
-    bulk.check_same_model(other, tmp_path / "a.parquet")
+    code_files.check_same_model(other, tmp_path / "a.parquet")
     assert "another model" in caplog.text

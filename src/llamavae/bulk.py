@@ -1,4 +1,4 @@
-"""Files of latent codes: encode a file of sentences to Parquet in bounded memory, and read codes.
+"""Encode a file of sentences to a Parquet file of latent codes in bounded memory.
 
 The sentences are encoded in parts, and each part is written atomically to a folder next to the
 output. Finally the parts are joined and the result is moved to the output. An interrupted run
@@ -11,25 +11,17 @@ import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 
 from llamavae import __version__
-from llamavae.corpora.files import (
-    check_file,
-    decode_lines,
-    parse_json,
-    read_lines,
-    read_sentences,
-)
+from llamavae.corpora.files import check_file, read_sentences
+from llamavae.data.code_files import METADATA, encoder_fingerprint, metadata
 from llamavae.errors import UserError, check_int
 from llamavae.files import disk_errors, replacing, write_json
 from llamavae.folders import locked
@@ -42,15 +34,10 @@ logger = logging.getLogger(__name__)
 PART_SIZE = 4096  # maximum number of sentences lost by an interruption; one row group
 _SLICE = 512  # number of sentences that are batched by length together
 _REFINED_PART, _REFINED_SLICE = 256, 64  # the same for refined codes, which take longer
-_METADATA = b"llamavae"
 _FACTS = "encoding.json"  # of the folder of parts: what they were made from
 _COUNTS = ("sentences", "blank", "truncated")
 _VECTOR = pa.list_(pa.float32())
 _SCHEMA = pa.schema({"id": pa.int64(), "text": pa.string(), "mean": _VECTOR, "logvar": _VECTOR})
-CODES = ("mean", "z")
-"""Names of a column of latent codes."""
-SENTENCE_VECTORS = ("h", "vector")
-"""Names of a column of sentence vectors."""
 
 
 @dataclass(frozen=True)
@@ -70,9 +57,6 @@ class BulkReport:
     blank: int
     truncated: int
     resumed: int
-
-
-# ---------------------------------------------------------------------- text to latent codes
 
 
 def encode_file(
@@ -116,7 +100,7 @@ def encode_file(
     digest, lines = _digest(source)
     facts = {
         "format": 1,
-        "model": _model_fingerprint(model),
+        "model": encoder_fingerprint(model),
         "source": digest,
         "column": column,
         "refine": _refine_facts(model, how),
@@ -157,13 +141,6 @@ def encode_file(
             _write(tables, output, {**facts, **counts, "version": __version__})
             shutil.rmtree(work)
     return BulkReport(output, resumed=resumed, **counts)
-
-
-def _model_fingerprint(model: LlaMaVAE) -> str:
-    """A hash of everything that affects latent codes: encoder and posterior."""
-    if model.encoder is None:
-        raise UserError("expected a model with a sentence encoder; this one has none")
-    return f"{model.encoder.cache_key()}-{fingerprint(model.posterior)}"
 
 
 def _refine_facts(model: LlaMaVAE, how: Refinement) -> dict[str, Any] | None:
@@ -226,7 +203,7 @@ def _complete_parts(work: Path) -> list[dict[str, Any]]:
         facts: dict[str, Any] = {}
         try:
             table = _read(path)
-            facts = _metadata(table.schema)
+            facts = metadata(table.schema)
             whole = len(table) == facts["sentences"] and facts["after"] == last
         except PermissionError:
             raise
@@ -287,7 +264,7 @@ def _truncated(model: LlaMaVAE, texts: list[str]) -> int:
 
 
 def _write(tables: Iterable[pa.Table], path: Path, facts: dict[str, Any]) -> None:
-    schema = _SCHEMA.with_metadata({_METADATA: json.dumps(facts).encode()})
+    schema = _SCHEMA.withmetadata({METADATA: json.dumps(facts).encode()})
     with (
         replacing(path) as new,
         pq.ParquetWriter(new, schema, compression="zstd", write_page_checksum=True) as writer,
@@ -299,161 +276,3 @@ def _write(tables: Iterable[pa.Table], path: Path, facts: dict[str, Any]) -> Non
 def _read(path: Path) -> pa.Table:
     """A Parquet file, with its checksums verified."""
     return pq.read_table(path, page_checksum_verification=True)
-
-
-def _metadata(schema: pa.Schema) -> dict[str, Any]:
-    return json.loads((schema.metadata or {}).get(_METADATA, b"{}"))
-
-
-# ---------------------------------------------------------------------- latent codes from files
-
-
-@dataclass(frozen=True)
-class _LatentCodes:
-    """A batch of latent codes of a file.
-
-    Attributes:
-        ids: Ids of the file, or row or line numbers, counted from 1.
-        texts: The sentences of the codes, if the file has them.
-        z: The latent codes (N, D).
-    """
-
-    ids: list[int]
-    texts: list[str] | None
-    z: torch.Tensor
-
-
-def read_latent_codes(
-    source: Path | Iterable[bytes], batch_size: int = 1024, names: Sequence[str] = CODES
-) -> Iterator[_LatentCodes]:
-    """Read latent codes from a Parquet file (see `encode_file`), a NumPy array, or JSON lines.
-
-    Args:
-        source: A .parquet file with a column `mean` or `z`; a .npy file of shape (N, D); or any
-            other file, or the lines of an open file, with one vector per line: a JSON list, or an
-            object with `mean` or `z`.
-        batch_size: Number of codes per batch.
-        names: Names of the column or key of the vectors instead, such as `SENTENCE_VECTORS`.
-
-    Raises:
-        UserError: The file cannot be read, or a row is not a vector of finite numbers of the same
-            size as the others; the message names the row.
-    """
-    name = str(source) if isinstance(source, Path) else "standard input"
-    if not isinstance(source, Path):
-        batches = _from_json(decode_lines(source, name), name, batch_size, names)
-    else:
-        if source.is_dir() or not source.exists():  # a pipe is allowed
-            check_file(source)
-        match source.suffix.lower():
-            case ".parquet":
-                batches = _from_parquet(source, batch_size, names)
-            case ".npy":
-                batches = _from_numpy(source, batch_size)
-            case _:
-                batches = _from_json(read_lines(source), name, batch_size, names)
-    for ids, texts, vectors in batches:
-        try:
-            z = torch.from_numpy(np.array(vectors, dtype=np.float32))
-        except (ValueError, TypeError, OverflowError):
-            raise _odd_row(ids, vectors, name) from None
-        if z.ndim != 2:
-            raise UserError(f"{name}: expected one vector per row; got shape {tuple(z.shape)}")
-        bad = (~z.isfinite().all(dim=1)).nonzero()
-        if len(bad):
-            raise UserError(f"{name}: row {ids[int(bad[0])]} holds a number that is not finite")
-        yield _LatentCodes(ids, texts, z)
-
-
-_Batch = tuple[list[int], list[str] | None, Any]  # ids, texts, and vectors as numbers
-
-
-def _odd_row(ids: list[int], vectors: Any, name: str) -> UserError:
-    size = len(vectors[0]) if isinstance(vectors[0], list) else 0
-    for number, vector in zip(ids, vectors, strict=True):
-        numbers = isinstance(vector, list) and all(isinstance(v, int | float) for v in vector)
-        if not numbers or len(vector) != size:
-            return UserError(
-                f"{name}: row {number} holds {str(vector)[:40]!r}; expected a list of numbers, "
-                "as long as the others"
-            )
-    return UserError(f"{name}: expected one list of numbers per row")
-
-
-def _from_parquet(path: Path, batch_size: int, wanted: Sequence[str]) -> Iterator[_Batch]:
-    try:
-        file = pq.ParquetFile(path, page_checksum_verification=True)
-        names = file.schema_arrow.names
-        column = next((name for name in wanted if name in names), None)
-        if column is None:
-            raise UserError(
-                f"{path} has no column {' or '.join(map(repr, wanted))} with vectors; its columns "
-                f"are {', '.join(names)}. `llamavae encode --output` writes a file of latent codes"
-            )
-        first = 1
-        read = [name for name in ("id", "text", column) if name in names]
-        for batch in file.iter_batches(batch_size, columns=read):
-            columns = batch.to_pydict()
-            ids = columns.get("id") or list(range(first, first + len(batch)))
-            yield ids, columns.get("text"), columns[column]
-            first += len(batch)
-    except (pa.ArrowException, OSError) as error:
-        message = " ".join(str(error).split())[:200]
-        raise UserError(
-            f"{path} is not a Parquet file, or is damaged: {message}. Write it again with "
-            "llamavae encode"
-        ) from error
-
-
-def _from_numpy(path: Path, batch_size: int) -> Iterator[_Batch]:
-    try:
-        array = np.load(path, mmap_mode="r")
-    except (ValueError, EOFError, OSError) as error:
-        raise UserError(f"{path} is not a NumPy array of numbers: {error}") from error
-    if not isinstance(array, np.ndarray):
-        raise UserError(f"{path} is an archive of NumPy arrays; expected one array (.npy)")
-    if array.ndim == 1:
-        array = array[None]
-    if array.ndim != 2 or array.dtype.kind not in "fiu":
-        raise UserError(
-            f"{path}: expected numbers of shape (N, D); got {array.dtype} of shape {array.shape}"
-        )
-    for start in range(0, len(array), batch_size):
-        part = array[start : start + batch_size]
-        yield list(range(start + 1, start + 1 + len(part))), None, part
-
-
-def _from_json(
-    lines: Iterable[tuple[int, str]], name: str, batch_size: int, wanted: Sequence[str]
-) -> Iterator[_Batch]:
-    filled = ((number, line) for number, line in lines if line.strip())
-    rows = ((number, *_parsed(line, name, number, wanted)) for number, line in filled)
-    while batch := list(islice(rows, batch_size)):
-        ids, texts, vectors = map(list, zip(*batch, strict=True))
-        yield ids, None if None in texts else texts, vectors
-
-
-def _parsed(line: str, name: str, number: int, wanted: Sequence[str]) -> tuple[str | None, Any]:
-    """The text, if there is one, and the vector of a line of JSON."""
-    keys = " or ".join(map(repr, wanted))
-    expected = f"a list of numbers, or an object with {keys}, per line"
-    value = parse_json(name, line, number, expected)
-    if not isinstance(value, dict):
-        return None, value
-    text = value.get("text")
-    vector = next((value[key] for key in wanted if key in value), None)
-    return text if isinstance(text, str) else None, vector
-
-
-def check_same_model(model: LlaMaVAE, path: Path) -> None:
-    """Log a warning if the codes of a Parquet file were encoded by another model."""
-    if path.suffix.lower() != ".parquet" or not path.is_file():
-        return
-    try:
-        made_by = _metadata(pq.read_schema(path)).get("model")
-    except (pa.ArrowException, OSError):
-        return
-    if made_by is not None and model.encoder is not None and made_by != _model_fingerprint(model):
-        logger.warning(
-            "%s was encoded by another model; its codes are not valid for this one", path
-        )

@@ -29,9 +29,10 @@ import torch
 from tests.faults.configs import Rows, outcome
 from typer.testing import CliRunner
 
-from llamavae import LlaMaVAE, bulk
+from llamavae import LlaMaVAE
 from llamavae.cli.app import app
 from llamavae.corpora.files import load, read_sentences
+from llamavae.data import code_files
 from llamavae.errors import UserError
 from llamavae.evaluation.registry import EVALUATORS
 from llamavae.guidance import InvertibleCVAE
@@ -294,7 +295,7 @@ def _texts(rows: list[Any] | None) -> Callable[[Any], bool] | None:
 
 def _codes(path: Path, content: bytes) -> int:
     path.write_bytes(content)
-    return sum(len(part.z) for part in bulk.read_latent_codes(path))
+    return sum(len(part.z) for part in code_files.read_latent_codes(path))
 
 
 def _damaged(folder: Path, draw: random.Random) -> Case:

@@ -16,8 +16,9 @@ from tests.training import runs
 from typer.testing import CliRunner
 
 from llamavae import InvertibleCVAE, LlaMaVAE
-from llamavae.bulk import encode_file, read_latent_codes
+from llamavae.bulk import encode_file
 from llamavae.cli.app import app
+from llamavae.data.code_files import read_latent_codes
 from llamavae.errors import UserError
 from llamavae.evaluation.evaluator import EvaluationData
 from llamavae.evaluation.evaluators.latent_usage import LatentUsage

@@ -105,10 +105,10 @@ def encode(
 
 def _encode_vectors(model: ModelOptions, file: Path) -> None:
     vae = model.load()
-    from llamavae import bulk
+    from llamavae.data import code_files
 
     empty = True
-    for batch in bulk.read_latent_codes(file, model.batch_size, bulk.SENTENCE_VECTORS):
+    for batch in code_files.read_latent_codes(file, model.batch_size, code_files.SENTENCE_VECTORS):
         empty = False
         posterior = vae.encode(batch.z)
         means, logvars = posterior.mean.tolist(), posterior.logvar.tolist()
@@ -138,12 +138,12 @@ def decode(
         raise UserError("expected latent codes. Pass --file FILE, or JSON lines on standard input")
     options = generation.options()
     vae = model.load()
-    from llamavae import bulk
+    from llamavae.data import code_files
 
     if file is not None:
-        bulk.check_same_model(vae, file)
+        code_files.check_same_model(vae, file)
     empty = True
-    for codes in bulk.read_latent_codes(file or sys.stdin.buffer, model.batch_size):
+    for codes in code_files.read_latent_codes(file or sys.stdin.buffer, model.batch_size):
         texts = vae.decode_each(codes.z, model.batch_size, **options)
         for index, text in enumerate(texts):
             write(json, text, id=codes.ids[index // generation.num_samples], text=text)
@@ -324,10 +324,10 @@ def _from_sentences(
 
 
 def _from_codes(vae: LlaMaVAE, file: Path) -> Candidates:
-    from llamavae import bulk
+    from llamavae.data import code_files
 
-    bulk.check_same_model(vae, file)
-    for codes in bulk.read_latent_codes(file):
+    code_files.check_same_model(vae, file)
+    for codes in code_files.read_latent_codes(file):
         yield codes.texts or [str(number) for number in codes.ids], codes.z
 
 

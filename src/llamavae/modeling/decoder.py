@@ -1,4 +1,7 @@
-"""The decoder p(x|z): a causal language model, its token policy, its loss and its generation."""
+"""The decoder p(x|z): a causal language model, its token policy, its loss and its generation.
+
+The file is long because all of these need the same model and tokens: it is one public class.
+"""
 
 from __future__ import annotations
 
