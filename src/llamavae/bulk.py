@@ -264,7 +264,7 @@ def _truncated(model: LlaMaVAE, texts: list[str]) -> int:
 
 
 def _write(tables: Iterable[pa.Table], path: Path, facts: dict[str, Any]) -> None:
-    schema = _SCHEMA.withmetadata({METADATA: json.dumps(facts).encode()})
+    schema = _SCHEMA.with_metadata({METADATA: json.dumps(facts).encode()})
     with (
         replacing(path) as new,
         pq.ParquetWriter(new, schema, compression="zstd", write_page_checksum=True) as writer,
