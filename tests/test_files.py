@@ -370,3 +370,15 @@ def test_text_in_csv_is_not_a_formula(tmp_path):
         head, row = csv.reader(file)
     assert head == [f"'{name}" for name in names[:4]] + names[4:]
     assert row == [f"'{text}" for text in cells[:6]] + ["a=1", "", "-1", "-2.5", ""]
+
+
+def test_the_cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """An empty LLAMAVAE_CACHE is not the working directory, and `~` is the home folder."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for value, expected in (
+        ("", tmp_path / ".cache" / "llamavae"),
+        ("~/x", tmp_path / "x"),
+        ("/y", Path("/y")),
+    ):
+        monkeypatch.setenv("LLAMAVAE_CACHE", value)
+        assert files.cache_folder() == expected
