@@ -32,7 +32,7 @@ from llamavae.modeling.prior import DEFAULT, Prior, read_prior_folder
 from llamavae.modeling.quantisation import from_int8, to_int8
 from llamavae.modeling.transformers_encoder import TransformersEncoder
 from llamavae.pretrained import CATALOGUE, bundled, resolve
-from llamavae.pretrained.loading import check_config, hub_errors, load_whole, shard_names
+from llamavae.pretrained.loading import PARTS, check_config, hub_errors, load_whole, shard_names
 
 if TYPE_CHECKING:
     from llamavae.modeling.base import SentenceVAE
@@ -88,7 +88,7 @@ def fetch(source: str | os.PathLike[str], revision: str | None = None, **hub: An
                 os.fspath(source),
                 revision=revision,
                 **hub,
-                allow_patterns=[CARD, "*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"],
+                allow_patterns=[CARD, *PARTS],
             )
         )
 

@@ -26,7 +26,8 @@ SAFE = {"trust_remote_code": False, "local_files_only": True}
 """Arguments of every `from_pretrained` of a model."""
 
 _CONFIGS = ("*config*.json", "modules.json", "*.index.json")
-_PARTS = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+PARTS = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.spm", "*.tiktoken", "*.vocab"]
+"""Patterns of the files of a hub repository that are downloaded."""
 _UNUSED = ["original/*", "consolidated*", "onnx/*", "openvino/*"]
 _ARGUMENTS = {  # of `from_pretrained`, which a model must not set by itself
     "adapter_kwargs",
@@ -102,7 +103,7 @@ def model_folder(source: str, revision: str | None = None, **hub: Any) -> str:
     folder = Path(source)
     local = folder.is_dir()
     if not local:
-        hub = {**hub, "allow_patterns": _PARTS, "ignore_patterns": _UNUSED}
+        hub = {**hub, "allow_patterns": PARTS, "ignore_patterns": _UNUSED}
         folder = Path(snapshot_download(source, revision=revision, **hub))
     for path in sorted({path for pattern in _CONFIGS for path in folder.rglob(pattern)}):
         check_config(path)
