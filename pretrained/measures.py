@@ -78,7 +78,7 @@ def measure_small(vae: LlaMaVAE, sts: Path) -> dict[str, Any]:
         for kind, shown, settings in (
             ("reconstruction", ("BLEU", "BLEU-1", "exact match", "encoder cosine"), {}),
             ("latent_usage", ("active units", "KL"), {}),
-            ("amortisation", _REFINED, {"steps": (10, 20), "sentences": len(texts)}),
+            ("amortisation", _REFINED, {"steps": (10, 20), "limit": len(texts)}),
         ):
             evaluation = load_evaluator(kind, **settings)(vae, data)
             groups = kind == "amortisation"

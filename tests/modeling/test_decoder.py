@@ -190,9 +190,8 @@ def test_a_decoder_that_reads_ids_beside_embeddings_takes_memory_alone(tmp_path)
     assert vae.decoder.nll(ids, mask, steering).isfinite()
     with pytest.raises(UserError, match="in addition to its input embeddings"):
         vae.decoder.nll(ids, mask, steering, keep=torch.ones_like(ids[:, 1:]))
-    vae = LlaMaVAE.from_backbones(None, folder, injection="soft_prompt", **settings)
     with pytest.raises(UserError, match="in addition to its input embeddings"):
-        vae.decode(points())
+        LlaMaVAE.from_backbones(None, folder, injection="soft_prompt", **settings)
 
 
 # ----------------------------------------------------------------- what trains, and how quietly

@@ -80,5 +80,5 @@ def test_a_run_logs_the_measures_and_keeps_its_best_model(tmp_path):
     saved = json.loads((result.folder / "results.json").read_text())
     assert [row["value"] for row in saved["measured"]] == [2, 7, 0]
     card = (result.folder / "model" / "README.md").read_text(encoding="utf-8")
-    assert "| score | 2 |  |  | higher |" in card
+    assert "| score | 2 |  |  | higher |  |" in card
     assert "| 7 |" not in card  # of a part of the data

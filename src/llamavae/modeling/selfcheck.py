@@ -92,6 +92,8 @@ def check_decoder(model: SentenceVAE) -> None:
     except torch.OutOfMemoryError:
         raise
     except _FAILURES as error:
+        if isinstance(error, UserError) and error.__cause__ is None:  # it names the injection
+            raise
         cause = " ".join(str(error.__cause__ or error).split())[:300]
         raise UserError(
             f"{kind} cannot be used with injection {name!r} in {dtype}: {cause}. {_ADVICE}"

@@ -141,12 +141,12 @@ def _metrics(rows: Sequence[Mapping[str, Any]]) -> str:
     head = ("metric", "value", "control", "95 % interval", "better", "N")
     lines = [
         (
-            f"{row['metric']}{', ' if row['unit'] else ''}{row['unit']}",
+            ", ".join(filter(None, (row["metric"], row.get("unit")))),
             number_text(row["value"]),
-            "" if row["control"] is None else number_text(row["control"]),
-            interval_text(row),
+            "" if row.get("control") is None else number_text(row["control"]),
+            interval_text({"low": None, **row}),
             row["direction"],
-            str(row["n"]),
+            str(row.get("n", "")),
         )
         for row in rows
         if not row["group"]
