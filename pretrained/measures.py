@@ -78,7 +78,7 @@ def measure_small(vae: LlaMaVAE, sts: Path) -> dict[str, Any]:
         for kind, shown, settings in (
             ("reconstruction", ("BLEU", "BLEU-1", "exact match", "encoder cosine"), {}),
             ("latent_usage", ("active units", "KL"), {}),
-            ("amortisation", _REFINED, {"steps": (10, 20), "limit": len(texts)}),
+            ("amortisation", _REFINED, {"steps": (10, 20), "limit": _REFINED_LIMIT}),
         ):
             evaluation = load_evaluator(kind, **settings)(vae, data)
             groups = kind == "amortisation"
@@ -96,7 +96,8 @@ def measure_small(vae: LlaMaVAE, sts: Path) -> dict[str, Any]:
 
 
 _REFINED = ("exact match", "BLEU", "exact match after noise", "code norm", "processor seconds")
-_UNSEEN = 300
+_UNSEEN, _REFINED_LIMIT = 300, 100
+"""Number of sentences of a corpus, and of those that are refined."""
 
 
 def _unseen(name: str) -> list[str]:
