@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from llamavae.modeling.loading import load_sentence_encoder
 from llamavae.modeling.selfcheck import check_decoder, check_encoder
 
 
-def bert(kind: type[hf.PreTrainedConfig] = hf.BertConfig, **changes):
+def bert(kind: type[Any] = hf.BertConfig, **changes):
     """A BERT-like config with the sizes of the other tiny decoders."""
     return kind(
         vocab_size=tiny.VOCAB,
