@@ -20,11 +20,11 @@ def _cache(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_killed_processes() -> None:
-    assert not faults(harness.kills(12, seed=1))
+    assert not faults(harness.kills(10, seed=1))
 
 
 def test_full_disks() -> None:
-    assert not faults(harness.full_disks(12, seed=1))
+    assert not faults(harness.full_disks(10, seed=1))
 
 
 @pytest.mark.parametrize("removed", [False, True])

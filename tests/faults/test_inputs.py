@@ -7,8 +7,8 @@ from tests.faults import inputs
 
 
 def test_odd_input_is_read_rightly_or_refused():
-    rows = inputs.run(150, 1)
-    assert len(rows) == 150
+    rows = inputs.run(60, 1)
+    assert len(rows) == 60
     assert not [row for row in rows if row["outcome"] not in ("right", "refused")]
 
 
