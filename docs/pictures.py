@@ -22,8 +22,8 @@ FONT = "system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', sans-serif"
 ABOUT = {
     "cli": "the command llamavae",
     "bulk": "large files to latent codes",
-    "check": "the command llamavae check",
-    "demo": "the command llamavae demo",
+    "check": "finds damaged files",
+    "demo": "a guided first run",
     "report": "HTML pages and plots of results",
     "experiments": "sweeps and studies over several models",
     "baselines": "what guided generation is compared with",
@@ -37,9 +37,12 @@ ABOUT = {
     "flows": "invertible networks on vectors",
     "metrics": "functions of arrays and texts",
     "pretrained": "models by name, and fetching them",
+    "folders": "output folders and their locks",
+    "files": "atomic writing",
+    "manifest": "sizes and hashes of saved files",
 }
 COLOURS = {
-    **dict.fromkeys(("cli", "bulk", "check", "demo"), GREY),
+    **dict.fromkeys(("cli", "bulk", "check", "demo", "folders", "files", "manifest"), GREY),
     **dict.fromkeys(("report", "experiments", "baselines", "guidance", "training"), BLUE),
     **dict.fromkeys(("evaluation", "metrics"), PURPLE),
 }
@@ -107,6 +110,7 @@ def draw_layers() -> str:
     rows = layers()
     for i, row in enumerate(rows):
         y, gap = 8 + step * i, 8
+        row = row if len(row) < 5 else [", ".join(row)]  # small modules share a box
         w = (width - left - 8 - gap * (len(row) - 1)) / len(row)
         for j, name in enumerate(row):
             x = left + j * (w + gap)

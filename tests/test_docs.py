@@ -267,3 +267,11 @@ def test_every_environment_variable_is_in_the_faq():
     faq = (ROOT / "docs" / "explanation" / "faq.md").read_text(encoding="utf-8")
     assert {"LLAMAVAE_SENTEVAL", "WNHOME", "NLTK_DATA"} <= set(read)
     assert set(read) <= set(INLINE.findall(faq))
+
+
+def test_the_tests_that_the_security_page_names_exist() -> None:
+    page = (ROOT / "docs" / "explanation" / "security.md").read_text(encoding="utf-8")
+    source = "".join(p.read_text(encoding="utf-8") for p in (ROOT / "tests").rglob("test_*.py"))
+    named = set(re.findall(r"`(test_\w+)`", page))
+    assert len(named) > 20
+    assert not [name for name in named if f"def {name}(" not in source]
