@@ -1,7 +1,10 @@
 """The campaign of faults, at any size, as a table in Markdown.
 
-    python -m tests.faults --kills 500 --flips 300 --removals 300 --disks 200 --configs 1000 \
-        --inputs 500 --seed 0 --output faults.json
+    python -m tests.faults --kills 100 --signals 40 --disks 200 --flips 300 --removals 300 \
+        --configs 1000 --inputs 500 --crowds 160 --seed 0 --output faults.json
+
+--kills, --signals and --disks are the maximum numbers of changes of files of each writer; with
+fewer changes, there is a case for each. The other sizes are numbers of cases.
 
 The exit status is 1 if there is an outcome other than `right` and `refused`.
 """
@@ -9,6 +12,7 @@ The exit status is 1 if there is an outcome other than `right` and `refused`.
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import time
 from collections import Counter
@@ -24,13 +28,14 @@ from llamavae.provenance import provenance
 
 GOOD = ("right", "refused")
 KINDS: dict[str, tuple[int, Callable[[int, int], harness.Rows]]] = {
-    "kills": (500, harness.kills),
+    "kills": (100, harness.kills),
+    "signals": (40, partial(harness.kills, signals=(signal.SIGINT, signal.SIGTERM, signal.SIGHUP))),
     "flips": (300, harness.damaged_files),
     "removals": (300, partial(harness.damaged_files, removed=True)),
     "disks": (200, harness.full_disks),
     "configs": (1000, configs.run),
     "inputs": (500, inputs.run),
-    "crowds": (1, lambda _, seed: harness.crowds(seed)),
+    "crowds": (160, harness.crowds),
 }
 
 

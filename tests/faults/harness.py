@@ -1,6 +1,6 @@
-"""Faults made on purpose: processes that are killed, disks that are full, files that are damaged.
+"""Faults on purpose: processes that are killed, disks that are full, files that are damaged.
 
-    kills(n, seed), full_disks(n, seed), damaged_files(n, seed), crowds(seed)
+    kills(most, seed), full_disks(most, seed), damaged_files(n, seed), crowds(codes, seed)
 
 give rows {case, outcome}. An outcome is `right`, `refused` (a message of ours), or a fault:
 `traceback`, `silent wrong`, `lost`, `foreign file touched`. With FAULTS_TRACEBACKS=FILE the
@@ -19,7 +19,7 @@ import tempfile
 import threading
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
 from functools import partial
 from pathlib import Path
@@ -34,6 +34,7 @@ from llamavae.errors import UserError
 Rows = list[dict[str, str]]
 _CHANGES = {"os.rename", "os.link", "os.remove", "os.rmdir", "os.mkdir", "os.symlink", "os.chmod"}
 _INPUTS = "texts.txt", "labels.csv", "sentences.txt"
+_SIZES = [0, 100, 1000, 10_000, 100_000]  # bytes
 _DONE, _REFUSED, _TRACEBACK = 0, 2, 3
 
 
@@ -62,7 +63,7 @@ def _child(work: Callable[[], None], start: Callable[[], None] | None = None) ->
                 start()
             work()
         code = _DONE
-    except UserError:
+    except (UserError, KeyboardInterrupt):
         code = _REFUSED
     except BaseException:
         if where := os.environ.get("FAULTS_TRACEBACKS"):
@@ -153,44 +154,70 @@ class _Case:
         return "right"
 
 
-def _chosen(n: int, seed: int) -> Iterator[tuple[_Case, random.Random]]:
-    """`n` cases, cheap ones more often; each writer occurs."""
+def _chosen(
+    most: int, seed: int, names: Sequence[str] | None
+) -> Iterator[tuple[_Case, int, random.Random]]:
+    """The changes of each writer, or `most` of them chosen at random; a case and its change."""
     writers.source()  # not in a child
     rng = random.Random(seed)
-    weights = [1 / writer.cost for writer in WRITERS]
-    names = [*WRITERS, *rng.choices(WRITERS, weights, k=max(0, n - len(WRITERS)))][:n]
-    cases: dict[str, _Case] = {}
-    for writer in sorted(names, key=lambda writer: writer.name):
-        if writer.name not in cases:
-            cases[writer.name] = _Case(writer)
-        yield cases[writer.name], rng
+    for writer in WRITERS:
+        if names is None or writer.name in names:
+            case = _Case(writer)
+            for number in sorted(rng.sample(range(case.changes), min(most, case.changes))):
+                yield case, number, rng
 
 
-def kills(n: int, seed: int = 0) -> Rows:
-    """Kill a process before a change of its files, chosen at random."""
+def kills(
+    most: int,
+    seed: int = 0,
+    names: Sequence[str] | None = None,
+    signals: Sequence[signal.Signals] = (signal.SIGKILL,),
+) -> Rows:
+    """Kill a process by a signal before a change of its files.
+
+    Args:
+        most: Maximum number of changes of each writer; chosen at random if it has more.
+        seed: Seed of the choice.
+        names: Names of the writers. Default: all.
+        signals: One of them is sent.
+    """
     rows: Rows = []
-    for case, rng in _chosen(n, seed):
+    for case, number, rng in _chosen(most, seed, names):
         with _folder() as folder:
             writers.begin(case.writer, folder)
-            number = rng.randrange(case.changes)
 
-            def start(folder: Path = folder, number: int = number) -> None:
-                _at_change(folder, number, lambda: os.kill(os.getpid(), signal.SIGKILL))
+            sent = rng.choice(signals)
+
+            def start(folder: Path = folder, number: int = number, sent: int = sent) -> None:
+                signal.signal(signal.SIGINT, signal.default_int_handler)
+                _at_change(folder, number, lambda: os.kill(os.getpid(), sent))
 
             status = _child(partial(case.writer.work, folder), start)
-            done = case.outcome(folder) if status in (-signal.SIGKILL, _DONE) else "traceback"
-        rows.append({"case": f"{case.writer.name}, killed before change {number}", "outcome": done})
+            ended = status in (-sent, _DONE, _REFUSED)
+            done = case.outcome(folder) if ended else f"exit status {status}"
+        what = f"{sent.name} before change {number}"
+        rows.append({"case": f"{case.writer.name}, {what}", "outcome": done})
     return rows
 
 
-def full_disks(n: int, seed: int = 0) -> Rows:
-    """Fill the disk: a change fails with ENOSPC, or files cannot grow beyond a size."""
+def full_disks(most: int, seed: int = 0, names: Sequence[str] | None = None) -> Rows:
+    """Fill the disk: a change fails with ENOSPC, and files cannot grow beyond a size.
+
+    Args:
+        most: Maximum number of changes of each writer; chosen at random if it has more. For each
+            five of them there is a case with a maximum size of files.
+        seed: Seed of the choices.
+        names: Names of the writers. Default: all.
+    """
     rows: Rows = []
-    for case, rng in _chosen(n, seed):
+    cases = [
+        case
+        for i, (*one, rng) in enumerate(_chosen(most, seed, names))
+        for case in [(*one, None), (*one, rng.choice(_SIZES))][: 1 + (i % 5 == 0)]
+    ]
+    for case, number, size in cases:
         with _folder() as folder:
             writers.begin(case.writer, folder)
-            number = rng.randrange(case.changes)
-            size = rng.choice([0, 100, 1000, 10_000, 100_000]) if rng.random() < 0.5 else None
 
             def start(folder: Path = folder, number: int = number, size: int | None = size) -> None:
                 def full() -> None:
@@ -271,11 +298,21 @@ def damaged_files(n: int, seed: int = 0, removed: bool = False) -> Rows:
     return rows
 
 
-def crowds(seed: int = 0) -> Rows:
-    """Eight threads decode on one model; four processes write to one place."""
+def crowds(
+    codes: int,
+    seed: int = 0,
+    names: Sequence[str] = ("encode", "evaluate", "fit-condition", "train"),
+) -> Rows:
+    """Eight threads decode on one model; four processes write to one place.
+
+    Args:
+        codes: Number of latent codes that are decoded.
+        seed: Seed of the codes.
+        names: Names of the writers.
+    """
     rows: Rows = []
     model = writers.vaes()[0]
-    z = torch.randn(160, model.config.latent_dim, generator=torch.Generator().manual_seed(seed))
+    z = torch.randn(codes, model.config.latent_dim, generator=torch.Generator().manual_seed(seed))
     expected = [model.decode(row[None])[0] for row in z]
     found: list[str] = [""] * len(z)
 
@@ -292,7 +329,7 @@ def crowds(seed: int = 0) -> Rows:
         {"case": "decode in 8 threads", "outcome": "right" if a == b else "silent wrong"}
         for a, b in zip(found, expected, strict=True)
     ]
-    for name in ("encode", "evaluate", "fit-condition", "train"):
+    for name in names:
         writer = next(writer for writer in WRITERS if writer.name == name)
         case = _Case(writer)
         with _folder() as folder:

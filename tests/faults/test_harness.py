@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 
 import pytest
 from tests.faults import harness
@@ -20,11 +21,23 @@ def _cache(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_killed_processes() -> None:
-    assert not faults(harness.kills(10, seed=1))
+    rows = harness.kills(2, seed=1, names=("save a model", "encode"))
+    assert len(rows) == 4
+    assert not faults(rows)
+
+
+def test_signals() -> None:
+    rows = harness.kills(
+        3, seed=1, names=("save a prior", "encode"), signals=(signal.SIGINT, signal.SIGTERM)
+    )
+    assert not faults(rows)
 
 
 def test_full_disks() -> None:
-    assert not faults(harness.full_disks(10, seed=1))
+    rows = harness.full_disks(2, seed=1, names=("save a flow", "evaluate"))
+    assert len(rows) == 5
+    assert not faults(rows)
+    assert any(row["outcome"] == "refused" for row in rows)
 
 
 @pytest.mark.parametrize("removed", [False, True])
@@ -35,4 +48,4 @@ def test_damaged_files(removed: bool) -> None:
 
 
 def test_threads_and_processes() -> None:
-    assert not faults(harness.crowds())
+    assert not faults(harness.crowds(16, names=("encode", "fit-condition")))

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import functools
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from safetensors.torch import load_file
 from tests import tiny
 from tests.training import runs
@@ -44,14 +46,12 @@ class Writer:
         work: Writes the new state.
         read: What a reader finds in the folder; None if there is nothing. It raises a `UserError`
             where a reader is told that something is damaged.
-        cost: Seconds of the work, roughly.
     """
 
     name: str
     prepare: Callable[[Path], None]
     work: Callable[[Path], None]
     read: Callable[[Path], Any]
-    cost: float = 0.05
 
 
 # ------------------------------------------------------------------------------------ models
@@ -247,6 +247,90 @@ def _read_page(folder: Path) -> Any:
     return None if text is None else "whole"
 
 
+def _compare_first(folder: Path) -> None:
+    _evaluate_first(folder)
+    (folder / "other").mkdir()
+    _evaluate_first(folder / "other")
+
+
+def _compare(folder: Path) -> None:
+    command("compare", folder / "out", folder / "other" / "out", "-o", folder / "comparison")
+
+
+def _read_comparison(folder: Path) -> Any:
+    """The page is exchanged after the table, so that either can be absent or old."""
+    table, page = folder / "comparison" / "comparison.csv", folder / "comparison" / "report.html"
+    if page.exists():
+        assert page.read_text("utf-8").rstrip().endswith("</html>")
+        return table.read_text("utf-8").replace(str(folder), "")
+    return None
+
+
+def _study(folder: Path) -> None:
+    rows = [{"text": f"{text} {i}", "word": f"word{i}"} for i, text in enumerate(3 * TEXTS)]
+    pairs = folder / "pairs.jsonl"
+    if not pairs.exists():
+        pairs.write_text("\n".join(map(json.dumps, rows)))
+    command(
+        "study", "flows", "--model", source(), "--corpus", pairs, "--output", folder / "study",
+        "--flow", "glow", "--form", "reference", "--steps", 2, "--texts", 3,
+    )  # fmt: skip
+
+
+def _read_study(folder: Path) -> Any:
+    if not (folder / "study" / "scores.png").exists():  # the last file
+        return None
+    rows = json.loads((folder / "study" / "study.json").read_text("utf-8"))["systems"]
+    InvertibleCVAE.from_pretrained(folder / "study" / "models" / "glow-reference-0", vaes()[0])
+    return {
+        (system, row["metric"]): row["value"]
+        for system, found in rows.items()
+        for row in found
+        if "time" not in row["metric"]
+    }
+
+
+def _sweep(folder: Path) -> None:
+    values = runs.settings(folder, "unused", optimisation={"steps": 2, "batch_size": 4})
+    values["corpus"]["name"] = str(runs.corpus(source().parent))  # one place in all cases
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(values))
+    command(
+        "sweep", "-r", folder / "recipe.yaml", "--vary", "objective.beta=0.1,0.2", "--limit", 8,
+        "--output", folder / "sweep",
+    )  # fmt: skip
+
+
+@functools.cache
+def _trained() -> Path:
+    """The runs of a sweep, so that only what follows on their training is disturbed."""
+    folder = source().with_name("faults-sweep")
+    folder.mkdir(exist_ok=True)
+    _sweep(folder)
+    return folder / "sweep"
+
+
+def _sweep_first(folder: Path) -> None:
+    ignored = shutil.ignore_patterns("sweep.*", "report.html", "trade-off.png")
+    shutil.copytree(_trained(), folder / "sweep", ignore=ignored)
+
+
+def _read_sweep(folder: Path) -> Any:
+    if not (folder / "sweep" / "report.html").exists():
+        return None
+    return (folder / "sweep" / "sweep.csv").read_text("utf-8").replace(str(folder), "")
+
+
+def _copy_recipe(folder: Path) -> None:
+    path = folder / "copy.yaml"
+    if not path.exists():
+        command("recipes", "copy", "small", path)
+
+
+def _read_copy(folder: Path) -> Any:
+    path = folder / "copy.yaml"
+    return path.read_text("utf-8") if path.exists() else None
+
+
 def begin(writer: Writer, folder: Path) -> None:
     """Write the old state, and the files that verbs read."""
     for write in (_file, _labelled, runs.corpus):
@@ -260,9 +344,13 @@ WRITERS = (
     Writer("save a prior", _save_prior(1.0), _save_prior(2.0), _read_prior),
     Writer("encode", _nothing, _encode, _read_codes),
     Writer("encode --overwrite", _encode, _encode, _read_codes),
-    Writer("evaluate", _evaluate_first, _evaluate, _read_evaluation, 0.3),
-    Writer("report", _evaluate_first, _report, _read_page, 0.3),
-    Writer("fit-prior", _save_prior(1.0), _fit_prior, _read_prior, 0.3),
-    Writer("fit-condition", _nothing, _fit_condition, _read_fit, 0.5),
-    Writer("train", _nothing, _train, _read_run, 3.0),
+    Writer("evaluate", _evaluate_first, _evaluate, _read_evaluation),
+    Writer("report", _evaluate_first, _report, _read_page),
+    Writer("fit-prior", _save_prior(1.0), _fit_prior, _read_prior),
+    Writer("fit-condition", _nothing, _fit_condition, _read_fit),
+    Writer("compare", _compare_first, _compare, _read_comparison),
+    Writer("study flows", _nothing, _study, _read_study),
+    Writer("sweep", _sweep_first, _sweep, _read_sweep),
+    Writer("recipes copy", _nothing, _copy_recipe, _read_copy),
+    Writer("train", _nothing, _train, _read_run),
 )
