@@ -9,31 +9,43 @@ from pathlib import Path
 import pytest
 
 from llamavae.errors import UserError
-from llamavae.folders import check_output, locked
+from llamavae.folders import MARKER, check_output, locked
 
 HOLD = """
 import sys
 from llamavae.folders import locked
-with locked(sys.argv[1], "mine"):
+with locked(sys.argv[1], "a run"):
     print("held", flush=True)
     sys.stdin.read()
 """
 
 
 def test_foreign_files_are_refused(tmp_path: Path) -> None:
-    check_output(tmp_path / "new", "mine")
+    check_output(tmp_path / "new", "a run")
     (tmp_path / ".hidden").touch()
-    check_output(tmp_path, "mine")
+    check_output(tmp_path, "a run")
     (tmp_path / "notes.txt").touch()
+    (tmp_path / ".lock").write_text("precious")
     for check in (check_output, lambda *a: locked(*a).__enter__()):
-        with pytest.raises(UserError, match=r"notes\.txt, which are never overwritten"):
-            check(tmp_path, "mine", "step-*/fit.json")
-    assert {path.name for path in tmp_path.iterdir()} == {".hidden", "notes.txt"}
-    (tmp_path / "step-1").mkdir()
-    (tmp_path / "step-1" / "fit.json").touch()
-    check_output(tmp_path, "mine", "step-*/fit.json")
+        with pytest.raises(UserError, match=r"such as notes\.txt, which are never overwritten"):
+            check(tmp_path, "a run")
+    assert {path.name for path in tmp_path.iterdir()} == {".hidden", ".lock", "notes.txt"}
+    assert (tmp_path / ".lock").read_text() == "precious"
     with pytest.raises(UserError, match="a file is in the way"):
-        check_output(tmp_path / "notes.txt")
+        check_output(tmp_path / "notes.txt", "a run")
+    (tmp_path / MARKER).touch()  # as the message says
+    check_output(tmp_path, "a run")
+
+
+def test_a_folder_holds_one_kind(tmp_path: Path) -> None:
+    with locked(tmp_path / "run", "a run"):
+        (tmp_path / "run" / "mine").touch()
+    check_output(tmp_path / "run", "a run")
+    with pytest.raises(UserError, match="holds a run, which would be overwritten"):
+        check_output(tmp_path / "run", "a study")
+    for damaged in ("", "{", "[]", "[" * 10_000):
+        (tmp_path / "run" / MARKER).write_text(damaged)
+        check_output(tmp_path / "run", "a run")
 
 
 def test_the_second_process_is_refused(tmp_path: Path) -> None:
@@ -45,14 +57,14 @@ def test_the_second_process_is_refused(tmp_path: Path) -> None:
         assert process.stdout.readline() == b"held\n"
         with (
             pytest.raises(UserError, match=f"process {process.pid} on {socket.gethostname()}"),
-            locked(folder),
+            locked(folder, "a run"),
         ):
             pass
         process.kill()
-    with locked(folder), locked(folder):  # free again, and held by this process twice
-        assert str(os.getpid()) in (folder / ".lock.json").read_text()
+    with locked(folder, "a run"), locked(folder, "a run"):  # free again, and locked twice
+        assert str(os.getpid()) in (folder / MARKER).read_text()
         (folder / "mine").touch()
-    assert {path.name for path in folder.iterdir()} == {"mine"}
-    with locked(tmp_path / "empty"):
+    assert {path.name for path in folder.iterdir()} == {"mine", MARKER}
+    with locked(tmp_path / "empty", "a run"):
         pass
     assert not (tmp_path / "empty").exists()

@@ -94,8 +94,7 @@ def encode_file(
             `refine`.
     """
     check_int("batch_size", batch_size)
-    check_file(source)
-    _check_output(source, output, overwrite)
+    check_paths(source, output, overwrite)
     how = Refinement.of(refine)
     digest, lines = _digest(source)
     facts = {
@@ -112,7 +111,7 @@ def encode_file(
         if progress is not None:
             progress(number, lines)
 
-    with locked(work, _FACTS):
+    with locked(work, "the parts of an encoding"):
         with disk_errors(output, then):
             _open_work(work, facts)
             done = _complete_parts(work)
@@ -151,7 +150,13 @@ def _refine_facts(model: LlaMaVAE, how: Refinement) -> dict[str, Any] | None:
     return how.settings() | {name: fingerprint(part) for name, part in parts.items()}
 
 
-def _check_output(source: Path, output: Path, overwrite: bool) -> None:
+def check_paths(source: Path, output: Path, overwrite: bool = False) -> None:
+    """Check the paths of `encode_file`; nothing is written.
+
+    Raises:
+        UserError: The source is not a file, or the output exists or is not named `.parquet`.
+    """
+    check_file(source)
     if output.is_dir():
         raise UserError(f"{output} is a folder. Name a file in it")
     if output.suffix.lower() != ".parquet":

@@ -8,27 +8,30 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from llamavae.errors import UserError
 from llamavae.files import disk_errors
 
-_LOCK, _OWNER = ".lock", ".lock.json"
+MARKER = ".llamavae.json"
+"""File in an output folder that names what the folder holds and the process that wrote it last."""
+_LOCK = ".llamavae.lock"
 _held: set[Path] = set()
 
 
-def check_output(folder: str | os.PathLike[str], *made_of: str) -> None:
+def check_output(folder: str | os.PathLike[str], kind: str) -> None:
     """Check that a command may write to a folder: it is new or empty, or holds its own results.
 
     Args:
         folder: The output folder.
-        made_of: Patterns of paths in it, any of which shows that the command made it.
+        kind: What the command writes, such as "a training run".
 
     Raises:
-        UserError: The folder holds other files, or is a file.
+        UserError: The folder holds files of something else, or is a file.
     """
     folder = Path(folder)
     try:
-        inside = [path for path in folder.iterdir() if not path.name.startswith(".")]
+        inside = [path.name for path in folder.iterdir()]
     except FileNotFoundError:
         return
     except NotADirectoryError as error:
@@ -39,25 +42,33 @@ def check_output(folder: str | os.PathLike[str], *made_of: str) -> None:
         raise UserError(
             f"cannot read {folder}: {error.strerror}. Choose another --output"
         ) from error
-    if inside and not any(next(folder.glob(pattern), None) for pattern in made_of):
+    if MARKER in inside:
+        found = _marker(folder).get("kind", kind)  # a killed process can leave an empty file
+        if found != kind:
+            raise UserError(
+                f"{folder} holds {found}, which would be overwritten. Choose another folder with "
+                "--output"
+            )
+    elif inside := [name for name in inside if not name.startswith(".")]:
         raise UserError(
-            f"{folder} holds files of something else, such as {min(inside).name}, which are never "
-            "overwritten. Choose a new or an empty folder with --output"
+            f"{folder} holds files of something else, such as {min(inside)}, which are never "
+            "overwritten. Choose a new or an empty folder with --output. If the folder is "
+            f"{kind} that was copied without its file {MARKER}, create that file in it"
         )
 
 
 @contextmanager
-def locked(folder: str | os.PathLike[str], *made_of: str) -> Iterator[None]:
+def locked(folder: str | os.PathLike[str], kind: str) -> Iterator[None]:
     """Create an output folder and reserve it for this process until the block ends.
 
     A process may lock a folder several times. The lock of a killed process is free.
 
     Args:
         folder: The output folder.
-        made_of: As for `check_output`.
+        kind: As for `check_output`.
 
     Raises:
-        UserError: Another process writes to the folder, or it holds other files.
+        UserError: Another process writes to the folder, or it holds files of something else.
         DiskError: The folder cannot be created.
     """
     from filelock import FileLock, Timeout
@@ -66,40 +77,42 @@ def locked(folder: str | os.PathLike[str], *made_of: str) -> Iterator[None]:
     if path in _held:
         yield
         return
-    check_output(folder, *made_of)
+    check_output(folder, kind)
     with disk_errors(folder):
         path.mkdir(parents=True, exist_ok=True)
-    owner = path / _OWNER
     lock = FileLock(path / _LOCK, blocking=False)
     try:
         lock.acquire()
     except Timeout:
+        owner = _marker(path)
         raise UserError(
-            f"{folder} is in use by {_described(owner)}. Wait for it, stop it, or choose another "
+            f"{folder} is in use by process {owner.get('pid', 'unknown')} on "
+            f"{owner.get('host', 'an unknown host')}. Wait for it, stop it, or choose another "
             "folder with --output"
         ) from None
     except (OSError, NotImplementedError):  # a disk without locks, or a full one
-        yield
-        return
-    values = {"pid": os.getpid(), "host": socket.gethostname()}
-    with suppress(OSError):
-        owner.write_text(json.dumps(values), encoding="utf-8")
+        pass
     _held.add(path)
     try:
+        with disk_errors(folder):
+            values = {"kind": kind, "pid": os.getpid(), "host": socket.gethostname()}
+            (path / MARKER).write_text(json.dumps(values) + "\n", encoding="utf-8")
         yield
     finally:
         _held.discard(path)
-        for item in (owner, path / _LOCK):
-            with suppress(OSError):
-                item.unlink()
+        with suppress(OSError):
+            (path / _LOCK).unlink()
         lock.release()
-        with suppress(OSError):  # not empty, unless nothing was written
-            path.rmdir()
+        with suppress(OSError):
+            if [item.name for item in path.iterdir()] == [MARKER]:  # nothing was written
+                (path / MARKER).unlink()
+                path.rmdir()
 
 
-def _described(owner: Path) -> str:
+def _marker(folder: Path) -> dict[str, Any]:
+    """What the marker says; {} if it cannot be read."""
     try:
-        values = json.loads(owner.read_text(encoding="utf-8"))
-        return f"process {int(values['pid'])} on {values['host']}"
-    except (OSError, ValueError, KeyError, TypeError):
-        return "another process"
+        values = json.loads((folder / MARKER).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return values if isinstance(values, dict) else {}

@@ -1,16 +1,24 @@
 from __future__ import annotations
 
+import gc
+import io
+import json
 import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
 import typer
 
 from llamavae import __version__
+from llamavae.cli import app as cli
 from llamavae.cli.app import app
+from llamavae.cli.options import ModelOptions
 
 VERBS = sorted(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
 
@@ -149,3 +157,54 @@ def test_results_stream_and_ctrl_c_ends_in_one_line(start: Any) -> None:
     process.send_signal(signal.SIGINT)
     assert process.wait(timeout=250) == 130
     assert process.stderr.read() == "interrupted\n"
+
+
+@pytest.fixture
+def entry(model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., int]]:
+    """Run `main` with arguments; gives the exit status."""
+    monkeypatch.setenv("LLAMAVAE_MODEL", str(model_folder))
+    monkeypatch.setattr(cli, "_discard_output", lambda: None)  # pytest needs its descriptors
+    handler, thresholds = signal.getsignal(signal.SIGTERM), gc.get_threshold()
+
+    def enter(*arguments: str) -> int:
+        monkeypatch.setattr(sys, "argv", ["llamavae", *arguments])
+        with pytest.raises(SystemExit) as caught:
+            cli.main()
+        return caught.value.code or 0
+
+    yield enter
+    signal.signal(signal.SIGTERM, handler)
+    gc.set_threshold(*thresholds)
+    gc.unfreeze()
+
+
+def test_sigterm(
+    entry: Callable[..., int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def terminated(*_: Any) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(ModelOptions, "load", terminated)
+    assert entry("reconstruct", "a dog") == 128 + signal.SIGTERM
+    assert capsys.readouterr().err == "terminated\n"
+
+
+def test_output_in_ascii(entry: Callable[..., int], monkeypatch: pytest.MonkeyPatch) -> None:
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="ascii"))
+    assert entry("encode", "größe") == 0
+    assert json.loads(written.getvalue())["text"] == "größe"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("option", ["--help", "--version"])
+def test_full_disk(
+    option: str,
+    entry: Callable[..., int],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with suppress(OSError), Path("/dev/full").open("w") as full:  # closing it fails as well
+        monkeypatch.setattr(sys, "stdout", full)
+        assert entry(option) == 2
+    assert capsys.readouterr().err == "error: No space left on device\n"

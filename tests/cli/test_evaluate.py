@@ -8,6 +8,7 @@ import pytest
 from tests import tiny
 
 from llamavae.evaluation.results import read_results
+from llamavae.folders import MARKER
 from llamavae.modeling.loading import load_sentence_encoder
 
 
@@ -154,10 +155,10 @@ def test_mistakes_are_named(options, message, run, tmp_path):
 
 
 def test_the_folder_of_a_sweep_is_refused_before_anything_is_loaded(corpus, run, tmp_path):
-    (tmp_path / "sweep.json").write_text("{}")
+    (tmp_path / MARKER).write_text('{"kind": "a sweep"}')
     result = run(*evaluation(corpus, tmp_path, "--model", "no-such-model"))
     assert result.exit_code == 2
-    assert f"{tmp_path} holds a sweep (sweep.json)" in result.stderr
+    assert f"{tmp_path} holds a sweep" in result.stderr
     assert "Choose another folder with --output" in result.stderr
 
 

@@ -8,6 +8,7 @@ from tests import tiny
 
 from llamavae import InvertibleCVAE
 from llamavae.flows.fitting import _Run
+from llamavae.folders import MARKER
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +31,7 @@ def test_flows(folder, run, tmp_path):
     options = ("--flow", "linear-gaussian", "--flow", "glow", "--form", "reference")
     result = run(*command(folder, "flows", tmp_path, *options))
     assert result.exit_code == 0, result.stderr
-    files = {"study.json", "scores.csv", "scores.png", "models"}
+    files = {MARKER, "study.json", "scores.csv", "scores.png", "models"}
     assert {p.name for p in tmp_path.iterdir()} == files
     model = str(tmp_path / "models" / "glow-reference-0")
     assert run("reverse", "some words", "-k", "2", "--model", model).exit_code == 0
@@ -84,6 +85,7 @@ def test_an_interrupted_study_says_how_to_go_on_and_keeps_its_folder(
 
 @pytest.mark.parametrize("damaged", ["{", "{}", "[]"])
 def test_a_damaged_study_is_refused_and_left_as_it_is(folder, run, tmp_path, damaged):
+    (tmp_path / MARKER).touch()
     (tmp_path / "study.json").write_text(damaged)
     result = run(*command(folder, "flows", tmp_path, "--flow", "gaussian"))
     assert result.exit_code == 2

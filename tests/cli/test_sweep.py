@@ -9,6 +9,7 @@ from tests.experiments.test_sweep import RECIPE
 from llamavae.errors import UserError
 from llamavae.evaluation import registry
 from llamavae.evaluation.evaluators.latent_usage import LatentUsage
+from llamavae.folders import MARKER
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +42,7 @@ def test_sweep(run, recipe, tmp_path, monkeypatch):
     assert "[1/1] beta=0.1" in result.stderr
     assert "beta=0.1: unfit: the evaluator is a test's" in result.stderr
     found = {path.name for path in tmp_path.iterdir()}
-    assert found == {"beta=0.1", "sweep.csv", "sweep.json", "report.html", "trade-off.png"}
+    assert found == {MARKER, "beta=0.1", "sweep.csv", "sweep.json", "report.html", "trade-off.png"}
     assert "Gaussian KL" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 

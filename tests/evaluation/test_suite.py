@@ -13,6 +13,7 @@ from llamavae.evaluation.evaluator import system_fingerprint
 from llamavae.evaluation.evaluators.reconstruction import Reconstruction
 from llamavae.evaluation.results import read_results
 from llamavae.evaluation.suite import _settings_of, evaluate
+from llamavae.folders import MARKER
 from llamavae.metrics.semantic import load_encoder
 from llamavae.modeling.backbones import fingerprint
 from llamavae.modeling.loading import load_sentence_encoder
@@ -159,20 +160,11 @@ def test_a_folder_of_something_else_is_refused(system, data, what, tmp_path):
         evaluate(system, data, [Length()], tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("file", "what"),
-    [
-        ("recipe.yaml", "a training run"),
-        ("sweep.json", "a sweep"),
-        ("study.json", "a study"),
-        ("comparison.csv", "a comparison"),
-    ],
-)
-def test_a_folder_of_another_kind_is_refused(file, what, tmp_path):
-    (tmp_path / file).write_text("")
-    with pytest.raises(UserError, match=f"holds {what} .*Choose another folder with --output"):
+def test_a_folder_of_another_kind_is_refused(tmp_path):
+    (tmp_path / MARKER).write_text('{"kind": "a training run"}')
+    with pytest.raises(UserError, match=r"holds a training run.*Choose another folder with --out"):
         evaluate(Letters(), DATA, [Length()], tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == [file]
+    assert [path.name for path in tmp_path.iterdir()] == [MARKER]
 
 
 def test_a_folder_that_cannot_be_written(tmp_path):

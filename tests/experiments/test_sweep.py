@@ -24,6 +24,7 @@ from llamavae.experiments.sweep import (
     sweep_runs,
     trade_off,
 )
+from llamavae.folders import MARKER
 from llamavae.metrics.metric import Metric
 from llamavae.report.sweep import write_sweep_report
 from llamavae.training import load_recipe
@@ -200,6 +201,7 @@ def test_a_failure_says_in_which_run(recipe, tmp_path):
     other = load_recipe(recipe, ["objective.beta=3"])
     (folder / "recipe.yaml").write_text(yaml.safe_dump(other.model_dump(mode="json")))
     (folder / "log.jsonl").write_text("{}\n")
+    (folder / MARKER).touch()
     with pytest.raises(UserError, match=r"(?s)^beta=0.1: .*was 3.0, now 0.1"):
         run_sweep(runs, [], tmp_path, progress=False)
 

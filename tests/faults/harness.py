@@ -123,25 +123,30 @@ def _state(writer: Writer, folder: Path) -> Any:
 
 
 class _Case:
-    """The old and the new state of a writer, and the number of its changes."""
+    """The states of a writer that are right, and the number of its changes."""
 
     def __init__(self, writer: Writer) -> None:
         self.writer = writer
         with _folder() as folder:
             writers.begin(writer, folder)
-            self.old = _state(writer, folder)
+            self.whole = [_state(writer, folder)]
             self.changes = _changes(writer, folder)
             self.new = _state(writer, folder)
+            self.whole.append(self.new)
+        if writer.halfway is not None:
+            with _folder() as folder:
+                writers.begin(writer, folder)
+                writer.halfway(folder)
+                self.whole.append(_state(writer, folder))
 
     def outcome(self, folder: Path) -> str:
         """What is found after a fault, and after the work is repeated."""
         found = _state(self.writer, folder)
         if str(found).startswith("traceback"):
             return str(found)
-        between = (self.old, self.new) if self.writer.name != "evaluate" else None
         if found == "refused":
             return "lost"
-        if between is not None and found not in between:
+        if found not in self.whole:
             return "silent wrong"
         if _child(lambda: self.writer.work(folder)) != _DONE:
             return "lost"

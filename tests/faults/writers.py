@@ -46,12 +46,14 @@ class Writer:
         work: Writes the new state.
         read: What a reader finds in the folder; None if there is nothing. It raises a `UserError`
             where a reader is told that something is damaged.
+        halfway: Writes a state between the old and the new one that is right as well.
     """
 
     name: str
     prepare: Callable[[Path], None]
     work: Callable[[Path], None]
     read: Callable[[Path], Any]
+    halfway: Callable[[Path], None] | None = None
 
 
 # ------------------------------------------------------------------------------------ models
@@ -174,6 +176,10 @@ def _evaluate(folder: Path) -> None:
 
 def _evaluate_first(folder: Path) -> None:
     evaluate(vaes()[0], EvaluationData(TEXTS[:8]), [LatentUsage(10)], folder / "out")
+
+
+def _evaluate_half(folder: Path) -> None:
+    evaluate(vaes()[0], EvaluationData(TEXTS[:8]), [LatentUsage(20)], folder / "out")
 
 
 def _read_evaluation(folder: Path) -> Any:
@@ -344,7 +350,7 @@ WRITERS = (
     Writer("save a prior", _save_prior(1.0), _save_prior(2.0), _read_prior),
     Writer("encode", _nothing, _encode, _read_codes),
     Writer("encode --overwrite", _encode, _encode, _read_codes),
-    Writer("evaluate", _evaluate_first, _evaluate, _read_evaluation),
+    Writer("evaluate", _evaluate_first, _evaluate, _read_evaluation, _evaluate_half),
     Writer("report", _evaluate_first, _report, _read_page),
     Writer("fit-prior", _save_prior(1.0), _fit_prior, _read_prior),
     Writer("fit-condition", _nothing, _fit_condition, _read_fit),

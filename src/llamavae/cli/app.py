@@ -6,8 +6,10 @@ The commands import torch and transformers when they run, so that `--help` is fa
 from __future__ import annotations
 
 import gc
+import io
 import os
 import shlex
+import signal
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -27,7 +29,9 @@ from llamavae.cli.recipes import corpora, recipes
 from llamavae.cli.study import study
 from llamavae.errors import UserError
 
-USER_ERROR, INTERRUPTED, BROKEN_PIPE = 2, 130, 141  # 128 + signal number, as in a shell
+USER_ERROR, BROKEN_PIPE = 2, 141
+SIGNALLED = 128  # plus the number of the signal, as in a shell
+_stopped_by = [signal.SIGINT]
 
 
 class _Group(TyperGroup):
@@ -46,17 +50,21 @@ class _Group(TyperGroup):
             raise typer.Exit(USER_ERROR) from error
         except KeyboardInterrupt as error:
             note(str(error) or "interrupted")
-            raise typer.Exit(INTERRUPTED) from error
+            raise typer.Exit(SIGNALLED + _stopped_by[-1]) from error
         except BrokenPipeError as error:
             _discard_output()
             raise typer.Exit(BROKEN_PIPE) from error
         except OSError as error:
             if ctx.params.get("debug"):
                 raise
-            _discard_output()
-            name = "" if error.filename is None else f": {shlex.quote(os.fsdecode(error.filename))}"
-            show_error(f"{error.strerror or error}{name}")
+            _show_system_error(error)
             raise typer.Exit(USER_ERROR) from error
+
+
+def _show_system_error(error: OSError) -> None:
+    _discard_output()
+    name = "" if error.filename is None else f": {shlex.quote(os.fsdecode(error.filename))}"
+    show_error(f"{error.strerror or error}{name}")
 
 
 def _discard_output() -> None:
@@ -134,7 +142,24 @@ def main() -> None:
         sys.stdin = Path(os.devnull).open()  # noqa: SIM115
     if sys.stderr is None:
         sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # its encoding can be ASCII
+            stream.reconfigure(errors="backslashreplace")
+    signal.signal(signal.SIGTERM, _terminate)
     try:
-        app(prog_name="llamavae")
+        try:
+            app(prog_name="llamavae")
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()  # what --help has written
+    except OSError as error:
+        _show_system_error(error)
+        sys.exit(USER_ERROR)
     finally:
         gc.freeze()
+
+
+def _terminate(number: int, frame: object) -> None:
+    """SIGTERM stops a command as Ctrl-C does."""
+    _stopped_by.append(signal.Signals(number))
+    raise KeyboardInterrupt("terminated")

@@ -146,7 +146,7 @@ def fit_condition(
             f"{output} contains an interrupted fit. Resume it with --resume, or choose another "
             "--output"
         )
-    with locked(output, "state/step-*", "state/.step-*"):
+    with locked(output, "a fit"):
         vae = model.load()
         from llamavae import InvertibleCVAE
 

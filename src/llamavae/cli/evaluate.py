@@ -10,8 +10,8 @@ import typer
 from llamavae.cli.options import CorpusPath, Json, ModelOptions, Refine, Split
 from llamavae.cli.output import note, show_error, write
 from llamavae.errors import UserError, unknown
-from llamavae.files import disk_errors, write_csv
-from llamavae.folders import check_output
+from llamavae.files import write_csv
+from llamavae.folders import check_output, locked
 from llamavae.terminal import printable
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def evaluate(
     evaluator failed; the results of the other evaluators are still saved.
     """
     from llamavae.evaluation.data import evaluation_data, run_of
-    from llamavae.evaluation.results import check_folder
+    from llamavae.evaluation.results import EVALUATION
     from llamavae.evaluation.suite import evaluate as run_suite
     from llamavae.evaluation.tasks import by_reason
 
@@ -84,7 +84,7 @@ def evaluate(
     source = encoder or model.source
     name = _name(source) + (f"-refined-{refine}" if refine else "")
     folder = output or Path("runs/evaluation") / name
-    check_folder(folder)  # before loading the model
+    check_output(folder, EVALUATION)  # before loading the model
     evaluators = _evaluators(suite, names or [], settings or [], model.batch_size)
     run = None if encoder else run_of(source)
     options: dict[str, Any] = {} if path is None else {"path": path}
@@ -222,17 +222,16 @@ def compare(
     from llamavae.evaluation.results import read_results
     from llamavae.report.comparison import write_comparison
 
-    check_output(output, "comparison.csv")
+    check_output(output, "a comparison")  # before reading
     evaluations = [read_results(folder) for folder in folders]
     systems = {results.system for results in evaluations}
     if len(systems) < len(folders):  # several evaluations of one model
         for results, folder in zip(evaluations, folders, strict=True):
             results.system = str(folder)
     rows = differences(evaluations)
-    with disk_errors(output):
-        output.mkdir(parents=True, exist_ok=True)
-    write_csv(rows, output / "comparison.csv")
-    page = write_comparison(evaluations, rows, output)
+    with locked(output, "a comparison"):
+        write_csv(rows, output / "comparison.csv")
+        page = write_comparison(evaluations, rows, output)
     if json:
         for row in rows:
             write(True, **row)

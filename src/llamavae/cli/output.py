@@ -48,12 +48,13 @@ def write(as_json: bool, *columns: str, **record: Any) -> None:
             Control characters are escaped, here and in JSON.
         **record: The same result as a record.
     """
-    if as_json:
-        line = json.dumps(record, ensure_ascii=False)
-    else:
-        line = "\t".join(" ".join(column.split()) for column in columns)
     if sys.stdout is None:
         raise UserError("standard output is closed. Redirect it to a file, or to /dev/null")
+    if as_json:
+        unicode = (getattr(sys.stdout, "encoding", None) or "utf").lower().startswith("utf")
+        line = json.dumps(record, ensure_ascii=not unicode)
+    else:
+        line = "\t".join(" ".join(column.split()) for column in columns)
     print(printable(line), flush=True)
 
 

@@ -12,6 +12,7 @@ from llamavae.cli.options import CorpusPath, ModelOptions, PosteriorScale
 from llamavae.cli.output import note, write_nlls
 from llamavae.errors import UserError, unknown
 from llamavae.folders import check_output
+from llamavae.manifest import read_manifest
 
 if TYPE_CHECKING:
     from llamavae import LlaMaVAE
@@ -96,15 +97,15 @@ def fit_prior(
 
     if flow not in flow_names():
         raise unknown("flow", flow, flow_names())
+    if output is not None:
+        _check_place(output, overwrite)
     vae = model.load()
     from llamavae.training import prior
 
-    place = output or _place(vae, kind, default)
-    if place.exists() and not overwrite:
-        raise UserError(
-            f"{place} already exists: replace it with --overwrite, or choose another --output"
-        )
-    check_output(place, "prior.json")
+    place = output
+    if place is None:
+        place = _place(vae, kind, default)
+        _check_place(place, overwrite)
     train, held_out = (
         prior.aggregate_posterior(vae, texts, posterior_scale, seed + i, progress=True)
         for i, texts in enumerate(source.texts())
@@ -130,6 +131,16 @@ def fit_prior(
     )
     name = f" --prior {output or kind}" if output is not None or not default else ""
     note(f"the prior is in {place}; try: llamavae sample 8 --model {model.source}{name}")
+
+
+def _check_place(folder: Path, overwrite: bool) -> None:
+    """The folder is new or empty, or holds a prior that may be replaced."""
+    if folder.exists() and not overwrite:
+        raise UserError(
+            f"{folder} already exists: replace it with --overwrite, or choose another --output"
+        )
+    if not folder.is_dir() or "prior.json" not in (read_manifest(folder) or {}):
+        check_output(folder, "a prior")
 
 
 def _place(vae: LlaMaVAE, kind: str, default: bool) -> Path:

@@ -104,7 +104,7 @@ class _TaskOptions(PairOptions):
 
 
 Output = Annotated[Path, typer.Option("--output", "-o", help="Folder of the results.")]
-STUDY = "study.json"
+STUDY, KIND = "study.json", "a study"
 
 
 @study.command()
@@ -138,7 +138,7 @@ def flows(
     check_names(names, forms)  # before encoding the corpus
     networks = fit.networks(*forms)
     results = _Study(output, {"verb": "flows", "model": model.source, **vars(options), **vars(fit)})
-    with locked(output, STUDY):
+    with locked(output, KIND):
         task = options.task(model, posterior_scale=fit.posterior_scale, networks=networks)
         with results.running():
             study_flows(
@@ -172,7 +172,7 @@ def definitions(
     settings = {"verb": "definitions", "model": model.source, "form": form, "seed": seed}
     settings |= {"cvae_steps": cvae_steps, **vars(options), **vars(fit)}
     results = _Study(output, settings)
-    with locked(output, STUDY):
+    with locked(output, KIND):
         task = options.task(model, posterior_scale=fit.posterior_scale, networks=networks)
         with results.running():
             study_definitions(
@@ -190,7 +190,7 @@ class _Study:
         self.systems: dict[str, Rows] = {}
         self.made_by: dict[str, Any] = {}
         found = self.settings
-        check_output(folder, STUDY)
+        check_output(folder, KIND)
         try:
             if self.path.is_file():
                 study = json.loads(self.path.read_text(encoding="utf-8"))

@@ -52,7 +52,7 @@ def sweep(
     runs = sweep_runs(recipe, overrides or [], parse_vary(vary), output)
     evaluators = [load_evaluator(name) for name in dict.fromkeys(names or [])]
     quiet()
-    with resumable(), locked(output, "sweep.json", "*/recipe.yaml"):
+    with resumable(), locked(output, "a sweep"):
         found = run_sweep(runs, evaluators, output, limit=limit, seed=seed, tell=note)
     from llamavae.report.sweep import write_sweep_report
 

@@ -79,9 +79,10 @@ def encode(
         raise UserError(
             "--output requires a file of sentences, so that the run can resume. Use --file"
         )
-    vae = model.load()
-    from llamavae.bulk import encode_file
+    from llamavae.bulk import check_paths, encode_file
 
+    check_paths(source.file, output, overwrite)  # before loading the model
+    vae = model.load()
     with progress_bar("encoding", "sentences") as update, resumable():
         report = encode_file(
             vae,

@@ -31,6 +31,7 @@ from llamavae.report.pieces import Section
 from llamavae.report.run import Number, read_run, write_run_report
 from llamavae.terminal import printable
 from llamavae.training import Recipe, load_recipe, train
+from llamavae.training.folder import RUN
 
 _SETTINGS: dict[str, dict[str, Any]] = {
     "small": {
@@ -114,7 +115,7 @@ def run_demo(
         "description": f"{name}, fine-tuned on {corpus}.",
     }
     recipe = load_recipe("fine-tune", overrides, values=settings | values)
-    with locked(output, "recipe.yaml", _OWN_FILE):
+    with locked(output, RUN):
         return _run(output, recipe, name, console, progress, sentences is None)
 
 

@@ -23,7 +23,6 @@ import numpy as np
 from llamavae.errors import UserError
 from llamavae.evaluation.evaluator import Evaluation, Plot
 from llamavae.files import disk_errors, replacing_folder, write_csv, write_text
-from llamavae.folders import check_output
 from llamavae.manifest import verify
 from llamavae.metrics.metric import Items, Rows
 
@@ -93,27 +92,8 @@ class Results:
         ]
 
 
-_OTHERS = {
-    "recipe.yaml": "a training run",
-    "sweep.json": "a sweep",
-    "study.json": "a study",
-    "comparison.csv": "a comparison",
-}
-
-
-def check_folder(folder: Path) -> None:
-    """Raise an error if the folder holds anything but an evaluation.
-
-    Raises:
-        UserError: The folder holds a run, a sweep, a study, a comparison or other files.
-    """
-    for name, what in _OTHERS.items():
-        if (folder / name).is_file():
-            raise UserError(
-                f"{folder} holds {what} ({name}), and its results would be overwritten. Choose "
-                "another folder with --output"
-            )
-    check_output(folder, "results.json")
+EVALUATION = "an evaluation"
+"""What the folder holds, for `llamavae.folders`."""
 
 
 def read_results(folder: Path) -> Results:

@@ -16,7 +16,7 @@ from torch import nn
 from llamavae.errors import UserError
 from llamavae.evaluation.data import data_hashes
 from llamavae.evaluation.evaluator import EvaluationData, Evaluator, missing, system_fingerprint
-from llamavae.evaluation.results import Found, Results, check_folder, read_results, write_results
+from llamavae.evaluation.results import EVALUATION, Found, Results, read_results, write_results
 from llamavae.folders import locked
 from llamavae.provenance import provenance
 from llamavae.terminal import printable
@@ -52,8 +52,7 @@ def evaluate(
         UserError: The folder holds other results, such as a run, or an evaluation of another
             system or other data, or it cannot be written.
     """
-    check_folder(folder)
-    with locked(folder, "results.json"):
+    with locked(folder, EVALUATION):
         results = _open(system, data, folder, name, model or {}, corpus or {})
         for number, each in enumerate(evaluators, 1):
             say = partial(_say, f"[{number}/{len(evaluators)}] {each.name}", data.progress)

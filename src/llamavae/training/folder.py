@@ -24,6 +24,8 @@ logger = logging.getLogger(__name__)
 
 CHECKPOINT = "checkpoint-"
 """How the names of checkpoints begin; the number of optimiser steps follows."""
+RUN = "a training run"
+"""What the folder holds, for `llamavae.folders`."""
 RESUME = "run again with --resume"
 """What to do after an error of the disk."""
 

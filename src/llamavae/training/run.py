@@ -28,7 +28,7 @@ from llamavae.training.arguments import processes, training_arguments
 from llamavae.training.best import BestModel, ModelEvaluator
 from llamavae.training.build import build_model, check_start_of_finished
 from llamavae.training.card import model_card
-from llamavae.training.folder import RESUME, RunRecord, last_checkpoint, open_folder
+from llamavae.training.folder import RESUME, RUN, RunRecord, last_checkpoint, open_folder
 from llamavae.training.prior import fit_default_prior
 from llamavae.training.recipe import Recipe
 from llamavae.training.sentences import RunSentences, load_sentences
@@ -95,8 +95,7 @@ def train(
         KeyboardInterrupt: The run was interrupted; it has saved a checkpoint to resume from.
     """
     folder = Path(recipe.output.folder)
-    made_of = "recipe.yaml", "sentences.txt"  # of a run, or of the demo before its run
-    with locked(folder, *made_of) if processes().is_main_process else nullcontext():
+    with locked(folder, RUN) if processes().is_main_process else nullcontext():
         return _train(recipe, folder, resume, progress, evaluator)
 
 
@@ -197,9 +196,11 @@ def _trained_in_float32(model: LlaMaVAE) -> Iterator[None]:
         types += [(p, p.dtype) for p in model.encoder.parameters() if not p.requires_grad]
     for parameter, _ in types:
         parameter.data = parameter.data.float()
-    yield
-    for parameter, dtype in types:
-        parameter.data = parameter.data.to(dtype)
+    try:
+        yield
+    finally:
+        for parameter, dtype in types:
+            parameter.data = parameter.data.to(dtype)
 
 
 def _fit_prior(
