@@ -60,7 +60,7 @@ def settings(folder: Path, name: str, **changes: dict[str, Any]) -> dict[str, An
         "latent": {"dim": 4, "slots": 2, "hidden": 8},
         "objective": {"schedule": "constant", "beta": 0.5, "word_dropout": 0.3},
         "optimisation": {"steps": 10, "batch_size": 4, "warmup_steps": 2, "learning_rate": 0.01},
-        "evaluation": {"every": 4, "sentences": 4, "decoded": 2},
+        "evaluation": {"every": 10, "sentences": 4, "decoded": 2},
         "output": {"folder": str(folder / name), "log_every": 1, "save_every": 3},
     }
     for section, values in changes.items():
