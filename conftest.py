@@ -13,10 +13,13 @@ os.environ.update(
 )
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import hypothesis
 import pytest
-import torch
+
+if TYPE_CHECKING:
+    import torch
 
 # A time limit for one example fails on a busy machine; CI tries the same examples every time.
 hypothesis.settings.register_profile("tests", deadline=None, derandomize="CI" in os.environ)
@@ -36,11 +39,15 @@ def pytest_collection_finish() -> None:
 @pytest.fixture
 def device(request: pytest.FixtureRequest) -> torch.device:
     """The device named on the command line."""
+    import torch
+
     return torch.device(request.config.getoption("--device"))
 
 
 @pytest.fixture(autouse=True)
 def _seed() -> None:
+    import torch  # not above: the process that distributes the tests has no use for it
+
     torch.manual_seed(0)
 
 
