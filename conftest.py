@@ -12,6 +12,8 @@ os.environ.update(
     TOKENIZERS_PARALLELISM="false",
 )
 
+from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -51,10 +53,18 @@ def _seed() -> None:
     torch.manual_seed(0)
 
 
+@pytest.fixture(scope="session")
+def _caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Folders for the caches; `mktemp` for each would list those of all tests each time."""
+    folder = tmp_path_factory.mktemp("caches")
+    return (folder / str(number) for number in count())
+
+
 @pytest.fixture(autouse=True)
-def cache_dir(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+def cache_dir(_caches: Iterator[Path], monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty cache folder of the test's own, so that nothing reads or writes the user's."""
-    folder = tmp_path_factory.mktemp("cache")
+    folder = next(_caches)
+    folder.mkdir()
     monkeypatch.setenv("LLAMAVAE_CACHE", str(folder / "llamavae"))
     for name in ("LLAMAVAE_MODEL", "LLAMAVAE_GUIDE", "LLAMAVAE_MODELS"):
         monkeypatch.delenv(name, raising=False)
