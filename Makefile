@@ -17,6 +17,7 @@ IS_NEW_ENOUGH := -c 'import sys; sys.exit(sys.version_info < (3, 11))'
 # Tests run side by side: one thread each, and no network.
 test: export OMP_NUM_THREADS = 1
 test: export HF_HUB_OFFLINE = 1
+test: export PYTHONDONTWRITEBYTECODE = # the processes that tests start need not compile again
 docs: export NO_MKDOCS_2_WARNING = 1
 
 $(STAMP): pyproject.toml constraints.txt

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 
 os.environ.update(
@@ -11,11 +12,16 @@ os.environ.update(
     TOKENIZERS_PARALLELISM="false",
 )
 
+from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import hypothesis
 import pytest
-import torch
+
+if TYPE_CHECKING:
+    import torch
 
 # A time limit for one example fails on a busy machine; CI tries the same examples every time.
 hypothesis.settings.register_profile("tests", deadline=None, derandomize="CI" in os.environ)
@@ -26,21 +32,39 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--device", default="cpu", help="device of the tests that can use one (cuda)")
 
 
+def pytest_collection_finish() -> None:
+    """What was imported stays to the end: the garbage collector need not look through it again."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture
 def device(request: pytest.FixtureRequest) -> torch.device:
     """The device named on the command line."""
+    import torch
+
     return torch.device(request.config.getoption("--device"))
 
 
 @pytest.fixture(autouse=True)
 def _seed() -> None:
+    import torch  # not above: the process that distributes the tests has no use for it
+
     torch.manual_seed(0)
 
 
+@pytest.fixture(scope="session")
+def _caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Folders for the caches; `mktemp` for each would list those of all tests each time."""
+    folder = tmp_path_factory.mktemp("caches")
+    return (folder / str(number) for number in count())
+
+
 @pytest.fixture(autouse=True)
-def cache_dir(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+def cache_dir(_caches: Iterator[Path], monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty cache folder of the test's own, so that nothing reads or writes the user's."""
-    folder = tmp_path_factory.mktemp("cache")
+    folder = next(_caches)
+    folder.mkdir()
     monkeypatch.setenv("LLAMAVAE_CACHE", str(folder / "llamavae"))
     for name in ("LLAMAVAE_MODEL", "LLAMAVAE_GUIDE", "LLAMAVAE_MODELS"):
         monkeypatch.delenv(name, raising=False)

@@ -22,11 +22,14 @@ SHORT = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def _little(monkeypatch):
-    monkeypatch.setattr("llamavae.demo.run._OWN", 60)
-    monkeypatch.setattr("llamavae.demo.run._SAMPLES", 8)
-    monkeypatch.setattr("llamavae.demo.tour._REFINED", 2)
+@pytest.fixture(autouse=True, scope="module")
+def _little(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("llamavae.demo.run._OWN", 60)
+        patch.setattr("llamavae.demo.run._SAMPLES", 8)
+        patch.setattr("llamavae.demo.tour._REFINED", 2)
+        patch.setenv("LLAMAVAE_CACHE", str(tmp_path_factory.mktemp("demo-cache")))
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -44,14 +47,20 @@ def demo(folder, model, sentences=None, overrides=SHORT):
     return result, shown.getvalue()
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, model):
+    """The folder of a demo, its result, and what it showed."""
+    folder = tmp_path_factory.mktemp("demo") / "run"
+    return folder, *demo(folder, model)
+
+
 def rows(path):
     with path.open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
 
 
-def test_demo_leaves_everything_in_its_folder(tmp_path, model):
-    folder = tmp_path / "run"
-    result, shown = demo(folder, model)
+def test_demo_leaves_everything_in_its_folder(whole, model):
+    folder, result, shown = whole
     for name in ("reconstruct", "refine", "interpolate", "arithmetic", "sample", "metrics"):
         assert name in shown
     assert f"{folder / 'report.html'}" in shown
@@ -88,15 +97,14 @@ def test_demo_leaves_everything_in_its_folder(tmp_path, model):
         demo(folder, model, overrides=[*SHORT, "optimisation.steps=6"])
 
 
-def test_interrupted_demo_is_resumed(tmp_path, model):
-    folder = tmp_path / "run"
-    whole, _ = demo(folder, model)
+def test_interrupted_demo_is_resumed(whole, model):
+    folder, result, _ = whole
     (folder / "results.json").unlink()
     for name in ("model", "checkpoint-4"):
         shutil.rmtree(folder / name)
     resumed, shown = demo(folder, model)
     assert "Continuing the interrupted run" in shown
-    assert resumed.metrics == whole.metrics
+    assert resumed.metrics == result.metrics
 
 
 def test_demo_takes_sentences_of_ones_own(tmp_path, model):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -360,8 +361,10 @@ def test_a_fit_is_not_overwritten(folder, fit, run):
 def test_an_interrupted_fit_goes_on(folder, run, tmp_path, monkeypatch):
     from llamavae.flows import fitting
 
+    config = FlowOptions.config
+    monkeypatch.setattr(FlowOptions, "config", lambda *given: replace(config(*given), eval_every=3))
     command = (
-        *("fit-condition", "--model", str(folder / "vae"), "--steps", "250", "--split", "all"),
+        *("fit-condition", "--model", str(folder / "vae"), "--steps", "5", "--split", "all"),
         *("--corpus", str(folder / "rows.jsonl"), "-o"),
     )
     evaluate = fitting._Run._train_and_evaluate

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 
 import pytest
 from tests import tiny
@@ -27,6 +28,19 @@ def command(folder, verb, output, *options):
     )
 
 
+GAUSSIANS = ("--flow", "gaussian", "--flow", "linear-gaussian", "--form", "reference")
+
+
+@pytest.fixture
+def done(folder, run, tmp_path):
+    """A copy of a study of `GAUSSIANS`, which is made once."""
+    place = folder / "gaussians"
+    if not place.is_dir():
+        result = run(*command(folder, "flows", place, *GAUSSIANS))
+        assert result.exit_code == 0, result.stderr
+    return shutil.copytree(place, tmp_path / "study")
+
+
 def test_flows(folder, run, tmp_path):
     options = ("--flow", "linear-gaussian", "--flow", "glow", "--form", "reference")
     result = run(*command(folder, "flows", tmp_path, *options))
@@ -44,23 +58,20 @@ def test_flows(folder, run, tmp_path):
     assert saved["settings"]["steps"] == 2
 
 
-def test_a_study_goes_on_where_it_was_interrupted(folder, run, tmp_path):
-    options = ("--flow", "gaussian", "--flow", "linear-gaussian")
-    assert run(*command(folder, "flows", tmp_path, *options)).exit_code == 0
-    saved = json.loads((tmp_path / "study.json").read_text())
+def test_a_study_goes_on_where_it_was_interrupted(folder, run, done):
+    saved = json.loads((done / "study.json").read_text())
     first = saved["systems"].pop("gaussian/0")
-    (tmp_path / "study.json").write_text(json.dumps(saved))
-    result = run(*command(folder, "flows", tmp_path, *options))
-    again = json.loads((tmp_path / "study.json").read_text())["systems"]
+    (done / "study.json").write_text(json.dumps(saved))
+    result = run(*command(folder, "flows", done, *GAUSSIANS))
+    again = json.loads((done / "study.json").read_text())["systems"]
     assert again["linear-gaussian/0"] == saved["systems"]["linear-gaussian/0"]  # kept, times too
     nll = {row["metric"]: row["value"] for row in again["gaussian/0"]}["held-out NLL"]
     assert nll == {row["metric"]: row["value"] for row in first}["held-out NLL"]
     assert "linear-gaussian/0 is done" not in result.stderr
 
 
-def test_other_settings_are_refused(folder, run, tmp_path):
-    assert run(*command(folder, "flows", tmp_path, "--flow", "gaussian")).exit_code == 0
-    other = run(*command(folder, "flows", tmp_path, "--flow", "gaussian", "--candidates", "3"))
+def test_other_settings_are_refused(folder, run, done):
+    other = run(*command(folder, "flows", done, *GAUSSIANS, "--candidates", "3"))
     assert other.exit_code == 2
     assert "other settings" in other.stderr
 
@@ -93,13 +104,11 @@ def test_a_damaged_study_is_refused_and_left_as_it_is(folder, run, tmp_path, dam
     assert (tmp_path / "study.json").read_text() == damaged
 
 
-def test_a_study_that_is_done_keeps_what_made_it(folder, run, tmp_path, monkeypatch):
-    options = ("--flow", "gaussian")
-    assert run(*command(folder, "flows", tmp_path, *options)).exit_code == 0
-    before = (tmp_path / "study.json").read_bytes()
+def test_a_study_that_is_done_keeps_what_made_it(folder, run, done, monkeypatch):
+    before = (done / "study.json").read_bytes()
     monkeypatch.setattr("llamavae.provenance.provenance", lambda: {"commit": "later"})
-    assert run(*command(folder, "flows", tmp_path, *options)).exit_code == 0
-    assert (tmp_path / "study.json").read_bytes() == before
+    assert run(*command(folder, "flows", done, *GAUSSIANS)).exit_code == 0
+    assert (done / "study.json").read_bytes() == before
 
 
 def test_a_folder_that_cannot_be_made(folder, run, tmp_path):
@@ -163,6 +172,8 @@ def test_contrast_is_for_the_reference_form(folder, run, tmp_path, verb, monkeyp
     options = (*options, "--form", "reference")
     if verb == "flows":
         options = (*options, "--flow", "glow", "--flow", "linear-gaussian")
+    else:
+        options = (*options, "--cvae-steps", "2")
     result = run(*command(folder, verb, tmp_path, *options, "--train-batch-size", "8"))
     assert result.exit_code == 0, result.stderr
     assert asked

@@ -18,7 +18,7 @@ from llamavae.experiments.study import (
     study_definitions,
     study_flows,
 )
-from llamavae.flows import FitConfig, flow_names
+from llamavae.flows import FitConfig
 from llamavae.flows.fitting import _Run
 from llamavae.guidance import EncoderCondition, InvertibleCVAE
 from llamavae.metrics import semantic
@@ -97,12 +97,14 @@ def test_a_test_split_without_new_words_is_refused(task, splits):
 def test_flows_are_compared(task):
     kept = {}
     found = study_flows(
-        task, flow_names(), seeds=(0, 1), config=FITTING, keep=lambda n, r: kept.update({n: r})
+        task,
+        ["glow", "maf", "linear-gaussian", "gaussian"],
+        seeds=(0, 1),
+        config=FITTING,
+        keep=lambda n, r: kept.update({n: r}),
     )
-    flows = ["glow", "spline", "maf"]
-    expected = {
-        f"{f} {form}/{s}" for f in flows for form in ("reference", "conditional") for s in (0, 1)
-    }
+    forms = ("reference", "conditional")
+    expected = {f"{f} {form}/{s}" for f in ("glow", "maf") for form in forms for s in (0, 1)}
     assert set(kept) == expected | {"linear-gaussian/0", "gaussian/0"}
     assert found == [row for part in kept.values() for row in part]
     metrics = {row["metric"] for row in kept["glow reference/0"]}

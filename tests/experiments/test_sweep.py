@@ -36,9 +36,9 @@ RECIPE = {
     "encoder": {"scratch": WIDTH, "training": "full"},
     "decoder": {"scratch": {**WIDTH, "warmup_steps": 0}, "max_tokens": 16},
     "latent": {"dim": 4, "slots": 1, "hidden": 8},
-    "optimisation": {"steps": 20, "batch_size": 4, "warmup_steps": 2},
-    "evaluation": {"every": 20, "sentences": 6, "decoded": 2},
-    "output": {"save_every": 10},
+    "optimisation": {"steps": 10, "batch_size": 4, "warmup_steps": 2},
+    "evaluation": {"every": 10, "sentences": 6, "decoded": 2},
+    "output": {"save_every": 5},
 }
 
 

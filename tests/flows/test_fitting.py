@@ -78,14 +78,14 @@ def test_the_inverse_is_precise_after_training(name, form):
     c, u = torch.randn(150, 4), torch.randn(150, size)
     x = (torch.tanh(c @ torch.randn(4, size)) + u + 0.5 * u.square()) @ factor.mT + 1
     flow = small(name, size, 4, form=form, blocks=10, hidden=(32,))
-    config = FitConfig(steps=20, eval_every=20, batch_size=64, learning_rate=5e-3)
+    config = FitConfig(steps=10, eval_every=10, batch_size=64, learning_rate=5e-3)
     valid = FlowData(
         x[:32], c[:32]
     )  # not held out, so that the weights after training are the best
     with torch.enable_grad():
         fit = fit_flow(flow, x, c, valid=valid, config=config, progress=False)
     if len(flow.blocks):
-        assert fit.best_step == 20
+        assert fit.best_step == 10
         assert fit.nll < fit.history[0]["nll"] - 0.05
     assert fit.inverse_error < 1e-4
     for dtype, most in ((torch.float32, 1e-4), (torch.float64, 1e-9)):
@@ -98,9 +98,9 @@ def test_the_inverse_is_precise_after_training(name, form):
 
 
 def test_a_network_in_the_mean_finds_what_is_not_linear_in_the_context():
-    c = torch.randn(3000, 2)
-    x = torch.stack([c[:, 0] * c[:, 1], c[:, 0].square()], 1) + 0.3 * torch.randn(3000, 2)
-    config = FitConfig(steps=600, eval_every=100, learning_rate=1e-2)
+    c = torch.randn(2000, 2)
+    x = torch.stack([c[:, 0] * c[:, 1], c[:, 0].square()], 1) + 0.3 * torch.randn(2000, 2)
+    config = FitConfig(steps=300, eval_every=100, learning_rate=2e-2)
     found = {}
     for widths in ((), (32,)):
         options = {"form": "reference", "base_hidden": widths}

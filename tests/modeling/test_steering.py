@@ -15,7 +15,7 @@ from llamavae.errors import UserError
 from llamavae.modeling import Injection, steered
 
 THREADS = 8
-DECODES = 20
+DECODES = 5
 
 
 def strong(injection: str, family: str = "llama", **settings) -> LlaMaVAE:

@@ -1,8 +1,4 @@
-"""Tiny training runs, in this process, in one that gets killed, and in two at once.
-
-As a program (`python -m tests.training.runs SPEC.json`, also under `torchrun`) it trains the
-recipes of a JSON list one after the other.
-"""
+"""Tiny training runs, in this process, in one that gets killed, and in two at once."""
 
 from __future__ import annotations
 
@@ -11,6 +7,7 @@ import json
 import multiprocessing
 import os
 import signal
+import socket
 import sys
 import warnings
 from pathlib import Path
@@ -60,7 +57,7 @@ def settings(folder: Path, name: str, **changes: dict[str, Any]) -> dict[str, An
         "latent": {"dim": 4, "slots": 2, "hidden": 8},
         "objective": {"schedule": "constant", "beta": 0.5, "word_dropout": 0.3},
         "optimisation": {"steps": 10, "batch_size": 4, "warmup_steps": 2, "learning_rate": 0.01},
-        "evaluation": {"every": 4, "sentences": 4, "decoded": 2},
+        "evaluation": {"every": 10, "sentences": 4, "decoded": 2},
         "output": {"folder": str(folder / name), "log_every": 1, "save_every": 3},
     }
     for section, values in changes.items():
@@ -129,12 +126,33 @@ def _child(values: dict[str, Any], cache: str, step: int, how: int, warm_up: boo
         sys.exit(INTERRUPTED)
 
 
-def main() -> None:
-    """Train the recipes of a JSON file; each is settings and whether to resume."""
+def together(jobs: list[tuple[dict[str, Any], bool]], cache: Path, count: int = 2) -> bool:
+    """Train in processes that find one another as those of `torchrun` do; returns whether they did.
+
+    Args:
+        jobs: Runs, one after the other: their settings, and whether to resume.
+        cache: Their `LLAMAVAE_CACHE`.
+        count: Number of processes.
+    """
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    common = {"WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count, "MASTER_PORT": port}
+    group = []
+    for rank in range(count):
+        where = {**common, "MASTER_ADDR": "localhost", "RANK": rank, "LOCAL_RANK": rank}
+        environment = {**where, "LLAMAVAE_CACHE": cache, "HF_DATASETS_CACHE": cache}
+        strings = {name: str(value) for name, value in environment.items()}
+        group.append(_CONTEXT.Process(target=_member, args=(jobs, strings)))
+        group[-1].start()
+    for process in group:
+        process.join(250)
+        process.kill()  # one that waits for another in vain
+    return all(process.exitcode == 0 for process in group)
+
+
+def _member(jobs: list[tuple[dict[str, Any], bool]], environment: dict[str, str]) -> None:
     warnings.simplefilter("error")
-    for values, resume in json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")):
+    os.environ.update(environment)
+    for values, resume in jobs:
         quick(values, resume)
-
-
-if __name__ == "__main__":
-    main()

@@ -105,7 +105,8 @@ def test_a_run_learns_what_the_teacher_says(tmp_path):
                 name,
                 latent={"dim": 8, "slots": 2, "hidden": 8},
                 optimisation={"steps": 60, "batch_size": 8, "learning_rate": 0.01},
-                evaluation={"every": 60, "sentences": 6, "decoded": 2},
+                evaluation={"every": 60, "sentences": 6, "decoded": 1},
+                output={"folder": str(tmp_path / name), "log_every": 1, "save_every": 60},
             )
             | {"teacher": {"model": str(tiny.encoder("bert-mean")), "weight": weight}}
         )

@@ -29,6 +29,7 @@ LISTENING: dict[str, Any] = {
     "word_dropout": 0.3,
     "bag_of_words": 0.5,
 }
+EVALUATION = {"every": 6, "sentences": 4, "decoded": 1}
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +45,8 @@ def whole(tmp_path_factory) -> Path:
 def settings(folder: Path, name: str, **changes: dict[str, Any]) -> dict[str, Any]:
     scratch = runs.settings(folder, name)["decoder"]["scratch"]
     warm = {"scratch": {**scratch, "warmup_steps": 5, "warmup_batch_size": 4}}
-    return runs.settings(folder, name, **{"decoder": warm, "objective": LISTENING, **changes})
+    sections = {"decoder": warm, "objective": LISTENING, "evaluation": EVALUATION}
+    return runs.settings(folder, name, **{**sections, **changes})
 
 
 def assert_equal(a: Path, b: Path) -> None:
@@ -55,47 +57,54 @@ def assert_equal(a: Path, b: Path) -> None:
     assert runs.curve(a) == runs.curve(b)
 
 
-def interrupt(folder: Path, name: str, step: int, how: signal.Signals, **options: Any) -> int:
-    status = runs.interrupted(settings(folder, name), folder / "cache", step, how, **options)
-    assert status is not None
-    return status
+def interrupt(folder: Path, name: str, step: int, how: signal.Signals, **options: Any) -> Path:
+    """Folder of a run that a signal interrupted; a run that several tests need is made once."""
+    made = folder / "interrupted" / f"{step}-{how.name}-{len(options)}"
+    if not made.is_dir():
+        values = settings(folder, f"interrupted/{made.name}")
+        status = runs.interrupted(values, folder / "cache", step, how, **options)
+        assert status == (-how if how == signal.SIGKILL else runs.INTERRUPTED)
+    return shutil.copytree(made, folder / name)
 
 
 @pytest.mark.parametrize("step", random.Random(8).sample(range(STEPS), 2))
 def test_killed(whole, step):
-    assert interrupt(whole, f"kill-{step}", step, signal.SIGKILL) == -signal.SIGKILL
+    interrupt(whole, f"kill-{step}", step, signal.SIGKILL)
     resumed = runs.quick(settings(whole, f"kill-{step}"), resume=True)
     assert_equal(resumed.folder, whole / "whole")
 
 
 def test_killed_in_the_warm_up(whole):
-    assert interrupt(whole, "warm", 4, signal.SIGKILL, warm_up=True) == -signal.SIGKILL
-    assert (whole / "warm" / "warm-up" / "checkpoint-3").is_dir()
+    folder = interrupt(whole, "warm", 4, signal.SIGKILL, warm_up=True)
+    assert (folder / "warm-up" / "checkpoint-3").is_dir()
     resumed = runs.quick(settings(whole, "warm"), resume=True)
     assert_equal(resumed.folder, whole / "whole")
 
 
 def test_killed_before_the_first_checkpoint(whole):
     """The warm-up is done and is not repeated, but the fresh weights must be the same ones."""
-    assert interrupt(whole, "early", 1, signal.SIGKILL) == -signal.SIGKILL
+    interrupt(whole, "early", 1, signal.SIGKILL)
     resumed = runs.quick(settings(whole, "early"), resume=True)
     assert_equal(resumed.folder, whole / "whole")
 
 
-@pytest.mark.parametrize("damage", ["missing", "empty", "torn"])
-def test_half_written_checkpoint(whole, damage):
-    name = f"half-{damage}"
-    assert interrupt(whole, name, 8, signal.SIGKILL) == -signal.SIGKILL
-    newest = whole / name / "checkpoint-6"
-    state = newest / "trainer_state.json"
-    if damage == "missing":
-        state.unlink()
-    else:
-        state.write_text("" if damage == "empty" else state.read_text()[:100])
-    (newest / "model.safetensors").write_bytes(b"half")
-    with (whole / name / "log.jsonl").open("a") as file:
+@pytest.mark.parametrize("state", [None, "", '{"global_step": 6, "lo'])
+def test_a_checkpoint_whose_writing_was_cut_short_does_not_count(whole, tmp_path, state):
+    folder = interrupt(whole, tmp_path.name, 8, signal.SIGKILL)
+    path = folder / "checkpoint-6" / "trainer_state.json"
+    assert last_checkpoint(folder) == path.parent
+    path.unlink() if state is None else path.write_text(state)
+    assert last_checkpoint(folder) == folder / "checkpoint-3"
+
+
+def test_half_written_files(whole):
+    folder = interrupt(whole, "half", 8, signal.SIGKILL)
+    state = folder / "checkpoint-6" / "trainer_state.json"
+    state.write_text(state.read_text()[:100])
+    (state.parent / "model.safetensors").write_bytes(b"half")
+    with (folder / "log.jsonl").open("a") as file:
         file.write('{"step": 8, "lo')  # cut short, too
-    resumed = runs.quick(settings(whole, name), resume=True)
+    resumed = runs.quick(settings(whole, "half"), resume=True)
     assert_equal(resumed.folder, whole / "whole")
     LlaMaVAE.from_pretrained(resumed.folder / "checkpoint-9")
 
@@ -103,33 +112,28 @@ def test_half_written_checkpoint(whole, damage):
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_asked_to_stop(whole, how):
     """It finishes the step, saves a checkpoint there, and says so by a KeyboardInterrupt."""
-    assert interrupt(whole, how.name, 4, how) == runs.INTERRUPTED
-    assert (whole / how.name / "checkpoint-5" / "trainer_state.json").is_file()
-    assert not (whole / how.name / "results.json").exists()
-    resumed = runs.quick(settings(whole, how.name), resume=True)
-    assert_equal(resumed.folder, whole / "whole")
+    folder = interrupt(whole, how.name, 4, how)
+    assert (folder / "checkpoint-5" / "trainer_state.json").is_file()
+    assert not (folder / "results.json").exists()
+    resume_in_time(whole, folder)
 
 
 def test_asked_to_stop_in_the_warm_up(whole):
-    assert interrupt(whole, "stop-warm", 1, signal.SIGINT, warm_up=True) == runs.INTERRUPTED
-    resumed = runs.quick(settings(whole, "stop-warm"), resume=True)
-    assert_equal(resumed.folder, whole / "whole")
+    resume_in_time(whole, interrupt(whole, "stop-warm", 1, signal.SIGINT, warm_up=True))
 
 
-@pytest.mark.parametrize("warm_up", [False, True])
-def test_the_time_is_that_of_all_legs(whole, warm_up):
-    folder = whole / f"time-{warm_up}"
-    assert interrupt(whole, folder.name, 2, signal.SIGINT, warm_up=warm_up) == runs.INTERRUPTED
+def resume_in_time(whole: Path, folder: Path) -> None:
+    """The run ends like any other, and its time is that of all legs."""
     record = json.loads((folder / "run.json").read_text())
     assert 0 < record["seconds"] < 100
     (folder / "run.json").write_text(json.dumps({**record, "seconds": 1000.0}))
-    runs.quick(settings(whole, folder.name), resume=True)
+    resumed = runs.quick(settings(whole, folder.name), resume=True)
+    assert_equal(resumed.folder, whole / "whole")
     assert 1000 < json.loads((folder / "results.json").read_text())["seconds"] < 1100
 
 
 def test_a_run_older_than_its_record(whole):
-    assert interrupt(whole, "older", 4, signal.SIGINT) == runs.INTERRUPTED
-    (whole / "older" / "run.json").unlink()
+    (interrupt(whole, "older", 4, signal.SIGINT) / "run.json").unlink()
     resumed = runs.quick(settings(whole, "older"), resume=True)
     assert 0 < json.loads((resumed.folder / "results.json").read_text())["seconds"] < 100
 
@@ -139,11 +143,11 @@ def test_dropout_goes_on(tmp_path):
     changes: dict[str, Any] = {
         "encoder": {"model": str(tiny.encoder("bert-mean")), "scratch": None, "training": "lora"},
         "decoder": {"model": str(tiny.decoder("gpt2")), "scratch": None, "training": "full"},
-        "optimisation": {"steps": 7, "batch_size": 4, "micro_batch_size": 2},
+        "optimisation": {"steps": 6, "batch_size": 4, "micro_batch_size": 2},
     }
     whole = runs.quick(runs.settings(tmp_path, "whole", **changes))
     values = runs.settings(tmp_path, "killed", **changes)
-    status = runs.interrupted(values, tmp_path / "cache", 5, signal.SIGKILL)
+    status = runs.interrupted(values, tmp_path / "cache", 4, signal.SIGKILL)
     assert status == -signal.SIGKILL
     assert_equal(runs.quick(values, resume=True).folder, whole.folder)
 
@@ -231,7 +235,7 @@ def test_other_settings_are_refused_by_name(whole, finished):
 
 
 def test_settings_that_change_no_result_are_free(whole, finished):
-    again(whole, finished, evaluation={"every": 2, "sentences": 4, "decoded": 1})
+    again(whole, finished, evaluation={"every": 2, "sentences": 4, "decoded": 2})
 
 
 def test_resume_without_a_run_starts_one(tmp_path):
@@ -255,8 +259,7 @@ def test_a_run_that_never_began_does_not_count(tmp_path):
 
 def test_a_damaged_checkpoint_is_skipped(whole, caplog):
     """A flipped bit in the newest checkpoint: the run resumes from the one before."""
-    interrupt(whole, "flipped", 8, signal.SIGKILL)
-    folder = whole / "flipped"
+    folder = interrupt(whole, "flipped", 8, signal.SIGKILL)
     newest = last_checkpoint(folder)
     assert newest is not None
     path = newest / "model.safetensors"
@@ -268,15 +271,15 @@ def test_a_damaged_checkpoint_is_skipped(whole, caplog):
     assert_equal(resumed.folder, whole / "whole")
 
 
-def test_a_corpus_that_changed_is_refused(tmp_path):
-    assert interrupt(tmp_path, "run", 5, signal.SIGTERM) == runs.INTERRUPTED
-    path = runs.corpus(tmp_path)
+def test_a_corpus_that_changed_is_refused(whole):
+    interrupt(whole, "changed", 4, signal.SIGTERM)
+    path = runs.corpus(whole)
     text = path.read_text()
     path.write_text(text.replace("the dog sees bread today.\n", ""))
     with pytest.raises(UserError, match=r"training sentences have changed.*were (\d+), and now"):
-        runs.quick(settings(tmp_path, "run"), resume=True)
+        runs.quick(settings(whole, "changed"), resume=True)
     path.write_text(text)
-    assert runs.quick(settings(tmp_path, "run"), resume=True).metrics
+    assert runs.quick(settings(whole, "changed"), resume=True).metrics
 
 
 def test_foreign_files_are_not_touched(tmp_path):

@@ -17,8 +17,9 @@ from tests import tiny
 from tests.training import runs
 from transformers import TrainerState
 
-from llamavae import LlaMaVAE, state
+from llamavae import LlaMaVAE
 from llamavae.errors import UserError
+from llamavae.training import sentence_trainer
 from llamavae.training.arguments import learning_rates
 from llamavae.training.folder import last_checkpoint
 from llamavae.training.recipe import parse_recipe
@@ -57,7 +58,9 @@ def result(tmp_path_factory) -> TrainResult:
             "kl_rule": "dimension_mask",
             "kl_threshold": 0.01,
         }
-        return runs.quick(runs.settings(folder, "run", output=output, objective=objective))
+        evaluation = {"every": 4, "sentences": 4, "decoded": 2}
+        sections = {"output": output, "objective": objective, "evaluation": evaluation}
+        return runs.quick(runs.settings(folder, "run", **sections))
 
 
 def test_log(result):
@@ -209,14 +212,14 @@ def test_overfits_a_few_sentences(tmp_path):
             latent={"dim": 16, "slots": 4, "hidden": 64, "injection": "memory+add"},
             objective={"schedule": "constant", "beta": 0.0},
             optimisation={
-                "steps": 250,
+                "steps": 150,
                 "batch_size": 6,
                 "learning_rate": 0.01,
                 "backbone_learning_rate": 0.01,
                 "decay": "linear",
             },
-            evaluation={"every": 250, "sentences": 6, "decoded": 6},
-            output={"log_every": 50, "save_every": 250},
+            evaluation={"every": 150, "sentences": 6, "decoded": 6},
+            output={"log_every": 50, "save_every": 150},
         )
     )
     metrics = result.metrics
@@ -248,15 +251,14 @@ def test_overfits_a_few_sentences(tmp_path):
 def test_kinds_of_model(tmp_path, latent, decoder, optimisation):
     sections = backbones(max_tokens=32, **decoder)
     sections["optimisation"] = {
-        **{"steps": 20, "batch_size": 8, "warmup_steps": 1},
+        **{"steps": 12, "batch_size": 8, "warmup_steps": 1},
         **{"learning_rate": 0.01, "backbone_learning_rate": 0.01},
         **optimisation,
     }
     latent = {"dim": 4, "slots": 2, "hidden": 8, **latent}
-    evaluation = {"every": 20, "sentences": 4, "decoded": 2}
-    result = runs.quick(
-        runs.settings(tmp_path, "run", **sections, latent=latent, evaluation=evaluation)
-    )
+    sections |= {"latent": latent, "output": {"save_every": 12}}
+    evaluation = {"every": 12, "sentences": 4, "decoded": 1}
+    result = runs.quick(runs.settings(tmp_path, "run", **sections, evaluation=evaluation))
     first, last = (line["eval_nll"] for line in runs.log(result) if "eval_nll" in line)
     assert last < first - 5
     dtype = {"bfloat16": torch.bfloat16}.get(decoder.get("dtype", ""), torch.float32)
@@ -363,36 +365,35 @@ def test_loss_that_is_no_number(tmp_path, monkeypatch, where):
     assert not (folder / "model").exists()
 
 
-@pytest.mark.parametrize("part", ["weights", "optimizer", "state"])
-def test_full_disk_while_saving(tmp_path, monkeypatch, part):
+def test_full_disk_while_saving(tmp_path, monkeypatch):
     """The previous checkpoint stays whole, no half one is left, and the run goes on from it."""
-    full = OSError(28, "No space left on device")
 
-    def at_the_second(function):
-        calls = []
+    def at_the_second(function, before):
+        calls = [None] * before
 
         def fail(*args, **options):
             calls.append(None)
             if len(calls) == 2:
-                raise full
+                raise OSError(28, "No space left on device")
             return function(*args, **options)
 
         return fail
 
-    with monkeypatch.context() as patch:
-        if part == "weights":
-            save = at_the_second(VAETrainer.save_weights)
-            patch.setattr(VAETrainer, "save_weights", save)
-        elif part == "optimizer":
-            save = at_the_second(state.save_optimizer)
-            patch.setattr("llamavae.training.sentence_trainer.save_optimizer", save)
-        else:
-            patch.setattr(TrainerState, "save_to_json", at_the_second(TrainerState.save_to_json))
-        with pytest.raises(UserError, match=r"checkpoint-6: No space left.*--resume.*checkpoint-3"):
-            runs.quick(runs.settings(tmp_path, "run"))
     folder = tmp_path / "run"
-    assert [p.name for p in folder.glob("checkpoint-*")] == ["checkpoint-3"]
-    LlaMaVAE.from_pretrained(folder / "checkpoint-3")
+    for owner, name in (
+        (VAETrainer, "save_weights"),
+        (sentence_trainer, "save_optimizer"),
+        (TrainerState, "save_to_json"),
+    ):
+        resume = folder.exists()  # from checkpoint 3, so that the first that is saved is the second
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, at_the_second(getattr(owner, name), int(resume)))
+            with pytest.raises(
+                UserError, match=r"checkpoint-6: No space left.*--resume.*checkpoint-3"
+            ):
+                runs.quick(runs.settings(tmp_path, "run"), resume=resume)
+        assert [p.name for p in folder.glob("checkpoint-*")] == ["checkpoint-3"]
+        LlaMaVAE.from_pretrained(folder / "checkpoint-3")
     assert runs.quick(runs.settings(tmp_path, "run"), resume=True).metrics
 
 
@@ -400,12 +401,13 @@ def test_full_disk_while_the_results_are_written(tmp_path, monkeypatch):
     def fail(*_):
         raise OSError(28, "No space left on device")
 
+    values = runs.settings(tmp_path, "run", optimisation={"steps": 3})
     with monkeypatch.context() as patch:
         patch.setattr("llamavae.training.run.model_card", fail)
         with pytest.raises(UserError, match=r"No space left.*--resume"):
-            runs.quick(runs.settings(tmp_path, "run"))
+            runs.quick(values)
     assert not (tmp_path / "run" / "results.json").exists()
-    runs.quick(runs.settings(tmp_path, "run"), resume=True)
+    runs.quick(values, resume=True)
     assert (tmp_path / "run" / "results.json").is_file()
 
 
@@ -453,6 +455,7 @@ def test_what_a_stream_cannot_do(tmp_path, section, changes, words):
 def test_a_pretrained_decoder_stays_as_it_is_to_the_bit(tmp_path):
     sections = backbones()
     sections["encoder"] |= {"training": "full", "pooling": "attention", "pooling_heads": 2}
+    sections["optimisation"] = {"steps": 5}
     result = runs.quick(runs.settings(tmp_path, "run", **sections))
     config = result.model.config
     assert (config.decoder_training, config.standardise, config.scaled_memory) == (
@@ -473,7 +476,8 @@ def test_a_pretrained_decoder_stays_as_it_is_to_the_bit(tmp_path):
 def test_parts_learn_at_rates_of_their_own(tmp_path):
     sections = backbones(training="heads")
     sections["encoder"] |= {"training": "full", "pooling": "attention"}
-    sections["optimisation"] = {"posterior_learning_rate": 0.003, "backbone_learning_rate": 1e-4}
+    rates = {"posterior_learning_rate": 0.003, "backbone_learning_rate": 1e-4}
+    sections["optimisation"] = {"steps": 3, **rates}
     result = runs.quick(runs.settings(tmp_path, "run", **sections))
     checkpoint = last_checkpoint(result.folder)
     assert checkpoint is not None

@@ -18,8 +18,9 @@ from llamavae import LlaMaVAE
 from llamavae.errors import UserError
 from llamavae.modeling.configuration import SETTINGS
 from llamavae.training.recipe import parse_recipe
+from llamavae.training.run import TrainResult
 
-STEPS = {"steps": 20, "batch_size": 4, "warmup_steps": 2, "learning_rate": 0.01}
+STEPS = {"steps": 10, "batch_size": 4, "warmup_steps": 2, "learning_rate": 0.01}
 
 
 @pytest.fixture(scope="module", params=["scratch", "frozen"])
@@ -48,13 +49,24 @@ def settings(first: Path, name: str, source: str = "first", **changes: Any) -> d
     return {**values, "start_from": str(first / source)}
 
 
+@pytest.fixture(scope="module")
+def second(first) -> TrainResult:
+    """A run that started from the first."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LLAMAVAE_CACHE", str(first / "cache"))
+        return runs.quick(settings(first, "second"))
+
+
+one_kind = pytest.mark.parametrize("first", ["frozen"], indirect=True)
+"""For what has nothing to do with the backbones of the first run."""
+
+
 def weights(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / "model.safetensors")
 
 
-def test_it_goes_on(first):
+def test_it_goes_on(first, second):
     """Step 0 is the first run's end; what trained trains, and what was frozen stays."""
-    result = runs.quick(settings(first, "second"))
     one, other = (
         [line["eval_nll"] for line in runs.log(first / name) if "eval_nll" in line]
         for name in ("first", "second")
@@ -62,47 +74,45 @@ def test_it_goes_on(first):
     assert other[0] == pytest.approx(one[-1], abs=1e-5)
     assert other[-1] != pytest.approx(one[-1], abs=1e-3)
     old = LlaMaVAE.from_pretrained(first / "first" / "model")
-    before, after = (dict(model.named_parameters()) for model in (old, result.model))
+    before, after = (dict(model.named_parameters()) for model in (old, second.model))
     assert before.keys() == after.keys()
     for name, parameter in before.items():
         assert parameter.requires_grad == after[name].requires_grad
         assert torch.equal(parameter, after[name]) != parameter.requires_grad, name
-    new = result.model.config
+    new = second.model.config
     assert {s: getattr(old.config, s) for s in SETTINGS} == {s: getattr(new, s) for s in SETTINGS}
 
 
-def test_the_saved_model_is_complete_as_the_first_was(first):
-    runs.quick(settings(first, "complete"))
+def test_the_saved_model_is_complete_as_the_first_was(first, second):
     one, other = (
         {str(p.relative_to(first / name)) for p in (first / name / "model").rglob("*")}
-        for name in ("first", "complete")
+        for name in ("first", "second")
     )
     assert one == other
-    loaded = LlaMaVAE.from_pretrained(first / "complete" / "model")
+    loaded = LlaMaVAE.from_pretrained(second.folder / "model")
     assert len(loaded.reconstruct(runs.SENTENCES[:2])) == 2
-    text = (first / "complete" / "model" / "README.md").read_text(encoding="utf-8")
+    text = (second.folder / "model" / "README.md").read_text(encoding="utf-8")
     assert "started from" in text
     assert "trained from scratch" not in text
 
 
-def test_it_resumes(first):
+def test_it_resumes(first, second):
     """A run that was stopped ends like one that was not, to the bit."""
-    runs.quick(settings(first, "whole", source="first/model"))
     values = settings(first, "stopped", source="first/model")
     status = runs.interrupted(values, first / "cache", 5, signal.SIGTERM)
     assert status == runs.INTERRUPTED
     runs.quick(values, resume=True)
-    one, other = (weights(first / name / "model") for name in ("whole", "stopped"))
+    one, other = (weights(first / name / "model") for name in ("second", "stopped"))
     assert all(torch.equal(one[name], other[name]) for name in one)
-    assert runs.curve(first / "whole") == runs.curve(first / "stopped")
+    assert runs.curve(second) == runs.curve(first / "stopped")
 
 
-def test_another_start_is_another_run(first):
-    runs.quick(settings(first, "other"))
+def test_another_start_is_another_run(first, second):
     with pytest.raises(UserError, match="start_from: was"):
-        runs.quick(settings(first, "other", source="first/model"), resume=True)
+        runs.quick(settings(first, "second", source="first/model"), resume=True)
 
 
+@one_kind
 @pytest.mark.parametrize("finished", [True, False])
 def test_other_weights_in_the_same_place_are_another_start(first, finished):
     start = first / f"start-{finished}"
@@ -142,6 +152,7 @@ def test_backbones_inside_are_not_left_out(first):
         assert (first / "left-out" / "model" / "decoder").is_dir()
 
 
+@one_kind
 def test_a_teacher_and_other_sentences(first):
     path = first / "mine.txt"
     path.write_text("\n".join(f"{text} again" for text in runs.SENTENCES), encoding="utf-8")
