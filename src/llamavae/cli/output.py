@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -55,6 +55,14 @@ def write(as_json: bool, *columns: str, **record: Any) -> None:
     if sys.stdout is None:
         raise UserError("standard output is closed. Redirect it to a file, or to /dev/null")
     print(printable(line), flush=True)
+
+
+def write_table(table: Sequence[Sequence[str]]) -> None:
+    """Write rows of cells with aligned columns."""
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    for cells in table:
+        line = "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True))
+        print(printable(line.rstrip()), flush=True)
 
 
 def write_nlls(nlls: Mapping[str, float], remark: str) -> None:
