@@ -37,6 +37,7 @@ def test_all_verbs_are_there() -> None:
         "report",
         "reverse",
         "sample",
+        "score",
         "study",
         "sweep",
         "train",

@@ -67,6 +67,9 @@ def test_an_encoder_adds_the_cosine(first, run):
     result = run("score", first, "--encoder", folder, "--resamples", 5, "--json")
     assert result.exit_code == 0, result.stderr
     rows = [json.loads(line) for line in result.stdout.splitlines()]
+    signatures = {row["metric"]: row["signature"] for row in rows if "signature" in row}
+    assert list(signatures) == ["BLEU", "chrF", "encoder cosine"]
+    assert signatures["encoder cosine"] == f"model:{folder}"
     judges = {row["metric"]: row["judge"] for row in rows if "judge" in row}
     assert judges == {"encoder cosine": load_sentence_encoder(folder).cache_key()}
 

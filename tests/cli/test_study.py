@@ -120,10 +120,7 @@ def test_definitions(folder, run, tmp_path):
     assert "items" not in (tmp_path / "scores.csv").read_text().splitlines()[0]
     assert len(list((tmp_path / "predictions").iterdir())) == 8
 
-
-def test_metrics_of_the_saved_definitions_are_those_of_the_study(folder, run, tmp_path):
-    result = run(*command(folder, "definitions", tmp_path, "--cvae-steps", "2"))
-    assert result.exit_code == 0, result.stderr
+    # the metrics of the saved definitions are those of the study
     with (tmp_path / "scores.csv").open(encoding="utf-8") as file:
         expected = {
             row["metric"]: [float(row["value"]), float(row["control"])]

@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from itertools import accumulate
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -95,6 +96,12 @@ class Scorer:
         self.bert = None if bertscore is None else semantic.load_encoder(bertscore, "BERTScore")
         self.bert_layer = bertscore_layer
         self.bleurt = None if bleurt is None else semantic.load_bleurt(bleurt)
+        self.models = {
+            "encoder cosine": _name(encoder),
+            "MoverScore": _name(mover),
+            "BERTScore": f"{_name(bertscore)}|layer:{bertscore_layer}",
+            "BLEURT": _name(bleurt),
+        }
         self.seed, self.resamples = seed, resamples
         self._known: dict[str, Tensor] = {}  # cache of sentence embeddings
 
@@ -105,7 +112,8 @@ class Scorer:
         have no interval, since a bootstrap sample repeats texts.
 
         Rows are those of `Metric.row`. Those of BLEU and chrF also have `signature`, that of
-        sacrebleu, and that of the cosine has `judge`, the fingerprint of the encoder.
+        sacrebleu, and those of metrics by a model name it there. The row of the cosine has `judge`,
+        the fingerprint of the encoder.
         """
         items = predictions.items
         texts = [item.prediction for item in items]
@@ -181,9 +189,10 @@ class Scorer:
     def _about(self, name: str, items: Sequence[Prediction]) -> dict[str, str]:
         if name in _SIGNED:
             return {"signature": _signature(name, [len(item.references) for item in items])}
-        if name == "encoder cosine":
-            return {"judge": system_fingerprint(self.encoder)}
-        return {}
+        if name not in self.models:
+            return {}
+        judge = {"judge": system_fingerprint(self.encoder)} if name == "encoder cosine" else {}
+        return {"signature": f"model:{self.models[name]}"} | judge
 
     def _items(self, texts: list[str], items: Sequence[Prediction]) -> dict[str, Values]:
         """Values of each metric by item, (N,), or n-gram counts, (N, K)."""
@@ -210,6 +219,13 @@ class Scorer:
         if items[0].lemma is not None:
             best["lemma-BLEU"] = _lemma_bleus(texts, items)
         return {"BLEU": counts, "chrF": chrf, **best}
+
+
+def _name(model: EncoderSource | semantic.Scorer | None) -> str:
+    """A model as it was given, or the name or type of a loaded one."""
+    if isinstance(model, tuple):
+        return str(model[0].config.name_or_path)
+    return str(model) if isinstance(model, str | Path) else type(model).__name__
 
 
 _SIGNED: Mapping[str, type[BLEU] | type[CHRF]] = {"BLEU": BLEU, "chrF": CHRF}
