@@ -78,10 +78,10 @@ def test_demo_leaves_everything_in_its_folder(whole, model):
     assert all(isinstance(row[key], float) for row in result.metrics for key in ("before", "after"))
     assert isinstance(result.metrics[0]["shuffled"], float)
 
-    held_out = rows(folder / "reconstructions.csv")
+    held_out = rows(folder / "predictions.csv")
     assert len(held_out) == 3
-    assert {"text", "before", "reconstruction", "shuffled"} <= set(held_out[0])
-    assert {row["text"] for row in held_out} < set(lines)
+    assert {"reference", "before", "prediction", "control"} <= set(held_out[0])
+    assert {row["reference"] for row in held_out} < set(lines)
     assert len(rows(folder / "samples.csv")) == 8
 
     page = result.report.read_text(encoding="utf-8")

@@ -45,6 +45,7 @@ def test_all_verbs_are_there() -> None:
         "report",
         "reverse",
         "sample",
+        "score",
         "study",
         "sweep",
         "train",

@@ -45,7 +45,7 @@ def test_flows(folder, run, tmp_path):
     options = ("--flow", "linear-gaussian", "--flow", "glow", "--form", "reference")
     result = run(*command(folder, "flows", tmp_path, *options))
     assert result.exit_code == 0, result.stderr
-    files = {MARKER, "study.json", "scores.csv", "scores.png", "models"}
+    files = {MARKER, "study.json", "scores.csv", "scores.png", "models", "predictions"}
     assert {p.name for p in tmp_path.iterdir()} == files
     model = str(tmp_path / "models" / "glow-reference-0")
     assert run("reverse", "some words", "-k", "2", "--model", model).exit_code == 0
@@ -129,6 +129,23 @@ def test_definitions(folder, run, tmp_path):
     assert {row["against"] for row in tests} == {"nearest neighbour"}
     assert all(0 < float(row["p"]) <= 1 for row in tests)
     assert "items" not in (tmp_path / "scores.csv").read_text().splitlines()[0]
+    assert len(list((tmp_path / "predictions").iterdir())) == 8
+
+    # the metrics of the saved definitions are those of the study
+    with (tmp_path / "scores.csv").open(encoding="utf-8") as file:
+        expected = {
+            row["metric"]: [float(row["value"]), float(row["control"])]
+            for row in csv.DictReader(file)
+            if row["system"] == "nearest neighbour" and row["control"]
+        }
+    saved = tmp_path / "predictions" / "nearest-neighbour-0.jsonl"
+    scored = run("score", saved, "--resamples", "5", "--json")
+    assert scored.exit_code == 0, scored.stderr
+    rows = [json.loads(line) for line in scored.stdout.splitlines()]
+    found = {row["metric"]: [row["value"], row["control"]] for row in rows}
+    assert rows[0]["system"] == "nearest neighbour/0"
+    for name in ("sense-BLEU", "lemma-BLEU", "BLEU"):
+        assert found[name] == pytest.approx(expected[name])
 
 
 def test_definitions_of_words_in_sentences_by_several_draws(folder, run, tmp_path):

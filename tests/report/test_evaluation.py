@@ -25,8 +25,8 @@ class Tables(Length):
 
     def evaluate(self, system, data):
         tables = {
-            "reconstructions": [
-                {"text": EVIL, "reconstruction": EVIL + " <b>", "bleu": 20.0, "shuffled": EVIL}
+            "predictions": [
+                {"reference": EVIL, "prediction": EVIL + " <b>", "bleu": 20.0, "control": EVIL}
             ],
             "interpolations": [
                 {"pair": pair, "position": t, "text": text}

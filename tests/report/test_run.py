@@ -27,9 +27,9 @@ METRICS = {
     "kl_per_dimension": [0.5] * 31 + [0.0],
 }
 TABLES = {
-    "reconstructions": [
-        {"text": "the old dog", "reconstruction": "the old dog", "bleu": 100.0, "shuffled": "x"},
-        {"text": EVIL, "reconstruction": EVIL + " <b>", "bleu": 20.0, "shuffled": EVIL},
+    "predictions": [
+        {"reference": "the old dog", "prediction": "the old dog", "bleu": 100.0, "control": "x"},
+        {"reference": EVIL, "prediction": EVIL + " <b>", "bleu": 20.0, "control": EVIL},
     ],
     "interpolations": [
         {"pair": pair, "position": t, "text": text}

@@ -19,7 +19,7 @@ import typer
 from typer.core import TyperGroup
 
 from llamavae import __version__
-from llamavae.cli import evaluate, guidance, prior, sweep, texts, training
+from llamavae.cli import evaluate, guidance, prior, score, sweep, texts, training
 from llamavae.cli.check import check
 from llamavae.cli.condition import fit_condition
 from llamavae.cli.models import models
@@ -101,6 +101,7 @@ for command in (
     guidance.translate,
     guidance.reverse,
     evaluate.evaluate,
+    score.score,
     evaluate.report,
     evaluate.compare,
     sweep.sweep,

@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from llamavae.cli.options import CorpusPath, Json, ModelOptions, Refine, Split
-from llamavae.cli.output import note, show_error, write
+from llamavae.cli.output import note, show_error, write, write_table
 from llamavae.errors import UserError, unknown
 from llamavae.files import write_csv
 from llamavae.folders import check_output, locked
-from llamavae.terminal import printable
 
 if TYPE_CHECKING:
     from llamavae.evaluation.evaluator import Evaluator
@@ -187,14 +186,7 @@ def _show(rows: Rows, json: bool) -> None:
         cells = (number_text(row["value"]), control, interval_text(row))
         table.append((row["evaluator"], row["metric"], *cells, row["direction"]))
     if len(table) > 1:
-        _align(table)
-
-
-def _align(table: list[tuple[str, ...]]) -> None:
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    for cells in table:
-        line = "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True))
-        print(printable(line.rstrip()), flush=True)
+        write_table(table)
 
 
 Folder = Annotated[Path, typer.Argument(help="Folder of an evaluation or of a training run.")]
@@ -236,7 +228,7 @@ def compare(
         for row in rows:
             write(True, **row)
     else:
-        _align(_side_by_side([results.system for results in evaluations], rows))
+        write_table(_side_by_side([results.system for results in evaluations], rows))
     note(f"the table is {output / 'comparison.csv'}, the report is {page}")
 
 

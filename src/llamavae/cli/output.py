@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -56,6 +56,14 @@ def write(as_json: bool, *columns: str, **record: Any) -> None:
     else:
         line = "\t".join(" ".join(column.split()) for column in columns)
     print(printable(line), flush=True)
+
+
+def write_table(table: Sequence[Sequence[str]]) -> None:
+    """Write rows of cells with aligned columns."""
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    for cells in table:
+        line = "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True))
+        print(printable(line.rstrip()), flush=True)
 
 
 def write_nlls(nlls: Mapping[str, float], remark: str) -> None:

@@ -99,6 +99,7 @@ class _TaskOptions(PairOptions):
             spread=self.spread,
             mover=mover,
             bleurt=bleurt,
+            benchmark=self.corpus,
             **flows,
         )
 
@@ -142,7 +143,15 @@ def flows(
         task = options.task(model, posterior_scale=fit.posterior_scale, networks=networks)
         with results.running():
             study_flows(
-                task, names, forms, range(seeds), config, results.done, results.keep, results.models
+                task,
+                names,
+                forms,
+                range(seeds),
+                config,
+                results.done,
+                results.keep,
+                results.models,
+                results.predictions,
             )
         results.finish()
 
@@ -176,16 +185,25 @@ def definitions(
         task = options.task(model, posterior_scale=fit.posterior_scale, networks=networks)
         with results.running():
             study_definitions(
-                task, config, form, cvae_steps, seed, results.done, results.keep, results.models
+                task,
+                config,
+                form,
+                cvae_steps,
+                seed,
+                results.done,
+                results.keep,
+                results.models,
+                results.predictions,
             )
         results.finish()
 
 
 class _Study:
-    """Folder of a study: `study.json` with settings and rows, fitted models, table and plot."""
+    """Folder of a study: `study.json` (settings and rows), fitted models, texts, tables, plot."""
 
     def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
-        self.folder, self.path, self.models = folder, folder / STUDY, folder / "models"
+        self.folder, self.path = folder, folder / STUDY
+        self.models, self.predictions = folder / "models", folder / "predictions"
         self.settings = json.loads(json.dumps(settings, default=str))
         self.systems: dict[str, Rows] = {}
         self.made_by: dict[str, Any] = {}
@@ -262,8 +280,8 @@ class _Study:
             interval = f"{row['difference']:+.4f} ({row['low']:+.4f} to {row['high']:+.4f})"
             note(f"  {row['system']}, {row['metric']}: {interval}, p = {row['p']:.3g}")
         note(
-            f"the results are in {self.folder}: scores.csv, scores.png, study.json, and the fitted "
-            "models in models/"
+            f"the results are in {self.folder}: scores.csv, scores.png, study.json, the fitted "
+            "models in models/, and the texts of each system in predictions/"
         )
 
 

@@ -225,14 +225,14 @@ def _before_and_after(
     """Texts and metrics of both models."""
     evaluator, data = Reconstruction(), EvaluationData(held_out, seed=SEED)
     evaluations = evaluator(start, data), evaluator(tuned, data)
-    texts = zip(*(found.tables["reconstructions"] for found in evaluations), strict=True)
+    texts = zip(*(found.tables["predictions"] for found in evaluations), strict=True)
     samples = [model.sample(_SAMPLES, seed=SEED) for model in (start, tuned)]
     prior = prior_of(tuned)
     if prior_of(start) != prior:
         prior = f"{prior_of(start)} (before) or {prior} (fine-tuned)"
     pairs = list(zip(held_out[0:6:2], held_out[1:6:2], strict=False))
     tables = {
-        "reconstructions": [new | {"before": old["reconstruction"]} for old, new in texts],
+        "predictions": [new | {"before": old["prediction"]} for old, new in texts],
         "interpolations": interpolations(tuned, pairs),
         "samples": [
             {"before": old, "text": new, "prior": prior} for old, new in zip(*samples, strict=True)
@@ -292,8 +292,12 @@ def _outcome(tables: Mapping[str, Rows], metrics: Rows) -> list[Example]:
         Example(
             "held-out sentences",
             [
-                {"text": row["text"], "before": row["before"], "fine-tuned": row["reconstruction"]}
-                for row in tables["reconstructions"][:5]
+                {
+                    "text": row["reference"],
+                    "before": row["before"],
+                    "fine-tuned": row["prediction"],
+                }
+                for row in tables["predictions"][:5]
             ],
             "Sentences of the file that were excluded from training.",
         ),

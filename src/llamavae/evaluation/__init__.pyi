@@ -4,6 +4,12 @@ from .evaluator import Evaluation as Evaluation
 from .evaluator import EvaluationData as EvaluationData
 from .evaluator import Evaluator as Evaluator
 from .evaluator import Plot as Plot
+from .predictions import Prediction as Prediction
+from .predictions import Predictions as Predictions
+from .predictions import read_predictions as read_predictions
+from .predictions import read_submission as read_submission
+from .predictions import write_predictions as write_predictions
+from .predictions import write_submission as write_submission
 from .refined import RefinedSystem as RefinedSystem
 from .registry import EVALUATORS as EVALUATORS
 from .registry import SUITES as SUITES
@@ -11,4 +17,5 @@ from .registry import load_evaluator as load_evaluator
 from .results import Found as Found
 from .results import Results as Results
 from .results import read_results as read_results
+from .scoring import Scorer as Scorer
 from .suite import evaluate as evaluate

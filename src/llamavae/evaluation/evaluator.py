@@ -39,6 +39,7 @@ class EvaluationData:
         training_texts: Sentences of the training set, for novelty; empty if unknown.
         seed: Random seed.
         progress: Show progress bars on stderr.
+        ids: N ids of the sentences, for files of predictions; default: their positions, from 0.
     """
 
     texts: Sequence[str]
@@ -46,8 +47,15 @@ class EvaluationData:
     training_texts: Sequence[str] = ()
     seed: int = 0
     progress: bool = False
+    ids: Sequence[str] = ()
 
     def __post_init__(self) -> None:
+        if not self.ids:
+            object.__setattr__(self, "ids", tuple(map(str, range(len(self.texts)))))
+        if len(self.ids) != len(self.texts):
+            raise UserError(
+                f"expected an id for each of the {len(self.texts)} sentences; got {len(self.ids)}"
+            )
         if len(self.texts) < 2:
             raise UserError(
                 f"expected at least 2 sentences, since the controls shuffle them; got "
@@ -70,7 +78,8 @@ class EvaluationData:
         order = torch.randperm(len(self.texts), generator=self.generator())
         chosen: list[int] = order[:limit].sort().values.tolist()
         labels = {name: [values[i] for i in chosen] for name, values in self.labels.items()}
-        return replace(self, texts=[self.texts[i] for i in chosen], labels=labels)
+        texts, ids = ([of[i] for i in chosen] for of in (self.texts, self.ids))
+        return replace(self, texts=texts, labels=labels, ids=ids)
 
     def generator(self) -> torch.Generator:
         """A new random generator with the seed of the evaluation."""
@@ -100,7 +109,9 @@ class Evaluation:
 
     Attributes:
         rows: Rows of `Metric.row`, those of the primary metric first.
-        tables: Maps names to tables of the underlying data: texts, curves, points of a map.
+        tables: Maps names to tables of the underlying data: texts, curves, points of a map. A table
+            named `predictions`, or `predictions-` and a variant of the system, has at least the
+            fields of `llamavae.evaluation.predictions.Prediction`.
         items: Maps metric and group to the per-item values, if they are known.
         not_found: Maps each part without data, such as a benchmark, to the reason.
         plots: Maps tables that are plotted in the report to how.

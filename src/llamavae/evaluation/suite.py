@@ -15,7 +15,14 @@ from torch import nn
 
 from llamavae.errors import UserError
 from llamavae.evaluation.data import data_hashes
-from llamavae.evaluation.evaluator import EvaluationData, Evaluator, missing, system_fingerprint
+from llamavae.evaluation.evaluator import (
+    Evaluation,
+    EvaluationData,
+    Evaluator,
+    missing,
+    system_fingerprint,
+)
+from llamavae.evaluation.predictions import PREDICTIONS
 from llamavae.evaluation.results import EVALUATION, Found, Results, read_results, write_results
 from llamavae.folders import locked
 from llamavae.provenance import provenance
@@ -91,6 +98,7 @@ def _run(
         say(f"failed: {error}{kept}")
         return False
     seconds = round(time.perf_counter() - start, 1)
+    _describe_predictions(evaluation, each.name, results)
     if same and evaluation.not_found.keys() - same.not_found.keys():
         say(f"{seconds:.1f} s; fewer results than before; the previous ones are kept")
         return False
@@ -98,6 +106,20 @@ def _run(
     results.found[each.name] = Found(evaluation, metrics, settings, seconds, provenance())
     say(f"{seconds:.1f} s")
     return True
+
+
+def _describe_predictions(evaluation: Evaluation, task: str, results: Results) -> None:
+    """Add system, task, benchmark and split to the tables of predictions."""
+    for name, table in evaluation.tables.items():
+        if name.startswith(PREDICTIONS):
+            about = {
+                "system": results.system + name.removeprefix(PREDICTIONS),
+                "task": task,
+                "benchmark": results.data.get("corpus"),
+                "split": results.data.get("split"),
+            }
+            known = {key: value for key, value in about.items() if value}
+            evaluation.tables[name] = [row | known for row in table]
 
 
 def _open(

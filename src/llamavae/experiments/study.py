@@ -11,6 +11,7 @@ The file is long because both studies share the task and the measurement of one 
 from __future__ import annotations
 
 import random
+import re
 import shutil
 import time
 from collections import defaultdict
@@ -25,6 +26,7 @@ from datasets import Dataset
 
 from llamavae.baselines import ConditionalVAE, NearestNeighbour, PromptedDecoder
 from llamavae.errors import UserError, unknown
+from llamavae.evaluation.predictions import Prediction, Predictions, write_predictions
 from llamavae.flows import FitConfig, FlowFit
 from llamavae.flows.architectures import ARCHITECTURES, Form
 from llamavae.guidance import Condition, InvertibleCVAE, Pairs, make_pairs
@@ -43,8 +45,11 @@ _RANKED = 200  # number of queries if each candidate needs a forward pass of the
 Keep = Callable[[str, Rows], None]
 """Called with the name and rows of each system as soon as they are available."""
 
-_Systems: TypeAlias = dict[tuple[str, int], tuple[Callable[[], Rows], Path | None]]
-"""Maps names and seeds to functions that compute the rows, and to the folder of the fit."""
+_Made: TypeAlias = tuple[Rows, list[str]]
+"""The rows of a system, and its definitions of the first words of the task."""
+
+_Systems: TypeAlias = dict[tuple[str, int], tuple[Callable[[], _Made], Path | None]]
+"""Maps names and seeds to functions that evaluate the system, and to the folder of the fit."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +74,7 @@ class DefinitionTask:
             name.
         draws: Number of codes per word for a flow, see `InvertibleCVAE.generate`. Above 1, only
             the flows use `spread`; the baselines use 0.
+        benchmark: Name of the corpus, for files of predictions.
     """
 
     vae: LlaMaVAE
@@ -85,6 +91,7 @@ class DefinitionTask:
     senses: Mapping[str, Sequence[str]] = field(default_factory=dict)
     conditions: Sequence[Any] = ()
     draws: int = 1
+    benchmark: str = ""
 
     def __post_init__(self) -> None:
         if self.draws > 1:
@@ -162,6 +169,7 @@ def study_flows(
     done: Sequence[str] = (),
     keep: Keep | None = None,
     models: Path | None = None,
+    predictions: Path | None = None,
 ) -> Rows:
     """Fit each architecture in each form, and evaluate its definitions and reverse dictionary.
 
@@ -176,6 +184,8 @@ def study_flows(
         models: Folder for the fitted flows, each saved as an invertible CVAE in its own subfolder
             (`glow-reference-0`), and for the state from which an interrupted fit resumes; None
             saves neither.
+        predictions: Folder for the definitions of each system, see
+            `llamavae.evaluation.predictions` (`glow-reference-0.jsonl`); None does not save them.
     """
     check_names(flows, forms)
     config = config or FitConfig()
@@ -186,9 +196,9 @@ def study_flows(
             for seed in seeds[:1] if closed else seeds:
                 system = flow if closed else f"{flow} {form}"
                 place = _place(models, system, seed)
-                make = partial(_flow_rows, task, flow, form, seed, config, place)
+                make = partial(_evaluate_flow, task, flow, form, seed, config, place)
                 systems[system, seed] = make, place
-    return _run(systems, done, keep)
+    return _run(task, systems, done, keep, predictions)
 
 
 def check_names(flows: Sequence[str], forms: Sequence[str]) -> None:
@@ -208,6 +218,7 @@ def study_definitions(
     done: Sequence[str] = (),
     keep: Keep | None = None,
     models: Path | None = None,
+    predictions: Path | None = None,
 ) -> Rows:
     """Compare the invertible CVAE with all baselines and with an upper bound.
 
@@ -225,6 +236,7 @@ def study_definitions(
         done: Names of systems to skip.
         keep: Called with the rows of each system as soon as they are available.
         models: Folder for the fitted flows, as for `study_flows` (`glow-0`).
+        predictions: Folder for the definitions of each system, as for `study_flows`.
     """
     config = config or FitConfig()
     flows = {
@@ -256,26 +268,47 @@ def study_definitions(
     systems: _Systems = {}
     for system, flow in flows.items():
         place = _place(models, flow, seed)
-        make = partial(_flow_rows, task, flow, form, seed, config, place)
+        make = partial(_evaluate_flow, task, flow, form, seed, config, place)
         systems[system, seed] = make, place
     for system, write in baselines.items():
-        systems[system, seed] = lambda write=write: _text_rows(task, write(), seed), None
-    return _run(systems, done, keep)
+        systems[system, seed] = partial(_evaluate_baseline, task, write, seed), None
+    return _run(task, systems, done, keep, predictions)
 
 
-def _run(systems: _Systems, done: Sequence[str], keep: Keep | None) -> Rows:
+def _run(
+    task: DefinitionTask,
+    systems: _Systems,
+    done: Sequence[str],
+    keep: Keep | None,
+    predictions: Path | None,
+) -> Rows:
     """The rows of all systems that are not done yet."""
     rows: Rows = []
     for (system, seed), (make, place) in systems.items():
         if f"{system}/{seed}" in done:
             continue
-        found = [{"system": system, "seed": seed, **row} for row in make()]
+        made, texts = make()
+        found = [{"system": system, "seed": seed, **row} for row in made]
         rows += found
+        if predictions is not None:
+            predictions.mkdir(parents=True, exist_ok=True)
+            name = re.sub(r"\W+", "-", f"{system} {seed}")
+            written = _predictions(task, texts, f"{system}/{seed}")
+            write_predictions(written, predictions / f"{name}.jsonl")
         if keep is not None:
             keep(f"{system}/{seed}", found)
         if place is not None:  # the results are saved, so the state of the fit can go
             shutil.rmtree(place / "state", ignore_errors=True)
     return rows
+
+
+def _predictions(task: DefinitionTask, texts: list[str], system: str) -> Predictions:
+    """The definitions of the first words of the task in the common format."""
+    items = []
+    for word, reference, text in zip(task.words, task.test.texts, texts, strict=False):
+        senses = tuple(sense for sense in task.senses.get(word, ()) if sense != reference)
+        items.append(Prediction(word, text, (reference,), lemma=word, senses=senses))
+    return Predictions(items, system, "definitions", task.benchmark, "test")
 
 
 def differences(rows: Rows, against: str = "nearest neighbour", *, resamples: int = 1000) -> Rows:
@@ -313,9 +346,9 @@ def _place(models: Path | None, system: str, seed: int) -> Path | None:
     return None if models is None else models / f"{system} {seed}".replace(" ", "-")
 
 
-def _flow_rows(
+def _evaluate_flow(
     task: DefinitionTask, flow: str, form: str, seed: int, config: FitConfig, place: Path | None
-) -> Rows:
+) -> _Made:
     torch.manual_seed(seed)
     cvae = InvertibleCVAE.build(task.vae, task.condition, flow, form, **task.networks)
     state = None if place is None else place / "state"
@@ -326,11 +359,17 @@ def _flow_rows(
     if place is not None:
         cvae.save_pretrained(place)
     texts, share = _timed(task, cvae, seed)
-    return [
+    rows = [
         *_fit_rows(task, cvae, fit, share),
         *_text_rows(task, texts, seed),
         *_rank_rows(task, cvae),
     ]
+    return rows, texts
+
+
+def _evaluate_baseline(task: DefinitionTask, write: Callable[[], list[str]], seed: int) -> _Made:
+    texts = write()
+    return _text_rows(task, texts, seed), texts
 
 
 def _fit_rows(task: DefinitionTask, cvae: InvertibleCVAE, fit: FlowFit, share: float) -> Rows:

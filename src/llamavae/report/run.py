@@ -205,7 +205,7 @@ def write_run_report(
 
     Args:
         folder: The run's folder, with `results.json` and `log.jsonl`.
-        tables: The tables `reconstructions`, `interpolations`, `traversals` and `samples` of the
+        tables: The tables `predictions`, `interpolations`, `traversals` and `samples` of the
             evaluators; missing tables are skipped.
         metrics: Further metrics, at the top of the table.
         sections: Further sections, before the metrics.

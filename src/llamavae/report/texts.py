@@ -14,7 +14,7 @@ _SHOWN_SAMPLES = 24
 _SHOWN_PATHS = 6
 
 
-TEXTS = ("reconstructions", "interpolations", "traversals", "samples")
+TEXTS = ("predictions", "interpolations", "traversals", "samples")
 """Tables of sentences that have their own sections."""
 
 
@@ -25,7 +25,7 @@ def text_sections(tables: Mapping[str, Rows]) -> list[Section]:
         tables: Tables of the evaluators, by the names of `TEXTS`.
     """
     sections = []
-    if reconstructed := tables.get("reconstructions"):
+    if reconstructed := tables.get("predictions"):
         sections.append(_show_reconstructions(reconstructed))
     if paths := tables.get("interpolations"):
         note = "Steps on the path from one sentence to another; changed words are highlighted."
@@ -52,10 +52,10 @@ def _show_reconstructions(rows: Rows) -> Section:
     def shown(chosen: Rows) -> Rows:
         return [
             {
-                "sentence": row["text"],
-                "reconstruction": changes(row["text"], row["reconstruction"]),
+                "sentence": row["reference"],
+                "reconstruction": changes(row["reference"], row["prediction"]),
                 "BLEU": row["bleu"],
-                "from shuffled z": row["shuffled"],
+                "from shuffled z": row["control"],
             }
             for row in chosen
         ]

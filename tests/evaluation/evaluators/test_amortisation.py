@@ -56,8 +56,9 @@ def test_every_group_has_every_measure(found: Evaluation) -> None:
 
 
 def test_texts_are_those_of_the_codes(model: LlaMaVAE, found: Evaluation) -> None:
-    assert [row["text"] for row in found.tables["codes"]] == list(DATA.texts)
-    predictions = [row["encoder: text"] for row in found.tables["codes"]]
+    table = found.tables["predictions-refined-0"]
+    assert [row["reference"] for row in table] == list(DATA.texts)
+    predictions = [row["prediction"] for row in table]
     assert predictions == model.reconstruct(list(DATA.texts))
 
 

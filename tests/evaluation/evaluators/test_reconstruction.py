@@ -88,8 +88,8 @@ def test_a_perfect_system_and_its_control():
     for name in ("BLEU", "chrF", "exact match", "token F1"):
         sizes = [row["n"] for row in found.rows if row["metric"] == name]
         assert sizes[0] == sum(sizes[1:]) == len(texts)
-    for row in found.tables["reconstructions"]:
-        assert row["text"] == row["reconstruction"] != row["shuffled"]
+    for row in found.tables["predictions"]:
+        assert row["reference"] == row["prediction"] != row["control"]
         assert row["bleu"] == 100
 
 
@@ -97,27 +97,27 @@ def test_equal_sentences_are_no_control():
     """A sentence that comes twice must not be held against its own text."""
     texts = ["robots paint", "an owl reads", "robots paint", "a lemon is sour"]
     found = Reconstruction(resamples=20)(Planted(texts), EvaluationData(texts))
-    assert all(row["text"] != row["shuffled"] for row in found.tables["reconstructions"])
+    assert all(row["reference"] != row["control"] for row in found.tables["predictions"])
 
 
 def test_numbers_are_those_of_the_texts(model):
     data = EvaluationData(tiny.SENTENCES, seed=4)
     found = Reconstruction(3, resamples=20)(model, data)
     predictions = model.reconstruct(tiny.SENTENCES)
-    table = found.tables["reconstructions"]
-    assert [row["reconstruction"] for row in table] == predictions
+    table = found.tables["predictions"]
+    assert [row["prediction"] for row in table] == predictions
     assert found.value("BLEU") == pytest.approx(corpus_bleu(predictions, tiny.SENTENCES))
     assert found.value("chrF") == pytest.approx(corpus_chrf(predictions, tiny.SENTENCES))
     assert found.value("exact match") == exact_match(predictions, tiny.SENTENCES)
     cosine = semantic.encoder_cosines(predictions, tiny.SENTENCES, model.encoder).mean().item()
     assert found.value("encoder cosine") == pytest.approx(cosine, abs=1e-5)
-    shuffled = [row["shuffled"] for row in table]
+    shuffled = [row["control"] for row in table]
     control = {row["metric"]: row["control"] for row in found.rows if not row["group"]}
     assert control["BLEU"] == pytest.approx(corpus_bleu(shuffled, tiny.SENTENCES))
     cosine = semantic.encoder_cosines(shuffled, tiny.SENTENCES, model.encoder).mean().item()
     assert control["encoder cosine"] == pytest.approx(cosine, abs=1e-5)
     again = Reconstruction(8, resamples=20)(model, data)
-    assert [row["reconstruction"] for row in again.tables["reconstructions"]] == predictions
+    assert [row["prediction"] for row in again.tables["predictions"]] == predictions
 
 
 def test_the_interval_of_a_share():
@@ -179,7 +179,7 @@ def test_controls_and_cosine_are_of_a_sample():
     sizes = {row["metric"]: row["n"] for row in found.rows if not row["group"]}
     assert sizes.pop("encoder cosine") == 50
     assert set(sizes.values()) == {401}
-    table = found.tables["reconstructions"]
+    table = found.tables["predictions"]
     drawn = [row for row in table if row["encoder cosine"] is not None]
     assert len(drawn) == 50
     assert found.value("encoder cosine") == pytest.approx(
@@ -187,7 +187,7 @@ def test_controls_and_cosine_are_of_a_sample():
     )
     row = next(row for row in found.rows if row["metric"] == "token F1")
     assert row["value"] == pytest.approx(sum(row["token F1"] for row in table) / 401, abs=1e-4)
-    control = sum(token_f1(row["shuffled"], row["text"]) for row in drawn) / 50
+    control = sum(token_f1(row["control"], row["reference"]) for row in drawn) / 50
     assert row["control"] == pytest.approx(control)
     long = next(row for row in found.rows if row["group"] == "words 11 to 20")
     assert (long["n"], long["control"]) == (1, None)

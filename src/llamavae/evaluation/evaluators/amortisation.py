@@ -14,6 +14,7 @@ from torch import Tensor
 from llamavae.errors import UserError
 from llamavae.evaluation.evaluator import Evaluation, EvaluationData, Evaluator
 from llamavae.evaluation.evaluators.reconstruction import decode_by_length
+from llamavae.evaluation.predictions import PREDICTIONS, Prediction
 from llamavae.evaluation.refined import RefinedSystem
 from llamavae.metrics.control import derangement
 from llamavae.metrics.metric import Metric, Rows
@@ -153,14 +154,17 @@ class Amortisation(Evaluator):
 
     @torch.no_grad()
     def evaluate(self, system: Any, data: EvaluationData) -> Evaluation:
-        """All metrics for the encoder and for each number of steps, and the table `codes`.
+        """All metrics for the encoder and for each number of steps, and their texts.
 
-        Row of the table: `text`, and for each group its text and its NLL at the mean.
+        The table `predictions-refined-STEPS` has the texts of the codes after so many steps, 0 for
+        those of the encoder. Row: the fields of `llamavae.evaluation.predictions`, and `NLL` at the
+        mean.
         """
         model = system.model if isinstance(system, RefinedSystem) else system
-        texts = list(data.sample(self.limit).texts)
+        sample = data.sample(self.limit)
+        texts = list(sample.texts)
         rows: Rows = []
-        columns: dict[str, list[Any]] = {"text": texts}
+        tables: dict[str, Rows] = {}
         scale = model.encode(texts).mean.double().cpu().std(0)
         base: Values | None = None
         for steps in (0, *self.steps):
@@ -168,16 +172,19 @@ class Amortisation(Evaluator):
             base = found.bound if base is None else base
             gap = base - found.bound if steps else None
             group = f"{steps} steps" if steps else ENCODER
-            columns |= {f"{group}: text": found.predictions, f"{group}: NLL": found.nll.tolist()}
+            tables[f"{PREDICTIONS}-refined-{steps}"] = [
+                Prediction(id, prediction, (text,), control).fields() | {"NLL": nll}
+                for id, prediction, text, control, nll in zip(
+                    *(sample.ids, found.predictions, texts, found.foreign, found.nll.tolist()),
+                    strict=True,
+                )
+            ]
             rows += self._rows(found, gap, texts, data.seed, group)
             if steps == self.steps[-1]:
                 rows += self._rows(found, gap, texts, data.seed)
         order = [metric.name for metric in self.metrics]
         rows.sort(key=lambda row: (order.index(row["metric"]), bool(row["group"])))
-        table = [
-            dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)
-        ]
-        return Evaluation(rows, {"codes": table})
+        return Evaluation(rows, tables)
 
     def _found(
         self, model: LlaMaVAE, texts: list[str], steps: int, scale: Tensor, data: EvaluationData

@@ -22,6 +22,7 @@ from llamavae.evaluation.evaluator import (
     latent_codes,
     system_fingerprint,
 )
+from llamavae.evaluation.predictions import PREDICTIONS, Prediction
 from llamavae.metrics import semantic
 from llamavae.metrics.bootstrap import bootstrap_sums, percentile_interval
 from llamavae.metrics.control import derangement
@@ -107,8 +108,8 @@ _METRICS = (
         "BLEU",
         "0 to 100",
         "higher",
-        "Corpus BLEU of the texts decoded greedily from the posterior means, computed by sacrebleu "
-        "(13a tokenisation, cased; Post, 2018, W18-6319).",
+        "Corpus BLEU of the texts, computed by sacrebleu (13a tokenisation, cased; Post, 2018, "
+        "W18-6319).",
         _CONTROL,
         "BLEU",
     ),
@@ -116,7 +117,7 @@ _METRICS = (
         "chrF",
         "0 to 100",
         "higher",
-        "Corpus chrF of the same texts: the F2 of character n-grams, n from 1 to 6, without white "
+        "Corpus chrF of the texts: the F2 of character n-grams, n from 1 to 6, without white "
         "space, cased, equal to that of sacrebleu (Popović, 2015, W15-3049). It does not depend on "
         "a tokenisation: use it in place of BLEU for languages without spaces between words, such "
         "as Chinese, Japanese and Thai, and for texts of fewer than four tokens.",
@@ -235,11 +236,12 @@ class Reconstruction(Evaluator):
         self.sample, self.resamples = sample, resamples
 
     def evaluate(self, system: Any, data: EvaluationData) -> Evaluation:
-        """All metrics, the main ones also by length, and the table `reconstructions`.
+        """All metrics, the main ones also by length, and the table `predictions`.
 
-        Row of the table: `text`, `reconstruction`, `bleu` and `chrF` (0 to 100), the other
-        per-sentence metrics (the cosine outside the sample is None), and `shuffled`, the text of
-        the control. The row of the cosine has `judge`, the fingerprint of the encoder.
+        Row of the table: `id`, `reference` (the sentence), `prediction` and `control` (the text of
+        a shuffled code), see `llamavae.evaluation.predictions`; then `bleu` and `chrF` (0 to 100)
+        and the other per-sentence metrics (the cosine outside the sample is None). The row of the
+        cosine has `judge`, the fingerprint of the encoder.
 
         Raises:
             UserError: A requested model cannot be found, read or reached.
@@ -266,7 +268,8 @@ class Reconstruction(Evaluator):
         held, exchanged = ([of[i] for i in sample] for of in (texts, shuffled))
 
         items, control = (
-            self._items(*pair, bert, bleurt) for pair in ((predictions, texts), (exchanged, held))
+            pair_items(*pair, bert=bert, bert_layer=self.bertscore_layer, bleurt=bleurt)
+            for pair in ((predictions, texts), (exchanged, held))
         )
         chrf, chrf_control = chrf_counts(predictions, texts), chrf_counts(exchanged, held)
         rows: Rows = []
@@ -279,15 +282,13 @@ class Reconstruction(Evaluator):
             rows += self._rows(counts, others, data.seed, group)
         bleu = [bleu_of_counts(row[None], effective_order=True) for row in items.pop("BLEU")]
         columns: dict[str, list[Any]] = {
-            "text": texts,
-            "reconstruction": predictions,
             "bleu": np.round(bleu, 1).tolist(),
             **{name: values[:, 0].round(4).tolist() for name, values in items.items()},
             "chrF": [round(chrf_of_counts(row[None]), 1) for row in chrf],
         }
         if can_encode(encoder):
             ours, theirs = (
-                {"encoder cosine": _encoder_cosines(encoder, known, side, held)}
+                {"encoder cosine": cached_cosines(encoder, known, side, held)}
                 for side in ([predictions[i] for i in sample], exchanged)
             )
             judge = {"judge": system_fingerprint(encoder)}
@@ -295,37 +296,19 @@ class Reconstruction(Evaluator):
             cosines = ours["encoder cosine"][:, 0].round(4).tolist()
             found = dict(zip(sample.tolist(), cosines, strict=True))
             columns["encoder cosine"] = [found.get(i) for i in range(len(texts))]
-        columns["shuffled"] = shuffled
         order = [metric.name for metric in self.metrics]
         rows.sort(key=lambda row: order.index(row["metric"]))
 
-        table = [
+        scores = (
             dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)
+        )
+        table = [
+            Prediction(id, prediction, (text,), control).fields() | row
+            for id, prediction, text, control, row in zip(
+                data.ids, predictions, texts, shuffled, scores, strict=True
+            )
         ]
-        return Evaluation(rows, {"reconstructions": table})
-
-    def _items(
-        self,
-        predictions: list[str],
-        texts: list[str],
-        bert: semantic.Loaded | None,
-        bleurt: semantic.Loaded | None,
-    ) -> dict[str, Values]:
-        """Per-item values of each metric: n-gram counts (N, 10), or a value (N, 1)."""
-        pairs = list(zip(predictions, texts, strict=True))
-        values = {
-            "BLEU-1": [bleu_1(*pair) for pair in pairs],
-            "exact match": [a.split() == b.split() for a, b in pairs],
-            "token F1": [token_f1(*pair) for pair in pairs],
-            **dict(zip(_ROUGE, zip(*(rouge(*pair) for pair in pairs), strict=True), strict=True)),
-        }
-        if bert is not None:
-            scores = semantic.bert_score(predictions, texts, bert, self.bertscore_layer)
-            values["BERTScore"] = scores.tolist()
-        if bleurt is not None:
-            values["BLEURT"] = semantic.bleurt_scores(predictions, texts, bleurt).tolist()
-        columns = {name: np.array(each, dtype=float)[:, None] for name, each in values.items()}
-        return {"BLEU": bleu_counts(predictions, texts), **columns}
+        return Evaluation(rows, {PREDICTIONS: table})
 
     def _rows(
         self, items: dict[str, Values], control: dict[str, Values], seed: int, group: str = ""
@@ -348,6 +331,41 @@ class Reconstruction(Evaluator):
         return rows
 
 
+def pair_items(
+    predictions: Sequence[str],
+    texts: Sequence[str],
+    *,
+    bert: semantic.Loaded | None = None,
+    bert_layer: int = 17,
+    bleurt: semantic.Loaded | None = None,
+) -> dict[str, Values]:
+    """Per-item values of the metrics of N predictions and their texts.
+
+    Args:
+        predictions: N generated texts.
+        texts: N reference texts.
+        bert: Encoder of BERTScore; None skips it.
+        bert_layer: Its layer, see `bert_score`.
+        bleurt: Model of BLEURT; None skips it.
+
+    Returns:
+        Maps names of metrics to n-gram counts (N, 10) for BLEU, or to values (N, 1).
+    """
+    pairs = list(zip(predictions, texts, strict=True))
+    values = {
+        "BLEU-1": [bleu_1(*pair) for pair in pairs],
+        "exact match": [a.split() == b.split() for a, b in pairs],
+        "token F1": [token_f1(*pair) for pair in pairs],
+        **dict(zip(_ROUGE, zip(*(rouge(*pair) for pair in pairs), strict=True), strict=True)),
+    }
+    if bert is not None:
+        values["BERTScore"] = semantic.bert_score(predictions, texts, bert, bert_layer).tolist()
+    if bleurt is not None:
+        values["BLEURT"] = semantic.bleurt_scores(predictions, texts, bleurt).tolist()
+    columns = {name: np.array(each, dtype=float)[:, None] for name, each in values.items()}
+    return {"BLEU": bleu_counts(predictions, texts), **columns}
+
+
 def _of_sums(name: str, sums: Values, n: int) -> float:
     """A metric from the sums of the values of n items."""
     if name in _OF_COUNTS:
@@ -361,7 +379,7 @@ def _lengths(system: Any, texts: list[str]) -> list[int]:
     return [len(row) for row in rows]
 
 
-def _encoder_cosines(
+def cached_cosines(
     encoder: Any, known: dict[str, Tensor], predictions: list[str], texts: list[str]
 ) -> Values:
     """Cosine between the embeddings of each of N texts and its sentence (N, 1); 0 if one is empty.
