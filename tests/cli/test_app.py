@@ -171,7 +171,7 @@ def entry(model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Calla
         monkeypatch.setattr(sys, "argv", ["llamavae", *arguments])
         with pytest.raises(SystemExit) as caught:
             cli.main()
-        return caught.value.code or 0
+        return int(caught.value.code or 0)
 
     yield enter
     signal.signal(signal.SIGTERM, handler)

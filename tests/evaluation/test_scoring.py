@@ -6,6 +6,7 @@ from collections import defaultdict
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sacrebleu
@@ -73,7 +74,7 @@ def with_texts(texts, system=SINGLE, name="theirs"):
 @pytest.mark.parametrize("system", [SYSTEM, SINGLE])
 def test_bleu_and_chrf_are_those_of_sacrebleu_with_one_or_several_references(system):
     longest = max(len(item.references) for item in system.items)
-    streams = [
+    streams: list[Any] = [  # sacrebleu takes None where there are fewer references
         [item.references[k] if k < len(item.references) else None for item in system.items]
         for k in range(longest)
     ]

@@ -215,11 +215,11 @@ def full_disks(most: int, seed: int = 0, names: Sequence[str] | None = None) -> 
         names: Names of the writers. Default: all.
     """
     rows: Rows = []
-    cases = [
-        case
-        for i, (*one, rng) in enumerate(_chosen(most, seed, names))
-        for case in [(*one, None), (*one, rng.choice(_SIZES))][: 1 + (i % 5 == 0)]
-    ]
+    cases: list[tuple[_Case, int, int | None]] = []
+    for i, (case, number, rng) in enumerate(_chosen(most, seed, names)):
+        cases.append((case, number, None))
+        if i % 5 == 0:
+            cases.append((case, number, rng.choice(_SIZES)))
     for case, number, size in cases:
         with _folder() as folder:
             writers.begin(case.writer, folder)
@@ -347,9 +347,9 @@ def crowds(
                 if not pid:
                     os._exit(_child(partial(writer.work, folder)))
                 pids.append(pid)
-            codes = [os.WEXITSTATUS(os.waitpid(pid, 0)[1]) for pid in pids]
+            statuses = [os.WEXITSTATUS(os.waitpid(pid, 0)[1]) for pid in pids]
             state = _state(writer, folder)
-            for code in codes:
+            for code in statuses:
                 right = state == case.new and code in (_DONE, _REFUSED)
                 outcome = "refused" if code == _REFUSED else "right"
                 rows.append(

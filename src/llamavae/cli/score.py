@@ -11,14 +11,14 @@ import typer
 from llamavae.cli.options import Json, quiet
 from llamavae.cli.output import note, write, write_table
 from llamavae.errors import UserError
-from llamavae.files import disk_errors, write_csv, write_json
-from llamavae.folders import check_output
+from llamavae.files import write_csv, write_json
+from llamavae.folders import check_output, locked
 
 if TYPE_CHECKING:
     from llamavae.evaluation.predictions import Predictions
     from llamavae.metrics.metric import Rows
 
-_RESULT = "scores.json"
+_KIND = "scores of predictions"
 
 
 def score(
@@ -93,7 +93,7 @@ def score(
     from llamavae.evaluation.scoring import Scorer
 
     if output is not None:
-        check_output(output, _RESULT)
+        check_output(output, _KIND)
     if submission is not None and len(files) > 1:
         raise UserError(f"--submission requires a single file of predictions; got {len(files)}")
     systems = _read(files, references)
@@ -166,9 +166,6 @@ def _save(
         for file, each in zip(files, systems, strict=True)
     ]
     used = dict.fromkeys(row["metric"] for row in rows)
-    with disk_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    write_csv(rows, folder / "scores.csv")
     values = {
         "settings": settings,
         "made_by": provenance(),
@@ -176,7 +173,9 @@ def _save(
         "metrics": [asdict(METRICS[name]) for name in used],
         "rows": rows,
     }
-    write_json(folder / _RESULT, values)
+    with locked(folder, _KIND):
+        write_csv(rows, folder / "scores.csv")
+        write_json(folder / "scores.json", values)
 
 
 def _table(rows: Rows, several: bool) -> list[tuple[str, ...]]:
