@@ -183,7 +183,7 @@ def test_an_output_is_only_replaced_on_request(
     assert output.read_text() == "mine"
     encode_file(model, sentences, output, overwrite=True)
     assert len(pq.read_table(output)) == 32
-    with pytest.raises(UserError, match="already exists"):
+    with pytest.raises(UserError, match="is the file of the sentences itself"):
         encode_file(model, output, output, overwrite=True)
 
 
@@ -343,7 +343,7 @@ def test_odd_lines_are_named(line: str, message: str) -> None:
 
 @pytest.mark.parametrize("line", ["null", "5", "{}", "[]"])
 def test_an_odd_first_line_is_named(line: str) -> None:
-    with pytest.raises(UserError, match=r"row 1 holds|shape \(1, 0\)"):
+    with pytest.raises(UserError, match="row 1 holds"):
         list(read_latent_codes([line.encode()]))
 
 

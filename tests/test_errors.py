@@ -28,6 +28,7 @@ from llamavae.errors import (
         ("1", {}, "n must be an integer; got '1'"),
         (1.0, {}, "n must be an integer; got 1.0"),
     ],
+    ids=range(7),
 )
 def test_integers(value: Any, limits: dict[str, int], message: str) -> None:
     with pytest.raises(UserError, match=f"^{message}$"):
@@ -35,7 +36,9 @@ def test_integers(value: Any, limits: dict[str, int], message: str) -> None:
     check_int("n", LARGEST)
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, 10**400, 10**5000, True, "1", None])
+@pytest.mark.parametrize(
+    "value", [math.nan, math.inf, 10**400, 10**5000, True, "1", None], ids=range(7)
+)
 def test_numbers_are_finite(value: Any) -> None:
     with pytest.raises(UserError, match=r"x must be a finite number; got .{1,80}$"):
         check_number("x", value)

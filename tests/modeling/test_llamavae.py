@@ -173,7 +173,7 @@ def test_paths_and_numbers_that_nothing_can_use(model):
         lambda: model.decode(z, batch_size=10**30),
         lambda: model.decode(z, num_return_sequences=10**30),
     ):
-        with pytest.raises(UserError, match="must be (at most|from 2 to)"):
+        with pytest.raises(UserError, match=r"must be (at most|from 2 to)"):
             act()
 
 
@@ -182,7 +182,7 @@ def test_generation_without_enough_memory(model, monkeypatch):
         return torch.empty(2**47)  # more than there are addresses
 
     monkeypatch.setattr(decoder, "steered", exhausted)
-    with pytest.raises(UserError, match="not enough memory for generation. Use a smaller batch"):
+    with pytest.raises(UserError, match=r"not enough memory for generation\. Use a smaller batch"):
         model.decode(torch.zeros(1, tiny.LATENT))
 
 

@@ -81,7 +81,7 @@ def grouped(verb: Callable[..., None]) -> Callable[..., None]:
     @wraps(verb)
     def command(**values: Any) -> None:
         for name, value in values.items():
-            if isinstance(value, int) and name != "seed":  # its limits are those of torch
+            if type(value) is int and name != "seed":  # its limits are those of torch
                 check_int(f"--{name.replace('_', '-')}", value, -LARGEST)
         for name, kind in groups.items():
             fields = [field.name for field in dataclasses.fields(kind)]

@@ -85,7 +85,7 @@ def read_latent_codes(
         if z.ndim != 2:
             raise UserError(f"{name}: expected one vector per row; got shape {tuple(z.shape)}")
         if z.shape[1] != (size := size or z.shape[1]):
-            raise _wrong_row(name, ids[0], z[0].tolist())
+            raise _wrong_row(name, ids[0], vectors[0])
         bad = (~z.isfinite().all(dim=1)).nonzero()
         if len(bad):
             raise UserError(f"{name}: row {ids[int(bad[0])]} holds a number that is not finite")
@@ -139,7 +139,7 @@ def _from_parquet(path: Path, batch_size: int, wanted: Sequence[str]) -> Iterato
         kind = file.schema_arrow.field(column).type
         if not _of_numbers(kind):
             raise UserError(
-                f"{path}: column {column!r} is of type {str(kind):.40}; expected lists of numbers"
+                f"{path}: column {column!r} is of type {kind!s:.40}; expected lists of numbers"
             )
         first = 1
         read = [name for name in ("id", "text", column) if name in names]
@@ -202,7 +202,8 @@ def _parsed(line: str, name: str, number: int, wanted: Sequence[str]) -> tuple[s
 
 def _numbers(vector: Any, name: str, number: int) -> list[float]:
     """The vector of a row of JSON, if it is a list of numbers; true and "1" are not numbers."""
-    if not isinstance(vector, list) or not all(type(value) in (int, float) for value in vector):
+    strict = isinstance(vector, list) and all(type(value) in (int, float) for value in vector)
+    if not strict or not vector:
         raise _wrong_row(name, number, vector)
     return vector
 
