@@ -183,7 +183,7 @@ def test_an_output_is_only_replaced_on_request(
     assert output.read_text() == "mine"
     encode_file(model, sentences, output, overwrite=True)
     assert len(pq.read_table(output)) == 32
-    with pytest.raises(UserError, match="already exists"):
+    with pytest.raises(UserError, match="is the file of the sentences itself"):
         encode_file(model, output, output, overwrite=True)
 
 
@@ -211,6 +211,13 @@ def test_bad_paths(model: LlaMaVAE, sentences: Path, tmp_path: Path) -> None:
         encode_file(model, sentences, tmp_path / "points.csv")
     with pytest.raises(UserError, match="a file is in the way"):
         encode_file(model, sentences, sentences / "points.parquet")
+    same = tmp_path / "same.parquet"
+    pq.write_table(pa.table({"text": ["a"]}), same)
+    for overwrite in (False, True):
+        with pytest.raises(UserError, match="the file of the sentences itself") as error:
+            encode_file(model, same, same, overwrite=overwrite)
+        assert "--overwrite" not in str(error.value)
+    assert pq.read_table(same).to_pydict() == {"text": ["a"]}
 
 
 @pytest.mark.parametrize("harm", ["removed", "flipped"])
@@ -318,11 +325,54 @@ def test_points_of_open_lines() -> None:
         ('{"vector": [1, 2]}', "row 2 holds 'None'"),
         ("[1, NaN]", "row 2 holds a number that is not finite"),
         ("7", "row 2 holds '7'"),
+        ("null", "row 2 holds 'None'"),
+        ("{}", "row 2 holds 'None'"),
+        ("[true, 2]", r"row 2 holds '\[True, 2\]'"),
+        ('["0.5", "1"]', "row 2 holds"),
+        ("[null, 1]", "row 2 holds"),
+        ("[[1], [2]]", "row 2 holds"),
+        ('{"z": [1, 2], "text": 3}', r"row 2 has the text 3 \(int\); expected a string"),
     ],
 )
 def test_odd_lines_are_named(line: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         list(read_latent_codes([b"[1, 2]\n", line.encode()]))
+    with pytest.raises(UserError, match=message):  # in another batch
+        list(read_latent_codes([b"[1, 2]\n", line.encode()], batch_size=1))
+
+
+@pytest.mark.parametrize("line", ["null", "5", "{}", "[]"])
+def test_an_odd_first_line_is_named(line: str) -> None:
+    with pytest.raises(UserError, match="row 1 holds"):
+        list(read_latent_codes([line.encode()]))
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"text": ["a", None]}, r"row 2 has the text None"),
+        ({"text": [1, 2]}, r"row 1 has the text 1 \(int\)"),
+        ({"id": [1.5, 2.5]}, r"'id' has no integer or string \(double\)"),
+        ({"mean": ["0.5", "1"]}, "'mean' is of type string; expected lists of numbers"),
+        ({"mean": [["0.5"], ["1"]]}, "expected lists of numbers"),
+        ({"mean": [[True], [False]]}, "expected lists of numbers"),
+        ({"mean": [[1.0, None], [1.0, 2.0]]}, "row 1 holds a number that is not finite"),
+        ({"mean": [[1.0], None]}, "row 2 holds 'None'"),
+    ],
+)
+def test_odd_columns_are_named(columns: dict[str, Any], message: str, tmp_path: Path) -> None:
+    table = pa.table({"mean": [[1.0, 2.0], [3.0, 4.0]], **columns})
+    pq.write_table(table, tmp_path / "a.parquet")
+    with pytest.raises(UserError, match=message):
+        list(read_latent_codes(tmp_path / "a.parquet"))
+
+
+@pytest.mark.parametrize("record", [b"not json", b"[]", b"[" * 10_000, b"\xff", b"3"])
+def test_metadata_of_others_is_ignored(model: LlaMaVAE, record: bytes, tmp_path: Path) -> None:
+    table = pa.table({"mean": [[1.0] * tiny.LATENT]}).replace_schema_metadata({"llamavae": record})
+    pq.write_table(table, tmp_path / "a.parquet")
+    code_files.check_same_model(model, tmp_path / "a.parquet")
+    assert code_files.metadata(table.schema) == {}
 
 
 def test_odd_files_are_named(tmp_path: Path) -> None:

@@ -161,7 +161,12 @@ def check_paths(source: Path, output: Path, overwrite: bool = False) -> None:
         raise UserError(f"{output} is a folder. Name a file in it")
     if output.suffix.lower() != ".parquet":
         raise UserError(f"the output is a Parquet file. Name it {output.with_suffix('.parquet')}")
-    if output.exists() and (not overwrite or output.samefile(source)):
+    if output.exists() and output.samefile(source):
+        raise UserError(
+            f"{output} is the file of the sentences itself, which is never overwritten. Choose "
+            "another output"
+        )
+    if output.exists() and not overwrite:
         raise UserError(
             f"{output} already exists. Choose another name, or overwrite it (--overwrite)"
         )
@@ -183,7 +188,12 @@ def _open_work(work: Path, facts: dict[str, Any]) -> None:
     """Check that the parts in a folder belong to this run, or start a new run in it."""
     path = work / _FACTS
     if path.is_file():
-        found = json.loads(path.read_text(encoding="utf-8"))
+        try:
+            found = dict(json.loads(path.read_text(encoding="utf-8")))
+        except (ValueError, TypeError, RecursionError) as error:
+            raise UserError(
+                f"{path} is damaged: {str(error)[:100]}. Delete {work} to start again"
+            ) from error
         if other := [key for key in facts if found.get(key) != facts[key]]:
             raise UserError(
                 f"{work} belongs to an interrupted run with another {' and '.join(other)}. "

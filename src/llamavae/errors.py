@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Iterable, Mapping
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from numbers import Integral, Real
+from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
@@ -47,13 +50,19 @@ def unknown(kind: str, name: str, known: Iterable[str], hint: str = "") -> UserE
     return UserError(" ".join(p for p in (f"unknown {kind} {name!r:.80}.", text, hint) if p))
 
 
-def check_int(name: str, value: Any, least: int = 1, most: int | None = None) -> None:
+LARGEST = 2**31 - 1
+"""Default upper limit of an integer: more than the number of rows that fit in memory."""
+
+
+def check_int(name: str, value: Any, least: int = 1, most: int = LARGEST) -> None:
     """Raise a `UserError` unless `value` is an integer from `least` to `most`."""
     if not isinstance(value, Integral) or isinstance(value, bool):
-        raise UserError(f"{name} must be an integer; got {value!r:.80}")
-    if int(value) < least or (most is not None and int(value) > most):
-        limits = f"at least {least}" if most is None else f"from {least} to {most}"
-        raise UserError(f"{name} must be {limits}; got {value}")
+        raise UserError(f"{name} must be an integer; got {_short(value)}")
+    if not least <= int(value) <= most:
+        limits = f"from {least} to {most}"
+        if most == LARGEST:
+            limits = f"at least {least}" if value < least else f"at most {most}"
+        raise UserError(f"{name} must be {limits}; got {_short(value)}")
 
 
 def check_number(
@@ -68,13 +77,76 @@ def check_number(
         most: Upper limit.
         above: Exclude the lower limit.
     """
-    is_number = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    try:
+        is_number = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:  # an integer beyond the largest float
+        is_number = False
     if not is_number:
-        raise UserError(f"{name} must be a finite number; got {value!r:.80}")
+        raise UserError(f"{name} must be a finite number; got {_short(value)}")
     if not least <= float(value) <= most or (above and value == least):
         limits = f"above {least}" if above else f"at least {least}"
         limits += "" if most == math.inf else f" and at most {most}"
-        raise UserError(f"{name} must be {limits}; got {value}")
+        raise UserError(f"{name} must be {limits}; got {_short(value)}")
+
+
+def _short(value: Any) -> str:
+    """A value in at most 80 characters; Python refuses to print integers of many digits."""
+    if isinstance(value, int) and value.bit_length() > 256:
+        return f"an integer of {value.bit_length()} bits"
+    return f"{value!r:.80}" if not isinstance(value, Real) else f"{value!s:.80}"
+
+
+def check_path(value: Any, expected: str = "the path of a folder or a file") -> Path:
+    """The path that `value` is.
+
+    Args:
+        value: A path or a string.
+        expected: What it must be, for the message.
+
+    Raises:
+        UserError: It is empty, of another type, or one that no file system has.
+    """
+    reason = ""
+    if not isinstance(value, str | os.PathLike):
+        reason = type(value).__name__
+    elif not os.fspath(value):
+        reason = "an empty name"
+    else:
+        try:
+            os.lstat(Path(value).expanduser())
+        except (FileNotFoundError, NotADirectoryError, PermissionError):
+            pass
+        except (ValueError, OSError, RuntimeError) as error:  # NUL, too long, an unknown home
+            reason = getattr(error, "strerror", None) or str(error)
+    if reason:
+        raise UserError(f"expected {expected}; got {_short(value)[:40]} ({reason})")
+    return Path(value)
+
+
+_ON_CPU, _ON_GPU = "DefaultCPUAllocator", "out of memory"  # in messages of torch
+
+
+def lacks_memory(error: BaseException) -> bool:
+    """Whether an error of Python, NumPy or torch says that memory is exhausted."""
+    return isinstance(error, MemoryError) or _ON_CPU in str(error) or _ON_GPU in str(error)
+
+
+@contextmanager
+def memory_errors(what: str, advice: str) -> Iterator[None]:
+    """Raise a `UserError` if the memory of the CPU does not suffice for `what`.
+
+    torch's `OutOfMemoryError` of a GPU is not changed.
+
+    Args:
+        what: What needs the memory, for the message.
+        advice: What to do, a sentence without a full stop.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not lacks_memory(error) or _ON_GPU in str(error):
+            raise
+        raise UserError(f"not enough memory for {what}. {advice}") from error
 
 
 def check_seed(seed: Any) -> None:

@@ -23,7 +23,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from llamavae.errors import UserError
+from llamavae.errors import UserError, check_path
 from llamavae.manifest import Entries, read_manifest, write_manifest
 
 _TEMPORARY, _LOCK, _OLD = ".writing", ".lock", ".old"
@@ -136,7 +136,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     Raises:
         DiskError: The file cannot be written.
     """
-    target = Path(path).resolve()
+    target = check_path(path).resolve()
     with disk_errors(path), _temporary(target.parent, target.name) as new:
         yield new
         _sync(new)
@@ -166,7 +166,7 @@ def replacing_folder(
     Raises:
         DiskError: The folder cannot be written.
     """
-    target = Path(path).resolve()
+    target = check_path(path).resolve()
     with disk_errors(path):
         target.parent.mkdir(parents=True, exist_ok=True)
         fixed = target.is_dir() and (

@@ -1,14 +1,16 @@
 from __future__ import annotations
 
+import gzip
 import json
 import logging
+import subprocess
 from typing import Any
 
 import pytest
 from datasets import Dataset, IterableDataset
 
 from llamavae.corpora import load_corpus
-from llamavae.corpora.files import read_lines
+from llamavae.corpora.files import read_lines, read_sentences
 from llamavae.errors import UserError
 
 
@@ -83,6 +85,43 @@ def test_the_only_column_with_text_is_taken(write):
     assert texts(data) == ["a b", "c"]
 
 
+@pytest.mark.parametrize(
+    ("header", "column"),
+    [
+        ("text", None),
+        ("Sentence", None),
+        (",text", None),  # as pandas writes it
+        ("2024,text", None),
+        ("what was good?", "what was good?"),
+        ("1", "1"),
+        ("review text,stars", None),
+    ],
+)
+def test_names_that_show_a_header_or_are_chosen(write, header, column):
+    cells = header.split(",")
+    rows = [["3" if name in ("", "2024", "stars") else "a dog" for name in cells]] * 2
+    lines = [header, *(",".join(row) for row in rows)]
+    path = write("a.csv", "\n".join(lines))
+    assert texts(load_corpus(path, column=column)) == ["a dog", "a dog"]
+    assert list(read_sentences(path, column)) == [(2, "a dog"), (3, "a dog")]
+
+
+def test_a_folder_of_tables_without_header_is_refused(tmp_path):
+    (tmp_path / "train.csv").write_text("dog,1\ncat,2\nbird,3\n")
+    with pytest.raises(UserError, match=r"has no header, or .* '1'"):
+        load_corpus(tmp_path)
+
+
+def test_the_command_for_another_encoding_converts_the_file(tmp_path):
+    path = tmp_path / "a b.txt.gz"
+    path.write_bytes(gzip.compress("ein schöner Tag\n".encode("latin-1")))
+    with pytest.raises(UserError, match="invalid UTF-8") as error:
+        list(read_sentences(path))
+    command = str(error.value).split("`")[1]
+    subprocess.run(["sh", "-c", command], check=True)
+    assert list(read_sentences(tmp_path / "new-a b.txt")) == [(1, "ein schöner Tag")]
+
+
 def test_choice_of_column_needed(write):
     path = write("a.csv", "id,first,second\n1,a,b\n")
     with pytest.raises(UserError, match="no column 'text'; its columns are id, first, second"):
@@ -135,6 +174,18 @@ def test_missing_file(tmp_path, write):
         ("a.tsv", "text\tb\na\t1\t2\n", r"a\.tsv:2: 3 field.*a tab"),
         ("a.csv", 'text\n"a" b\n', r"a\.csv:2"),
         ("a.csv", "text,text\na,b\n", "repeats a name"),
+        ("a.csv", "dog,1\ncat,2\nbird,3", r"a\.csv:1: the file has no header, or .* '1'"),
+        ("a.csv", "1,a dog\n2,a cat\n", "has no header, or .* '1'"),
+        ("a.csv", "a dog,2024-01-01\na cat,2024-01-02\n", "has no header"),
+        ("a.csv", "a dog,\na cat,x\n", "has no header, or .* ''"),
+        ("a.csv", "a dog,n/a\na cat,3\n", "has no header, or .* 'n/a'"),
+        ("a.csv", "a dog runs\nthe cat sleeps\n", "has no header, or .* 'a dog runs'"),
+        ("a.tsv", "dog\ncat\n", "has no header, or .* 'dog'"),
+        ("a.csv", f"text\n{'x' * 140_000}\n", "a field is longer than 131,072 characters"),
+        ("a.csv", "text\ra\rb\r", r"carriage returns alone.*tr '.r' '.n' > .*new-a\.csv"),
+        ("a.txt", "a\rb\r", r"a\.txt:1: the line ends are carriage returns alone"),
+        ("a.csv", "text\na\rb\n", r"a\.csv:2: a carriage return .CR. stands in a field"),
+        ("a b.csv", b"text\n\xe9\n", r"cat '\S*a b\.csv' \| iconv .* > '\S*new-a b\.csv'"),
         ("a.parquet", "text", "is not a Parquet file"),
         ("a.docx", "text", r"cannot tell the format.*\.txt, \.jsonl"),
     ],
@@ -167,7 +218,7 @@ def test_quoted_line_break(write):
 def test_a_table_with_another_delimiter_is_an_error(tmp_path, name, header, found):
     path = tmp_path / name
     path.write_text(f"{header}\na{header[4]}past\n")
-    with pytest.raises(UserError, match=f"single field .* which contains {found}; expected fields"):
+    with pytest.raises(UserError, match=f":1: the header is .* which contains {found}.* Save"):
         load_corpus(path)
 
 

@@ -25,12 +25,15 @@ from typing import Any, NamedTuple
 from unittest.mock import patch
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 from tests.faults.configs import Rows, outcome
 from typer.testing import CliRunner
 
 from llamavae import LlaMaVAE
 from llamavae.cli.app import app
+from llamavae.corpora import load_corpus
 from llamavae.corpora.files import load, read_sentences
 from llamavae.data import code_files
 from llamavae.errors import UserError
@@ -77,6 +80,7 @@ def _python() -> Iterator[Case]:
         "dict": (lambda: {"a": 1}, None), "nested": (lambda: [["a"]], None),
         "surrogate": (lambda: "a \ud800", None), "empty": (lambda: "", None),
         "blank": (lambda: ["a", " \n"], None), "[]": (list, 0), "()": (tuple, 0),
+        "number in an array": (lambda: np.array(3), None),
         "array": (lambda: np.array(["a dog", "b"]), 2), "no array": (lambda: np.array([]), 0),
         "objects": (lambda: np.array(["a", None], dtype=object), None),
         "generator": (lambda: (x for x in ["a dog"]), 1), "NUL": (lambda: "a\0b", 1),
@@ -91,7 +95,7 @@ def _python() -> Iterator[Case]:
         if rows == 0:
             count = _equals([])
         yield Case(f"neighbours {name}", lambda make=make: model.neighbours("a", make()), count)
-    for value in (0, -1, 1.5, None, "4", NAN, True):
+    for value in (0, -1, 1.5, None, "4", NAN, True, 10**20, 10**30):
         yield Case(f"encode batch_size={value}", partial(model.encode, ["a"], value))
         yield Case(f"decode batch_size={value}", partial(model.decode, z, value))
         yield Case(f"refine batch_size={value}", partial(model.refine, ["a"], 1, batch_size=value))
@@ -102,7 +106,7 @@ def _python() -> Iterator[Case]:
         yield Case(f"neighbours k={value}", partial(model.neighbours, "a", ["b"], value))
         yield Case(f"interpolate steps={value}", partial(model.interpolate, "a", "b", value))
         yield Case(f"Refinement samples={value}", partial(Refinement, samples=value))
-    for value in (NAN, math.inf, -1, "a"):
+    for value in (NAN, math.inf, -1, "a", 10**400):
         hot = partial(model.decode, z, do_sample=True)
         yield Case(f"temperature={value}", partial(hot, temperature=value))
         yield Case(f"top_p={value}", partial(hot, top_p=value))
@@ -128,6 +132,51 @@ def _python() -> Iterator[Case]:
     for name, act in (
         ("unknown option", partial(model.decode, z, temprature=1.0)),
         ("prompt 3", partial(model.decode, z, prompt=3)),
+        ("prompt list", partial(model.decode, z, prompt=["a"])),
+        *(
+            (f"temperature={value}", partial(model.decode, z, do_sample=True, temperature=value))
+            for value in (0, 1e-320, 1e-45)
+        ),
+        ("traverse steps=10**30", partial(model.traverse, "a", 1, 10**30)),
+        *(
+            (f"{name} {place!r:.20}", partial(act, place))
+            for place in ("", "a\0b", "x" * 5000, "~no-such-user/a")
+            for name, act in (
+                ("prior", lambda place: model.sample(1, place)),
+                ("save to", model.save_pretrained),
+                ("load", LlaMaVAE.from_pretrained),
+                ("load_corpus", load_corpus),
+                ("load cvae", InvertibleCVAE.from_pretrained),
+                ("decoder", partial(LlaMaVAE.from_backbones, None)),
+            )
+        ),
+        *(
+            (f"load_corpus {options}", partial(load_corpus, **{"name": "factors", **options}))
+            for options in (
+                {"name": None},
+                {"name": 3},
+                {"limit": "a"},
+                {"limit": 0},
+                {"limit": 10**30},
+                {"min_words": 1.5},
+                {"max_words": NAN},
+                {"seed": "a"},
+                {"column": 3},
+                {"path": 3},
+            )
+        ),
+        *(
+            (f"load {options}", partial(LlaMaVAE.from_pretrained, "mini", **options))
+            for options in (
+                {"dtype": "float7"},
+                {"dtype": 3},
+                {"device_map": "gpu"},
+                {"device_map": "xpu:7"},
+                {"attn_implementation": "fast"},
+                {"encoder": ""},
+                {"decoder": "a\0b"},
+            )
+        ),
         ("seed text", partial(model.sample, 1, seed="a")),
         ("seed 2**70", partial(model.sample, 1, seed=2**70)),
         ("prior 3", partial(model.sample, 1, prior=3)),
@@ -231,6 +280,19 @@ def _files(folder: Path) -> Iterator[Case]:
     yield from case("quoted", "a.csv", csv.encode(), after)
     yield from case("no header", "b.csv", b"a dog is a kind of animal\na cat is one too\n", None)
     yield from case("no header", "c.csv", "一只狗是动物。\n猫也是。\n".encode(), None)
+    for number, content in enumerate((
+        b"dog,1\ncat,2\nbird,3", b"1,a dog\n2,a cat\n", b"a dog runs\nthe cat sleeps\n", b"dog\ncat\n",
+        b"a dog,\na cat,x\n", b"a dog,n/a\na cat,2\n", b"a dog,2024-01-01\na cat,2024-01-02\n",
+    )):  # fmt: skip
+        yield from case("no header", f"n{number}.csv", content, None)
+        tabs = content.replace(b",", b"\t")
+        yield from case("no header", f"n{number}.tsv", tabs, None)
+    yield from case("index", "i.csv", b",text\n0,a dog\n1,a cat\n", [(2, "a dog"), (3, "a cat")])
+    yield from case("one column", "j.csv", b"sentence,n\na dog,1\n", [(2, "a dog")])
+    for number, start in enumerate((b"a dog", b"text", b'{"text": "a"}')):
+        for file in (f"r{number}.txt", f"r{number}.csv", f"r{number}.jsonl"):
+            yield from case("CR", file, start + b"\rb\rc\r", None)
+    yield from case("long field", "k.csv", b"text\n" + b"x" * 140_000, None)
     yield from case("semicolons", "d.csv", b"text;label\na dog;1\n", None)
     yield from case("unquoted comma", "e.csv", b"text,label\na river, long,1\n", None)
     yield from case(
@@ -273,10 +335,36 @@ def _files(folder: Path) -> Iterator[Case]:
     for name, file, content, right in (
         ("vector", "a.json", vector + b"\n\n" + vector, _equals(2)), ("ragged", "b.json", vector + b"\n[1]", None),
         ("NaN", "c.json", b"[NaN]", None), ("text", "d.json", b'["a"]', None), ("null", "e.json", b"null", None),
+        *(
+            (f"row {content[:12]!r}", f"r{number}.json", content, None)
+            for number, content in enumerate((
+                b"5", b"{}", b"[]", b"[true, false]", b'["0.5", "1"]', b"[null]", b"[[1], [2]]",
+                b'{"z": null}', b'{"z": [1], "text": 3}', vector + b"\n" + b"[true]",
+            ))
+        ),
         ("deep", "f.json", b"[" * 100_000, None), ("large", "g.json", b"[1" + b"0" * 400 + b"]", None),
         ("no array", "a.npy", b"x" * 200, None), ("empty array", "b.npy", b"", None),
     ):  # fmt: skip
         yield Case(f"codes {name}", partial(_codes, folder / file, content), right)
+
+    lists = pa.array([[0.5] * 64] * 2)
+    for name, columns, record, right in (
+        ("good", {"text": ["a", "b"]}, b"{}", 2), ("null text", {"text": ["a", None]}, b"{}", None),
+        ("integer text", {"text": [1, 2]}, b"{}", None), ("no id", {"id": [None, 1]}, b"{}", None),
+        ("text vectors", {"mean": ["0.5", "1"]}, b"{}", None), ("no vector", {"mean": [[0.5], None]}, b"{}", None),
+        ("truth values", {"mean": [[True], [False]]}, b"{}", None),
+        ("no JSON", {"text": ["a", "b"]}, b"not json", 2), ("list", {"text": ["a", "b"]}, b"[]", 2),
+        ("deep", {"text": ["a", "b"]}, b"[" * 9999, 2),
+    ):  # fmt: skip
+        table = pa.table({"mean": lists, **columns}).replace_schema_metadata({"llamavae": record})
+        act = partial(_parquet_codes, folder / f"{name}.parquet", table)
+        yield Case(f"Parquet codes {name}", act, None if right is None else _equals(right))
+
+
+def _parquet_codes(path: Path, table: pa.Table) -> int:
+    pq.write_table(table, path)
+    code_files.check_same_model(_model(), path)
+    return sum(len(part.z) for part in code_files.read_latent_codes(path))
 
 
 def _rows(path: Path, content: bytes) -> list[Any]:
@@ -340,6 +428,17 @@ def _command_line(folder: Path) -> Iterator[Case]:
         (["reconstruct", "a", "--temperature", "inf"], b"", None),
         (["reconstruct", "a", "--top-p", "nan"], b"", None), (["reconstruct", "a", "--seed", "9" * 30], b"", None),
         (["sample", "1", "--spread", "nan"], b"", None), (["sample", "1", "--prior", "\udcff"], b"", None),
+        *(
+            ([*verb.split(), number], b"", None)
+            for number in ("9" * 20, "1" + "0" * 14, "1" + "0" * 25)
+            for verb in ("reconstruct a --batch-size", "sample", "interpolate a b --steps",
+                         "traverse a --dim 1 --steps", "reconstruct a -n", "neighbours a -k")
+        ),
+        (["sample", "1", "--temperature", "1e-320"], b"", None), (["reconstruct", "a", "-m", ""], b"", None),
+        (["encode", "-f", file, "-o", file, "--overwrite"], b"", None),
+        (["decode"], b"null\n", None), (["decode"], b"5\n", None), (["decode"], b"{}\n", None),
+        (["decode"], json.dumps([True] * 64).encode(), None),
+        (["decode"], json.dumps(["0.5"] * 64).encode(), None),
         (["interpolate", "a", ""], b"", None), (["traverse", "a", "--dim", "999"], b"", None),
         (["arithmetic", "a", "b"], b"", None), (["neighbours", "\udcff"], b"a\n", None),
         (["neighbours", ""], b"a\n", None), (["decode"], b"[1, 2]\n", None), (["decode"], b"[NaN]\n", None),

@@ -94,7 +94,7 @@ def test_paths_refuse_what_is_no_pair_of_points(path):
         path(torch.ones(2), torch.ones(3), 3)
     with pytest.raises(UserError, match="two latent codes"):
         path(torch.ones(1, 2), torch.ones(1, 2), 3)
-    with pytest.raises(UserError, match="steps must be at least 2; got"):
+    with pytest.raises(UserError, match="steps must be from 2 to 1000000; got"):
         path(torch.ones(2), torch.ones(2), 1)
 
 
@@ -117,7 +117,8 @@ def test_a_traversal_moves_one_coordinate_over_the_prior(seed, dim, steps, quant
     [
         ({"dim": 3}, "from 0 to 2; got 3"),
         ({"dim": -1}, "from 0 to 2; got -1"),
-        ({"steps": 1}, "steps must be at least 2; got"),
+        ({"steps": 1}, "steps must be from 2 to 1000000; got"),
+        ({"steps": 10**30}, "steps must be from 2 to 1000000; got"),
         ({"quantile": 0.5}, "between 0.5 and 1"),
         ({"quantile": 1.0}, "between 0.5 and 1"),
         ({"z": torch.ones(1, 3)}, "one latent code"),

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from typing import Any, cast
 
+import numpy as np
 import pytest
 import torch
 import transformers as hf
@@ -10,7 +11,7 @@ from tests import tiny
 from llamavae import LlaMaVAE
 from llamavae.errors import UserError
 from llamavae.latent import lerp, slerp
-from llamavae.modeling import LlaMaVAEOutput, kl_term
+from llamavae.modeling import LlaMaVAEOutput, decoder, kl_term
 from llamavae.modeling.injection import Injection
 
 TEXT = tiny.SENTENCES[0]
@@ -129,6 +130,60 @@ def test_decode_takes_one_point_or_many(injection):
 def test_codes_that_are_not_finite_are_refused(model, value):
     with pytest.raises(UserError, match="expected finite latent codes"):
         model.decode(torch.full((2, model.config.latent_dim), value))
+
+
+def test_special_tokens_in_a_prompt_are_text(model):
+    seen = []
+
+    def stop(ids, scores):
+        seen.append(ids)
+        return torch.ones(len(ids), dtype=torch.bool)
+
+    tokenizer = model.decoder.tokenizer
+    model.decode(
+        torch.zeros(1, tiny.LATENT), prompt=f"{tokenizer.eos_token} a", stopping_criteria=[stop]
+    )
+    start = seen[0][0, 1:-1].tolist()
+    assert len(start) > 2
+    assert not set(start) & {*tokenizer.all_special_ids}
+    for prompt in (["a"], None, 3):
+        with pytest.raises(UserError, match="expected a text as prompt"):
+            model.decode(torch.zeros(1, tiny.LATENT), prompt=prompt)
+
+
+def test_paths_and_numbers_that_nothing_can_use(model):
+    z = torch.zeros(1, tiny.LATENT)
+    for place in ("", "a\0b", None, 3, "x" * 5000):
+        with pytest.raises(UserError, match="expected the path of a folder; got"):
+            model.save_pretrained(place)
+        with pytest.raises(UserError, match="expected the folder, hub id or name of a model; got"):
+            LlaMaVAE.from_pretrained(place)
+    with pytest.raises(UserError, match="as decoder; got ''"):
+        LlaMaVAE.from_backbones(None, "", encoder_dim=4)
+    with pytest.raises(UserError, match="expected a text or a list of texts"):
+        model.encode(np.array(3))
+    for temperature in (1e-320, 1e-45, 10**400):
+        with pytest.raises(UserError, match="temperature must be"):
+            model.decode(z, do_sample=True, temperature=temperature)
+    assert len(model.decode(z, do_sample=True, temperature=1e-6)) == 1
+    for act in (
+        lambda: model.sample(10**30),
+        lambda: model.interpolate(TEXT, TEXT, 10**30),
+        lambda: model.traverse(TEXT, 0, 10**30),
+        lambda: model.decode(z, batch_size=10**30),
+        lambda: model.decode(z, num_return_sequences=10**30),
+    ):
+        with pytest.raises(UserError, match=r"must be (at most|from 2 to)"):
+            act()
+
+
+def test_generation_without_enough_memory(model, monkeypatch):
+    def exhausted(*_):
+        return torch.empty(2**47)  # more than there are addresses
+
+    monkeypatch.setattr(decoder, "steered", exhausted)
+    with pytest.raises(UserError, match=r"not enough memory for generation\. Use a smaller batch"):
+        model.decode(torch.zeros(1, tiny.LATENT))
 
 
 @pytest.mark.parametrize("injection", ["memory", "soft_prompt"])

@@ -168,6 +168,10 @@ def test_wrong_arguments():
     prior = make("mixture")
     with pytest.raises(UserError, match="n must be at least 1; got 0"):
         prior.sample(0)
+    with pytest.raises(UserError, match="n must be at most 2147483647"):
+        prior.sample(10**30)
+    with pytest.raises(UserError, match="not enough memory for 2,147,483,647 latent codes"):
+        StandardPrior(10**6).sample(2**31 - 1)  # more bytes than there are addresses
     with pytest.raises(UserError, match="spread must be at least 0; got -1"):
         prior.sample(1, spread=-1)
     with pytest.raises(UserError, match=r"shape \(B, 6\); got \(2, 5\)"):
@@ -181,6 +185,9 @@ def test_wrong_arguments():
 def test_damaged_folders(tmp_path):
     with pytest.raises(UserError, match="there is no prior"):
         load_prior(tmp_path)
+    for place in ("", "x" * 5000, "a\0b", 3):
+        with pytest.raises(UserError, match="expected a prior, its kind or its folder; got"):
+            load_prior(place)
     make("mixture").save(tmp_path)
     tiny.unsealed(tmp_path)
     settings = json.loads((tmp_path / "prior.json").read_text())

@@ -215,6 +215,22 @@ def test_pickled_weights_are_refused(load: Load, name: str, tmp_path: Path) -> N
     assert not (tmp_path / "ran").exists()
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"dtype": "float7"}, "unknown dtype 'float7'. Did you mean 'float16'"),
+        ({"dtype": 3}, "unknown dtype '3'"),
+        ({"dtype": torch.int8}, "unknown dtype 'int8'"),
+        ({"device_map": "gpu"}, "unknown device 'gpu': expected cpu"),
+        ({"device_map": "xpu:7"}, "device 'xpu:7' is not available"),
+        ({"attn_implementation": "fast"}, "not one for the options attn_implementation"),
+    ],
+)
+def test_wrong_options_are_not_blamed_on_the_folder(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        LlaMaVAE.from_pretrained("mini", **options)
+
+
 def test_pickled_weights_of_a_module_are_refused(tmp_path: Path) -> None:
     folder = sentence_transformer(tmp_path)
     (weights,) = folder.glob("*_Dense/model.safetensors")

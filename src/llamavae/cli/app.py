@@ -27,7 +27,7 @@ from llamavae.cli.options import grouped
 from llamavae.cli.output import note, show_error
 from llamavae.cli.recipes import corpora, recipes
 from llamavae.cli.study import study
-from llamavae.errors import UserError
+from llamavae.errors import UserError, lacks_memory
 
 USER_ERROR, BROKEN_PIPE = 2, 141
 SIGNALLED = 128  # plus the number of the signal, as in a shell
@@ -54,6 +54,14 @@ class _Group(TyperGroup):
         except BrokenPipeError as error:
             _discard_output()
             raise typer.Exit(BROKEN_PIPE) from error
+        except (MemoryError, RuntimeError) as error:
+            if ctx.params.get("debug") or not lacks_memory(error):
+                raise
+            show_error(
+                "not enough memory. Use smaller numbers, such as a smaller --batch-size, or a "
+                "smaller model"
+            )
+            raise typer.Exit(USER_ERROR) from error
         except OSError as error:
             if ctx.params.get("debug"):
                 raise

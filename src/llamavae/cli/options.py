@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_args, g
 import typer
 
 from llamavae.cli.output import note
-from llamavae.errors import UserError, check_seed
+from llamavae.errors import LARGEST, UserError, check_int, check_seed
 
 if TYPE_CHECKING:
     from llamavae import LlaMaVAE
@@ -80,6 +80,9 @@ def grouped(verb: Callable[..., None]) -> Callable[..., None]:
 
     @wraps(verb)
     def command(**values: Any) -> None:
+        for name, value in values.items():
+            if type(value) is int and name != "seed":  # its limits are those of torch
+                check_int(f"--{name.replace('_', '-')}", value, -LARGEST)
         for name, kind in groups.items():
             fields = [field.name for field in dataclasses.fields(kind)]
             values[name] = kind(**{field: values.pop(field) for field in fields})
@@ -189,24 +192,12 @@ def placement(device: str | None, dtype: str | None) -> dict[str, Any]:
 def _device(name: str | None) -> str:
     import torch
 
-    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    from llamavae.pretrained.loading import find_device
+
     if name is None:
+        accelerator = torch.accelerator.current_accelerator(check_available=True)
         return accelerator.type if accelerator else "cpu"
-    if name == "auto":
-        return name
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise UserError(
-            f"unknown device {name!r}: expected cpu, cuda, cuda:1, mps or auto"
-        ) from error
-    if device.type == "cpu":
-        return "cpu"
-    count = torch.accelerator.device_count() if accelerator else 0
-    if accelerator is None or accelerator.type != device.type or (device.index or 0) >= count:
-        here = f"cpu, {count} x {accelerator.type}" if accelerator else "cpu"
-        raise UserError(f"device {name!r} is not available; available: {here}")
-    return name
+    return name if name == "auto" or find_device(name).type != "cpu" else "cpu"
 
 
 def quiet() -> None:
@@ -315,6 +306,8 @@ def batches(items: Iterator[str], size: int) -> Iterator[list[str]]:
 
 # ------------------------------------------------------------------------------ text out
 
+_LEAST = 1e-6  # temperature, as in `llamavae.modeling.decoder`
+
 
 @dataclass
 class Generation:
@@ -348,10 +341,10 @@ class Generation:
 
     def options(self) -> dict[str, Any]:
         """Options of `LlaMaVAE.generate`; also seeds torch."""
-        if self.temperature is not None and not 0 < self.temperature < math.inf:
+        if self.temperature is not None and not _LEAST <= self.temperature < math.inf:
             raise UserError(
-                f"expected a --temperature above 0 and finite; got {self.temperature}. Omit it for "
-                "greedy decoding"
+                f"expected a finite --temperature of at least {_LEAST}; got {self.temperature}. "
+                "Omit it for greedy decoding"
             )
         if self.top_p is not None and not 0 < self.top_p <= 1:
             raise UserError(f"expected a --top-p above 0 and at most 1; got {self.top_p}")

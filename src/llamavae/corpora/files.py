@@ -8,7 +8,7 @@ import json
 import logging
 import shlex
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,9 @@ logger = logging.getLogger(__name__)
 Record = tuple[int, dict[str, Any] | None]  # line number and fields; None for a blank line
 
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
-_SAVE = "save the file as UTF-8, for example with `iconv -f {} -t UTF-8`"
+_SENTENCES = ("text", "texts", "sentence", "sentences")
+"""Names of a column of sentences by which a header is recognised, in lower case."""
+_MISSING = ("", "na", "n/a", "nan", "null", "none", "true", "false", "inf")
 _SAMPLE = 100  # number of records used to find the column with the sentences
 
 SUFFIXES = (".txt", ".jsonl", ".json", ".csv", ".tsv", ".parquet")
@@ -66,7 +68,7 @@ def load(path: Path, column: str | None = None, streaming: bool = False) -> Sent
             f"{path}: cannot tell the format from the name. Expected one of {', '.join(SUFFIXES)}"
         )
     name = str(path)
-    column = _column(path, column)
+    column = _find_column(path, column)
     first = next(_rows(name, column, quiet=True), None)
     if first is None:
         what = "is empty" if path.stat().st_size == 0 else "has no line with text"
@@ -92,7 +94,7 @@ def read_sentences(path: Path, column: str | None = None) -> Iterator[tuple[int,
     if path.is_dir() or not path.exists():  # a pipe is allowed
         check_file(path)
     if format_of(path) in SUFFIXES:
-        column = _column(path, column)
+        column = _find_column(path, column)
         for number, fields in _records(path):
             yield number, None if fields is None else _text(path, number, fields, column)
     else:
@@ -139,7 +141,13 @@ def decode_lines(lines: Iterable[bytes], name: str) -> Iterator[tuple[int, str]]
     """Like `read_lines`, for the bytes of an open file or of standard input, called `name`."""
     for number, raw in enumerate(lines, 1):
         if number == 1 and raw.startswith((b"\xff\xfe", b"\xfe\xff")):
-            raise UserError(f"{name}:1: is in UTF-16; {_SAVE.format('UTF-16')}")
+            raise UserError(f"{name}:1: is in UTF-16; {_conversion(name, 'UTF-16')}")
+        if number == 1 and b"\r" in raw.rstrip(b"\r\n"):
+            command = _pipe(name, r"tr '\r' '\n'")
+            raise UserError(
+                f"{name}:1: the line ends are carriage returns alone (CR); expected LF or CR LF. "
+                f"Convert it: {command}"
+            )
         if b"\0" in raw:
             raise UserError(f"{name}:{number}: contains a NUL byte; expected a UTF-8 text file")
         try:
@@ -147,35 +155,62 @@ def decode_lines(lines: Iterable[bytes], name: str) -> Iterator[tuple[int, str]]
         except UnicodeDecodeError as error:
             raise UserError(
                 f"{name}:{number}: invalid UTF-8 byte 0x{raw[error.start]:02x} at position "
-                f"{error.start + 1}; {_SAVE.format('LATIN1')}"
+                f"{error.start + 1}; {_conversion(name, 'LATIN1')}"
             ) from error
 
 
-def _column(path: Path, column: str | None) -> str:
+def _conversion(name: str, encoding: str) -> str:
+    command = _pipe(name, f"iconv -f {encoding} -t UTF-8")
+    return f"expected UTF-8. If it is in {encoding}, convert it: {command}"
+
+
+def _pipe(name: str, command: str) -> str:
+    """A shell command that converts a file, or standard input, and does not overwrite the file."""
+    path = Path(name)
+    if not path.is_file():
+        return f"`... | {command} | llamavae ...`"
+    unpacked = path.with_suffix("") if path.suffix.lower() == ".gz" else path
+    reading = "gzip -dc" if unpacked != path else "cat"
+    new = unpacked.with_name(f"new-{unpacked.name}")
+    return f"`{reading} {shlex.quote(name)} | {command} > {shlex.quote(str(new))}`"
+
+
+def _find_column(path: Path, column: str | None) -> str:
     """The column that holds the sentences, determined from the first rows."""
     sample = [fields for _, fields in islice(_records(path), _SAMPLE) if fields]
     if not sample:
         return column or "text"
-    chosen = choose_column(sample, column, str(path))
-    if column is None and chosen != "text" and format_of(path) in _DELIMITERS:
-        _check_header(path, chosen)
-    return chosen
+    if column is None and format_of(path) in _DELIMITERS:
+        check_header(list(sample[0]), str(path))
+    return choose_column(sample, column, str(path))
 
 
-def _check_header(path: Path, name: str) -> None:
-    """Raise an error, or log a warning, for a name of a column that looks like a sentence."""
-    if len(name.split()) >= 5 or name.endswith((".", "!", "?", "\u3002")):
+def check_header(names: Sequence[str], where: str) -> None:
+    """Check that the first line of a table holds names of columns instead of a sentence.
+
+    A name of a column of sentences, such as `text`, shows that it does.
+
+    Raises:
+        UserError: A name is empty or looks like a value or a sentence, or there is only one.
+    """
+    if any(name.lower() in _SENTENCES for name in names):
+        return
+    doubtful = next((name for name in names if not _is_name(name)), None)
+    if doubtful is None and len(names) == 1:
+        doubtful = names[0]
+    if doubtful is not None:
         raise UserError(
-            f"{path}:1: expected a header with names of columns; got {name!r:.60}. Insert the line "
-            "'text' at the top, or name this column with column= or --column if it is a header"
+            f"{where}:1: the file has no header, or one with the unusual name {doubtful!r:.60}. "
+            "Without a header, insert a line with the names of the columns at the top, 'text' for "
+            "the sentences; with one, name their column with column= or --column"
         )
-    if " " in name:
-        logger.warning(
-            "%s: the first line is taken for a header, and the sentences are those of the column "
-            "%r. If it is a sentence, insert a line with the names of the columns at the top",
-            path,
-            name,
-        )
+
+
+def _is_name(cell: str) -> bool:
+    """Whether a cell of the first line can be the name of a column."""
+    sentence = len(cell.split()) >= 5 or cell.endswith((".", "!", "?", "\u3002"))
+    value = cell.lower() in _MISSING or not (cell[0].isalpha() or cell[0] in "_#")
+    return not (sentence or value)
 
 
 def _rows(name: str, column: str, quiet: bool = False) -> Iterator[dict[str, Any]]:
@@ -234,12 +269,18 @@ def _table(path: Path, delimiter: str) -> Iterator[Record]:
             elif not header:
                 header = [cell.strip() for cell in cells]
                 if len(set(header)) < len(header):
-                    raise UserError(f"{path}: the header repeats a name: {', '.join(header)}")
+                    raise UserError(
+                        f"{path}:{reader.line_num}: the header repeats a name: "
+                        f"{', '.join(header):.100}. Give each column a name of its own"
+                    )
                 other = next((d for d in (",", "\t", ";", "|") if d in header[0]), None)
                 if len(header) == 1 and other is not None:
                     raise UserError(
-                        f"{path}: the header is the single field {header[0]!r}, which contains "
-                        f"{other!r}; expected fields separated by {delimiter!r}"
+                        f"{path}:{reader.line_num}: the header is the single field "
+                        f"{header[0]!r:.60}, which contains {other!r}; expected fields separated "
+                        f"by {delimiter!r}. "
+                        f"Save the table again with {delimiter!r} between the fields"
+                        + (", or as .tsv" if delimiter == "," else ", or as .csv with commas")
                     )
             elif len(cells) != len(header):
                 raise UserError(
@@ -250,10 +291,23 @@ def _table(path: Path, delimiter: str) -> Iterator[Record]:
             else:
                 yield reader.line_num, dict(zip(header, cells, strict=True))
     except csv.Error as error:
-        raise UserError(
-            f"{path}:{first}: {error} (line {reader.line_num}). Write a quotation mark inside a "
-            'quoted field twice ("")'
-        ) from error
+        line = reader.line_num
+        raise UserError(f"{path}:{first}: {csv_fault(str(error), line)}") from error
+
+
+def csv_fault(error: str, line: int) -> str:
+    """What is wrong with a row that ends in `line`, and what to do."""
+    if "field limit" in error:
+        return (
+            f"a field is longer than {csv.field_size_limit():,} characters (line {line}). Close "
+            "the quotation mark that opens it, or use JSON lines for texts of this length"
+        )
+    if "new-line" in error:
+        return (
+            "a carriage return (CR) stands in a field without quotes. End lines with LF or CR LF, "
+            "or put double quotes around the field"
+        )
+    return f'{error} (line {line}). Write a quotation mark inside a quoted field twice ("")'
 
 
 def _check_quotes(path: Path, cells: list[str], delimiter: str, first: int, last: int) -> None:

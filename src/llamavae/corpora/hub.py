@@ -15,6 +15,7 @@ from huggingface_hub import HfApi, constants
 from huggingface_hub.errors import HfHubHTTPError
 
 from llamavae.corpora.corpus import Request, Sentences
+from llamavae.corpora.files import check_header
 from llamavae.corpora.text import choose_column
 from llamavae.errors import UserError
 
@@ -107,6 +108,9 @@ def _with_text(data: Sentences, column: str | None, where: str) -> Sentences:
         raise _cannot_load(where, error) from error
     if not rows:
         raise UserError(f"{where} has no rows")
+    if column is None and any(Path(where).rglob("*.[ct]sv*")):
+        # `datasets` calls a column without a name "Unnamed: 0"
+        check_header([name.replace("Unnamed:", "") for name in rows[0]], where)
     column = choose_column(rows, column, where)
     if column == "text":
         return data

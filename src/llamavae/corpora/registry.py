@@ -17,7 +17,7 @@ from llamavae.corpora import files, hub
 from llamavae.corpora.corpus import Corpus, Request, Sentences, Source
 from llamavae.corpora.splits import SHARES, check_split, select_rows, take_split, texts
 from llamavae.corpora.text import from_rows
-from llamavae.errors import UserError, unknown
+from llamavae.errors import UserError, check_int, check_path, check_seed, unknown
 
 _MODULES = (
     "factors",
@@ -127,9 +127,16 @@ def load_corpus(
         ['text', 'adjective', 'subject']
     """
     check_split(split)
+    where = os.fspath(check_path(name, "the name of a corpus, a file, a folder or a hub id"))
+    if path is not None:
+        path = check_path(path, "a file or a folder as path").expanduser()
+    for option, value in (("column", column), ("config", config), ("revision", revision)):
+        if value is not None and not isinstance(value, str):
+            raise UserError(f"{option} must be text; got {value!r:.40}")
     _check_numbers(limit, min_words, max_words)
+    check_seed(seed)
     request = Request(
-        path=None if path is None else Path(path).expanduser(),
+        path=path,
         column=column,
         config=config,
         revision=revision,
@@ -137,7 +144,6 @@ def load_corpus(
         rows=None if limit is None else math.ceil(1.5 * limit / SHARES.get(split or "", 1)),
         seed=seed,
     )
-    where = os.fspath(name)
     data = take_split(_by_length(_open(where, request), min_words, max_words), split, where)
     return _finish(data, where, streaming, limit, seed)
 
@@ -173,8 +179,8 @@ def _check_options(what: str, request: Request, known: set[str] | frozenset[str]
 
 def _check_numbers(limit: int | None, min_words: int | None, max_words: int | None) -> None:
     for name, value in (("limit", limit), ("min_words", min_words), ("max_words", max_words)):
-        if value is not None and value < 1:
-            raise UserError(f"{name} must be at least 1, not {value}")
+        if value is not None:
+            check_int(name, value)
     if min_words and max_words and min_words > max_words:
         raise UserError(f"min_words ({min_words}) is more than max_words ({max_words})")
 

@@ -199,7 +199,8 @@ def _table(path: Path, delimiter: str) -> Iterator[_NamedRow]:
             else:
                 yield reader.line_num, f"{len(cells)} cell(s) instead of {len(header)}"
     except csv.Error as error:
-        raise UserError(f"{path}:{reader.line_num}: {error}") from error
+        fault = files.csv_fault(str(error), reader.line_num)
+        raise UserError(f"{path}:{reader.line_num}: {fault}") from error
 
 
 def _objects(path: Path) -> Iterator[_NamedRow]:
@@ -207,6 +208,6 @@ def _objects(path: Path) -> Iterator[_NamedRow]:
         if line.strip():
             try:
                 value = json.loads(line)
-            except json.JSONDecodeError:
+            except (ValueError, RecursionError):  # also of numbers with thousands of digits
                 value = None
             yield number, value if isinstance(value, dict) else "not a JSON object"

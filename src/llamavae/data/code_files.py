@@ -74,13 +74,18 @@ def read_latent_codes(
                 batches = _from_numpy(source, batch_size)
             case _:
                 batches = _from_json(read_lines(source), name, batch_size, names)
+    size = None
     for ids, texts, vectors in batches:
+        for number, text in zip(ids, texts or (), strict=False):
+            _check_text(text, name, number)
         try:
             z = torch.from_numpy(np.array(vectors, dtype=np.float32))
         except (ValueError, TypeError, OverflowError):
             raise _odd_row(ids, vectors, name) from None
         if z.ndim != 2:
             raise UserError(f"{name}: expected one vector per row; got shape {tuple(z.shape)}")
+        if z.shape[1] != (size := size or z.shape[1]):
+            raise _wrong_row(name, ids[0], vectors[0])
         bad = (~z.isfinite().all(dim=1)).nonzero()
         if len(bad):
             raise UserError(f"{name}: row {ids[int(bad[0])]} holds a number that is not finite")
@@ -95,11 +100,30 @@ def _odd_row(ids: list[int], vectors: Any, name: str) -> UserError:
     for number, vector in zip(ids, vectors, strict=True):
         numbers = isinstance(vector, list) and all(isinstance(v, int | float) for v in vector)
         if not numbers or len(vector) != size:
-            return UserError(
-                f"{name}: row {number} holds {str(vector)[:40]!r}; expected a list of numbers, "
-                "as long as the others"
-            )
+            return _wrong_row(name, number, vector)
     return UserError(f"{name}: expected one list of numbers per row")
+
+
+def _check_text(text: Any, name: str, number: int) -> None:
+    if not isinstance(text, str):
+        raise UserError(
+            f"{name}: row {number} has the text {text!r:.40} ({type(text).__name__}); expected a "
+            "string"
+        )
+
+
+def _of_numbers(kind: pa.DataType) -> bool:
+    lists = pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list
+    if not any(is_one(kind) for is_one in lists):
+        return False
+    return pa.types.is_floating(kind.value_type) or pa.types.is_integer(kind.value_type)
+
+
+def _wrong_row(name: str, number: int, vector: Any) -> UserError:
+    return UserError(
+        f"{name}: row {number} holds {str(vector)[:40]!r}; expected a list of numbers, as long as "
+        "the others"
+    )
 
 
 def _from_parquet(path: Path, batch_size: int, wanted: Sequence[str]) -> Iterator[_Batch]:
@@ -112,11 +136,19 @@ def _from_parquet(path: Path, batch_size: int, wanted: Sequence[str]) -> Iterato
                 f"{path} has no column {' or '.join(map(repr, wanted))} with vectors; its columns "
                 f"are {', '.join(names)}. `llamavae encode --output` writes a file of latent codes"
             )
+        kind = file.schema_arrow.field(column).type
+        if not _of_numbers(kind):
+            raise UserError(
+                f"{path}: column {column!r} is of type {kind!s:.40}; expected lists of numbers"
+            )
         first = 1
         read = [name for name in ("id", "text", column) if name in names]
         for batch in file.iter_batches(batch_size, columns=read):
             columns = batch.to_pydict()
             ids = columns.get("id") or list(range(first, first + len(batch)))
+            if not all(isinstance(one, int | str) for one in ids):
+                kind = file.schema_arrow.field("id").type
+                raise UserError(f"{path}: a row of column 'id' has no integer or string ({kind})")
             yield ids, columns.get("text"), columns[column]
             first += len(batch)
     except (pa.ArrowException, OSError) as error:
@@ -161,10 +193,19 @@ def _parsed(line: str, name: str, number: int, wanted: Sequence[str]) -> tuple[s
     expected = f"a list of numbers, or an object with {keys}, per line"
     value = parse_json(name, line, number, expected)
     if not isinstance(value, dict):
-        return None, value
+        return None, _numbers(value, name, number)
     text = value.get("text")
-    vector = next((value[key] for key in wanted if key in value), None)
-    return text if isinstance(text, str) else None, vector
+    if "text" in value:
+        _check_text(text, name, number)
+    return text, _numbers(next((value[key] for key in wanted if key in value), None), name, number)
+
+
+def _numbers(vector: Any, name: str, number: int) -> list[float]:
+    """The vector of a row of JSON, if it is a list of numbers; true and "1" are not numbers."""
+    strict = isinstance(vector, list) and all(type(value) in (int, float) for value in vector)
+    if not strict or not vector:
+        raise _wrong_row(name, number, vector)
+    return vector
 
 
 def check_same_model(model: LlaMaVAE, path: Path) -> None:
@@ -190,4 +231,8 @@ def encoder_fingerprint(model: LlaMaVAE) -> str:
 
 def metadata(schema: pa.Schema) -> dict[str, Any]:
     """What `llamavae.bulk` recorded in the schema of a Parquet file; empty for another file."""
-    return json.loads((schema.metadata or {}).get(METADATA, b"{}"))
+    try:
+        found = json.loads((schema.metadata or {}).get(METADATA, b"{}"))
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -27,7 +27,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from llamavae.errors import UserError, check_int, check_number, check_seed
+from llamavae.errors import UserError, check_int, check_number, check_seed, memory_errors
 from llamavae.flows import FitConfig, Flow, FlowData, FlowFit, build_flow, fit_flow, load_flow
 from llamavae.flows.transforms import regression
 from llamavae.guidance._storage import (
@@ -246,13 +246,14 @@ class InvertibleCVAE:
         self, conditions: Conditions, n: int, spread: float, seed: int | None, centre: bool = False
     ) -> tuple[Tensor, Tensor]:
         """Vectors (B * n, C) and draws (B * n, D); with `centre`, the first of n is the centre."""
-        c = self._vectors(conditions).repeat_interleave(n, 0)
         check_seed(seed)
         generator = None if seed is None else torch.Generator().manual_seed(seed)
-        noise = torch.randn(len(c), self.flow.features, generator=generator)
-        if centre:
-            noise[::n] = 0
-        return c, self._place(c, spread * noise)
+        with memory_errors(f"{n:,} latent codes per condition", "Draw fewer at a time"):
+            c = self._vectors(conditions).repeat_interleave(n, 0)
+            noise = torch.randn(len(c), self.flow.features, generator=generator)
+            if centre:
+                noise[::n] = 0
+            return c, self._place(c, spread * noise)
 
     @torch.no_grad()
     def translate(self, z: Tensor, source: Conditions, target: Conditions) -> Tensor:

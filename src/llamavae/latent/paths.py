@@ -10,6 +10,8 @@ from torch.distributions import Normal
 
 from llamavae.errors import UserError, check_int
 
+_MOST_STEPS = 10**6
+
 
 def as_codes(z: Any, dim: int) -> Tensor:
     """Latent codes as a tensor (B, dim), from a tensor, a NumPy array or a list, also of one code.
@@ -41,7 +43,7 @@ def _ends(a: Tensor, b: Tensor, steps: int) -> tuple[Tensor, Tensor, Tensor]:
         raise UserError(
             f"expected two latent codes of shape (D,); got {tuple(a.shape)} and {tuple(b.shape)}"
         )
-    check_int("steps", steps, 2)
+    check_int("steps", steps, 2, _MOST_STEPS)
     return a, b, torch.linspace(0, 1, steps, dtype=a.dtype, device=a.device)[:, None]
 
 
@@ -51,7 +53,7 @@ def lerp(a: Tensor, b: Tensor, steps: int) -> Tensor:
     Args:
         a: First latent code, shape (D,).
         b: Last latent code, shape (D,).
-        steps: Number of codes on the path, at least 2.
+        steps: Number of codes on the path, from 2 to a million.
 
     Returns:
         Latent codes of shape (steps, D).
@@ -73,7 +75,7 @@ def slerp(a: Tensor, b: Tensor, steps: int) -> Tensor:
     Args:
         a: First latent code, shape (D,), not zero.
         b: Last latent code, shape (D,), not zero and not opposite to `a`.
-        steps: Number of codes on the path, at least 2.
+        steps: Number of codes on the path, from 2 to a million.
 
     Returns:
         Latent codes of shape (steps, D).
@@ -108,7 +110,7 @@ def traversal(z: Tensor, dim: int, steps: int, quantile: float = 0.975) -> Tenso
     Args:
         z: Initial latent code, shape (D,).
         dim: Index of the coordinate, 0 <= dim < D.
-        steps: Number of codes, at least 2.
+        steps: Number of codes, from 2 to a million.
         quantile: Upper end of the range as a quantile of N(0, 1), in (0.5, 1); the range is
             symmetric. 0.975 spans about -1.96 to 1.96.
 
@@ -118,7 +120,7 @@ def traversal(z: Tensor, dim: int, steps: int, quantile: float = 0.975) -> Tenso
     if z.ndim != 1:
         raise UserError(f"expected one latent code of shape (D,); got {tuple(z.shape)}")
     check_int("dim", dim, 0, len(z) - 1)
-    check_int("steps", steps, 2)
+    check_int("steps", steps, 2, _MOST_STEPS)
     if not 0.5 < quantile < 1:
         raise UserError(f"quantile must lie between 0.5 and 1; got {quantile}")
     end = float(Normal(0.0, 1.0).icdf(torch.tensor(quantile)))

@@ -23,7 +23,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from llamavae.errors import UserError
+from llamavae.errors import UserError, check_path
 from llamavae.files import write_text
 from llamavae.modeling.backbones import fingerprint, latent_fingerprint, save_plain, tensors_of
 from llamavae.modeling.configuration import LlaMaVAEConfig
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from llamavae.modeling.base import SentenceVAE
 
 CARD = "README.md"
+_EXPECTED = "the folder, hub id or name of a model"
 OWN = ["model*.safetensors*", DEFAULT]
 """Patterns of names in a checkpoint that a new one replaces."""
 
@@ -51,27 +52,15 @@ def model_of_run(source: str | os.PathLike[str]) -> str | os.PathLike[str]:
     Args:
         source: Folder of a run or of a checkpoint (`~` is expanded), name or hub id.
     """
-    folder = _path(source).expanduser()
+    folder = check_path(source, _EXPECTED).expanduser()
     if not (folder / "config.json").exists() and (folder / "model" / "config.json").exists():
         folder = folder / "model"
     return folder if folder.is_dir() else source
 
 
-def _path(source: Any) -> Path:
-    """The source as a path, if it can be one."""
-    try:
-        Path(source).is_file()
-    except (TypeError, ValueError, OSError) as error:  # such as a name that is too long
-        raise UserError(
-            f"expected the folder, hub id or name of a model; got {source!r:.40}: "
-            f"{getattr(error, 'strerror', None) or error}"
-        ) from error
-    return Path(source)
-
-
 def fetch(source: str | os.PathLike[str], revision: str | None = None, **hub: Any) -> Path:
     """The folder of a checkpoint: `source`, a bundled checkpoint, or a download."""
-    folder = _path(source)
+    folder = check_path(source, _EXPECTED)
     inside = bundled(os.fspath(source))
     if inside and not (folder / "config.json").is_file():
         return inside

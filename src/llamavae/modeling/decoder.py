@@ -22,7 +22,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from llamavae.errors import UserError, check_int, check_number
+from llamavae.errors import UserError, check_int, check_number, memory_errors
 from llamavae.modeling.backbones import freeze_or_adapt, quick_backward, quiet_dropout
 from llamavae.modeling.cross_entropy import CHUNK, cross_entropy
 from llamavae.modeling.injection import Steering, first_inputs, steered, steered_inputs
@@ -37,12 +37,17 @@ from llamavae.modeling.tokenizing import (
 from llamavae.modes import evaluating
 from llamavae.pretrained import resolve
 from llamavae.pretrained.loading import (
+    check_placement,
     hub_errors,
     is_gguf,
     load_tokenizer,
     load_whole,
     model_folder,
 )
+
+LEAST_TEMPERATURE = 1e-6
+"""Lower limit of the temperature: logits that are divided by less can exceed float32."""
+_ADVICE = "Use a smaller batch_size, or fewer return sequences, beams or new tokens"
 
 
 class Scores(NamedTuple):
@@ -131,8 +136,9 @@ class TextDecoder(nn.Module):
         Raises:
             UserError: The model cannot be found, read or reached.
         """
+        check_placement(**options)
         source = resolve(source)
-        with hub_errors("decoder", source):
+        with hub_errors("decoder", source, options):
             if is_gguf(source):
                 from llamavae.modeling.gguf import read_gguf  # slow import
 
@@ -395,7 +401,7 @@ class TextDecoder(nn.Module):
         Args:
             steering: Effect of the latent codes z on the decoder, for `batch` rows.
             batch: Number B of latent codes.
-            prompt: Text at the start of every sentence.
+            prompt: Text at the start of every sentence; names of special tokens in it are text.
             **options: Arguments of `generate`. By default, greedy decoding with at most
                 `max_tokens` new tokens.
 
@@ -404,6 +410,8 @@ class TextDecoder(nn.Module):
             `return_dict_in_generate`, transformers' output with these as its `sequences`.
         """
         _check_options(options)
+        if not isinstance(prompt, str):
+            raise UserError(f"expected a text as prompt; got {prompt!r:.40}")
         if steering.prompt is not None or steering.offset is not None:
             self._check_embeddings()
         start = [self.tokens.bos]
@@ -418,7 +426,7 @@ class TextDecoder(nn.Module):
         skip = ids.shape[1] if "input_ids" in inputs else 0
         first = next(iter(inputs.values()))
         mask = torch.ones(first.shape[:2], dtype=torch.long, device=first.device)
-        with evaluating(self):
+        with evaluating(self), memory_errors("generation", _ADVICE):
             try:
                 output = cast(Callable[..., Any], steered(self.lm, steering).generate)(
                     **inputs, attention_mask=mask, **options
@@ -445,7 +453,7 @@ def _check_options(options: Mapping[str, Any]) -> None:
     if "top_k" in given:
         check_int("top_k", given["top_k"], 0)
     if "temperature" in given:
-        check_number("temperature", given["temperature"], above=True)
+        check_number("temperature", given["temperature"], LEAST_TEMPERATURE)
     if "top_p" in given:
         check_number("top_p", given["top_p"], 0, 1, above=True)
     if not isinstance(given.get("do_sample", False), bool):

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from llamavae.errors import check_int
+from llamavae.errors import check_int, memory_errors
 from llamavae.modeling.backbones import fingerprint, quiet_dropout
 from llamavae.modeling.names import EncoderTraining
 from llamavae.modeling.tokenizing import AS_TEXT, as_texts, tokenize
@@ -101,7 +101,8 @@ class SentenceEncoder(nn.Module, ABC):
         order = sorted(range(len(texts)), key=lambda i: -len(texts[i]))
         device = next(self.model.parameters()).device
         parts: list[Tensor] = []
-        with evaluating(self):
+        advice = "Use a smaller batch_size"
+        with evaluating(self), memory_errors("the sentence encoder", advice):
             for start in range(0, len(order), batch_size):
                 batch = self.tokenize([texts[i] for i in order[start : start + batch_size]])
                 if not batch["input_ids"].numel():  # no text of it has a token

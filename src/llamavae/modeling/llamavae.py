@@ -29,7 +29,7 @@ from transformers import (
 )
 from transformers.utils.generic import ModelOutput
 
-from llamavae.errors import UserError, check_int, unknown
+from llamavae.errors import UserError, check_int, check_path, memory_errors, unknown
 from llamavae.files import replacing_folder
 from llamavae.latent import arithmetic, nearest_neighbours, traversal
 from llamavae.latent.paths import PATHS, as_codes
@@ -212,11 +212,8 @@ class LlaMaVAE(SentenceVAE):
             if name not in SETTINGS:
                 raise unknown("setting", name, SETTINGS)
         for which, place in (("encoder", encoder), ("decoder", decoder)):
-            if isinstance(place, int | float | bytes | list | tuple | dict):
-                raise UserError(
-                    f"expected a hub id, a folder or a model as {which}; got {place!r:.40}"
-                )
-            if isinstance(place, str | os.PathLike):
+            if isinstance(place, str | os.PathLike | int | float | bytes | list | tuple | dict):
+                check_path(place, f"a hub id, a folder or a model as {which}")
                 settings[f"{which}_name_or_path"] = loading.absolute(place)
         config = LlaMaVAEConfig(**settings)
         model = cls(
@@ -285,7 +282,10 @@ class LlaMaVAE(SentenceVAE):
                 "a checkpoint is loaded with its own config; got a different one. Omit config=, or "
                 "build a new model with LlaMaVAE.from_backbones"
             )
-        others = {w: place for w, place in (("encoder", encoder), ("decoder", decoder)) if place}
+        given_parts = (("encoder", encoder), ("decoder", decoder))
+        others = {which: place for which, place in given_parts if place is not None}
+        for which, place in others.items():
+            check_path(place, f"a hub id or a folder as {which}")
         saved, config = config, checkpoint.located(folder, config, others)
         model = cls(
             *loading.load_backbones(
@@ -338,8 +338,7 @@ class LlaMaVAE(SentenceVAE):
                 embedded backbones are not changed. They are loaded as float32.
             **hub_options: `repo_id`, `private`, `commit_message`, `token`, ...
         """
-        if not isinstance(save_directory, str | os.PathLike) or not os.fspath(save_directory):
-            raise UserError(f"expected the path of a folder; got {save_directory!r:.40}")
+        check_path(save_directory, "the path of a folder")
         if is_main_process:
             with replacing_folder(save_directory, own=checkpoint.OWN) as new:
                 checkpoint.write(self, new, state_dict, max_shard_size, int8)
@@ -576,9 +575,10 @@ class LlaMaVAE(SentenceVAE):
             start = DiagonalGaussian(mean if start is None else start.to(mean), logvar)
         weight = self.posterior.linear.weight
         start = DiagonalGaussian(start.mean.to(weight), start.logvar.to(weight))
-        return refine_posterior(
-            self, batch, start, how, variance=variance, batch_size=batch_size, progress=progress
-        )
+        with memory_errors("refinement", "Use a smaller batch_size, or fewer samples"):
+            return refine_posterior(
+                self, batch, start, how, variance=variance, batch_size=batch_size, progress=progress
+            )
 
     def _means(self, texts: Texts, refine: int | Refinement) -> Tensor:
         """Codes (B, D) of texts: posterior means, optionally refined."""
@@ -594,9 +594,9 @@ class LlaMaVAE(SentenceVAE):
 
         Args:
             z: Latent codes (B, D), or one code (D,).
-            prompt: Text at the start of every sentence.
-            **options: Arguments of transformers' `generate`: `do_sample`, `temperature`,
-                `top_p`, `num_beams`, `num_return_sequences`, `max_new_tokens`,
+            prompt: Text at the start of every sentence; names of special tokens in it are text.
+            **options: Arguments of transformers' `generate`: `do_sample`, `temperature` (at
+                least 1e-6), `top_p`, `num_beams`, `num_return_sequences`, `max_new_tokens`,
                 `stopping_criteria`, `logits_processor`, `streamer`, `generation_config`, ...
 
         Returns:

@@ -27,6 +27,7 @@ from llamavae.modeling.names import Pooling
 from llamavae.modeling.transformers_encoder import TransformersEncoder
 from llamavae.pretrained import CATALOGUE, resolve
 from llamavae.pretrained.loading import (
+    check_placement,
     hub_errors,
     is_gguf,
     load_tokenizer,
@@ -76,6 +77,7 @@ def load_sentence_encoder(
     Raises:
         UserError: The model cannot be found, read or reached.
     """
+    check_placement(dtype)
     if isinstance(source, str | os.PathLike):
         source = resolve(source)
     hub: dict[str, Any] = {

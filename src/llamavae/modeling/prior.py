@@ -27,7 +27,15 @@ from torch.distributions import (
     Normal,
 )
 
-from llamavae.errors import UserError, check_int, check_number, check_seed, check_types
+from llamavae.errors import (
+    UserError,
+    check_int,
+    check_number,
+    check_path,
+    check_seed,
+    check_types,
+    memory_errors,
+)
 from llamavae.files import replacing_folder, write_json
 from llamavae.latent.paths import as_codes
 from llamavae.manifest import verify
@@ -107,7 +115,7 @@ class Prior(ABC):
         check_number("spread", spread)
         check_seed(seed)
         generator = None if seed is None else torch.Generator().manual_seed(seed)
-        with torch.no_grad():
+        with torch.no_grad(), memory_errors(f"{n:,} latent codes", "Draw fewer at a time"):
             return self._draw(n, spread, generator)
 
     @torch.no_grad()
@@ -299,8 +307,8 @@ def load_prior(source: str | os.PathLike[str], vae: SentenceVAE | None = None) -
     Raises:
         UserError: The prior does not exist, is damaged, or was fitted for another VAE.
     """
+    places = [check_path(source, "a prior, its kind or its folder")]
     name = os.fspath(source)
-    places = [Path(source)]
     if vae is not None and name in get_args(PriorKind) and not (places[0] / _SETTINGS).is_file():
         if name == "standard":
             return StandardPrior(vae.config.latent_dim)

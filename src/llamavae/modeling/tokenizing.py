@@ -96,7 +96,8 @@ def as_texts(texts: Any) -> list[str]:
     """
     if isinstance(texts, str):
         texts = [texts]
-    if not isinstance(texts, Iterable) or isinstance(texts, bytes | Mapping):
+    iterable = isinstance(texts, Iterable) and getattr(texts, "ndim", 1) > 0
+    if not iterable or isinstance(texts, bytes | Mapping):
         raise UserError(f"expected a text or a list of texts; got {texts!r:.40} ({_type(texts)})")
     found = list(texts)
     for index, text in enumerate(found):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, Repo
 from safetensors import SafetensorError
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from llamavae.errors import UserError, nearest
+from llamavae.errors import UserError, nearest, unknown
 
 SAFE = {"trust_remote_code": False, "local_files_only": True}
 """Arguments of every `from_pretrained` of a model."""
@@ -40,9 +40,53 @@ _ARGUMENTS = {  # of `from_pretrained`, which a model must not set by itself
 }
 
 
+_DTYPES = ("auto", "float32", "bfloat16", "float16", "float64")
+_DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
+
+
+def check_placement(dtype: Any = None, device_map: Any = None, **_: Any) -> None:
+    """Check the dtype and the device that a model is loaded with, before anything is loaded.
+
+    Raises:
+        UserError: The dtype is not one of weights, or the device is unknown or not available.
+    """
+    name = str(dtype).removeprefix("torch.")
+    if dtype is not None and not isinstance(dtype, dict) and name not in _DTYPES:
+        raise unknown("dtype", name, _DTYPES)
+    if isinstance(device_map, str | int | torch.device) and device_map not in _DEVICE_MAPS:
+        find_device(device_map)
+
+
+def find_device(name: str | int | torch.device) -> torch.device:
+    """The device of that name.
+
+    Raises:
+        UserError: It is unknown, or not available on this machine.
+    """
+    try:
+        device = torch.device(name)
+    except (RuntimeError, TypeError, OverflowError) as error:
+        raise UserError(
+            f"unknown device {name!r:.40}: expected cpu, cuda, cuda:1, mps or auto"
+        ) from error
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    count = torch.accelerator.device_count() if accelerator else 0
+    there = accelerator is not None and accelerator.type == device.type
+    if device.type != "cpu" and not (there and (device.index or 0) < count):
+        here = f"cpu, {count} x {accelerator.type}" if accelerator else "cpu"
+        raise UserError(f"device {str(name)!r} is not available; available: {here}")
+    return device
+
+
 @contextmanager
-def hub_errors(kind: str, source: str) -> Iterator[None]:
-    """Turn failures to reach or find a model into a `UserError` about `source`."""
+def hub_errors(kind: str, source: str, options: Collection[str] = ()) -> Iterator[None]:
+    """Turn failures to reach or find a model into a `UserError` about `source`.
+
+    Args:
+        kind: What is loaded, for the message.
+        source: Where from.
+        options: Names of the caller's options, which may be the cause.
+    """
     try:
         yield
     except (UserError, torch.OutOfMemoryError):
@@ -67,8 +111,10 @@ def hub_errors(kind: str, source: str) -> Iterator[None]:
         folder = Path(source)
         if folder.is_dir():
             found = ", ".join(sorted(p.name for p in folder.iterdir())[:12]) or "nothing"
+            given = f", or not one for the options {', '.join(options)}" if options else ""
             raise UserError(
-                f"the folder {source} does not hold a usable {kind} (found there: {found}): {error}"
+                f"the folder {source} does not hold a usable {kind}{given} (found there: {found}): "
+                f"{error}"
             ) from error
         if _missing_folder(source):
             near = nearest(folder.name, [path.name for path in folder.parent.glob("*")])
