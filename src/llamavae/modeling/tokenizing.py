@@ -154,8 +154,8 @@ def detokenize(tokenizer: PreTrainedTokenizerBase, rows: list[list[int]]) -> lis
 def unknown_bytes(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[int]:
     """UTF-8 bytes of the unknown words of each text, and one more for the end of each such word.
 
-    A likelihood of tokens leaves open what an unknown word is. A code that names the word needs at
-    most this many bytes. It is 0 for a tokenizer of bytes or pieces of words.
+    A likelihood of tokens leaves open what an unknown word is; spelling it takes these bytes. A
+    tokenizer of bytes or of pieces of words has no unknown words.
 
     Args:
         tokenizer: The tokenizer.

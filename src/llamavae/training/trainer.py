@@ -151,7 +151,8 @@ class VAETrainer(SentenceTrainer):
             further["logvar_penalty"] = output.logvar.abs().sum(-1).mean()
         for name, value in further.items():
             scalars[name] = value
-            loss = loss + getattr(objective, name, 1.0) * value  # the discriminator's own has 1
+            weight = 1.0 if name == "discriminator" else getattr(objective, name)
+            loss = loss + weight * value
         if teacher is not None:
             scalars["similarity"] = similarity_loss(output.mean, teacher)
             loss = loss + self.recipe.teacher.weight * scalars["similarity"]

@@ -126,7 +126,7 @@ class DecoderSettings(Section):
             raise ValueError(f"set one of model, scratch and lstm, not {' and '.join(given)}")
         if self.lstm and self.training not in (None, "full"):
             raise ValueError("an LSTM must be trained. Set training to full")
-        if self.quantization and self.training == "full":
+        if self.quantization and (self.training == "full" or self.lstm):
             raise ValueError(
                 "a quantised decoder cannot be trained in full. Use frozen, heads or lora"
             )
