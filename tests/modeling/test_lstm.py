@@ -108,7 +108,7 @@ def test_generation_continues_from_the_state(model: LlaMaVAE) -> None:
         more = torch.cat([ids, ids[:, :1]], dim=1)  # the last one is only a target
         best = model.decoder.log_probabilities(more, steering)[:, -1:].argmax(-1)
         ids = torch.cat([ids, best], dim=1)
-    options = {"max_new_tokens": 6, "min_new_tokens": 6}
+    options: dict[str, Any] = {"max_new_tokens": 6, "min_new_tokens": 6}
     eos = model.decoder.tokens.eos
     rows = [row[: row.index(eos)] if eos in row else row for row in ids[:, 1:].tolist()]
     generated = model.generate(z, max_new_tokens=6).tolist()

@@ -40,7 +40,7 @@ def test_it_moves_codes_to_the_prior() -> None:
     optimizer = torch.optim.Adam([z, *discriminator.parameters()], 0.03, betas=(0.5, 0.999))
     for _ in range(300):
         optimizer.zero_grad()
-        sum(discriminator(z, torch.randn(256, 2))).backward()
+        torch.stack(discriminator(z, torch.randn(256, 2))).sum().backward()
         optimizer.step()
     assert z.mean(0).abs().max() < 0.5
     assert 0.5 < z.std(0).min() <= z.std(0).max() < 1.5

@@ -211,11 +211,13 @@ class LSTMModel(_LSTM):
         x = self.embeddings(input_ids) if inputs_embeds is None else inputs_embeds
         past = past_key_values
         with self._kernels():
-            output, state = self.lstm(x, None if past is None else (past.hidden, past.cell))
+            output, (hidden, cell) = self.lstm(
+                x, None if past is None else (past.hidden, past.cell)
+            )
         now = x.shape[1] + (0 if past is None else past.length)
         return BaseModelOutputWithPast(
             last_hidden_state=self.dropout(output),
-            past_key_values=cast(Any, LSTMState(*state, now)) if use_cache else None,
+            past_key_values=cast(Any, LSTMState(hidden, cell, now)) if use_cache else None,
         )
 
 

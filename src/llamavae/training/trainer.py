@@ -161,7 +161,7 @@ class VAETrainer(SentenceTrainer):
     def _with_deletions(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         """Inputs of the encoder without the tokens that `objective.token_deletion` deletes."""
         tokenizer = cast(SentenceEncoder, self.vae.encoder).tokenizer
-        special = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
+        special = [i for i in tokenizer.all_special_ids if i != tokenizer.unk_token_id]
         rows, width = inputs["input_ids"].shape
         draws = self.random_rows(torch.rand, rows, _DELETION_WIDTH, stream=1)
         draws = draws[:, torch.arange(width) % _DELETION_WIDTH]
