@@ -97,7 +97,7 @@ def test_unknown_recipe_names_the_nearest() -> None:
         ("a: [1", "is not valid YAML"),
         ("- a\n- b", "expected settings by name"),
         ("just words", "expected settings by name"),
-        ("", "encoder: set one of model, scratch and vectors"),
+        ("", "encoder: set one of model, scratch, lstm and vectors"),
     ],
 )
 def test_files_that_are_no_recipe(tmp_path: Path, text: str, message: str) -> None:
@@ -129,7 +129,7 @@ def test_all_mistakes_are_reported_together() -> None:
     for part in (
         "corpus.nam: no such setting; did you mean 'name'?",
         "corpus.limit: Input should be greater than or equal to 1 (got 0)",
-        "encoder: set one of model, scratch and vectors, not model and vectors",
+        "encoder: set one of model, scratch, lstm and vectors, not model and vectors",
         "decoder.scratch.layer: no such setting; did you mean 'layers'?",
         "decoder.training: Input should be 'frozen', 'heads', 'lora' or 'full' (got 'half')",
         "objective: kl_rule and kl_threshold must be set together",
@@ -161,7 +161,11 @@ def test_mistakes_in_a_list_are_reported_by_place() -> None:
         (["objective.schedule=linear", "objective.start=0.8"], "at most 1, the whole run"),
         (["objective.zero=0.8"], "at most 1, a whole cycle"),
         (["encoder.model=null"], "encoder: set one of"),
-        (["decoder.scratch.layers=2"], "set one of model and scratch"),
+        (["decoder.scratch.layers=2"], "set one of model, scratch and lstm, not model and scratch"),
+        (["decoder.model=null", "decoder.lstm.layers=1"], "decoder.lstm: an LSTM has no attention"),
+        (["decoder.model=null", "decoder.lstm={}", "decoder.training=heads"], "must be trained"),
+        (["encoder.model=null", "encoder.lstm.layers=1"], "Set training to full"),
+        (["objective.logvar_penalty=1", "objective.sample=false"], "no effect without noise"),
         (["decoder.quantization=4bit", "decoder.training=full"], "cannot be trained in full"),
         (["optimisation.epochs=1", "optimisation.micro_batch_size=7"], "not a multiple"),
         (["corpus.streaming=true"], "no known length"),

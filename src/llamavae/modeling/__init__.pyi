@@ -7,6 +7,9 @@ from .injection import steered as steered
 from .llamavae import LlaMaVAE as LlaMaVAE
 from .llamavae import LlaMaVAEOutput as LlaMaVAEOutput
 from .loading import load_sentence_encoder as load_sentence_encoder
+from .lstm import LSTMConfig as LSTMConfig
+from .lstm import LSTMDecoder as LSTMDecoder
+from .lstm import LSTMEncoder as LSTMEncoder
 from .posterior import DiagonalGaussian as DiagonalGaussian
 from .posterior import Posterior as Posterior
 from .posterior import kl_term as kl_term

@@ -17,6 +17,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+import llamavae.modeling.lstm  # noqa: F401 (registers its models with transformers)
 from llamavae.errors import UserError
 from llamavae.manifest import sha256
 from llamavae.modeling.backbones import frozen_hash

@@ -150,3 +150,30 @@ def detokenize(tokenizer: PreTrainedTokenizerBase, rows: list[list[int]]) -> lis
         return tokenizer.batch_decode(
             rows, skip_special_tokens=True, clean_up_tokenization_spaces=False
         )
+
+
+def unknown_bytes(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[int]:
+    """UTF-8 bytes of the unknown words of each text, and one more for the end of each such word.
+
+    A likelihood of tokens leaves open what an unknown word is; spelling it takes these bytes. A
+    tokenizer of bytes or of pieces of words has no unknown words.
+
+    Args:
+        tokenizer: The tokenizer.
+        texts: N texts.
+    """
+    unknown = tokenizer.unk_token_id
+    if unknown is None or not tokenizer.is_fast or not texts:
+        return [0] * len(texts)
+    options = {"add_special_tokens": False, "return_offsets_mapping": True, **AS_TEXT}
+    found = tokenize(tokenizer, texts, **options)
+    return [
+        sum(
+            len(text[start:end].encode()) + 1
+            for token, (start, end) in zip(ids, offsets, strict=True)
+            if token == unknown
+        )
+        for text, ids, offsets in zip(
+            texts, found["input_ids"], found["offset_mapping"], strict=True
+        )
+    ]

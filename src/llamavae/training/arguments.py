@@ -33,6 +33,7 @@ def training_arguments(
         gradient_accumulation_steps=o.batch_size // (micro * world),
         learning_rate=o.learning_rate,
         weight_decay=o.weight_decay,
+        adam_beta1=o.adam_beta1,
         warmup_steps=o.warmup_steps,
         lr_scheduler_type="constant_with_warmup" if o.decay == "constant" else o.decay,
         max_grad_norm=o.max_grad_norm,

@@ -108,19 +108,20 @@ def _new_model(
     folder = Path(recipe.output.folder)
     backbones = folder / "backbones"
     encoder, decoder = e.model, d.model
-    if e.scratch or d.scratch:
+    new_encoder, new_decoder = e.scratch or e.lstm, d.scratch or d.lstm
+    if new_encoder or new_decoder:
         train = corpus.train
         texts = train if isinstance(train, list) else train()
         with processes().main_process_first(), disk_errors(folder, RESUME):
-            make_backbones(e.scratch, d.scratch, islice(texts, _SCRATCH_TEXTS), seed, backbones)
-        if e.scratch:
+            make_backbones(new_encoder, new_decoder, islice(texts, _SCRATCH_TEXTS), seed, backbones)
+        if new_encoder:
             encoder = str(backbones / "encoder")
-        if d.scratch:
+        if new_decoder:
             decoder = str(backbones / "decoder")
-            if d.scratch.warmup_steps:
-                decoder = str(warm_up(recipe, corpus, record, resume, progress))
+        if d.scratch and d.scratch.warmup_steps:
+            decoder = str(warm_up(recipe, corpus, record, resume, progress))
     assert decoder is not None  # the recipe checks it
-    training = d.training or ("heads" if d.scratch else "frozen")
+    training = d.training or ("heads" if d.scratch else "full" if d.lstm else "frozen")
     frozen = training == "frozen"
     embed = recipe.output.embed_backbones
     set_seed(seed)  # the new weights do not depend on what was done, or was there, before
@@ -136,7 +137,7 @@ def _new_model(
         max_tokens=d.max_tokens,
         encoder_dim=0 if corpus.vectors is None else corpus.vectors[0].shape[1],
         encoder_revision=e.revision,
-        encoder_pooling="mean" if e.scratch and e.pooling is None else e.pooling,
+        encoder_pooling=e.pooling or ("mean" if e.scratch else "last" if e.lstm else None),
         pooling_heads=e.pooling_heads,
         encoder_max_tokens=e.max_tokens,
         encoder_training=e.training,
@@ -147,7 +148,7 @@ def _new_model(
         decoder_training=training,
         lora_rank=recipe.lora.rank,
         lora_alpha=recipe.lora.alpha,
-        embed_backbones=bool(e.scratch or d.scratch) if embed is None else embed,
+        embed_backbones=bool(new_encoder or new_decoder) if embed is None else embed,
     )
 
 

@@ -71,6 +71,7 @@ def model_card(model: LlaMaVAE, results: dict[str, Any]) -> str:
         f"AdamW, peak learning rate {optimisation['learning_rate']:g}, "
         f"batch size {optimisation['batch_size']}.",
         _bag_of_words(objective["bag_of_words"]),
+        _autoencoder(objective),
         _teacher(recipe),
         f"## Metrics on {metrics['sentences']} held-out sentences",
         "The control is the same metric with the latent code of another sentence (shuffled z).",
@@ -110,6 +111,32 @@ def _bag_of_words(weight: float) -> str:
     )
 
 
+def _autoencoder(objective: dict[str, Any]) -> str:
+    """What the objective of an adversarial or denoising autoencoder adds."""
+    found = []
+    if not objective["sample"]:
+        found.append(
+            "In training, z is the posterior mean. The variance of the posterior is not trained; "
+            "it is used when a metric draws from the posterior."
+        )
+    if weight := objective["adversarial"]:
+        found.append(
+            f"The loss also contains {weight:g} times an adversarial loss, -log D(z) for a "
+            "discriminator D between codes and draws of N(0, I) (arXiv 1511.05644)."
+        )
+    if weight := objective["logvar_penalty"]:
+        found.append(
+            f"The loss also contains {weight:g} times the sum over dimensions of |log variance| "
+            "(arXiv 1802.03761)."
+        )
+    if share := objective["token_deletion"]:
+        found.append(
+            f"In training, each token of the encoder's input is deleted with probability {share:g} "
+            "(arXiv 1905.12777)."
+        )
+    return " ".join(found)
+
+
 def _teacher(recipe: dict[str, Any]) -> str:
     t = recipe["teacher"]
     if not t["model"]:
@@ -132,7 +159,7 @@ def _backbone(recipe: dict[str, Any], part: str, scratch: str, training: str) ->
     elif settings["model"]:
         name = f"`{settings['model']}`"
     else:
-        name = f"{scratch} architecture, trained from scratch"
+        name = f"{'LSTM' if settings['lstm'] else scratch} architecture, trained from scratch"
     return f"{name} ({'all weights' if training == 'full' else training})"
 
 

@@ -1,4 +1,4 @@
-"""Small backbones from scratch: a T5 encoder and a LLaMA decoder, each with a tokenizer."""
+"""Backbones from scratch: a T5 or LSTM encoder, a LLaMA or LSTM decoder, each with a tokenizer."""
 
 from __future__ import annotations
 
@@ -18,8 +18,10 @@ from transformers import (
 from llamavae.errors import UserError
 from llamavae.files import replacing_folder
 from llamavae.modeling import TransformersEncoder
+from llamavae.modeling.lstm import LSTMConfig, LSTMDecoder, LSTMEncoder
 from llamavae.modeling.tokenizing import TokenPolicy
-from llamavae.training.recipe import ScratchDecoder, ScratchEncoder
+from llamavae.training.recipe import LSTMBackbone, ScratchDecoder, ScratchEncoder
+from llamavae.training.words import train_word_tokenizer
 
 _POSITIONS = 512  # longest text the scratch decoder has positions for
 
@@ -47,8 +49,8 @@ def _train_tokenizer(texts: Sequence[str], vocabulary: int) -> PreTrainedTokeniz
 
 
 def make_backbones(
-    encoder: ScratchEncoder | None,
-    decoder: ScratchDecoder | None,
+    encoder: ScratchEncoder | LSTMBackbone | None,
+    decoder: ScratchDecoder | LSTMBackbone | None,
     texts: Iterable[str],
     seed: int,
     folder: Path,
@@ -58,11 +60,17 @@ def make_backbones(
     if encoder and not (folder / "encoder").is_dir():
         set_seed(seed)
         with replacing_folder(folder / "encoder") as new:
-            _make_encoder(encoder, texts, new)
+            if isinstance(encoder, LSTMBackbone):
+                _make_lstm_encoder(encoder, texts, new)
+            else:
+                _make_encoder(encoder, texts, new)
     if decoder and not (folder / "decoder").is_dir():
         set_seed(seed)
         with replacing_folder(folder / "decoder") as new:
-            _make_decoder(decoder, texts, new)
+            if isinstance(decoder, LSTMBackbone):
+                _make_lstm_decoder(decoder, texts, new)
+            else:
+                _make_decoder(decoder, texts, new)
 
 
 def _make_encoder(settings: ScratchEncoder, texts: Sequence[str], folder: Path) -> None:
@@ -107,6 +115,36 @@ def _make_decoder(settings: ScratchDecoder, texts: Sequence[str], folder: Path) 
     )
     LlamaForCausalLM(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+
+
+def _make_lstm_encoder(settings: LSTMBackbone, texts: Sequence[str], folder: Path) -> None:
+    """Write a fresh LSTM encoder and its tokenizer to `folder`, to be used with `last` pooling."""
+    tokenizer = train_word_tokenizer(texts, settings.vocabulary, settings.min_count)
+    config = _lstm_config(settings, tokenizer, 2 * settings.hidden_size)
+    TransformersEncoder(LSTMEncoder(config), tokenizer, "last").save(folder)
+
+
+def _make_lstm_decoder(settings: LSTMBackbone, texts: Sequence[str], folder: Path) -> None:
+    """Write a fresh LSTM language model and its tokenizer to `folder`."""
+    tokenizer = train_word_tokenizer(texts, settings.vocabulary, settings.min_count)
+    LSTMDecoder(_lstm_config(settings, tokenizer, settings.hidden_size)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def _lstm_config(
+    settings: LSTMBackbone, tokenizer: PreTrainedTokenizerFast, hidden_size: int
+) -> LSTMConfig:
+    tokens = TokenPolicy.of(tokenizer)
+    return LSTMConfig(
+        vocab_size=len(tokenizer),
+        embedding_size=settings.embedding_size,
+        hidden_size=hidden_size,
+        num_hidden_layers=settings.layers,
+        dropout=settings.dropout,
+        bos_token_id=tokens.bos,
+        eos_token_id=tokens.eos,
+        pad_token_id=tokens.pad,
+    )
 
 
 def _divides(section: str, name: str, part: int, whole_name: str, whole: int) -> None:

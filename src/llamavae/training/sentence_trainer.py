@@ -148,18 +148,21 @@ class SentenceTrainer(Trainer):
         self._losses.append((now, loss.detach(), ids))
         return loss
 
-    def random_rows(self, draw: Callable[..., Tensor], rows: int, width: int) -> Tensor:
+    def random_rows(
+        self, draw: Callable[..., Tensor], rows: int, width: int, stream: int = 0
+    ) -> Tensor:
         """Random numbers (rows, width) for this micro-batch: its share of the whole batch's.
 
         Args:
             draw: `torch.randn` or `torch.rand`; each has a sequence of its own.
             rows: Sentences in the micro-batch.
             width: Numbers for each.
+            stream: Number of an independent sequence.
         """
         args = self.args
         first = self._micro * args.world_size + args.process_index
         first *= args.per_device_train_batch_size
-        seed = 2 * (args.seed * 1_000_003 + self._step) + (draw is torch.rand)
+        seed = 2 * (args.seed * 1_000_003 + self._step) + (draw is torch.rand) + (stream << 56)
         whole = draw(self.global_batch, width, generator=torch.Generator().manual_seed(seed))
         return whole[first : first + rows].to(args.device)
 

@@ -8,21 +8,20 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 from transformers import TrainingArguments
 
 from llamavae.data.batches import Collator
 from llamavae.data.sentences import SentenceData, SentenceStream
 from llamavae.errors import UserError
-from llamavae.modeling import LlaMaVAE
+from llamavae.modeling import LlaMaVAE, SentenceEncoder
 from llamavae.modeling.checkpoint import reload
 from llamavae.modeling.checkpoint import write as write_checkpoint
-from llamavae.modeling.llamavae import LlaMaVAEOutput
 from llamavae.training.arguments import learning_rates
-from llamavae.training.bag_of_words import BagOfWords
+from llamavae.training.auxiliary import WithAuxiliary
 from llamavae.training.best import BestModel
 from llamavae.training.callbacks import say
+from llamavae.training.denoising import delete_tokens
 from llamavae.training.diagnostics import diagnose
 from llamavae.training.distillation import similarity_loss
 from llamavae.training.measure import measure
@@ -30,25 +29,7 @@ from llamavae.training.recipe import ObjectiveSettings, Recipe
 from llamavae.training.schedules import build_schedule
 from llamavae.training.sentence_trainer import SentenceTrainer
 
-_BAG = "bag_of_words.safetensors"
-
-
-class _WithBagOfWords(nn.Module):
-    """A VAE and the map of the bag-of-words loss, as one module that trains."""
-
-    def __init__(self, vae: LlaMaVAE) -> None:
-        super().__init__()
-        self.vae = vae
-        self.bag = BagOfWords(vae.config.latent_dim, vae.decoder.hidden_size)
-
-    def forward(self, **inputs: Any) -> tuple[LlaMaVAEOutput, Tensor]:
-        output: LlaMaVAEOutput = self.vae(**inputs)
-        head = cast(nn.Linear, self.vae.decoder.lm.get_output_embeddings()).weight
-        return output, self.bag(output.z, head, inputs["input_ids"], inputs["attention_mask"])
-
-    def activation_checkpointing_enable(self, **options: Any) -> None:
-        """What Trainer calls for `optimisation.gradient_checkpointing`."""
-        self.vae.activation_checkpointing_enable(**options)
+_DELETION_WIDTH = 512  # random numbers for each sentence, used again for longer ones
 
 
 class VAETrainer(SentenceTrainer):
@@ -77,8 +58,15 @@ class VAETrainer(SentenceTrainer):
         progress: bool = True,
         best: BestModel | None = None,
     ) -> None:
+        objective = recipe.objective
+        if objective.token_deletion and (model.encoder is None or not model.encoder.trains):
+            raise UserError(
+                "objective.token_deletion changes the texts that the encoder reads, but this "
+                "encoder is frozen and its outputs are cached. Use an encoder that is trained "
+                "(encoder.training), or omit the setting"
+            )
         super().__init__(
-            _WithBagOfWords(model) if recipe.objective.bag_of_words else model,
+            WithAuxiliary(model, objective) if WithAuxiliary.needed(objective) else model,
             args,
             data,
             Collator(model.decoder, model.encoder),
@@ -86,7 +74,7 @@ class VAETrainer(SentenceTrainer):
             eval_dataset=validation,
         )
         self.vae = model
-        self.bag = self.model.bag if isinstance(self.model, _WithBagOfWords) else None
+        self.auxiliary = self.model if isinstance(self.model, WithAuxiliary) else None
         self.validation, self.recipe, self.best = validation, recipe, best
         self.schedule = build_schedule(recipe.objective)
         self.metrics: dict[str, Any] = {}
@@ -134,16 +122,21 @@ class VAETrainer(SentenceTrainer):
             draws = self.random_rows(torch.rand, rows, config.max_tokens)
             keep = draws[:, : width - 1] >= objective.word_dropout
             keep[:, 0] = True  # the bos token is not a word
+        if objective.token_deletion:
+            inputs["encoder_inputs"] = self._with_deletions(inputs["encoder_inputs"])
+        if objective.adversarial:
+            inputs["prior"] = self.random_rows(torch.randn, rows, config.latent_dim, stream=1)
+        noise = self.random_rows(torch.randn, rows, config.latent_dim)
         beta = self.beta
         result = model(
             **inputs,
-            noise=self.random_rows(torch.randn, rows, config.latent_dim),
+            noise=noise if objective.sample else torch.zeros_like(noise),
             keep=keep,
             beta=beta,
             kl_rule=objective.kl_rule,
             kl_threshold=objective.kl_threshold,
         )
-        output, bag = result if isinstance(result, tuple) else (result, None)
+        output, further = result if isinstance(result, tuple) else (result, {})
         loss, kl = output.loss, output.kl.detach().sum(-1).mean()
         if objective.schedule == "target_rate":
             self._kl.append(kl)
@@ -153,13 +146,26 @@ class VAETrainer(SentenceTrainer):
                 self._kl = []
         scalars = {"nll": output.nll, "kl": kl, "kl_term": output.kl_term}
         scalars["beta"] = torch.full_like(kl, min(beta, torch.finfo(kl.dtype).max))
-        if bag is not None:
-            loss = loss + objective.bag_of_words * bag
-            scalars["bag_of_words"] = bag
+        if objective.logvar_penalty:
+            # keeps sigma near 1 in place of the KL (Rubenstein et al., arXiv 1802.03761)
+            further["logvar_penalty"] = output.logvar.abs().sum(-1).mean()
+        for name, value in further.items():
+            scalars[name] = value
+            weight = 1.0 if name == "discriminator" else getattr(objective, name)
+            loss = loss + weight * value
         if teacher is not None:
             scalars["similarity"] = similarity_loss(output.mean, teacher)
             loss = loss + self.recipe.teacher.weight * scalars["similarity"]
         return loss, scalars
+
+    def _with_deletions(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Inputs of the encoder without the tokens that `objective.token_deletion` deletes."""
+        tokenizer = cast(SentenceEncoder, self.vae.encoder).tokenizer
+        special = [i for i in tokenizer.all_special_ids if i != tokenizer.unk_token_id]
+        rows, width = inputs["input_ids"].shape
+        draws = self.random_rows(torch.rand, rows, _DELETION_WIDTH, stream=1)
+        draws = draws[:, torch.arange(width) % _DELETION_WIDTH]
+        return delete_tokens(inputs, draws, self.recipe.objective.token_deletion, special)
 
     def evaluate(self, *_: Any, metric_key_prefix: str = "eval", **__: Any) -> dict[str, float]:
         """Compute and log the metrics of the held-out sentences, and warnings about them."""
@@ -190,17 +196,16 @@ class VAETrainer(SentenceTrainer):
         return named
 
     def save_weights(self, folder: Path, state: dict[str, Tensor] | None) -> None:
-        """The VAE's checkpoint, the map of the bag-of-words loss, and the beta schedule's state."""
-        if self.bag is not None:
+        """The VAE's checkpoint, the modules of further losses, and the beta schedule's state."""
+        if self.auxiliary is not None:
             state = None  # its names are those of both together
-            folder.mkdir(parents=True, exist_ok=True)
-            save_model(self.bag, str(folder / _BAG))
+            self.auxiliary.save(folder)
         write_checkpoint(self.vae, folder, state)  # in place: other processes write to it too
         (folder / "schedule.json").write_text(json.dumps(self.schedule.state()))
 
     def load_weights(self, folder: Path) -> None:
         """The trained weights, and the state of the beta schedule."""
-        if self.bag is not None:
-            load_model(self.bag, folder / _BAG)
+        if self.auxiliary is not None:
+            self.auxiliary.load(folder)
         reload(self.vae, folder)
         self.schedule.load_state(json.loads((folder / "schedule.json").read_text()))

@@ -31,6 +31,7 @@ class ToyDecoder(nn.Module):
     """
 
     tokens = SimpleNamespace(eos=100)
+    tokenizer = SimpleNamespace(unk_token_id=None)
     device = torch.device("cpu")
 
     def tokenize(self, texts):

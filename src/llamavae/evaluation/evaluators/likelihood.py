@@ -21,6 +21,7 @@ from llamavae.metrics.metric import Metric, Rows
 from llamavae.modeling import LlaMaVAE
 from llamavae.modeling.likelihood import sentence_nll
 from llamavae.modeling.posterior import DiagonalGaussian
+from llamavae.modeling.tokenizing import unknown_bytes
 
 Values: TypeAlias = dict[str, NDArray[np.float64]]
 """Maps metrics to the nats of each sentence (N,)."""
@@ -70,7 +71,8 @@ class Likelihood(Evaluator):
             "lower",
             "Negative log-likelihood −log2 p(x) divided by the number of UTF-8 bytes, plus one "
             f"for the end of each text, where log p(x) is estimated by {_IMPORTANCE}. Truncated "
-            "texts are excluded. It is comparable between tokenizers.",
+            "texts are excluded. Each word that is unknown to the tokenizer adds 8 bits for each "
+            "of its bytes and for its end. It is comparable between tokenizers.",
             _CONTROL,
         ),
         Metric(
@@ -150,12 +152,14 @@ class Likelihood(Evaluator):
             )
         tokens = np.array([len(row) - 1 for row in ids])  # bos is given
         size = np.array([len(text.encode()) + 1 for text in texts])
+        spelled = 8 * np.array(unknown_bytes(system.decoder.tokenizer, texts))  # bits
 
         def perplexity(nats: Values, items: Items) -> float:
             return float(np.exp(nats["IW-NLL"][items].sum() / tokens[items].sum()))
 
         def bits_per_byte(nats: Values, items: Items) -> float:
-            return float(nats["IW-NLL"][items].sum() / math.log(2) / size[items].sum())
+            bits = nats["IW-NLL"][items].sum() / math.log(2) + spelled[items].sum()
+            return float(bits / size[items].sum())
 
         def add(name: str, group: str, items: Items, statistic: Statistic) -> None:
             row = self.metric(name).bootstrap(

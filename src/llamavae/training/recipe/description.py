@@ -7,7 +7,8 @@ import typing
 from collections.abc import Iterator
 from typing import Any, Literal
 
-from llamavae.training.recipe.schema import Recipe, Section
+from llamavae.training.recipe.schema import Recipe
+from llamavae.training.recipe.section import Section
 
 
 def describe_groups() -> Iterator[tuple[str, str]]:

@@ -14,7 +14,8 @@ from pydantic import BaseModel, ValidationError
 
 from llamavae.errors import UserError, nearest, unknown
 from llamavae.training.recipe.description import section_of
-from llamavae.training.recipe.schema import Recipe, Section
+from llamavae.training.recipe.schema import Recipe
+from llamavae.training.recipe.section import Section
 
 
 def recipe_names() -> list[str]:

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from llamavae.modeling.names import DecoderTraining, EncoderTraining, InjectionName, KLRule, Pooling
-
-
-class Section(BaseModel):
-    """A group of settings."""
-
-    model_config = ConfigDict(extra="forbid", validate_default=True, use_attribute_docstrings=True)
+from llamavae.training.recipe.fresh import LSTMBackbone, ScratchDecoder, ScratchEncoder
+from llamavae.training.recipe.section import Section
 
 
 class CorpusPart(Section):
@@ -43,52 +39,14 @@ class CorpusSettings(CorpusPart):
     """Named corpus, text/JSONL/CSV file, folder of a dataset, or hub id."""
     streaming: bool = False
     """Read the corpus during training, for a corpus that does not fit in memory or on disk."""
-    mix: list[CorpusPart] = []
+    mix: list[CorpusPart] = Field(default=[])
     """Additional corpora to train on, each with its own settings."""
-
-
-class ScratchEncoder(Section):
-    """Small randomly initialised T5 encoder, with a tokenizer trained on the corpus."""
-
-    hidden_size: int = Field(default=128, ge=8)
-    """Hidden size of the encoder, which is also the size of the sentence vector."""
-    layers: int = Field(default=2, ge=1)
-    """Number of layers."""
-    heads: int = Field(default=4, ge=1)
-    """Number of attention heads; must divide the hidden size."""
-    ffn: int = Field(default=256, ge=8)
-    """Hidden size of the feed-forward layers."""
-    vocabulary: int = Field(default=1024, ge=64)
-    """Maximum vocabulary size of the tokenizer."""
-
-
-class ScratchDecoder(Section):
-    """Small randomly initialised LLaMA decoder, pretrained as a language model."""
-
-    hidden_size: int = Field(default=128, ge=8)
-    """Hidden size of the decoder."""
-    layers: int = Field(default=3, ge=1)
-    """Number of layers."""
-    heads: int = Field(default=4, ge=1)
-    """Number of attention heads; must divide the hidden size."""
-    kv_heads: int = Field(default=2, ge=1)
-    """Number of key/value heads; must divide the number of attention heads."""
-    ffn: int = Field(default=256, ge=8)
-    """Hidden size of the feed-forward layers."""
-    vocabulary: int = Field(default=1024, ge=64)
-    """Maximum vocabulary size of the tokenizer."""
-    warmup_steps: int = Field(default=1000, ge=0)
-    """Steps of unconditional language modelling before the VAE is trained; 0 for none."""
-    warmup_batch_size: int = Field(default=64, ge=1)
-    """Batch size of the language model warm-up."""
-    warmup_learning_rate: float = Field(default=3e-3, gt=0)
-    """Peak learning rate of the language model warm-up (linear warm-up, cosine decay)."""
 
 
 class EncoderSettings(Section):
     """Encoder, from text to sentence vectors.
 
-    Set one of `model`, `scratch` and `vectors`.
+    Set one of `model`, `scratch`, `lstm` and `vectors`.
     """
 
     model: str | None = None
@@ -108,18 +66,22 @@ class EncoderSettings(Section):
     """Trained part of the encoder; the outputs of a frozen encoder are computed once and cached."""
     scratch: ScratchEncoder | None = None
     """Train a small T5 encoder from scratch; requires `training: full`."""
+    lstm: LSTMBackbone | None = None
+    """Train a bidirectional LSTM from scratch; requires `training: full`."""
     vectors: str | None = None
     """Column of the corpus with precomputed sentence vectors."""
 
     def sources(self) -> list[str]:
-        """Which of `model`, `scratch` and `vectors` are given."""
-        return [k for k in ("model", "scratch", "vectors") if getattr(self, k) is not None]
+        """Which of `model`, `scratch`, `lstm` and `vectors` are given."""
+        return [k for k in ("model", "scratch", "lstm", "vectors") if getattr(self, k) is not None]
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
         if len(given := self.sources()) > 1:
-            raise ValueError(f"set one of model, scratch and vectors, not {' and '.join(given)}")
-        if self.scratch and self.training != "full":
+            raise ValueError(
+                f"set one of model, scratch, lstm and vectors, not {' and '.join(given)}"
+            )
+        if (self.scratch or self.lstm) and self.training != "full":
             raise ValueError("an encoder from scratch must be trained. Set training to full")
         if self.vectors and self.training != "frozen":
             raise ValueError("precomputed vectors cannot be trained. Set training to frozen")
@@ -129,7 +91,7 @@ class EncoderSettings(Section):
 class DecoderSettings(Section):
     """Decoder, from latent codes z to text.
 
-    Set one of `model` and `scratch`.
+    Set one of `model`, `scratch` and `lstm`.
     """
 
     model: str | None = None
@@ -142,7 +104,7 @@ class DecoderSettings(Section):
     training: DecoderTraining | None = None
     """Trained part of the decoder: nothing (frozen), token embeddings and LM head (heads), these
     and LoRA matrices in the hidden layers (lora), or all weights (full). Empty means frozen for a
-    pretrained decoder, and heads for a decoder from scratch."""
+    pretrained decoder, heads for `scratch`, and full for `lstm`."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "float32"
     """Data type of the frozen weights; trained weights are in float32."""
     attention: Literal["sdpa", "eager"] = "sdpa"
@@ -151,12 +113,20 @@ class DecoderSettings(Section):
     """Quantise the frozen decoder; requires a GPU and `pip install llamavae[quant]`."""
     scratch: ScratchDecoder | None = None
     """Train a small LLaMA decoder from scratch."""
+    lstm: LSTMBackbone | None = None
+    """Train an LSTM from scratch; requires the injection add or soft_prompt."""
+
+    def sources(self) -> list[str]:
+        """Which of `model`, `scratch` and `lstm` are given."""
+        return [k for k in ("model", "scratch", "lstm") if getattr(self, k) is not None]
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
-        if self.model is not None and self.scratch is not None:
-            raise ValueError("set one of model and scratch, not both")
-        if self.quantization and self.training == "full":
+        if len(given := self.sources()) > 1:
+            raise ValueError(f"set one of model, scratch and lstm, not {' and '.join(given)}")
+        if self.lstm and self.training not in (None, "full"):
+            raise ValueError("an LSTM must be trained. Set training to full")
+        if self.quantization and (self.training == "full" or self.lstm):
             raise ValueError(
                 "a quantised decoder cannot be trained in full. Use frozen, heads or lora"
             )
@@ -220,6 +190,19 @@ class ObjectiveSettings(Section):
     bag_of_words: float = Field(default=0.0, ge=0)
     """Weight of an auxiliary loss that predicts the bag of words of a sentence directly from z;
     speeds up the training of an encoder from scratch."""
+    sample: bool = True
+    """Decode a draw from the posterior in training, or, with false, its mean: an autoencoder."""
+    adversarial: float = Field(default=0.0, ge=0)
+    """Weight of an adversarial loss, by which a discriminator moves the distribution of z towards
+    N(0, I), as in an adversarial autoencoder."""
+    discriminator_hidden: int = Field(default=512, ge=1)
+    """Hidden size of that discriminator."""
+    logvar_penalty: float = Field(default=0.0, ge=0)
+    """Weight of the sum over dimensions of |log variance| of the posterior, which keeps the noise
+    of z from vanishing without a KL term."""
+    token_deletion: float = Field(default=0.0, ge=0, lt=1)
+    """Probability with which each token of the encoder's input is deleted in training, as in a
+    denoising autoencoder; requires an encoder that is trained."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -231,6 +214,8 @@ class ObjectiveSettings(Section):
             raise ValueError("expected start + ramp of at most 1, the whole run")
         if self.schedule == "cyclical" and self.zero + self.ramp > 1:
             raise ValueError("expected zero + ramp of at most 1, a whole cycle")
+        if self.logvar_penalty and not self.sample:
+            raise ValueError("logvar_penalty has no effect without noise. Set sample to true")
         return self
 
 
@@ -273,6 +258,8 @@ class OptimisationSettings(Section):
     backbones from scratch and with start_from."""
     weight_decay: float = Field(default=0.01, ge=0)
     """Weight decay of AdamW."""
+    adam_beta1: float = Field(default=0.9, ge=0, lt=1)
+    """Decay of AdamW's average of the gradient; lower values suit an adversarial loss."""
     warmup_steps: int = Field(default=100, ge=0)
     """Steps of linear learning rate warm-up."""
     decay: Literal["linear", "cosine", "constant"] = "cosine"
@@ -329,7 +316,7 @@ class OutputSettings(Section):
     """Save encoder and decoder with the model; empty means only those trained from scratch."""
     prior_sentences: int = Field(default=20_000, ge=0)
     """Maximum number of training sentences to fit the model's default prior to; 0 fits none."""
-    report_to: list[Literal["tensorboard", "wandb"]] = []
+    report_to: list[Literal["tensorboard", "wandb"]] = Field(default=[])
     """Experiment trackers to log scalars to."""
 
 
@@ -361,9 +348,11 @@ class Recipe(Section):
         wrong = {
             "start_from: the checkpoint determines the architecture. Omit "
             + ", ".join(decided): not fresh and bool(decided),
-            "encoder: set one of model, scratch and vectors": fresh and not self.encoder.sources(),
-            "decoder: set one of model and scratch": fresh
-            and (decoder.model, decoder.scratch) == (None, None),
+            "encoder: set one of model, scratch, lstm and vectors": fresh
+            and not self.encoder.sources(),
+            "decoder: set one of model, scratch and lstm": fresh and not decoder.sources(),
+            "decoder.lstm: an LSTM has no attention for memory. Set latent.injection to add or "
+            "soft_prompt": decoder.lstm is not None and "memory" in self.latent.injection,
             "a streamed corpus has no known length. Set optimisation.steps": streaming
             and steps is None,
             "encoder.vectors: precomputed vectors cannot be streamed. Set corpus.streaming to "
