@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -52,7 +54,8 @@ class Metric:
 
     Attributes:
         name: Name in tables.
-        unit: Unit or range of its values.
+        unit: Unit or range of its values. A range of numbers, such as `0 to 1`, also bounds the
+            intervals.
         direction: Whether higher or lower values are better; empty if neither is.
         definition: How it is computed, in full sentences, with its source.
         control: How its control is computed, in full sentences; empty if it has none.
@@ -65,6 +68,20 @@ class Metric:
     definition: str
     control: str = ""
     aggregate: str = "mean"
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """The smallest and largest possible value; infinite if the unit is not a range of numbers.
+
+        Example:
+            >>> Metric("cosine", "−1 to 1", "higher", "Cosine.").bounds
+            (-1.0, 1.0)
+        """
+        found = re.fullmatch(r"([−\d.]+) to ([−\d.]+)", self.unit)
+        if found is None:
+            return -math.inf, math.inf
+        low, high = (float(end.replace("−", "-")) for end in found.groups())
+        return low, high
 
     def row(
         self,
@@ -83,12 +100,13 @@ class Metric:
             value: The value.
             n: Number of items it is computed from.
             control: Value of the control.
-            interval: 95 % confidence interval of the value.
+            interval: 95 % confidence interval of the value; it is cut at the bounds of the metric,
+                which an interval that is symmetric about the value can exceed.
             group: Subset of the data, such as `words 1 to 5`; empty for all.
             items: The per-item values; `Evaluation` stores them separately from its rows.
             benchmark: Name of the benchmark, if not the sentences of the evaluation.
         """
-        low, high = interval or (None, None)
+        low, high = (None, None) if interval is None else np.clip(interval, *self.bounds).tolist()
         return {
             "metric": self.name,
             "group": group,

@@ -116,13 +116,9 @@ class Clusters(Evaluator):
         Raises:
             UserError: No label has between 2 and 50 classes.
         """
-        rng = np.random.default_rng(data.seed)
-        chosen = [int(i) for i in rng.permutation(len(data.texts))[: self.limit]]
-        texts = [data.texts[i] for i in chosen]
-        labels, left_out = classes(
-            {name: [values[i] for i in chosen] for name, values in data.labels.items()},
-            most=min(MOST_CLASSES, len(texts) - 1),
-        )
+        data = data.sample(self.limit)
+        texts = list(data.texts)
+        labels, left_out = classes(data.labels, most=min(MOST_CLASSES, len(texts) - 1))
         if not labels:
             raise UserError(
                 f"expected a label with 2 to 50 classes; found none. {listed(left_out)}"

@@ -8,7 +8,7 @@ and Liang, arXiv 1909.03368).
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -131,7 +131,8 @@ class Probes(Evaluator):
         """
         columns, left_out = classes(data.labels)
         columns["length in words"] = _length_classes(data.texts)
-        sources = [_sample(data.texts, columns, self.limit, data.seed)]
+        chosen = replace(data, labels=columns).sample(self.limit)
+        sources = [_Source(chosen.texts, chosen.labels, split_texts(chosen.texts, data.seed))]
         found, lost = load_tasks(
             self.tasks,
             senteval.GROUPS,
@@ -233,15 +234,6 @@ _VALUES: dict[str, tuple[Callable[[_Probed], Any], Callable[[_Probed], Any] | No
     ACCURACY.name: (lambda p: p.probe.correct.astype(float), lambda p: p.probe.majority.mean()),
     SELECTIVITY.name: (lambda p: p.probe.correct.astype(float) - p.control.correct, None),
 }
-
-
-def _sample(
-    texts: Sequence[str], labels: Mapping[str, Sequence[Hashable]], limit: int | None, seed: int
-) -> _Source:
-    rows = np.random.default_rng(seed).permutation(len(texts))[:limit]
-    chosen = [texts[int(i)] for i in rows]
-    own = {name: [values[int(i)] for i in rows] for name, values in labels.items()}
-    return _Source(chosen, own, split_texts(chosen, seed))
 
 
 def _senteval(task: str, folder: str | Path | None, limit: int | None) -> _Source:
