@@ -6,13 +6,14 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from llamavae.metrics.bootstrap import Statistic, bootstrap_interval
-from llamavae.metrics.correlation import pearson, spearman
+from llamavae.metrics.correlation import mean_correlation, pearson, spearman
 from llamavae.metrics.ngrams import bleu_of_counts, chrf_of_counts
 
 Rows = list[dict[str, Any]]
@@ -21,8 +22,8 @@ AGGREGATES: dict[str, Callable[[NDArray[Any]], float]] = {
     "mean": lambda items: float(items.mean()),
     "BLEU": lambda items: bleu_of_counts(items.astype(int)),
     "chrF": lambda items: chrf_of_counts(items.astype(int)),
-    "spearman": lambda items: spearman(items[:, 0], items[:, 1]),
-    "pearson": lambda items: pearson(items[:, 0], items[:, 1]),
+    "spearman": partial(mean_correlation, spearman),
+    "pearson": partial(mean_correlation, pearson),
 }
 """Maps names to functions of per-item values, of shape (N,) or (N, K)."""
 

@@ -75,6 +75,9 @@ SELECTIVITY = Metric(
 )
 
 
+_SENTEVAL = "SentEval "  # start of the names of SentEval's tasks
+
+
 @dataclass(frozen=True)
 class _Source:
     """Sentences with one or more labels, and their split."""
@@ -172,7 +175,7 @@ class Probes(Evaluator):
         return Evaluation(
             rows,
             {"probes": table} | left_out_table(left_out),
-            {f"SentEval {task}": reason for task, reason in lost.items()},
+            {f"{_SENTEVAL}{task}": reason for task, reason in lost.items()},
         )
 
     def _row(
@@ -190,6 +193,7 @@ class Probes(Evaluator):
             control=None if control is None else float(np.mean([control(p) for p in probed])),
             group=group,
             items=Items(values[0]) if len(values) == 1 else None,
+            benchmark=group if group.startswith(_SENTEVAL) else "",
         )
 
 
@@ -242,6 +246,6 @@ def _senteval(task: str, folder: str | Path | None, limit: int | None) -> _Sourc
     ends = np.cumsum([len(part.texts) for part in parts])
     return _Source(
         [text for part in parts for text in part.texts],
-        {f"SentEval {task}": labels},
+        {f"{_SENTEVAL}{task}": labels},
         Split(*np.split(np.arange(len(labels)), ends[:-1])),
     )
