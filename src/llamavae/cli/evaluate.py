@@ -55,7 +55,10 @@ def evaluate(
     ] = None,
     path: CorpusPath = None,
     split: Split = "test",
-    limit: Annotated[int, typer.Option(min=2, help="Maximum number of sentences.")] = 500,
+    limit: Annotated[
+        int,
+        typer.Option(min=2, help="Maximum number of sentences, chosen at random with the seed."),
+    ] = 500,
     seed: Annotated[int, typer.Option(min=0, help="Random seed.")] = 0,
     refine: Refine = 0,
     output: Annotated[
@@ -111,7 +114,11 @@ def evaluate(
         folder,
         name=name,
         model=facts,
-        corpus={"corpus": corpus or (run and run["recipe"]["corpus"]["name"]), "split": split},
+        corpus={
+            "corpus": corpus or (run and run["recipe"]["corpus"]["name"]),
+            "split": split,
+            "limit": limit,
+        },
     )
     _show(results.rows, json)
     for reason, outcomes in (

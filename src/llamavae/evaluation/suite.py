@@ -96,9 +96,19 @@ def _run(
         say(f"{seconds:.1f} s; fewer results than before; the previous ones are kept")
         return False
     metrics = [asdict(metric) for metric in each.metrics]
-    results.found[each.name] = Found(evaluation, metrics, settings, seconds, provenance())
+    results.found[each.name] = Found(
+        evaluation, metrics, settings, seconds, provenance(), _sentences(each, data)
+    )
     say(f"{seconds:.1f} s")
     return True
+
+
+def _sentences(evaluator: Evaluator, data: EvaluationData) -> str:
+    """Which sentences an evaluator uses; those with a `limit` use a random sample."""
+    limit, n = getattr(evaluator, "limit", None), len(data.texts)
+    if not isinstance(limit, int) or limit >= n:
+        return f"all {n:,}"
+    return f"{limit:,} of {n:,}, chosen at random with seed {data.seed}"
 
 
 def _open(

@@ -86,7 +86,7 @@ class Clusters(Evaluator):
         projections: Projections to compute: `pca`, `tsne`, `umap` (needs `llamavae[umap]`).
         k: Number of neighbours of each sentence.
         examples: Number of sentences whose neighbours are listed.
-        limit: Maximum number of sentences; time and memory grow with its square.
+        limit: Maximum number of sentences, chosen at random; time and memory grow with its square.
         resamples: Number of bootstrap samples.
     """
 

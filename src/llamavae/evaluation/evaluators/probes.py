@@ -106,7 +106,8 @@ class Probes(Evaluator):
         tasks: Names of `senteval.TASKS` to probe as well; their files are required. `all` selects
             those of the ten tasks whose files are found.
         folder: Folder with SentEval's files; default: the environment variable LLAMAVAE_SENTEVAL.
-        limit: Maximum number of sentences of the data, and of each part of a SentEval task.
+        limit: Maximum number of sentences of the data, and of each part of a SentEval task, chosen
+            at random.
         resamples: Number of bootstrap samples.
     """
 
@@ -139,7 +140,7 @@ class Probes(Evaluator):
         found, lost = load_tasks(
             self.tasks,
             senteval.GROUPS,
-            lambda task: _senteval(task, self.folder, self.limit),
+            lambda task: _senteval(task, self.folder, self.limit, data.seed),
             required=False,
         )
         sources += found.values()
@@ -240,8 +241,8 @@ _VALUES: dict[str, tuple[Callable[[_Probed], Any], Callable[[_Probed], Any] | No
 }
 
 
-def _senteval(task: str, folder: str | Path | None, limit: int | None) -> _Source:
-    parts = senteval.load_task(task, folder, limit).values()
+def _senteval(task: str, folder: str | Path | None, limit: int | None, seed: int) -> _Source:
+    parts = senteval.load_task(task, folder, limit, seed).values()
     labels = [label for part in parts for label in part.labels]
     ends = np.cumsum([len(part.texts) for part in parts])
     return _Source(
