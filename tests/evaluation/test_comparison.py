@@ -112,6 +112,15 @@ def test_other_sentences_or_settings_are_not_tested(make):
         assert (found["p"], found["test"], found["verdict"]) == (None, "", "")
 
 
+def test_other_versions_of_a_library_are_not_tested(make):
+    first, other = make("a", System(1)), make("b", System(1, 0.5))
+    [metric] = [m for m in other.found["scored"].metrics if m["name"] == "BLEU"]
+    metric["signature"] = "tok:13a|version:sacrebleu 1.0"
+    rows = compare([first, other])
+    assert rows_of(rows, "BLEU")["b"]["test"] == ""
+    assert rows_of(rows, "score")["b"]["test"] == "paired bootstrap"
+
+
 def test_other_judges_are_not_tested(make):
     first, other = make("a", System(1)), make("b", System(1, 0.5))
     for results, judge in ((first, "hash 1"), (other, "hash 2")):

@@ -45,6 +45,9 @@ def test_results_are_what_the_evaluators_found(tmp_path):
     length = saved["evaluators"]["length"]
     assert length["settings"] == {"factor": 1.0}
     assert length["metrics"][0]["definition"] == "Mean number of letters per text."
+    signature = Length.metrics[0].signature({"factor": 1.0})
+    assert length["metrics"][0]["signature"] == signature
+    assert signature.startswith("factor:1.0|version:llamavae ")
     assert {"command", "version", "commit", "machine", "torch"} <= set(length["made_by"])
     assert length["seconds"] >= 0
     with (tmp_path / "rows.csv").open() as file:
@@ -69,6 +72,7 @@ def test_a_sample_of_the_sentences_is_stated(tmp_path):
     assert found["partly"].sentences == "all 4"
     page = write_evaluation_report(tmp_path).read_text(encoding="utf-8")
     assert "3 of 4, chosen at random with seed 7" in page
+    assert "Signature: factor:1.0|" in page
 
 
 def test_what_is_read_is_what_was_written(tmp_path):

@@ -137,9 +137,10 @@ def _metric(found: Found, row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _decisive(found: Found, row: dict[str, Any]) -> tuple[Any, ...]:
-    """Everything that a value depends on: settings, missing parts, encoder and benchmark."""
+    """Everything that a value depends on: settings, missing parts, encoder and signature."""
     settings = {name: value for name, value in found.settings.items() if name != "batch_size"}
-    return settings, sorted(found.evaluation.not_found), row.get("judge", "")
+    signature = _metric(found, row).get("signature")
+    return settings, sorted(found.evaluation.not_found), row.get("judge", ""), signature
 
 
 def _verdict(found: dict[str, Any], row: dict[str, Any], p: float) -> str:

@@ -34,7 +34,7 @@ class Found:
 
     Attributes:
         evaluation: Its rows and tables.
-        metrics: Its metrics as dictionaries, the primary one first.
+        metrics: Its metrics as dictionaries with their `signature`, the primary one first.
         settings: Its settings.
         seconds: Run time.
         made_by: Command, versions and machine, see `llamavae.provenance`.

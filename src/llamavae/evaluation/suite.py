@@ -95,7 +95,8 @@ def _run(
     if same and evaluation.not_found.keys() - same.not_found.keys():
         say(f"{seconds:.1f} s; fewer results than before; the previous ones are kept")
         return False
-    metrics = [asdict(metric) for metric in each.metrics]
+    own = {name: value for name, value in _settings_of(each).items() if name != "batch_size"}
+    metrics = [asdict(metric) | {"signature": metric.signature(own)} for metric in each.metrics]
     results.found[each.name] = Found(
         evaluation, metrics, settings, seconds, provenance(), _sentences(each, data)
     )

@@ -1,12 +1,14 @@
-"""A metric: its name, unit, direction, definition and source, and how it aggregates items."""
+"""A metric: its name, unit, direction, definition, source and signature, and how it aggregates."""
 
 from __future__ import annotations
 
+import json
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Literal
 
 import numpy as np
@@ -22,6 +24,7 @@ AGGREGATES: dict[str, Callable[[NDArray[Any]], float]] = {
     "mean": lambda items: float(items.mean()),
     "BLEU": lambda items: bleu_of_counts(items.astype(int)),
     "chrF": lambda items: chrf_of_counts(items.astype(int)),
+    "perplexity": lambda items: math.exp(np.divide(*items.sum(0))),
     "spearman": partial(mean_correlation, spearman),
     "pearson": partial(mean_correlation, pearson),
 }
@@ -61,6 +64,9 @@ class Metric:
         definition: How it is computed, in full sentences, with its source.
         control: How its control is computed, in full sentences; empty if it has none.
         aggregate: How it is computed from per-item values, a name of `AGGREGATES`.
+        library: The distribution that computes it.
+        settings: Settings in the form of sacrebleu's signatures, such as `tok:13a|case:mixed`, that
+            are not settings of the evaluator.
     """
 
     name: str
@@ -69,6 +75,27 @@ class Metric:
     definition: str
     control: str = ""
     aggregate: str = "mean"
+    library: str = "llamavae"
+    settings: str = ""
+
+    def signature(self, settings: Mapping[str, Any] | None = None) -> str:
+        """Everything that defines the metric, in the form of sacrebleu's signatures.
+
+        It has the settings of the metric and of its evaluator, and the versions of the library
+        that computes it and of llamavae. Values are comparable if their signatures are equal.
+
+        Args:
+            settings: Settings of the evaluator.
+
+        Example:
+            >>> Metric("BLEU", "0 to 100", "higher", "BLEU.", settings="tok:13a").signature()
+            'tok:13a|version:llamavae ...'
+        """
+        own = (f"{name}:{_compact(value)}" for name, value in (settings or {}).items())
+        parts = [self.settings, *own]
+        packages = dict.fromkeys([self.library, "llamavae"])
+        versions = ", ".join(f"{name} {_version(name)}" for name in packages)
+        return "|".join([*filter(None, parts), f"version:{versions}"])
 
     @property
     def bounds(self) -> tuple[float, float]:
@@ -181,3 +208,14 @@ class Metric:
             group=group,
             items=Items(values, control),
         )
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _compact(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, default=str)

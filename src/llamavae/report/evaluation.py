@@ -115,6 +115,8 @@ def _number(row: Mapping[str, Any], found: Found, control: bool = True) -> dict[
     how = [metric.get("definition", ""), f"N = {row['n']:,}."]
     if control and row["control"] is not None:
         how.append(f"Control: {metric.get('control') or 'the same metric.'}")
+    if signature := metric.get("signature"):
+        how.append(f"Signature: {signature}")
     note = " ".join(filter(None, how))
     return {
         "metric": with_notes(row["metric"], row["unit"]),

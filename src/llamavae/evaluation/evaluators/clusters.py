@@ -58,6 +58,7 @@ SILHOUETTE = Metric(
     "Mean silhouette coefficient of the posterior means with respect to the label, with Euclidean "
     "distances (Rousseeuw, 1987). Without a group, it is the mean over label columns.",
     _RANDOM,
+    library="scikit-learn",
 )
 PURITY = Metric(
     "purity",
@@ -67,6 +68,7 @@ PURITY = Metric(
     "many clusters as there are classes (Manning et al., 2008, section 16.3). Without a group, it "
     "is the mean over label columns.",
     _RANDOM,
+    library="scikit-learn",
 )
 AGREEMENT = Metric(
     "neighbour agreement",

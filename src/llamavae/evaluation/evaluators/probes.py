@@ -56,6 +56,7 @@ MARGIN = Metric(
     "most frequent training label (probing; Conneau et al., 2018, arXiv 1805.01070). Without a "
     "group, it is the mean over label columns.",
     _RANDOM,
+    library="scikit-learn",
 )
 ACCURACY = Metric(
     "probe accuracy",
@@ -64,6 +65,7 @@ ACCURACY = Metric(
     "Test accuracy of the logistic regression (probing; Conneau et al., 2018, arXiv 1805.01070). "
     "Without a group, it is the mean over label columns.",
     "The accuracy of predicting the most frequent label of the training part.",
+    library="scikit-learn",
 )
 SELECTIVITY = Metric(
     "selectivity",
@@ -72,6 +74,7 @@ SELECTIVITY = Metric(
     "Accuracy of the probe minus that of a probe for random labels, which are fixed for each "
     "sentence (Hewitt and Liang, 2019, arXiv 1909.03368). Without a group, it is the mean over "
     "label columns.",
+    library="scikit-learn",
 )
 
 

@@ -48,6 +48,8 @@ SPEARMAN = Metric(
     "seven test sets, each with all its pairs together (SimCSE, 2021, arXiv 2104.08821).",
     _CONTROL,
     "spearman",
+    "scipy",
+    "similarity:cosine",
 )
 PEARSON = Metric(
     "STS Pearson",
@@ -57,6 +59,7 @@ PEARSON = Metric(
     "their human similarity score.",
     _CONTROL,
     "pearson",
+    settings="similarity:cosine",
 )
 
 
