@@ -95,7 +95,7 @@ def texts(data: Dataset) -> Iterator[str]:
 def _part(
     data: Sentences, split: str, shares: Mapping[str, float], where: str, name: str = "train"
 ) -> Sentences:
-    """One split of a published split by hash, with a warning about what is left out."""
+    """One split of a published split by hash, with a warning about what is excluded."""
     part = _by_hash(data, split, shares, where)
     if isinstance(part, Dataset) and isinstance(data, Dataset):
         others = " and ".join(other for other in shares if other != split)

@@ -84,8 +84,8 @@ class ScoredPairs:
 def read_pairs(path: Path, malformed: Malformed = "refuse") -> ScoredPairs:
     """Pairs from a file, or from a folder of SemEval.
 
-    The files of STS, STS-B and SICK are read as they are distributed. Rows without a score are left
-    out with a warning.
+    The files of STS, STS-B and SICK are read as they are distributed. Rows without a score are
+    excluded with a warning.
 
     Args:
         path: A file in UTF-8, in one of these forms; `.gz` may follow its name.
@@ -189,7 +189,7 @@ def _check(rows: Iterable[_NamedRow], malformed: Malformed) -> ScoredPairs:
 
 
 def _add(pairs: ScoredPairs, row: Mapping[str, Any]) -> str:
-    """Add a row to the pairs, or return the reason why it is left out."""
+    """Add a row to the pairs, or return the reason why it is excluded."""
     cells = {str(name).strip().lower(): value for name, value in row.items()}
     values = []
     for names in (_FIRST, _SECOND, _SCORE):
