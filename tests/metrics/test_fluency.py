@@ -60,6 +60,11 @@ def test_a_tokenizer_without_bos_starts_from_eos(lm):
         text_nll(["a dog"], (model, tiny.tokenizer(bos=False, eos=False)))
 
 
+def test_no_texts(lm):
+    assert token_ids([], lm[1]) == []
+    assert text_nll([], lm).shape == (0, 2)
+
+
 def test_a_model_that_is_not_there(tmp_path):
     with pytest.raises(UserError, match="language model"):
         text_nll(["a dog"], tmp_path / "nothing")

@@ -5,7 +5,8 @@ import math
 import numpy as np
 import pytest
 from sacrebleu import __version__ as SACREBLEU
-from sacrebleu.metrics import BLEU, CHRF
+from sacrebleu.metrics.bleu import BLEU
+from sacrebleu.metrics.chrf import CHRF
 
 import llamavae
 from llamavae.evaluation.evaluators.reconstruction import Reconstruction

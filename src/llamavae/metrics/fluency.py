@@ -48,7 +48,7 @@ def load_language_model(source: Scorer) -> Loaded:
 
 def token_ids(texts: Sequence[str], tokenizer: Any) -> list[list[int]]:
     """Token ids of each text, without special tokens."""
-    return tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+    return tokenizer(list(texts), add_special_tokens=False)["input_ids"] if texts else []
 
 
 @torch.no_grad()

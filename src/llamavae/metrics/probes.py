@@ -147,8 +147,9 @@ def cross_validate(
             f"{len(counts)} labels, the rarest with {counts.min()}"
         )
     splitter = StratifiedKFold(folds, shuffle=True, random_state=seed)
+    choose: Any = _best_rounded
     search = GridSearchCV(
-        LogisticRegression(), {"C": GRID}, scoring="accuracy", cv=splitter, refit=_best_rounded
+        LogisticRegression(), {"C": GRID}, scoring="accuracy", cv=splitter, refit=choose
     )
     correct, where = np.zeros(len(y), dtype=bool), np.zeros(len(y), dtype=np.intp)
     strengths = []

@@ -109,6 +109,9 @@ def test_forward_and_reverse_perplexity():
         assert row["control"] == pytest.approx(control)
         assert row["low"] <= row["value"] <= row["high"]
         assert row["judge"] == fingerprint(judge[0])
+    # without training sentences there is no control
+    alone = Samples(judge=judge, resamples=9)(Planted(samples), EvaluationData(REAL[:6]))
+    assert next(r for r in alone.rows if r["metric"] == "reverse perplexity")["control"] is None
     # real sentences give a better model of real sentences than one that repeats
     diverse = Samples(judge=judge, resamples=9)(Planted(REAL[:6]), data)
     assert diverse.value("reverse perplexity") < reverse["value"]
