@@ -68,7 +68,7 @@ def text_nll(texts: Sequence[str], model: Scorer, batch_size: int = 16) -> Value
         UserError: The model cannot be loaded.
     """
     lm, tokenizer = load_language_model(model)
-    first = tokenizer.bos_token_id
+    first: Any = tokenizer.bos_token_id
     first = tokenizer.eos_token_id if first is None else first
     longest = getattr(lm.config, "max_position_embeddings", None)
     rows = [[first, *ids][:longest] for ids in token_ids(texts, tokenizer)]

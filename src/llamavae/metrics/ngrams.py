@@ -143,7 +143,8 @@ def nltk_bleu(prediction: str, reference: str) -> float:
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of missing n-grams
-        return float(sentence_bleu([reference.split()], prediction.split()))
+        score: Any = sentence_bleu([reference.split()], prediction.split())
+        return float(score)
 
 
 def token_f1(prediction: str, reference: str) -> float:

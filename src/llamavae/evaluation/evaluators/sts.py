@@ -179,7 +179,7 @@ def _beside(
     return None if cosines is None else np.stack([scores, cosines], 1)
 
 
-def _average(parts: Sequence[NDArray[np.float64] | None]) -> NDArray[np.float64] | None:
+def _average(parts: Sequence[Any]) -> Any:
     """The pairs of several sets with the number of their set as a third column, if all exist."""
     known = [part for part in parts if part is not None]
     if len(known) < len(parts):
