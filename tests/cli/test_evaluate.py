@@ -122,6 +122,7 @@ def test_probes_without_sentevals_files_are_a_success(corpus, run, tmp_path, mon
     result = run("evaluate", *options, "-o", tmp_path / "a")
     assert result.exit_code == 0, result.stderr
     assert "accuracy above majority" in result.stdout
+    assert "accuracy above majority, length in words" in result.stdout
     [line] = [line for line in result.stderr.splitlines() if line.startswith("not found: ")]
     assert line.startswith("not found: probes, SentEval Length; probes, SentEval WordContent; ")
     assert line.endswith("or set LLAMAVAE_SENTEVAL to it")

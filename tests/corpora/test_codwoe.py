@@ -8,6 +8,7 @@ import pytest
 
 from llamavae.corpora import load_corpus
 from llamavae.corpora.codwoe import KINDS, read_items, write_definitions, write_vectors
+from llamavae.corpora.splits import SHARES
 from llamavae.errors import UserError
 
 TRIAL = Path(__file__).parents[3] / "shared/data/codwoe-it/it.trial.complete.json"
@@ -134,6 +135,21 @@ def test_corpus(save):
     assert list(data["example"]) == ["she lit the glim", None]
     assert data[0]["sgns"] == [0.5, -1, 2.25]
     assert str(data.features["sgns"].feature.dtype) == "float32"
+
+
+def test_what_is_held_back_of_an_official_split_is_told(save, caplog):
+    items = [{"id": f"xx.train.{i}", "gloss": f"a lamp of kind {i}"} for i in range(40)]
+    path = save(items)
+    whole = load_corpus("codwoe", path=path)
+    assert list(whole["id"]) == [item["id"] for item in items]
+    assert not caplog.messages
+    parts = {name: load_corpus("codwoe", name, path=path) for name in SHARES}
+    assert sum(map(len, parts.values())) == 40
+    assert len(caplog.messages) == 3
+    train = caplog.messages[list(SHARES).index("train")]
+    assert "the split train is 36 of the 40 sentences of the published split train" in train
+    assert "held back for test and validation" in train
+    assert len(parts["train"]) == 36
 
 
 def test_columns_are_those_of_the_file(save):

@@ -32,10 +32,19 @@ def test_parts(file):
     assert load_task("Tense", file.parent) == expected
 
 
-def test_limit(file):
-    parts = load_task("Tense", file.parent, limit=2)
-    assert parts["train"].texts == ["He went home .", "He goes home ."]
-    assert len(parts["test"].texts) == 1
+def test_limit_is_a_random_sample(file):
+    lines = [f"{part}\t{i // 20}\tsentence {i}" for part in ("tr", "va", "te") for i in range(40)]
+    file.write_text("\n".join(lines))  # sorted by label
+    parts = load_task("Tense", file.parent, limit=10, seed=1)
+    for part in parts.values():
+        assert set(part.labels) == {"0", "1"}
+        numbers = [int(text.split()[1]) for text in part.texts]
+        assert len(set(numbers)) == 10
+        assert numbers == sorted(numbers)
+        assert part.labels == [str(number // 20) for number in numbers]
+    assert load_task("Tense", file.parent, limit=10, seed=1) == parts
+    assert load_task("Tense", file.parent, limit=10, seed=2) != parts
+    assert len(load_task("Tense", file.parent, limit=99)["test"].texts) == 40
     with pytest.raises(UserError, match="at least 1"):
         load_task("Tense", file.parent, limit=0)
 

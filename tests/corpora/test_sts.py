@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import csv
 import logging
 
 import datasets
+import pandas
 import pytest
 
 from llamavae.corpora.sts import GROUPS, TASKS, ScoredPairs, load_pairs, read_pairs
@@ -72,13 +74,92 @@ def test_malformed_rows_are_skipped_with_a_note(tmp_path, caplog):
         ("a.csv", "sentence1,score\na,1\n", "a.csv:2: no sentence2 or sentence_b"),
         ("a.jsonl", '{"sentence1": "a"\n"b"\n', "2 malformed.*a.jsonl:1: not a JSON object"),
         ("a.jsonl", '{"sentence1": 1, "sentence2": "b", "score": 1}\n', "a sentence is missing"),
-        ("a.txt", "a,b,1\n", "expected a .csv, .tsv or .jsonl file"),
+        ("a.parquet", "a,b,1\n", "expected a .csv, .tsv, .txt or .jsonl file"),
+        ("a.csv", "\n", "a.csv is empty"),
     ],
 )
 def test_bad_files(tmp_path, name, text, message):
     (tmp_path / name).write_text(text)
     with pytest.raises(UserError, match=message):
         read_pairs(tmp_path / name)
+
+
+STSB = (
+    'main-captions\tMSRvid\t2012test\t0001\t4.750\tA goat eats "hay".\tThe goat is eating hay.\n'
+    'main-news\theadlines\t2015\t0002\t0.25\t"Rain,\tNo rain\n'
+    "main-forums\tdeft\t2014\t0003\t2\tBoats, and oars.\tAn oar\tsource a\tsource b\n"
+)
+SICK = (
+    "pair_ID\tsentence_A\tsentence_B\trelatedness_score\tentailment_judgment\n"
+    '4\tA goat eats "hay".\tThe goat is eating hay.\t4.75\tENTAILMENT\n'
+    '5\t"Rain,\tNo rain\t0.25\tCONTRADICTION\n'
+    "9\tBoats, and oars.\tAn oar\t2\tNEUTRAL\n"
+)
+SCORE_FIRST = (
+    '4.75\tA goat eats "hay".\tThe goat is eating hay.\n'
+    '0.25\t"Rain,\tNo rain\n'
+    "2\tBoats, and oars.\tAn oar\tsource a\n"
+)
+SENTENCE_FIRST = (
+    'A goat eats "hay".\tThe goat is eating hay.\t4.75\n'
+    '"Rain,\tNo rain\t0.25\nBoats, and oars.\tAn oar\t2\n'
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "columns"),
+    [
+        ("sts-dev.csv", STSB, [5, 6, 4]),
+        ("SICK_test_annotated.txt", SICK, ["sentence_A", "sentence_B", "relatedness_score"]),
+        ("a.tsv", SCORE_FIRST, [1, 2, 0]),
+        ("a.tsv", SENTENCE_FIRST, [0, 1, 2]),
+    ],
+)
+def test_files_as_they_are_distributed_are_those_of_pandas(tmp_path, name, text, columns):
+    path = tmp_path / name
+    path.write_text(text)
+    table = pandas.read_csv(
+        path,
+        sep="\t",
+        quoting=csv.QUOTE_NONE,
+        **({} if name.startswith("SICK") else {"header": None, "names": range(9)}),
+    )
+    expected = (table[column].tolist() for column in columns)
+    found = read_pairs(path)
+    assert found == ScoredPairs(*expected)
+    assert found.first == ['A goat eats "hay".', '"Rain,', "Boats, and oars."]
+    assert found.scores == [4.75, 0.25, 2]
+
+
+def write_semeval(folder, name, scores):
+    lines = [f"one {i}\ttwo {i}\tsource\n" for i in range(len(scores))]
+    (folder / f"STS.input.{name}.txt").write_text("".join(lines))
+    (folder / f"STS.gs.{name}.txt").write_text("".join(f"{score}\n" for score in scores))
+
+
+def test_unscored_rows_of_semeval_are_left_out(tmp_path, caplog):
+    write_semeval(tmp_path, "images", ["4.2", "", "1"])
+    write_semeval(tmp_path, "belief", ["0.5", "3"])
+    with caplog.at_level(logging.WARNING):
+        found = read_pairs(tmp_path)
+    assert found.scores == [0.5, 3, 4.2, 1]
+    assert found.second == ["two 0", "two 1", "two 0", "two 2"]
+    [skipped] = found.skipped
+    assert skipped.endswith("STS.input.images.txt:2: no score")
+    assert "left out 1 row(s) without a score" in caplog.text
+    assert read_pairs(tmp_path / "STS.input.belief.txt").scores == [0.5, 3]
+
+
+def test_semeval_without_scores(tmp_path):
+    with pytest.raises(UserError, match=r"is a folder without files STS\.input\.\*\.txt"):
+        read_pairs(tmp_path)
+    write_semeval(tmp_path, "images", ["4.2", "2"])
+    (tmp_path / "STS.gs.images.txt").write_text("4.2\n")
+    with pytest.raises(UserError, match=r"for each of the 2 lines of STS\.input.*; got 1"):
+        read_pairs(tmp_path)
+    (tmp_path / "STS.gs.images.txt").unlink()
+    with pytest.raises(UserError, match=r"no such file.*STS\.gs\.images"):
+        read_pairs(tmp_path)
 
 
 def test_missing_file(tmp_path):

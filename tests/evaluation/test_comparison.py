@@ -8,13 +8,13 @@ from scipy import stats
 from tests.evaluation.systems import DATA
 
 from llamavae.errors import UserError
-from llamavae.evaluation.comparison import compare
+from llamavae.evaluation.comparison import compare, lines
 from llamavae.evaluation.evaluator import Evaluation, Evaluator
 from llamavae.evaluation.results import Results, read_results
 from llamavae.evaluation.suite import evaluate
 from llamavae.metrics.metric import AGGREGATES, Items, Metric
 from llamavae.metrics.ngrams import bleu_counts, bleu_of_counts
-from llamavae.report.comparison import _verdict_text
+from llamavae.report.comparison import _verdict_text, write_comparison
 
 N = 200
 TEXTS = [f"the dog number {i} is a dog" for i in range(N)]
@@ -112,6 +112,15 @@ def test_other_sentences_or_settings_are_not_tested(make):
         assert (found["p"], found["test"], found["verdict"]) == (None, "", "")
 
 
+def test_other_versions_of_a_library_are_not_tested(make):
+    first, other = make("a", System(1)), make("b", System(1, 0.5))
+    [metric] = [m for m in other.found["scored"].metrics if m["name"] == "BLEU"]
+    metric["signature"] = "tok:13a|version:sacrebleu 1.0"
+    rows = compare([first, other])
+    assert rows_of(rows, "BLEU")["b"]["test"] == ""
+    assert rows_of(rows, "score")["b"]["test"] == "paired bootstrap"
+
+
 def test_other_judges_are_not_tested(make):
     first, other = make("a", System(1)), make("b", System(1, 0.5))
     for results, judge in ((first, "hash 1"), (other, "hash 2")):
@@ -136,12 +145,56 @@ def test_what_only_one_has_stands_alone(make):
     assert all(row["difference"] is None for row in rows)
 
 
+def with_benchmark(results, benchmark, group=""):
+    """The same results with the row of the score on a benchmark of its own."""
+    evaluation = results.found["scored"].evaluation
+    row = evaluation.rows[0]
+    evaluation.items["score", group] = evaluation.items.pop(("score", row["group"]))
+    row |= {"benchmark": benchmark, "group": group}
+    return results
+
+
 def test_benchmarks_are_not_compared_with_one_another(make):
-    first, other = make("a", System(1)), make("b", System(1, 0.5))
-    for results, benchmark in ((first, "STS-B dev"), (other, "STS-B test")):
-        results.found["scored"].evaluation.rows[0]["benchmark"] = benchmark
-    found = rows_of(compare([first, other]), "score")["b"]
+    first = with_benchmark(make("a", System(1)), "STS-B dev")
+    other = with_benchmark(make("b", System(1, 0.5)), "STS-B test")
+    rows = compare([first, other])
+    found = rows_of(rows, "score")["b"]
     assert (found["difference"], found["p"], found["test"]) == (None, None, "")
+    titles = [title for title, line in lines(rows) if next(iter(line.values()))["group"] == ""]
+    assert titles[:2] == ["score, STS-B dev", "cost"]
+    assert {title: list(line) for title, line in lines(rows)} == {
+        "score, STS-B dev": ["a"],
+        "score, STS-B test": ["b"],
+        "score, part": ["a", "b"],
+        "cost": ["a", "b"],
+        "size": ["a", "b"],
+        "BLEU": ["a", "b"],
+    }
+
+
+def test_a_benchmark_is_compared_whatever_its_place_among_the_tasks(make):
+    first = with_benchmark(make("a", System(1)), "STS-B dev")
+    other = with_benchmark(make("b", System(1, 0.5)), "STS-B dev", "STS-B dev")
+    rows = compare([first, other])
+    found = rows_of(rows, "score")["b"]
+    assert found["test"] == "paired bootstrap"
+    assert found["verdict"] == "better"
+    assert dict(lines(rows))["score"].keys() == {"a", "b"}
+
+
+def test_splits_are_not_compared_with_one_another(make, tmp_path):
+    first, other = make("a", System(1)), make("b", System(1, 0.5))
+    first.data |= {"corpus": "wordnet", "split": "validation"}
+    other.data |= {"corpus": "wordnet", "split": "test"}
+    rows = compare([first, other])
+    assert all(row["difference"] is None for row in rows)
+    found = {title: list(line) for title, line in lines(rows)}
+    assert found["score, wordnet, validation"] == ["a"]
+    assert found["score, part, wordnet, test"] == ["b"]
+    page = write_comparison([first, other], rows, tmp_path).read_text(encoding="utf-8")
+    assert "score, wordnet, test" in page
+    other.data["split"] = "validation"
+    assert rows_of(compare([first, other]), "score")["b"]["verdict"] == "better"
 
 
 def test_items_are_kept_in_the_folder_and_give_the_value(make, tmp_path):

@@ -17,6 +17,7 @@ from llamavae.folders import MARKER
 from llamavae.metrics.semantic import load_encoder
 from llamavae.modeling.backbones import fingerprint
 from llamavae.modeling.loading import load_sentence_encoder
+from llamavae.report.evaluation import write_evaluation_report
 from llamavae.training import load_recipe
 from llamavae.training.best import model_evaluator
 
@@ -45,6 +46,9 @@ def test_results_are_what_the_evaluators_found(tmp_path):
     length = saved["evaluators"]["length"]
     assert length["settings"] == {"factor": 1.0}
     assert length["metrics"][0]["definition"] == "Mean number of letters per text."
+    signature = Length.metrics[0].signature({"factor": 1.0})
+    assert length["metrics"][0]["signature"] == signature
+    assert signature.startswith("factor:1.0|version:llamavae ")
     assert {"command", "version", "commit", "machine", "torch"} <= set(length["made_by"])
     assert length["seconds"] >= 0
     with (tmp_path / "rows.csv").open() as file:
@@ -57,6 +61,19 @@ def test_results_are_what_the_evaluators_found(tmp_path):
         "words": 3.0,
         "vector": [10.0, 3.0],
     }
+
+
+def test_a_sample_of_the_sentences_is_stated(tmp_path):
+    short, whole = Length(), Partly()
+    short.limit, whole.limit = 3, 4  # type: ignore[attr-defined]
+    data = replace(DATA, seed=7)
+    evaluate(Letters(), data, [short, whole], tmp_path)
+    found = read_results(tmp_path).found
+    assert found["length"].sentences == "3 of 4, chosen at random with seed 7"
+    assert found["partly"].sentences == "all 4"
+    page = write_evaluation_report(tmp_path).read_text(encoding="utf-8")
+    assert "3 of 4, chosen at random with seed 7" in page
+    assert "Signature: factor:1.0|" in page
 
 
 def test_what_is_read_is_what_was_written(tmp_path):

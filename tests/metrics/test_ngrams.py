@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import warnings
 
 import numpy as np
@@ -23,6 +24,8 @@ from llamavae.metrics.ngrams import (
     duplicates,
     exact_match,
     nearest_texts,
+    nltk_bleu,
+    reference_bleu,
     rouge,
     self_bleu,
     token_f1,
@@ -168,6 +171,41 @@ def test_self_bleu_is_nltks(texts, order):
         for i, row in enumerate(words)
     ]
     assert self_bleu(texts, order).tolist() == pytest.approx(expected)
+
+
+@settings(max_examples=25)
+@given(WORDS, WORDS, st.integers(1, 4))
+def test_reference_bleu_is_nltks(texts, references, order):
+    smoothing = SmoothingFunction().method1
+    words = [reference.split() for reference in references]
+    expected = [
+        sentence_bleu(words, text.split(), (1 / order,) * order, smoothing) for text in texts
+    ]
+    assert reference_bleu(texts, references, order).tolist() == pytest.approx(expected)
+
+
+def test_reference_bleu_at_its_ends():
+    assert reference_bleu(SENTENCES, SENTENCES[::-1]).tolist() == pytest.approx([1, 1, 1])
+    assert reference_bleu(["", "e f g h"], ["a b c d"]).tolist() == [0, 0]
+    with pytest.raises(UserError, match="at least 1 reference"):
+        reference_bleu(["a"], [])
+
+
+@pytest.mark.parametrize(
+    ("prediction", "reference", "expected"),
+    [
+        ("a kind of big dog", "a kind of big cat", (4 / 5 * 3 / 4 * 2 / 3 * 1 / 2) ** 0.25),
+        ("a b c d e", "a b c d e f g", math.exp(1 - 7 / 5)),
+        ("a b c", "a b c d e", 6.251936247610179e-78),  # no 4-gram and nltk's smallest number
+        ("x y z w", "a b c d", 0),
+        ("", "a b", 0),
+    ],
+)
+def test_nltk_bleu_has_the_values_of_nltk(prediction, reference, expected):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert sentence_bleu([reference.split()], prediction.split()) == pytest.approx(expected)
+    assert nltk_bleu(prediction, reference) == pytest.approx(expected)
 
 
 def test_self_bleu_at_its_ends():

@@ -5,11 +5,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from llamavae.errors import UserError
-from llamavae.metrics.probes import GRID, Split, fit_probe, random_labels, split_texts
+from llamavae.metrics.probes import (
+    GRID,
+    Split,
+    cross_validate,
+    fit_probe,
+    random_labels,
+    split_texts,
+)
 
 SPLIT = Split(np.arange(0, 120), np.arange(120, 160), np.arange(160, 200))
 
@@ -21,6 +29,44 @@ def noisy(n=200, d=4, noise=0.7, seed=0):
     z = rng.normal(size=(n, d)) * [1, 10, 100, 0.01] + 3
     z[:, 1] += 10 * labels + noise * rng.normal(size=n)
     return z, labels.tolist()
+
+
+# ------------------------------------------------------------------------------- SentEval's way
+
+
+def test_cross_validation_is_that_of_senteval():
+    """The protocol of SentEval's InnerKFoldClassifier, step by step, with scikit-learn."""
+    z, labels = noisy(60, noise=9)
+    z = z / 10
+    y = np.array(labels)
+    folds = StratifiedKFold(2, shuffle=True, random_state=5)
+    accuracies, strengths = [], []
+    for train, test in folds.split(z, y):
+        scores = []
+        for c in GRID:
+            inner = []
+            for fitted, held_out in folds.split(z[train], y[train]):
+                model = LogisticRegression(C=c).fit(z[train][fitted], y[train][fitted])
+                inner.append(model.score(z[train][held_out], y[train][held_out]))
+            scores.append(round(100 * float(np.mean(inner)), 2))
+        strengths.append(GRID[int(np.argmax(scores))])
+        model = LogisticRegression(C=strengths[-1]).fit(z[train], y[train])
+        accuracies.append(model.score(z[test], y[test]))
+    found = cross_validate(z, labels, folds=2, seed=5)
+    assert found.strengths == tuple(strengths)
+    assert len(set(strengths)) > 1  # the choice matters
+    for fold, accuracy in enumerate(accuracies):
+        assert found.correct[found.folds == fold].mean() == pytest.approx(accuracy)
+    assert found.weighted().mean() == pytest.approx(np.mean(accuracies))
+    assert 0.4 < np.mean(accuracies) < 0.95
+    assert found.majority == np.bincount(y).max() / len(y)
+
+
+def test_cross_validation_needs_enough_of_each_label():
+    z = np.ones((20, 2))
+    for labels in (["a"] * 20, ["a"] * 17 + ["b"] * 3):
+        with pytest.raises(UserError, match="at least 2 labels with 5 sentences each for 3 folds"):
+            cross_validate(z, labels, folds=3)
 
 
 # ------------------------------------------------------------------------------- a probe

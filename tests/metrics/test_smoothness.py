@@ -5,7 +5,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.optimize import linear_sum_assignment
+from scipy.optimize import linear_sum_assignment, linprog
+from scipy.spatial.distance import cdist
 from tests import tiny
 
 from llamavae.errors import UserError
@@ -85,6 +86,46 @@ def test_word_mover_of_a_model_takes_its_input_embeddings():
     assert len(set(ids[0])) == len(set(ids[1])) == len(a) == len(b)
     expected = cost[linear_sum_assignment(cost)].mean()
     assert distance([texts[0]], [texts[1]]) == pytest.approx([expected], rel=1e-5)
+
+
+def earth_mover(a, b, cost):
+    """The minimum of a linear program; a and b are weights."""
+    rows = np.kron(np.eye(len(a)), np.ones(len(b)))
+    columns = np.kron(np.ones(len(a)), np.eye(len(b)))
+    found = linprog(cost.ravel(), A_eq=np.vstack([rows, columns]), b_eq=np.concatenate([a, b]))
+    return found.fun
+
+
+VECTORS = {
+    word: np.random.default_rng(i).normal(size=4)
+    for i, word in enumerate(["owl", "reads", "letter", "baker", "sold"])
+}
+
+
+@pytest.mark.parametrize(
+    ("text", "other"),
+    [
+        ("The owl reads a letter", "the baker sold the owl"),
+        ("owl owl letter", "baker reads unknown owl"),
+        ("Owl", "owl"),
+    ],
+)
+def test_word_mover_of_words_is_that_of_a_linear_program(text, other):
+    bags = []
+    for each in (text, other):
+        words = [word for word in each.lower().split() if word in VECTORS]
+        kinds = sorted(set(words))
+        units = [VECTORS[word] / np.linalg.norm(VECTORS[word]) for word in kinds]
+        bags.append((np.array([words.count(word) / len(words) for word in kinds]), units))
+    (a, first), (b, second) = bags
+    expected = earth_mover(a, b, cdist(first, second))
+    [found] = WordMover.of_words(VECTORS.get)([text], [other])
+    assert found == pytest.approx(expected, abs=1e-9)
+
+
+def test_a_text_without_known_words_is_empty():
+    distance = WordMover.of_words(VECTORS.get)
+    assert distance(["of the", "unknown"], ["what is", "owl"]).tolist() == pytest.approx([0, 1])
 
 
 # ------------------------------------------------------------------------------- angle

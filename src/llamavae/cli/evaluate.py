@@ -54,7 +54,10 @@ def evaluate(
     ] = None,
     path: CorpusPath = None,
     split: Split = "test",
-    limit: Annotated[int, typer.Option(min=2, help="Maximum number of sentences.")] = 500,
+    limit: Annotated[
+        int,
+        typer.Option(min=2, help="Maximum number of sentences, chosen at random with the seed."),
+    ] = 500,
     seed: Annotated[int, typer.Option(min=0, help="Random seed.")] = 0,
     refine: Refine = 0,
     output: Annotated[
@@ -110,7 +113,11 @@ def evaluate(
         folder,
         name=name,
         model=facts,
-        corpus={"corpus": corpus or (run and run["recipe"]["corpus"]["name"]), "split": split},
+        corpus={
+            "corpus": corpus or (run and run["recipe"]["corpus"]["name"]),
+            "split": split,
+            "limit": limit,
+        },
     )
     _show(results.rows, json)
     for reason, outcomes in (
@@ -173,7 +180,7 @@ def _name(source: str) -> str:
 
 
 def _show(rows: Rows, json: bool) -> None:
-    """Write the metrics over all data as a table, or as JSON all metrics."""
+    """Write the metrics as a table or as JSON."""
     from llamavae.evaluation.results import interval_text, number_text
 
     if json:
@@ -181,10 +188,11 @@ def _show(rows: Rows, json: bool) -> None:
             write(True, **row)
         return
     table = [("", "metric", "value", "control", "95 % interval", "better")]
-    for row in _whole(rows):
+    for row in rows:
         control = "" if row["control"] is None else number_text(row["control"])
         cells = (number_text(row["value"]), control, interval_text(row))
-        table.append((row["evaluator"], row["metric"], *cells, row["direction"]))
+        title = ", ".join(filter(None, (row["metric"], row["group"])))
+        table.append((row["evaluator"], title, *cells, row["direction"]))
     if len(table) > 1:
         write_table(table)
 
@@ -233,17 +241,14 @@ def compare(
 
 
 def _side_by_side(systems: list[str], rows: Rows) -> list[tuple[str, ...]]:
-    """A row for each metric over all data, and a column for each system."""
-    cells = {(row["evaluator"], row["metric"], row["system"]): row for row in _whole(rows)}
+    """A row for each metric, group and benchmark, and a column for each system."""
+    from llamavae.evaluation.comparison import lines
+
     table = [("", "metric", *systems)]
-    for name, metric in dict.fromkeys(key[:2] for key in cells):
-        found = (cells.get((name, metric, system)) for system in systems)
-        table.append((name, metric, *map(_compared, found)))
+    for title, found in lines(rows):
+        evaluator = next(iter(found.values()))["evaluator"]
+        table.append((evaluator, title, *(_compared(found.get(system)) for system in systems)))
     return table
-
-
-def _whole(rows: Rows) -> Rows:
-    return [row for row in rows if not row["group"]]
 
 
 def _compared(row: dict[str, Any] | None) -> str:

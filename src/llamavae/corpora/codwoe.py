@@ -17,10 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from datasets import Dataset
 
 from llamavae.corpora import files
-from llamavae.corpora.corpus import Corpus, Request
+from llamavae.corpora.corpus import Corpus, Request, Source
 from llamavae.corpora.matrices import check_matrix
 from llamavae.corpora.text import from_rows
 from llamavae.errors import UserError, unknown
@@ -196,8 +195,8 @@ def _write(path: str | os.PathLike[str], items: list[dict[str, Any]]) -> None:
 # ---------------------------------------------------------------------------------------- corpus
 
 
-def _load(request: Request) -> Dataset:
-    """The definitions of a file.
+def _load(request: Request) -> Source:
+    """The definitions of a file, as the official split that its ids name (en.train.1: train).
 
     Returns:
         Columns text (the definition) and id, and of word, pos, example and the `KINDS` of vectors
@@ -208,7 +207,10 @@ def _load(request: Request) -> Dataset:
     """
     if request.path is None:
         raise UserError(f"codwoe needs path=. {_GET}")
-    return from_rows(_rows(read_items(request.path), request.path), str(request.path))
+    items = read_items(request.path)
+    data = from_rows(_rows(items, request.path), str(request.path))
+    names = {item.id.split(".")[1] if item.id.count(".") > 1 else "" for item in items}
+    return {names.pop(): data} if len(names) == 1 and "" not in names else data
 
 
 def _rows(items: list[CodwoeItem], path: Path) -> Iterator[dict[str, Any]]:

@@ -7,6 +7,7 @@ sentence per line, `part <tab> label <tab> sentence`, with part tr, va or te.
 from __future__ import annotations
 
 import os
+import random
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,15 +57,15 @@ class Part:
 
 
 def load_task(
-    name: str, folder: str | Path | None = None, limit: int | None = None
+    name: str, folder: str | Path | None = None, limit: int | None = None, seed: int = 0
 ) -> dict[str, Part]:
     """The parts `train`, `validation` and `test` of a task.
 
     Args:
         name: One of `TASKS`.
         folder: Folder of its file; default: the environment variable LLAMAVAE_SENTEVAL.
-        limit: Maximum number of sentences of each part; the first ones are used (within a part the
-            files are shuffled).
+        limit: Maximum number of sentences of each part, chosen at random.
+        seed: Seed of that choice.
 
     Raises:
         MissingData: No such folder or file.
@@ -90,9 +91,8 @@ def load_task(
             wrong.append(number)
             continue
         part = parts[PARTS[cells[0]]]
-        if limit is None or len(part.texts) < limit:
-            part.texts.append(cells[-1].strip())
-            part.labels.append(cells[1])
+        part.texts.append(cells[-1].strip())
+        part.labels.append(cells[1])
     if wrong:
         some = ", ".join(map(str, wrong[:5])) + (", ..." if len(wrong) > 5 else "")
         raise UserError(
@@ -101,4 +101,12 @@ def load_task(
         )
     if empty := [name for name, part in parts.items() if not part.texts]:
         raise UserError(f"{path} has no sentence of the part {' and '.join(empty)}")
-    return parts
+    return {name: _sample(part, limit, seed) for name, part in parts.items()}
+
+
+def _sample(part: Part, limit: int | None, seed: int) -> Part:
+    """At most `limit` sentences in the order of the file."""
+    if limit is None or limit >= len(part.texts):
+        return part
+    chosen = sorted(random.Random(seed).sample(range(len(part.texts)), limit))
+    return Part([part.texts[i] for i in chosen], [part.labels[i] for i in chosen])

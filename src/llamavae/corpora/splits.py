@@ -7,6 +7,7 @@ set of another, and copies of a sentence are in the same split.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from functools import partial
 from hashlib import blake2b
@@ -16,6 +17,8 @@ from datasets import Dataset, IterableDataset, concatenate_datasets
 
 from llamavae.corpora.corpus import Sentences, Source
 from llamavae.errors import UserError, unknown
+
+logger = logging.getLogger(__name__)
 
 SHARES = {"test": 0.05, "validation": 0.05, "train": 0.90}
 """Maps splits to proportions of the texts, in the order of their ranges of the hash."""
@@ -56,8 +59,9 @@ def take_split(source: Source, split: str | None, where: str = "the corpus") -> 
     """One split of a corpus, or all of it for None.
 
     The splits of the publisher are kept; missing ones are separated from its training set by hash.
-    A corpus of fewer than 1000 distinct texts is split by rank of the hash instead, so that no
-    split is empty; a stream, whose size is unknown, is always split by hash.
+    How many sentences of a published split are thereby left out is logged as a warning. A corpus of
+    fewer than 1000 distinct texts is split by rank of the hash instead, so that no split is empty;
+    a stream, whose size is unknown, is always split by hash.
 
     Raises:
         UserError: Unknown split, or fewer than three distinct sentences to divide.
@@ -68,13 +72,13 @@ def take_split(source: Source, split: str | None, where: str = "the corpus") -> 
     own = {_ALIASES.get(name, name): data for name, data in source.items()}
     if "train" not in own:
         whole = _concatenate(list(own.values()))
-        return whole if split is None else _by_hash(whole, split, SHARES, where)
+        return whole if split is None else _part(whole, split, SHARES, where, ", ".join(own))
     if split is None:
         return _concatenate([own[name] for name in ("train", "validation", "test") if name in own])
     if split != "train" and split in own:
         return own[split]
     lacking = {name: share for name, share in SHARES.items() if name == "train" or name not in own}
-    return own["train"] if len(lacking) == 1 else _by_hash(own["train"], split, lacking, where)
+    return own["train"] if len(lacking) == 1 else _part(own["train"], split, lacking, where)
 
 
 def select_rows(data: Dataset, keep: list[int]) -> Dataset:
@@ -86,6 +90,22 @@ def texts(data: Dataset) -> Iterator[str]:
     """The texts of a dataset, read in batches to limit memory."""
     for batch in data.select_columns("text").iter(_BATCH):
         yield from batch["text"]  # type: ignore[index]
+
+
+def _part(
+    data: Sentences, split: str, shares: Mapping[str, float], where: str, name: str = "train"
+) -> Sentences:
+    """One split of a published split by hash, with a warning about what is excluded."""
+    part = _by_hash(data, split, shares, where)
+    if isinstance(part, Dataset) and isinstance(data, Dataset):
+        others = " and ".join(other for other in shares if other != split)
+        logger.warning(
+            "%s: the split %s is %s of the %s sentences of the published split %s; the others are "
+            "held back for %s, which the corpus lacks. For all of them, pass split=None (--split "
+            "all)",
+            *(where, split, f"{len(part):,}", f"{len(data):,}", name, others),
+        )
+    return part
 
 
 def _by_hash(data: Sentences, split: str, shares: Mapping[str, float], where: str) -> Sentences:

@@ -6,8 +6,9 @@ import csv
 import json
 import logging
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -59,6 +60,9 @@ GROUPS = {
 }
 """Maps group names to tasks; a group selects those of its tasks that are found."""
 
+AVERAGED = (*(f"sts{year}" for year in range(12, 17)), "stsb-test", "sick-r")
+"""The seven test sets whose mean is reported as the STS average (SimCSE, 2104.08821)."""
+
 
 @dataclass(frozen=True)
 class ScoredPairs:
@@ -78,13 +82,26 @@ class ScoredPairs:
 
 
 def read_pairs(path: Path, malformed: Malformed = "refuse") -> ScoredPairs:
-    """Pairs from a file.
+    """Pairs from a file, or from a folder of SemEval.
+
+    The files of STS, STS-B and SICK are read as they are distributed. Rows without a score are
+    excluded with a warning.
 
     Args:
-        path: A .csv, .tsv or .jsonl file in UTF-8. Columns are found by name: `sentence1` and
-            `sentence2` (or `sentence_A` and `sentence_B`), and `score`, `similarity_score` or
-            `relatedness_score`. A .csv or .tsv file without a header has these three columns and
-            no others, in this order.
+        path: A file in UTF-8, in one of these forms; `.gz` may follow its name.
+
+            - .csv, .tsv or .txt with a header: columns are found by name, `sentence1` and
+              `sentence2` (or `sentence_A` and `sentence_B`), and `score`, `similarity_score` or
+              `relatedness_score`.
+            - The same without a header: sentence, sentence, score; or score, sentence, sentence and
+              any further columns; or, as in STS-B, four columns, score, sentence, sentence and any
+              further columns.
+            - .jsonl: objects with the keys above.
+            - STS.input.NAME.txt: two sentences per line; their scores are read from
+              STS.gs.NAME.txt in the same folder. A folder stands for all such files in it.
+
+            .tsv and .txt files, and .csv files with tabs in the first line, are separated by tabs,
+            and quotation marks are text in them.
         malformed: `skip` excludes rows without two sentences and a number, and records their line
             numbers; `refuse` raises an error that lists them.
 
@@ -92,12 +109,22 @@ def read_pairs(path: Path, malformed: Malformed = "refuse") -> ScoredPairs:
         UserError: The file is missing, has another format or malformed rows, or has fewer than 2
             pairs.
     """
+    if path.is_dir():
+        inputs = sorted(path.glob(f"{_INPUT}*.txt"))
+        if not inputs:
+            raise UserError(f"{path} is a folder without files {_INPUT}*.txt; expected a file")
+        return _check(chain.from_iterable(map(_two_files, inputs)), malformed)
     files.check_file(path)
-    suffix = path.suffix.lower()
-    if suffix not in (".csv", ".tsv", ".jsonl"):
-        raise UserError(f"{path}: expected a .csv, .tsv or .jsonl file with pairs of sentences")
-    rows = _objects(path) if suffix == ".jsonl" else _table(path, "\t" if suffix == ".tsv" else ",")
-    return _check(rows, str(path), malformed)
+    suffix = files.format_of(path)
+    if path.name.startswith(_INPUT):
+        rows = _two_files(path)
+    elif suffix == ".jsonl":
+        rows = _objects(path)
+    elif suffix in (".csv", ".tsv", ".txt"):
+        rows = _table(path, suffix)
+    else:
+        raise UserError(f"{path}: expected a .csv, .tsv, .txt or .jsonl file of sentence pairs")
+    return _check(rows, malformed)
 
 
 def load_pairs(name: str, malformed: Malformed = "refuse") -> ScoredPairs:
@@ -125,23 +152,27 @@ def load_pairs(name: str, malformed: Malformed = "refuse") -> ScoredPairs:
         ) from error
     if task.split not in splits:
         raise unknown("split", task.split, splits, hint=f"(of {task.dataset})")
-    return _check(enumerate(splits[task.split], 1), task.dataset, malformed)
+    rows = enumerate(splits[task.split], 1)
+    return _check(((f"{task.dataset}:{number}", row) for number, row in rows), malformed)
 
 
 _FIRST, _SECOND = ("sentence1", "sentence_a"), ("sentence2", "sentence_b")
 _SCORE = ("score", "similarity_score", "relatedness_score")
+_INPUT, _GOLD = "STS.input.", "STS.gs."  # beginnings of SemEval's file names
+_UNSCORED = "no score"
 
-_NamedRow = tuple[
-    int, Mapping[str, Any] | str
-]  # line number, and cells by name or an error message
+_NamedRow = tuple[str, Mapping[str, Any] | str]
+"""Place of a row, and its cells by name or an error message."""
 
 
-def _check(rows: Iterable[_NamedRow], where: str, malformed: Malformed) -> ScoredPairs:
-    pairs, wrong = ScoredPairs([], [], []), []
-    for number, row in rows:
+def _check(rows: Iterable[_NamedRow], malformed: Malformed) -> ScoredPairs:
+    pairs, wrong, unscored, where = ScoredPairs([], [], []), [], [], ""
+    for where, row in rows:
         reason = row if isinstance(row, str) else _add(pairs, row)
         if reason:
-            wrong.append(f"{where}:{number}: {reason}")
+            (unscored if reason == _UNSCORED else wrong).append(f"{where}: {reason}")
+    if unscored:
+        logger.warning("left out %d row(s) without a score, %s ...", len(unscored), unscored[0])
     if wrong:
         shown = "; ".join(wrong[:5]) + ("; ..." if len(wrong) > 5 else "")
         message = f"{len(wrong)} malformed row(s) among {len(wrong) + len(pairs.scores)}: {shown}"
@@ -152,12 +183,13 @@ def _check(rows: Iterable[_NamedRow], where: str, malformed: Malformed) -> Score
             )
         logger.warning("left out %s", message)
     if len(pairs.scores) < 2:
-        raise UserError(f"{where}: expected at least 2 pairs; got {len(pairs.scores)}")
-    return ScoredPairs(pairs.first, pairs.second, pairs.scores, tuple(wrong))
+        place = where.rpartition(":")[0]
+        raise UserError(f"{place}: expected at least 2 pairs; got {len(pairs.scores)}")
+    return ScoredPairs(pairs.first, pairs.second, pairs.scores, (*wrong, *unscored))
 
 
 def _add(pairs: ScoredPairs, row: Mapping[str, Any]) -> str:
-    """Add a row to the pairs, or return the reason why it is malformed."""
+    """Add a row to the pairs, or return the reason why it is excluded."""
     cells = {str(name).strip().lower(): value for name, value in row.items()}
     values = []
     for names in (_FIRST, _SECOND, _SCORE):
@@ -168,11 +200,10 @@ def _add(pairs: ScoredPairs, row: Mapping[str, Any]) -> str:
     first, second, score = values
     if not all(isinstance(text, str) and text.strip() for text in (first, second)):
         return "a sentence is missing"
-    try:
-        number = float(score)
-    except (TypeError, ValueError):
-        number = math.nan
-    if not math.isfinite(number):
+    if score is None or not str(score).strip():
+        return _UNSCORED
+    number = _number(score)
+    if number is None:
         return f"the score is {score!r}, which is not a number"
     pairs.first.append(first.strip())
     pairs.second.append(second.strip())
@@ -180,27 +211,82 @@ def _add(pairs: ScoredPairs, row: Mapping[str, Any]) -> str:
     return ""
 
 
-def _table(path: Path, delimiter: str) -> Iterator[_NamedRow]:
-    header: list[str] | None = None
-    lines = (line for _, line in files.read_lines(path))
-    reader = csv.reader(lines, delimiter=delimiter, strict=True)
+def _number(value: Any) -> float | None:
+    """A finite number, or None."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _table(path: Path, suffix: str) -> Iterator[_NamedRow]:
+    rows = [row for row in _cells(path, suffix) if any(cell.strip() for cell in row[1])]
+    if not rows:
+        raise UserError(f"{path} is empty; expected pairs of sentences with scores")
+    names = [cell.strip().lower() for cell in rows[0][1]]
+    if set(names) & {*_FIRST, *_SECOND, *_SCORE}:
+        columns, exact = dict(zip(names, range(len(names)), strict=True)), len(names)
+        rows = rows[1:]
+    else:
+        columns, exact = _layout([cells for _, cells in rows])
+    for line, cells in rows:
+        place = f"{path}:{line}"
+        if len(cells) <= max(columns.values()) or (exact and len(cells) != exact):
+            expected = exact or max(columns.values()) + 1
+            yield place, f"{len(cells)} cell(s) instead of {expected}"
+        else:
+            yield place, {name: cells[i] for name, i in columns.items()}
+
+
+def _layout(rows: Sequence[Sequence[str]]) -> tuple[dict[str, int], int]:
+    """The columns of a table without a header, and the exact number of columns or 0.
+
+    It is the first of three layouts in which the score is a number in most rows.
+    """
+
+    def scored(column: int) -> int:
+        return sum(len(cells) > column and _number(cells[column]) is not None for cells in rows)
+
+    names = ("score", "sentence1", "sentence2")
+    if len(rows[0]) >= 7 and scored(4) > len(rows) / 2:  # STS-B: genre, file, year, number
+        return dict(zip(names, (4, 5, 6), strict=True)), 0
+    if len(rows[0]) >= 3 and scored(0) > max(scored(2), len(rows) / 2):
+        return dict(zip(names, (0, 1, 2), strict=True)), 0
+    return dict(zip(names, (2, 0, 1), strict=True)), 3
+
+
+def _cells(path: Path, suffix: str) -> Iterator[tuple[int, list[str]]]:
+    """The cells of each line with its number."""
+    lines = list(files.read_lines(path))
+    first = next((line for _, line in lines if line.strip()), "")
+    if suffix != ".csv" or first.count("\t") > 1:  # STS-B has tabs in a .csv file
+        for number, line in lines:
+            yield number, line.rstrip("\r\n").split("\t")
+        return
+    reader = csv.reader((line for _, line in lines), strict=True)
     try:
         for cells in reader:
-            if not any(cell.strip() for cell in cells):
-                continue
-            if header is None:
-                names = [cell.strip().lower() for cell in cells]
-                if set(names) & {*_FIRST, *_SECOND, *_SCORE}:
-                    header = names
-                    continue
-                header = ["sentence1", "sentence2", "score"]
-            if len(cells) == len(header):
-                yield reader.line_num, dict(zip(header, cells, strict=True))
-            else:
-                yield reader.line_num, f"{len(cells)} cell(s) instead of {len(header)}"
+            yield reader.line_num, cells
     except csv.Error as error:
         fault = files.csv_fault(str(error), reader.line_num)
         raise UserError(f"{path}:{reader.line_num}: {fault}") from error
+
+
+def _two_files(path: Path) -> Iterator[_NamedRow]:
+    """The pairs of STS.input.NAME.txt with the scores of STS.gs.NAME.txt."""
+    gold = path.with_name(_GOLD + path.name.removeprefix(_INPUT))
+    files.check_file(gold)
+    pairs, scores = (list(files.read_lines(each)) for each in (path, gold))
+    if len(pairs) != len(scores):
+        raise UserError(
+            f"{gold}: expected a line for each of the {len(pairs)} lines of {path.name}; got "
+            f"{len(scores)}"
+        )
+    for (number, line), (_, score) in zip(pairs, scores, strict=True):
+        first, *rest = line.rstrip("\r\n").split("\t")
+        second = rest[0] if rest else ""
+        yield f"{path}:{number}", {"sentence1": first, "sentence2": second, "score": score}
 
 
 def _objects(path: Path) -> Iterator[_NamedRow]:
@@ -210,4 +296,4 @@ def _objects(path: Path) -> Iterator[_NamedRow]:
                 value = json.loads(line)
             except (ValueError, RecursionError):  # also of numbers with thousands of digits
                 value = None
-            yield number, value if isinstance(value, dict) else "not a JSON object"
+            yield f"{path}:{number}", value if isinstance(value, dict) else "not a JSON object"

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from llamavae.corpora.vectors import read_word_vectors
+from llamavae.errors import UserError
 from llamavae.evaluation.encoders import EncoderSource, sentence_encoder
 from llamavae.evaluation.evaluator import latent_codes
 from llamavae.latent.paths import PATHS
-from llamavae.metrics.smoothness import WordMover
+from llamavae.metrics.smoothness import WordMover, content_words
 
 
 class Paths(NamedTuple):
@@ -74,6 +77,26 @@ def word_mover(
         return WordMover(str.split, encode), f"each word by itself, encoded by {encoder}"
     name = f"input embeddings of the decoder, {lm.config.name_or_path or type(lm).__name__}"
     return WordMover.of_model(lm, system.decoder.tokenizer), name
+
+
+def named_word_mover(path: str | Path, texts: Iterable[str]) -> tuple[WordMover, str]:
+    """Word mover's distance with word vectors of a file, and a description of them.
+
+    Args:
+        path: A file of `read_word_vectors`; only the vectors of words of the texts are read.
+        texts: All texts whose distances are computed.
+
+    Raises:
+        UserError: The file cannot be read, or has no word of the texts.
+    """
+    words = {word for text in texts for word in content_words(text)}
+    vectors = read_word_vectors(path, words)
+    known = sum(vectors.get(word) is not None for word in words)
+    if not known:
+        raise UserError(f"{path} has a vector for none of the {len(words)} words of the texts")
+    return WordMover.of_words(vectors.get), (
+        f"{Path(path).name}, {vectors.dim} dimensions, for {known} of {len(words)} words"
+    )
 
 
 def sentence_vectors(

@@ -46,11 +46,14 @@ EVALUATORS = _Lazy(
         "disentanglement": "disentanglement:Disentanglement",
         "sts": "sts:SemanticSimilarity",
         "probes": "probes:Probes",
+        "classification": "classification:Classification",
         "clusters": "clusters:Clusters",
         "amortisation": "amortisation:Amortisation",
     }
 )
 """Maps evaluator names to classes, in the order in which they run."""
+
+_SLOW = ("sts", "classification", "amortisation")  # or in need of the hub
 
 _PAPER: dict[str, dict[str, Any]] = {
     "reconstruction": {},
@@ -63,7 +66,7 @@ _PAPER: dict[str, dict[str, Any]] = {
 }
 
 SUITES: dict[str, dict[str, dict[str, Any]]] = {
-    "quick": {name: {} for name in EVALUATORS if name not in ("sts", "amortisation")},
+    "quick": {name: {} for name in EVALUATORS if name not in _SLOW},
     "paper": _PAPER,
     "all": {name: _PAPER.get(name, {}) for name in EVALUATORS} | {"disentanglement": {"seeds": 10}},
 }

@@ -1,8 +1,8 @@
 """The folder of an evaluation: reading and writing.
 
     results.json                 model and data; for each evaluator its settings, rows, plots,
-                                 provenance and missing parts; skipped and failed evaluators, with
-                                 the reason
+                                 sentences, provenance and missing parts; skipped and failed
+                                 evaluators, with the reason
     rows.csv                     all values as one table
     EVALUATOR/TABLE.jsonl        the underlying texts, curves and codes, one JSON object per line
     EVALUATOR/predictions.jsonl  the texts of evaluators that generate one for each sentence, see
@@ -35,10 +35,11 @@ class Found:
 
     Attributes:
         evaluation: Its rows and tables.
-        metrics: Its metrics as dictionaries, the primary one first.
+        metrics: Its metrics as dictionaries with their `signature`, the primary one first.
         settings: Its settings.
         seconds: Run time.
         made_by: Command, versions and machine, see `llamavae.provenance`.
+        sentences: Which sentences of the data were evaluated, such as a random sample.
     """
 
     evaluation: Evaluation
@@ -46,6 +47,7 @@ class Found:
     settings: dict[str, Any]
     seconds: float
     made_by: dict[str, Any]
+    sentences: str = ""
 
     @property
     def primary(self) -> dict[str, Any] | None:

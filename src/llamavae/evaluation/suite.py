@@ -102,8 +102,11 @@ def _run(
     if same and evaluation.not_found.keys() - same.not_found.keys():
         say(f"{seconds:.1f} s; fewer results than before; the previous ones are kept")
         return False
-    metrics = [asdict(metric) for metric in each.metrics]
-    results.found[each.name] = Found(evaluation, metrics, settings, seconds, provenance())
+    own = {name: value for name, value in _settings_of(each).items() if name != "batch_size"}
+    metrics = [asdict(metric) | {"signature": metric.signature(own)} for metric in each.metrics]
+    results.found[each.name] = Found(
+        evaluation, metrics, settings, seconds, provenance(), _sentences(each, data)
+    )
     say(f"{seconds:.1f} s")
     return True
 
@@ -120,6 +123,14 @@ def _describe_predictions(evaluation: Evaluation, task: str, results: Results) -
             }
             known = {key: value for key, value in about.items() if value}
             evaluation.tables[name] = [row | known for row in table]
+
+
+def _sentences(evaluator: Evaluator, data: EvaluationData) -> str:
+    """Which sentences an evaluator uses; those with a `limit` use a random sample."""
+    limit, n = getattr(evaluator, "limit", None), len(data.texts)
+    if not isinstance(limit, int) or limit >= n:
+        return f"all {n:,}"
+    return f"{limit:,} of {n:,}, chosen at random with seed {data.seed}"
 
 
 def _open(

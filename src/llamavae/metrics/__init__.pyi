@@ -3,6 +3,8 @@ from .bootstrap import paired_bootstrap as paired_bootstrap
 from .control import derangement as derangement
 from .correlation import pearson as pearson
 from .correlation import spearman as spearman
+from .fluency import perplexity as perplexity
+from .fluency import text_nll as text_nll
 from .latent import active_units as active_units
 from .latent import iso_score as iso_score
 from .latent import mean_cosine as mean_cosine
@@ -14,6 +16,8 @@ from .ngrams import corpus_bleu as corpus_bleu
 from .ngrams import corpus_chrf as corpus_chrf
 from .ngrams import distinct_n as distinct_n
 from .ngrams import exact_match as exact_match
+from .ngrams import nltk_bleu as nltk_bleu
+from .ngrams import reference_bleu as reference_bleu
 from .ngrams import rouge as rouge
 from .ngrams import self_bleu as self_bleu
 from .ngrams import token_f1 as token_f1

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import torch
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 from torch import Tensor
 from torch.nn.functional import cosine_similarity, normalize
@@ -25,6 +28,24 @@ def pearson(a: ArrayLike, b: ArrayLike) -> float:
     x, y = x - x.mean(), y - y.mean()
     scale = np.linalg.norm(x) * np.linalg.norm(y)
     return float(x @ y / scale) if scale > 1e-12 else 0.0
+
+
+def mean_correlation(correlation: Callable[..., float], items: NDArray[Any]) -> float:
+    """A correlation of the first two columns, averaged over the sets that a third column numbers.
+
+    Args:
+        correlation: `spearman` or `pearson`.
+        items: Rows of two numbers (N, 2), or of two numbers and the number of a set (N, 3).
+
+    Example:
+        >>> items = np.array([[1, 2, 0], [2, 3, 0], [1, 2, 1], [2, 1, 1], [3, 1, 1]])
+        >>> mean_correlation(spearman, items)  # of 1 and −0.87
+        0.0669872981...
+    """
+    a, b, *sets = items.T
+    if not sets:
+        return correlation(a, b)
+    return float(np.mean([correlation(a[sets[0] == s], b[sets[0] == s]) for s in set(sets[0])]))
 
 
 def pairwise_cosines(vectors: Tensor) -> Tensor:

@@ -35,6 +35,8 @@ SCORES = {
             "with smoothing method 4 of Chen and Cherry (2014). As in the CODWOE scorer, the "
             "generated text takes the role of the reference (Mickus et al., 2022, arXiv "
             "2205.13858).",
+            library="nltk",
+            settings="case:mixed|smooth:method4|weights:auto",
         ),
         Metric(
             "lemma-BLEU",
@@ -42,6 +44,8 @@ SCORES = {
             "higher",
             "Mean over items of the highest sense-BLEU with any reference definition of the same "
             "word and part of speech (CODWOE; Mickus et al., 2022, arXiv 2205.13858).",
+            library="nltk",
+            settings="case:mixed|smooth:method4|weights:auto",
         ),
         Metric(
             "BLEU",
@@ -49,6 +53,8 @@ SCORES = {
             "higher",
             "Corpus BLEU of the generated definitions, computed by sacrebleu (13a tokenisation, "
             "cased; Post, 2018, W18-6319).",
+            library="sacrebleu",
+            settings="nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp",
         ),
         Metric(
             "MoverScore",
@@ -57,6 +63,8 @@ SCORES = {
             "Mean over items of 1 minus the earth mover's distance between the contextual token "
             "vectors of generated and reference definition (Zhao et al., 2019, arXiv 1909.02622; "
             "as in the CODWOE scorer).",
+            library="POT",
+            settings="case:lower",
         ),
         Metric(
             "encoder cosine",

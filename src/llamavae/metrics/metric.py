@@ -1,16 +1,21 @@
-"""A metric: its name, unit, direction, definition and source, and how it aggregates items."""
+"""A metric: its name, unit, direction, definition, source and signature, and how it aggregates."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+import math
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from llamavae.metrics.bootstrap import Statistic, bootstrap_interval
-from llamavae.metrics.correlation import pearson, spearman
+from llamavae.metrics.correlation import mean_correlation, pearson, spearman
 from llamavae.metrics.ngrams import bleu_of_counts, chrf_of_counts
 
 Rows = list[dict[str, Any]]
@@ -19,8 +24,9 @@ AGGREGATES: dict[str, Callable[[NDArray[Any]], float]] = {
     "mean": lambda items: float(items.mean()),
     "BLEU": lambda items: bleu_of_counts(items.astype(int)),
     "chrF": lambda items: chrf_of_counts(items.astype(int)),
-    "spearman": lambda items: spearman(items[:, 0], items[:, 1]),
-    "pearson": lambda items: pearson(items[:, 0], items[:, 1]),
+    "perplexity": lambda items: math.exp(np.divide(*items.sum(0))),
+    "spearman": partial(mean_correlation, spearman),
+    "pearson": partial(mean_correlation, pearson),
 }
 """Maps names to functions of per-item values, of shape (N,) or (N, K)."""
 
@@ -52,11 +58,15 @@ class Metric:
 
     Attributes:
         name: Name in tables.
-        unit: Unit or range of its values.
+        unit: Unit or range of its values. A range of numbers, such as `0 to 1`, also bounds the
+            intervals.
         direction: Whether higher or lower values are better; empty if neither is.
         definition: How it is computed, in full sentences, with its source.
         control: How its control is computed, in full sentences; empty if it has none.
         aggregate: How it is computed from per-item values, a name of `AGGREGATES`.
+        library: The distribution that computes it.
+        settings: Settings in the form of sacrebleu's signatures, such as `tok:13a|case:mixed`, that
+            are not settings of the evaluator.
     """
 
     name: str
@@ -65,6 +75,41 @@ class Metric:
     definition: str
     control: str = ""
     aggregate: str = "mean"
+    library: str = "llamavae"
+    settings: str = ""
+
+    def signature(self, settings: Mapping[str, Any] | None = None) -> str:
+        """Everything that defines the metric, in the form of sacrebleu's signatures.
+
+        It has the settings of the metric and of its evaluator, and the versions of the library
+        that computes it and of llamavae. Values are comparable if their signatures are equal.
+
+        Args:
+            settings: Settings of the evaluator.
+
+        Example:
+            >>> Metric("BLEU", "0 to 100", "higher", "BLEU.", settings="tok:13a").signature()
+            'tok:13a|version:llamavae ...'
+        """
+        own = (f"{name}:{_compact(value)}" for name, value in (settings or {}).items())
+        parts = [self.settings, *own]
+        packages = dict.fromkeys([self.library, "llamavae"])
+        versions = ", ".join(f"{name} {_version(name)}" for name in packages)
+        return "|".join([*filter(None, parts), f"version:{versions}"])
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """The smallest and largest possible value; infinite if the unit is not a range of numbers.
+
+        Example:
+            >>> Metric("cosine", "−1 to 1", "higher", "Cosine.").bounds
+            (-1.0, 1.0)
+        """
+        found = re.fullmatch(r"([−\d.]+) to ([−\d.]+)", self.unit)
+        if found is None:
+            return -math.inf, math.inf
+        low, high = (float(end.replace("−", "-")) for end in found.groups())
+        return low, high
 
     def row(
         self,
@@ -83,12 +128,13 @@ class Metric:
             value: The value.
             n: Number of items it is computed from.
             control: Value of the control.
-            interval: 95 % confidence interval of the value.
+            interval: 95 % confidence interval of the value; it is cut at the bounds of the metric,
+                which an interval that is symmetric about the value can exceed.
             group: Subset of the data, such as `words 1 to 5`; empty for all.
             items: The per-item values; `Evaluation` stores them separately from its rows.
             benchmark: Name of the benchmark, if not the sentences of the evaluation.
         """
-        low, high = interval or (None, None)
+        low, high = (None, None) if interval is None else np.clip(interval, *self.bounds).tolist()
         return {
             "metric": self.name,
             "group": group,
@@ -162,3 +208,14 @@ class Metric:
             group=group,
             items=Items(values, control),
         )
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _compact(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, default=str)

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import math
 import re
+import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import sacrebleu
+from nltk.translate.bleu_score import sentence_bleu
 from nltk.util import ngrams
 from numpy.typing import NDArray
 from sacrebleu import BLEU
@@ -127,6 +129,22 @@ def bleu_1(prediction: str, reference: str) -> float:
         return 0.0
     penalty = min(1.0, math.exp(1 - len(b) / len(a)))
     return penalty * _common(a, b, 1) / len(a)
+
+
+def nltk_bleu(prediction: str, reference: str) -> float:
+    """BLEU of one sentence by nltk's `sentence_bleu` with its defaults, 0 to 1.
+
+    BLEU-4 without smoothing, words split at white space: a text without a common n-gram of some
+    order scores almost 0. Its mean over sentences is not comparable with corpus BLEU.
+
+    Example:
+        >>> nltk_bleu("a kind of big dog", "a kind of big cat")
+        0.668...
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of missing n-grams
+        score: Any = sentence_bleu([reference.split()], prediction.split())
+        return float(score)
 
 
 def token_f1(prediction: str, reference: str) -> float:
@@ -243,9 +261,53 @@ def self_bleu(texts: Sequence[str], order: int = 4) -> Values:
         raise UserError(f"self-BLEU needs at least 2 texts; got {len(texts)}")
     words = [text.split() for text in texts]
     common, total = _shared_ngrams(words, order)
+    return _smoothed_bleu(common, total, _brevity([len(row) for row in words]))
+
+
+def reference_bleu(texts: Sequence[str], references: Sequence[str], order: int = 4) -> Values:
+    """BLEU of each text with all M references, shape (N,), 0 to 1; smoothed as in `self_bleu`.
+
+    The BLEU of samples against held-out text (Yu et al., SeqGAN, arXiv 1609.05473; Zhu et al.,
+    "Texygen", arXiv 1802.01886); high values mean that the phrases of a text are real phrases. It
+    increases with M, so compare equal references. The run time is linear in N + M.
+
+    Args:
+        texts: N texts.
+        references: M texts, at least one.
+        order: Largest n of the n-grams.
+
+    Example:
+        >>> reference_bleu(["a kind of dog"], ["a kind of cat", "a dog barks"], order=2).round(3)
+        array([0.816])
+    """
+    if not references:
+        raise UserError("expected at least 1 reference; got none")
+    words, others = ([text.split() for text in side] for side in (texts, references))
+    common, total = np.zeros((2, order, len(words)))
+    for n in range(1, order + 1):
+        most: Counter[Any] = Counter()
+        for row in others:
+            most |= Counter(ngrams(row, n))  # the largest count in a reference
+        for i, row in enumerate(words):
+            count = Counter(ngrams(row, n))
+            total[n - 1, i] = count.total()
+            common[n - 1, i] = (count & most).total()
+    lengths = sorted({len(row) for row in others})
+    penalties = [_penalty(len(row), lengths) for row in words]
+    return _smoothed_bleu(common, total, np.array(penalties))
+
+
+def _smoothed_bleu(common: Values, total: Values, penalties: Values) -> Values:
+    """BLEU (N,) of clipped matches and numbers of n-grams (order, N), by smoothing method 1."""
     precisions = np.where(common > 0, common, 0.1) / np.maximum(total, 1)
-    scores = precisions.prod(0) ** (1 / order) * _brevity([len(row) for row in words])
+    scores = precisions.prod(0) ** (1 / len(common)) * penalties
     return np.where(common[0] > 0, scores, 0.0)
+
+
+def _penalty(length: int, others: Iterable[int]) -> float:
+    """Brevity penalty of a text for the closest length of other texts, the shorter one in a tie."""
+    closest = min(others, key=lambda other: (abs(other - length), other))
+    return min(1.0, math.exp(1 - closest / length)) if length else 0.0
 
 
 def _shared_ngrams(words: Sequence[Sequence[str]], order: int) -> tuple[Values, Values]:
@@ -272,13 +334,10 @@ def _shared_ngrams(words: Sequence[Sequence[str]], order: int) -> tuple[Values, 
 def _brevity(lengths: Sequence[int]) -> Values:
     """Brevity penalty of each text with respect to the other text closest in length."""
     number = Counter(lengths)
-
-    def penalty(length: int) -> float:
-        others = [other for other in number if other != length or number[length] > 1]
-        closest = min(others, key=lambda other: (abs(other - length), other))
-        return min(1.0, math.exp(1 - closest / length)) if length else 0.0
-
-    penalties = {length: penalty(length) for length in number}
+    penalties = {
+        length: _penalty(length, [n for n in number if n != length or times > 1])
+        for length, times in number.items()
+    }
     return np.array([penalties[length] for length in lengths])
 
 

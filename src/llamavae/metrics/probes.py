@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV, StratifiedKFold
 
 from llamavae.errors import UserError
 from llamavae.metrics.control import label_codes
@@ -93,6 +94,76 @@ def _fit(x: NDArray[Any], y: NDArray[Any], c: float) -> tuple[LogisticRegression
         warnings.simplefilter("ignore", ConvergenceWarning)
         model.fit(x, y)
     return model, int(np.max(model.n_iter_)) < _ITERATIONS
+
+
+@dataclass(frozen=True)
+class CrossValidation:
+    """A nested cross-validation, in which each of N sentences is tested once.
+
+    Attributes:
+        correct: Whether each sentence is classified correctly (N,).
+        folds: The outer fold in which each sentence is tested (N,).
+        strengths: The C of `GRID` chosen for each outer fold.
+        majority: Proportion of the most frequent label.
+    """
+
+    correct: Bool
+    folds: NDArray[np.intp]
+    strengths: tuple[float, ...]
+    majority: float
+
+    def weighted(self) -> NDArray[np.float64]:
+        """Values of sentences (N,) whose mean is the mean accuracy over folds.
+
+        They differ from 0 and 1 where the folds differ in size.
+        """
+        sizes = np.bincount(self.folds)
+        return self.correct * len(self.folds) / (len(sizes) * sizes[self.folds])
+
+
+def cross_validate(
+    z: ArrayLike, labels: Sequence[Hashable], folds: int = 10, seed: int = 0
+) -> CrossValidation:
+    """Classify codes in SentEval's way (`InnerKFoldClassifier`; Conneau and Kiela, 1803.05449).
+
+    Outer and inner folds are stratified and shuffled with the same seed. For each outer fold, the C
+    of `GRID` with the highest mean accuracy over the inner folds of the other codes is chosen; ties
+    after rounding to 0.01 % are resolved in favour of the smaller C. Codes are not standardised.
+
+    Args:
+        z: Latent codes (N, D).
+        labels: Label of each code.
+        folds: Number of outer and of inner folds.
+        seed: Seed of the folds.
+
+    Raises:
+        UserError: A label has fewer than `folds` + 2 codes, or there is one label only.
+    """
+    x, y = np.asarray(z, dtype=float), label_codes(labels)
+    counts = np.bincount(y)
+    if len(counts) < 2 or counts.min() < folds + 2:
+        raise UserError(
+            f"expected at least 2 labels with {folds + 2} sentences each for {folds} folds; got "
+            f"{len(counts)} labels, the rarest with {counts.min()}"
+        )
+    splitter = StratifiedKFold(folds, shuffle=True, random_state=seed)
+    choose: Any = _best_rounded
+    search = GridSearchCV(
+        LogisticRegression(), {"C": GRID}, scoring="accuracy", cv=splitter, refit=choose
+    )
+    correct, where = np.zeros(len(y), dtype=bool), np.zeros(len(y), dtype=np.intp)
+    strengths = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        for fold, (train, test) in enumerate(splitter.split(x, y)):
+            search.fit(x[train], y[train])
+            correct[test], where[test] = search.predict(x[test]) == y[test], fold
+            strengths.append(float(search.best_params_["C"]))
+    return CrossValidation(correct, where, tuple(strengths), float(counts.max() / len(y)))
+
+
+def _best_rounded(results: Mapping[str, Any]) -> int:
+    return int(np.argmax(np.round(100 * results["mean_test_score"], 2)))
 
 
 def random_labels(

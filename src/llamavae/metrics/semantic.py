@@ -274,7 +274,7 @@ def load_encoder(source: Scorer, score: str = "MoverScore") -> Loaded:
     Raises:
         UserError: The model cannot be found, read or reached.
     """
-    return _load(source, AutoModel, f"encoder of {score}")
+    return load_model(source, AutoModel, f"encoder of {score}")
 
 
 def load_bleurt(source: Scorer) -> Loaded:
@@ -283,7 +283,7 @@ def load_bleurt(source: Scorer) -> Loaded:
     Raises:
         UserError: The model cannot be found, read or reached, or has more than one output.
     """
-    model, tokenizer = _load(source, AutoModelForSequenceClassification, "BLEURT model")
+    model, tokenizer = load_model(source, AutoModelForSequenceClassification, "BLEURT model")
     if model.config.num_labels != 1:
         raise UserError(
             f"expected a BLEURT model with one output; got {model.config.num_labels} outputs. Use "
@@ -292,7 +292,17 @@ def load_bleurt(source: Scorer) -> Loaded:
     return model, tokenizer
 
 
-def _load(source: Scorer, kind: Any, name: str) -> Loaded:
+def load_model(source: Scorer, kind: Any, name: str) -> Loaded:
+    """Load a transformers model with its tokenizer; a loaded one is returned unchanged.
+
+    Args:
+        source: The model.
+        kind: A class of transformers that has `from_pretrained`.
+        name: What the model is, for error messages.
+
+    Raises:
+        UserError: The model cannot be found, read or reached.
+    """
     if isinstance(source, tuple):
         return source
     with hub_errors(name, str(source)):

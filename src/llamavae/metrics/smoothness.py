@@ -10,6 +10,7 @@ import numpy as np
 import ot
 import torch
 from numpy.typing import NDArray
+from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -46,12 +47,22 @@ def smoothness(paths: Sequence[Sequence[str]], distance: Distance) -> NDArray[np
     return np.where(length > 0, ends / np.where(length > 0, length, 1), 0.0)
 
 
+def content_words(text: str) -> list[str]:
+    """Lower-cased words of a text without stop words, split at white space.
+
+    Example:
+        >>> content_words("The owl reads a letter")
+        ['owl', 'reads', 'letter']
+    """
+    return [word for word in text.lower().split() if word not in ENGLISH_STOP_WORDS]
+
+
 class WordMover:
     """Word mover's distance of texts (Kusner et al., ICML 2015), in the unit of the vectors.
 
     The earth mover's distance between the token vectors of two texts, weighted by relative
-    frequency, with Euclidean costs. Unlike in the paper, stop words are kept. An empty text is
-    treated as one token with a zero vector.
+    frequency, with Euclidean costs. Stop words are tokens like others, except in `of_words`. An
+    empty text is treated as one token with a zero vector.
 
     Args:
         tokens: Splits a text into tokens.
@@ -72,6 +83,27 @@ class WordMover:
         return cls(
             lambda text: tokenizer(text, add_special_tokens=False)["input_ids"],
             lambda ids: embedding.weight[torch.tensor(ids)].detach(),  # pyright: ignore
+        )
+
+    @classmethod
+    def of_words(cls, vector: Callable[[str], NDArray[Any] | None]) -> WordMover:
+        """Use word vectors, as in the tables of papers that name word2vec.
+
+        As in gensim's `wmdistance`, words without a vector are ignored and vectors have length 1.
+        Texts are lower-cased and split at white space, and stop words (scikit-learn's
+        `ENGLISH_STOP_WORDS`) are removed, as in Kusner et al. gensim returns an infinite distance
+        for a text without known words; here such a text is empty.
+
+        Args:
+            vector: The vector (C,) of a word, or None.
+        """
+
+        def unit(word: str) -> Tensor:
+            return torch.nn.functional.normalize(torch.as_tensor(np.array(vector(word))), dim=0)
+
+        return cls(
+            lambda text: [word for word in content_words(text) if vector(word) is not None],
+            lambda words: torch.stack([unit(word) for word in words]),
         )
 
     def __call__(self, texts: Sequence[str], others: Sequence[str]) -> NDArray[np.float64]:

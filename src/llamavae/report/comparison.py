@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from llamavae.evaluation.comparison import SIGNIFICANT
+from llamavae.evaluation.comparison import SIGNIFICANT, lines
 from llamavae.evaluation.results import Results, interval_text, number_text
 from llamavae.metrics.metric import Rows
 from llamavae.report import plots
@@ -59,7 +59,12 @@ def _numbers(evaluations: Sequence[Results], rows: Rows) -> Section:
         "not tested if per-sentence values are missing or if the two evaluations differ in data "
         "or settings."
     )
-    bars = [row for row in chosen if row["direction"]]
+    bars = [
+        {**row, "metric": title}
+        for title, found in lines(chosen)
+        for row in found.values()
+        if row["direction"]
+    ]
     body = [note, _side_by_side(systems, chosen, "Primary metrics")]
     if bars:
         plot = plots.plot_scores(bars)
@@ -81,19 +86,16 @@ def _details(systems: Sequence[str], rows: Rows) -> list[Section]:
 
 
 def _side_by_side(systems: Sequence[str], rows: Rows, caption: str = "") -> Html:
-    """A row for each metric and a column for each system."""
-    cells = {(row["evaluator"], row["metric"], row["group"], row["system"]): row for row in rows}
-    lines = []
-    for evaluator, metric, group in dict.fromkeys(key[:3] for key in cells):
-        found = [cells.get((evaluator, metric, group, system)) for system in systems]
-        row = next(row for row in found if row is not None)
+    """A row for each metric, group and benchmark, and a column for each system."""
+    table_rows = []
+    for title, found in lines(rows):
+        row = next(iter(found.values()))
         better = f"; {row['direction']} is better" if row["direction"] else ""
-        title = with_notes(f"{metric}, {group}" if group else metric, row["unit"] + better)
-        lines.append(
-            {"metric": title}
-            | {system: _cell(each) for system, each in zip(systems, found, strict=True)}
+        table_rows.append(
+            {"metric": with_notes(title, row["unit"] + better)}
+            | {system: _cell(found.get(system)) for system in systems}
         )
-    return table(lines, caption)
+    return table(table_rows, caption)
 
 
 def _cell(row: dict[str, Any] | None) -> Html | str:
@@ -115,7 +117,8 @@ def _measured(evaluations: Sequence[Results]) -> Section:
         {
             "system": results.system,
             "model": results.model.get("source") or "",
-            "sentences": f"{results.data['texts']} of {results.data.get('corpus') or 'a corpus'}",
+            "sentences": f"{results.data['texts']} of {results.data.get('corpus') or 'a corpus'} "
+            f"({results.data.get('split') or 'all'})",
             "seed": str(results.data["seed"]),
             "hash of the data": results.data["hash"],
         }

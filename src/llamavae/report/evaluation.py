@@ -115,6 +115,8 @@ def _number(row: Mapping[str, Any], found: Found, control: bool = True) -> dict[
     how = [metric.get("definition", ""), f"N = {row['n']:,}."]
     if control and row["control"] is not None:
         how.append(f"Control: {metric.get('control') or 'the same metric.'}")
+    if signature := metric.get("signature"):
+        how.append(f"Signature: {signature}")
     note = " ".join(filter(None, how))
     return {
         "metric": with_notes(row["metric"], row["unit"]),
@@ -203,6 +205,12 @@ def _training(results: Results) -> list[Section]:
     return []
 
 
+def _chosen(data: Mapping[str, Any]) -> str:
+    """How the sentences were chosen, if their number is limited."""
+    limit = data.get("limit")
+    return f" (at most {limit:,}, chosen at random with the seed)" if limit else ""
+
+
 def how(results: Results) -> Section:
     """Model, data, and settings, run time, command and machine of each evaluator."""
     data, model = results.data, results.model
@@ -212,7 +220,7 @@ def how(results: Results) -> Section:
         "codes": f"refined ({', '.join(refine)})" if refine else "the encoder's",
         "fingerprint of the model": model["fingerprint"],
         "corpus": f"{data.get('corpus') or ''}, {data.get('split') or 'all'}, "
-        f"{data['texts']} sentences",
+        f"{data['texts']} sentences{_chosen(data)}",
         "labels": ", ".join(data["labels"]) or "none",
         "training sentences, for novelty": f"{data['training_texts']:,}",
         "seed": data["seed"],
@@ -230,6 +238,7 @@ def how(results: Results) -> Section:
         {
             "evaluator": name,
             "seconds": found.seconds,
+            "sentences": found.sentences,
             "settings": ", ".join(f"{k} = {json.dumps(v)}" for k, v in found.settings.items()),
         }
         for name, found in results.found.items()

@@ -45,7 +45,7 @@ def test_every_measure_stands_beside_random_labels(found):
         assert row["direction"] == "higher"
         if row["group"]:
             continue
-        assert row["low"] <= row["value"] <= row["high"]
+        assert 0 <= row["low"] <= row["value"] <= row["high"] <= 1
         assert row["value"] > row["control"] + (0 if row["metric"] == "modularity" else 0.5)
 
 

@@ -3,15 +3,18 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from tests import tiny
 from tests.evaluation.systems import Deaf, Grammar
 
 from llamavae.corpora import factors
+from llamavae.corpora.vectors import read_word_vectors
 from llamavae.errors import UserError
 from llamavae.evaluation.evaluator import EvaluationData
 from llamavae.evaluation.evaluators.interpolation import BETWEEN, Interpolation
+from llamavae.metrics.smoothness import WordMover, smoothness
 
 TEXTS = list(factors.load(40)["text"])
 DATA = EvaluationData(TEXTS, seed=1)
@@ -75,3 +78,23 @@ def test_what_it_cannot_measure():
         Interpolation(path="arc")  # pyright: ignore[reportArgumentType]
     with pytest.raises(UserError, match=r"expected at least .*; got 500, 50 and 2"):
         Interpolation(steps=2)
+
+
+def test_word_vectors_of_a_file(tmp_path):
+    words = sorted({word for text in TEXTS for word in text.split()})
+    rng = np.random.default_rng(0)
+    path = tmp_path / "vectors.txt"
+    lines = [f"{word} {' '.join(map(str, rng.normal(size=3).round(3)))}\n" for word in words]
+    path.write_text("".join(lines))
+    found = Interpolation(**QUICK, vectors=path)(Grammar(), DATA)
+    [named] = [row["value"] for row in found.tables["settings"] if "mover" in row["setting"]]
+    assert named.startswith("vectors.txt, 3 dimensions, for ")
+    texts = [row["text"] for row in found.tables["interpolations"]]
+    paths = [texts[i : i + 5] for i in range(0, len(texts), 5)]
+    distance = WordMover.of_words(read_word_vectors(path).get)
+    expected = smoothness(paths, distance).mean()
+    assert found.value("interpolation smoothness") == pytest.approx(expected)
+    assert expected != Interpolation(**QUICK)(Grammar(), DATA).value("interpolation smoothness")
+    path.write_text("zzz 1 2 3\nyyy 1 2 3\n")
+    with pytest.raises(UserError, match=r"vectors\.txt has a vector for none of the \d+ words"):
+        Interpolation(**QUICK, vectors=path)(Grammar(), DATA)

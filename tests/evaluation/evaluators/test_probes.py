@@ -89,6 +89,21 @@ def test_planted_factors(corpus):
     assert Probes(resamples=50)(Planted(corpus), labels) == found
 
 
+@pytest.mark.parametrize("limit", [None, 400, 200])
+def test_a_file_sorted_by_label_is_not_split_by_label(corpus, limit):
+    rows = sorted(zip(corpus["number"], corpus["text"], strict=True))
+    labels, texts = ([row[i] for row in rows] for i in range(2))
+    found = Probes(limit=limit, resamples=10)(
+        Planted(corpus), EvaluationData(texts, {"number": labels})
+    )
+    row = next(
+        row for row in found.rows if (row["metric"], row["group"]) == ("probe accuracy", "number")
+    )
+    assert row["value"] == 1
+    share = labels.count("plural") / len(labels)  # both labels are in each part
+    assert row["control"] == pytest.approx(max(share, 1 - share), abs=0.15)
+
+
 def test_control_moves(corpus):
     labels = data(corpus, "number")
     other = EvaluationData(labels.texts, {"number": [*labels.labels["number"][1:], "plural"]})

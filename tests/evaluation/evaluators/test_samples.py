@@ -13,7 +13,16 @@ from llamavae import LlaMaVAE
 from llamavae.errors import UserError
 from llamavae.evaluation.evaluator import EvaluationData
 from llamavae.evaluation.evaluators.samples import Samples
+from llamavae.metrics.fluency import (
+    KneserNey,
+    load_language_model,
+    perplexity,
+    text_nll,
+    token_ids,
+)
+from llamavae.metrics.metric import AGGREGATES
 from llamavae.metrics.ngrams import distinct_n
+from llamavae.modeling.backbones import fingerprint
 from llamavae.modeling.likelihood import sentence_nll
 from llamavae.training import fit_prior
 
@@ -40,7 +49,9 @@ def test_held_out_sentences_as_samples_equal_their_control():
     found = Samples(resamples=20)(Planted(REAL), EvaluationData(REAL, training_texts=["a river"]))
     assert found.rows[0]["metric"] == Samples().primary.name == "self-BLEU"
     for row in found.rows:
-        assert row["value"] == pytest.approx(row["control"])
+        if row["metric"] != "BLEU against held-out text":
+            assert row["value"] == pytest.approx(row["control"])
+    assert found.value("BLEU against held-out text") > 0.9
     assert found.value("words") == pytest.approx(np.mean([len(text.split()) for text in REAL]))
     spread = np.std([len(text.split()) for text in REAL])
     assert found.value("deviation of words") == pytest.approx(spread)
@@ -69,6 +80,43 @@ def test_samples_that_repeat_training_sentences():
         "nearest": REAL[0],
         "similarity": 1,
     }
+
+
+def test_forward_and_reverse_perplexity():
+    folder = tiny.decoder("llama")
+    judge = load_language_model(folder)
+    ids = {text: token_ids([text], judge[1])[0] for text in REAL}
+    data = EvaluationData(REAL[:6], training_texts=REAL[6:])
+    samples = [REAL[0]] * 5 + [REAL[3]]
+    found = Samples(judge=folder, resamples=50)(Planted(samples), data)
+    rows = {row["metric"]: row for row in found.rows}
+    forward, reverse = (rows[f"{name} perplexity"] for name in ("forward", "reverse"))
+    for row, value, control in (
+        (forward, perplexity(text_nll(samples, judge)), perplexity(text_nll(REAL[:6], judge))),
+        (
+            reverse,
+            *(
+                perplexity(
+                    KneserNey([ids[text] for text in fitted], len(judge[1])).nll(
+                        [ids[text] for text in REAL[:6]]
+                    )
+                )
+                for fitted in (samples, REAL[6:])
+            ),
+        ),
+    ):
+        assert row["value"] == pytest.approx(value)
+        assert row["control"] == pytest.approx(control)
+        assert row["low"] <= row["value"] <= row["high"]
+        assert row["judge"] == fingerprint(judge[0])
+    # without training sentences there is no control
+    alone = Samples(judge=judge, resamples=9)(Planted(samples), EvaluationData(REAL[:6]))
+    assert next(r for r in alone.rows if r["metric"] == "reverse perplexity")["control"] is None
+    # real sentences give a better model of real sentences than one that repeats
+    diverse = Samples(judge=judge, resamples=9)(Planted(REAL[:6]), data)
+    assert diverse.value("reverse perplexity") < reverse["value"]
+    items = found.items["reverse perplexity", ""].values
+    assert AGGREGATES["perplexity"](items) == pytest.approx(reverse["value"])
 
 
 def test_equal_numbers_are_compared():

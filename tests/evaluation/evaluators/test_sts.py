@@ -5,20 +5,21 @@ import math
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from scipy import stats
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.evaluation import EmbeddingSimilarityEvaluator
+from sklearn.metrics.pairwise import paired_distances
 from tests import tiny
 
-from llamavae.corpora.sts import TASKS, ScoredPairs, read_pairs
+from llamavae.corpora.sts import AVERAGED, TASKS, ScoredPairs, read_pairs
 from llamavae.errors import MissingData, UserError
 from llamavae.evaluation.evaluator import EvaluationData
-from llamavae.evaluation.evaluators.sts import (
-    SemanticSimilarity,
-    _pair_cosines,
-)
+from llamavae.evaluation.evaluators.sts import AVERAGE, SemanticSimilarity, _pair_cosines
 from llamavae.metrics.correlation import row_cosines, spearman
+from llamavae.metrics.metric import AGGREGATES
 from llamavae.modeling.loading import load_sentence_encoder
 
 DATA = EvaluationData(["a", "b"])
@@ -146,6 +147,34 @@ def test_several_tasks(file):
         ("STS Pearson", "STS-B dev"),
     ]
     assert {row["task"] for row in found.tables["pairs"]} == {"mine", "STS-B dev"}
+
+
+def test_average_is_the_mean_of_seven_sets(tmp_path):
+    rng = np.random.default_rng(0)
+    points, sets = {}, {}
+    for number, task in enumerate(AVERAGED):
+        rows = [(f"a {task} {i}", f"b {task} {i}", rng.random() * 5) for i in range(5 + number)]
+        sets[task] = write(tmp_path / f"{task}.csv", rows=rows), rows
+        points |= {text: rng.normal(size=3).tolist() for row in rows for text in row[:2]}
+    system, paths = Vectors(points), {task: path for task, (path, _) in sets.items()}
+    found = SemanticSimilarity(AVERAGED, paths, resamples=20)(system, DATA)
+    expected = {"STS Spearman": [], "STS Pearson": []}
+    for _, rows in sets.values():
+        a, b = (np.array([points[row[i]] for row in rows]) for i in range(2))
+        cosines = 1 - paired_distances(a, b, metric="cosine")
+        scores = [row[2] for row in rows]
+        expected["STS Spearman"].append(stats.spearmanr(cosines, scores).statistic)
+        expected["STS Pearson"].append(stats.pearsonr(cosines, scores).statistic)
+    for name, values in expected.items():
+        assert found.value(name, AVERAGE) == pytest.approx(np.mean(values), abs=1e-6)
+        [row] = [r for r in found.rows if (r["metric"], r["group"]) == (name, AVERAGE)]
+        assert -1 <= row["low"] <= row["value"] <= row["high"] <= 1
+        assert row["benchmark"].startswith("STS12, STS13")
+        of = AGGREGATES[SemanticSimilarity.metrics[0].aggregate]
+        if name == "STS Spearman":
+            assert of(found.items[name, AVERAGE].values) == pytest.approx(row["value"])
+    few = SemanticSimilarity(AVERAGED[:-1], paths, resamples=20)(system, DATA)
+    assert all(row["group"] != AVERAGE for row in few.rows)
 
 
 def test_skipped_rows_are_in_a_table(tmp_path):

@@ -58,6 +58,7 @@ SILHOUETTE = Metric(
     "Mean silhouette coefficient of the posterior means with respect to the label, with Euclidean "
     "distances (Rousseeuw, 1987). Without a group, it is the mean over label columns.",
     _RANDOM,
+    library="scikit-learn",
 )
 PURITY = Metric(
     "purity",
@@ -67,6 +68,7 @@ PURITY = Metric(
     "many clusters as there are classes (Manning et al., 2008, section 16.3). Without a group, it "
     "is the mean over label columns.",
     _RANDOM,
+    library="scikit-learn",
 )
 AGREEMENT = Metric(
     "neighbour agreement",
@@ -86,7 +88,7 @@ class Clusters(Evaluator):
         projections: Projections to compute: `pca`, `tsne`, `umap` (needs `llamavae[umap]`).
         k: Number of neighbours of each sentence.
         examples: Number of sentences whose neighbours are listed.
-        limit: Maximum number of sentences; time and memory grow with its square.
+        limit: Maximum number of sentences, chosen at random; time and memory grow with its square.
         resamples: Number of bootstrap samples.
     """
 
@@ -116,13 +118,9 @@ class Clusters(Evaluator):
         Raises:
             UserError: No label has between 2 and 50 classes.
         """
-        rng = np.random.default_rng(data.seed)
-        chosen = [int(i) for i in rng.permutation(len(data.texts))[: self.limit]]
-        texts = [data.texts[i] for i in chosen]
-        labels, left_out = classes(
-            {name: [values[i] for i in chosen] for name, values in data.labels.items()},
-            most=min(MOST_CLASSES, len(texts) - 1),
-        )
+        data = data.sample(self.limit)
+        texts = list(data.texts)
+        labels, left_out = classes(data.labels, most=min(MOST_CLASSES, len(texts) - 1))
         if not labels:
             raise UserError(
                 f"expected a label with 2 to 50 classes; found none. {listed(left_out)}"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
+from itertools import chain, pairwise
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -10,7 +11,12 @@ import numpy as np
 from llamavae.errors import UserError
 from llamavae.evaluation.encoders import EncoderSource
 from llamavae.evaluation.evaluator import Evaluation, EvaluationData, Evaluator, Need, latent_codes
-from llamavae.evaluation.paths import decode_paths, sentence_vectors, word_mover
+from llamavae.evaluation.paths import (
+    decode_paths,
+    named_word_mover,
+    sentence_vectors,
+    word_mover,
+)
 from llamavae.latent.paths import PATHS
 from llamavae.metrics.metric import Metric, Rows
 from llamavae.metrics.smoothness import SentenceAngle, smoothness
@@ -22,11 +28,11 @@ BETWEEN = "inner texts of other paths"
 class Interpolation(Evaluator):
     """Smoothness of the texts along paths between sentences, under two distances.
 
-    Word mover's distance uses the input embeddings of the system's decoder as token vectors. For
-    a system without them (`decoder.lm` and its tokenizer), each word is encoded as a separate
-    text. The angle uses the sentence embeddings of `encoder`, or of the system's own sentence
-    encoder. Two systems are comparable only if these are the same; the table `settings` names
-    them.
+    Word mover's distance uses the word vectors of `vectors`, or the input embeddings of the
+    system's decoder as token vectors. For a system without them (`decoder.lm` and its tokenizer),
+    each word is encoded as a separate text. The angle uses the sentence embeddings of `encoder`, or
+    of the system's own sentence encoder. Two systems are comparable only if these are the same; the
+    table `settings` names them.
 
     Intervals are bootstrap intervals over paths.
 
@@ -37,6 +43,8 @@ class Interpolation(Evaluator):
         path: `linear` or `slerp`.
         encoder: Sentence encoder: a hub id, a folder or any object with `encode`. None uses the
             system's own.
+        vectors: File of word vectors (word2vec, GloVe or fastText) for word mover's distance, see
+            `WordMover.of_words`. Published values often use word2vec-google-news-300.
     """
 
     name = "interpolation"
@@ -50,6 +58,7 @@ class Interpolation(Evaluator):
             "distances between consecutive texts, averaged over paths; 0 if both ends are the same "
             "text (LangSpace, 2025, arXiv 2505.00004).",
             "The same metric with the inner texts of each path in random order.",
+            library="POT",
         ),
         Metric(
             "sentence smoothness",
@@ -79,6 +88,7 @@ class Interpolation(Evaluator):
         steps: int = 9,
         path: Literal["linear", "slerp"] = "linear",
         encoder: EncoderSource | None = None,
+        vectors: str | Path | None = None,
     ) -> None:
         if pairs < 1 or steps < 3 or limit < 2:
             raise UserError(
@@ -89,18 +99,25 @@ class Interpolation(Evaluator):
             raise UserError(f"unknown path {path!r}. Use 'linear' or 'slerp'")
         self.limit = limit
         self.pairs, self.steps, self.path = pairs, steps, path
-        self.encoder = encoder
+        self.encoder, self.vectors = encoder, vectors
 
     def evaluate(self, system: Any, data: EvaluationData) -> Evaluation:
         """The smoothness of the paths with its controls, and the decoded texts.
 
         Row of `interpolations`: `pair` (from 1), `position` (0 to 1), `text`. Row of `settings`:
         `setting`, `value`.
+
+        Raises:
+            UserError: The encoder or the word vectors cannot be read, or have no word of the texts.
         """
         x = latent_codes(system, data.sample(self.limit).texts)
         encode, encoder_name = sentence_vectors(system, self.encoder)
-        mover, mover_name = word_mover(system, encode, encoder_name)
         paths = decode_paths(system, x, self.pairs, self.steps, self.path, data.seed)
+        if self.vectors is None:
+            mover, mover_name = word_mover(system, encode, encoder_name)
+        else:
+            texts = chain.from_iterable(paths.predictions)
+            mover, mover_name = named_word_mover(self.vectors, texts)
         rows: Rows = []
         for metric, distance in zip(self.metrics[:2], (mover, SentenceAngle(encode)), strict=True):
             predictions, mixed, foreign = (

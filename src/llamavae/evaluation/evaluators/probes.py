@@ -8,7 +8,7 @@ and Liang, arXiv 1909.03368).
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,7 @@ MARGIN = Metric(
     "most frequent training label (probing; Conneau et al., 2018, arXiv 1805.01070). Without a "
     "group, it is the mean over label columns.",
     _RANDOM,
+    library="scikit-learn",
 )
 ACCURACY = Metric(
     "probe accuracy",
@@ -64,6 +65,7 @@ ACCURACY = Metric(
     "Test accuracy of the logistic regression (probing; Conneau et al., 2018, arXiv 1805.01070). "
     "Without a group, it is the mean over label columns.",
     "The accuracy of predicting the most frequent label of the training part.",
+    library="scikit-learn",
 )
 SELECTIVITY = Metric(
     "selectivity",
@@ -72,7 +74,11 @@ SELECTIVITY = Metric(
     "Accuracy of the probe minus that of a probe for random labels, which are fixed for each "
     "sentence (Hewitt and Liang, 2019, arXiv 1909.03368). Without a group, it is the mean over "
     "label columns.",
+    library="scikit-learn",
 )
+
+
+_SENTEVAL = "SentEval "  # start of the names of SentEval's tasks
 
 
 @dataclass(frozen=True)
@@ -103,7 +109,8 @@ class Probes(Evaluator):
         tasks: Names of `senteval.TASKS` to probe as well; their files are required. `all` selects
             those of the ten tasks whose files are found.
         folder: Folder with SentEval's files; default: the environment variable LLAMAVAE_SENTEVAL.
-        limit: Maximum number of sentences of the data, and of each part of a SentEval task.
+        limit: Maximum number of sentences of the data, and of each part of a SentEval task, chosen
+            at random.
         resamples: Number of bootstrap samples.
     """
 
@@ -131,11 +138,12 @@ class Probes(Evaluator):
         """
         columns, left_out = classes(data.labels)
         columns["length in words"] = _length_classes(data.texts)
-        sources = [_sample(data.texts, columns, self.limit, data.seed)]
+        chosen = replace(data, labels=columns).sample(self.limit)
+        sources = [_Source(chosen.texts, chosen.labels, split_texts(chosen.texts, data.seed))]
         found, lost = load_tasks(
             self.tasks,
             senteval.GROUPS,
-            lambda task: _senteval(task, self.folder, self.limit),
+            lambda task: _senteval(task, self.folder, self.limit, data.seed),
             required=False,
         )
         sources += found.values()
@@ -171,7 +179,7 @@ class Probes(Evaluator):
         return Evaluation(
             rows,
             {"probes": table} | left_out_table(left_out),
-            {f"SentEval {task}": reason for task, reason in lost.items()},
+            {f"{_SENTEVAL}{task}": reason for task, reason in lost.items()},
         )
 
     def _row(
@@ -189,6 +197,7 @@ class Probes(Evaluator):
             control=None if control is None else float(np.mean([control(p) for p in probed])),
             group=group,
             items=Items(values[0]) if len(values) == 1 else None,
+            benchmark=group if group.startswith(_SENTEVAL) else "",
         )
 
 
@@ -235,21 +244,12 @@ _VALUES: dict[str, tuple[Callable[[_Probed], Any], Callable[[_Probed], Any] | No
 }
 
 
-def _sample(
-    texts: Sequence[str], labels: Mapping[str, Sequence[Hashable]], limit: int | None, seed: int
-) -> _Source:
-    rows = np.random.default_rng(seed).permutation(len(texts))[:limit]
-    chosen = [texts[int(i)] for i in rows]
-    own = {name: [values[int(i)] for i in rows] for name, values in labels.items()}
-    return _Source(chosen, own, split_texts(chosen, seed))
-
-
-def _senteval(task: str, folder: str | Path | None, limit: int | None) -> _Source:
-    parts = senteval.load_task(task, folder, limit).values()
+def _senteval(task: str, folder: str | Path | None, limit: int | None, seed: int) -> _Source:
+    parts = senteval.load_task(task, folder, limit, seed).values()
     labels = [label for part in parts for label in part.labels]
     ends = np.cumsum([len(part.texts) for part in parts])
     return _Source(
         [text for part in parts for text in part.texts],
-        {f"SentEval {task}": labels},
+        {f"{_SENTEVAL}{task}": labels},
         Split(*np.split(np.arange(len(labels)), ends[:-1])),
     )

@@ -34,6 +34,7 @@ from llamavae.metrics.ngrams import (
     bleu_of_counts,
     chrf_counts,
     chrf_of_counts,
+    nltk_bleu,
     rouge,
     token_f1,
 )
@@ -112,6 +113,8 @@ _METRICS = (
         "W18-6319).",
         _CONTROL,
         "BLEU",
+        "sacrebleu",
+        "nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp",
     ),
     Metric(
         "chrF",
@@ -123,14 +126,27 @@ _METRICS = (
         "as Chinese, Japanese and Thai, and for texts of fewer than four tokens.",
         _CONTROL,
         "chrF",
+        settings="nrefs:1|case:mixed|eff:yes|nc:6|nw:0|space:no",
     ),
     Metric(
         "BLEU-1",
         "0 to 1",
         "higher",
-        "Mean over sentences of the unigram sentence BLEU with brevity penalty, as in the "
-        "reconstruction tables of Zhang et al. (2023, arXiv 2311.08579).",
+        "Mean over sentences of nltk's sentence BLEU with weights 1, 0, 0, 0: unigram precision "
+        "with brevity penalty, words split at white space. It is the BLEU of the reconstruction "
+        "tables of Zhang et al. (2023, arXiv 2311.08579), and not comparable with corpus BLEU.",
         _CONTROL,
+        settings="nrefs:1|case:mixed|tok:split|weights:1,0,0,0|smooth:none",
+    ),
+    Metric(
+        "nltk BLEU",
+        "0 to 1",
+        "higher",
+        "Mean over sentences of nltk's sentence BLEU with its default weights: n-grams of 1 to 4 "
+        "words, split at white space, without smoothing. It is not comparable with corpus BLEU.",
+        _CONTROL,
+        library="nltk",
+        settings="nrefs:1|case:mixed|tok:split|weights:.25,.25,.25,.25|smooth:none",
     ),
     Metric(
         "exact match",
@@ -178,6 +194,7 @@ _METRICS = (
         "Mean over sentences of the BERTScore F measure, without idf weights and without rescaling "
         "(Zhang et al., 2020, arXiv 1904.09675). Model and layer must be reported with it.",
         _CONTROL,
+        library="transformers",
     ),
     Metric(
         "BLEURT",
@@ -187,6 +204,7 @@ _METRICS = (
         "given the sentence (Sellam et al., 2020, arXiv 2004.04696). The checkpoint must be "
         "reported with it.",
         _CONTROL,
+        library="transformers",
     ),
 )
 
@@ -354,6 +372,7 @@ def pair_items(
     pairs = list(zip(predictions, texts, strict=True))
     values = {
         "BLEU-1": [bleu_1(*pair) for pair in pairs],
+        "nltk BLEU": [nltk_bleu(*pair) for pair in pairs],
         "exact match": [a.split() == b.split() for a, b in pairs],
         "token F1": [token_f1(*pair) for pair in pairs],
         **dict(zip(_ROUGE, zip(*(rouge(*pair) for pair in pairs), strict=True), strict=True)),

@@ -18,10 +18,24 @@ from llamavae.errors import UserError
 from llamavae.evaluation.encoders import EncoderSource, sentence_encoder
 from llamavae.evaluation.evaluator import Evaluation, EvaluationData, Evaluator, latent_codes
 from llamavae.metrics.bootstrap import bootstrap_interval
-from llamavae.metrics.metric import Metric, Rows
-from llamavae.metrics.ngrams import distinct_n, duplicates, nearest_texts, self_bleu
-from llamavae.metrics.semantic import mauve
+from llamavae.metrics.fluency import (
+    KneserNey,
+    load_language_model,
+    perplexity,
+    text_nll,
+    token_ids,
+)
+from llamavae.metrics.metric import Items, Metric, Rows
+from llamavae.metrics.ngrams import (
+    distinct_n,
+    duplicates,
+    nearest_texts,
+    reference_bleu,
+    self_bleu,
+)
+from llamavae.metrics.semantic import Loaded, Scorer, mauve
 from llamavae.modeling import LlaMaVAE
+from llamavae.modeling.backbones import fingerprint
 from llamavae.modeling.likelihood import sentence_nll
 from llamavae.modeling.prior import Prior as VAEPrior
 from llamavae.modeling.prior import choose_prior, prior_names
@@ -63,6 +77,9 @@ class Samples(Evaluator):
         prior: Prior of the codes. None uses the system's own prior, for a `LlaMaVAE` its default.
             Otherwise the result of `fit_prior`; for a `LlaMaVAE` also any `prior` of
             `LlaMaVAE.sample`, or `all` for its default prior followed by the others as groups.
+        judge: Causal language model for forward and reverse perplexity: a hub id, a folder, or a
+            name of the catalogue such as `smollm2-135m-instruct`. It must be reported with them.
+            None skips both.
         mauve: Sentence encoder for MAUVE, see `llamavae.metrics.semantic.mauve`: a hub id, a folder
             or any object with `encode`. None skips it.
         batch_size: Number of sentences per forward pass of the decoder, for perplexity.
@@ -79,6 +96,7 @@ class Samples(Evaluator):
             "Mean over texts of the BLEU-4 of the text with all other texts as references, with "
             "smoothing method 1 (Zhu et al., 2018, arXiv 1802.01886).",
             _CONTROL,
+            settings="order:4|tok:split|smooth:method1",
         ),
         *(
             Metric(
@@ -106,6 +124,37 @@ class Samples(Evaluator):
             "without z. The decoder was trained with z, so the value is comparable only with the "
             "control and between models with the same decoder.",
             _CONTROL,
+        ),
+        Metric(
+            "forward perplexity",
+            "per token of the language model",
+            "lower",
+            "Exponential of the mean NLL per token of the texts, without their ends, under a named "
+            "language model that was trained on neither them nor z (Cífka et al., 2018, arXiv "
+            "1804.07972). It is also low if the texts are all alike.",
+            _CONTROL,
+            library="transformers",
+        ),
+        Metric(
+            "reverse perplexity",
+            "per token of the language model",
+            "lower",
+            "Perplexity of as many held-out sentences under a trigram model that is fitted to the "
+            "samples with interpolated Kneser–Ney smoothing, over the tokens of the named language "
+            "model and the ends of texts (Zhao et al., 2018, arXiv 1706.04223, with a recurrent "
+            "model). It is low if the samples are fluent and diverse.",
+            "The same metric with as many training sentences in place of the samples.",
+            "perplexity",
+            settings="order:3|discount:0.75",
+        ),
+        Metric(
+            "BLEU against held-out text",
+            "0 to 1",
+            "higher",
+            "Mean over texts of the BLEU-4 of the text with all held-out sentences as references, "
+            "with smoothing method 1 (Zhu et al., 2018, arXiv 1802.01886).",
+            "The same metric with as many training sentences in place of the samples.",
+            settings="order:4|tok:split|smooth:method1",
         ),
         Metric(
             "novelty",
@@ -137,6 +186,7 @@ class Samples(Evaluator):
             "Area under the divergence frontier between samples and held-out sentences (Pillutla "
             "et al., 2021, arXiv 2102.01454). The encoder must be reported with it.",
             "The same metric with as many training sentences in place of the samples.",
+            library="mauve-text",
         ),
     )
 
@@ -144,6 +194,7 @@ class Samples(Evaluator):
         self,
         n: int = 500,
         prior: Prior | str | None = None,
+        judge: Scorer | None = None,
         mauve: EncoderSource | None = None,
         batch_size: int = 64,
         resamples: int = 1000,
@@ -152,7 +203,7 @@ class Samples(Evaluator):
             raise UserError(
                 f"expected n of at least 2, since samples are compared in pairs; got {n}"
             )
-        self.n, self.prior, self.mauve = n, prior, mauve
+        self.n, self.prior, self.judge, self.mauve = n, prior, judge, mauve
         self.batch_size, self.resamples = batch_size, resamples
 
     def evaluate(self, system: Any, data: EvaluationData) -> Evaluation:
@@ -163,13 +214,15 @@ class Samples(Evaluator):
         Jaccard index of the two).
 
         Raises:
-            UserError: The system has no prior and none is given, or the encoder of MAUVE cannot be
-                loaded.
+            UserError: The system has no prior and none is given, or the language model or the
+                encoder of MAUVE cannot be loaded.
         """
         encoder = None if self.mauve is None else sentence_encoder(self.mauve)
+        judge = None if self.judge is None else load_language_model(self.judge)
         n = min(self.n, len(data.texts))
         generator = data.generator()
         real = _choice(data.texts, n, generator)
+        others = _choice(data.training_texts, n, generator)
         rows: Rows = []
         table: Rows = []
         for name, codes in self._codes(system, n, data.seed):
@@ -177,12 +230,14 @@ class Samples(Evaluator):
             group = name if rows else ""
             found, shown = self._compare(system, samples, real, data, group)
             rows += found
+            rows.append(self._against(samples, others, data, group))
+            if judge is not None:
+                rows += self._judged(judge, samples, real, others, data.seed, group)
             table += [{**row, "prior": name} if name else row for row in shown]
             if encoder is not None:
                 ours, theirs = (latent_codes(encoder, texts).numpy() for texts in (samples, real))
                 value, control = mauve(ours, theirs, data.seed), None
-                if data.training_texts and not group:  # it does not depend on the prior
-                    others = _choice(data.training_texts, n, generator)
+                if others and not group:  # it does not depend on the prior
                     control = mauve(latent_codes(encoder, others).numpy(), theirs, data.seed)
                 rows.append(self.metric("MAUVE").row(value, n, control=control, group=group))
         return Evaluation(rows, {"samples": table})
@@ -245,6 +300,59 @@ class Samples(Evaluator):
             table[i]["similarity"] = round(float(values["nearest training text"][i]), 4)
         return rows, table
 
+    def _against(
+        self, samples: list[str], others: list[str], data: EvaluationData, group: str
+    ) -> dict[str, Any]:
+        """BLEU against the held-out sentences; the control is that of training sentences."""
+        scores = reference_bleu(samples, data.texts)
+        return self.metric("BLEU against held-out text").bootstrap(
+            lambda i: scores[i].mean(),
+            len(samples),
+            data.seed,
+            resamples=self.resamples,
+            control=float(reference_bleu(others, data.texts).mean()) if others else None,
+            group=group,
+        )
+
+    def _judged(
+        self,
+        judge: Loaded,
+        samples: list[str],
+        real: list[str],
+        others: list[str],
+        seed: int,
+        group: str,
+    ) -> Rows:
+        """Forward and reverse perplexity, with the fingerprint of the language model as `judge`."""
+        lm, tokenizer = judge
+        ours, held_out = (text_nll(texts, judge, self.batch_size) for texts in (samples, real))
+        ids = [token_ids(texts, tokenizer) for texts in (samples, real, others)]
+        backward, control = (
+            KneserNey(rows, len(tokenizer)).nll(ids[1]) if rows else None
+            for rows in (ids[0], ids[2])
+        )
+        assert backward is not None  # there are samples
+        rows = [
+            self.metric("forward perplexity").bootstrap(
+                lambda i: perplexity(ours[i]),
+                len(ours),
+                seed,
+                resamples=self.resamples,
+                control=perplexity(held_out),
+                group=group,
+            ),
+            self.metric("reverse perplexity").bootstrap(
+                lambda i: perplexity(backward[i]),
+                len(backward),
+                seed,
+                resamples=self.resamples,
+                control=None if control is None else perplexity(control),
+                group=group,
+                items=Items(backward, control),
+            ),
+        ]
+        return [row | {"judge": fingerprint(lm)} for row in rows]
+
     def _codes(self, system: Any, n: int, seed: int) -> Iterator[tuple[str, Tensor]]:
         """Codes (n, D) of each requested prior, with its name if the system is a `LlaMaVAE`."""
         if isinstance(system, LlaMaVAE) and isinstance(self.prior, str | VAEPrior | None):
@@ -277,13 +385,8 @@ def _choice(texts: Sequence[str], n: int, generator: torch.Generator) -> list[st
     return [texts[int(i)] for i in torch.randperm(len(texts), generator=generator)[:n]]
 
 
-def _perplexity(nats_and_tokens: Values) -> float:
-    nats, tokens = nats_and_tokens.sum(0)
-    return float(np.exp(nats / tokens))
-
-
 _STATISTICS: dict[str, Callable[[NDArray[Any]], Any]] = {
-    "plain perplexity": _perplexity,
+    "plain perplexity": perplexity,
     "deviation of words": np.std,
 }
 """Maps metrics that are not the mean of per-text values to the function of these values."""

@@ -14,7 +14,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from llamavae.corpora.sts import GROUPS, TASKS, Malformed, ScoredPairs, load_pairs, read_pairs
+from llamavae.corpora.sts import (
+    AVERAGED,
+    GROUPS,
+    TASKS,
+    Malformed,
+    ScoredPairs,
+    load_pairs,
+    read_pairs,
+)
 from llamavae.errors import UserError
 from llamavae.evaluation.evaluator import (
     Evaluation,
@@ -24,8 +32,8 @@ from llamavae.evaluation.evaluator import (
     latent_codes,
 )
 from llamavae.evaluation.tasks import Groups, check_tasks, load_tasks, task_names
-from llamavae.metrics.correlation import pearson, row_cosines, spearman
-from llamavae.metrics.metric import Items, Metric, Rows
+from llamavae.metrics.correlation import row_cosines
+from llamavae.metrics.metric import AGGREGATES, Items, Metric, Rows
 from llamavae.modeling import LlaMaVAE
 
 _CONTROL = "The same metric for the embeddings of the VAE's sentence encoder, before compression."
@@ -36,8 +44,12 @@ SPEARMAN = Metric(
     "higher",
     "Spearman correlation, over pairs of sentences, between the cosine of their posterior means "
     "and their human similarity score. Without a group, it is the value of the first benchmark, by "
-    "default STS-B dev (Cer et al., 2017, arXiv 1708.00055).",
+    "default STS-B dev (Cer et al., 2017, arXiv 1708.00055). The STS average is the mean over "
+    "seven test sets, each with all its pairs together (SimCSE, 2021, arXiv 2104.08821).",
     _CONTROL,
+    "spearman",
+    "scipy",
+    "similarity:cosine",
 )
 PEARSON = Metric(
     "STS Pearson",
@@ -46,7 +58,13 @@ PEARSON = Metric(
     "Pearson correlation, over pairs of sentences, between the cosine of their posterior means and "
     "their human similarity score.",
     _CONTROL,
+    "pearson",
+    settings="similarity:cosine",
 )
+
+
+AVERAGE = "STS average"
+"""Group of the mean over the seven test sets of `AVERAGED`."""
 
 
 class SemanticSimilarity(Evaluator):
@@ -58,7 +76,8 @@ class SemanticSimilarity(Evaluator):
     Args:
         tasks: Names of `TASKS` or of `files`, the primary one first; their data are required. The
             name of a group in `GROUPS` selects those of its tasks that are found.
-        files: Maps tasks to local files, see `read_pairs`, to be used instead of the hub.
+        files: Maps tasks to local files or folders, see `read_pairs`, to be used instead of the
+            hub.
         malformed: See `read_pairs`.
         resamples: Number of bootstrap samples.
     """
@@ -86,6 +105,7 @@ class SemanticSimilarity(Evaluator):
     def evaluate(self, system: Any, data: EvaluationData) -> Evaluation:
         """The correlations for each task, and the pairs with their cosines.
 
+        If the tasks include all of `AVERAGED`, their mean has the group `STS average`.
         If the first task is not found, there is no row without a group.
 
         Raises:
@@ -98,11 +118,13 @@ class SemanticSimilarity(Evaluator):
         first, *_ = task_names(self.tasks, groups)
         rows: Rows = []
         table: Rows = []
+        scored: dict[str, tuple[Any, Any]] = {}
         for task, pairs in loaded.items():
             title = TASKS[task].title if task in TASKS else task
             ours, raw = _pair_cosines(system, pairs)
             group = "" if task == first else title
-            rows += self._rows(pairs.scores, ours, raw, group, title, data.seed)
+            scored[task] = _beside(pairs.scores, ours), _beside(pairs.scores, raw)
+            rows += self._rows(*scored[task], group, title, data.seed)
             table += [
                 {"task": title, "sentence1": a, "sentence2": b, "score": score, "cosine": cosine}
                 | ({} if raw is None else {"encoder cosine": float(raw[j])})
@@ -110,6 +132,10 @@ class SemanticSimilarity(Evaluator):
                     zip(pairs.first, pairs.second, pairs.scores, ours.tolist(), strict=True)
                 )
             ]
+        if all(task in scored for task in AVERAGED):
+            ours, raw = (_average([scored[task][i] for task in AVERAGED]) for i in range(2))
+            names = ", ".join(TASKS[task].title for task in AVERAGED)
+            rows += self._rows(ours, raw, AVERAGE, names, data.seed)
         left_out = [{"row": line} for pairs in loaded.values() for line in pairs.skipped]
         rows.sort(key=lambda row: row["metric"] != self.primary.name)
         tables = {"pairs": table} | ({"left out": left_out} if left_out else {})
@@ -124,29 +150,41 @@ class SemanticSimilarity(Evaluator):
 
     def _rows(
         self,
-        scores: Sequence[float],
         ours: NDArray[np.float64],
         raw: NDArray[np.float64] | None,
         group: str,
         benchmark: str,
         seed: int,
     ) -> Rows:
-        human = np.asarray(scores)
+        """Rows of a benchmark, from human scores and cosines (N, 2), see `mean_correlation`."""
         return [
             metric.bootstrap(
-                lambda i, f=correlation: f(human[i], ours[i]),
-                len(human),
+                lambda i, f=AGGREGATES[metric.aggregate]: f(ours[i]),
+                len(ours),
                 seed,
                 resamples=self.resamples,
-                control=None if raw is None else correlation(human, raw),
+                control=None if raw is None else AGGREGATES[metric.aggregate](raw),
                 group=group,
-                items=Items(
-                    np.stack([human, ours], 1), None if raw is None else np.stack([human, raw], 1)
-                ),
+                items=Items(ours, raw),
                 benchmark=benchmark,
             )
-            for metric, correlation in ((SPEARMAN, spearman), (PEARSON, pearson))
+            for metric in self.metrics
         ]
+
+
+def _beside(
+    scores: Sequence[float], cosines: NDArray[np.float64] | None
+) -> NDArray[np.float64] | None:
+    """Human scores and cosines as columns (N, 2); None without cosines."""
+    return None if cosines is None else np.stack([scores, cosines], 1)
+
+
+def _average(parts: Sequence[Any]) -> Any:
+    """The pairs of several sets with the number of their set as a third column, if all exist."""
+    known = [part for part in parts if part is not None]
+    if len(known) < len(parts):
+        return None
+    return np.vstack([np.insert(part, 2, number, axis=1) for number, part in enumerate(known)])
 
 
 @torch.no_grad()
