@@ -28,6 +28,7 @@ from llamavae.folders import locked
 from llamavae.modeling import LlaMaVAE, Refinement
 from llamavae.modeling.backbones import fingerprint
 from llamavae.modeling.refine import Progress
+from llamavae.parsing import read_json
 
 logger = logging.getLogger(__name__)
 
@@ -178,13 +179,19 @@ def _open_work(work: Path, facts: dict[str, Any]) -> None:
     """Check that the parts in a folder belong to this run, or start a new run in it."""
     path = work / _FACTS
     if path.is_file():
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if other := [key for key in facts if found.get(key) != facts[key]]:
-            raise UserError(
-                f"{work} belongs to an interrupted run with another {' and '.join(other)}. "
-                "Delete it to start again, or choose another output"
-            )
-        return
+        try:
+            found = read_json(path)
+        except UserError:
+            logger.warning("%s is damaged: everything is encoded again", path)
+            for part in _parts(work):
+                part.unlink()
+        else:
+            if other := [key for key in facts if found.get(key) != facts[key]]:
+                raise UserError(
+                    f"{work} belongs to an interrupted run with another {' and '.join(other)}. "
+                    "Delete it to start again, or choose another output"
+                )
+            return
     write_json(path, facts)
 
 

@@ -190,4 +190,8 @@ def encoder_fingerprint(model: LlaMaVAE) -> str:
 
 def metadata(schema: pa.Schema) -> dict[str, Any]:
     """What `llamavae.bulk` recorded in the schema of a Parquet file; empty for another file."""
-    return json.loads((schema.metadata or {}).get(METADATA, b"{}"))
+    try:
+        found = json.loads((schema.metadata or {}).get(METADATA, b"{}"))
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}

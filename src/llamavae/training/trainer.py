@@ -19,6 +19,7 @@ from llamavae.modeling import LlaMaVAE
 from llamavae.modeling.checkpoint import reload
 from llamavae.modeling.checkpoint import write as write_checkpoint
 from llamavae.modeling.llamavae import LlaMaVAEOutput
+from llamavae.parsing import read_json
 from llamavae.training.arguments import learning_rates
 from llamavae.training.bag_of_words import BagOfWords
 from llamavae.training.best import BestModel
@@ -203,4 +204,4 @@ class VAETrainer(SentenceTrainer):
         if self.bag is not None:
             load_model(self.bag, folder / _BAG)
         reload(self.vae, folder)
-        self.schedule.load_state(json.loads((folder / "schedule.json").read_text()))
+        self.schedule.load_state(read_json(folder / "schedule.json"))
