@@ -1,4 +1,4 @@
-"""Reading JSON and YAML: values of the expected form, or an error that says what to do."""
+"""Reading JSON and YAML: values of the expected form, or an instructive error."""
 
 from __future__ import annotations
 

@@ -83,8 +83,8 @@ class LabelCondition(Condition):
         for column, known in self.values.items():
             if column not in given:
                 raise UserError(
-                    f"expected a value for {column!r:.40}, one of {', '.join(known):.80}. Every column "
-                    f"needs a value, as in {example!r:.80}"
+                    f"expected a value for {column!r:.40}, one of {', '.join(known):.80}. Every "
+                    f"column needs a value, as in {example!r:.80}"
                 )
             if _plain(given[column]) not in known:
                 raise unknown(column, _plain(given[column]), known)
