@@ -101,7 +101,17 @@ def test_a_part_of_a_folder_is_checked_by_the_manifest_above(tmp_path: Path) -> 
     assert check_folder(tmp_path / "model" / "b.json").damaged == {}
     (folder / "c.json").write_text("{}")  # in no manifest
     assert check_folder(folder / "c.json").read == 1
-    assert (accept(weights), accept(weights)) == (1, 0)
+    assert (accept(weights), accept(folder), accept(tmp_path)) == (0, 0, 1)
+
+
+def test_relative_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with replacing_folder(tmp_path / "model") as new:
+        (new / "a.json").write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    for place in ("model", "model/a.json"):
+        assert vars(check_folder(Path(place))) == vars(CheckResult(verified=1))
+    Path("model/a.json").write_text("[]")
+    assert list(check_folder(Path("model/a.json")).damaged) == [Path("model/a.json")]
 
 
 def test_accept_on_a_full_disk_keeps_the_old_manifest(

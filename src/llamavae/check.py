@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import numpy as np
 import pyarrow as pa
@@ -56,9 +56,11 @@ def check_folder(folder: Path) -> CheckResult:
         except UserError as error:
             result.damaged[path / MANIFEST] = str(error)
             continue
+        here = path if part == "." else folder
+        names = {name: here / PurePath(name).relative_to(part) for name in entries}
         result.verified += len(entries)
-        result.damaged |= {path / name: what for name, what in found.items()}
-        covered |= {path / name for name in (*entries, MANIFEST)}
+        result.damaged |= {names[name]: what for name, what in found.items()}
+        covered |= {path / MANIFEST, *names.values()}
     for path in sorted(folder.rglob("*")) if folder.is_dir() else [folder]:
         if path in covered or path.name.startswith(".") or not path.is_file():
             continue
@@ -73,8 +75,11 @@ def check_folder(folder: Path) -> CheckResult:
 
 
 def accept(folder: Path) -> int:
-    """Write new manifests for the folders whose files differ from them; returns their number."""
-    changed = [path for path, part in _manifests(folder) if damage(path, part)]
+    """Write new manifests for the folders whose files differ from them; returns their number.
+
+    A manifest above the folder is not changed, since it also covers files elsewhere.
+    """
+    changed = [path for path, part in _manifests(folder) if part == "." and damage(path)]
     for path in changed:
         write_text(path / MANIFEST, manifest_text(path))
     return len(changed)
