@@ -39,10 +39,13 @@ ABOUT = {
     "pretrained": "models by name, and fetching them",
     "folders": "output folders and their locks",
     "files": "atomic writing",
+    "state": "optimiser and random numbers",
     "manifest": "sizes and hashes of saved files",
+    "parsing": "JSON and YAML, or an error",
 }
 COLOURS = {
-    **dict.fromkeys(("cli", "bulk", "check", "demo", "folders", "files", "manifest"), GREY),
+    **dict.fromkeys(("cli", "bulk", "check", "demo"), GREY),
+    **dict.fromkeys(("folders", "files", "state", "manifest", "parsing"), GREY),
     **dict.fromkeys(("report", "experiments", "baselines", "guidance", "training"), BLUE),
     **dict.fromkeys(("evaluation", "metrics"), PURPLE),
 }

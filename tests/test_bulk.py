@@ -424,3 +424,29 @@ def test_points_of_another_model_are_noticed(
         other.posterior.linear.weight.add_(1)
     code_files.check_same_model(other, tmp_path / "a.parquet")
     assert "another model" in caplog.text
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "[" * 9999])
+def test_damaged_facts_of_an_interrupted_run(
+    text: str,
+    model: LlaMaVAE,
+    sentences: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    whole, output = tmp_path / "whole.parquet", tmp_path / "points.parquet"
+    encode_file(model, sentences, whole)
+    with monkeypatch.context() as patch:
+        stop_after(model, 4, patch)
+        with pytest.raises(KeyboardInterrupt):
+            encode_file(model, sentences, output)
+    (tmp_path / "points.parquet.partial" / "encoding.json").write_text(text)
+    assert encode_file(model, sentences, output).resumed == 0
+    assert output.read_bytes() == whole.read_bytes()
+    assert "encoding.json is damaged: everything is encoded again" in caplog.text
+
+
+@pytest.mark.parametrize("facts", [b"not json", b"[]"])
+def test_foreign_facts_in_a_parquet_file(facts: bytes) -> None:
+    assert code_files.metadata(pa.schema([], {code_files.METADATA: facts})) == {}

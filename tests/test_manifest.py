@@ -42,7 +42,20 @@ def test_each_damage_is_named(folder: Path) -> None:
     assert list(damage(folder / "own")) == ["c"]
 
 
-@pytest.mark.parametrize("text", ["", "{}", "[]", '{"files": {"a": 1}}', '{"files": []}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{}",
+        "[]",
+        '{"files": {"a": 1}}',
+        '{"files": []}',
+        '{"files": {"a": {"bytes": "1", "sha256": "x"}}}',
+        '{"files": {"a": {"bytes": null, "sha256": "x"}}}',
+        '{"files": {"a": {"bytes": 1, "sha256": 1}}}',
+        "[" * 100_000,
+    ],
+)
 def test_a_damaged_manifest(text: str, folder: Path) -> None:
     (folder / MANIFEST).write_text(text)
     with pytest.raises(UserError, match=r"manifest.json is damaged"):
@@ -62,3 +75,21 @@ def test_files_that_are_kept_stay_in_the_manifest(folder: Path) -> None:
     assert set(read_manifest(folder) or {}) == {"a", "sub/b"}
     assert (folder / "foreign").exists()
     assert damage(folder) == {}
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "a\\u0000", "\\ud800"])
+def test_names_that_no_file_has(name: str, folder: Path) -> None:
+    write_text(folder / MANIFEST, f'{{"files": {{"{name}": {{"bytes": 1, "sha256": ""}}}}}}')
+    assert len(damage(folder)) == 1
+    with pytest.raises(UserError, match="is damaged") as caught:
+        verify(folder)
+    assert len(str(caught.value)) < 300 + 2 * len(str(folder))
+
+
+def test_the_message_is_one_line_with_a_quoted_command(tmp_path: Path) -> None:
+    folder = tmp_path / "my model"
+    folder.mkdir()
+    write_text(folder / MANIFEST, '{"files": {"a\\nERROR": {"bytes": 1, "sha256": ""}}}')
+    with pytest.raises(UserError, match=r"a ERROR is missing") as caught:
+        verify(folder)
+    assert str(caught.value).endswith(f"llamavae check --accept '{folder}'")

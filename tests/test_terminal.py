@@ -34,3 +34,8 @@ def test_results_and_messages_have_no_control_characters(
     out, err = capsys.readouterr()
     assert not CONTROL.search(out + err)
     assert json.loads(out.splitlines()[1]) == {"text": EVIL}
+
+
+def test_further_lines_of_a_message_are_indented(capsys: pytest.CaptureFixture[str]) -> None:
+    show_error("found a\nerror: b\n  c")
+    assert capsys.readouterr().err == "error: found a\n  error: b\n  c\n"

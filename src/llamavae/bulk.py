@@ -28,6 +28,7 @@ from llamavae.folders import locked
 from llamavae.modeling import LlaMaVAE, Refinement
 from llamavae.modeling.backbones import fingerprint
 from llamavae.modeling.refine import Progress
+from llamavae.parsing import read_json
 
 logger = logging.getLogger(__name__)
 
@@ -189,17 +190,18 @@ def _open_work(work: Path, facts: dict[str, Any]) -> None:
     path = work / _FACTS
     if path.is_file():
         try:
-            found = dict(json.loads(path.read_text(encoding="utf-8")))
-        except (ValueError, TypeError, RecursionError) as error:
-            raise UserError(
-                f"{path} is damaged: {str(error)[:100]}. Delete {work} to start again"
-            ) from error
-        if other := [key for key in facts if found.get(key) != facts[key]]:
-            raise UserError(
-                f"{work} belongs to an interrupted run with another {' and '.join(other)}. "
-                "Delete it to start again, or choose another output"
-            )
-        return
+            found = read_json(path)
+        except UserError:
+            logger.warning("%s is damaged: everything is encoded again", path)
+            for part in _parts(work):
+                part.unlink()
+        else:
+            if other := [key for key in facts if found.get(key) != facts[key]]:
+                raise UserError(
+                    f"{work} belongs to an interrupted run with another {' and '.join(other)}. "
+                    "Delete it to start again, or choose another output"
+                )
+            return
     write_json(path, facts)
 
 

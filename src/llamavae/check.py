@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import yaml
 from safetensors import SafetensorError, safe_open
 
 from llamavae.errors import UserError
-from llamavae.manifest import MANIFEST, damage, read_manifest, write_manifest
+from llamavae.files import write_text
+from llamavae.manifest import MANIFEST, damage, entries_of, manifest_text
+from llamavae.parsing import read_yaml
 
 
 @dataclass
@@ -48,16 +49,18 @@ def check_folder(folder: Path) -> CheckResult:
         raise UserError(f"there is no folder {folder}. Pass a folder or file of llamavae")
     result = CheckResult()
     covered: set[Path] = set()
-    for path in _folders_with_manifest(folder):
+    for path, part in _manifests(folder):
         try:
-            entries = read_manifest(path) or {}
-            found = damage(path)
+            entries = entries_of(path, part)
+            found = damage(path, part)
         except UserError as error:
             result.damaged[path / MANIFEST] = str(error)
             continue
+        here = path if part == "." else folder
+        names = {name: here / PurePath(name).relative_to(part) for name in entries}
         result.verified += len(entries)
-        result.damaged |= {path / name: what for name, what in found.items()}
-        covered |= {path / name for name in (*entries, MANIFEST)}
+        result.damaged |= {names[name]: what for name, what in found.items()}
+        covered |= {path / MANIFEST, *names.values()}
     for path in sorted(folder.rglob("*")) if folder.is_dir() else [folder]:
         if path in covered or path.name.startswith(".") or not path.is_file():
             continue
@@ -72,16 +75,25 @@ def check_folder(folder: Path) -> CheckResult:
 
 
 def accept(folder: Path) -> int:
-    """Write new manifests for the folders whose files differ from them; returns their number."""
-    changed = [path for path in _folders_with_manifest(folder) if damage(path)]
+    """Write new manifests for the folders whose files differ from them; returns their number.
+
+    A manifest above the folder is not changed, since it also covers files elsewhere.
+    """
+    changed = [path for path, part in _manifests(folder) if part == "." and damage(path)]
     for path in changed:
-        write_manifest(path)
+        write_text(path / MANIFEST, manifest_text(path))
     return len(changed)
 
 
-def _folders_with_manifest(folder: Path) -> Iterator[Path]:
-    if folder.is_dir():
-        yield from (path.parent for path in sorted(folder.rglob(MANIFEST)))
+def _manifests(place: Path) -> Iterator[tuple[Path, str]]:
+    """Each folder with a manifest that covers files in `place`, and which part of it is there."""
+    if place.is_dir():
+        yield from ((path.parent, ".") for path in sorted(place.rglob(MANIFEST)))
+    if not (place / MANIFEST).is_file():  # a file, or a subfolder without a manifest of its own
+        for above in place.absolute().parents:
+            if (above / MANIFEST).is_file():
+                yield above, place.absolute().relative_to(above).as_posix()
+                return
 
 
 def _fault(path: Path) -> str | None:
@@ -102,9 +114,11 @@ def _fault(path: Path) -> str | None:
                 for line in path.read_text(encoding="utf-8").splitlines():
                     json.loads(line)
             case ".yaml":
-                yaml.safe_load(path.read_text(encoding="utf-8"))
+                read_yaml(path.read_text(encoding="utf-8"), "the file", aliases=True)
             case _:
                 return None
-    except (OSError, ValueError, EOFError, SafetensorError, pa.ArrowException, yaml.YAMLError) as e:
+    except RecursionError:
+        return "cannot be read: it is nested too deeply"
+    except (OSError, ValueError, EOFError, SafetensorError, pa.ArrowException) as e:
         return f"cannot be read: {' '.join(str(e).split())[:200]}"
     return ""

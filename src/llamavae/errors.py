@@ -44,9 +44,9 @@ def unknown(kind: str, name: str, known: Iterable[str], hint: str = "") -> UserE
     names = sorted(known)
     close = nearest(name, names)
     if close:
-        text = f"Did you mean {' or '.join(repr(c) for c in close)}?"
+        text = f"Did you mean {' or '.join(f'{c!r:.80}' for c in close)}?"
     else:
-        text = f"Known: {', '.join(names)}" + ("." if hint else "")
+        text = f"Known: {', '.join(name[:80] for name in names)}" + ("." if hint else "")
     return UserError(" ".join(p for p in (f"unknown {kind} {name!r:.80}.", text, hint) if p))
 
 

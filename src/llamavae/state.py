@@ -15,6 +15,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from llamavae.parsing import read_json
+
 
 def save_optimizer(optimizer: Any, scheduler: Any, folder: Path) -> None:
     """Write `optimizer.safetensors` and `optimizer.json` into a checkpoint folder."""
@@ -39,7 +41,7 @@ def save_optimizer(optimizer: Any, scheduler: Any, folder: Path) -> None:
 
 def load_optimizer(optimizer: Any, scheduler: Any, folder: Path) -> None:
     """Read what `save_optimizer` wrote."""
-    settings = json.loads((folder / "optimizer.json").read_text())
+    settings = read_json(folder / "optimizer.json")
     state: dict[int, dict[str, Any]] = {}
     values = {**load_file(folder / "optimizer.safetensors"), **settings["numbers"]}
     for key, value in values.items():
@@ -73,7 +75,7 @@ def load_random(folder: Path, process: int) -> None:
     path = folder / f"random-{process}.json"
     if not path.is_file():
         return
-    numbers = json.loads(path.read_text())
+    numbers = read_json(path)
     tensors = load_file(folder / f"random-{process}.safetensors")
     version, internal, gauss_next = numbers["python"]
     random.setstate((version, tuple(internal), gauss_next))

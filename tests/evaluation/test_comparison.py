@@ -61,7 +61,7 @@ class System:
 @pytest.fixture
 def make(tmp_path):
     def run(name, system, texts=TEXTS, **settings):
-        data = replace(DATA, texts=texts, labels={})
+        data = replace(DATA, texts=texts, labels={}, ids=())
         return evaluate(system, data, [Scored(**settings)], tmp_path / name)
 
     return run

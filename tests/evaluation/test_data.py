@@ -120,3 +120,20 @@ def test_hashes_follow_what_an_evaluator_may_read():
         assert data_hashes(other)["hash"] != before["hash"]
         assert data_hashes(other)["training_hash"] == before["training_hash"]
     assert data_hashes(replace(data, training_texts=()))["training_hash"] != before["training_hash"]
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("results.json", b"{"),
+        ("results.json", b"[]"),
+        ("results.json", b'{"recipe": 5}'),
+        ("recipe.yaml", b"{"),
+        ("recipe.yaml", b"- a"),
+        ("recipe.yaml", b"\xff"),
+    ],
+)
+def test_a_damaged_run(tmp_path, name, data):
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(UserError, match=name):
+        run_of(tmp_path)

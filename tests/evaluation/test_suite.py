@@ -195,7 +195,7 @@ def test_a_folder_without_an_evaluation(text, tmp_path):
     with pytest.raises(UserError, match=r"results\.json is missing"):
         read_results(tmp_path)
     (tmp_path / "results.json").write_text(text)
-    with pytest.raises(UserError, match="holds no evaluation results"):
+    with pytest.raises(UserError, match="is damaged"):
         read_results(tmp_path)
 
 

@@ -1,4 +1,6 @@
-"""Configs with one field replaced: each loads the same model, or is refused by one line.
+"""Configs with one field or the whole file replaced.
+
+Each loads the same model, or is refused by one line.
 
     run(n, seed) -> rows {case, outcome}
 
@@ -47,6 +49,10 @@ ODD: list[Any] = [
     [], [1], [None], [[]], {}, {"name": "x"}, {"": {"": []}}, _DEEP,
 ]  # fmt: skip
 """Values that no field has."""
+
+WHOLE = ["", "{", "[]", "5", "null", '"x"', "{}", "[" * 100_000, '{"a":' * 900 + "1" + "}" * 900]
+"""Contents that no config has."""
+SHARE = 0.1  # of the cases in which the whole file has other contents
 
 
 def outcome(load: Callable[[], Any], same: Callable[[Any], bool]) -> str:
@@ -144,6 +150,9 @@ def cases(seed: int) -> Iterator[tuple[str, str]]:
                 shutil.rmtree(broken, ignore_errors=True)
                 tiny.unsealed(shutil.copytree(folder, broken))  # the manifest would refuse all
                 changed = json.dumps(replaced(values, path, new))
+                if draw.random() < SHARE:
+                    changed = new = draw.choice(WHOLE)
+                    path = ("the file",)
                 (broken / config.relative_to(folder)).write_text(changed, encoding="utf-8")
                 yield (
                     f"{name} {'.'.join(map(str, path))} = {str(new)[:30]!r}",

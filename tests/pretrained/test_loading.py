@@ -28,7 +28,7 @@ from llamavae.metrics.semantic import load_bleurt, load_encoder
 from llamavae.modeling import TextDecoder
 from llamavae.modeling.gguf import read_gguf
 from llamavae.modeling.loading import load_sentence_encoder
-from llamavae.pretrained.loading import model_folder
+from llamavae.pretrained.loading import check_config, hub_errors, model_folder
 
 Load = Callable[[Any], Any]
 DECODER: Load = TextDecoder.load
@@ -389,3 +389,41 @@ def test_the_example_of_the_guide_converts_a_pickle(tmp_path: Path) -> None:
     (code,) = re.findall(r"```python\n(.+?)```", guide.read_text(encoding="utf-8"), re.DOTALL)
     exec(code.replace('"FOLDER"', repr(str(folder))))
     assert isinstance(TextDecoder.load(folder).lm, hf.LlamaForCausalLM)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("config.json", "5"),
+        ("config.json", "null"),
+        ("config.json", "[]"),
+        ("config.json", "[" * 9999),
+        ("modules.json", "{}"),
+        ("modules.json", "[5]"),
+    ],
+)
+def test_settings_of_another_form(name, text, tmp_path):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(UserError, match=name):
+        check_config(tmp_path / name)
+
+
+def test_messages_of_other_libraries_are_cut(tmp_path):
+    with pytest.raises(UserError) as caught, hub_errors("decoder", str(tmp_path)):
+        raise ValueError("unknown class\n" + 500 * "AConfig, ")
+    assert len(str(caught.value)) < 300 + len(str(tmp_path))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("source", ["nosuch", "x/y"])
+def test_an_absent_model_offline(source, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(UserError, match="there is no such folder or downloaded") as caught:
+        LlaMaVAE.from_pretrained(source)
+    assert len(str(caught.value)) < 300
+    assert "outgoing traffic" not in str(caught.value)
+
+
+def test_a_source_that_is_no_hub_id():
+    with pytest.raises(UserError, match=r"there is no folder my model/z"):
+        LlaMaVAE.from_pretrained("my model/z")

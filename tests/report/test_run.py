@@ -130,3 +130,22 @@ def test_folder_without_a_finished_run(tmp_path):
 def test_the_model_of_every_recipe_can_be_described(name):
     section = about(load_recipe(name).model_dump(mode="json"), 1000)
     assert "1,000 training sentences" in section.body
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("results.json", "{"),
+        ("results.json", "{}"),
+        ("results.json", "[]"),
+        ("results.json", '{"metrics": {}, "recipe": {}}'),
+        ("log.jsonl", "{\n"),
+        ("log.jsonl", "[]\n"),
+        ("log.jsonl", '{"step": [], "nll": "x"}\n'),
+    ],
+)
+def test_damaged_files(run, name, text):
+    (run / name).write_text(text)
+    with pytest.raises(UserError, match=r"is damaged: .*Restore it from a copy"):
+        write_run_report(run)
+    assert not (run / "report.html").exists()

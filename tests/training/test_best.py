@@ -82,3 +82,11 @@ def test_a_run_logs_the_measures_and_keeps_its_best_model(tmp_path):
     card = (result.folder / "model" / "README.md").read_text(encoding="utf-8")
     assert "| score | 2 |  |  | higher |  |" in card
     assert "| 7 |" not in card  # of a part of the data
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"metric": "a", "step": 1, "value": "x"}'])
+def test_a_damaged_score(text, tmp_path):
+    (tmp_path / "best").mkdir()
+    (tmp_path / "best" / "best.json").write_text(text)
+    with pytest.raises(UserError, match=r"best\.json is damaged: .*Delete its folder"):
+        BestModel(lambda _: [], tmp_path)

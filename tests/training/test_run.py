@@ -550,3 +550,16 @@ def test_backbones_of_half_precision_train_in_float32(tmp_path, dtype):
     assert {p.dtype for p in trained.values()} == {torch.float32}
     assert {saved[name].dtype for name in trained if name in saved} == {torch.float32}
     assert LlaMaVAE.from_pretrained(result.folder / "model").decoder.lm.dtype == torch.float32
+
+
+@pytest.mark.parametrize("text", ["{", "{}", "[]", '{"metrics": 1, "warnings": []}'])
+def test_damaged_results_of_a_finished_run(tmp_path, text):
+    values = runs.settings(tmp_path, "run")
+    folder = tmp_path / "run"
+    folder.mkdir()
+    recipe = parse_recipe(values).model_dump(mode="json")
+    (folder / "recipe.yaml").write_text(json.dumps(recipe))
+    (folder / "log.jsonl").touch()
+    (folder / "results.json").write_text(text)
+    with pytest.raises(UserError, match=r"results\.json is damaged: .*Delete it, then run again"):
+        runs.quick(values, resume=True)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from llamavae.cli.output import note, write
+from llamavae.errors import UserError
 
 
 def check(
@@ -28,17 +30,20 @@ def check(
     """Check folders for damaged and missing files.
 
     Files are compared with the manifest that was saved with them; files without a manifest are
-    read. The exit status is 1 if a file is damaged.
+    read. The exit status is 1 if a file is damaged, and 2 if there was nothing to check.
     """
     from llamavae.check import accept as renew
     from llamavae.check import check_folder
 
     damaged = 0
+    foreign = []
     for folder in folders:
         if accept:
             note(f"{folder}: {renew(folder)} manifest(s) renewed")
         found = check_folder(folder)
         damaged += len(found.damaged)
+        if not (found.verified or found.read or found.damaged):
+            foreign.append(shlex.quote(str(folder)))
         for path, what in found.damaged.items():
             write(False, "damaged", str(path), what)
         note(
@@ -47,3 +52,8 @@ def check(
         )
     if damaged:
         raise typer.Exit(1)
+    if foreign:
+        raise UserError(
+            f"nothing could be checked in {', '.join(foreign)}: expected files with a manifest, or "
+            "Parquet, safetensors, NumPy, JSON or YAML files"
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -169,4 +170,4 @@ def fit_condition(
         f"stopped: {fit.stopped}, best step {fit.best_step}; maximum inverse error "
         f"{fit.inverse_error:.1e}",
     )
-    note(f"the model is in {output}. Use it with --model {output}")
+    note(f"the model is in {output}. Use it with --model {shlex.quote(str(output))}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -127,7 +128,8 @@ def evaluate(
     ):
         for each, text in by_reason(outcomes).items():
             note(f"{reason}: {each}: {text}")
-    note(f"the results are in {folder}; for an HTML report: llamavae report {folder}")
+    command = shlex.join(["llamavae", "report", str(folder)])
+    note(f"the results are in {folder}; for an HTML report: {command}")
     if failed := [each.name for each in evaluators if each.name in results.failed]:
         show_error(f"{len(failed)} of {len(evaluators)} evaluators failed: {', '.join(failed)}")
         raise typer.Exit(1)
@@ -158,7 +160,7 @@ def _evaluators(
 
 
 def _setting(text: str) -> tuple[str, str, Any]:
-    from llamavae.training.recipe.reading import read_yaml
+    from llamavae.parsing import read_yaml
 
     key, equals, value = text.partition("=")
     name, dot, setting = key.partition(".")

@@ -35,8 +35,12 @@ def show_error(message: str) -> None:
 
 
 def _shortened(message: str) -> str:
-    """The message as printable text, with very long words shortened."""
-    return printable(re.sub(r"\S{300,}", lambda word: f"{word[0][:200]}...", message))
+    """The message as printable text, with very long words shortened.
+
+    Further lines are indented, so that quoted text cannot look like a message of its own.
+    """
+    message = re.sub(r"\S{300,}", lambda word: f"{word[0][:200]}...", message)
+    return re.sub(r"\n(?=\S)", "\n  ", printable(message))
 
 
 def write(as_json: bool, *columns: str, **record: Any) -> None:

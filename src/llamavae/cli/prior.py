@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -129,8 +130,10 @@ def fit_prior(
         {**report["references"], **report["candidates"]},
         "standard is N(0, I), gaussian has a full covariance. Selected: " + fitted.kind + size,
     )
-    name = f" --prior {output or kind}" if output is not None or not default else ""
-    note(f"the prior is in {place}; try: llamavae sample 8 --model {model.source}{name}")
+    command = ["llamavae", "sample", "8", "--model", model.source]
+    if output is not None or not default:
+        command += ["--prior", str(output or kind)]
+    note(f"the prior is in {place}; try: {shlex.join(command)}")
 
 
 def _check_place(folder: Path, overwrite: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -45,7 +46,7 @@ def copy(name: Name, file: Annotated[Path, typer.Argument(help="Path of the new 
     if file.exists():
         raise UserError(f"{file} already exists. Choose another name")
     write_text(file, text)
-    note(f"wrote {file}. Train with: llamavae train --recipe {file}")
+    note(f"wrote {file}. Train with: llamavae train --recipe {shlex.quote(str(file))}")
 
 
 def corpora(json: Json = False) -> None:

@@ -17,6 +17,7 @@ from llamavae.cli.output import note, resumable, write
 from llamavae.errors import UserError
 from llamavae.files import replacing, write_csv, write_json
 from llamavae.folders import check_output, locked
+from llamavae.parsing import damage_errors, read_json
 
 if TYPE_CHECKING:
     from llamavae.experiments.study import DefinitionTask
@@ -209,18 +210,15 @@ class _Study:
         self.made_by: dict[str, Any] = {}
         found = self.settings
         check_output(folder, KIND)
-        try:
-            if self.path.is_file():
-                study = json.loads(self.path.read_text(encoding="utf-8"))
-                found = study["settings"]
+        if self.path.is_file():
+            advice = "Remove it, or choose another --output"
+            study = read_json(self.path, {"settings": dict, "systems": dict}, advice)
+            found = study["settings"]
+            with damage_errors(self.path, advice):
                 self.systems = {
                     system: [_read_row(row) for row in rows]
                     for system, rows in study["systems"].items()
                 }
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UserError(
-                f"{self.path} is damaged ({error!r}). Remove it, or choose another --output"
-            ) from error
         if found != self.settings:
             raise UserError(
                 f"{folder} contains a study with other settings. Choose another --output"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -155,7 +156,8 @@ def train(
         model = folder / "model"
         if select is not None:
             note(f"the best model by {select} is in {folder / 'best'}")
-        note(f"the model is in {model}; try: llamavae reconstruct --model {model} 'a sentence'")
+        command = shlex.join(["llamavae", "reconstruct", "--model", str(model), "a sentence"])
+        note(f"the model is in {model}; try: {command}")
 
 
 def demo(

@@ -23,6 +23,7 @@ from llamavae.files import cache_folder, disk_errors, replacing_folder
 from llamavae.manifest import damage
 from llamavae.modeling import SentenceEncoder, TextDecoder
 from llamavae.modeling.tokenizing import AS_TEXT
+from llamavae.parsing import read_json
 
 logger = logging.getLogger(__name__)
 
@@ -120,7 +121,7 @@ def prepare(
         np.load(tokens / "ids.npy", mmap_mode="r"),
         np.load(tokens / "offsets.npy"),
         vectors,
-        json.loads((tokens / "counts.json").read_text())["truncated"],
+        read_json(tokens / "counts.json", {"truncated": int})["truncated"],
         None if teacher is None else sentence_vectors(texts, teacher, progress),
     )
 

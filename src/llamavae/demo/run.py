@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -157,7 +158,7 @@ def _run(
         f"Everything is in {output}:\n"
         f"  {path}  the report: open it in a browser\n"
         f"  {output / 'model'}  the fine-tuned model; try\n"
-        f"      llamavae reconstruct --model {output / 'model'} 'a sentence'\n"
+        f"      llamavae reconstruct --model {shlex.quote(str(output / 'model'))} 'a sentence'\n"
         f"  {output / 'results.json'}  all numbers; the sentences behind them are in *.csv",
     )
     return DemoResult(output, path, metrics)

@@ -9,13 +9,13 @@ from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from datasets import Dataset
 
 from llamavae.corpora import load_corpus
 from llamavae.corpora.splits import fold
-from llamavae.errors import UserError
+from llamavae.errors import UserError, check_types
 from llamavae.evaluation.evaluator import EvaluationData
+from llamavae.parsing import damage_errors, read_json, read_yaml
 
 logger = logging.getLogger(__name__)
 
@@ -129,15 +129,22 @@ def run_of(model: str | Path) -> dict[str, Any] | None:
 
     Returns:
         A dictionary with the key `recipe`, or None if there is no run.
+
+    Raises:
+        UserError: A file of the run is damaged.
     """
     for folder in run_folders(model):
         results, recipe = folder / "results.json", folder / "recipe.yaml"
         if results.is_file():
-            found = json.loads(results.read_text(encoding="utf-8"))
+            found = read_json(results)
             if "recipe" in found:
+                check_types(found, {"recipe": dict}, str(results))
                 return found
         if recipe.is_file():
-            return {"recipe": yaml.safe_load(recipe.read_text(encoding="utf-8"))}
+            with damage_errors(recipe):
+                found = {"recipe": read_yaml(recipe.read_text(encoding="utf-8"), str(recipe))}
+            check_types(found, {"recipe": dict}, str(recipe))
+            return found
     return None
 
 

@@ -27,6 +27,7 @@ from llamavae.evaluation.evaluator import Evaluation, Plot
 from llamavae.files import disk_errors, replacing_folder, write_csv, write_text
 from llamavae.manifest import verify
 from llamavae.metrics.metric import Items, Rows
+from llamavae.parsing import damage_errors, read_json, read_json_lines
 
 
 @dataclass
@@ -109,25 +110,28 @@ def read_results(folder: Path) -> Results:
     path = folder / "results.json"
     verify(folder)
     try:
-        saved = json.loads(path.read_text(encoding="utf-8"))
-        evaluators = saved.pop("evaluators")
-        found = {name: _read_found(folder / name, values) for name, values in evaluators.items()}
-        return Results(**saved, found=found)
+        saved = read_json(path, _KINDS, _ADVICE)
+        with damage_errors(path, _ADVICE):
+            evaluators = saved.pop("evaluators")
+            found = {
+                name: _read_found(folder / name, values) for name, values in evaluators.items()
+            }
+            return Results(**saved, found=found)
     except FileNotFoundError as error:
         raise UserError(
             f"{folder} holds no evaluation: {error.filename} is missing. Create one with llamavae "
             "evaluate"
         ) from error
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(
-            f"{path} holds no evaluation results. Pass a folder that llamavae evaluate wrote"
-        ) from error
+
+
+_KINDS = {"system": str, "model": dict, "data": dict, "evaluators": dict}
+_ADVICE = "Pass a folder that llamavae evaluate wrote"
 
 
 def _read_found(folder: Path, values: dict[str, Any]) -> Found:
-    tables = {name: _read_table(folder / _file(name)) for name in values.pop("tables")}
+    tables = {name: read_json_lines(folder / _file(name)) for name in values.pop("tables")}
     items = {}
-    for line in _read_table(folder / _ITEMS):
+    for line in read_json_lines(folder / _ITEMS):
         control = line["control"]
         items[line["metric"], line["group"]] = Items(
             np.array(line["values"]), None if control is None else np.array(control)
@@ -145,11 +149,6 @@ _ITEMS = "items.jsonl"
 
 def _file(table: str) -> str:
     return f"{table.replace(' ', '-')}.jsonl"
-
-
-def _read_table(path: Path) -> Rows:
-    with path.open(encoding="utf-8") as file:
-        return [json.loads(line) for line in file]
 
 
 def write_results(results: Results, folder: Path, changed: str | None = None) -> None:

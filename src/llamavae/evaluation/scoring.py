@@ -111,9 +111,9 @@ class Scorer:
         sense-BLEU and lemma-BLEU are computed if the items have lemmas. distinct-1 and distinct-2
         have no interval, since a bootstrap sample repeats texts.
 
-        Rows are those of `Metric.row`. Those of BLEU and chrF also have `signature`, that of
-        sacrebleu, and those of metrics by a model name it there. The row of the cosine has `judge`,
-        the fingerprint of the encoder.
+        Rows are those of `Metric.row`, but for distinct with a `signature`: sacrebleu's for BLEU
+        and chrF, and `Metric.signature` with the model that computes the metric for the others.
+        The row of the cosine has `judge`, the fingerprint of the encoder.
         """
         items = predictions.items
         texts = [item.prediction for item in items]
@@ -189,10 +189,9 @@ class Scorer:
     def _about(self, name: str, items: Sequence[Prediction]) -> dict[str, str]:
         if name in _SIGNED:
             return {"signature": _signature(name, [len(item.references) for item in items])}
-        if name not in self.models:
-            return {}
+        settings = {"model": self.models[name]} if name in self.models else {}
         judge = {"judge": system_fingerprint(self.encoder)} if name == "encoder cosine" else {}
-        return {"signature": f"model:{self.models[name]}"} | judge
+        return {"signature": METRICS[name].signature(settings)} | judge
 
     def _items(self, texts: list[str], items: Sequence[Prediction]) -> dict[str, Values]:
         """Values of each metric by item, (N,), or n-gram counts, (N, K)."""

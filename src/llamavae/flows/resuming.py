@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 from collections.abc import Mapping
@@ -15,6 +14,7 @@ from torch import Tensor
 from llamavae.errors import UserError
 from llamavae.files import replacing_folder, write_json
 from llamavae.manifest import verify
+from llamavae.parsing import read_json
 from llamavae.state import load_optimizer, save_optimizer
 
 logger = logging.getLogger(__name__)
@@ -75,8 +75,8 @@ class SavedFit:
         for file in self.folder.glob("step-*/fit.json"):
             try:
                 verify(file.parent)
-                states[file.parent] = json.loads(file.read_text())
-            except (UserError, ValueError) as error:
+                states[file.parent] = read_json(file, {"key": str, "report": dict})
+            except UserError as error:
                 logger.warning("%s is not used: %s", file.parent, error)
         if any(state["key"] != self.key for state in states.values()):
             raise UserError(

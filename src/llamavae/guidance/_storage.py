@@ -19,6 +19,7 @@ from llamavae.guidance.conditions import Condition, load_condition
 from llamavae.manifest import verify
 from llamavae.modeling import LlaMaVAE
 from llamavae.modeling.backbones import latent_fingerprint
+from llamavae.parsing import read_json
 
 FORMAT_VERSION = 1
 CONFIG, FLOW, INVERSE = "config.json", "flow.safetensors", "inverse.safetensors"
@@ -74,11 +75,8 @@ def read_settings(folder: Path) -> dict[str, Any]:
     path = folder / CONFIG
     if not path.is_file():
         raise UserError(f"{folder} is not an invertible CVAE: it has no {CONFIG}")
-    try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not valid JSON: {error}. Copy the model again") from error
-    kind = settings.get("model_type") if isinstance(settings, dict) else None
+    settings = read_json(path)
+    kind = settings.get("model_type")
     if kind != "invertible-cvae":
         raise UserError(
             f"{folder} holds a model of type {kind!r:.40}, not an invertible CVAE. To fit one for "

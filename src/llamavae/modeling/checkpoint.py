@@ -8,7 +8,6 @@ prior.
 
 from __future__ import annotations
 
-import json
 import os
 import warnings
 from collections.abc import Collection, Mapping
@@ -31,6 +30,7 @@ from llamavae.modeling.loading import absolute
 from llamavae.modeling.prior import DEFAULT, Prior, read_prior_folder
 from llamavae.modeling.quantisation import from_int8, to_int8
 from llamavae.modeling.transformers_encoder import TransformersEncoder
+from llamavae.parsing import read_json
 from llamavae.pretrained import CATALOGUE, bundled, resolve
 from llamavae.pretrained.loading import PARTS, check_config, hub_errors, load_whole, shard_names
 
@@ -92,12 +92,9 @@ def read_config(folder: Path) -> LlaMaVAEConfig:
     if not path.is_file():
         inside = ", ".join(sorted(p.name for p in folder.iterdir())[:12]) or "nothing"
         raise UserError(f"{folder} is not a checkpoint: it has no config.json (found: {inside})")
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not valid JSON: {error}. Copy the checkpoint again") from error
+    values = read_json(path)
     check_config(path)
-    kind = values.get("model_type") if isinstance(values, dict) else None
+    kind = values.get("model_type")
     if kind != LlaMaVAEConfig.model_type:
         raise UserError(
             f"{folder} holds a model of type {kind!r:.40}, not a LlaMaVAE. To build a VAE on it "

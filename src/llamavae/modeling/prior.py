@@ -8,7 +8,6 @@ training is a better prior for sampling (ex-post density estimation, Ghosh et al
 
 from __future__ import annotations
 
-import json
 import os
 from abc import ABC, abstractmethod
 from pathlib import Path
@@ -40,6 +39,7 @@ from llamavae.files import replacing_folder, write_json
 from llamavae.latent.paths import as_codes
 from llamavae.manifest import verify
 from llamavae.modeling.backbones import latent_fingerprint
+from llamavae.parsing import read_json
 from llamavae.pretrained import bundled
 
 if TYPE_CHECKING:
@@ -337,8 +337,7 @@ def read_prior_folder(folder: Path) -> Prior:
     verify(folder)
     path = folder / _SETTINGS
     try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
-        check_types(settings, _KINDS, str(path))
+        settings = read_json(path, _KINDS)
         if settings["format_version"] > FORMAT_VERSION:
             raise UserError(
                 f"{path} has format {settings['format_version']}; this version of llamavae reads "

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from llamavae.errors import MissingData, unknown
 from llamavae.files import cache_folder
+from llamavae.parsing import read_json
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,7 @@ def needed(name: str) -> list[Backbone]:
     folder = bundled(name)
     if folder is None:
         raise unknown("model", name, [*CATALOGUE, *bundled_names()])
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config = read_json(folder / "config.json")
     if config.get("embed_backbones"):
         return []
     keys = ("encoder_name_or_path", "decoder_name_or_path", "vae")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,11 +17,18 @@ from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+from huggingface_hub.errors import (
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+)
 from safetensors import SafetensorError
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from llamavae.errors import UserError, nearest, unknown
+from llamavae.errors import UserError, check_types, nearest, unknown
+from llamavae.parsing import damage_errors, read_json
 
 SAFE = {"trust_remote_code": False, "local_files_only": True}
 """Arguments of every `from_pretrained` of a model."""
@@ -92,7 +100,7 @@ def hub_errors(kind: str, source: str, options: Collection[str] = ()) -> Iterato
     except (UserError, torch.OutOfMemoryError):
         raise
     except TypeError as error:  # an option that the model does not know
-        raise UserError(f"could not load the {kind} {source!r}: {error}") from error
+        raise UserError(f"could not load the {kind} {source!r}: {_short(error)}") from error
     except (
         OSError,
         HfHubHTTPError,
@@ -114,9 +122,9 @@ def hub_errors(kind: str, source: str, options: Collection[str] = ()) -> Iterato
             given = f", or not one for the options {', '.join(options)}" if options else ""
             raise UserError(
                 f"the folder {source} does not hold a usable {kind}{given} (found there: {found}): "
-                f"{error}"
+                f"{_short(error)}"
             ) from error
-        if _missing_folder(source):
+        if _missing_folder(source) or isinstance(error, HFValidationError):
             near = nearest(folder.name, [path.name for path in folder.parent.glob("*")])
             hint = f" Did you mean {folder.parent / near[0]}?" if near else ""
             raise UserError(
@@ -127,10 +135,16 @@ def hub_errors(kind: str, source: str, options: Collection[str] = ()) -> Iterato
                 f"the hub has no {kind} {source!r} that you can read. Check its spelling; for a "
                 "private or gated model log in with `hf auth login`"
             ) from error
+        root = _root(error)
+        if isinstance(root, LocalEntryNotFoundError | OfflineModeIsEnabled):
+            why = "there is no such folder or downloaded model, and the hub cannot be reached"
+        else:
+            why = _short(root)
+        command = shlex.join(["hf", "download", source, "--local-dir", "FOLDER"])
         raise UserError(
-            f"could not load the {kind} {source!r}: {_root(error)}\n"
+            f"could not load the {kind} {source!r}: {why}\n"
             "If the hub cannot be reached from here, download the model on another machine "
-            f"(`hf download {source} --local-dir FOLDER`) and pass the folder instead of the id"
+            f"(`{command}`) and pass the folder instead of the id"
         ) from error
 
 
@@ -175,10 +189,8 @@ def shard_names(index: Path) -> set[str]:
     Raises:
         UserError: The index is damaged, or names a file that is not a safetensors file beside it.
     """
-    try:
-        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise UserError(f"{index} is damaged: {error!r}. Copy the model again") from error
+    with damage_errors(index):
+        names = set(read_json(index, {"weight_map": dict})["weight_map"].values())
     for name in names:
         plain = isinstance(name, str) and not set(name) & set("/\\:") and name != ".safetensors"
         if not plain or not name.endswith(".safetensors"):
@@ -230,11 +242,13 @@ def check_config(path: Path) -> None:
     if path.name.endswith(".index.json"):
         shard_names(path)
         return
-    try:
-        entries = list(_entries(json.loads(path.read_text(encoding="utf-8"))))
-    except ValueError as error:
-        raise UserError(f"{path} is not valid JSON: {error}. Copy the model again") from error
-    for key, value in entries:
+    if path.name == "modules.json":
+        with damage_errors(path):
+            modules = json.loads(path.read_text(encoding="utf-8"))
+            check_types({"modules": modules}, {"modules": list[dict]}, str(path))
+    else:
+        modules = [read_json(path)]
+    for key, value in _entries(modules):
         kernel = key.rpartition("_")[2] in ("implementation", "internal") and "/" in str(value)
         inside = isinstance(value, dict) and key.endswith(("_args", "_kwargs"))
         unsafe = sorted(_ARGUMENTS & value.keys()) if inside else []
@@ -248,15 +262,24 @@ def check_config(path: Path) -> None:
 
 def _entries(value: Any) -> Iterator[tuple[str, Any]]:
     """All keys of nested JSON objects, with their values."""
-    if isinstance(value, dict):
-        yield from value.items()
-    for inside in value.values() if isinstance(value, dict) else value:
-        if isinstance(inside, dict | list):
-            yield from _entries(inside)
+    waiting = [value]
+    while waiting:
+        match waiting.pop():
+            case dict() as entries:
+                yield from entries.items()
+                waiting += entries.values()
+            case list() as items:
+                waiting += items
 
 
 def _missing_folder(source: str) -> bool:
     return source.startswith((".", "/", "~")) or source.count("/") > 1 or "\\" in source
+
+
+def _short(error: BaseException) -> str:
+    """The message of another library's error in one line of at most 200 characters."""
+    text = " ".join(str(error).split())
+    return text if len(text) <= 200 else f"{text[:197]}..."
 
 
 def _root(error: BaseException) -> BaseException:

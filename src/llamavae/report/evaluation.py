@@ -12,6 +12,7 @@ from llamavae.evaluation.evaluator import Plot
 from llamavae.evaluation.results import Found, Results, interval_text, number_text, read_results
 from llamavae.evaluation.tasks import by_reason
 from llamavae.metrics.metric import Rows
+from llamavae.parsing import damage_errors
 from llamavae.report import plots
 from llamavae.report.page import write_page
 from llamavae.report.pieces import (
@@ -201,7 +202,8 @@ def _training(results: Results) -> list[Section]:
     for folder in run_folders(results.model.get("source") or ""):
         if (folder / "log.jsonl").is_file() and (folder / "results.json").is_file():
             finished, log = read_run(folder)
-            return [training(log, finished["metrics"])]
+            with damage_errors(folder):
+                return [training(log, finished["metrics"])]
     return []
 
 

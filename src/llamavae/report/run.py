@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from llamavae.errors import UserError
 from llamavae.evaluation.results import number_text
 from llamavae.metrics.metric import Rows
+from llamavae.parsing import damage_errors, read_json, read_json_lines
 from llamavae.report import plots
 from llamavae.report.page import write_page
 from llamavae.report.pieces import (
@@ -28,6 +28,8 @@ from llamavae.report.pieces import (
 )
 from llamavae.report.texts import text_sections
 from llamavae.training.measure import METRICS, metric_rows
+
+_ADVICE = "Restore it from a copy, or train again with another --output"
 
 
 @dataclass(frozen=True)
@@ -214,16 +216,28 @@ def write_run_report(
         Path of the page.
 
     Raises:
-        UserError: The folder holds no finished run.
+        UserError: The folder holds no finished run, or a file of it is damaged.
     """
     results, log = read_run(folder)
+    with damage_errors(folder, _ADVICE):
+        return _write(folder, results, log, tables or {}, metrics, sections)
+
+
+def _write(
+    folder: Path,
+    results: Mapping[str, Any],
+    log: Sequence[plots.Line],
+    tables: Mapping[str, Rows],
+    metrics: Sequence[Number],
+    sections: Sequence[Section],
+) -> Path:
     recipe, found = results["recipe"], results["metrics"]
     usual = _metrics_of(found, recipe["evaluation"]["decoded"])
     parts = [
         about(recipe, results.get("sentences")),
         *sections,
         headline([*metrics, *usual], results.get("warnings", [])),
-        *text_sections(tables or {}),
+        *text_sections(tables),
         training(log, found),
         provenance(results),
     ]
@@ -232,13 +246,16 @@ def write_run_report(
 
 
 def read_run(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Contents of `results.json` and the lines of `log.jsonl` of a finished run."""
+    """Contents of `results.json` and the lines of `log.jsonl` of a finished run.
+
+    Raises:
+        UserError: The folder holds no finished run, or a file of it is damaged.
+    """
     try:
-        results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-        log = (folder / "log.jsonl").read_text(encoding="utf-8")
+        results = read_json(folder / "results.json", {"metrics": dict, "recipe": dict}, _ADVICE)
+        return results, read_json_lines(folder / "log.jsonl", _ADVICE)
     except FileNotFoundError as error:
         raise UserError(
             f"{folder} holds no finished run: {Path(error.filename).name} is missing. Train one "
             "with llamavae train, or finish it with --resume"
         ) from error
-    return results, [json.loads(line) for line in log.splitlines() if line.strip()]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -14,11 +13,14 @@ from llamavae.evaluation.registry import load_evaluator
 from llamavae.files import replacing_folder, write_json
 from llamavae.modeling import LlaMaVAE
 from llamavae.modes import evaluating
+from llamavae.parsing import damage_errors, read_json
 from llamavae.training import Recipe
 
 ModelEvaluator = Callable[[LlaMaVAE], Sequence[Mapping[str, Any]]]
 """Evaluates a model: rows with `metric`, `group`, `value` and `direction`. Models are chosen by the
 first row."""
+
+_ADVICE = "Delete its folder to choose the best of the later models"
 
 
 class BestModel:
@@ -37,7 +39,11 @@ class BestModel:
         self.evaluator, self.folder = evaluator, folder / "best"
         self.rows: Sequence[Mapping[str, Any]] = ()
         file = self.folder / "best.json"
-        self.found = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+        self.found: dict[str, Any] | None = None
+        if file.is_file():
+            self.found = read_json(file, {"metric": str, "step": int}, _ADVICE)
+            with damage_errors(file, _ADVICE):
+                self.found["value"] = float(self.found["value"])
 
     def __call__(self, model: LlaMaVAE, step: int, save: bool = True) -> dict[str, float]:
         """Evaluate the model, and keep it if it is the best.

@@ -16,9 +16,10 @@ from transformers import TrainerCallback
 
 from llamavae.errors import UserError
 from llamavae.files import disk_errors, write_json, write_text
-from llamavae.manifest import damage
+from llamavae.manifest import MANIFEST, damage
+from llamavae.parsing import damage_errors, read_json
 from llamavae.training.arguments import processes
-from llamavae.training.recipe import Recipe, parse_recipe
+from llamavae.training.recipe import Recipe, load_recipe
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +48,7 @@ def open_folder(folder: Path, recipe: Recipe, resume: bool) -> bool:
             "with --output"
         )
     if found:
-        _compare(parse_recipe(yaml.safe_load(saved.read_text(encoding="utf-8"))), recipe, folder)
+        _compare(_saved_recipe(saved), recipe, folder)
     state.wait_for_everyone()
     if state.is_main_process:
         text = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
@@ -57,6 +58,15 @@ def open_folder(folder: Path, recipe: Recipe, resume: bool) -> bool:
                 shutil.rmtree(folder / "backbones", ignore_errors=True)
             write_text(saved, text)
     return found
+
+
+def _saved_recipe(file: Path) -> Recipe:
+    try:
+        return load_recipe(file)
+    except UserError as error:
+        raise UserError(
+            f"{error}\n{file} is damaged: restore it, or choose another --output"
+        ) from error
 
 
 def _compare(old: Recipe, new: Recipe, folder: Path) -> None:
@@ -94,10 +104,14 @@ def last_checkpoint(folder: Path, verified: bool = False) -> Path | None:
     """
     for path in sorted(folder.glob(f"{CHECKPOINT}*"), key=step_of, reverse=True):
         try:
-            json.loads((path / "trainer_state.json").read_text())  # written last, but the manifest
-        except (OSError, ValueError):
+            read_json(path / "trainer_state.json")  # written last, but the manifest
+        except (OSError, UserError):
             continue
-        if verified and (found := damage(path)):
+        try:
+            found = damage(path) if verified else {}
+        except UserError:
+            found = {MANIFEST: "cannot be read"}
+        if found:
             name, what = next(iter(found.items()))
             logger.warning("%s is skipped, since it is damaged: %s %s", path, name, what)
             continue
@@ -109,6 +123,10 @@ def step_of(checkpoint: Path) -> int:
     """Number of optimiser steps of a checkpoint; -1 for another folder."""
     number = checkpoint.name.removeprefix(CHECKPOINT)
     return int(number) if number.isdecimal() else -1
+
+
+_KINDS = {"seconds": float, "start_fingerprint": str | None, "corpus": dict}
+_ADVICE = "Delete it to resume without a check of the start and the corpus"
 
 
 class RunRecord(TrainerCallback):
@@ -127,7 +145,12 @@ class RunRecord(TrainerCallback):
         self._since = time.monotonic()
         found: dict[str, Any] = {}
         if resume and self.path.is_file():
-            found = json.loads(self.path.read_text(encoding="utf-8"))
+            found = read_json(self.path, _KINDS, _ADVICE)
+            with damage_errors(self.path, _ADVICE):
+                found["corpus"] = {
+                    split: {"sentences": int(values["sentences"]), "hash": str(values["hash"])}
+                    for split, values in found["corpus"].items()
+                }
         self._before: float = found.get("seconds", 0.0)
         self.start_fingerprint: str | None = found.get("start_fingerprint")
         self._corpus: dict[str, Any] = found.get("corpus", {})

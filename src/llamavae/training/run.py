@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -22,6 +21,7 @@ from llamavae.files import disk_errors, write_json
 from llamavae.folders import locked
 from llamavae.modeling import LlaMaVAE
 from llamavae.modeling.loading import load_sentence_encoder
+from llamavae.parsing import read_json
 from llamavae.provenance import provenance
 from llamavae.terminal import printable
 from llamavae.training.arguments import processes, training_arguments
@@ -107,7 +107,8 @@ def _train(
     finished = folder / "results.json"
     if resume and finished.is_file():
         check_start_of_finished(recipe, record)
-        results = json.loads(finished.read_text(encoding="utf-8"))
+        kinds = {"metrics": dict, "warnings": list[str]}
+        results = read_json(finished, kinds, "Delete it, then run again with --resume")
         model = LlaMaVAE.from_pretrained(folder / "model")
         return TrainResult(model, folder, results["metrics"], results["warnings"])
     made_by = provenance()

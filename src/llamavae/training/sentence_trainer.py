@@ -253,13 +253,14 @@ class SentenceTrainer(Trainer):
             if step_of(path) > step:
                 shutil.rmtree(path)
         if self.log_file.is_file():
-            lines = self.log_file.read_text(encoding="utf-8").splitlines(keepends=True)
+            text = self.log_file.read_text(encoding="utf-8", errors="replace")
+            lines = text.splitlines(keepends=True)
             write_text(self.log_file, "".join(x for x in lines if self._is_before(x, step)))
 
     def _is_before(self, line: str, step: int) -> bool:
         try:
             return json.loads(line).get(self.step_name, -1) <= step
-        except ValueError:  # cut short when the process was killed
+        except (ValueError, TypeError, AttributeError, RecursionError):  # cut short by a kill
             return False
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:

@@ -17,6 +17,7 @@ from llamavae.errors import UserError
 from llamavae.modeling import LlaMaVAE, SentenceEncoder
 from llamavae.modeling.checkpoint import reload
 from llamavae.modeling.checkpoint import write as write_checkpoint
+from llamavae.parsing import read_json
 from llamavae.training.arguments import learning_rates
 from llamavae.training.auxiliary import WithAuxiliary
 from llamavae.training.best import BestModel
@@ -208,4 +209,4 @@ class VAETrainer(SentenceTrainer):
         if self.auxiliary is not None:
             self.auxiliary.load(folder)
         reload(self.vae, folder)
-        self.schedule.load_state(json.loads((folder / "schedule.json").read_text()))
+        self.schedule.load_state(read_json(folder / "schedule.json"))

@@ -40,7 +40,9 @@ class LabelCondition(Condition):
             raise UserError("expected at least one column of labels; got none")
         for column, known in self.values.items():
             if not known or len(set(known)) < len(known):
-                raise UserError(f"expected distinct values for column {column!r}; got {known}")
+                raise UserError(
+                    f"expected distinct values for column {column!r:.40}; got {known!s:.80}"
+                )
         self.dim = sum(map(len, self.values.values()))
 
     @classmethod
@@ -74,15 +76,15 @@ class LabelCondition(Condition):
             if not all(equals for _, equals, _ in pairs) or len(given) < len(pairs):
                 given = None
         if not isinstance(given, Mapping):
-            raise UserError(f"expected labels such as {example!r}; got {condition!r}")
+            raise UserError(f"expected labels such as {example!r:.80}; got {condition!r:.80}")
         for column in given:
             if column not in self.values:
                 raise unknown("column", str(column), self.values)
         for column, known in self.values.items():
             if column not in given:
                 raise UserError(
-                    f"expected a value for {column!r}, one of {', '.join(known)}. Every column "
-                    f"needs a value, as in {example!r}"
+                    f"expected a value for {column!r:.40}, one of {', '.join(known):.80}. Every "
+                    f"column needs a value, as in {example!r:.80}"
                 )
             if _plain(given[column]) not in known:
                 raise unknown(column, _plain(given[column]), known)

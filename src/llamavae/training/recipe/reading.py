@@ -9,10 +9,10 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from llamavae.errors import UserError, nearest, unknown
+from llamavae.parsing import read_yaml
 from llamavae.training.recipe.description import section_of
 from llamavae.training.recipe.schema import Recipe
 from llamavae.training.recipe.section import Section
@@ -82,46 +82,6 @@ def load_recipe(
         if f"optimisation.{name}" in changed and f"optimisation.{other}" not in changed:
             settings["optimisation"].pop(other, None)  # the changed length replaces the recipe's
     return parse_recipe(settings)
-
-
-class _Loader(yaml.SafeLoader):
-    """Reads YAML without aliases, since a few of them can stand for more values than fit in memory.
-
-    NaN, infinity, and a name that occurs twice are errors as well.
-    """
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError("aliases (*name) are not supported; repeat the value")
-        return super().compose_node(parent, index)
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-        names = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for name in names:
-            if not isinstance(name, str):
-                raise yaml.YAMLError(f"expected names of settings; got {name!r:.40}")
-            if names.count(name) > 1:
-                raise yaml.YAMLError(f"{name!r:.40} is set twice")
-        return super().construct_mapping(node, deep)
-
-
-def read_yaml(text: str, where: str) -> Any:
-    """The value of a YAML text without aliases.
-
-    Args:
-        text: The text.
-        where: Where it comes from, for the message.
-
-    Raises:
-        UserError: It is not valid YAML, or has an alias or a name twice.
-    """
-    try:
-        return _Loader(text).get_single_data()
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        mark = getattr(error, "problem_mark", None)
-        line = "" if mark is None else f" in line {mark.line + 1}"
-        problem = " ".join(str(getattr(error, "problem", None) or error).split())[:150]
-        raise UserError(f"{where} is not valid YAML{line}: {problem}") from error
 
 
 def _read_override(text: str) -> tuple[str, Any]:
