@@ -27,7 +27,7 @@ from typing import Any
 
 import torch
 from tests.faults import writers
-from tests.faults.writers import MINE, WRITERS, Writer
+from tests.faults.writers import DAMAGED, MINE, WRITERS, Writer
 
 from llamavae.errors import UserError
 
@@ -256,17 +256,15 @@ def damaged_files(n: int, seed: int = 0, removed: bool = False) -> Rows:
     """
     rng = random.Random(seed)
     rows: Rows = []
-    saved = [w for w in WRITERS if w.name in ("save a model", "save a flow", "save a prior")]
-    saved += [w for w in WRITERS if w.name in ("encode --overwrite", "evaluate")]
     with _folder() as folder:
         places = {}
-        for writer in saved:
+        for writer in DAMAGED:
             place = folder / writer.name
             place.mkdir()
             writers.begin(writer, place)
             places[writer.name] = _state(writer, place)
         for number in range(n):
-            writer = saved[number % len(saved)]
+            writer = DAMAGED[number % len(DAMAGED)]
             place = folder / writer.name
             files = [
                 path

@@ -42,7 +42,7 @@ def test_full_disks() -> None:
 
 @pytest.mark.parametrize("removed", [False, True])
 def test_damaged_files(removed: bool) -> None:
-    rows = harness.damaged_files(30, seed=1, removed=removed)
+    rows = harness.damaged_files(12, seed=1, removed=removed)
     assert not faults(rows)
     assert any(row["outcome"] == "refused" for row in rows)
 

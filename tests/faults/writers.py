@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import shutil
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -192,10 +193,13 @@ def _read_evaluation(folder: Path) -> Any:
     }
 
 
-def _train(folder: Path) -> None:
+def _run_settings(folder: Path) -> dict[str, Any]:
     optimisation = {"steps": 4, "batch_size": 4, "warmup_steps": 0}
-    values = runs.settings(folder, "run", optimisation=optimisation)
-    runs.quick(values, resume=(folder / "run").exists())
+    return runs.settings(folder, "run", optimisation=optimisation)
+
+
+def _train(folder: Path) -> None:
+    runs.quick(_run_settings(folder), resume=(folder / "run").exists())
 
 
 def _read_run(folder: Path) -> Any:
@@ -205,6 +209,23 @@ def _read_run(folder: Path) -> Any:
     LlaMaVAE.from_pretrained(folder / "run" / "model")
     weights = load_file(folder / "run" / "model" / "model.safetensors")
     return {name: value.double().sum().item() for name, value in weights.items()}
+
+
+def _interrupted(folder: Path) -> None:
+    """A run without its last steps."""
+    _train(folder)
+    (folder / "run" / "results.json").unlink()
+    shutil.rmtree(folder / "run" / "model")
+
+
+def _read_resumed(folder: Path) -> Any:
+    """The weights after a copy of the run was resumed."""
+    with tempfile.TemporaryDirectory() as copy:
+        shutil.copytree(folder / "run", Path(copy, "run"))
+        values = _run_settings(folder)
+        values["output"]["folder"] = f"{copy}/run"
+        runs.quick(values, resume=True)
+        return _read_run(Path(copy))
 
 
 def _labelled(folder: Path) -> Path:
@@ -360,3 +381,9 @@ WRITERS = (
     Writer("recipes copy", _nothing, _copy_recipe, _read_copy),
     Writer("train", _nothing, _train, _read_run),
 )
+DAMAGED = (
+    *(w for w in WRITERS if w.name in ("save a model", "save a flow", "save a prior")),
+    *(w for w in WRITERS if w.name in ("encode --overwrite", "evaluate")),
+    Writer("resume a run", _interrupted, _train, _read_resumed),
+)
+"""Those whose files are damaged before they are read."""

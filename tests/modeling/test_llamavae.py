@@ -153,7 +153,8 @@ def test_special_tokens_in_a_prompt_are_text(model):
 
 def test_paths_and_numbers_that_nothing_can_use(model):
     z = torch.zeros(1, tiny.LATENT)
-    for place in ("", "a\0b", None, 3, "x" * 5000):
+    places: list[Any] = ["", "a\0b", None, 3, "x" * 5000]
+    for place in places:
         with pytest.raises(UserError, match="expected the path of a folder; got"):
             model.save_pretrained(place)
         with pytest.raises(UserError, match="expected the folder, hub id or name of a model; got"):

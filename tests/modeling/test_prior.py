@@ -185,7 +185,8 @@ def test_wrong_arguments():
 def test_damaged_folders(tmp_path):
     with pytest.raises(UserError, match="there is no prior"):
         load_prior(tmp_path)
-    for place in ("", "x" * 5000, "a\0b", 3):
+    places: list[Any] = ["", "x" * 5000, "a\0b", 3]
+    for place in places:
         with pytest.raises(UserError, match="expected a prior, its kind or its folder; got"):
             load_prior(place)
     make("mixture").save(tmp_path)
