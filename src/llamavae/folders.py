@@ -110,7 +110,7 @@ def locked(folder: str | os.PathLike[str], kind: str) -> Iterator[None]:
 
 
 def _marker(folder: Path) -> dict[str, Any]:
-    """What the marker says; {} if it cannot be read."""
+    """Contents of the marker; {} if it cannot be read."""
     try:
         values = json.loads((folder / MARKER).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):

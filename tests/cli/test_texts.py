@@ -189,7 +189,7 @@ def test_unicode_and_very_long_text(run: Any) -> None:
         (["reconstruct", "a", "--device", "tpu9"], "", "unknown device 'tpu9'"),
         (["reconstruct", "a", "--device", "cuda:77"], "", "device 'cuda:77' is not available"),
         (["interpolate", "a"], "", "expected 2 texts; got 1"),
-        (["interpolate", "a", "b", "--steps", "1"], "", "steps must be at least 2; got"),
+        (["interpolate", "a", "b", "--steps", "1"], "", "steps must be from 2 to 1000000; got 1"),
         (["traverse", "a", "--dim", "6"], "", "dim must be from 0 to 5"),
         (["arithmetic", "a", "b"], "", "expected 3 texts; got 2"),
         (["neighbours", "a", "--file", "missing.parquet"], "", "no such file: missing.parquet"),

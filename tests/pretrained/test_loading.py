@@ -218,7 +218,7 @@ def test_pickled_weights_are_refused(load: Load, name: str, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"dtype": "float7"}, "unknown dtype 'float7'. Did you mean 'float16'"),
+        ({"dtype": "float7"}, "unknown dtype 'float7'. Did you mean 'float"),
         ({"dtype": 3}, "unknown dtype '3'"),
         ({"dtype": torch.int8}, "unknown dtype 'int8'"),
         ({"device_map": "gpu"}, "unknown device 'gpu': expected cpu"),

@@ -170,7 +170,7 @@ def test_page_of_a_comparison(tmp_path):
 
 def test_a_run_has_its_own_page(tmp_path):
     (tmp_path / "recipe.yaml").write_text("")
-    (tmp_path / "results.json").write_text(json.dumps({}))
+    (tmp_path / "results.json").write_text(json.dumps({"metrics": {}, "recipe": {}}))
     with pytest.raises(UserError, match=r"holds no finished run: log\.jsonl"):
         write_report(tmp_path)
 

@@ -19,6 +19,7 @@ from transformers import TrainerState
 
 from llamavae import LlaMaVAE
 from llamavae.errors import UserError
+from llamavae.folders import MARKER
 from llamavae.training import sentence_trainer
 from llamavae.training.arguments import learning_rates
 from llamavae.training.folder import last_checkpoint
@@ -559,7 +560,8 @@ def test_damaged_results_of_a_finished_run(tmp_path, text):
     folder.mkdir()
     recipe = parse_recipe(values).model_dump(mode="json")
     (folder / "recipe.yaml").write_text(json.dumps(recipe))
-    (folder / "log.jsonl").touch()
+    for name in ("log.jsonl", MARKER):
+        (folder / name).touch()
     (folder / "results.json").write_text(text)
     with pytest.raises(UserError, match=r"results\.json is damaged: .*Delete it, then run again"):
         runs.quick(values, resume=True)

@@ -24,14 +24,13 @@ from llamavae.cli.check import check
 from llamavae.cli.condition import fit_condition
 from llamavae.cli.models import models
 from llamavae.cli.options import grouped
-from llamavae.cli.output import note, show_error
+from llamavae.cli.output import Terminated, note, show_error
 from llamavae.cli.recipes import corpora, recipes
 from llamavae.cli.study import study
 from llamavae.errors import UserError, lacks_memory
 
-USER_ERROR, BROKEN_PIPE = 2, 141
-SIGNALLED = 128  # plus the number of the signal, as in a shell
-_stopped_by = [signal.SIGINT]
+USER_ERROR = 2
+INTERRUPTED, BROKEN_PIPE, TERMINATED = 130, 141, 143  # 128 + signal number, as in a shell
 
 
 class _Group(TyperGroup):
@@ -50,7 +49,8 @@ class _Group(TyperGroup):
             raise typer.Exit(USER_ERROR) from error
         except KeyboardInterrupt as error:
             note(str(error) or "interrupted")
-            raise typer.Exit(SIGNALLED + _stopped_by[-1]) from error
+            status = TERMINATED if isinstance(error, Terminated) else INTERRUPTED
+            raise typer.Exit(status) from error
         except BrokenPipeError as error:
             _discard_output()
             raise typer.Exit(BROKEN_PIPE) from error
@@ -169,6 +169,4 @@ def main() -> None:
 
 
 def _terminate(number: int, frame: object) -> None:
-    """SIGTERM stops a command as Ctrl-C does."""
-    _stopped_by.append(signal.Signals(number))
-    raise KeyboardInterrupt("terminated")
+    raise Terminated("terminated")

@@ -77,13 +77,17 @@ def write_nlls(nlls: Mapping[str, float], remark: str) -> None:
     note(f"held-out NLL in nats per dimension, lower is better; {remark}")
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, which stops a command as Ctrl-C does."""
+
+
 @contextmanager
 def resumable(how: str = "repeat the command to resume") -> Iterator[None]:
     """Tell how to resume if the block is interrupted."""
     try:
         yield
     except KeyboardInterrupt as error:
-        raise KeyboardInterrupt(f"interrupted; {how}") from error
+        raise type(error)(f"interrupted; {how}") from error
 
 
 @contextmanager
