@@ -174,8 +174,17 @@ def _kept(path: tuple[Any, ...], new: Any, recipe: Any) -> bool:
     found = recipe.model_dump()
     for key in path:
         found = found[key]
-    # an empty section has the defaults; YAML 1.1 has numbers and truth values in quotes as well
-    return new in (None, {}) or found in (new, {"1": 1}.get(str(new)))
+    return new is None or _same(found, new)
+
+
+def _same(found: Any, given: Any) -> bool:
+    """Whether the values are equal; settings that are not given have their defaults."""
+    if isinstance(found, dict) and isinstance(given, dict):
+        return all(name in found and _same(found[name], given[name]) for name in given)
+    if isinstance(found, float) and isinstance(given, int) and not isinstance(given, bool):
+        return found == float(given)
+    # YAML 1.1 has numbers in quotes as well
+    return found in (given, {"1": 1}.get(str(given)))
 
 
 def run(n: int, seed: int = 0) -> Rows:
