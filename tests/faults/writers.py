@@ -293,13 +293,15 @@ def _read_comparison(folder: Path) -> Any:
     return None
 
 
-def _study(folder: Path) -> None:
+def _pairs(folder: Path) -> None:
     rows = [{"text": f"{text} {i}", "word": f"word{i}"} for i, text in enumerate(3 * TEXTS)]
-    pairs = folder / "pairs.jsonl"
-    if not pairs.exists():
-        pairs.write_text("\n".join(map(json.dumps, rows)))
+    (folder / "pairs.jsonl").write_text("\n".join(map(json.dumps, rows)))
+
+
+def _study(folder: Path) -> None:
     command(
-        "study", "flows", "--model", source(), "--corpus", pairs, "--output", folder / "study",
+        "study", "flows", "--model", source(), "--corpus", folder / "pairs.jsonl",
+        "--output", folder / "study",
         "--flow", "glow", "--form", "reference", "--steps", 2, "--texts", 3,
     )  # fmt: skip
 
@@ -317,10 +319,13 @@ def _read_study(folder: Path) -> Any:
     }
 
 
-def _sweep(folder: Path) -> None:
+def _sweep_recipe(folder: Path) -> None:
     values = runs.settings(folder, "unused", optimisation={"steps": 2, "batch_size": 4})
     values["corpus"]["name"] = str(runs.corpus(source().parent))  # one place in all cases
     (folder / "recipe.yaml").write_text(yaml.safe_dump(values))
+
+
+def _sweep(folder: Path) -> None:
     command(
         "sweep", "-r", folder / "recipe.yaml", "--vary", "objective.beta=0.1,0.2", "--limit", 8,
         "--output", folder / "sweep",
@@ -332,12 +337,14 @@ def _trained() -> Path:
     """The runs of a sweep, so that only what follows on their training is disturbed."""
     folder = source().with_name("faults-sweep")
     folder.mkdir(exist_ok=True)
+    _sweep_recipe(folder)
     _sweep(folder)
     return folder / "sweep"
 
 
 def _sweep_first(folder: Path) -> None:
     ignored = shutil.ignore_patterns("sweep.*", "report.html", "trade-off.png")
+    _sweep_recipe(folder)
     shutil.copytree(_trained(), folder / "sweep", ignore=ignored)
 
 
@@ -376,7 +383,7 @@ WRITERS = (
     Writer("fit-prior", _save_prior(1.0), _fit_prior, _read_prior),
     Writer("fit-condition", _nothing, _fit_condition, _read_fit),
     Writer("compare", _compare_first, _compare, _read_comparison),
-    Writer("study flows", _nothing, _study, _read_study),
+    Writer("study flows", _pairs, _study, _read_study),
     Writer("sweep", _sweep_first, _sweep, _read_sweep),
     Writer("recipes copy", _nothing, _copy_recipe, _read_copy),
     Writer("train", _nothing, _train, _read_run),
