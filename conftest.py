@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 # A time limit for one example fails on a busy machine; CI tries the same examples every time.
 hypothesis.settings.register_profile("tests", deadline=None, derandomize="CI" in os.environ)
 hypothesis.settings.load_profile("tests")
+_checked: set[tuple[object, ...]] = set()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -43,7 +44,7 @@ def device(request: pytest.FixtureRequest) -> torch.device:
     """The device named on the command line."""
     import torch
 
-    return torch.device(request.config.getoption("--device"))
+    return torch.device(str(request.config.getoption("--device")))
 
 
 @pytest.fixture(autouse=True)
@@ -51,6 +52,28 @@ def _seed() -> None:
     import torch  # not above: the process that distributes the tests has no use for it
 
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _checks(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Each kind of decoder is self-checked once per process, and not for each model of a test."""
+    if request.path.name == "test_selfcheck.py":
+        yield
+        return
+    from llamavae.modeling import llamavae
+
+    check, known = llamavae.check_decoder, _checked
+
+    def once(model: llamavae.SentenceVAE) -> None:
+        lm, config = model.decoder.lm, model.config
+        kind = type(lm), str(lm.dtype), config.injection, config.slots, lm.config.to_json_string()
+        if kind not in known:
+            check(model)
+            known.add(kind)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(llamavae, "check_decoder", once)
+        yield
 
 
 @pytest.fixture(scope="session")
