@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import logging
+from typing import Any
 
 import datasets
 import pandas
@@ -118,12 +119,10 @@ SENTENCE_FIRST = (
 def test_files_as_they_are_distributed_are_those_of_pandas(tmp_path, name, text, columns):
     path = tmp_path / name
     path.write_text(text)
-    table = pandas.read_csv(
-        path,
-        sep="\t",
-        quoting=csv.QUOTE_NONE,
-        **({} if name.startswith("SICK") else {"header": None, "names": range(9)}),
-    )
+    options: dict[str, Any] = {"header": None, "names": range(9)}
+    if name.startswith("SICK"):
+        options = {}
+    table = pandas.read_csv(path, sep="\t", quoting=csv.QUOTE_NONE, **options)
     expected = (table[column].tolist() for column in columns)
     found = read_pairs(path)
     assert found == ScoredPairs(*expected)
