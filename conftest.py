@@ -60,19 +60,18 @@ def _checks(request: pytest.FixtureRequest) -> Iterator[None]:
     if request.path.name == "test_selfcheck.py":
         yield
         return
-    from llamavae.modeling import llamavae
+    from llamavae.modeling.base import SentenceVAE
+    from llamavae.modeling.selfcheck import check_decoder
 
-    check, known = llamavae.check_decoder, _checked
-
-    def once(model: llamavae.SentenceVAE) -> None:
+    def once(model: SentenceVAE) -> None:
         lm, config = model.decoder.lm, model.config
         kind = type(lm), str(lm.dtype), config.injection, config.slots, lm.config.to_json_string()
-        if kind not in known:
-            check(model)
-            known.add(kind)
+        if kind not in _checked:
+            check_decoder(model)
+            _checked.add(kind)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(llamavae, "check_decoder", once)
+        patch.setattr("llamavae.modeling.llamavae.check_decoder", once)
         yield
 
 
