@@ -57,7 +57,7 @@ def test_signatures_are_those_of_sacrebleu(name, theirs, metrics):
 def test_a_signature_has_settings_and_versions():
     bleu = Metric("BLEU", "0 to 100", "higher", "BLEU.", library="sacrebleu", settings="tok:13a")
     assert bleu.signature({"sample": 5, "encoder": None, "tasks": ["a"]}) == (
-        'tok:13a|sample:5|encoder:null|tasks:["a"]|'
+        'tok:13a|sample:5|tasks:["a"]|'
         f"version:sacrebleu {SACREBLEU}, llamavae {llamavae.__version__}"
     )
     own = Metric("words", "words", "", "Words.")

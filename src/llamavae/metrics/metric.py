@@ -85,14 +85,14 @@ class Metric:
         that computes it and of llamavae. Values are comparable if their signatures are equal.
 
         Args:
-            settings: Settings of the evaluator.
+            settings: Settings of the evaluator; those that are None are omitted.
 
         Example:
             >>> Metric("BLEU", "0 to 100", "higher", "BLEU.", settings="tok:13a").signature()
             'tok:13a|version:llamavae ...'
         """
-        own = (f"{name}:{_compact(value)}" for name, value in (settings or {}).items())
-        parts = [self.settings, *own]
+        given = {name: value for name, value in (settings or {}).items() if value is not None}
+        parts = [self.settings, *(f"{name}:{_compact(value)}" for name, value in given.items())]
         packages = dict.fromkeys([self.library, "llamavae"])
         versions = ", ".join(f"{name} {_version(name)}" for name in packages)
         return "|".join([*filter(None, parts), f"version:{versions}"])

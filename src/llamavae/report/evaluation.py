@@ -69,9 +69,9 @@ def write_evaluation_report(folder: Path) -> Path:
         *_training(results),
         how(results),
     ]
-    data = results.data
+    data, n = results.data, len(results.found)
     lead = (
-        f"{len(results.found)} evaluators on {data['texts']} sentences of "
+        f"{n} evaluator{'' if n == 1 else 's'} on {data['texts']} sentences of "
         f"{data.get('corpus') or 'a corpus'} ({data.get('split', 'all')}), seed {data['seed']}."
     )
     return write_page(folder, f"{results.system}: evaluation", lead, sections)
