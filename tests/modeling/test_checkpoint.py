@@ -526,13 +526,25 @@ def test_weights_that_would_be_lost_are_refused(tmp_path):
         model.save_pretrained(tmp_path)
 
 
-def test_a_decoder_comes_back_in_the_type_it_was_trained_in(tmp_path):
+def test_a_decoder_comes_back_in_the_type_it_was_trained_in(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
     model = LlaMaVAE.from_backbones(
         tiny.encoder(), tiny.decoder(), latent_dim=4, decoder_options={"dtype": "bfloat16"}
     )
     model.save_pretrained(tmp_path)
     assert LlaMaVAE.from_pretrained(tmp_path).decoder.lm.dtype == torch.bfloat16
     assert LlaMaVAE.from_pretrained(tmp_path, dtype="float32").decoder.lm.dtype == torch.float32
+
+
+def test_a_cpu_without_bfloat16_loads_float32_unless_asked(tmp_path, monkeypatch):
+    tiny.vae(decoder_options={"dtype": "bfloat16"}).save_pretrained(tmp_path)
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True})
+    assert LlaMaVAE.from_pretrained(tmp_path).decoder.lm.dtype == torch.float32
+    asked = LlaMaVAE.from_pretrained(tmp_path, dtype="bfloat16")
+    assert asked.decoder.lm.dtype == torch.bfloat16
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    assert LlaMaVAE.from_pretrained(tmp_path).decoder.lm.dtype == torch.bfloat16
 
 
 def test_transformers_knows_the_model_by_its_type(saved):

@@ -283,6 +283,14 @@ def test_half_precision_weights_need_mixed_precision(tmp_path):
         runs.quick(runs.settings(tmp_path, "run", **backbones(dtype="bfloat16", training="heads")))
 
 
+def test_a_cpu_that_emulates_bfloat16_is_reported(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True})
+    one = {"steps": 1, "batch_size": 2, "warmup_steps": 0}
+    runs.quick(runs.settings(tmp_path, "run", **backbones(dtype="bfloat16"), optimisation=one))
+    assert "--set decoder.dtype=float32" in caplog.text
+
+
 @pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
 def test_precomputed_vectors(tmp_path, suffix):
     rows = [{"text": t, "h": [float(len(t)), float(t.count("o")), 1.0]} for t in runs.SENTENCES]

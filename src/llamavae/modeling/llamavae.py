@@ -256,7 +256,9 @@ class LlaMaVAE(SentenceVAE):
             cache_dir: Cache folder for hub files.
             local_files_only: Never contact the hub.
             **decoder_options: `dtype`, `device_map`, `quantization_config`, `attn_implementation`,
-                ... for the decoder; the encoder and the trained parts follow its device.
+                ... for the decoder; the encoder and the trained parts follow its device. The
+                default `dtype` is that of the checkpoint, except that a CPU without bfloat16
+                instructions uses float32.
 
         Raises:
             UserError: The checkpoint, one of its files or a backbone is missing, is damaged or does

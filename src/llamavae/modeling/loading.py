@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -29,6 +30,7 @@ from llamavae.modeling.transformers_encoder import TransformersEncoder
 from llamavae.pretrained import CATALOGUE, resolve
 from llamavae.pretrained.loading import (
     check_placement,
+    emulates_bfloat16,
     hub_errors,
     is_gguf,
     load_tokenizer,
@@ -40,6 +42,8 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 Source = str | os.PathLike[str]
+
+logger = logging.getLogger(__name__)
 
 
 def load_sentence_encoder(
@@ -212,8 +216,12 @@ def _load_decoder(
             "this checkpoint names no decoder. Pass one: from_pretrained(..., decoder=...)"
         )
     revision = _revision(config, "decoder", source)
-    if config.decoder_dtype is not None:
-        options.setdefault("dtype", config.decoder_dtype)
+    stored = config.decoder_dtype
+    if stored == "bfloat16" and "dtype" not in options and emulates_bfloat16():
+        logger.info("this CPU has no bfloat16 instructions: the decoder is loaded in float32")
+        stored = "float32"
+    if stored is not None:
+        options.setdefault("dtype", stored)
     file = _checked_fingerprint(config, Path(resolve(source)))
     decoder = TextDecoder.load(source, revision=revision, **settings, **options)
     return decoder, {

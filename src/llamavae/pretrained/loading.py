@@ -65,6 +65,14 @@ def check_placement(dtype: Any = None, device_map: Any = None, **_: Any) -> None
         find_device(device_map)
 
 
+def emulates_bfloat16() -> bool:
+    """Whether bfloat16 is slow here: no accelerator, and a CPU without instructions for it."""
+    if torch.accelerator.is_available():
+        return False
+    capabilities = torch.cpu.get_capabilities()
+    return not any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+
+
 def find_device(name: str | int | torch.device) -> torch.device:
     """The device of that name.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
@@ -15,12 +16,15 @@ from llamavae.errors import UserError
 from llamavae.files import disk_errors
 from llamavae.modeling import LlaMaVAE
 from llamavae.modeling.checkpoint import trained_fingerprint
+from llamavae.pretrained.loading import emulates_bfloat16
 from llamavae.training.arguments import processes
 from llamavae.training.folder import RESUME, RunRecord
 from llamavae.training.recipe import Recipe
 from llamavae.training.scratch import make_backbones
 from llamavae.training.sentences import RunSentences
 from llamavae.training.warmup import warm_up
+
+logger = logging.getLogger(__name__)
 
 _SCRATCH_TEXTS = 200_000  # sentences that a tokenizer is trained on
 _INITIAL_STD = 0.05  # of the posterior, with a frozen decoder
@@ -43,6 +47,11 @@ def build_model(
             f"the decoder's weights are {', '.join(sorted(map(str, types)))}. Train it with "
             "optimisation.precision bfloat16, load it with decoder.dtype float32, or keep all of "
             "it frozen with decoder.training frozen"
+        )
+    if torch.bfloat16 in types and emulates_bfloat16():
+        logger.warning(
+            "this CPU has no bfloat16 instructions, and training in bfloat16 is slow on it. Load "
+            "the decoder in float32: --set decoder.dtype=float32"
         )
     return model
 

@@ -106,7 +106,8 @@ class DecoderSettings(Section):
     and LoRA matrices in the hidden layers (lora), or all weights (full). Empty means frozen for a
     pretrained decoder, heads for `scratch`, and full for `lstm`."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "float32"
-    """Data type of the frozen weights; trained weights are in float32."""
+    """Data type of the frozen weights; trained weights are in float32. `auto` is that of the
+    checkpoint, except that a CPU without bfloat16 instructions uses float32."""
     attention: Literal["sdpa", "eager"] = "sdpa"
     """Attention implementation."""
     quantization: Literal["4bit", "8bit"] | None = None
