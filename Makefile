@@ -9,6 +9,7 @@ DEMO_SENTENCES ?=
 TESTS ?=
 JOBS ?= 2
 BENCHMARK ?=
+EXPERIMENTS ?=
 STS ?=
 BIN := .venv/bin
 STAMP := .venv/.up-to-date
@@ -30,10 +31,10 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
-.PHONY: help install demo test lint format types imports docs benchmark mini mini-data small build clean
+.PHONY: help install demo test lint format types imports docs benchmark results results-full mini mini-data small build clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' Makefile
 
 install: $(STAMP) ## create or update .venv with everything that development needs
 
@@ -62,6 +63,12 @@ docs: $(STAMP) ## build the documentation into site/
 
 benchmark: $(STAMP) ## measure the ratios to the floor (BENCHMARK="--shape tiny --case step")
 	$(BIN)/python -m benchmarks $(BENCHMARK)
+
+results: $(STAMP) ## write results/README.md from the measured values
+	$(BIN)/python -m results
+
+results-full: $(STAMP) ## run the experiments that have no values, in hours (EXPERIMENTS="worldtree-small")
+	$(BIN)/python -m results measure $(EXPERIMENTS)
 
 mini-data:
 	@[[ -f '$(STS)' ]] || { echo "No file '$(STS)'. Give the development part of the STS benchmark, which the model is" \

@@ -18,6 +18,9 @@ CHECKED = (
     ("docs", "*.md"),
     ("pretrained", "*.py"),
     ("benchmarks", "*.py"),
+    ("results", "*.py"),
+    ("results", "*.yaml"),
+    ("results", "*.md"),
     (".", "README.md"),
     (".", "CONTRIBUTING.md"),
 )

@@ -1,0 +1,165 @@
+"""Runs the experiments and keeps their values.
+
+Each experiment that has no results yet is run: its commands, one after the other, then the values
+are read from the files that they wrote. An interrupted experiment resumes when it is run again,
+since its commands do.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from llamavae.corpora import load_corpus
+from llamavae.corpora.splits import fold
+from llamavae.errors import UserError
+from llamavae.evaluation import Scorer, read_predictions
+from llamavae.evaluation import read_results as read_evaluation
+from llamavae.parsing import read_json, read_json_lines
+from llamavae.provenance import provenance
+from results.experiments import Experiment, read_results, write_results
+
+ENCODER = "all-minilm-l6-v2"
+"""Encoder of the cosine."""
+_KEPT = ("metric", "group", "value", "control", "low", "high", "n", "unit", "direction")
+
+
+def measure(name: str, experiment: Experiment, runs: Path) -> bool:
+    """Run an experiment and write its results; False if it lacks something that it requires.
+
+    Args:
+        name: Name of the experiment.
+        experiment: The experiment.
+        runs: Folder of all experiments' files.
+    """
+    missing = [need for need in experiment.requires if not _is_there(need)]
+    if missing:
+        print(f"{name}: not measured, since it requires {', '.join(missing)}", file=sys.stderr)
+        return False
+    folder = runs / name
+    folder.mkdir(parents=True, exist_ok=True)
+    usage = folder / "usage.jsonl"
+    for command in experiment.commands:
+        _run(os.path.expandvars(command.format(folder=folder, runs=runs)), usage)
+    spent = read_json_lines(usage)
+    made_by = provenance()
+    about = {
+        "experiment": name,
+        "commands": experiment.commands,
+        "seed": experiment.seed,
+        "processor_seconds": round(sum(line["seconds"] for line in spent)),
+        "peak_memory_mib": round(max(line["memory"] for line in spent)),
+        **{key: made_by[key] for key in ("commit", "version", "torch", "transformers", "machine")},
+    }
+    write_results(name, about, list(_rows(experiment, folder)))
+    return True
+
+
+def _is_there(need: str) -> bool:
+    return Path(need).exists() if "/" in need else need in os.environ
+
+
+def _run(command: str, usage: Path) -> None:
+    """Run a command that has not succeeded yet.
+
+    Its processor time and memory are appended to `usage`, also if it fails or is interrupted.
+    """
+    known = read_json_lines(usage) if usage.is_file() else []
+    if any(line["command"] == command and line["status"] == 0 for line in known):
+        return
+    print(f"$ {command}", file=sys.stderr)
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    process = subprocess.Popen(shlex.split(command), env={**os.environ, "PATH": path})
+    while True:
+        try:
+            _, status, used = os.wait4(process.pid, 0)
+            break
+        except KeyboardInterrupt:  # the command has it too, and saves what it has
+            continue
+    process.returncode = os.waitstatus_to_exitcode(status)
+    line = {
+        "command": command,
+        "status": process.returncode,
+        "seconds": used.ru_utime + used.ru_stime,
+        "memory": used.ru_maxrss / 1024,
+    }
+    with usage.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(line) + "\n")
+    if line["status"] != 0:
+        raise UserError(f"the command failed with exit status {line['status']}: {command}")
+
+
+# ------------------------------------------------------------------------------- reading values
+
+
+def _rows(experiment: Experiment, folder: Path) -> Iterator[dict[str, Any]]:
+    """The values of an experiment, from the files that its commands wrote."""
+    for label, file in experiment.predictions.items():
+        yield from _scored(label, folder / file, experiment.train, experiment.seed)
+    for each in experiment.evaluations:
+        results = read_evaluation(folder / each)
+        for evaluator, found in results.found.items():
+            signatures = {metric["name"]: metric["signature"] for metric in found.metrics}
+            for row in found.evaluation.rows:
+                yield {
+                    "source": f"{each}/{evaluator}",
+                    **{key: row[key] for key in _KEPT if row.get(key) not in (None, "")},
+                    "signature": signatures.get(row["metric"], ""),
+                }
+    for each in experiment.studies:
+        for system, rows in read_json(folder / each / "study.json")["systems"].items():
+            for row in rows:
+                kept = {key: row[key] for key in (*_KEPT, "seed") if row.get(key) is not None}
+                yield {"source": each, **kept, "group": system}
+
+
+def _scored(label: str, file: Path, train: str | None, seed: int) -> Iterator[dict[str, Any]]:
+    """Metrics of a file of predictions: of all items, and of those not in the training split."""
+    predictions = read_predictions(file)
+    parts = {"all": predictions.items}
+    if train is not None:
+        seen = _training(train)
+        unseen = [i for i in predictions.items if fold(i.references[0]) not in seen]
+        parts["not in train"] = unseen
+    for part, items in parts.items():
+        evaluation = _scorer(seed).score(replace(predictions, items=items))
+        for row in evaluation.rows:
+            kept = {key: row[key] for key in (*_KEPT, "signature") if row.get(key) is not None}
+            yield {"source": label, **kept, "group": part}
+    cost = file.with_suffix(".cost.json")
+    if cost.is_file():
+        for metric, value in read_json(cost).items():
+            yield {"source": label, "metric": metric, "value": value}
+
+
+@cache
+def _scorer(seed: int) -> Scorer:
+    return Scorer(encoder=ENCODER, seed=seed)
+
+
+@cache
+def _training(corpus: str) -> frozenset[str]:
+    """The training and validation sentences of a corpus, without case and white space."""
+    texts = (
+        text for split in ("train", "validation") for text in load_corpus(corpus, split)["text"]
+    )
+    return frozenset(map(fold, texts))
+
+
+def measure_all(chosen: Sequence[str], experiments: dict[str, Experiment], runs: Path) -> None:
+    """Run the chosen experiments, or all that have no results of their commands yet."""
+    for name, experiment in experiments.items():
+        if chosen and name not in chosen:
+            continue
+        known = read_results(name)
+        if not chosen and known and known[0]["commands"] == experiment.commands:
+            continue
+        measure(name, experiment, runs)

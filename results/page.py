@@ -1,0 +1,203 @@
+"""The page of results: one table for each claim, from the files of the experiments alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from llamavae.errors import UserError
+from llamavae.markdown import markdown_table
+from llamavae.parsing import read_yaml
+from results.experiments import HERE, read_results
+
+PAGE = HERE / "README.md"
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Column(_Part):
+    """A column: a metric of each row's experiment.
+
+    Attributes:
+        title: Heading.
+        metric: Name of the metric.
+        digits: Number of digits after the point.
+        interval: Show the 95 % interval.
+        control: Show the control's value instead.
+    """
+
+    title: str
+    metric: str
+    digits: int = 2
+    interval: bool = False
+    control: bool = False
+
+
+class Row(_Part):
+    """A row: a system, with an experiment or the reason why there is none.
+
+    Attributes:
+        system: Name of the system.
+        experiment: Name of the experiment.
+        group: Group of the values, if not that of the view.
+        not_measured: Why the row is empty.
+    """
+
+    system: str
+    experiment: str | None = None
+    group: str | None = None
+    not_measured: str = ""
+
+
+class View(_Part):
+    """Columns of the same rows, from one source.
+
+    Attributes:
+        about: What is shown.
+        source: Predictions or evaluator that the values come from.
+        group: Group of the values.
+        columns: Columns.
+    """
+
+    about: str
+    source: str
+    group: str = ""
+    columns: list[Column]
+
+
+class Published(_Part):
+    """A row of figures that others have published; they are never in a table of ours.
+
+    Attributes:
+        system: Name of the system.
+        values: Maps titles of columns to figures.
+    """
+
+    system: str
+    values: dict[str, str]
+
+
+class Table(_Part):
+    """A claim, a verdict on it, and the numbers that it rests on.
+
+    Attributes:
+        title: Heading.
+        claim: The claim.
+        verdict: Whether it holds, in a sentence.
+        about: How the values are measured.
+        views: Columns of the rows, one table each. A row without values is not in a table.
+        rows: Rows.
+        published: Published figures for comparison.
+        published_in: Their source, and how they were measured.
+    """
+
+    title: str
+    claim: str
+    verdict: str
+    about: str
+    views: list[View]
+    rows: list[Row]
+    published: list[Published] = []
+    published_in: str = ""
+
+
+def tables() -> list[Table]:
+    """The tables of `tables.yaml`."""
+    text = (HERE / "tables.yaml").read_text(encoding="utf-8")
+    return [Table.model_validate(values) for values in read_yaml(text, "tables.yaml")]
+
+
+def cell(row: Row, view: View, column: Column) -> dict[str, Any] | None:
+    """The line of an experiment's file that a cell shows; None if there is none.
+
+    Raises:
+        UserError: Several lines match.
+    """
+    results = None if row.experiment is None else read_results(row.experiment)
+    group = view.group if row.group is None else row.group
+    found = [
+        line
+        for line in (results[1] if results else [])
+        if (line["metric"], line["source"], line.get("group", ""))
+        == (column.metric, view.source, group)
+    ]
+    if len(found) > 1:
+        raise UserError(f"{row.system}, {column.title}: {len(found)} lines match; expected one")
+    return found[0] if found else None
+
+
+def cell_text(row: Row, view: View, column: Column) -> str:
+    """A cell as text; empty if there is no value."""
+    line = cell(row, view, column)
+    value = None if line is None else line.get("control" if column.control else "value")
+    if line is None or value is None:
+        return ""
+    text = f"{value:.{column.digits}f}"
+    if column.interval and line.get("low") is not None:
+        text += f" ({line['low']:.{column.digits}f} to {line['high']:.{column.digits}f})"
+    return text
+
+
+def _table_lines(table: Table) -> Iterable[str]:
+    yield f"## {table.title}\n"
+    yield f"**Claim.** {table.claim.strip()}\n"
+    yield f"**Verdict.** {table.verdict.strip()}\n"
+    yield f"{table.about.strip()}\n"
+    for view in table.views:
+        cells = {
+            row.system: [cell_text(row, view, one) for one in view.columns] for row in table.rows
+        }
+        rows = [
+            [row.system, *cells[row.system], f"[{row.experiment}]({row.experiment}.jsonl)"]
+            for row in table.rows
+            if any(cells[row.system])
+        ]
+        if rows:
+            head = ["system", *(column.title for column in view.columns), "results"]
+            yield f"{view.about.strip()}\n"
+            yield markdown_table(head, rows) + "\n"
+    gaps = [row for row in table.rows if row.experiment is None or not read_results(row.experiment)]
+    if gaps:
+        reasons = [f"- {row.system}: {row.not_measured or 'not measured yet'}" for row in gaps]
+        yield "Not measured:\n\n" + "\n".join(reasons) + "\n"
+    if table.published:
+        titles = list(dict.fromkeys(title for one in table.published for title in one.values))
+        figures = [
+            [p.system, *(p.values.get(title, "") for title in titles)] for p in table.published
+        ]
+        yield f"Published figures, not measured here. {table.published_in.strip()}\n"
+        yield markdown_table(["published system", *titles], figures) + "\n"
+
+
+def _experiment_lines(names: Iterable[str]) -> Iterable[str]:
+    yield "## Experiments\n"
+    yield (
+        "Commands of each experiment, in order. `{runs}` is `runs/results`, and `{folder}` is the "
+        "experiment's folder in it.\n"
+    )
+    for name in names:
+        results = read_results(name)
+        if results is None:
+            continue
+        about = results[0]
+        minutes = about["processor_seconds"] / 60
+        yield f"### {name}\n"
+        yield (
+            f"Seed {about['seed']}; commit {about['commit']}; {about['machine']}; PyTorch "
+            f"{about['torch']}; {minutes:.1f} minutes of processor time; peak memory "
+            f"{about['peak_memory_mib']:,} MiB.\n"
+        )
+        yield "```console\n" + "\n".join(f"$ {line}" for line in about["commands"]) + "\n```\n"
+
+
+def render() -> str:
+    """The page as Markdown."""
+    shown = tables()
+    used = dict.fromkeys(row.experiment for table in shown for row in table.rows if row.experiment)
+    intro = (HERE / "intro.md").read_text(encoding="utf-8")
+    lines = [intro, *(line for table in shown for line in _table_lines(table))]
+    return "\n".join([*lines, *_experiment_lines(used)])

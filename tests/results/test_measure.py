@@ -1,0 +1,87 @@
+"""Running experiments: what is run again, and which values are kept."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from pathlib import Path
+
+import pytest
+from results import experiments, measure
+from results.experiments import Experiment, read_results
+
+from llamavae.errors import UserError
+from llamavae.evaluation import Prediction, Predictions, Scorer, write_predictions
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    """Results are written to a temporary folder, and nothing is encoded."""
+    monkeypatch.setattr(experiments, "HERE", tmp_path)
+    monkeypatch.setattr(measure, "_scorer", lambda seed: Scorer(seed=seed, resamples=10))
+
+
+def runs(folder: Path, experiment: Experiment) -> list[str]:
+    """The commands that were run, in order."""
+    with contextlib.suppress(UserError):
+        measure.measure("mine", experiment, folder)
+    lines = (folder / "mine" / "usage.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line)["command"] for line in lines]
+
+
+def test_a_command_that_succeeded_is_not_repeated(tmp_path):
+    experiment = Experiment(commands=["mkdir {folder}/one", "ls {folder}/two"])
+    folder = tmp_path / "mine"
+    first = runs(tmp_path, experiment)
+    assert first == [f"mkdir {folder}/one", f"ls {folder}/two"]
+    assert read_results("mine") is None  # the second command failed
+    (folder / "two").mkdir()
+    assert runs(tmp_path, experiment) == [*first, f"ls {folder}/two"]
+    results = read_results("mine")
+    assert results is not None
+    assert results[0]["commands"] == experiment.commands
+    assert results[0]["peak_memory_mib"] > 0
+
+
+def test_a_failed_command_is_named(tmp_path):
+    with pytest.raises(UserError, match="exit status 2: ls"):
+        measure.measure("mine", Experiment(commands=["ls {folder}/nothing"]), tmp_path)
+
+
+def test_what_it_requires_is_checked_first(tmp_path, capsys, monkeypatch):
+    monkeypatch.delenv("NO_SUCH_DATA", raising=False)
+    experiment = Experiment(commands=["false"], requires=["NO_SUCH_DATA"])
+    assert not measure.measure("mine", experiment, tmp_path)
+    assert "requires NO_SUCH_DATA" in capsys.readouterr().err
+    assert not (tmp_path / "mine").exists()
+
+
+def test_predictions_are_scored_with_and_without_lines_of_the_training_set(tmp_path, monkeypatch):
+    monkeypatch.setattr(measure, "_training", lambda corpus: frozenset({"a dog runs in a park"}))
+    texts = ["a dog runs in a park", "one owl reads a letter", "two owls read the letters"]
+    items = [
+        Prediction(str(i), text if i == 1 else "no", (text,), "no") for i, text in enumerate(texts)
+    ]
+    (tmp_path / "mine").mkdir()
+    write_predictions(Predictions(items, "mine"), tmp_path / "mine" / "texts.jsonl")
+    (tmp_path / "mine" / "texts.cost.json").write_text('{"peak memory": 1.5}')
+    experiment = Experiment(commands=["true"], predictions={"encoder": "texts.jsonl"}, train="any")
+    assert measure.measure("mine", experiment, tmp_path)
+    results = read_results("mine")
+    assert results is not None
+    exact = {r["group"]: r["value"] for r in results[1] if r["metric"] == "exact match"}
+    assert exact == {"all": pytest.approx(1 / 3), "not in train": 0.5}
+    assert results[1][-1] == {"source": "encoder", "metric": "peak memory", "value": 1.5}
+
+
+def test_measured_experiments_are_not_repeated_until_their_commands_change(tmp_path, monkeypatch):
+    done: list[str] = []
+    monkeypatch.setattr(measure, "measure", lambda name, experiment, folder: done.append(name))
+    known = {"old": Experiment(commands=["true"]), "new": Experiment(commands=["true"])}
+    experiments.write_results("old", {"commands": ["true"]}, [])
+    measure.measure_all([], known, tmp_path)
+    assert done == ["new"]
+    measure.measure_all(["old"], known, tmp_path)
+    assert done == ["new", "old"]
+    measure.measure_all([], {"old": Experiment(commands=["true", "true"])}, tmp_path)
+    assert done == ["new", "old", "old"]

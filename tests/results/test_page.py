@@ -1,0 +1,75 @@
+"""The page of results: it is what the files say, and every number can be traced."""
+
+from __future__ import annotations
+
+import pytest
+from results import experiments, page
+from results.page import Column, Row, View
+
+from llamavae.errors import UserError
+
+COLUMN = Column(title="BLEU", metric="BLEU", digits=1)
+VIEW = View(about="All.", source="encoder", group="all", columns=[COLUMN])
+LINES = [
+    {"source": "encoder", "group": "all", "metric": "BLEU", "value": 12.34, "control": 1.0},
+    {"source": "encoder", "group": "new", "metric": "BLEU", "value": 9.0, "low": 8.0, "high": 10.0},
+]
+
+
+@pytest.fixture
+def measured(tmp_path, monkeypatch) -> str:
+    """The name of an experiment with two values."""
+    monkeypatch.setattr(experiments, "HERE", tmp_path)
+    experiments.write_results("mine", {"experiment": "mine"}, LINES)
+    return "mine"
+
+
+def test_the_page_is_what_the_files_say():
+    assert page.PAGE.read_text(encoding="utf-8") == page.render(), "run make results"
+
+
+def test_every_row_is_an_experiment_or_has_a_reason():
+    known = experiments.experiments()
+    for table in page.tables():
+        for row in table.rows:
+            assert (row.experiment in known) != bool(row.not_measured), row
+
+
+def test_results_are_those_of_the_listed_commands():
+    known = experiments.experiments()
+    for file in experiments.HERE.glob("*.jsonl"):
+        results = experiments.read_results(file.stem)
+        assert results is not None
+        assert results[0]["commands"] == known[file.stem].commands, file
+
+
+def test_results_have_no_texts():
+    fields = {"source", "metric", "group", "value", "control", "low", "high", "n", "unit"}
+    fields |= {"direction", "signature", "seed"}
+    for file in experiments.HERE.glob("*.jsonl"):
+        results = experiments.read_results(file.stem)
+        assert results is not None
+        assert all(set(line) <= fields for line in results[1]), file
+
+
+def test_a_cell_is_the_value_of_its_line(measured):
+    row = Row(system="mine", experiment=measured)
+    assert page.cell(row, VIEW, COLUMN) == LINES[0]
+    assert page.cell_text(row, VIEW, COLUMN) == "12.3"
+    assert page.cell_text(row, VIEW, COLUMN.model_copy(update={"control": True})) == "1.0"
+    other = row.model_copy(update={"group": "new"})
+    interval = COLUMN.model_copy(update={"interval": True})
+    assert page.cell_text(other, VIEW, interval) == "9.0 (8.0 to 10.0)"
+
+
+def test_a_missing_value_is_an_empty_cell(measured):
+    row = Row(system="mine", experiment=measured)
+    chrf = COLUMN.model_copy(update={"metric": "chrF"})
+    assert page.cell_text(row, VIEW, chrf) == ""
+    assert page.cell_text(Row(system="x", experiment="not-there"), VIEW, COLUMN) == ""
+
+
+def test_a_cell_with_two_values_is_an_error(measured):
+    experiments.write_results(measured, {"experiment": measured}, [LINES[0], LINES[0]])
+    with pytest.raises(UserError, match="mine, BLEU: 2 lines match"):
+        page.cell(Row(system="mine", experiment=measured), VIEW, COLUMN)
