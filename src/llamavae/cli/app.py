@@ -99,6 +99,7 @@ for command in (
     texts.interpolate,
     texts.traverse,
     texts.arithmetic,
+    texts.average,
     texts.neighbours,
     prior.fit_prior,
     texts.encode,

@@ -269,6 +269,27 @@ def arithmetic(
         write(json, decoded, a=a, b=b, c=c, text=decoded)
 
 
+def average(
+    model: ModelOptions,
+    source: FileOptions,
+    generation: Generation,
+    text: TextArguments = None,
+    weight: Annotated[
+        list[float] | None,
+        typer.Option(help="Weight of a text, in the order of the texts. Default: equal weights."),
+    ] = None,
+    refine: Refine = 0,
+    json: Json = False,
+) -> None:
+    """Decode the mean of the latent codes of several texts."""
+    options = generation.options()
+    texts = list(source.read(text))
+    if weight is not None and len(weight) != len(texts):
+        raise UserError(f"expected a --weight for each of {len(texts)} texts; got {len(weight)}")
+    for decoded in model.load().average(texts, weight, refine=refine, **options):
+        write(json, decoded, texts=texts, text=decoded)
+
+
 def _exactly(count: int, texts: Iterator[str]) -> list[str]:
     found = list(texts)
     if len(found) != count:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -132,6 +133,36 @@ def traversal(z: Tensor, dim: int, steps: int, quantile: float = 0.975) -> Tenso
 def arithmetic(a: Tensor, b: Tensor, c: Tensor) -> Tensor:
     """Analogy by vector offset: a - b + c, shapes (..., D)."""
     return a - b + c
+
+
+def average(codes: Tensor, weights: Sequence[float] | Tensor | None = None) -> Tensor:
+    """The weighted mean of latent codes.
+
+    Args:
+        codes: Shape (N, D).
+        weights: N weights, of which at least one is not zero; they are divided by their sum. None
+            weights all codes equally.
+
+    Returns:
+        One code (D,).
+
+    Raises:
+        UserError: There is no code, or the weights are not N finite numbers with a positive sum.
+
+    Example:
+        >>> average(torch.tensor([[0.0, 1.0], [4.0, 1.0]]), weights=[3, 1])
+        tensor([1., 1.])
+    """
+    if codes.ndim != 2 or len(codes) == 0:
+        raise UserError(f"expected codes (N, D), at least one; got {tuple(codes.shape)}")
+    if weights is None:
+        return codes.mean(0)
+    w = torch.as_tensor(weights, dtype=codes.dtype, device=codes.device)
+    if w.shape != codes.shape[:1] or not w.isfinite().all() or w.sum() <= 0:
+        raise UserError(
+            f"expected {len(codes)} finite weights with a positive sum; got {w.tolist()!s:.80}"
+        )
+    return (w / w.sum()) @ codes
 
 
 def nearest_neighbours(query: Tensor, codes: Tensor, k: int) -> tuple[Tensor, Tensor]:

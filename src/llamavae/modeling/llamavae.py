@@ -31,7 +31,7 @@ from transformers.utils.generic import ModelOutput
 
 from llamavae.errors import UserError, check_int, check_path, memory_errors, unknown
 from llamavae.files import replacing_folder
-from llamavae.latent import arithmetic, nearest_neighbours, traversal
+from llamavae.latent import arithmetic, average, nearest_neighbours, traversal
 from llamavae.latent.paths import PATHS, as_codes
 from llamavae.manifest import verify
 from llamavae.modeling import checkpoint, loading
@@ -770,6 +770,24 @@ class LlaMaVAE(SentenceVAE):
         return self.decode(
             arithmetic(*(self.latent_code(x, refine=refine) for x in (a, b, c))), **options
         )
+
+    def average(
+        self,
+        texts: Texts,
+        weights: Sequence[float] | None = None,
+        *,
+        refine: int | Refinement = 0,
+        **options: Any,
+    ) -> list[str]:
+        """The text at the weighted mean of the codes of several texts.
+
+        Args:
+            texts: N texts, at least one.
+            weights: N weights, see `llamavae.latent.average`.
+            refine: See `encode`.
+            **options: Options of `generate`.
+        """
+        return self.decode(average(self._means(texts, refine), weights), **options)
 
     def neighbours(
         self,
