@@ -47,6 +47,7 @@ def test_all_verbs_are_there() -> None:
         "reverse",
         "sample",
         "score",
+        "serve",
         "study",
         "sweep",
         "train",

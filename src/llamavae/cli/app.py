@@ -26,6 +26,7 @@ from llamavae.cli.models import models
 from llamavae.cli.options import grouped
 from llamavae.cli.output import Terminated, note, show_error
 from llamavae.cli.recipes import corpora, recipes
+from llamavae.cli.serve import serve
 from llamavae.cli.study import study
 from llamavae.errors import UserError, lacks_memory
 
@@ -115,6 +116,7 @@ for command in (
     evaluate.compare,
     sweep.sweep,
     check,
+    serve,
 ):
     app.command()(grouped(command))
 for name, group in (("recipes", recipes), ("models", models), ("study", study)):
