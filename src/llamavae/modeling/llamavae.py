@@ -366,6 +366,22 @@ class LlaMaVAE(SentenceVAE):
             self.save_pretrained(folder, max_shard_size=max_shard_size)
             return checkpoint.upload(Path(folder), repo_id, **options)
 
+    def to_sentence_transformer(self) -> SentenceTransformer:
+        """The encoder half as a `SentenceTransformer`, whose vectors are the posterior means.
+
+        It is a copy, in float32 and with LoRA matrices merged. `save_pretrained` writes it, and
+        `SentenceTransformer(folder)` loads it. With `attention` pooling, which is not a module of
+        sentence-transformers, this needs llamavae and `trust_remote_code=True`.
+
+        Raises:
+            UserError: The model has no sentence encoder.
+        """
+        from llamavae.modeling.sentence_export import sentence_transformer  # slow import
+
+        if self.encoder is None:
+            raise UserError("expected a model with a sentence encoder; this model has none")
+        return sentence_transformer(self.encoder, self.posterior)
+
     # --------------------------------------------------------- methods required by transformers
 
     def get_input_embeddings(self) -> torch.nn.Module:
