@@ -48,6 +48,7 @@ def test_all_verbs_are_there() -> None:
         "sample",
         "score",
         "serve",
+        "steer",
         "study",
         "sweep",
         "train",

@@ -90,6 +90,17 @@ def test_average(run: Any, model: LlaMaVAE) -> None:
     assert records(run("average", A, B, "--json"))[0]["text"] == model.average([A, B])[0]
 
 
+def test_steer(run: Any, model: LlaMaVAE, tmp_path: Path) -> None:
+    for name, texts in (("yes", f"{A}\n{B}\n"), ("no", f"{C}\n")):
+        (tmp_path / name).write_text(texts)
+    files = ("--towards", tmp_path / "yes", "--away-from", tmp_path / "no")
+    direction = model.direction([A, B], [C])
+    rows = records(run("steer", A, C, *files, "--strength", 2, "--json"))
+    expected = model.steer([A, C], direction, 2)
+    assert rows == [{"text": t, "steered": s} for t, s in zip([A, C], expected, strict=True)]
+    assert run("steer", A, *files, "--strength", "nan").exit_code == 2
+
+
 def test_average_needs_a_weight_for_each_text(run: Any) -> None:
     result = run("average", A, B, "--weight", 3)
     assert result.exit_code == 2

@@ -8,7 +8,15 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from llamavae.errors import UserError
-from llamavae.latent import arithmetic, average, lerp, nearest_neighbours, slerp, traversal
+from llamavae.latent import (
+    arithmetic,
+    average,
+    contrast,
+    lerp,
+    nearest_neighbours,
+    slerp,
+    traversal,
+)
 
 STEPS = st.integers(2, 12)
 SEEDS = st.integers(0, 2**31)
@@ -188,3 +196,15 @@ def test_weights_of_an_average_are_checked(weights):
 def test_an_average_needs_codes():
     with pytest.raises(UserError, match="at least one"):
         average(torch.zeros(0, 3))
+
+
+def test_a_contrast_moves_one_mean_to_the_other():
+    a, b = torch.randn(3, 5), torch.randn(4, 5)
+    assert torch.allclose((b + contrast(a, b)).mean(0), a.mean(0), atol=1e-6)
+    assert torch.equal(contrast(a, b), -contrast(b, a))
+
+
+@pytest.mark.parametrize("shapes", [((0, 3), (2, 3)), ((2, 3), (2, 4)), ((3,), (2, 3))])
+def test_a_contrast_needs_codes_of_one_size(shapes):
+    with pytest.raises(UserError, match="at least one of each"):
+        contrast(*(torch.zeros(shape) for shape in shapes))

@@ -101,6 +101,7 @@ for command in (
     texts.traverse,
     texts.arithmetic,
     texts.average,
+    texts.steer,
     texts.neighbours,
     prior.fit_prior,
     texts.encode,

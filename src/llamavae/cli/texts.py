@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import math
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -288,6 +289,36 @@ def average(
         raise UserError(f"expected a --weight for each of {len(texts)} texts; got {len(weight)}")
     for decoded in model.load().average(texts, weight, refine=refine, **options):
         write(json, decoded, texts=texts, text=decoded)
+
+
+def steer(
+    model: ModelOptions,
+    source: FileOptions,
+    generation: Generation,
+    towards: Annotated[
+        Path, typer.Option(help="File of sentences that have a property, one per line.")
+    ],
+    away_from: Annotated[Path, typer.Option(help="File of sentences that lack the property.")],
+    text: TextArguments = None,
+    strength: Annotated[
+        float, typer.Option(help="Factor on the direction; below 0 moves the other way.")
+    ] = 1.0,
+    refine: Refine = 0,
+    json: Json = False,
+) -> None:
+    """Move texts along the direction between two kinds of sentences, and decode them."""
+    options = generation.options()
+    if not math.isfinite(strength):
+        raise UserError(f"expected a finite --strength; got {strength}")
+    originals = source.read(text)
+    kinds = [list(FileOptions(file=path).read(None)) for path in (towards, away_from)]
+    vae = model.load()
+    direction = vae.direction(*kinds, refine=refine)
+    for batch in batches(originals, model.batch_size):
+        found = vae.steer(batch, direction, strength, refine=refine, **options)
+        for index, steered in enumerate(found):
+            original = batch[index // generation.num_samples]
+            write(json, steered, text=original, steered=steered)
 
 
 def _exactly(count: int, texts: Iterator[str]) -> list[str]:

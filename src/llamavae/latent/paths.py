@@ -165,6 +165,31 @@ def average(codes: Tensor, weights: Sequence[float] | Tensor | None = None) -> T
     return (w / w.sum()) @ codes
 
 
+def contrast(positive: Tensor, negative: Tensor) -> Tensor:
+    """The direction from one set of latent codes to another: the difference of their means.
+
+    In the space of activations it is known as a steering vector (Turner et al., arXiv 2308.10248).
+
+    Args:
+        positive: Codes (N, D) to move towards.
+        negative: Codes (M, D) to move away from.
+
+    Returns:
+        The direction (D,); added once, it moves the mean of `negative` to that of `positive`.
+
+    Raises:
+        UserError: There is no code in one of them, or they differ in size.
+
+    Example:
+        >>> contrast(torch.tensor([[3.0, 1.0], [5.0, 1.0]]), torch.tensor([[1.0, 1.0]]))
+        tensor([3., 0.])
+    """
+    shapes = tuple(positive.shape), tuple(negative.shape)
+    if any(len(shape) != 2 or shape[0] == 0 for shape in shapes) or shapes[0][1] != shapes[1][1]:
+        raise UserError(f"expected codes (N, D) and (M, D), at least one of each; got {shapes}")
+    return positive.mean(0) - negative.mean(0)
+
+
 def nearest_neighbours(query: Tensor, codes: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The `k` latent codes with the highest cosine similarity to each query.
 

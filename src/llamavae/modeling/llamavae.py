@@ -31,7 +31,7 @@ from transformers.utils.generic import ModelOutput
 
 from llamavae.errors import UserError, check_int, check_path, memory_errors, unknown
 from llamavae.files import replacing_folder
-from llamavae.latent import arithmetic, average, nearest_neighbours, traversal
+from llamavae.latent import arithmetic, average, contrast, nearest_neighbours, traversal
 from llamavae.latent.paths import PATHS, as_codes
 from llamavae.manifest import verify
 from llamavae.modeling import checkpoint, loading
@@ -804,6 +804,39 @@ class LlaMaVAE(SentenceVAE):
             **options: Options of `generate`.
         """
         return self.decode(average(self._means(texts, refine), weights), **options)
+
+    def direction(
+        self, positive: Texts, negative: Texts, *, refine: int | Refinement = 0
+    ) -> Tensor:
+        """The direction (D,) in the latent space from one kind of texts to another.
+
+        Args:
+            positive: Texts that have a property.
+            negative: Texts that lack it, best with otherwise similar content.
+            refine: See `encode`.
+        """
+        return contrast(*(self._means(texts, refine) for texts in (positive, negative)))
+
+    def steer(
+        self,
+        texts: Texts,
+        direction: Tensor,
+        strength: float = 1.0,
+        *,
+        refine: int | Refinement = 0,
+        **options: Any,
+    ) -> list[str]:
+        """Move the code of each text along a direction and decode it.
+
+        Args:
+            texts: One text or several.
+            direction: The direction (D,), such as that of `direction`.
+            strength: Factor on the direction; a negative factor moves the other way.
+            refine: See `encode`.
+            **options: Options of `generate`.
+        """
+        step = self.latent_code(direction)
+        return self.decode(self._means(texts, refine) + strength * step, **options)
 
     def neighbours(
         self,
