@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from llamavae.data.batches import LengthGroupedSampler
-from llamavae.errors import UserError
+from llamavae.errors import UserError, check_int
 from llamavae.learning_rate import warmup_cosine
 
 _WARMUP = 100  # maximum number of warm-up steps of the learning rate
@@ -20,6 +20,7 @@ _MAX_NORM = 1.0  # gradients are clipped to this norm
 
 def draw_batches(lengths: np.ndarray, batch_size: int, steps: int, seed: int) -> np.ndarray:
     """Sentence indices of each step (steps, batch size), in batches of similar length (N,)."""
+    check_int("seed", seed, 0, 2**64 - 1)
     order = LengthGroupedSampler(lengths, batch_size, steps, seed)
     return np.fromiter(order, np.int64, len(order)).reshape(steps, batch_size)
 
