@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -165,7 +166,7 @@ def test_the_decoder_is_tuned_once(task, monkeypatch):
 
     fits, true = [], TunedDecoder.fit
     monkeypatch.setattr(TunedDecoder, "fit", fit)
-    asked = {"tuned_steps": 2, "seed": 0}
+    asked: dict[str, Any] = {"tuned_steps": 2, "seed": 0}
     found = study_definitions(task, FITTING, done=only("tuned decoder"), **asked)
     assert {row["system"] for row in found} == {"tuned decoder"}
     assert fits == [(task.train, {"steps": 2, "seed": 0})]
