@@ -23,8 +23,8 @@ differs, and why:
   In less than an epoch, no short sentence would occur. Here, batches of similar length follow one
   another in random order, and they are formed again in each epoch.
 - The trainer keeps the best weights at the end of an epoch; here, the last weights are used.
-- `torch.compile`, which LangVAE applies to its loss, is disabled: it would compile the loss again for
-  each length of a batch.
+- `torch.compile`, which LangVAE applies to its loss, is disabled: it would compile the loss again
+  for each length of a batch.
 - The decoder is written for transformers 4.48 first, see `convert_decoder`.
 
 LangVAE trains without teacher forcing: each step decodes token by token, and the decoder reads the
