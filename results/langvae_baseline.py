@@ -10,7 +10,8 @@ in that environment.
 It trains on the lines of a file until the budget is spent, encodes each test line as its posterior
 mean and decodes greedily. `predictions.jsonl` has the format of `llamavae score`; the id of an item
 is the zero-based number of its line, and the control is the text of the code of the next item.
-`run.json` has the settings, versions, costs and losses.
+`run.json` has the settings, versions, costs and losses. An interrupted run continues with
+`--checkpoint OUTPUT/checkpoint` and the same arguments.
 
 Settings are those of LangVAE's README unless stated otherwise: AdamW, learning rate 1e-3, batches
 of 50 sentences of similar length, cached encodings, beta up to 1, a KL threshold of 2 nats. What
@@ -21,8 +22,9 @@ differs, and why:
   `--beta` afterwards.
 - The README sorts the sentences in descending order of length, and the trainer does not shuffle.
   In less than an epoch, no short sentence would occur. Here, batches of similar length follow one
-  another in random order, and they are formed again in each epoch.
-- The trainer keeps the best weights at the end of an epoch; here, the last weights are used.
+  another in random order.
+- The trainer keeps the best weights at the end of an epoch and lowers the learning rate after five
+  epochs without improvement. The budget ends earlier, so the last weights are used.
 - `torch.compile`, which LangVAE applies to its loss, is disabled: it would compile the loss again
   for each length of a batch.
 - The decoder is written for transformers 4.48 first, see `convert_decoder`.
@@ -52,6 +54,8 @@ from typing import Any, Protocol
 PACKAGES = ("langvae", "pythae", "torch", "transformers", "tokenizers", "numpy")
 """Packages whose versions are recorded."""
 
+_MOST_EPOCHS = 100  # more than any budget of processor time
+
 
 class BudgetSpent(Exception):
     """The training has used its processor time."""
@@ -66,7 +70,7 @@ class Meter:
         every: Processor seconds between two calls of `save`.
         save: Called without arguments, for checkpoints.
         clock: Processor seconds of the process.
-        losses: Processor seconds and loss of each step.
+        losses: Processor seconds and loss of each step, those before an interruption included.
     """
 
     seconds: float
@@ -76,7 +80,8 @@ class Meter:
     losses: list[tuple[float, float]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self._start = self._saved = self.clock()
+        self._saved = self.clock()
+        self._start = self._saved - (self.losses[-1][0] if self.losses else 0.0)
 
     @property
     def spent(self) -> float:
@@ -132,16 +137,19 @@ def chosen_lines(count: int, limit: int | None, seed: int) -> list[int]:
     return sorted(random.Random(seed).sample(range(count), limit))
 
 
-def similar_lengths(lines: Sequence[str], batch: int, rng: random.Random) -> list[str]:
-    """Order lines such that batches have similar lengths and follow one another at random.
+def similar_lengths(lines: Sequence[str], batch: int, epochs: int, rng: random.Random) -> list[str]:
+    """The lines of several epochs, in batches of similar lengths that are in random order.
 
-    Lines that do not fill a batch are dropped.
+    Lines that do not fill a batch are not in the epoch.
     """
-    shuffled = sorted(rng.sample(list(lines), len(lines)), key=len, reverse=True)
-    start = rng.randrange(len(lines) % batch + 1)
-    batches = [shuffled[i : i + batch] for i in range(start, len(lines) - batch + 1, batch)]
-    rng.shuffle(batches)
-    return [line for each in batches for line in each]
+    found: list[str] = []
+    for _ in range(epochs):
+        ordered = sorted(rng.sample(list(lines), len(lines)), key=len, reverse=True)
+        first = rng.randrange(len(lines) % batch + 1)
+        batches = [ordered[i : i + batch] for i in range(first, len(lines) - batch + 1, batch)]
+        rng.shuffle(batches)
+        found += [line for each in batches for line in each]
+    return found
 
 
 def write_predictions(
@@ -211,6 +219,7 @@ class LangVAESystem:
         torch._dynamo.config.disable = True
         torch.manual_seed(given.seed)
         self.given = given
+        self.optimizer: Any = None
         if given.checkpoint is not None:
             self.model = LangVAE.load_from_folder(str(given.checkpoint))
         else:
@@ -222,8 +231,26 @@ class LangVAESystem:
             self.model = LangVAE(VAEConfig(latent_dim=given.latent), encoder, decoder)
 
     def save(self) -> None:
-        """Write the trained weights to the folder `checkpoint` of the output."""
-        self.model.save(str(self.given.output / "checkpoint"))
+        """Write the weights and the state of the optimiser to the folder `checkpoint`."""
+        from safetensors.torch import save_file
+
+        folder = self.given.output / "checkpoint"
+        self.model.save(str(folder))
+        if self.optimizer is not None:
+            state = self.optimizer.state_dict()["state"]
+            flat = {f"{i}.{name}": x for i, each in state.items() for name, x in each.items()}
+            save_file(flat, folder / "optimizer.safetensors")
+
+    def _resume(self, optimizer: Any) -> None:
+        """Load the state of the optimiser that `save` wrote."""
+        from safetensors.torch import load_file
+
+        state: dict[int, dict[str, Any]] = {}
+        for key, value in load_file(self.given.checkpoint / "optimizer.safetensors").items():
+            index, name = key.split(".")
+            state.setdefault(int(index), {})[name] = value
+        groups = optimizer.state_dict()["param_groups"]
+        optimizer.load_state_dict({"state": state, "param_groups": groups})
 
     def _data(self, lines: Sequence[str]) -> Any:
         from langvae.data_conversion.tokenization import TokenizedDataSet
@@ -234,61 +261,60 @@ class LangVAESystem:
     def train(self, lines: Sequence[str], held_out: Sequence[str], meter: Meter) -> dict[str, Any]:
         """Train until the meter raises `BudgetSpent`, and return figures of the training.
 
-        The KL schedule has `--epochs` epochs; after them, beta is not changed any more.
+        The trainer has one epoch, which holds all lines of the budget, so that a training can be
+        resumed within an epoch. The KL schedule has `--epochs` epochs of the lines; after them,
+        beta is constant.
         """
         import torch
         from langvae.trainers import (
             CyclicalScheduleKLThresholdTrainer,
             CyclicalScheduleKLThresholdTrainerConfig,
         )
+        from langvae.trainers.cyclical_schedule_kl import frange_cycle_zero_linear
         from pythae.trainers.training_callbacks import TrainingCallback
 
-        given, batch = self.given, self.given.batch
-        rng = random.Random(given.seed)
-        data = self._data(similar_lengths(lines, batch, rng))
-        epochs: list[float] = []  # processor seconds at the start of each
-        parts: list[tuple[float, float]] = []  # reconstruction and KL of each step
+        given, batch, done = self.given, self.given.batch, len(meter.losses)
+        stream = similar_lengths(lines, batch, _MOST_EPOCHS, random.Random(given.seed))
+        per_epoch = len(lines) // batch
+        parts: list[tuple[float, float, float]] = []
 
         class Progress(TrainingCallback):
-            def on_epoch_begin(self, training_config: Any, **kwargs: Any) -> None:
-                # the trainer does not shuffle
-                if epochs:
-                    data.source = similar_lengths(lines, batch, rng)
-                epochs.append(meter.spent)
+            def on_train_begin(this, training_config: Any, **kwargs: Any) -> None:
+                self.optimizer = trainer.optimizer
+                if done:
+                    self._resume(trainer.optimizer)
+                parts.clear()
 
-            def on_train_step_end(self, training_config: Any, **kwargs: Any) -> None:
-                meter.step(latest[0])
-
-        latest = [0.0]
+            def on_train_step_end(this, training_config: Any, **kwargs: Any) -> None:
+                meter.step(parts[-1][0])
 
         def remember(module: torch.nn.Module, inputs: Any, output: Any) -> None:
-            if module.training:  # the callbacks of the trainer do not receive the loss
-                latest[0] = float(output.loss)
-                parts.append((float(output.recon_loss), float(output.reg_loss)))
+            # the callbacks of the trainer do not receive the loss
+            parts.append((float(output.loss), float(output.recon_loss), float(output.reg_loss)))
 
         config = CyclicalScheduleKLThresholdTrainerConfig(
             output_dir=str(given.output / "trainer"),
-            num_epochs=given.epochs,
+            num_epochs=1,
             learning_rate=given.learning_rate,
             per_device_train_batch_size=batch,
-            per_device_eval_batch_size=50,
             optimizer_cls="AdamW",
-            scheduler_cls="ReduceLROnPlateau",
-            scheduler_params={"patience": 5, "factor": 0.5},
-            max_beta=given.beta,
-            n_cycles=max(1, round(0.8 * given.epochs)),
             target_kl=given.target_kl,
             keep_best_on_train=True,
             no_cuda=True,
-            seed=given.seed,
+            seed=given.seed + done,
         )
-        trainer = CyclicalScheduleKLThresholdTrainer(
-            self.model, data, self._data(held_out), config, [Progress()]
+        data = self._data(stream[done * batch :])
+        trainer = CyclicalScheduleKLThresholdTrainer(self.model, data, None, config, [Progress()])
+        beta = torch.full((_MOST_EPOCHS * per_epoch,), float(given.beta))
+        planned = given.epochs * per_epoch
+        beta[:planned] = frange_cycle_zero_linear(
+            planned,
+            stop=given.beta,
+            n_cycle=max(1, round(0.8 * given.epochs)),
+            ratio_increase=0.25,
+            ratio_zero=0.25,
         )
-        steps = trainer.num_batches * 1000
-        rest = torch.full((steps - len(trainer.beta_t_list),), float(given.beta))
-        trainer.beta_t_list = torch.cat([trainer.beta_t_list, rest])
-        trainer.training_config.num_epochs = 1000
+        trainer.beta_t_list = beta[done:]
         hook = self.model.register_forward_hook(remember)
         try:
             trainer.train()
@@ -296,11 +322,9 @@ class LangVAESystem:
             pass
         finally:
             hook.remove()
-        del parts[: len(parts) - len(meter.losses)]  # the trainer calls the model once beforehand
         return {
-            "epochs": len(meter.losses) / trainer.num_batches,
-            "epoch_starts": epochs,
-            "parts": parts,
+            "epochs": len(meter.losses) / per_epoch,
+            "parts": [(reconstruction, kl) for _, reconstruction, kl in parts],
         }
 
     def held_out_loss(self, lines: Sequence[str]) -> dict[str, float]:
@@ -384,7 +408,8 @@ def run(
             record["training"] = {"steps": len(meter.losses), "losses": meter.losses}
             _write(record, given.output)
 
-        meter = Meter(60 * given.minutes, save=save, clock=clock)
+        losses = [] if given.checkpoint is None else _losses(given.checkpoint.parent)
+        meter = Meter(60 * given.minutes, save=save, clock=clock, losses=losses)
         figures = system.train(lines, held_out, meter)
         record["processor_seconds"]["training"] = meter.spent
         save()
@@ -407,6 +432,12 @@ def run(
 def _write(record: dict[str, Any], folder: Path) -> None:
     record["peak_memory_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     (folder / "run.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+
+def _losses(folder: Path) -> list[tuple[float, float]]:
+    """The losses of the interrupted run of a folder."""
+    record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    return [(seconds, loss) for seconds, loss in record["training"]["losses"]]
 
 
 def _plain(value: Any) -> Any:
@@ -436,7 +467,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--held-out", type=int, default=100, help="training lines for validation")
     parser.add_argument("--limit", type=int, default=None, help="number of test lines, sampled")
     parser.add_argument("--validate", action="store_true", help="decode the held-out lines instead")
-    parser.add_argument("--checkpoint", type=Path, default=None, help="start from these weights")
+    parser.add_argument(
+        "--checkpoint", type=Path, default=None, help="folder `checkpoint` of an interrupted run"
+    )
     parser.add_argument("--benchmark", default="worldtree", help="name of the data")
     return parser.parse_args(arguments)
 

@@ -115,6 +115,17 @@ def test_checkpoints_are_saved_during_the_training():
     assert all(later - earlier >= 100 for earlier, later in pairwise(saved))
 
 
+def test_a_resumed_training_uses_the_rest_of_the_budget(arguments, tmp_path):
+    baseline.run(baseline.parse([*arguments, "--minutes", "1"]), Fake, Clock())
+    first = json.loads((tmp_path / "run" / "run.json").read_text())["training"]["losses"]
+    more = [*arguments, "--minutes", "2", "--checkpoint", str(tmp_path / "run" / "checkpoint")]
+    second = baseline.run(baseline.parse(more), Fake, Clock())["training"]["losses"]
+    assert [list(each) for each in second[: len(first)]] == first
+    seconds = [time for time, _ in second]
+    assert seconds == sorted(seconds)
+    assert seconds[-2] < 120 <= seconds[-1] + 2
+
+
 def test_a_limit_keeps_the_numbers_of_the_lines(arguments, tmp_path):
     baseline.run(baseline.parse([*arguments, "--minutes", "0", "--limit", "3"]), Fake, Clock())
     items = read_predictions(tmp_path / "run" / "predictions.jsonl").items
@@ -132,9 +143,10 @@ def test_a_sample_is_seeded():
 @pytest.mark.parametrize("batch", [1, 4, 7])
 def test_batches_have_similar_lengths(batch):
     lines = ["w" * length for length in range(1, 31)]
-    ordered = baseline.similar_lengths(lines, batch, random.Random(0))
-    assert len(ordered) == len(lines) // batch * batch
-    assert len(set(ordered)) == len(ordered)
+    size = len(lines) // batch * batch
+    ordered = baseline.similar_lengths(lines, batch, 3, random.Random(0))
+    assert len(ordered) == 3 * size
+    assert all(len(set(ordered[i : i + size])) == size for i in (0, size, 2 * size))
     for start in range(0, len(ordered), batch):
         lengths = [len(line) for line in ordered[start : start + batch]]
         assert max(lengths) - min(lengths) == batch - 1
