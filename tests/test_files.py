@@ -347,7 +347,7 @@ def test_a_killed_save_leaves_a_whole_model(kind: str, tmp_path: Path) -> None:
     both()
     seconds = time.perf_counter() - start
     generator = random.Random(0)
-    for _ in range(8):
+    for _ in range(4):
         killed_after(generator.uniform(0, 3 * seconds), both)
         assert tree(folder) in allowed
         load(folder)
