@@ -55,6 +55,11 @@ class _Group(TyperGroup):
         except BrokenPipeError as error:
             _discard_output()
             raise typer.Exit(BROKEN_PIPE) from error
+        except UnicodeEncodeError as error:  # of a library that cannot use the name of a file
+            if ctx.params.get("debug"):
+                raise
+            show_error(f"{error.object!r:.200} is not in UTF-8. Rename the file or folder")
+            raise typer.Exit(USER_ERROR) from error
         except (MemoryError, RuntimeError) as error:
             if ctx.params.get("debug") or not lacks_memory(error):
                 raise
