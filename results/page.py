@@ -188,8 +188,7 @@ def _experiment_lines(names: Iterable[str]) -> Iterable[str]:
         yield f"### {name}\n"
         yield (
             f"Seed {about['seed']}; commit {about['commit']}; {about['machine']}; PyTorch "
-            f"{about['torch']}; {minutes:.1f} minutes of processor time; peak memory "
-            f"{about['peak_memory_mib']:,} MiB.\n"
+            f"{about['torch']}; {minutes:.1f} minutes of processor time.\n"
         )
         yield "```console\n" + "\n".join(f"$ {line}" for line in about["commands"]) + "\n```\n"
 
