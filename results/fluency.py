@@ -8,8 +8,9 @@ from typing import Any, ClassVar
 
 from llamavae.evaluation.evaluator import Evaluation, EvaluationData, Evaluator, Need, latent_codes
 from llamavae.evaluation.paths import decode_paths
-from llamavae.metrics.fluency import load_language_model, perplexity, text_nll
+from llamavae.metrics.fluency import perplexity, text_nll
 from llamavae.metrics.metric import AGGREGATES, Items, Metric, Rows
+from llamavae.modeling import TextDecoder
 
 MIXED = "words in random order"
 """Group of the perplexity of the same texts with their words in random order."""
@@ -23,7 +24,7 @@ class MiddleFluency(Evaluator):
     Args:
         limit: Maximum number of sentences, chosen at random.
         pairs: Maximum number of pairs of sentences.
-        language_model: Name, hub id or folder of a causal language model.
+        language_model: Source of a causal language model, as for `TextDecoder.load`.
     """
 
     name = "middle_fluency"
@@ -52,7 +53,8 @@ class MiddleFluency(Evaluator):
         """
         x = latent_codes(system, data.sample(self.limit).texts)
         paths = decode_paths(system, x, self.pairs, 3, seed=data.seed).predictions
-        model = load_language_model(self.language_model)
+        decoder = TextDecoder.load(self.language_model)
+        model = decoder.lm, decoder.tokenizer
         middles = [middle for _, middle, _ in paths]
         ends = [text for start, _, end in paths for text in (start, end)]
         ours, theirs, mixed = (
