@@ -82,7 +82,9 @@ def sentiments(folder: Path) -> Iterator[tuple[str, str]]:
     """Sentences of Yelp with their sentiment, without those of the style transfer test."""
     place = folder / "yelp-sentiment"
     held_out = {
-        _key(line.split("\t")[0]) for label in SENTIMENTS for line in _lines(place / f"reference.{label}")
+        _key(line.split("\t")[0])
+        for label in SENTIMENTS
+        for line in _lines(place / f"reference.{label}")
     }
     for part in ("dev", "test"):
         for label, name in SENTIMENTS.items():
@@ -178,7 +180,9 @@ def _together(first: Path, second: Path) -> Iterable[tuple[str, str]]:
 def main() -> None:
     """Prepare the files and print their numbers of lines."""
     if FOLDER not in os.environ:
-        raise UserError(f"set {FOLDER} to the folder of the datasets, see python -m pydoc results.data")
+        raise UserError(
+            f"set {FOLDER} to the folder of the datasets, see python -m pydoc results.data"
+        )
     for name, lines in prepare(Path(os.environ[FOLDER])).items():
         print(f"{DATA / name}: {lines:,} lines")
 

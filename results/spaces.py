@@ -19,7 +19,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +29,11 @@ from torch import Tensor
 from llamavae import LlaMaVAE
 from llamavae.corpora import load_corpus
 from llamavae.errors import UserError, unknown
-from llamavae.evaluation import Evaluator, RefinedSystem, evaluate, load_evaluator
+from llamavae.evaluation import Evaluator, RefinedSystem, load_evaluator
 from llamavae.evaluation.data import evaluation_data
 from llamavae.evaluation.evaluator import latent_codes
 from llamavae.evaluation.registry import EVALUATORS
+from llamavae.evaluation.suite import evaluate
 from llamavae.latent import nearest_neighbours
 from llamavae.modeling import TextDecoder
 from llamavae.modeling.loading import load_sentence_encoder
@@ -118,6 +119,11 @@ def nearest(space: Space, training: Sequence[str]) -> Space:
     return Space(f"{space.about}, nearest of {len(training)} texts", space.encode, decode)
 
 
+def with_decoder(space: Space, decoder: TextDecoder, name: str) -> Space:
+    """The same space, with the token vectors of a language model for word mover's distance."""
+    return replace(space, about=f"{space.about}, token vectors of {name}", decoder=decoder)
+
+
 def evaluators(names: Sequence[str], settings: Sequence[str]) -> list[Evaluator]:
     """The evaluators with their settings.
 
@@ -169,16 +175,9 @@ def main() -> None:
     if given.nearest:
         space = nearest(space, list(load_corpus(given.corpus, "train")["text"]))
     if given.decoder is not None:
-        space = Space(
-            f"{space.about}, {given.decoder}",
-            space.encode,
-            space.decode,
-            TextDecoder.load(given.decoder, max_tokens=40),
-        )
+        space = with_decoder(space, TextDecoder.load(given.decoder), given.decoder)
     split = None if given.split == "all" else given.split
-    data = evaluation_data(
-        given.corpus, split, limit=given.limit, seed=given.seed, progress=True
-    )
+    data = evaluation_data(given.corpus, split, limit=given.limit, seed=given.seed, progress=True)
     about = {"corpus": given.corpus, "split": given.split, "limit": given.limit}
     results = evaluate(space, data, chosen, given.output, name=space.about, corpus=about)
     if lost := results.failed | results.skipped:
