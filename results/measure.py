@@ -48,7 +48,7 @@ def measure(name: str, experiment: Experiment, runs: Path) -> bool:
     folder.mkdir(parents=True, exist_ok=True)
     usage = folder / "usage.jsonl"
     for command in experiment.commands:
-        _run(os.path.expandvars(command.format(folder=folder, runs=runs)), usage)
+        _run(_filled(command, folder, runs), usage)
     spent = read_json_lines(usage)
     made_by = provenance()
     about = {
@@ -60,6 +60,13 @@ def measure(name: str, experiment: Experiment, runs: Path) -> bool:
     }
     write_results(name, about, list(_rows(experiment, folder)))
     return True
+
+
+def _filled(command: str, folder: Path, runs: Path) -> str:
+    """A command with its folders and environment variables; other braces are those of YAML."""
+    for name, value in (("folder", folder), ("runs", runs)):
+        command = command.replace("{" + name + "}", str(value))
+    return os.path.expandvars(command)
 
 
 def _is_there(need: str) -> bool:
@@ -116,7 +123,8 @@ def _rows(experiment: Experiment, folder: Path) -> Iterator[dict[str, Any]]:
         for system, rows in read_json(folder / each / "study.json")["systems"].items():
             for row in rows:
                 kept = {key: row[key] for key in (*_KEPT, "seed") if row.get(key) is not None}
-                yield {"source": each, **kept, "group": system}
+                group = ", ".join(filter(None, (row.get("system", system), row.get("group"))))
+                yield {"source": each, **kept, "group": group}
 
 
 def _scored(label: str, file: Path, train: str | None, seed: int) -> Iterator[dict[str, Any]]:

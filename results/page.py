@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from statistics import mean
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
@@ -26,8 +27,9 @@ class Column(_Part):
         title: Heading.
         metric: Name of the metric.
         digits: Number of digits after the point.
-        interval: Show the 95 % interval.
+        interval: Show the 95 % interval, or the range of several seeds.
         control: Show the control's value instead.
+        group: Group of the values, if not that of the row or of the view.
     """
 
     title: str
@@ -35,6 +37,7 @@ class Column(_Part):
     digits: int = 2
     interval: bool = False
     control: bool = False
+    group: str | None = None
 
 
 class Row(_Part):
@@ -108,26 +111,39 @@ class Table(_Part):
 def tables() -> list[Table]:
     """The tables of `tables.yaml`."""
     text = (HERE / "tables.yaml").read_text(encoding="utf-8")
-    return [Table.model_validate(values) for values in read_yaml(text, "tables.yaml")]
+    return [Table.model_validate(values) for values in read_yaml(text, "tables.yaml", aliases=True)]
 
 
 def cell(row: Row, view: View, column: Column) -> dict[str, Any] | None:
     """The line of an experiment's file that a cell shows; None if there is none.
 
+    The values of several seeds are shown as one line: their mean, with the lowest and the highest
+    value as the interval.
+
     Raises:
-        UserError: Several lines match.
+        UserError: Several lines match, and their seeds are not different.
     """
     results = None if row.experiment is None else read_results(row.experiment)
-    group = view.group if row.group is None else row.group
+    group = next(one.group for one in (column, row, view) if one.group is not None)
     found = [
         line
         for line in (results[1] if results else [])
         if (line["metric"], line["source"], line.get("group", ""))
         == (column.metric, view.source, group)
     ]
-    if len(found) > 1:
+    if len({line.get("seed") for line in found}) < len(found):
         raise UserError(f"{row.system}, {column.title}: {len(found)} lines match; expected one")
+    if len(found) > 1:
+        return _over_seeds(found)
     return found[0] if found else None
+
+
+def _over_seeds(lines: list[dict[str, Any]]) -> dict[str, Any]:
+    """The mean, the lowest and the highest value of several seeds, and the mean control."""
+    values = [line["value"] for line in lines]
+    controls = [line["control"] for line in lines if line.get("control") is not None]
+    control = {"control": mean(controls)} if len(controls) == len(lines) else {}
+    return {"value": mean(values), "low": min(values), "high": max(values), **control}
 
 
 def cell_text(row: Row, view: View, column: Column) -> str:

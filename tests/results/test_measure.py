@@ -85,3 +85,22 @@ def test_measured_experiments_are_not_repeated_until_their_commands_change(tmp_p
     assert done == ["new", "old"]
     measure.measure_all([], {"old": Experiment(commands=["true", "true"])}, tmp_path)
     assert done == ["new", "old", "old"]
+
+
+def test_commands_may_have_braces_of_yaml(tmp_path, monkeypatch):
+    monkeypatch.setenv("PUBLIC", "some place")
+    experiment = Experiment(commands=["echo '{a: {runs}/b}' {folder} '$PUBLIC/c'"])
+    expected = f"echo '{{a: {tmp_path}/b}}' {tmp_path}/mine 'some place/c'"
+    assert runs(tmp_path, experiment) == [expected]
+
+
+def test_the_seeds_of_a_study_are_kept(tmp_path):
+    rows = [{"system": "glow", "metric": "BLEU", "group": "", "value": 1.0, "control": None}]
+    systems = {f"glow/{seed}": [{**row, "seed": seed} for row in rows] for seed in (0, 1)}
+    (tmp_path / "mine/study").mkdir(parents=True)
+    (tmp_path / "mine/study/study.json").write_text(json.dumps({"systems": systems}))
+    assert measure.measure("mine", Experiment(commands=["true"], studies=["study"]), tmp_path)
+    results = read_results("mine")
+    assert results is not None
+    kept = {"source": "study", "metric": "BLEU", "group": "glow", "value": 1.0}
+    assert results[1] == [{**kept, "seed": 0}, {**kept, "seed": 1}]

@@ -73,3 +73,21 @@ def test_a_cell_with_two_values_is_an_error(measured):
     experiments.write_results(measured, {"experiment": measured}, [LINES[0], LINES[0]])
     with pytest.raises(UserError, match="mine, BLEU: 2 lines match"):
         page.cell(Row(system="mine", experiment=measured), VIEW, COLUMN)
+
+
+def test_a_cell_of_several_seeds_is_their_mean_and_range(measured):
+    lines = [
+        {**LINES[0], "value": value, "control": 1.0, "seed": seed}
+        for seed, value in enumerate((1.0, 2.0, 6.0))
+    ]
+    experiments.write_results(measured, {"experiment": measured}, lines)
+    row = Row(system="mine", experiment=measured)
+    interval = COLUMN.model_copy(update={"interval": True})
+    assert page.cell_text(row, VIEW, interval) == "3.0 (1.0 to 6.0)"
+    assert page.cell_text(row, VIEW, COLUMN.model_copy(update={"control": True})) == "1.0"
+
+
+def test_the_group_of_a_column_comes_first(measured):
+    row = Row(system="mine", experiment=measured, group="nothing")
+    column = COLUMN.model_copy(update={"group": "new"})
+    assert page.cell(row, VIEW, column) == LINES[1]
