@@ -27,7 +27,7 @@ def draw_batches(lengths: np.ndarray, batch_size: int, steps: int, seed: int) ->
 
 def fit_weights(
     name: str,
-    weights: Sequence[nn.Parameter],
+    weights: Sequence[Tensor],
     loss: Callable[[np.ndarray], tuple[Tensor, str]],
     batches: np.ndarray,
     texts: Sequence[str],
