@@ -147,7 +147,7 @@ def measure(model: str, clients: int, seconds: float, texts: int) -> dict[str, A
 
 def main() -> None:
     """Print the results of the load test."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="Load test of llamavae serve.")
     parser.add_argument("--model", default="mini")
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=60)

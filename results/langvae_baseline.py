@@ -278,14 +278,16 @@ class LangVAESystem:
         per_epoch = len(lines) // batch
         parts: list[tuple[float, float, float]] = []
 
+        driver = self
+
         class Progress(TrainingCallback):
-            def on_train_begin(this, training_config: Any, **kwargs: Any) -> None:
-                self.optimizer = trainer.optimizer
+            def on_train_begin(self, training_config: Any, **kwargs: Any) -> None:
+                driver.optimizer = trainer.optimizer
                 if done:
-                    self._resume(trainer.optimizer)
+                    driver._resume(trainer.optimizer)
                 parts.clear()
 
-            def on_train_step_end(this, training_config: Any, **kwargs: Any) -> None:
+            def on_train_step_end(self, training_config: Any, **kwargs: Any) -> None:
                 meter.step(parts[-1][0])
 
         def remember(module: torch.nn.Module, inputs: Any, output: Any) -> None:

@@ -89,8 +89,11 @@ def test_the_client_of_openai(server, folder):
 
     vae = LlaMaVAE.from_pretrained(folder)
     client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="key", max_retries=0)
-    for options in ({}, {"encoding_format": "float"}):
-        found = client.embeddings.create(model=str(folder), input=[A, B], **options)
+    texts = [A, B]
+    for found in (
+        client.embeddings.create(model=str(folder), input=texts),  # base64
+        client.embeddings.create(model=str(folder), input=texts, encoding_format="float"),
+    ):
         vectors = torch.tensor([each.embedding for each in found.data])
         torch.testing.assert_close(vectors, vae.encode([A, B]).mean, atol=1e-6, rtol=0)
     with pytest.raises(openai.BadRequestError, match="dimensions must be"):
