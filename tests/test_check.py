@@ -144,3 +144,9 @@ def test_lines_of_json(tmp_path: Path) -> None:
     path.write_text('{"text": "a\u2028b\x85c"}\n\n{}\n', encoding="utf-8")
     found = check_folder(path)
     assert (found.read, found.damaged) == (1, {})
+
+
+def test_a_name_that_is_not_in_utf8(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"a": [1]}), tmp_path / "a.parquet", write_page_checksum=True)
+    found = check_folder((tmp_path / "a.parquet").rename(tmp_path / "caf\udce9.parquet"))
+    assert (found.read, found.damaged) == (1, {})

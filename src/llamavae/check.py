@@ -101,8 +101,9 @@ def _fault(path: Path) -> str | None:
     try:
         match path.suffix:
             case ".parquet":
-                for _ in pq.ParquetFile(path, page_checksum_verification=True).iter_batches():
-                    pass
+                with path.open("rb") as file:  # pyarrow takes only names in UTF-8
+                    for _ in pq.ParquetFile(file, page_checksum_verification=True).iter_batches():
+                        pass
             case ".safetensors":
                 with safe_open(path, "np") as file:
                     file.keys()

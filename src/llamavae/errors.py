@@ -27,6 +27,10 @@ class MissingData(UserError):
     """
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, which stops a command as Ctrl-C does, with another exit status."""
+
+
 def nearest(name: str, known: Iterable[str], n: int = 3) -> list[str]:
     """The up to `n` names of `known` that are spelt most like `name`, best first."""
     names = list(known)

@@ -193,6 +193,19 @@ def test_sigterm(
     assert capsys.readouterr().err == "terminated\n"
 
 
+@pytest.mark.parametrize("command", ["recipes", "recipes show small", "corpora", "models"])
+def test_a_closed_output(
+    command: str,
+    entry: Callable[..., int],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", None)
+        assert entry(*command.split()) == 2
+    assert "standard output is closed" in capsys.readouterr().err
+
+
 def test_output_in_ascii(entry: Callable[..., int], monkeypatch: pytest.MonkeyPatch) -> None:
     written = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="ascii"))

@@ -208,3 +208,9 @@ def test_a_contrast_moves_one_mean_to_the_other():
 def test_a_contrast_needs_codes_of_one_size(shapes):
     with pytest.raises(UserError, match="at least one of each"):
         contrast(*(torch.zeros(shape) for shape in shapes))
+
+
+def test_weights_of_an_average_are_numbers():
+    for weights in (["1", "2"], object(), [[1.0], [1.0, 2.0]]):
+        with pytest.raises(UserError, match="expected 2 weights; got"):
+            average(torch.zeros(2, 3), weights)

@@ -173,9 +173,13 @@ def test_paths_and_numbers_that_nothing_can_use(model):
         lambda: model.traverse(TEXT, 0, 10**30),
         lambda: model.decode(z, batch_size=10**30),
         lambda: model.decode(z, num_return_sequences=10**30),
+        lambda: model.decode(z, num_beams=1001),
     ):
-        with pytest.raises(UserError, match=r"must be (at most|from 2 to)"):
+        with pytest.raises(UserError, match=r"must be (at most|from [12] to)"):
             act()
+    for odd in (z.to_sparse(), z.to("meta")):
+        with pytest.raises(UserError, match="expected a dense tensor of latent codes"):
+            model.decode(odd)
 
 
 def test_generation_without_enough_memory(model, monkeypatch):

@@ -24,11 +24,11 @@ from llamavae.cli.check import check
 from llamavae.cli.condition import fit_condition
 from llamavae.cli.models import models
 from llamavae.cli.options import grouped
-from llamavae.cli.output import Terminated, note, show_error
+from llamavae.cli.output import note, show_error
 from llamavae.cli.recipes import corpora, recipes
 from llamavae.cli.serve import serve
 from llamavae.cli.study import study
-from llamavae.errors import UserError, lacks_memory
+from llamavae.errors import Terminated, UserError, lacks_memory
 
 USER_ERROR = 2
 INTERRUPTED, BROKEN_PIPE, TERMINATED = 130, 141, 143  # 128 + signal number, as in a shell

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from llamavae.cli.options import Json
-from llamavae.cli.output import note, write
+from llamavae.cli.output import note, write, write_text
 
 models = typer.Typer(help="List and download pretrained models.")
 
@@ -30,7 +30,7 @@ def _list(context: typer.Context, json: Json = False) -> None:
             continue
         where = str(row.path) if row.path else f"not downloaded: llamavae models get {row.name}"
         columns = f"{row.name:{name}}", f"{megabytes(row.size):>6}", row.licence
-        print(*columns, f"{row.description}; {where}", sep="  ")
+        write_text("  ".join((*columns, f"{row.description}; {where}\n")))
 
 
 @models.command()

@@ -43,6 +43,17 @@ def _shortened(message: str) -> str:
     return re.sub(r"\n(?=\S)", "\n  ", printable(message))
 
 
+def write_text(text: str) -> None:
+    """Write text, with control characters escaped, and flush it.
+
+    Raises:
+        UserError: Standard output is closed.
+    """
+    if sys.stdout is None:
+        raise UserError("standard output is closed. Redirect it to a file, or to /dev/null")
+    print(printable(text), end="", flush=True)
+
+
 def write(as_json: bool, *columns: str, **record: Any) -> None:
     """Write one result as a line, and flush it.
 
@@ -52,14 +63,12 @@ def write(as_json: bool, *columns: str, **record: Any) -> None:
             Control characters are escaped, here and in JSON.
         **record: The same result as a record.
     """
-    if sys.stdout is None:
-        raise UserError("standard output is closed. Redirect it to a file, or to /dev/null")
     if as_json:
         unicode = (getattr(sys.stdout, "encoding", None) or "utf").lower().startswith("utf")
         line = json.dumps(record, ensure_ascii=not unicode)
     else:
         line = "\t".join(" ".join(column.split()) for column in columns)
-    print(printable(line), flush=True)
+    write_text(f"{line}\n")
 
 
 def write_table(table: Sequence[Sequence[str]]) -> None:
@@ -67,7 +76,7 @@ def write_table(table: Sequence[Sequence[str]]) -> None:
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     for cells in table:
         line = "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True))
-        print(printable(line.rstrip()), flush=True)
+        write_text(f"{line.rstrip()}\n")
 
 
 def write_nlls(nlls: Mapping[str, float], remark: str) -> None:
@@ -75,10 +84,6 @@ def write_nlls(nlls: Mapping[str, float], remark: str) -> None:
     for name, nll in sorted(nlls.items(), key=lambda row: row[1]):
         write(False, f"{nll:.4f}", name)
     note(f"held-out NLL in nats per dimension, lower is better; {remark}")
-
-
-class Terminated(KeyboardInterrupt):
-    """SIGTERM, which stops a command as Ctrl-C does."""
 
 
 @contextmanager

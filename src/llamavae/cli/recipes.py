@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from llamavae.cli import output
 from llamavae.cli.options import Json
 from llamavae.cli.output import note, write
 from llamavae.errors import UserError
@@ -32,7 +33,7 @@ def show(name: Name) -> None:
     """Print the YAML of a recipe, including comments."""
     from llamavae.training.recipe import recipe_text
 
-    print(recipe_text(name), end="")
+    output.write_text(recipe_text(name))
 
 
 @recipes.command()
@@ -64,4 +65,4 @@ def _table(json: bool, rows: list[dict[str, Any]]) -> None:
             write(True, **row)
         else:
             name, *others = row.values()
-            print(f"{name:{width}}  {'; '.join(others)}")
+            output.write_text(f"{name:{width}}  {'; '.join(others)}\n")

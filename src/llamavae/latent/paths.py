@@ -34,6 +34,8 @@ def as_codes(z: Any, dim: int) -> Tensor:
         raise UserError(f"expected latent codes of shape (B, {dim}); got {tuple(z.shape)}")
     if z.is_complex() or z.dtype == torch.bool:
         raise UserError(f"expected real latent codes; got {z.dtype}")
+    if z.layout != torch.strided or z.is_meta:
+        raise UserError(f"expected a dense tensor of latent codes; got {z.layout} on {z.device}")
     if not z.isfinite().all():
         raise UserError("expected finite latent codes; got NaN or infinite values")
     return z
@@ -157,7 +159,12 @@ def average(codes: Tensor, weights: Sequence[float] | Tensor | None = None) -> T
         raise UserError(f"expected codes (N, D), at least one; got {tuple(codes.shape)}")
     if weights is None:
         return codes.mean(0)
-    w = torch.as_tensor(weights, dtype=codes.dtype, device=codes.device)
+    try:
+        w = torch.as_tensor(weights, dtype=codes.dtype, device=codes.device)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UserError(
+            f"expected {len(codes)} weights; got {weights!r:.80} ({type(weights).__name__})"
+        ) from error
     if w.shape != codes.shape[:1] or not w.isfinite().all() or w.sum() <= 0:
         raise UserError(
             f"expected {len(codes)} finite weights with a positive sum; got {w.tolist()!s:.80}"

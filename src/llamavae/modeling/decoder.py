@@ -46,6 +46,7 @@ from llamavae.pretrained.loading import (
 )
 
 LEAST_TEMPERATURE = 1e-6
+MOST_BEAMS = 1000  # each has a cache of keys and values of its own
 """Lower limit of the temperature: logits that are divided by less can exceed float32."""
 _ADVICE = "Use a smaller batch_size, or fewer return sequences, beams or new tokens"
 
@@ -453,9 +454,11 @@ class TextDecoder(nn.Module):
 def _check_options(options: Mapping[str, Any]) -> None:
     """Check the options of `generate` that transformers checks late, or not at all."""
     given = {name: value for name, value in options.items() if value is not None}
-    for name in ("num_beams", "num_return_sequences", "max_new_tokens", "max_length"):
+    for name in ("num_return_sequences", "max_new_tokens", "max_length"):
         if name in given:
             check_int(name, given[name])
+    if "num_beams" in given:
+        check_int("num_beams", given["num_beams"], most=MOST_BEAMS)
     if "top_k" in given:
         check_int("top_k", given["top_k"], 0)
     if "temperature" in given:

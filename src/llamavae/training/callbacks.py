@@ -14,6 +14,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import Trainer, TrainerCallback
 
+from llamavae.errors import Terminated
+
 
 def say(text: str) -> None:
     """Print a line on stderr, above a progress bar if there is one."""
@@ -28,11 +30,12 @@ class StopSafely(TrainerCallback):
 
     Attributes:
         interrupted: Whether training was stopped before its end.
+        terminated: Whether SIGTERM was the reason, in this process.
     """
 
     def __init__(self, trainer: Trainer) -> None:
         self.trainer = trainer
-        self.interrupted = False
+        self.interrupted = self.terminated = False
         self.asked, self.process = False, os.getpid()
         self.before: dict[int, Any] = {}
 
@@ -42,8 +45,8 @@ class StopSafely(TrainerCallback):
                 sys.exit()
             return
         if self.asked:
-            raise KeyboardInterrupt
-        self.asked = True
+            raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
+        self.asked, self.terminated = True, number == signal.SIGTERM
         say("stopping: saving a checkpoint first (press Ctrl-C again to stop at once)")
 
     def __enter__(self) -> Self:

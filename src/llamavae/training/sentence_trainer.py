@@ -21,7 +21,7 @@ from transformers import PrinterCallback, Trainer, TrainingArguments
 
 from llamavae.data.batches import Collator, LengthGroupedSampler
 from llamavae.data.sentences import SentenceData, SentenceStream
-from llamavae.errors import UserError
+from llamavae.errors import Terminated, UserError
 from llamavae.files import disk_errors, write_text
 from llamavae.manifest import write_manifest
 from llamavae.state import load_optimizer, load_random, save_optimizer, save_random
@@ -111,7 +111,8 @@ class SentenceTrainer(Trainer):
         self.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         self.check_finite()
         if self._stop.interrupted:
-            raise KeyboardInterrupt("stopped; a checkpoint is saved, continue with --resume")
+            kind = Terminated if self._stop.terminated else KeyboardInterrupt
+            raise kind("stopped; a checkpoint is saved, continue with --resume")
 
     # ------------------------------------------------------------------ one step
 
