@@ -21,6 +21,7 @@ FONT = "system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', sans-serif"
 
 ABOUT = {
     "cli": "the command llamavae",
+    "serving": "the model over HTTP",
     "bulk": "large files to latent codes",
     "check": "finds damaged files",
     "demo": "a guided first run",
@@ -44,7 +45,7 @@ ABOUT = {
     "parsing": "JSON and YAML, or an error",
 }
 COLOURS = {
-    **dict.fromkeys(("cli", "bulk", "check", "demo"), GREY),
+    **dict.fromkeys(("cli", "serving", "bulk", "check", "demo"), GREY),
     **dict.fromkeys(("folders", "files", "state", "manifest", "parsing"), GREY),
     **dict.fromkeys(("report", "experiments", "baselines", "guidance", "training"), BLUE),
     **dict.fromkeys(("evaluation", "metrics"), PURPLE),

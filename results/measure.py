@@ -56,7 +56,6 @@ def measure(name: str, experiment: Experiment, runs: Path) -> bool:
         "commands": experiment.commands,
         "seed": experiment.seed,
         "processor_seconds": round(sum(line["seconds"] for line in spent)),
-        "peak_memory_mib": round(max(line["memory"] for line in spent)),
         **{key: made_by[key] for key in ("commit", "version", "torch", "transformers", "machine")},
     }
     write_results(name, about, list(_rows(experiment, folder)))
@@ -77,7 +76,7 @@ def _is_there(need: str) -> bool:
 def _run(command: str, usage: Path) -> None:
     """Run a command that has not succeeded yet.
 
-    Its processor time and memory are appended to `usage`, also if it fails or is interrupted.
+    Its processor time is appended to `usage`, also if it fails or is interrupted.
     """
     known = read_json_lines(usage) if usage.is_file() else []
     if any(line["command"] == command and line["status"] == 0 for line in known):
@@ -96,7 +95,6 @@ def _run(command: str, usage: Path) -> None:
         "command": command,
         "status": process.returncode,
         "seconds": used.ru_utime + used.ru_stime,
-        "memory": used.ru_maxrss / 1024,
     }
     with usage.open("a", encoding="utf-8") as file:
         file.write(json.dumps(line) + "\n")

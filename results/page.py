@@ -90,7 +90,7 @@ class Table(_Part):
     Attributes:
         title: Heading.
         claim: The claim.
-        verdict: Whether it holds, in a sentence.
+        verdict: Whether it holds, in a sentence; empty if it has not been tested.
         about: How the values are measured.
         views: Columns of the rows, one table each. A row without values is not in a table.
         rows: Rows.
@@ -100,7 +100,7 @@ class Table(_Part):
 
     title: str
     claim: str
-    verdict: str
+    verdict: str = ""
     about: str
     views: list[View]
     rows: list[Row]
@@ -161,7 +161,7 @@ def cell_text(row: Row, view: View, column: Column) -> str:
 def _table_lines(table: Table) -> Iterable[str]:
     yield f"## {table.title}\n"
     yield f"**Claim.** {table.claim.strip()}\n"
-    yield f"**Verdict.** {table.verdict.strip()}\n"
+    yield f"**Verdict.** {table.verdict.strip() or 'Not tested yet.'}\n"
     yield f"{table.about.strip()}\n"
     for view in table.views:
         cells = {
@@ -204,8 +204,7 @@ def _experiment_lines(names: Iterable[str]) -> Iterable[str]:
         yield f"### {name}\n"
         yield (
             f"Seed {about['seed']}; commit {about['commit']}; {about['machine']}; PyTorch "
-            f"{about['torch']}; {minutes:.1f} minutes of processor time; peak memory "
-            f"{about['peak_memory_mib']:,} MiB.\n"
+            f"{about['torch']}; {minutes:.1f} minutes of processor time.\n"
         )
         yield "```console\n" + "\n".join(f"$ {line}" for line in about["commands"]) + "\n```\n"
 

@@ -450,3 +450,37 @@ def test_damaged_facts_of_an_interrupted_run(
 @pytest.mark.parametrize("facts", [b"not json", b"[]"])
 def test_foreign_facts_in_a_parquet_file(facts: bytes) -> None:
     assert code_files.metadata(pa.schema([], {code_files.METADATA: facts})) == {}
+
+
+def test_parts_of_unknown_origin_are_not_taken(
+    model: LlaMaVAE, sentences: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "points.parquet"
+    with monkeypatch.context() as patch:
+        stop_after(model, 4, patch)
+        with pytest.raises(KeyboardInterrupt):
+            encode_file(model, sentences, output)
+    (tmp_path / "points.parquet.partial" / "encoding.json").unlink()
+    sentences.write_text("another text\n")
+    encode_file(model, sentences, output)
+    assert pq.read_table(output)["text"].to_pylist() == ["another text"]
+    assert not (tmp_path / "points.parquet.partial").exists()
+
+
+def test_foreign_files_in_the_folder_of_parts(
+    model: LlaMaVAE, sentences: Path, tmp_path: Path
+) -> None:
+    output, work = tmp_path / "points.parquet", tmp_path / "points.parquet.partial"
+    work.mkdir()
+    (work / ".mine").touch()
+    encode_file(model, sentences, output)
+    assert (work / ".mine").exists()
+    (work / ".llamavae.json").unlink()
+    (work / "mine").touch()
+    with pytest.raises(UserError, match="holds files of something else, such as mine"):
+        bulk.check_paths(sentences, output, overwrite=True)
+
+
+def test_an_output_is_named_in_utf8(sentences: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is not in UTF-8"):
+        bulk.check_paths(sentences, tmp_path / "caf\udce9.parquet")

@@ -137,3 +137,10 @@ def test_nothing_to_check(tmp_path: Path) -> None:
         result = CliRunner().invoke(app, ["check", place])
         assert result.exit_code == 2
         assert "nothing could be checked" in result.stderr
+
+
+def test_lines_of_json(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "a\u2028b\x85c"}\n\n{}\n', encoding="utf-8")
+    found = check_folder(path)
+    assert (found.read, found.damaged) == (1, {})

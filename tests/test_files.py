@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import errno
+import json
 import os
 import random
 import signal
@@ -347,7 +348,7 @@ def test_a_killed_save_leaves_a_whole_model(kind: str, tmp_path: Path) -> None:
     both()
     seconds = time.perf_counter() - start
     generator = random.Random(0)
-    for _ in range(8):
+    for _ in range(4):
         killed_after(generator.uniform(0, 3 * seconds), both)
         assert tree(folder) in allowed
         load(folder)
@@ -382,3 +383,11 @@ def test_the_cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
     ):
         monkeypatch.setenv("LLAMAVAE_CACHE", value)
         assert files.cache_folder() == expected
+
+
+def test_names_that_are_not_in_utf8_can_be_written(tmp_path: Path) -> None:
+    values = {"file": "caf\udce9.txt"}
+    write_json(tmp_path / "a.json", values)
+    assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8")) == values
+    write_csv([values], tmp_path / "a.csv")
+    assert (tmp_path / "a.csv").read_text(encoding="utf-8").split() == ["file", r"caf\udce9.txt"]

@@ -68,3 +68,8 @@ def test_the_second_process_is_refused(tmp_path: Path) -> None:
     with locked(tmp_path / "empty", "a run"):
         pass
     assert not (tmp_path / "empty").exists()
+
+
+def test_a_folder_is_named_in_utf8(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"'.*caf\\udce9' is not in UTF-8"):
+        check_output(tmp_path / "caf\udce9", "a run")

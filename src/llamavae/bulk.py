@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import shutil
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,8 +22,8 @@ from llamavae import __version__
 from llamavae.corpora.files import check_file, read_sentences
 from llamavae.data.code_files import METADATA, encoder_fingerprint, metadata
 from llamavae.errors import UserError, check_int
-from llamavae.files import disk_errors, replacing, write_json
-from llamavae.folders import locked
+from llamavae.files import disk_errors, remove_leftovers, replacing, write_json
+from llamavae.folders import check_output, locked
 from llamavae.modeling import LlaMaVAE, Refinement
 from llamavae.modeling.backbones import fingerprint
 from llamavae.modeling.refine import Progress
@@ -35,6 +34,7 @@ logger = logging.getLogger(__name__)
 PART_SIZE = 4096  # maximum number of sentences lost by an interruption; one row group
 _SLICE = 512  # number of sentences that are batched by length together
 _REFINED_PART, _REFINED_SLICE = 256, 64  # the same for refined codes, which take longer
+_PARTS = "the parts of an encoding"  # what the folder of parts holds
 _FACTS = "encoding.json"  # of the folder of parts: what they were made from
 _COUNTS = ("sentences", "blank", "truncated")
 _VECTOR = pa.list_(pa.float32())
@@ -105,14 +105,14 @@ def encode_file(
         "column": column,
         "refine": _refine_facts(model, how),
     }
-    work = output.with_name(f"{output.name}.partial")
+    work = _work(output)
     then = f"run the same again: it resumes from what is kept in {work.name} beside it"
 
     def tell(number: int) -> None:
         if progress is not None:
             progress(number, lines)
 
-    with locked(work, "the parts of an encoding"):
+    with locked(work, _PARTS):
         with disk_errors(output, then):
             _open_work(work, facts)
             done = _complete_parts(work)
@@ -132,14 +132,14 @@ def encode_file(
                 done.append(found)
                 last = found["last"]
         if not counts["sentences"]:
-            shutil.rmtree(work)
+            _remove_parts(work)
             raise UserError(
                 f"{source} has no line with text; expected one sentence per line or row"
             )
         with disk_errors(output, then):
             tables = map(_read, _parts(work))
             _write(tables, output, {**facts, **counts, "version": __version__})
-            shutil.rmtree(work)
+            _remove_parts(work)
     return BulkReport(output, resumed=resumed, **counts)
 
 
@@ -155,7 +155,8 @@ def check_paths(source: Path, output: Path, overwrite: bool = False) -> None:
     """Check the paths of `encode_file`; nothing is written.
 
     Raises:
-        UserError: The source is not a file, or the output exists or is not named `.parquet`.
+        UserError: The source is not a file, the output exists or is not named `.parquet`, or the
+            folder of the parts holds something else.
     """
     check_file(source)
     if output.is_dir():
@@ -171,6 +172,7 @@ def check_paths(source: Path, output: Path, overwrite: bool = False) -> None:
         raise UserError(
             f"{output} already exists. Choose another name, or overwrite it (--overwrite)"
         )
+    check_output(_work(output), _PARTS)
 
 
 def _digest(source: Path) -> tuple[str, int | None]:
@@ -193,8 +195,6 @@ def _open_work(work: Path, facts: dict[str, Any]) -> None:
             found = read_json(path)
         except UserError:
             logger.warning("%s is damaged: everything is encoded again", path)
-            for part in _parts(work):
-                part.unlink()
         else:
             if other := [key for key in facts if found.get(key) != facts[key]]:
                 raise UserError(
@@ -202,11 +202,25 @@ def _open_work(work: Path, facts: dict[str, Any]) -> None:
                     "Delete it to start again, or choose another output"
                 )
             return
+    for part in _parts(work):  # of unknown origin
+        part.unlink()
     write_json(path, facts)
+
+
+def _work(output: Path) -> Path:
+    """The folder of the parts."""
+    return output.with_name(f"{output.name}.partial")
 
 
 def _parts(work: Path) -> list[Path]:
     return sorted(work.glob("part-*.parquet"))
+
+
+def _remove_parts(work: Path) -> None:
+    """Remove what this module wrote; `locked` removes the folder if it holds nothing else."""
+    for path in ((work / _FACTS), *_parts(work)):  # without the facts, no part is used
+        path.unlink(missing_ok=True)
+    remove_leftovers(work)
 
 
 def _complete_parts(work: Path) -> list[dict[str, Any]]:

@@ -111,8 +111,9 @@ def _fault(path: Path) -> str | None:
             case ".json":
                 json.loads(path.read_text(encoding="utf-8"))
             case ".jsonl":
-                for line in path.read_text(encoding="utf-8").splitlines():
-                    json.loads(line)
+                with path.open(encoding="utf-8") as file:  # U+2028 does not end a line of JSON
+                    for line in filter(str.strip, file):
+                        json.loads(line)
             case ".yaml":
                 read_yaml(path.read_text(encoding="utf-8"), "the file", aliases=True)
             case _:

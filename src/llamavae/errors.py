@@ -123,6 +123,21 @@ def check_path(value: Any, expected: str = "the path of a folder or a file") -> 
     return Path(value)
 
 
+def check_utf8(path: str | os.PathLike[str]) -> None:
+    """Raise a `UserError` for a path that is not in UTF-8, which Parquet and tokenizers cannot use.
+
+    Args:
+        path: A path, absolute or relative to the working directory.
+    """
+    try:
+        str(Path(path).absolute()).encode()
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"the path {os.fspath(path)!r:.200} is not in UTF-8. Choose another name, or rename "
+            "its folder"
+        ) from error
+
+
 _ON_CPU, _ON_GPU = "DefaultCPUAllocator", "out of memory"  # in messages of torch
 
 

@@ -27,6 +27,7 @@ from llamavae.errors import UserError, check_path
 from llamavae.manifest import Entries, read_manifest, write_manifest
 
 _TEMPORARY, _LOCK, _OLD = ".writing", ".lock", ".old"
+_LONE = "backslashreplace"  # how lone surrogates are encoded
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")  # first characters of a spreadsheet's formula
 _ADVICE = {
     **dict.fromkeys([errno.ENOSPC, errno.EDQUOT, errno.EFBIG], "Free some disk space"),
@@ -95,9 +96,13 @@ def disk_errors(place: object, then: str = "") -> Iterator[None]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write or replace a UTF-8 file, with line ends as they are in `text`."""
+    r"""Write or replace a UTF-8 file, with line ends as they are in `text`.
+
+    Lone surrogates, as in the name of a file that is not in UTF-8, are written as `\uXXXX`, which
+    JSON reads as the same character.
+    """
     with replacing(path) as new:
-        new.write_bytes(text.encode())
+        new.write_bytes(text.encode(errors=_LONE))
 
 
 def write_json(path: Path, values: Any) -> None:
@@ -108,11 +113,15 @@ def write_json(path: Path, values: Any) -> None:
 def write_csv(rows: Sequence[Mapping[str, Any]], path: Path) -> Path:
     """Write or replace a CSV file of rows with a header line; missing values are empty.
 
-    Text that a spreadsheet would take for a formula is written with an apostrophe before it.
+    Text that a spreadsheet would take for a formula is written with an apostrophe before it. Lone
+    surrogates are written as in `write_text`.
     """
     if not rows:
         raise UserError(f"there are no rows to write to {path}")
-    with replacing(path) as new, new.open("w", encoding="utf-8", newline="") as file:
+    with (
+        replacing(path) as new,
+        new.open("w", encoding="utf-8", errors=_LONE, newline="") as file,
+    ):
         names = list(dict.fromkeys(key for row in rows for key in row))
         writer = csv.writer(file)
         for cells in (names, *([row.get(name) for name in names] for row in rows)):
@@ -271,7 +280,7 @@ def _temporary(parent: Path, name: str) -> Iterator[Path]:
     """A path `name` in a locked temporary folder, which is removed at the end."""
     from filelock import FileLock
 
-    _remove_leftovers(parent)
+    remove_leftovers(parent)
     while True:
         folder = Path(tempfile.mkdtemp(_TEMPORARY, f".{name}.", parent))
         lock = FileLock(folder / _LOCK)
@@ -286,7 +295,7 @@ def _temporary(parent: Path, name: str) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _remove_leftovers(parent: Path) -> None:
+def remove_leftovers(parent: Path) -> None:
     """Remove the temporary folders of killed processes, whose locks are free."""
     from filelock import FileLock, Timeout
 

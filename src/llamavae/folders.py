@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from llamavae.errors import UserError
+from llamavae.errors import UserError, check_utf8
 from llamavae.files import disk_errors
 
 MARKER = ".llamavae.json"
@@ -27,9 +27,10 @@ def check_output(folder: str | os.PathLike[str], kind: str) -> None:
         kind: What the command writes, such as "a training run".
 
     Raises:
-        UserError: The folder holds files of something else, or is a file.
+        UserError: The folder holds files of something else, is a file, or is not named in UTF-8.
     """
     folder = Path(folder)
+    check_utf8(folder)
     try:
         inside = [path.name for path in folder.iterdir()]
     except FileNotFoundError:

@@ -26,6 +26,7 @@ VERBS = sorted(typer.main.get_command(app).commands)  # type: ignore[attr-define
 def test_all_verbs_are_there() -> None:
     assert VERBS == [
         "arithmetic",
+        "average",
         "check",
         "compare",
         "corpora",
@@ -46,6 +47,8 @@ def test_all_verbs_are_there() -> None:
         "reverse",
         "sample",
         "score",
+        "serve",
+        "steer",
         "study",
         "sweep",
         "train",

@@ -259,6 +259,17 @@ def test_a_submission_needs_a_folder(folder, run):
         assert "no folder" in result.stderr
 
 
+def test_a_submission_replaces_no_file(folder, run):
+    place = folder / "codwoe.json"
+    before = place.read_text()
+    for verb in ("define", "reverse"):
+        options = ("--vectors", "sgns", "--model", "x", "--submission", str(place))
+        result = run(verb, "--file", str(place), *options)
+        assert result.exit_code == 2
+        assert "already exists" in result.stderr
+        assert place.read_text() == before
+
+
 def test_a_model_of_vectors_is_not_asked_in_words(fit, run):
     for arguments in (("define", "dog"), ("reverse", "a kind of animal")):
         result = run(*arguments, "--model", fit("--vectors", "c"))

@@ -105,3 +105,21 @@ def test_mistakes_are_named(first, run, tmp_path):
         result = run("score", *arguments)
         assert result.exit_code == 2, arguments
         assert message in result.stderr
+
+
+def test_a_submission_replaces_no_file(first, run, tmp_path):
+    (tmp_path / "mine.json").write_text("mine")
+    for place in (tmp_path / "mine.json", first):
+        before = place.read_text()
+        result = run("score", first, "--submission", place)
+        assert result.exit_code == 2
+        assert "already exists. Choose another name for --submission" in result.stderr
+        assert place.read_text() == before
+
+
+def test_a_file_whose_name_is_not_in_utf8(first, run, tmp_path):
+    path = first.rename(tmp_path / "caf\udce9.jsonl")
+    result = run("score", path, "--resamples", 5, "-o", tmp_path / "out")
+    assert result.exit_code == 0, result.stderr
+    saved = json.loads((tmp_path / "out" / "scores.json").read_text(encoding="utf-8"))
+    assert saved["systems"][0]["file"] == str(path)

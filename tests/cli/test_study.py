@@ -119,7 +119,8 @@ def test_a_folder_that_cannot_be_made(folder, run, tmp_path):
 
 
 def test_definitions(folder, run, tmp_path):
-    result = run(*command(folder, "definitions", tmp_path, "--cvae-steps", "2"))
+    options = ("--cvae-steps", "2", "--tuned-steps", "2")
+    result = run(*command(folder, "definitions", tmp_path, *options))
     assert result.exit_code == 0, result.stderr
     assert "reconstruction (ceiling)" in result.stdout
     assert "differences from the nearest neighbour" in result.stderr
@@ -129,7 +130,14 @@ def test_definitions(folder, run, tmp_path):
     assert {row["against"] for row in tests} == {"nearest neighbour"}
     assert all(0 < float(row["p"]) <= 1 for row in tests)
     assert "items" not in (tmp_path / "scores.csv").read_text().splitlines()[0]
-    assert len(list((tmp_path / "predictions").iterdir())) == 8
+    assert len(list((tmp_path / "predictions").iterdir())) == 9
+    assert (tmp_path / "predictions" / "tuned-decoder-0.jsonl").is_file()
+    assert json.loads((tmp_path / "study.json").read_text())["settings"]["tuned_steps"] == 2
+    again = run(*command(folder, "definitions", tmp_path, *options))  # a study that is done
+    assert again.exit_code == 0, again.stderr
+    assert "is done" not in again.stderr
+    other = run(*command(folder, "definitions", tmp_path, "--cvae-steps", "2"))
+    assert "other settings" in other.stderr
 
     # the metrics of the saved definitions are those of the study
     with (tmp_path / "scores.csv").open(encoding="utf-8") as file:
@@ -154,9 +162,10 @@ def test_definitions_of_words_in_sentences_by_several_draws(folder, run, tmp_pat
     corpus = tmp_path / "sentences.jsonl"
     corpus.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     options = ("--corpus", str(corpus), "--context", "sentence", "--cvae-steps", "2")
-    asked = ("--draws", "3", "--spread", "0.5")
+    asked = ("--draws", "3", "--spread", "0.5", "--tuned-steps", "0")
     result = run(*command(folder, "definitions", tmp_path / "out", *options, *asked))
     assert result.exit_code == 0, result.stderr
+    assert "tuned decoder" not in result.stdout
     settings = json.loads((tmp_path / "out" / "study.json").read_text())["settings"]
     assert (settings["draws"], settings["context"]) == (3, "sentence")
     wrong = run(*command(folder, "definitions", tmp_path / "none", "--draws", "3"))
@@ -190,7 +199,7 @@ def test_contrast_is_for_the_reference_form(folder, run, tmp_path, verb, monkeyp
     if verb == "flows":
         options = (*options, "--flow", "glow", "--flow", "linear-gaussian")
     else:
-        options = (*options, "--cvae-steps", "2")
+        options = (*options, "--cvae-steps", "2", "--tuned-steps", "0")
     result = run(*command(folder, verb, tmp_path, *options, "--train-batch-size", "8"))
     assert result.exit_code == 0, result.stderr
     assert asked

@@ -84,6 +84,29 @@ def test_arithmetic(run: Any, model: LlaMaVAE) -> None:
     ]
 
 
+def test_average(run: Any, model: LlaMaVAE) -> None:
+    rows = records(run("average", A, B, "--weight", 3, "--weight", 1, "--json"))
+    assert rows == [{"texts": [A, B], "text": model.average([A, B], [3, 1])[0]}]
+    assert records(run("average", A, B, "--json"))[0]["text"] == model.average([A, B])[0]
+
+
+def test_steer(run: Any, model: LlaMaVAE, tmp_path: Path) -> None:
+    for name, texts in (("yes", f"{A}\n{B}\n"), ("no", f"{C}\n")):
+        (tmp_path / name).write_text(texts)
+    files = ("--towards", tmp_path / "yes", "--away-from", tmp_path / "no")
+    direction = model.direction([A, B], [C])
+    rows = records(run("steer", A, C, *files, "--strength", 2, "--json"))
+    expected = model.steer([A, C], direction, 2)
+    assert rows == [{"text": t, "steered": s} for t, s in zip([A, C], expected, strict=True)]
+    assert run("steer", A, *files, "--strength", "nan").exit_code == 2
+
+
+def test_average_needs_a_weight_for_each_text(run: Any) -> None:
+    result = run("average", A, B, "--weight", 3)
+    assert result.exit_code == 2
+    assert "expected a --weight for each of 2 texts; got 1" in result.stderr
+
+
 def test_refined_codes(run: Any, model: LlaMaVAE, tmp_path: Path) -> None:
     """`--refine` is the argument of the methods, on every verb that encodes."""
     steps = ("--refine", 2, "--json")
@@ -95,6 +118,8 @@ def test_refined_codes(run: Any, model: LlaMaVAE, tmp_path: Path) -> None:
     assert [row["text"] for row in rows] == model.traverse(A, 1, 2, refine=2)
     rows = records(run("arithmetic", A, B, C, *steps))
     assert [row["text"] for row in rows] == model.arithmetic(A, B, C, refine=2)
+    rows = records(run("average", A, B, *steps))
+    assert [row["text"] for row in rows] == model.average([A, B], refine=2)
     found = records(run("neighbours", A, "-k", 2, *steps, stdin=f"{A}\n{B}\n{C}\n"))
     expected = model.neighbours(A, [A, B, C], 2, refine=2)
     assert [row["index"] for row in found] == [index for index, _ in expected]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,8 +11,9 @@ import torch
 from datasets import Dataset
 from tests import tiny
 
-from llamavae.baselines import NearestNeighbour
+from llamavae.baselines import NearestNeighbour, PromptedDecoder, TunedDecoder
 from llamavae.errors import UserError
+from llamavae.experiments.prompts import definition_prompts
 from llamavae.experiments.study import (
     definition_task,
     differences,
@@ -26,8 +28,8 @@ from llamavae.metrics.metric import Items
 
 SYSTEMS = (
     *("invertible CVAE (glow)", "linear-gaussian", "gaussian (no condition)"),
-    *("nearest neighbour", "nearest neighbour, reconstructed", "prompted decoder", "CVAE"),
-    "reconstruction (ceiling)",
+    *("nearest neighbour", "nearest neighbour, reconstructed", "prompted decoder"),
+    *("tuned decoder", "CVAE", "reconstruction (ceiling)"),
 )
 FITTING = FitConfig(steps=3, eval_every=3, batch_size=16)
 
@@ -130,7 +132,11 @@ def test_a_gaussian_that_ignores_the_condition_ranks_like_guessing(task):
 
 
 def test_systems_are_compared(task):
-    found = study_definitions(task, FITTING, cvae_steps=2)
+    kept = []
+    found = study_definitions(
+        task, FITTING, cvae_steps=2, tuned_steps=2, keep=lambda name, rows: kept.append(name)
+    )
+    assert kept == [f"{name}/0" for name in SYSTEMS]
     systems = {row["system"] for row in found}
     assert systems == set(SYSTEMS)
     for system in systems:
@@ -148,9 +154,53 @@ def test_systems_are_compared(task):
     assert "median rank" not in nearest  # it has no density
 
 
+def only(*names: str) -> list[str]:
+    """Names of the other systems, as done."""
+    return [f"{name}/0" for name in SYSTEMS if name not in names]
+
+
+def test_the_decoder_is_tuned_once(task, monkeypatch):
+    def fit(self, pairs, **options):
+        fits.append((pairs, options))
+        return true(self, pairs, **options)
+
+    fits, true = [], TunedDecoder.fit
+    monkeypatch.setattr(TunedDecoder, "fit", fit)
+    asked: dict[str, Any] = {"tuned_steps": 2, "seed": 0}
+    found = study_definitions(task, FITTING, done=only("tuned decoder"), **asked)
+    assert {row["system"] for row in found} == {"tuned decoder"}
+    assert fits == [(task.train, {"steps": 2, "seed": 0})]
+    assert study_definitions(task, FITTING, done=only(), **asked) == []
+    without = study_definitions(task, FITTING, done=only("tuned decoder"), tuned_steps=0)
+    assert (without, len(fits)) == ([], 1)
+
+
+@pytest.mark.parametrize("best", ["bare", "examples"])
+def test_the_prompt_is_chosen_on_validation_pairs(task, monkeypatch, best):
+    def generate(self, conditions, n=1, spread=1.0, seed=None, **options):
+        calls.append((self.template, list(conditions)))
+        chosen = self.template == definition_prompts(task.vae.decoder.tokenizer)[best]
+        return [definitions[word] if chosen else "unrelated" for word in conditions]
+
+    both = (task.valid, task.test)
+    definitions = {w: t for pairs in both for w, t in zip(pairs.words, pairs.texts, strict=True)}
+    calls = []
+    monkeypatch.setattr(PromptedDecoder, "generate", generate)
+    found = study_definitions(task, FITTING, done=only("prompted decoder"), tuned_steps=0)
+    rows = {row["metric"]: row for row in found}
+    for name in ("bare", "examples"):
+        row = rows[f"validation sense-BLEU, prompt {name}"]
+        assert (row["value"] > 0.5) == (name == best)
+        assert row["n"] == len(task.valid)
+    assert rows["sense-BLEU"]["value"] > 0.5
+    assert [len(words) for _, words in calls] == [8, 8, 4]
+    assert set(calls[0][1]) == set(task.valid.names)
+    assert calls[2][0] == definition_prompts(task.vae.decoder.tokenizer)[best]
+
+
 def test_fitted_models_are_kept(task, tmp_path):
     found = study_flows(task, ["glow"], ["reference"], config=FITTING, models=tmp_path)
-    study_definitions(task, FITTING, cvae_steps=2, models=tmp_path)
+    study_definitions(task, FITTING, cvae_steps=2, tuned_steps=0, models=tmp_path)
     names = {"glow-reference-0", "glow-0", "linear-gaussian-0", "gaussian-0"}
     assert {place.name for place in tmp_path.iterdir()} == names
     assert not list(tmp_path.glob("*/state"))
@@ -190,7 +240,7 @@ def test_the_state_of_another_flow_stays(task, tmp_path):
     state = tmp_path / "maf-reference-0" / "state"
     state.mkdir(parents=True)
     study_flows(task, ["glow"], ["reference"], config=FITTING, models=tmp_path)
-    study_definitions(task, FITTING, cvae_steps=2, models=tmp_path)
+    study_definitions(task, FITTING, cvae_steps=2, tuned_steps=0, models=tmp_path)
     assert list(tmp_path.glob("*/state")) == [state]
 
 
@@ -241,8 +291,10 @@ def test_words_are_asked_in_their_sentences(in_sentences, task):
 
 
 def test_all_systems_are_asked_the_same(in_sentences):
-    found = study_definitions(in_sentences, FITTING, cvae_steps=2)
+    found = study_definitions(in_sentences, FITTING, cvae_steps=2, tuned_steps=2)
     assert {row["system"] for row in found} == set(SYSTEMS)
+    validated = [row for row in found if row["metric"].startswith("validation sense-BLEU")]
+    assert [row["n"] for row in validated] == [4, 4]  # the words in a sentence
     assert in_sentences.senses.keys() >= set(in_sentences.words)  # of the word, not of a sentence
 
 

@@ -71,6 +71,8 @@ def test_words_in_their_context(data, encoder):
     ]
     asked = list(zip(ROWS["word"], ROWS["context"], strict=True))
     torch.testing.assert_close(pairs.conditions, condition.vectors(asked))
+    assert pairs.words == asked
+    assert pairs.select([2, 0]).words == [asked[2], asked[0]]
 
 
 def test_words_in_their_context_and_alone(data, encoder):
@@ -80,6 +82,7 @@ def test_words_in_their_context_and_alone(data, encoder):
     assert both.texts == [*once.texts, "a lamp", "a slope"]
     assert both.names == [*once.names, "glim", "bank"]
     torch.testing.assert_close(both.conditions[5:], condition.vectors(["glim", "bank"]))
+    assert both.words[5:] == ["glim", "bank"]
     alone = make_pairs(data, condition, also_alone=True)
     assert alone.names == ROWS["word"]  # there is nothing but the word
 
@@ -88,7 +91,7 @@ def test_words_without_a_vector_are_left_out(data, words, caplog):
     with caplog.at_level(logging.WARNING):
         pairs = make_pairs(data, words)
     assert pairs.texts == ["a lender", "a slope", "an animal"]
-    assert pairs.names == ["bank", "bank", "dog"]
+    assert pairs.names == pairs.words == ["bank", "bank", "dog"]
     assert pairs.conditions.tolist() == [[1, 2, 3], [1, 2, 3], [4, 5, 6]]
     assert pairs.skipped == {"glim": 2}
     assert [record.getMessage() for record in caplog.records] == [
@@ -105,6 +108,7 @@ def test_labels(data):
     condition = LabelCondition.from_rows(data, ["tense", "stars"])
     pairs = make_pairs(data, condition)
     assert pairs.names[:2] == ["tense=past,stars=1", "tense=past,stars=2"]
+    assert pairs.words == pairs.names
     assert pairs.conditions.tolist() == [
         [0, 1, 1, 0],
         [0, 1, 0, 1],
@@ -149,6 +153,8 @@ def test_parts_that_do_not_fit():
         Pairs(["a"], torch.zeros(2, 3), ["a"])
     with pytest.raises(UserError, match=r"conditions \(N, C\)"):
         Pairs(["a"], torch.zeros(1), ["a"])
+    with pytest.raises(UserError, match="expected 1 words; got 2"):
+        Pairs(["a"], torch.zeros(1, 3), ["a"], words=["a", "b"])
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,15 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from llamavae.errors import UserError
-from llamavae.latent import arithmetic, lerp, nearest_neighbours, slerp, traversal
+from llamavae.latent import (
+    arithmetic,
+    average,
+    contrast,
+    lerp,
+    nearest_neighbours,
+    slerp,
+    traversal,
+)
 
 STEPS = st.integers(2, 12)
 SEEDS = st.integers(0, 2**31)
@@ -165,3 +173,38 @@ def test_a_point_is_its_own_neighbour_whatever_its_length():
 def test_neighbours_refuse_other_shapes(query, points, k, message):
     with pytest.raises(UserError, match=message):
         nearest_neighbours(torch.ones(query), torch.ones(points), k)
+
+
+def test_an_average_of_one_code_is_the_code():
+    code = torch.randn(1, 5)
+    assert torch.equal(average(code), code[0])
+
+
+def test_weights_of_an_average_are_relative():
+    codes = torch.randn(3, 5)
+    assert torch.allclose(average(codes, [2.0, 2.0, 2.0]), average(codes))
+    assert torch.allclose(average(codes, [0, 5, 0]), codes[1])
+    assert torch.allclose(average(codes, [1, 2, 1]), (codes[0] + 2 * codes[1] + codes[2]) / 4)
+
+
+@pytest.mark.parametrize("weights", [[1.0], [1.0, -1.0], [float("nan"), 1.0], [0, 0]])
+def test_weights_of_an_average_are_checked(weights):
+    with pytest.raises(UserError, match="expected 2 finite weights with a positive sum"):
+        average(torch.zeros(2, 3), weights)
+
+
+def test_an_average_needs_codes():
+    with pytest.raises(UserError, match="at least one"):
+        average(torch.zeros(0, 3))
+
+
+def test_a_contrast_moves_one_mean_to_the_other():
+    a, b = torch.randn(3, 5), torch.randn(4, 5)
+    assert torch.allclose((b + contrast(a, b)).mean(0), a.mean(0), atol=1e-6)
+    assert torch.equal(contrast(a, b), -contrast(b, a))
+
+
+@pytest.mark.parametrize("shapes", [((0, 3), (2, 3)), ((2, 3), (2, 4)), ((3,), (2, 3))])
+def test_a_contrast_needs_codes_of_one_size(shapes):
+    with pytest.raises(UserError, match="at least one of each"):
+        contrast(*(torch.zeros(shape) for shape in shapes))

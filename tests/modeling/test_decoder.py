@@ -65,6 +65,19 @@ def test_nll_is_the_masked_sum_of_token_losses(family, injection):
     assert_same(vae.decoder.nll(ids, mask, steering), expected.sum())
 
 
+@pytest.mark.parametrize("family", ["llama", "gemma2"])
+def test_tokens_of_a_prompt_are_not_counted(family):
+    decoder = tiny.text_decoder(family)
+    rows, _ = decoder.tokenize(tiny.SENTENCES[:3])
+    ids, mask = decoder.pad(rows)
+    start = torch.tensor([1, 3, len(rows[2])])  # all tokens, all but two, none
+    found = decoder.nll(ids, mask, start=start, per_sentence=True)
+    whole = decoder.nll(ids, mask, per_sentence=True)
+    first_two = decoder.nll(ids[1:2, :3], mask[1:2, :3])
+    assert_same(found, torch.stack([whole[0], whole[1] - first_two, whole[2] * 0]))
+    assert_same(decoder.nll(ids, mask, start=start), found.sum())
+
+
 def test_without_steering_it_is_the_plain_language_model():
     decoder = tiny.text_decoder("llama")
     rows, _ = decoder.tokenize(tiny.SENTENCES[:3])

@@ -307,3 +307,11 @@ def test_points_may_be_numpy_and_scores_are_returned():
     output = model.generate(z, return_dict_in_generate=True, output_scores=True)
     assert torch.equal(output.sequences, model.generate(z))
     assert len(output.scores) == output.sequences.shape[1]
+
+
+def test_steering_by_nothing_is_reconstruction():
+    vae = tiny.vae().eval()
+    direction = vae.direction(["a dog runs in a park"], ["an owl reads a letter"])
+    assert vae.steer(["a dog"], direction, 0.0) == vae.reconstruct(["a dog"])
+    moved = vae.steer("an owl reads a letter", direction)  # to the other text
+    assert moved == vae.reconstruct("a dog runs in a park")

@@ -40,7 +40,7 @@ def test_a_command_that_succeeded_is_not_repeated(tmp_path):
     results = read_results("mine")
     assert results is not None
     assert results[0]["commands"] == experiment.commands
-    assert results[0]["peak_memory_mib"] > 0
+    assert results[0]["processor_seconds"] >= 0
 
 
 def test_a_failed_command_is_named(tmp_path):

@@ -3,28 +3,23 @@
 from __future__ import annotations
 
 import copy
-import sys
 from collections.abc import Sequence
 from typing import Any, Self, cast, final
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
-from llamavae.data.batches import Collator, LengthGroupedSampler
+from llamavae.baselines._fitting import draw_batches, fit_weights, note_truncated
+from llamavae.data.batches import Collator
 from llamavae.data.sentences import SentenceData, prepare
 from llamavae.errors import UserError
 from llamavae.guidance.conditions import Condition
 from llamavae.guidance.pairs import Pairs
 from llamavae.guidance.sampling import check_draws, check_pairs, seeded, vectors_of
-from llamavae.learning_rate import warmup_cosine
 from llamavae.metrics.control import derangement
 from llamavae.modeling import LlaMaVAE
 from llamavae.modeling.posterior import kl_term
-
-_WARMUP = 100  # maximum number of warm-up steps of the learning rate
-_MAX_NORM = 1.0  # gradients are clipped to this norm
 
 
 @final
@@ -104,12 +99,7 @@ class ConditionalVAE:
             )
         self.model = None
         data = self._sentences(pairs, progress)
-        if data.truncated:
-            tqdm.write(
-                f"{data.truncated} of {len(data)} sentences are longer than "
-                f"{self.vae.config.max_tokens} tokens and were truncated",
-                file=sys.stderr,
-            )
+        note_truncated(data.truncated, len(data), self.vae.config.max_tokens)
         values = pairs.conditions.double()
         std = values.std(0, correction=0)
         self._mean = values.mean(0).float()
@@ -118,8 +108,7 @@ class ConditionalVAE:
         model = _with_condition(self.vae, self.condition.dim)
         model.decoder.train()
         with seeded(seed, model.decoder.device):
-            order = LengthGroupedSampler(data.lengths, batch_size, steps, seed)
-            rows = np.fromiter(order, np.int64, len(order)).reshape(steps, batch_size)
+            rows = draw_batches(data.lengths, batch_size, steps, seed)
             _train(model, data, c, rows, learning_rate, beta, progress)
         model.decoder.eval()
         self.model = model
@@ -239,35 +228,19 @@ def _train(
     progress: bool,
 ) -> None:
     """One optimiser step for each batch of sentence indices, shape (steps, batch size)."""
-    steps, size = batches.shape
     trained = [
         parameter.requires_grad_()
         for name, parameter in model.named_parameters()
         if name in model.trained_names and not name.startswith("encoder.")
     ]
-    optimizer = torch.optim.AdamW(trained, learning_rate)
-    warmup = min(_WARMUP, steps // 10)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: warmup_cosine(step, steps, warmup)
-    )
-    bar = tqdm(batches, "conditional VAE", unit="step", disable=not progress)
-    for step, rows in enumerate(bar):
-        noise = torch.randn(size, model.config.latent_dim - c.shape[1])
+
+    def loss(rows: np.ndarray) -> tuple[Tensor, str]:
+        noise = torch.randn(len(rows), model.config.latent_dim - c.shape[1])
         nll, kl = _nll_and_kl(model, data, rows, c, noise)
-        loss = nll / size + beta * kl_term(kl)
-        loss.backward()
-        norm = nn.utils.clip_grad_norm_(trained, _MAX_NORM)
-        if not torch.isfinite(loss.detach() + norm):
-            raise UserError(
-                f"the loss of the conditional VAE or its gradient is not finite at step {step}; "
-                f"its sentences begin with {[data.texts[int(i)][:40] for i in rows[:4]]}. "
-                "Try a lower learning_rate"
-            )
-        optimizer.step()
-        schedule.step()
-        optimizer.zero_grad(set_to_none=True)
-        numbers = f"nll {nll.item() / size:.3g}, kl {kl.sum(1).mean().item():.3g}"
-        bar.set_postfix_str(numbers, refresh=False)
+        numbers = f"nll {nll.item() / len(rows):.3g}, kl {kl.sum(1).mean().item():.3g}"
+        return nll / len(rows) + beta * kl_term(kl), numbers
+
+    fit_weights("conditional VAE", trained, loss, batches, data.texts, learning_rate, progress)
 
 
 def _nll_and_kl(

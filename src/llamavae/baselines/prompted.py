@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from string import Formatter
 from typing import Any, cast, final
@@ -26,7 +27,8 @@ class PromptedDecoder:
     continues with further lines.
 
     Args:
-        decoder: A causal language model; only the language model of a VAE's decoder is used.
+        decoder: A causal language model, or the folder, name or hub id that `TextDecoder.load`
+            loads it from. Only the language model of a VAE's decoder is used.
         template: The prompt, with `{word}` and, for (word, context) pairs, `{context}`. It can
             contain examples of the task in preceding lines. It should not end with a space, since
             most tokenizers join a space with the following word.
@@ -35,7 +37,9 @@ class PromptedDecoder:
         UserError: The template lacks `{word}`, or has another field.
     """
 
-    def __init__(self, decoder: TextDecoder, template: str = "{word}:") -> None:
+    def __init__(
+        self, decoder: TextDecoder | str | os.PathLike[str], template: str = "{word}:"
+    ) -> None:
         try:
             parts = [part for _, *part in Formatter().parse(template) if part[0] is not None]
         except ValueError as error:
@@ -45,7 +49,8 @@ class PromptedDecoder:
                 "expected a template with {word}, optionally {context}, and no other field; got "
                 f"{template!r}"
             )
-        self.decoder, self.template = decoder, template
+        self.decoder = decoder if isinstance(decoder, TextDecoder) else TextDecoder.load(decoder)
+        self.template = template
         self._with_context = _FIELDS[1] in parts
 
     @torch.no_grad()
@@ -80,7 +85,7 @@ class PromptedDecoder:
             UserError: The conditions are not words, or lack the context required by the template.
         """
         check_draws(n, spread)
-        rows = [self._ids(prompt) for prompt in self._prompts(conditions)]
+        rows = self.tokenize(conditions)
         sampled = spread > 0 and (n > 1 or spread != 1)
         if sampled:
             options = {"do_sample": True, "temperature": spread, **options}
@@ -95,6 +100,14 @@ class PromptedDecoder:
                     own = predictions[k * draws : (k + 1) * draws]
                     texts[i * n : (i + 1) * n] = own * (n // draws)
         return texts
+
+    def tokenize(self, conditions: Sequence[Any] | Tensor) -> list[list[int]]:
+        """Token ids of the prompts of B conditions, each with the bos token.
+
+        Raises:
+            UserError: As for `generate`.
+        """
+        return [self._ids(prompt) for prompt in self._prompts(conditions)]
 
     def _prompts(self, conditions: Sequence[Any] | Tensor) -> Iterator[str]:
         if isinstance(conditions, str | Tensor):

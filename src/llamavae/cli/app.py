@@ -26,6 +26,7 @@ from llamavae.cli.models import models
 from llamavae.cli.options import grouped
 from llamavae.cli.output import Terminated, note, show_error
 from llamavae.cli.recipes import corpora, recipes
+from llamavae.cli.serve import serve
 from llamavae.cli.study import study
 from llamavae.errors import UserError, lacks_memory
 
@@ -54,6 +55,11 @@ class _Group(TyperGroup):
         except BrokenPipeError as error:
             _discard_output()
             raise typer.Exit(BROKEN_PIPE) from error
+        except UnicodeEncodeError as error:  # of a library that cannot use the name of a file
+            if ctx.params.get("debug"):
+                raise
+            show_error(f"{error.object!r:.200} is not in UTF-8. Rename the file or folder")
+            raise typer.Exit(USER_ERROR) from error
         except (MemoryError, RuntimeError) as error:
             if ctx.params.get("debug") or not lacks_memory(error):
                 raise
@@ -99,6 +105,8 @@ for command in (
     texts.interpolate,
     texts.traverse,
     texts.arithmetic,
+    texts.average,
+    texts.steer,
     texts.neighbours,
     prior.fit_prior,
     texts.encode,
@@ -114,6 +122,7 @@ for command in (
     evaluate.compare,
     sweep.sweep,
     check,
+    serve,
 ):
     app.command()(grouped(command))
 for name, group in (("recipes", recipes), ("models", models), ("study", study)):

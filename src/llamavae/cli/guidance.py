@@ -182,9 +182,9 @@ def _define_file(
     submission: Path | None,
     json: bool,
 ) -> None:
-    from llamavae.corpora.codwoe import read_items, write_definitions
+    from llamavae.corpora.codwoe import check_submission, read_items, write_definitions
 
-    _check_place(submission)
+    check_submission(submission)
     items = read_items(file)
     conditions = [_item_condition(item, vectors, file) for item in items]
     cvae = model.load([item.word for item in items if item.word is not None])
@@ -196,12 +196,6 @@ def _define_file(
     if submission is not None:
         write_definitions(submission, [item.id for item in items], texts)
         note(f"{len(texts)} definitions are in {submission}")
-
-
-def _check_place(submission: Path | None) -> None:
-    """Check that the folder of a file exists before its contents are computed."""
-    if submission is not None and not submission.expanduser().parent.is_dir():
-        raise UserError(f"there is no folder {submission.parent} for --submission: create it first")
 
 
 def _item_condition(item: CodwoeItem, vectors: str | None, file: Path) -> Any:
@@ -289,9 +283,9 @@ def reverse(
 
 
 def _reverse_file(model: _GuideOptions, file: Path, vectors: str, submission: Path) -> None:
-    from llamavae.corpora.codwoe import read_items, write_vectors
+    from llamavae.corpora.codwoe import check_submission, read_items, write_vectors
 
-    _check_place(submission)
+    check_submission(submission)
     items = read_items(file)
     for item in items:
         if item.gloss is None:

@@ -89,6 +89,7 @@ def score(
 
     Several files about the same items are compared, with significance tests of the differences.
     """
+    from llamavae.corpora.codwoe import check_submission
     from llamavae.evaluation.predictions import write_submission
     from llamavae.evaluation.scoring import Scorer
 
@@ -96,6 +97,7 @@ def score(
         check_output(output, _KIND)
     if submission is not None and len(files) > 1:
         raise UserError(f"--submission requires a single file of predictions; got {len(files)}")
+    check_submission(submission)
     systems = _read(files, references)
     quiet()
     models = {"encoder": encoder, "mover": mover, "bertscore": bertscore, "bleurt": bleurt}

@@ -169,6 +169,14 @@ def definitions(
     cvae_steps: Annotated[
         int, typer.Option(min=1, help="Number of training steps of the CVAE baseline.")
     ] = 1500,
+    tuned_steps: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Number of training steps of the decoder that is fine-tuned with LoRA. 0 skips "
+            "this baseline.",
+        ),
+    ] = 500,
     seed: Annotated[int, typer.Option(min=0, help="Random seed.")] = 0,
     output: Output = Path("runs/study-definitions"),
 ) -> None:
@@ -180,7 +188,8 @@ def definitions(
 
     config, networks = fit.config(seed), fit.networks(form)
     settings = {"verb": "definitions", "model": model.source, "form": form, "seed": seed}
-    settings |= {"cvae_steps": cvae_steps, **vars(options), **vars(fit)}
+    settings |= {"cvae_steps": cvae_steps, "tuned_steps": tuned_steps}
+    settings |= {**vars(options), **vars(fit)}
     results = _Study(output, settings)
     with locked(output, KIND):
         task = options.task(model, posterior_scale=fit.posterior_scale, networks=networks)
@@ -190,6 +199,7 @@ def definitions(
                 config,
                 form,
                 cvae_steps,
+                tuned_steps,
                 seed,
                 results.done,
                 results.keep,

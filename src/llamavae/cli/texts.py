@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import math
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -267,6 +268,57 @@ def arithmetic(
     a, b, c = _exactly(3, source.read(text))
     for decoded in model.load().arithmetic(a, b, c, refine=refine, **options):
         write(json, decoded, a=a, b=b, c=c, text=decoded)
+
+
+def average(
+    model: ModelOptions,
+    source: FileOptions,
+    generation: Generation,
+    text: TextArguments = None,
+    weight: Annotated[
+        list[float] | None,
+        typer.Option(help="Weight of a text, in the order of the texts. Default: equal weights."),
+    ] = None,
+    refine: Refine = 0,
+    json: Json = False,
+) -> None:
+    """Decode the mean of the latent codes of several texts."""
+    options = generation.options()
+    texts = list(source.read(text))
+    if weight is not None and len(weight) != len(texts):
+        raise UserError(f"expected a --weight for each of {len(texts)} texts; got {len(weight)}")
+    for decoded in model.load().average(texts, weight, refine=refine, **options):
+        write(json, decoded, texts=texts, text=decoded)
+
+
+def steer(
+    model: ModelOptions,
+    source: FileOptions,
+    generation: Generation,
+    towards: Annotated[
+        Path, typer.Option(help="File of sentences that have a property, one per line.")
+    ],
+    away_from: Annotated[Path, typer.Option(help="File of sentences that lack the property.")],
+    text: TextArguments = None,
+    strength: Annotated[
+        float, typer.Option(help="Factor on the direction; below 0 moves the other way.")
+    ] = 1.0,
+    refine: Refine = 0,
+    json: Json = False,
+) -> None:
+    """Move texts along the direction between two kinds of sentences, and decode them."""
+    options = generation.options()
+    if not math.isfinite(strength):
+        raise UserError(f"expected a finite --strength; got {strength}")
+    originals = source.read(text)
+    kinds = [list(FileOptions(file=path).read(None)) for path in (towards, away_from)]
+    vae = model.load()
+    direction = vae.direction(*kinds, refine=refine)
+    for batch in batches(originals, model.batch_size):
+        found = vae.steer(batch, direction, strength, refine=refine, **options)
+        for index, steered in enumerate(found):
+            original = batch[index // generation.num_samples]
+            write(json, steered, text=original, steered=steered)
 
 
 def _exactly(count: int, texts: Iterator[str]) -> list[str]:

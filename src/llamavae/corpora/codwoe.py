@@ -177,6 +177,23 @@ def write_vectors(
     _write(path, items)
 
 
+def check_submission(path: Path | None) -> None:
+    """Check that a submission can be written to a new file, before its contents are computed.
+
+    Args:
+        path: The file; None is not checked.
+
+    Raises:
+        UserError: There is such a file already, or no folder for it.
+    """
+    if path is None:
+        return
+    if not path.expanduser().parent.is_dir():
+        raise UserError(f"there is no folder {path.parent} for --submission: create it first")
+    if path.expanduser().exists():
+        raise UserError(f"{path} already exists. Choose another name for --submission")
+
+
 def _check_ids(ids: Sequence[str], count: int, what: str) -> None:
     if len(ids) != count:
         raise UserError(f"{count} {what} for {len(ids)} id(s); expected one for each id")

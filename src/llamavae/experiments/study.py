@@ -24,9 +24,10 @@ from typing import Any, TypeAlias, get_args
 import torch
 from datasets import Dataset
 
-from llamavae.baselines import ConditionalVAE, NearestNeighbour, PromptedDecoder
+from llamavae.baselines import ConditionalVAE, NearestNeighbour, PromptedDecoder, TunedDecoder
 from llamavae.errors import UserError, unknown
 from llamavae.evaluation.predictions import Prediction, Predictions, write_predictions
+from llamavae.experiments.prompts import definition_prompts, validate_prompts
 from llamavae.flows import FitConfig, FlowFit
 from llamavae.flows.architectures import ARCHITECTURES, Form
 from llamavae.guidance import Condition, InvertibleCVAE, Pairs, make_pairs
@@ -40,6 +41,7 @@ from llamavae.metrics.retrieval import rank_of_truth, score_ranks, score_vectors
 from llamavae.metrics.semantic import Scorer
 from llamavae.modeling import LlaMaVAE
 
+_VALIDATED = 100  # maximum number of validation pairs to choose a prompt
 _RANKED = 200  # number of queries if each candidate needs a forward pass of the flow
 
 Keep = Callable[[str, Rows], None]
@@ -103,6 +105,11 @@ class DefinitionTask:
     def words(self) -> list[str]:
         """The word of each pair of `test`, without its context."""
         return [one if isinstance(one, str) else one[0] for one in self.conditions]
+
+    @property
+    def in_sentences(self) -> bool:
+        """Whether the words have a context."""
+        return any(not isinstance(one, str) for one in self.conditions)
 
 
 def definition_task(
@@ -214,6 +221,7 @@ def study_definitions(
     config: FitConfig | None = None,
     form: str = "reference",
     cvae_steps: int = 1500,
+    tuned_steps: int = 500,
     seed: int = 0,
     done: Sequence[str] = (),
     keep: Keep | None = None,
@@ -225,18 +233,24 @@ def study_definitions(
     The nearest neighbour copies a training definition. Its *reconstruction* passes through the
     VAE, as all definitions of a flow do, so the difference between the two is due to the VAE and
     not to the flow. `reconstruction (ceiling)` is not a baseline: it encodes the reference
-    definition itself, and is an upper bound for the decoder of the VAE.
+    definition itself, and is an upper bound for the decoder of the VAE. The prompted decoder uses
+    the prompt of `definition_prompts` with the highest sense-BLEU on at most 100 validation pairs,
+    which is reported for each prompt.
 
     Args:
         task: The task.
         config: Training settings of the flow; the seed is replaced.
         form: How the condition enters the flow.
         cvae_steps: Number of training steps of the CVAE baseline.
+        tuned_steps: Number of training steps of the tuned decoder; 0 skips it.
         seed: Random seed.
         done: Names of systems to skip.
         keep: Called with the rows of each system as soon as they are available.
         models: Folder for the fitted flows, as for `study_flows` (`glow-0`).
         predictions: Folder for the definitions of each system, as for `study_flows`.
+
+    Raises:
+        UserError: The decoder of the VAE has no layers for LoRA, and `tuned_steps` is not 0.
     """
     config = config or FitConfig()
     flows = {
@@ -245,33 +259,45 @@ def study_definitions(
         "gaussian (no condition)": "gaussian",
     }
 
+    prompts = definition_prompts(task.vae.decoder.tokenizer, task.in_sentences)
+
     def neighbour() -> list[str]:
         return _defined(task, NearestNeighbour(task.condition, task.train), seed)
-
-    def prompted() -> list[str]:
-        in_sentences = any(not isinstance(one, str) for one in task.conditions)
-        template = "{context}\n{word}:" if in_sentences else "{word}:"
-        return _defined(task, PromptedDecoder(task.vae.decoder, template), seed)
 
     def cvae() -> list[str]:
         model = ConditionalVAE(task.vae, task.condition)
         model.fit(task.train, steps=cvae_steps, learning_rate=1e-3, seed=seed)
         return _defined(task, model, seed)
 
-    baselines: dict[str, Callable[[], list[str]]] = {
-        "nearest neighbour": neighbour,
-        "nearest neighbour, reconstructed": lambda: task.vae.reconstruct(neighbour()),
-        "prompted decoder": prompted,
-        "CVAE": cvae,
-        "reconstruction (ceiling)": lambda: task.vae.reconstruct(task.test.texts[: task.texts]),
+    def scored(write: Callable[[], list[str]]) -> Callable[[], _Made]:
+        return partial(_evaluate_baseline, task, write, seed)
+
+    baselines: dict[str, Callable[[], _Made]] = {
+        "nearest neighbour": scored(neighbour),
+        "nearest neighbour, reconstructed": scored(lambda: task.vae.reconstruct(neighbour())),
+        "prompted decoder": partial(_evaluate_prompted, task, prompts, seed),
+    }
+    if tuned_steps:
+        tuned = TunedDecoder(task.vae.decoder, prompts["bare"])  # an error comes before any fit
+
+        def fine_tuned() -> list[str]:
+            tuned.fit(_like_test(task, task.train), steps=tuned_steps, seed=seed)
+            return _defined(task, tuned, seed)
+
+        baselines["tuned decoder"] = scored(fine_tuned)
+    baselines |= {
+        "CVAE": scored(cvae),
+        "reconstruction (ceiling)": scored(
+            lambda: task.vae.reconstruct(task.test.texts[: task.texts])
+        ),
     }
     systems: _Systems = {}
     for system, flow in flows.items():
         place = _place(models, flow, seed)
         make = partial(_evaluate_flow, task, flow, form, seed, config, place)
         systems[system, seed] = make, place
-    for system, write in baselines.items():
-        systems[system, seed] = partial(_evaluate_baseline, task, write, seed), None
+    for system, make in baselines.items():
+        systems[system, seed] = make, None
     return _run(task, systems, done, keep, predictions)
 
 
@@ -372,6 +398,29 @@ def _evaluate_baseline(task: DefinitionTask, write: Callable[[], list[str]], see
     return _text_rows(task, texts, seed), texts
 
 
+def _evaluate_prompted(task: DefinitionTask, prompts: Mapping[str, str], seed: int) -> _Made:
+    """The prompt that is best on validation pairs; the first one if there are none."""
+    decoder, best, chosen = task.vae.decoder, next(iter(prompts)), []
+    valid = _like_test(task, task.valid)
+    if len(valid):
+        generator = torch.Generator().manual_seed(seed)
+        valid = valid.select(torch.randperm(len(valid), generator=generator)[:_VALIDATED])
+        found = validate_prompts(decoder, prompts, valid)
+        best = max(found, key=lambda name: found[name])
+        chosen = [_prompt_bleu(name).row(value, len(valid)) for name, value in found.items()]
+    model = PromptedDecoder(decoder, prompts[best])
+    rows, texts = _evaluate_baseline(task, lambda: _defined(task, model, seed), seed)
+    return [*chosen, *rows], texts
+
+
+def _like_test(task: DefinitionTask, pairs: Pairs) -> Pairs:
+    """The pairs whose words have a context, if those of the test have one."""
+    if not task.in_sentences:
+        return pairs
+    pair = [not isinstance(one, str) and one[1] is not None for one in pairs.words]
+    return pairs.select(torch.tensor(pair))
+
+
 def _fit_rows(task: DefinitionTask, cvae: InvertibleCVAE, fit: FlowFit, share: float) -> Rows:
     z = task.vae.encode(task.test.texts).mean
     nll = -cvae.log_density(z, task.test.conditions).mean().item() / cvae.flow.features
@@ -388,6 +437,14 @@ def _fit_rows(task: DefinitionTask, cvae: InvertibleCVAE, fit: FlowFit, share: f
 def _held_out_nll(name: str) -> Metric:
     definition = "Mean negative log-density of the latent codes of the validation pairs."
     return Metric(f"held-out NLL{name}", "nats per dimension", "lower", definition)
+
+
+def _prompt_bleu(name: str) -> Metric:
+    definition = (
+        "sense-BLEU of the greedy definitions by a prompt, on at most 100 validation pairs. The "
+        "prompt with the highest value is used."
+    )
+    return Metric(f"validation sense-BLEU, prompt {name}", "0 to 1", "higher", definition)
 
 
 _TEST_NLL = Metric(
@@ -425,7 +482,9 @@ def _timed(task: DefinitionTask, cvae: InvertibleCVAE, seed: int) -> tuple[list[
 
 
 def _defined(
-    task: DefinitionTask, model: NearestNeighbour | PromptedDecoder | ConditionalVAE, seed: int
+    task: DefinitionTask,
+    model: NearestNeighbour | PromptedDecoder | TunedDecoder | ConditionalVAE,
+    seed: int,
 ) -> list[str]:
     spread = task.spread if task.draws == 1 else 0.0
     return model.generate(task.conditions[: task.texts], 1, spread, seed)

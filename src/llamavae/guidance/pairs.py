@@ -39,20 +39,27 @@ class Pairs:
         conditions: Their vectors c (N, C), float32.
         names: Text form of each condition; several rows may share it.
         skipped: Maps conditions without a vector to the number of skipped rows.
+        words: The word of each text, or its (word, context) pair, for systems that read words in
+            place of vectors. Default: `names`.
     """
 
     texts: list[str]
     conditions: Tensor
     names: list[str]
     skipped: dict[str, int] = field(default_factory=dict)
+    words: Sequence[Any] = ()
 
     def __post_init__(self) -> None:
+        if not self.words:
+            object.__setattr__(self, "words", self.names)
         sizes = len(self.texts), len(self.conditions), len(self.names)
         if len(set(sizes)) > 1 or self.conditions.ndim != 2:
             raise UserError(
                 f"expected N texts, conditions (N, C) and N names; got {sizes[0]} texts, "
                 f"conditions {tuple(self.conditions.shape)} and {sizes[2]} names"
             )
+        if len(self.words) != len(self.names):
+            raise UserError(f"expected {len(self.names)} words; got {len(self.words)}")
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -66,6 +73,7 @@ class Pairs:
             texts=[self.texts[i] for i in rows.tolist()],
             conditions=self.conditions[rows],
             names=[self.names[i] for i in rows.tolist()],
+            words=[self.words[i] for i in rows.tolist()],
         )
 
     def split(self) -> tuple[Pairs, Pairs]:
@@ -179,7 +187,14 @@ def _embed(texts: list[str], conditions: list[Any], condition: Condition, progre
     place = {name: row for row, name in enumerate(known)}
     keep = [i for i, name in enumerate(names) if name in known]
     kept = [names[i] for i in keep]
-    return Pairs([texts[i] for i in keep], c[[place[name] for name in kept]], kept, skipped)
+    words = names if isinstance(condition, LabelCondition) else conditions
+    return Pairs(
+        [texts[i] for i in keep],
+        c[[place[name] for name in kept]],
+        kept,
+        skipped,
+        [words[i] for i in keep],
+    )
 
 
 def cached_vectors(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -132,6 +133,61 @@ def traversal(z: Tensor, dim: int, steps: int, quantile: float = 0.975) -> Tenso
 def arithmetic(a: Tensor, b: Tensor, c: Tensor) -> Tensor:
     """Analogy by vector offset: a - b + c, shapes (..., D)."""
     return a - b + c
+
+
+def average(codes: Tensor, weights: Sequence[float] | Tensor | None = None) -> Tensor:
+    """The weighted mean of latent codes.
+
+    Args:
+        codes: Shape (N, D).
+        weights: N weights, of which at least one is not zero; they are divided by their sum. None
+            weights all codes equally.
+
+    Returns:
+        One code (D,).
+
+    Raises:
+        UserError: There is no code, or the weights are not N finite numbers with a positive sum.
+
+    Example:
+        >>> average(torch.tensor([[0.0, 1.0], [4.0, 1.0]]), weights=[3, 1])
+        tensor([1., 1.])
+    """
+    if codes.ndim != 2 or len(codes) == 0:
+        raise UserError(f"expected codes (N, D), at least one; got {tuple(codes.shape)}")
+    if weights is None:
+        return codes.mean(0)
+    w = torch.as_tensor(weights, dtype=codes.dtype, device=codes.device)
+    if w.shape != codes.shape[:1] or not w.isfinite().all() or w.sum() <= 0:
+        raise UserError(
+            f"expected {len(codes)} finite weights with a positive sum; got {w.tolist()!s:.80}"
+        )
+    return (w / w.sum()) @ codes
+
+
+def contrast(positive: Tensor, negative: Tensor) -> Tensor:
+    """The direction from one set of latent codes to another: the difference of their means.
+
+    In the space of activations it is known as a steering vector (Turner et al., arXiv 2308.10248).
+
+    Args:
+        positive: Codes (N, D) to move towards.
+        negative: Codes (M, D) to move away from.
+
+    Returns:
+        The direction (D,); added once, it moves the mean of `negative` to that of `positive`.
+
+    Raises:
+        UserError: There is no code in one of them, or they differ in size.
+
+    Example:
+        >>> contrast(torch.tensor([[3.0, 1.0], [5.0, 1.0]]), torch.tensor([[1.0, 1.0]]))
+        tensor([3., 0.])
+    """
+    shapes = tuple(positive.shape), tuple(negative.shape)
+    if any(len(shape) != 2 or shape[0] == 0 for shape in shapes) or shapes[0][1] != shapes[1][1]:
+        raise UserError(f"expected codes (N, D) and (M, D), at least one of each; got {shapes}")
+    return positive.mean(0) - negative.mean(0)
 
 
 def nearest_neighbours(query: Tensor, codes: Tensor, k: int) -> tuple[Tensor, Tensor]:

@@ -222,6 +222,7 @@ class TextDecoder(nn.Module):
         steering: Steering | None = None,
         keep: Tensor | None = None,
         per_sentence: bool = False,
+        start: Tensor | None = None,
     ) -> Tensor:
         """-log p(x|z) in nats, summed over tokens (including eos, given bos).
 
@@ -236,6 +237,8 @@ class TextDecoder(nn.Module):
             keep: Word dropout (Bowman et al., arXiv 1511.06349): False replaces the embedding of
                 that input token by zeros, shape (B, T - 1). Targets are never changed.
             per_sentence: Return one value per sentence instead of their sum.
+            start: Index of the first token of each sentence that is counted, shape (B,); the tokens
+                before it are a prompt. None counts all tokens after bos.
 
         Returns:
             The sum over sentences, a scalar, or the values of the sentences, shape (B,).
@@ -244,6 +247,9 @@ class TextDecoder(nn.Module):
             ValueError: The shapes of mask and ids differ, or padding is on the left.
         """
         rows, targets, where = self._read(ids, mask, steering, keep)
+        if start is not None:
+            counted = where[:, 1] + 1 >= start.to(where.device)[where[:, 0]]
+            rows, targets, where = rows[counted], targets[counted], where[counted]
         losses = self._losses(rows, targets, "none" if per_sentence else "sum")
         return _per_sentence(losses, where, len(ids)) if per_sentence else losses
 

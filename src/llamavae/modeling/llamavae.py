@@ -31,7 +31,7 @@ from transformers.utils.generic import ModelOutput
 
 from llamavae.errors import UserError, check_int, check_path, memory_errors, unknown
 from llamavae.files import replacing_folder
-from llamavae.latent import arithmetic, nearest_neighbours, traversal
+from llamavae.latent import arithmetic, average, contrast, nearest_neighbours, traversal
 from llamavae.latent.paths import PATHS, as_codes
 from llamavae.manifest import verify
 from llamavae.modeling import checkpoint, loading
@@ -365,6 +365,22 @@ class LlaMaVAE(SentenceVAE):
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder, max_shard_size=max_shard_size)
             return checkpoint.upload(Path(folder), repo_id, **options)
+
+    def to_sentence_transformer(self) -> SentenceTransformer:
+        """The encoder half as a `SentenceTransformer`, whose vectors are the posterior means.
+
+        It is a copy, in float32 and with LoRA matrices merged. `save_pretrained` writes it, and
+        `SentenceTransformer(folder)` loads it. With `attention` pooling, which is not a module of
+        sentence-transformers, this needs llamavae and `trust_remote_code=True`.
+
+        Raises:
+            UserError: The model has no sentence encoder.
+        """
+        from llamavae.modeling.sentence_export import sentence_transformer  # slow import
+
+        if self.encoder is None:
+            raise UserError("expected a model with a sentence encoder; this model has none")
+        return sentence_transformer(self.encoder, self.posterior)
 
     # --------------------------------------------------------- methods required by transformers
 
@@ -770,6 +786,57 @@ class LlaMaVAE(SentenceVAE):
         return self.decode(
             arithmetic(*(self.latent_code(x, refine=refine) for x in (a, b, c))), **options
         )
+
+    def average(
+        self,
+        texts: Texts,
+        weights: Sequence[float] | None = None,
+        *,
+        refine: int | Refinement = 0,
+        **options: Any,
+    ) -> list[str]:
+        """The text at the weighted mean of the codes of several texts.
+
+        Args:
+            texts: N texts, at least one.
+            weights: N weights, see `llamavae.latent.average`.
+            refine: See `encode`.
+            **options: Options of `generate`.
+        """
+        return self.decode(average(self._means(texts, refine), weights), **options)
+
+    def direction(
+        self, positive: Texts, negative: Texts, *, refine: int | Refinement = 0
+    ) -> Tensor:
+        """The direction (D,) in the latent space from one kind of texts to another.
+
+        Args:
+            positive: Texts that have a property.
+            negative: Texts that lack it, best with otherwise similar content.
+            refine: See `encode`.
+        """
+        return contrast(*(self._means(texts, refine) for texts in (positive, negative)))
+
+    def steer(
+        self,
+        texts: Texts,
+        direction: Tensor,
+        strength: float = 1.0,
+        *,
+        refine: int | Refinement = 0,
+        **options: Any,
+    ) -> list[str]:
+        """Move the code of each text along a direction and decode it.
+
+        Args:
+            texts: One text or several.
+            direction: The direction (D,), such as that of `direction`.
+            strength: Factor on the direction; a negative factor moves the other way.
+            refine: See `encode`.
+            **options: Options of `generate`.
+        """
+        step = self.latent_code(direction)
+        return self.decode(self._means(texts, refine) + strength * step, **options)
 
     def neighbours(
         self,

@@ -1,0 +1,67 @@
+"""Running the application with uvicorn."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import sys
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from llamavae.errors import UserError
+
+_GRACE = 30  # seconds that running requests have after a signal to stop
+_KEEP_ALIVE = 5  # seconds that an idle connection stays open
+_CONNECTIONS = 1024
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket bound to an address; port 0 chooses a free one.
+
+    Raises:
+        UserError: The address cannot be bound.
+    """
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise UserError(
+            f"cannot listen on {host}, port {port}: {error.strerror}. Choose another --port or "
+            "--host"
+        ) from error
+    return listener
+
+
+def url(listener: socket.socket) -> str:
+    """The address of a socket as a URL."""
+    host, port = listener.getsockname()[:2]
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def run(app: ASGIApp, listener: socket.socket) -> None:
+    """Serve until SIGINT or SIGTERM; running requests are finished first.
+
+    The log on stderr has a line of JSON for each request.
+
+    Args:
+        app: The application.
+        listener: Socket to listen on.
+    """
+    logger = logging.getLogger("llamavae.serving")
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    logger.handlers, logger.propagate = [handler], False
+    logger.setLevel(logging.INFO)
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=_KEEP_ALIVE,
+        timeout_graceful_shutdown=_GRACE,
+        limit_concurrency=_CONNECTIONS,
+    )
+    uvicorn.Server(config).run(sockets=[listener])
