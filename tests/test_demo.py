@@ -107,6 +107,13 @@ def test_interrupted_demo_is_resumed(whole, model):
     assert resumed.metrics == result.metrics
 
 
+def test_missing_sentences_are_found_before_a_download(tmp_path, monkeypatch):
+    monkeypatch.setattr("llamavae.demo.run.fetch", lambda *_, **__: pytest.fail("a download"))
+    monkeypatch.setattr("llamavae.demo.run.preferred", lambda *_: ("mini", "small"))
+    with pytest.raises(UserError, match=r"nothing\.txt"):
+        run_demo(tmp_path / "run", tmp_path / "nothing.txt", [], Console(quiet=True))
+
+
 def test_demo_takes_sentences_of_ones_own(tmp_path, model):
     file = tmp_path / "mine.csv"
     lines = [f"{i},sentence number {i} is about a dog" for i in range(40)]

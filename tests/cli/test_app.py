@@ -225,3 +225,8 @@ def test_full_disk(
         monkeypatch.setattr(sys, "stdout", full)
         assert entry(option) == 2
     assert capsys.readouterr().err == "error: No space left on device\n"
+
+
+def test_warnings_are_messages(capsys):
+    cli._show_warning(UserWarning("a\x1b[31m warning"), UserWarning, "file.py", 3)
+    assert capsys.readouterr().err == "warning: a\\u001b[31m warning\n"

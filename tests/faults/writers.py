@@ -23,6 +23,7 @@ from llamavae.bulk import encode_file
 from llamavae.cli.app import app
 from llamavae.data.code_files import read_latent_codes
 from llamavae.errors import UserError
+from llamavae.evaluation import Prediction, Predictions, write_predictions
 from llamavae.evaluation.evaluator import EvaluationData
 from llamavae.evaluation.evaluators.latent_usage import LatentUsage
 from llamavae.evaluation.evaluators.reconstruction import Reconstruction
@@ -365,6 +366,25 @@ def _read_copy(folder: Path) -> Any:
     return path.read_text("utf-8") if path.exists() else None
 
 
+def _predictions(folder: Path) -> None:
+    items = [Prediction(str(i), text.upper(), (text,)) for i, text in enumerate(TEXTS)]
+    write_predictions(Predictions(items, "mine"), folder / "mine.jsonl")
+
+
+def _score(folder: Path) -> None:
+    output = ("-o", folder / "scores", "--resamples", 5)
+    command("score", folder / "mine.jsonl", *output)
+
+
+def _read_scores(folder: Path) -> Any:
+    """The JSON file is exchanged after the table."""
+    if not (folder / "scores" / "scores.json").exists():
+        return None
+    rows = json.loads((folder / "scores" / "scores.json").read_text("utf-8"))["rows"]
+    table = (folder / "scores" / "scores.csv").read_text("utf-8")
+    return table, [(row["metric"], row["value"]) for row in rows]
+
+
 def begin(writer: Writer, folder: Path) -> None:
     """Write the old state, and the files that verbs read."""
     for write in (_file, _labelled, runs.corpus):
@@ -383,6 +403,7 @@ WRITERS = (
     Writer("fit-prior", _save_prior(1.0), _fit_prior, _read_prior),
     Writer("fit-condition", _nothing, _fit_condition, _read_fit),
     Writer("compare", _compare_first, _compare, _read_comparison),
+    Writer("score", _predictions, _score, _read_scores),
     Writer("study flows", _pairs, _study, _read_study),
     Writer("sweep", _sweep_first, _sweep, _read_sweep),
     Writer("recipes copy", _nothing, _copy_recipe, _read_copy),

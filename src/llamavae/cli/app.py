@@ -11,6 +11,7 @@ import os
 import shlex
 import signal
 import sys
+import warnings
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
@@ -29,6 +30,7 @@ from llamavae.cli.recipes import corpora, recipes
 from llamavae.cli.serve import serve
 from llamavae.cli.study import study
 from llamavae.errors import Terminated, UserError, lacks_memory
+from llamavae.terminal import printable
 
 USER_ERROR = 2
 INTERRUPTED, BROKEN_PIPE, TERMINATED = 130, 141, 143  # 128 + signal number, as in a shell
@@ -164,6 +166,7 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):  # its encoding can be ASCII
             stream.reconfigure(errors="backslashreplace")
     signal.signal(signal.SIGTERM, _terminate)
+    warnings.showwarning = _show_warning
     try:
         try:
             app(prog_name="llamavae")
@@ -175,6 +178,11 @@ def main() -> None:
         sys.exit(USER_ERROR)
     finally:
         gc.freeze()
+
+
+def _show_warning(message: Warning | str, *_: Any) -> None:
+    """Show a warning as a message, without the line of code that it comes from."""
+    note(f"warning: {printable(str(message))}")
 
 
 def _terminate(number: int, frame: object) -> None:

@@ -141,7 +141,8 @@ def decode_lines(lines: Iterable[bytes], name: str) -> Iterator[tuple[int, str]]
     """Like `read_lines`, for the bytes of an open file or of standard input, called `name`."""
     for number, raw in enumerate(lines, 1):
         if number == 1 and raw.startswith((b"\xff\xfe", b"\xfe\xff")):
-            raise UserError(f"{name}:1: is in UTF-16; {_conversion(name, 'UTF-16')}")
+            command = _pipe(name, "iconv -f UTF-16 -t UTF-8")
+            raise UserError(f"{name}:1: is in UTF-16; expected UTF-8. Convert it: {command}")
         if number == 1 and b"\r" in raw.rstrip(b"\r\n"):
             command = _pipe(name, r"tr '\r' '\n'")
             raise UserError(

@@ -101,6 +101,8 @@ def run_demo(
             setting is invalid.
     """
     console = console or Console()
+    if sentences is not None:
+        load_corpus(str(sentences), None, limit=2)  # errors come before a download
     name = _choose(console, progress) if model is None else model
     settings = _SETTINGS.get(name, _SETTINGS["small"])
     corpus = str(output / _OWN_FILE if sentences is None else sentences)
