@@ -371,7 +371,7 @@ class LlaMaVAE(SentenceVAE):
 
         It is a copy, in float32 and with LoRA matrices merged. `save_pretrained` writes it, and
         `SentenceTransformer(folder)` loads it. With `attention` pooling, which is not a module of
-        sentence-transformers, this needs llamavae and `trust_remote_code=True`.
+        sentence-transformers, this needs llamavae and the argument `trust_remote_code`.
 
         Raises:
             UserError: The model has no sentence encoder.
