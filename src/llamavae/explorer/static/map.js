@@ -1,0 +1,369 @@
+// The map: points drawn by regl-scatterplot, marks drawn over them, and moving about.
+
+export const COLOURS = ["#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9"];
+export const OTHER = "#8c959f";
+
+const NEAR = 12; // pixels within which a point is meant
+const STILL = 4; // pixels that a click may move
+
+const style = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+
+export class LatentMap {
+  /**
+   * `on` has the functions `hover(index)`, `point(index)`, `place([x, y])`, `path(from, to)` and
+   * `view()`; places are in the units of the projection, and the ends of a path are indices of
+   * points, or places.
+   */
+  constructor(element, on) {
+    this.element = element;
+    this.on = on;
+    this.canvas = element.querySelector("#points");
+    this.overlay = element.querySelector("#marks");
+    this.points = new Float32Array();
+    this.view = { x: 0, y: 0, zoom: 1 };
+    this.marks = { selected: null, path: [], samples: [], rubber: null };
+    this.pathMode = false;
+    this.plot = this.#start();
+    this.#resize();
+    new ResizeObserver(() => this.#resize()).observe(element);
+    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.#recolour());
+    this.#listen();
+  }
+
+  #start() {
+    try {
+      const probe = document.createElement("canvas").getContext("webgl");
+      if (!probe) throw new Error("no WebGL");
+      probe.getExtension("WEBGL_lose_context")?.loseContext();
+      return globalThis.createScatterplot.default({
+        canvas: this.canvas,
+        width: this.element.clientWidth,
+        height: this.element.clientHeight,
+        backgroundColor: style("--box"),
+        cameraIsFixed: true,
+        actionKeyMap: {},
+        opacity: 0.8,
+        deselectOnDblClick: false,
+        deselectOnEscape: false,
+      });
+    } catch (error) {
+      console.info(`the map is not drawn: ${error.message}`);
+      return null;
+    }
+  }
+
+  /** Show points (x, y, x, y, ...) with a colour for each category. */
+  async show(points, categories, colours) {
+    this.points = points;
+    this.categories = categories;
+    this.colours = colours;
+    let [left, right, low, high] = [Infinity, -Infinity, Infinity, -Infinity];
+    for (let i = 0; i < points.length; i += 2) {
+      left = Math.min(left, points[i]);
+      right = Math.max(right, points[i]);
+      low = Math.min(low, points[i + 1]);
+      high = Math.max(high, points[i + 1]);
+    }
+    this.centre = [(left + right) / 2, (low + high) / 2];
+    this.extent = [(right - left) / 2 || 1, (high - low) / 2 || 1];
+    this.unit = Math.max(...this.extent);
+    await this.#draw();
+    this.#mark();
+  }
+
+  async #draw() {
+    if (!this.plot || !this.points.length) return;
+    const n = this.points.length / 2;
+    const [x, y] = [new Float32Array(n), new Float32Array(n)];
+    for (let i = 0; i < n; i++) {
+      x[i] = (this.points[2 * i] - this.centre[0]) / this.unit;
+      y[i] = (this.points[2 * i + 1] - this.centre[1]) / this.unit;
+    }
+    this.plot.set({
+      pointColor: this.colours,
+      colorBy: "valueA",
+      pointSize: n > 20000 ? 2.5 : n > 3000 ? 4 : 7,
+    });
+    const z = this.categories ?? new Uint8Array(n);
+    await this.plot.draw({ x, y, z }, { zDataType: "categorical" });
+    this.#look();
+  }
+
+  async #recolour() {
+    this.plot?.set({ backgroundColor: style("--box") });
+    this.#mark();
+  }
+
+  // ------------------------------------------------------------------------------ the view
+
+  /** Half of the height of the map in its own unit, at zoom 1. */
+  get #fit() {
+    const wide = this.width / this.height;
+    return 1.08 * Math.max(this.extent[1], this.extent[0] / wide) / this.unit;
+  }
+
+  get #scale() {
+    return this.view.zoom / this.#fit;
+  }
+
+  toPixel([x, y]) {
+    const s = (this.#scale * this.height) / 2;
+    return [
+      this.width / 2 + s * ((x - this.centre[0]) / this.unit - this.view.x),
+      this.height / 2 - s * ((y - this.centre[1]) / this.unit - this.view.y),
+    ];
+  }
+
+  toPlace([px, py]) {
+    const s = (this.#scale * this.height) / 2;
+    return [
+      this.centre[0] + this.unit * (this.view.x + (px - this.width / 2) / s),
+      this.centre[1] + this.unit * (this.view.y - (py - this.height / 2) / s),
+    ];
+  }
+
+  setView(view, quiet = false) {
+    const zoom = Math.min(200, Math.max(0.3, view.zoom));
+    const bound = (value) => Math.min(2, Math.max(-2, value));
+    this.view = { x: bound(view.x), y: bound(view.y), zoom };
+    this.#look();
+    this.#mark();
+    if (!quiet) this.on.view();
+  }
+
+  #look() {
+    if (!this.plot || !this.points.length) return;
+    const s = this.#scale;
+    const { x, y } = this.view;
+    this.plot.view([s, 0, 0, 0, 0, s, 0, 0, 0, 0, 1, 0, -x * s, -y * s, 0, 1], {
+      preventEvent: true,
+    });
+  }
+
+  pan(px, py) {
+    const s = (this.#scale * this.height) / 2;
+    this.setView({ ...this.view, x: this.view.x - px / s, y: this.view.y + py / s });
+  }
+
+  zoom(factor, [px, py] = [this.width / 2, this.height / 2]) {
+    const before = this.toPlace([px, py]);
+    this.setView({ ...this.view, zoom: this.view.zoom * factor }, true);
+    const after = this.toPlace([px, py]);
+    this.setView({
+      zoom: this.view.zoom,
+      x: this.view.x + (before[0] - after[0]) / this.unit,
+      y: this.view.y + (before[1] - after[1]) / this.unit,
+    });
+  }
+
+  /** Move so that a place is visible. */
+  reveal(place) {
+    const [px, py] = this.toPixel(place);
+    if (px > 10 && py > 10 && px < this.width - 10 && py < this.height - 10) return;
+    const [x, y] = [0, 1].map((i) => (place[i] - this.centre[i]) / this.unit);
+    this.setView({ ...this.view, x, y });
+  }
+
+  #resize() {
+    const { clientWidth, clientHeight } = this.element;
+    if (!clientWidth || (clientWidth === this.width && clientHeight === this.height)) return;
+    this.width = clientWidth;
+    this.height = clientHeight;
+    const ratio = devicePixelRatio;
+    this.overlay.width = clientWidth * ratio;
+    this.overlay.height = clientHeight * ratio;
+    this.plot?.set({ width: clientWidth, height: clientHeight });
+    if (this.points.length) {
+      this.#look();
+      this.#mark();
+    }
+  }
+
+  // ------------------------------------------------------------------------- pointer and keys
+
+  /** Index of the point near a pixel, or null. */
+  nearest([px, py]) {
+    if (!this.points.length) return null;
+    const [x, y] = this.toPlace([px, py]);
+    let [best, distance] = [null, Infinity];
+    for (let i = 0; i < this.points.length; i += 2) {
+      const d = (this.points[i] - x) ** 2 + (this.points[i + 1] - y) ** 2;
+      if (d < distance) [best, distance] = [i / 2, d];
+    }
+    const s = (this.#scale * this.height) / 2 / this.unit;
+    return Math.sqrt(distance) * s <= NEAR ? best : null;
+  }
+
+  #listen() {
+    const at = (event) => {
+      const box = this.element.getBoundingClientRect();
+      return [event.clientX - box.left, event.clientY - box.top];
+    };
+    const held = new Map(); // pointers that are down
+    let start = null;
+    const target = (pixel) => this.nearest(pixel) ?? this.toPlace(pixel);
+    this.element.addEventListener("pointerdown", (event) => {
+      if (event.button || !this.points.length) return;
+      this.element.setPointerCapture(event.pointerId);
+      held.set(event.pointerId, at(event));
+      const draws = (event.shiftKey || this.pathMode) && held.size === 1;
+      start = { pixel: at(event), moved: held.size > 1, draws };
+    });
+    this.element.addEventListener("pointermove", (event) => {
+      const pixel = at(event);
+      const last = held.get(event.pointerId);
+      if (!last) {
+        const index = this.nearest(pixel);
+        this.on.hover(index, pixel);
+        return;
+      }
+      if (Math.hypot(pixel[0] - start.pixel[0], pixel[1] - start.pixel[1]) > STILL) {
+        start.moved = true;
+      }
+      if (held.size === 2) {
+        const [other] = [...held].filter(([id]) => id !== event.pointerId).map(([, p]) => p);
+        const length = ([x, y]) => Math.hypot(x - other[0], y - other[1]);
+        this.zoom(length(pixel) / Math.max(1, length(last)), other);
+      } else if (start.draws) {
+        this.marks.rubber = [start.pixel, pixel];
+        this.#mark();
+      } else if (start.moved) {
+        this.pan(pixel[0] - last[0], pixel[1] - last[1]);
+      }
+      held.set(event.pointerId, pixel);
+    });
+    const end = (event) => {
+      if (!held.delete(event.pointerId) || held.size) return;
+      const pixel = at(event);
+      this.marks.rubber = null;
+      if (event.type === "pointercancel") return;
+      if (start.draws && start.moved) this.on.path(target(start.pixel), target(pixel));
+      else if (!start.moved) this.choose(pixel);
+      this.#mark();
+    };
+    this.element.addEventListener("pointerup", end);
+    this.element.addEventListener("pointercancel", end);
+    this.element.addEventListener("pointerleave", () => this.on.hover(null));
+    this.element.addEventListener(
+      "wheel",
+      (event) => {
+        event.preventDefault();
+        if (this.points.length) this.zoom(1.0015 ** -event.deltaY, at(event));
+      },
+      { passive: false },
+    );
+    const keys = {
+      ArrowLeft: () => this.pan(40, 0),
+      ArrowRight: () => this.pan(-40, 0),
+      ArrowUp: () => this.pan(0, 40),
+      ArrowDown: () => this.pan(0, -40),
+      "+": () => this.zoom(1.3),
+      "=": () => this.zoom(1.3),
+      "-": () => this.zoom(1 / 1.3),
+      0: () => this.setView({ x: 0, y: 0, zoom: 1 }),
+      Enter: () => this.choose([this.width / 2, this.height / 2]),
+    };
+    this.element.addEventListener("keydown", (event) => {
+      if (!keys[event.key] || event.ctrlKey || event.metaKey || !this.points.length) return;
+      event.preventDefault();
+      keys[event.key]();
+    });
+    for (const kind of ["focus", "blur"]) this.element.addEventListener(kind, () => this.#mark());
+  }
+
+  choose(pixel) {
+    const index = this.nearest(pixel);
+    if (index === null) this.on.place(this.toPlace(pixel));
+    else this.on.point(index);
+  }
+
+  // -------------------------------------------------------------------------------- the marks
+
+  /** Draw marks: `selected` and `samples` are places, `path` a list of places. */
+  mark(marks) {
+    Object.assign(this.marks, marks);
+    this.#mark();
+  }
+
+  #mark() {
+    const context = this.overlay.getContext("2d");
+    context.setTransform(devicePixelRatio, 0, 0, devicePixelRatio, 0, 0);
+    context.clearRect(0, 0, this.width, this.height);
+    if (this.points.length) this.#paint(context);
+  }
+
+  #paint(context) {
+    const [ink, paper] = [style("--ink"), style("--paper")];
+    const line = (pixels, width, colour) => {
+      context.beginPath();
+      for (const [x, y] of pixels) context.lineTo(x, y);
+      context.lineWidth = width;
+      context.strokeStyle = colour;
+      context.stroke();
+    };
+    const dot = ([x, y], radius, fill, text) => {
+      context.beginPath();
+      context.arc(x, y, radius, 0, 2 * Math.PI);
+      context.fillStyle = fill;
+      context.fill();
+      context.lineWidth = 2;
+      context.strokeStyle = paper;
+      context.stroke();
+      if (!text) return;
+      context.fillStyle = paper;
+      context.font = "bold 10px system-ui, sans-serif";
+      context.textAlign = "center";
+      context.textBaseline = "middle";
+      context.fillText(text, x, y + 0.5);
+    };
+    const path = this.marks.path.map((place) => this.toPixel(place));
+    line(path, 5, paper);
+    line(path, 2.5, ink);
+    path.forEach((pixel, i) => dot(pixel, 8, ink, String(i + 1)));
+    for (const place of this.marks.samples) {
+      const [x, y] = this.toPixel(place);
+      context.save();
+      context.translate(x, y);
+      context.rotate(Math.PI / 4);
+      context.fillStyle = ink;
+      context.strokeStyle = paper;
+      context.lineWidth = 2;
+      context.fillRect(-5, -5, 10, 10);
+      context.strokeRect(-5, -5, 10, 10);
+      context.restore();
+    }
+    if (this.marks.selected) {
+      const [x, y] = this.toPixel(this.marks.selected);
+      for (const [width, colour] of [[5, paper], [2.5, ink]]) {
+        context.beginPath();
+        context.arc(x, y, 10, 0, 2 * Math.PI);
+        context.lineWidth = width;
+        context.strokeStyle = colour;
+        context.stroke();
+      }
+    }
+    if (this.marks.rubber) {
+      context.setLineDash([6, 4]);
+      line(this.marks.rubber, 2, ink);
+      context.setLineDash([]);
+    }
+    if (document.activeElement === this.element && this.element.matches(":focus-visible")) {
+      const [x, y] = [this.width / 2, this.height / 2]; // where Enter selects
+      line([[x - 9, y], [x + 9, y]], 1.5, ink);
+      line([[x, y - 9], [x, y + 9]], 1.5, ink);
+    }
+  }
+
+  /** What is seen, as an image. */
+  async image() {
+    const copy = document.createElement("canvas");
+    copy.width = this.overlay.width;
+    copy.height = this.overlay.height;
+    const context = copy.getContext("2d");
+    context.fillStyle = style("--box");
+    context.fillRect(0, 0, copy.width, copy.height);
+    if (this.plot) context.drawImage(this.canvas, 0, 0, copy.width, copy.height);
+    context.drawImage(this.overlay, 0, 0);
+    return new Promise((done) => copy.toBlob(done, "image/png"));
+  }
+}
