@@ -80,11 +80,11 @@ def create_explorer(
         name=name,
         limits=limits,
         api_key=api_key,
-        open_paths=("/", "/explore/", *files),
+        open_paths=("/", "/explore", *files),
     )
     app.state.space, app.state.files = space, files
     app.state.map = json.dumps(_map(space, name, definitions), ensure_ascii=False).encode()
-    for path in ("/", *files):
+    for path in ("/", "/explore", *files):
         app.get(path, include_in_schema=False)(file if path in files else page)
     app.get("/explore/map", response_model=None)(map_)
     app.get("/explore/usage", response_model=None)(usage)
@@ -129,6 +129,7 @@ def _map(space: Space, name: str, definitions: InvertibleCVAE | None) -> dict[st
         "definitions": definitions is not None,
         "texts": list(space.texts),
         "labels": labels,
+        "colour": space.clearest(),
         "layouts": {
             method: {
                 "points": _packed(layout.points, "<f4"),

@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from sklearn.decomposition import PCA
 from torch import Tensor
 
 from llamavae.data.sentences import sentence_vectors
 from llamavae.errors import UserError
 from llamavae.latent.paths import nearest_neighbours
 from llamavae.metrics.clusters import Projection, project
+from llamavae.metrics.control import label_codes
 from llamavae.metrics.latent import ACTIVE_THRESHOLD
 from llamavae.modeling import LlaMaVAE
 
@@ -59,10 +59,12 @@ class Layout:
                 f"{codes.shape}"
             )
         self._centre = codes.mean(0)
-        pca = PCA(2, svd_solver="covariance_eigh").fit(codes)
-        self._axes: Points = pca.components_
+        variances, vectors = np.linalg.eigh(np.cov(codes.T))  # in ascending order
+        axes: Points = vectors.T[:-3:-1]
+        largest = np.abs(axes).argmax(1)
+        self._axes = axes * np.sign(axes[[0, 1], largest])[:, None]  # no arbitrary signs
         self.points = (codes - self._centre) @ self._axes.T
-        self.explained = np.nan_to_num(pca.explained_variance_ratio_).tolist()
+        self.explained = (variances[:-3:-1] / (variances.sum() or 1)).tolist()
 
     def code(self, place: ArrayLike) -> Points:
         """The code (D,) of a place (2,)."""
@@ -178,3 +180,22 @@ class Space:
         codes = z.double().numpy()
         found = {method: layout.places(codes) for method, layout in self.layouts.items()}
         return [{m: places[i].tolist() for m, places in found.items()} for i in range(len(z))]
+
+    def clearest(self) -> str | None:
+        """The column of labels that explains most of the variance of the places on the first map.
+
+        None if there are no labels.
+        """
+        points = next(iter(self.layouts.values())).points
+        total = points.var(0).sum() or 1.0
+
+        def explained(values: Sequence[Hashable]) -> float:
+            codes = label_codes(values)
+            counts = np.bincount(codes)
+            sums = np.stack([np.bincount(codes, axis) for axis in points.T], 1)
+            centres = sums / counts[:, None] - points.mean(0)
+            within = len(points) - len(counts)  # 0 if all labels differ
+            share = counts @ np.square(centres).sum(1) / (len(points) * total)
+            return share if within else 0.0
+
+        return max(self.labels, key=lambda name: explained(self.labels[name]), default=None)

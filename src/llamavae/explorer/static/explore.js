@@ -263,7 +263,7 @@ function showTerms() {
         keep();
       } }),
     choice(named(term.place), term.place),
-    make("button", { type: "button", "aria-label": `Remove ${named(term.place)}`, onclick: () => {
+    make("button", { type: "button", class: "end", "aria-label": `Remove ${named(term.place)}`, onclick: () => {
       state.terms.splice(i, 1);
       showTerms();
       keep();
@@ -342,7 +342,7 @@ async function showMap() {
   await map.show(points, shown, label ? [...COLOURS, OTHER] : [COLOURS[0], COLOURS[0]]);
   const entry = (colour, text) => {
     const swatch = make("span", { class: "swatch" });
-    swatch.style.background = colour;
+    swatch.style.background = `var(${colour})`;
     return make("li", {}, swatch, text);
   };
   const values = label ? label.values : [];
@@ -588,7 +588,7 @@ async function start() {
     for (const label of Object.values(found.labels)) label.codes = unpack(label.codes, Int32Array);
     space = found;
     [state.projection] = Object.keys(space.layouts);
-    state.colour = Object.keys(space.labels)[0] ?? "";
+    state.colour = space.colour ?? "";
     $("model").textContent = space.model;
     $("facts").textContent =
       `${space.texts.length.toLocaleString("en")} sentences in ${space.dim} dimensions`;
@@ -603,8 +603,7 @@ async function start() {
     });
     if (!map.plot) {
       $("map-message").textContent =
-        "This browser has no WebGL, so the points are not drawn. Everything else works: find a " +
-        "sentence with the search.";
+        "This browser has no WebGL. The map is drawn without it, and moves more slowly.";
       $("map-message").hidden = false;
     }
     const { tab, place, moves } = restore();

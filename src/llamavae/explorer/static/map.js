@@ -1,7 +1,8 @@
 // The map: points drawn by regl-scatterplot, marks drawn over them, and moving about.
 
-export const COLOURS = ["#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9"];
-export const OTHER = "#8c959f";
+// Variables of the style sheet: the palette of Okabe and Ito, which colour-blind people distinguish.
+export const COLOURS = ["--blue", "--orange", "--green", "--vermilion", "--purple", "--sky"];
+export const OTHER = "--grey";
 
 const NEAR = 12; // pixels within which a point is meant
 const STILL = 4; // pixels that a click may move
@@ -35,7 +36,10 @@ export class LatentMap {
       const probe = document.createElement("canvas").getContext("webgl");
       if (!probe) throw new Error("no WebGL");
       probe.getExtension("WEBGL_lose_context")?.loseContext();
-      return globalThis.createScatterplot.default({
+      const { createRenderer, default: create } = globalThis.createScatterplot;
+      this.renderer = createRenderer({ canvas: document.createElement("canvas") });
+      return create({
+        renderer: this.renderer,
         canvas: this.canvas,
         width: this.element.clientWidth,
         height: this.element.clientHeight,
@@ -52,7 +56,7 @@ export class LatentMap {
     }
   }
 
-  /** Show points (x, y, x, y, ...) with a colour for each category. */
+  /** Show points (x, y, x, y, ...) with a colour, a variable of the style, for each category. */
   async show(points, categories, colours) {
     this.points = points;
     this.categories = categories;
@@ -80,7 +84,7 @@ export class LatentMap {
       y[i] = (this.points[2 * i + 1] - this.centre[1]) / this.unit;
     }
     this.plot.set({
-      pointColor: this.colours,
+      pointColor: this.colours.map(style),
       colorBy: "valueA",
       pointSize: n > 20000 ? 2.5 : n > 3000 ? 4 : 7,
     });
@@ -90,7 +94,7 @@ export class LatentMap {
   }
 
   async #recolour() {
-    this.plot?.set({ backgroundColor: style("--box") });
+    this.plot?.set({ backgroundColor: style("--box"), pointColor: this.colours?.map(style) });
     this.#mark();
   }
 
@@ -172,6 +176,7 @@ export class LatentMap {
     const ratio = devicePixelRatio;
     this.overlay.width = clientWidth * ratio;
     this.overlay.height = clientHeight * ratio;
+    this.renderer?.resize(clientWidth, clientHeight);
     this.plot?.set({ width: clientWidth, height: clientHeight });
     if (this.points.length) {
       this.#look();
@@ -316,6 +321,7 @@ export class LatentMap {
       context.textBaseline = "middle";
       context.fillText(text, x, y + 0.5);
     };
+    if (!this.plot) this.#dots(context);
     const path = this.marks.path.map((place) => this.toPixel(place));
     line(path, 5, paper);
     line(path, 2.5, ink);
@@ -351,6 +357,16 @@ export class LatentMap {
       const [x, y] = [this.width / 2, this.height / 2]; // where Enter selects
       line([[x - 9, y], [x + 9, y]], 1.5, ink);
       line([[x, y - 9], [x, y + 9]], 1.5, ink);
+    }
+  }
+
+  /** The points, in browsers without WebGL. */
+  #dots(context) {
+    const colours = this.colours.map(style);
+    for (let i = 0; i < this.points.length / 2; i++) {
+      const [x, y] = this.toPixel([this.points[2 * i], this.points[2 * i + 1]]);
+      context.fillStyle = colours[this.categories?.[i] ?? 0];
+      context.fillRect(x - 2, y - 2, 4, 4);
     }
   }
 
