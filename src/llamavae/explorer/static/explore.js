@@ -136,9 +136,9 @@ function showPlace(neighbours) {
 
 /** A button that selects a place. */
 function choice(text, place) {
-  return make("button", { type: "button", class: "choice", onclick: () => {
-    select(place);
-    map.reveal(located(place, shown.spot));
+  return make("button", { type: "button", class: "choice", onclick: async () => {
+    await select(place);
+    if (shown.spot) map.reveal(located(place, shown.spot));
   } }, text);
 }
 
@@ -606,6 +606,7 @@ async function start() {
         "This browser has no WebGL. The map is drawn without it, and moves more slowly.";
       $("map-message").hidden = false;
     }
+    globalThis.explorer = map; // for tests and the console
     const { tab, place, moves } = restore();
     connect();
     await showMap();

@@ -118,6 +118,12 @@ export class LatentMap {
     ];
   }
 
+  /** Where the first points are, in pixels. */
+  pixels(count = 10) {
+    return Array.from({ length: count }, (_, i) =>
+      this.toPixel([this.points[2 * i], this.points[2 * i + 1]]));
+  }
+
   toPlace([px, py]) {
     const s = (this.#scale * this.height) / 2;
     return [
