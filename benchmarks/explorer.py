@@ -2,8 +2,7 @@
 
     python benchmarks/explorer.py --points 50000
 
-Needs the extras serve and dev, chromium and chromium-driver. The browser draws with SwiftShader, a
-renderer on the CPU, so a machine with a GPU is faster.
+Needs the extras serve and dev, chromium and chromium-driver. The browser draws without a GPU.
 """
 
 from __future__ import annotations
@@ -44,9 +43,7 @@ requestAnimationFrame(step);
 def browser() -> webdriver.Chrome:
     options = webdriver.ChromeOptions()
     options.binary_location = str(shutil.which("chromium"))
-    for argument in ("--headless=new", "--no-sandbox", "--window-size=1280,900"):
-        options.add_argument(argument)
-    for argument in ("--use-angle=swiftshader", "--enable-unsafe-swiftshader"):
+    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--window-size=1280,900"):
         options.add_argument(argument)
     return webdriver.Chrome(options, webdriver.ChromeService(str(shutil.which("chromedriver"))))
 

@@ -145,8 +145,7 @@ def session(address, tmp_path_factory) -> Iterator[Page]:
         "--headless=new",
         "--no-sandbox",
         "--disable-dev-shm-usage",
-        "--use-angle=swiftshader",
-        "--enable-unsafe-swiftshader",
+        "--disable-gpu",
     ):
         options.add_argument(argument)
     options.add_experimental_option("prefs", {"download.default_directory": str(downloads)})
@@ -450,18 +449,3 @@ def test_accessibility(page, width, dark):
         ]
         assert serious == []
     resize(page, 1280, 900)
-
-
-def test_without_webgl(page):
-    script = """const original = HTMLCanvasElement.prototype.getContext;
-    HTMLCanvasElement.prototype.getContext = function (kind, ...rest) {
-        return kind.startsWith("webgl") ? null : original.call(this, kind, ...rest);
-    };"""
-    driver = page.driver
-    added = driver.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": script})
-    page.load()
-    driver.execute_cdp_cmd("Page.removeScriptToEvaluateOnNewDocument", added)
-    assert "no WebGL" in page.text("map-message")
-    assert colours(page, "marks") > 4
-    page.select("the")
-    assert page.text("place-title") == "Sentence"

@@ -41,8 +41,7 @@ from llamavae.serving.schemas import error_body
 _ORDERS = 20  # random orders of a path's inner texts, for its control
 _TYPES = {"html": "text/html", "js": "text/javascript", "css": "text/css", "svg": "image/svg+xml"}
 _HEADERS = {
-    # regl, which draws the map, generates its drawing functions at run time
-    "Content-Security-Policy": "default-src 'none'; script-src 'self' 'unsafe-eval'; "
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; "
     "style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; base-uri 'none'; "
     "form-action 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
@@ -103,14 +102,11 @@ def create_explorer(
 
 def _files() -> dict[str, Response]:
     """The files of the page by path."""
-    folder = resources.files("llamavae.explorer") / "static"
     found: dict[str, Response] = {}
-    for where, prefix in ((folder, "/explore/"), (folder / "vendor", "/explore/vendor/")):
-        for one in where.iterdir():
-            kind = _TYPES.get(one.name.rpartition(".")[2])
-            if kind is not None:
-                path = prefix + ("" if one.name == "index.html" else one.name)
-                found[path] = Response(one.read_bytes(), 200, _HEADERS, kind)
+    for one in (resources.files("llamavae.explorer") / "static").iterdir():
+        kind = _TYPES[one.name.rpartition(".")[2]]
+        path = "/explore/" + ("" if one.name == "index.html" else one.name)
+        found[path] = Response(one.read_bytes(), 200, _HEADERS, kind)
     return found
 
 

@@ -334,12 +334,12 @@ async function showUsage() {
 
 // --------------------------------------------------------------------------------- map and tabs
 
-async function showMap() {
+function showMap() {
   const { points } = space.layouts[state.projection];
   const label = space.labels[state.colour];
   const count = COLOURS.length;
   const shown = label && Uint8Array.from(label.codes, (c) => Math.min(c, count));
-  await map.show(points, shown, label ? [...COLOURS, OTHER] : [COLOURS[0], COLOURS[0]]);
+  map.show(points, shown, label ? [...COLOURS, OTHER] : [COLOURS[0], COLOURS[0]]);
   const entry = (colour, text) => {
     const swatch = make("span", { class: "swatch" });
     swatch.style.background = `var(${colour})`;
@@ -500,9 +500,9 @@ function connect() {
   $("projection").value = state.projection;
   $("colour").value = state.colour;
   for (const id of ["projection", "colour"]) {
-    $(id).addEventListener("change", async () => {
+    $(id).addEventListener("change", () => {
       state[id] = $(id).value;
-      await showMap();
+      showMap();
       marks();
       keep();
     });
@@ -601,15 +601,10 @@ async function start() {
           Array.isArray(end) ? { projection: state.projection, x: end[0], y: end[1] } : end)),
       view: keep,
     });
-    if (!map.plot) {
-      $("map-message").textContent =
-        "This browser has no WebGL. The map is drawn without it, and moves more slowly.";
-      $("map-message").hidden = false;
-    }
     globalThis.explorer = map; // for tests and the console
     const { tab, place, moves } = restore();
     connect();
-    await showMap();
+    showMap();
     $("condition-none").hidden = space.definitions;
     $("condition-form").hidden = !space.definitions;
     open(tab);

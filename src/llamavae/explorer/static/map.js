@@ -1,4 +1,7 @@
-// The map: points drawn by regl-scatterplot, marks drawn over them, and moving about.
+// The map: points, marks over them, and moving about.
+//
+// Points are written into the pixels of a canvas. For the numbers of points that are shown here this
+// takes a few milliseconds on any machine, with or without a GPU, and needs no library.
 
 // Variables of the style sheet: the palette of Okabe and Ito, which colour-blind people distinguish.
 export const COLOURS = ["--blue", "--orange", "--green", "--vermilion", "--purple", "--sky"];
@@ -24,40 +27,14 @@ export class LatentMap {
     this.view = { x: 0, y: 0, zoom: 1 };
     this.marks = { selected: null, path: [], samples: [], rubber: null };
     this.pathMode = false;
-    this.plot = this.#start();
     this.#resize();
     new ResizeObserver(() => this.#resize()).observe(element);
-    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.#recolour());
+    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.draw());
     this.#listen();
   }
 
-  #start() {
-    try {
-      const probe = document.createElement("canvas").getContext("webgl");
-      if (!probe) throw new Error("no WebGL");
-      probe.getExtension("WEBGL_lose_context")?.loseContext();
-      const { createRenderer, default: create } = globalThis.createScatterplot;
-      this.renderer = createRenderer({ canvas: document.createElement("canvas") });
-      return create({
-        renderer: this.renderer,
-        canvas: this.canvas,
-        width: this.element.clientWidth,
-        height: this.element.clientHeight,
-        backgroundColor: style("--box"),
-        cameraIsFixed: true,
-        actionKeyMap: {},
-        opacity: 0.8,
-        deselectOnDblClick: false,
-        deselectOnEscape: false,
-      });
-    } catch (error) {
-      console.info(`the map is not drawn: ${error.message}`);
-      return null;
-    }
-  }
-
   /** Show points (x, y, x, y, ...) with a colour, a variable of the style, for each category. */
-  async show(points, categories, colours) {
+  show(points, categories, colours) {
     this.points = points;
     this.categories = categories;
     this.colours = colours;
@@ -71,31 +48,17 @@ export class LatentMap {
     this.centre = [(left + right) / 2, (low + high) / 2];
     this.extent = [(right - left) / 2 || 1, (high - low) / 2 || 1];
     this.unit = Math.max(...this.extent);
-    await this.#draw();
-    this.#mark();
+    this.draw();
   }
 
-  async #draw() {
-    if (!this.plot || !this.points.length) return;
-    const n = this.points.length / 2;
-    const [x, y] = [new Float32Array(n), new Float32Array(n)];
-    for (let i = 0; i < n; i++) {
-      x[i] = (this.points[2 * i] - this.centre[0]) / this.unit;
-      y[i] = (this.points[2 * i + 1] - this.centre[1]) / this.unit;
-    }
-    this.plot.set({
-      pointColor: this.colours.map(style),
-      colorBy: "valueA",
-      pointSize: n > 20000 ? 2.5 : n > 3000 ? 4 : 7,
+  /** Draw everything in the next frame. */
+  draw() {
+    this.frame ??= requestAnimationFrame(() => {
+      this.frame = null;
+      if (!this.points.length) return;
+      this.#drawPoints();
+      this.#drawMarks();
     });
-    const z = this.categories ?? new Uint8Array(n);
-    await this.plot.draw({ x, y, z }, { zDataType: "categorical" });
-    this.#look();
-  }
-
-  async #recolour() {
-    this.plot?.set({ backgroundColor: style("--box"), pointColor: this.colours?.map(style) });
-    this.#mark();
   }
 
   // ------------------------------------------------------------------------------ the view
@@ -136,18 +99,8 @@ export class LatentMap {
     const zoom = Math.min(200, Math.max(0.3, view.zoom));
     const bound = (value) => Math.min(2, Math.max(-2, value));
     this.view = { x: bound(view.x), y: bound(view.y), zoom };
-    this.#look();
-    this.#mark();
+    this.draw();
     if (!quiet) this.on.view();
-  }
-
-  #look() {
-    if (!this.plot || !this.points.length) return;
-    const s = this.#scale;
-    const { x, y } = this.view;
-    this.plot.view([s, 0, 0, 0, 0, s, 0, 0, 0, 0, 1, 0, -x * s, -y * s, 0, 1], {
-      preventEvent: true,
-    });
   }
 
   pan(px, py) {
@@ -179,15 +132,11 @@ export class LatentMap {
     if (!clientWidth || (clientWidth === this.width && clientHeight === this.height)) return;
     this.width = clientWidth;
     this.height = clientHeight;
-    const ratio = devicePixelRatio;
-    this.overlay.width = clientWidth * ratio;
-    this.overlay.height = clientHeight * ratio;
-    this.renderer?.resize(clientWidth, clientHeight);
-    this.plot?.set({ width: clientWidth, height: clientHeight });
-    if (this.points.length) {
-      this.#look();
-      this.#mark();
+    for (const canvas of [this.canvas, this.overlay]) {
+      canvas.width = Math.round(clientWidth * devicePixelRatio);
+      canvas.height = Math.round(clientHeight * devicePixelRatio);
     }
+    this.draw();
   }
 
   // ------------------------------------------------------------------------- pointer and keys
@@ -237,7 +186,7 @@ export class LatentMap {
         this.zoom(length(pixel) / Math.max(1, length(last)), other);
       } else if (start.draws) {
         this.marks.rubber = [start.pixel, pixel];
-        this.#mark();
+        this.draw();
       } else if (start.moved) {
         this.pan(pixel[0] - last[0], pixel[1] - last[1]);
       }
@@ -250,7 +199,7 @@ export class LatentMap {
       if (event.type === "pointercancel") return;
       if (start.draws && start.moved) this.on.path(target(start.pixel), target(pixel));
       else if (!start.moved) this.choose(pixel);
-      this.#mark();
+      this.draw();
     };
     this.element.addEventListener("pointerup", end);
     this.element.addEventListener("pointercancel", end);
@@ -279,7 +228,7 @@ export class LatentMap {
       event.preventDefault();
       keys[event.key]();
     });
-    for (const kind of ["focus", "blur"]) this.element.addEventListener(kind, () => this.#mark());
+    for (const kind of ["focus", "blur"]) this.element.addEventListener(kind, () => this.draw());
   }
 
   choose(pixel) {
@@ -293,14 +242,63 @@ export class LatentMap {
   /** Draw marks: `selected` and `samples` are places, `path` a list of places. */
   mark(marks) {
     Object.assign(this.marks, marks);
-    this.#mark();
+    this.draw();
   }
 
-  #mark() {
+  #drawPoints() {
+    const { width, height } = this.canvas;
+    const context = this.canvas.getContext("2d");
+    if (this.image?.width !== width || this.image.height !== height) {
+      this.image = new ImageData(width, height);
+    }
+    const pixels = new Uint32Array(this.image.data.buffer).fill(0);
+    const colours = this.colours.map((name) => this.#pixel(context, style(name)));
+    const count = this.points.length / 2;
+    const size = count > 20000 ? 1.5 : count > 3000 ? 2.2 : 3.5;
+    const radius = size * devicePixelRatio * Math.min(2.5, Math.sqrt(Math.max(1, this.view.zoom)));
+    const reach = Math.ceil(radius);
+    const inner = []; // offsets of whole pixels, and of those at the rim with their opacity
+    const rim = [];
+    for (let dy = -reach; dy <= reach; dy++) {
+      for (let dx = -reach; dx <= reach; dx++) {
+        const covered = Math.min(1, radius + 0.5 - Math.hypot(dx, dy));
+        if (covered === 1) inner.push([dx, dy]);
+        else if (covered > 0.1) rim.push([dx, dy, Math.round(255 * covered) << 24]);
+      }
+    }
+    const flat = (offsets) => Int32Array.from(offsets, ([dx, dy]) => dy * width + dx);
+    const [whole, partial] = [flat(inner), flat(rim)];
+    const opacity = Int32Array.from(rim, ([, , alpha]) => alpha);
+    const s = ((this.#scale * this.height) / 2 / this.unit) * devicePixelRatio;
+    const [left, top] = this.toPixel([0, 0]).map((each) => each * devicePixelRatio);
+    for (let i = 0; i < count; i++) {
+      const x = Math.round(left + s * this.points[2 * i]);
+      const y = Math.round(top - s * this.points[2 * i + 1]);
+      if (x < reach || y < reach || x >= width - reach || y >= height - reach) continue;
+      const at = y * width + x;
+      const colour = colours[this.categories ? this.categories[i] : 0];
+      for (let k = 0; k < whole.length; k++) pixels[at + whole[k]] = colour;
+      for (let k = 0; k < partial.length; k++) {
+        const pixel = at + partial[k];
+        if (pixels[pixel] === 0) pixels[pixel] = (colour & 0xffffff) | opacity[k];
+      }
+    }
+    context.putImageData(this.image, 0, 0);
+  }
+
+  /** A colour as four bytes of `ImageData`. */
+  #pixel(context, colour) {
+    context.fillStyle = colour;
+    const value = parseInt(context.fillStyle.slice(1), 16); // always #rrggbb
+    const bytes = [value >> 16, (value >> 8) & 255, value & 255, 255];
+    return new Uint32Array(Uint8Array.from(bytes).buffer)[0];
+  }
+
+  #drawMarks() {
     const context = this.overlay.getContext("2d");
     context.setTransform(devicePixelRatio, 0, 0, devicePixelRatio, 0, 0);
     context.clearRect(0, 0, this.width, this.height);
-    if (this.points.length) this.#paint(context);
+    this.#paint(context);
   }
 
   #paint(context) {
@@ -327,7 +325,6 @@ export class LatentMap {
       context.textBaseline = "middle";
       context.fillText(text, x, y + 0.5);
     };
-    if (!this.plot) this.#dots(context);
     const path = this.marks.path.map((place) => this.toPixel(place));
     line(path, 5, paper);
     line(path, 2.5, ink);
@@ -366,16 +363,6 @@ export class LatentMap {
     }
   }
 
-  /** The points, in browsers without WebGL. */
-  #dots(context) {
-    const colours = this.colours.map(style);
-    for (let i = 0; i < this.points.length / 2; i++) {
-      const [x, y] = this.toPixel([this.points[2 * i], this.points[2 * i + 1]]);
-      context.fillStyle = colours[this.categories?.[i] ?? 0];
-      context.fillRect(x - 2, y - 2, 4, 4);
-    }
-  }
-
   /** What is seen, as an image. */
   async image() {
     const copy = document.createElement("canvas");
@@ -384,7 +371,7 @@ export class LatentMap {
     const context = copy.getContext("2d");
     context.fillStyle = style("--box");
     context.fillRect(0, 0, copy.width, copy.height);
-    if (this.plot) context.drawImage(this.canvas, 0, 0, copy.width, copy.height);
+    context.drawImage(this.canvas, 0, 0);
     context.drawImage(this.overlay, 0, 0);
     return new Promise((done) => copy.toBlob(done, "image/png"));
   }
