@@ -248,10 +248,10 @@ export class LatentMap {
   #drawPoints() {
     const { width, height } = this.canvas;
     const context = this.canvas.getContext("2d");
-    if (this.image?.width !== width || this.image.height !== height) {
-      this.image = new ImageData(width, height);
+    if (this.buffer?.width !== width || this.buffer.height !== height) {
+      this.buffer = new ImageData(width, height);
     }
-    const pixels = new Uint32Array(this.image.data.buffer).fill(0);
+    const pixels = new Uint32Array(this.buffer.data.buffer).fill(0);
     const colours = this.colours.map((name) => this.#pixel(context, style(name)));
     const count = this.points.length / 2;
     const size = count > 20000 ? 1.5 : count > 3000 ? 2.2 : 3.5;
@@ -283,7 +283,7 @@ export class LatentMap {
         if (pixels[pixel] === 0) pixels[pixel] = (colour & 0xffffff) | opacity[k];
       }
     }
-    context.putImageData(this.image, 0, 0);
+    context.putImageData(this.buffer, 0, 0);
   }
 
   /** A colour as four bytes of `ImageData`. */
