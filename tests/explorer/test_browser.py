@@ -1,4 +1,4 @@
-"""The page of `llamavae explore` on `mini`, driven in Debian's chromium."""
+"""The page of `llamavae explore` on `mini`, driven in chromium."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ from selenium.webdriver import ActionChains, Keys
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 
-BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
+DRIVER = shutil.which("chromedriver")
 
 pytestmark = [
     pytest.mark.timeout(180),
@@ -382,11 +383,18 @@ def test_a_link_restores_the_state(page):
 
 
 @pytest.mark.parametrize(
-    "fragment", ["#place=99999", "#place=%7B&view=[1]&tab=no&colour=no", "#view=x&terms=3&moves=4"]
+    "fragment",
+    [
+        "#place=99999&a=-1&b=%22",
+        "#place=%7B&view=[1]&tab=no&colour=no",
+        '#view=x&terms=[1,{"place":{}}]&moves={"a":1,"99":2,"1":"x"}',
+    ],
 )
 def test_a_damaged_link_is_ignored(page, fragment):
     page.load(fragment)
     assert page.find("place-empty").is_displayed()
+    assert page.text("error") == ""
+    assert page.all("#terms li") == []
 
 
 def test_exports(page):

@@ -79,7 +79,6 @@ function located(place, spot) {
 // ------------------------------------------------------------------------------------ the place
 
 async function select(place, moves = {}, tab = true) {
-  if (typeof place === "number" && !(place < space.texts.length)) return;
   state.place = place;
   state.moves = moves;
   changes.clear();
@@ -417,6 +416,15 @@ function keep() {
   }, 100);
 }
 
+/** A place, or null for something else. */
+function valid(place) {
+  const finite = (values) => values.every(Number.isFinite);
+  if (typeof place === "string") return place || null;
+  if (typeof place === "number") return Number.isInteger(place) && place in space.texts ? place : null;
+  if (Array.isArray(place)) return place.length === space.dim && finite(place) ? place : null;
+  return place && place.projection in space.layouts && finite([place.x, place.y]) ? place : null;
+}
+
 /** The state of an address; what cannot be read is ignored. */
 function restore() {
   const given = new URLSearchParams(location.hash.slice(1));
@@ -436,16 +444,21 @@ function restore() {
     const [x = 0, y = 0, zoom = 1] = view;
     map.view = { x, y, zoom };
   }
-  const place = read("place");
-  [state.a, state.b] = [read("a"), read("b")];
+  const place = valid(read("place"));
+  [state.a, state.b] = [valid(read("a")), valid(read("b"))];
   if (given.get("steps")) $("path-steps").value = given.get("steps");
   const terms = read("terms");
-  state.terms = Array.isArray(terms) ? terms : [];
+  state.terms = (Array.isArray(terms) ? terms : []).filter(
+    (term) => valid(term?.place) !== null && Number.isFinite(term.factor),
+  );
+  const moves = Object.entries(read("moves") ?? {}).filter(
+    ([dim, value]) => /^\d+$/.test(dim) && dim < space.dim && Number.isFinite(value),
+  );
   const word = read("word");
   if (Array.isArray(word)) {
     ["word", "word-n", "word-spread", "word-seed"].forEach((id, i) => ($(id).value = word[i]));
   }
-  return { tab: given.get("tab"), place, moves: read("moves") ?? {} };
+  return { tab: given.get("tab"), place, moves: Object.fromEntries(moves) };
 }
 
 function download(name, blob) {
