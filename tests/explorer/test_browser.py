@@ -309,6 +309,9 @@ def test_sliders_change_the_text(page):
     page.all("#sliders button")[1].click()
     page.settle()
     page.click("sliders-more")
+    assert len(page.all("#sliders li")) == 32
+    page.click("coordinates-all")
+    page.click("sliders-more")
     assert len(page.all("#sliders li")) == 64
 
 

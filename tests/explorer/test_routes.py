@@ -149,6 +149,13 @@ def test_changes_of_all_coordinates_are_streamed(client, vae):
         assert 0 <= each["change"] <= 1
 
 
+def test_the_coordinates_with_the_largest_kl_come_first(client, space):
+    text = client.post("/explore/coordinates", json={"place": 0, "count": 2}).text
+    events = [json.loads(line.removeprefix("data: ")) for line in text.split("\n\n")[:2]]
+    kl = space.usage()["kl"]
+    assert [each["dim"] for each in events] == sorted(range(len(kl)), key=lambda i: -kl[i])[:2]
+
+
 def test_a_strip_is_a_traversal(client, vae):
     found = spots(client, "strip", place=A, dim=2, steps=4)
     assert [spot["text"] for spot in found] == vae.traverse(A, 2, 4)

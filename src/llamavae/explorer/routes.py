@@ -38,6 +38,7 @@ from llamavae.serving.requests import (
 )
 from llamavae.serving.schemas import error_body
 
+_PART = 8  # coordinates that are decoded together, so that other requests wait briefly
 _ORDERS = 20  # random orders of a path's inner texts, for its control
 _TYPES = {"html": "text/html", "js": "text/javascript", "css": "text/css", "svg": "image/svg+xml"}
 _HEADERS = {
@@ -199,7 +200,9 @@ async def coordinates(body: s.CoordinatesRequest, request: Request) -> Response:
     """
     [z] = await _codes(request, [body.place])
     [start] = (await _decoded(request, z[None])).spots
-    return StreamingResponse(_changes(request, z, start.text), media_type="text/event-stream")
+    return StreamingResponse(
+        _changes(request, z, start.text, body.count), media_type="text/event-stream"
+    )
 
 
 async def strip(body: s.StripRequest, request: Request) -> s.Spots:
@@ -276,13 +279,12 @@ def _smoothness(model: LlaMaVAE, along: list[str]) -> tuple[float, float]:
     return value, float(np.mean(others))
 
 
-async def _changes(request: Request, z: Tensor, text: str) -> AsyncIterator[str]:
-    """Events of all coordinates, those with a large KL divergence first."""
+async def _changes(request: Request, z: Tensor, text: str, count: int | None) -> AsyncIterator[str]:
+    """Events of coordinates, those with a large KL divergence first."""
     engine, space = engine_of(request), _space(request)
-    dims = np.argsort(-np.array(space.usage()["kl"])).tolist()
-    size = max(1, engine.limits.batch // 2)
+    dims = np.argsort(-np.array(space.usage()["kl"])).tolist()[:count]
     try:
-        for part in (dims[i : i + size] for i in range(0, len(dims), size)):
+        for part in (dims[i : i + _PART] for i in range(0, len(dims), _PART)):
             ends = torch.cat([traversal(z, dim, 2) for dim in part])
             found = await all_texts(engine.decode(ends, Generation()))
             for dim, low, high in zip(part, found[::2], found[1::2], strict=True):

@@ -55,8 +55,10 @@ class PathRequest(_Request):
 class CoordinatesRequest(_Request):
     """A place whose coordinates are changed one at a time."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"place": 0}]})
+    model_config = ConfigDict(json_schema_extra={"examples": [{"place": 0, "count": 8}]})
     place: Place
+    count: Count | None = None
+    """How many coordinates, those with the largest KL divergence; None for all."""
 
 
 class StripRequest(_Request):

@@ -7,6 +7,7 @@ import { fill, make, marked } from "./words.js";
 const $ = (id) => document.getElementById(id);
 const FOUND = 20; // sentences shown by the search
 const SLIDERS = 8; // shown at first
+const MEASURED = 32; // coordinates that are measured at first
 const PRIOR = 1.96; // half width of the central 95 % of the prior
 
 const TABS = ["place", "path", "coordinates", "combine", "condition", "usage"];
@@ -188,13 +189,16 @@ function code() {
   return shown.spot.z.map((value, dim) => state.moves[dim] ?? value);
 }
 
-async function measure() {
+async function measure(count = MEASURED) {
   if (!shown.spot) return;
   changes.clear();
   await task("coordinates", "Measuring the coordinates …", async (signal) => {
-    await listen("/explore/coordinates", { place: code() }, signal, ({ dim, change }) => {
+    const body = { place: code(), count: Math.min(count, space.dim) };
+    await listen("/explore/coordinates", body, signal, ({ dim, change }) => {
       changes.set(dim, change);
-      if (changes.size % 8 === 0) say(`Measured ${changes.size} of ${space.dim} coordinates …`);
+      if (changes.size % 8) return;
+      say(`Measured ${changes.size} of ${body.count} coordinates …`);
+      showSliders(SLIDERS); // stays if the rest takes too long
     });
     showSliders(SLIDERS);
     const [first] = sorted();
@@ -547,7 +551,8 @@ function connect() {
   });
   $("path-run").addEventListener("click", walk);
   $("path-swap").addEventListener("click", () => ends(state.b, state.a));
-  $("coordinates-run").addEventListener("click", measure);
+  $("coordinates-run").addEventListener("click", () => measure());
+  $("coordinates-all").addEventListener("click", () => measure(space.dim));
   $("coordinates-reset").addEventListener("click", () => {
     state.moves = {};
     shown.moved = null;
