@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -17,6 +17,9 @@ from llamavae.cli.service import (
     needs_serve,
 )
 from llamavae.errors import UserError
+
+if TYPE_CHECKING:
+    from llamavae.metrics.clusters import Projection
 
 
 def explore(
@@ -72,7 +75,7 @@ def explore(
     from llamavae.evaluation.data import label_columns
     from llamavae.metrics.clusters import as_projection
 
-    methods = [as_projection(each) for each in projection or ["pca"]]
+    methods: list[Projection] = [as_projection(each) for each in projection or ["pca"]]
     limits = limit.limits(model.batch_size)
     source = str(file or corpus or "factors")
     with listen(address.host, address.port) as listener:  # before the model, which takes seconds
