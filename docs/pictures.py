@@ -21,6 +21,7 @@ FONT = "system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', sans-serif"
 
 ABOUT = {
     "cli": "the command llamavae",
+    "explorer": "a page that shows the latent space",
     "serving": "the model over HTTP",
     "bulk": "large files to latent codes",
     "check": "finds damaged files",
@@ -45,7 +46,7 @@ ABOUT = {
     "parsing": "JSON and YAML, or an error",
 }
 COLOURS = {
-    **dict.fromkeys(("cli", "serving", "bulk", "check", "demo"), GREY),
+    **dict.fromkeys(("cli", "explorer", "serving", "bulk", "check", "demo"), GREY),
     **dict.fromkeys(("folders", "files", "state", "manifest", "parsing"), GREY),
     **dict.fromkeys(("report", "experiments", "baselines", "guidance", "training"), BLUE),
     **dict.fromkeys(("evaluation", "metrics"), PURPLE),

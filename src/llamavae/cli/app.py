@@ -23,6 +23,7 @@ from llamavae import __version__
 from llamavae.cli import evaluate, guidance, prior, score, sweep, texts, training
 from llamavae.cli.check import check
 from llamavae.cli.condition import fit_condition
+from llamavae.cli.explore import explore
 from llamavae.cli.models import models
 from llamavae.cli.options import grouped
 from llamavae.cli.output import note, show_error
@@ -125,6 +126,7 @@ for command in (
     sweep.sweep,
     check,
     serve,
+    explore,
 ):
     app.command()(grouped(command))
 for name, group in (("recipes", recipes), ("models", models), ("study", study)):

@@ -72,7 +72,7 @@ def evaluation_data(
             f"{len(kept)}. Use another split or another corpus"
         )
     data = data.select(kept)
-    found = _labels(data, str(corpus), labels)
+    found = label_columns(data, str(corpus), labels)
     return EvaluationData(list(data["text"]), found, training, seed, progress)
 
 
@@ -101,7 +101,20 @@ def _training_texts(parts: Sequence[tuple[str | Path, Mapping[str, Any]]]) -> li
     return texts
 
 
-def _labels(data: Dataset, corpus: str, names: Sequence[str] | None) -> dict[str, list[Hashable]]:
+def label_columns(
+    data: Dataset, corpus: str, names: Sequence[str] | None = None
+) -> dict[str, list[Hashable]]:
+    """Columns with labels.
+
+    Args:
+        data: Sentences in a column `text`, with further columns.
+        corpus: Name of the corpus, for errors.
+        names: The columns. None uses columns of strings, integers or booleans in which some values
+            differ and some are equal.
+
+    Raises:
+        UserError: There is no such column.
+    """
     columns = [name for name in data.column_names if name != "text"]
     for name in names or []:
         if name not in columns:

@@ -60,6 +60,18 @@ def project(z: ArrayLike, method: Projection = "pca", seed: int = 0) -> Vector:
     return np.asarray(model.fit_transform(z), dtype=float)
 
 
+def as_projection(name: str) -> Projection:
+    """A method of projection by name.
+
+    Raises:
+        UserError: Unknown method.
+    """
+    for method in get_args(Projection):
+        if name == method:
+            return method
+    raise unknown("projection", name, get_args(Projection))
+
+
 def _umap() -> Any:
     try:
         from umap import UMAP  # pyright: ignore[reportMissingImports]

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
-import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 from fastapi import FastAPI, HTTPException, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, Response, StreamingResponse
+from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException as HTTPError
 from torch import Tensor
 
@@ -22,17 +20,23 @@ from llamavae.guidance import InvertibleCVAE
 from llamavae.latent import arithmetic, average, traversal
 from llamavae.latent.paths import PATHS, as_codes
 from llamavae.modeling import LlaMaVAE
-from llamavae.modeling.tokenizing import as_full_texts
 from llamavae.serving import schemas as s
 from llamavae.serving.batching import Busy
-from llamavae.serving.engine import Engine, Generation
+from llamavae.serving.engine import Engine
 from llamavae.serving.guard import Guard
 from llamavae.serving.limits import Limits
 from llamavae.serving.metrics import Metrics
+from llamavae.serving.requests import (
+    Gone,
+    attended,
+    check_count,
+    definitions_of,
+    engine_of,
+    given_places,
+    given_texts,
+    texts_at,
+)
 
-R = TypeVar("R")
-
-_POLL = 0.25  # seconds between checks whether the client is still there
 _RETRY = "1"  # seconds, for clients that get status 429
 
 
@@ -43,6 +47,7 @@ def create_app(
     name: str = "llamavae",
     limits: Limits | None = None,
     api_key: str | None = None,
+    open_paths: Sequence[str] = (),
 ) -> FastAPI:
     """The service as an ASGI application.
 
@@ -52,6 +57,7 @@ def create_app(
         name: Name of the model in responses, which requests for embeddings may give.
         limits: Limits of requests.
         api_key: Key that requests must have; None needs no key.
+        open_paths: Paths that need no key, besides `/health`.
 
     Raises:
         UserError: The model has no sentence encoder.
@@ -74,7 +80,9 @@ def create_app(
         lifespan=lifespan,
         description="A sentence becomes a latent code, and every code a sentence.",
     )
-    app.add_middleware(Guard, limits=limits, metrics=metrics, api_key=api_key)
+    app.add_middleware(
+        Guard, limits=limits, metrics=metrics, api_key=api_key, open_paths=open_paths
+    )
     for kind, handler in _HANDLERS.items():
         app.add_exception_handler(kind, handler)
     app.state.engine, app.state.metrics, app.state.name = engine, metrics, name
@@ -101,14 +109,14 @@ def create_app(
 
 async def embeddings(body: s.EmbeddingsRequest, request: Request) -> Response:
     """Posterior means of texts, in the format of OpenAI's API."""
-    engine, name = _engine(request), request.app.state.name
+    engine, name = engine_of(request), request.app.state.name
     size = engine.model.config.latent_dim
     if body.model is not None and body.model != name:
         raise HTTPException(404, f"the model {body.model[:80]!r} is not served; served: {name}")
     if body.dimensions not in (None, size):
         raise UserError(f"dimensions must be {size}, the size of z; got {body.dimensions}")
-    texts = _texts(engine, body.input)
-    z = await _attended(request, engine.encode(texts))
+    texts = given_texts(engine, body.input)
+    z = await attended(request, engine.encode(texts))
     tokens = await engine.run(_tokens, engine.model, texts)
     data = [
         {"object": "embedding", "index": i, "embedding": _embedding(code, body.encoding_format)}
@@ -120,109 +128,109 @@ async def embeddings(body: s.EmbeddingsRequest, request: Request) -> Response:
 
 async def decode(body: s.DecodeRequest, request: Request) -> Response:
     """Decode latent codes."""
-    engine = _engine(request)
+    engine = engine_of(request)
     z = as_codes(body.z, engine.model.config.latent_dim)
     if len(z) == 0:
         raise UserError("expected at least one code; got none")
-    _limit(engine, len(z), "codes")
+    check_count(engine, len(z), "codes")
 
     async def codes() -> Tensor:
         return z
 
-    return await _texts_at(request, codes, body)
+    return await texts_at(request, codes, body)
 
 
 async def reconstruct(body: s.ReconstructRequest, request: Request) -> Response:
     """Encode texts and decode their codes."""
-    engine = _engine(request)
-    return await _texts_at(request, partial(engine.encode, _texts(engine, body.texts)), body)
+    engine = engine_of(request)
+    return await texts_at(request, partial(engine.encode, given_texts(engine, body.texts)), body)
 
 
 async def interpolate(body: s.InterpolateRequest, request: Request) -> Response:
     """Texts along a path between two texts or codes."""
-    engine = _engine(request)
-    _limit(engine, body.steps, "steps")
+    engine = engine_of(request)
+    check_count(engine, body.steps, "steps")
 
     async def codes() -> Tensor:
-        a, b = await engine.codes(_places(engine, [body.a, body.b]))
+        a, b = await engine.codes(given_places(engine, [body.a, body.b]))
         return PATHS[body.mode](a, b, body.steps)
 
-    return await _texts_at(request, codes, body)
+    return await texts_at(request, codes, body)
 
 
 async def traverse(body: s.TraverseRequest, request: Request) -> Response:
     """Texts while one coordinate of z covers the central 95 % of the prior."""
-    engine = _engine(request)
-    _limit(engine, body.steps, "steps")
+    engine = engine_of(request)
+    check_count(engine, body.steps, "steps")
 
     async def codes() -> Tensor:
-        [start] = await engine.codes(_places(engine, [body.start]))
+        [start] = await engine.codes(given_places(engine, [body.start]))
         return traversal(start, body.dim, body.steps)
 
-    return await _texts_at(request, codes, body)
+    return await texts_at(request, codes, body)
 
 
 async def arithmetic_(body: s.ArithmeticRequest, request: Request) -> Response:
     """The text at a - b + c."""
-    engine = _engine(request)
+    engine = engine_of(request)
 
     async def codes() -> Tensor:
-        return arithmetic(*await engine.codes(_places(engine, [body.a, body.b, body.c])))[None]
+        return arithmetic(*await engine.codes(given_places(engine, [body.a, body.b, body.c])))[None]
 
-    return await _texts_at(request, codes, body)
+    return await texts_at(request, codes, body)
 
 
 async def average_(body: s.AverageRequest, request: Request) -> Response:
     """The text at the weighted mean of texts or codes."""
-    engine = _engine(request)
-    _limit(engine, len(body.texts), "texts")
+    engine = engine_of(request)
+    check_count(engine, len(body.texts), "texts")
     if not body.texts:
         raise UserError("expected at least one text; got none")
 
     async def codes() -> Tensor:
-        return average(await engine.codes(_places(engine, body.texts)), body.weights)[None]
+        return average(await engine.codes(given_places(engine, body.texts)), body.weights)[None]
 
-    return await _texts_at(request, codes, body)
+    return await texts_at(request, codes, body)
 
 
 async def sample(body: s.SampleRequest, request: Request) -> Response:
     """Texts at codes drawn from the prior."""
-    engine = _engine(request)
-    _limit(engine, body.n, "texts")
+    engine = engine_of(request)
+    check_count(engine, body.n, "texts")
     prior = None if body.prior == "default" else body.prior
     draw = engine.model.sample_codes
     codes = partial(engine.run, draw, body.n, prior, body.spread, body.seed)
-    return await _texts_at(request, codes, body)
+    return await texts_at(request, codes, body)
 
 
 async def define(body: s.DefineRequest, request: Request) -> Response:
     """Definitions of a word."""
-    engine = _engine(request)
-    cvae = _definitions(engine)
-    _limit(engine, body.n, "texts")
-    _texts(engine, body.word)
+    engine = engine_of(request)
+    cvae = definitions_of(engine)
+    check_count(engine, body.n, "texts")
+    given_texts(engine, body.word)
     draw = cvae.sample_codes
     codes = partial(engine.run, draw, [body.word], body.n, body.spread, body.seed)
-    return await _texts_at(request, codes, body)
+    return await texts_at(request, codes, body)
 
 
 async def lookup(body: s.LookupRequest, request: Request) -> s.Words:
     """The words that match a definition (reverse dictionary)."""
-    engine = _engine(request)
-    cvae = _definitions(engine)
-    _limit(engine, body.k, "words")
-    [text] = _texts(engine, body.text)
+    engine = engine_of(request)
+    cvae = definitions_of(engine)
+    check_count(engine, body.k, "words")
+    [text] = given_texts(engine, body.text)
     if not engine.prepared:
         message = "the words are still being encoded; try again later"
         raise HTTPException(503, message, {"Retry-After": "10"})
-    found = await _attended(request, engine.run(cvae.rank, text, None, body.k))
+    found = await attended(request, engine.run(cvae.rank, text, None, body.k))
     words = [s.Word(word=cvae.vocabulary[i], log_prob=density) for i, density in found]
     return s.Words(words=words)
 
 
 async def health(request: Request) -> dict[str, Any]:
     """Whether the service is up, and how much is waiting."""
-    return {"status": "ok", "model": request.app.state.name, "waiting": _engine(request).waiting}
+    return {"status": "ok", "model": request.app.state.name, "waiting": engine_of(request).waiting}
 
 
 async def metrics_(request: Request) -> Response:
@@ -236,44 +244,6 @@ async def models(request: Request) -> dict[str, Any]:
     return {"object": "list", "data": [one]}
 
 
-# ------------------------------------------------------------------------------------ their parts
-
-
-def _engine(request: Request) -> Engine:
-    return request.app.state.engine
-
-
-def _definitions(engine: Engine) -> InvertibleCVAE:
-    if engine.definitions is None:
-        raise HTTPException(404, "this server has no model of definitions (--definitions)")
-    return engine.definitions
-
-
-def _limit(engine: Engine, count: int, what: str) -> None:
-    if count > engine.limits.texts:
-        raise UserError(f"expected at most {engine.limits.texts} {what}; got {count}")
-
-
-def _texts(engine: Engine, texts: str | Sequence[str]) -> list[str]:
-    """Texts within the limits; an empty list or text is an error."""
-    found = as_full_texts([texts] if isinstance(texts, str) else list(texts))
-    if not found:
-        raise UserError("expected at least one text; got none")
-    _limit(engine, len(found), "texts")
-    longest = max(map(len, found))
-    if longest > engine.limits.characters:
-        raise UserError(
-            f"expected texts of at most {engine.limits.characters} characters; got {longest}"
-        )
-    return found
-
-
-def _places(engine: Engine, places: Sequence[s.Place]) -> Sequence[s.Place]:
-    if texts := [one for one in places if isinstance(one, str)]:
-        _texts(engine, texts)
-    return places
-
-
 def _tokens(model: LlaMaVAE, texts: Sequence[str]) -> int:
     assert model.encoder is not None  # `create_app` checks it
     return int(model.encoder.tokenize(texts)["attention_mask"].sum())
@@ -283,61 +253,6 @@ def _embedding(code: Tensor, form: str) -> list[float] | str:
     if form == "float":
         return code.tolist()
     return base64.b64encode(code.numpy().astype("<f4").tobytes()).decode()
-
-
-async def _texts_at(
-    request: Request, codes: Callable[[], Awaitable[Tensor]], body: s.Generated
-) -> Response:
-    """The texts of computed codes (B, D), as JSON or streamed in order as they are decoded."""
-    engine = _engine(request)
-    how = Generation(body.temperature, body.top_p, body.max_new_tokens, body.seed)
-    limit = engine.model.config.max_tokens
-    if how.max_new_tokens is not None and how.max_new_tokens > limit:
-        raise UserError(f"expected max_new_tokens of at most {limit}; got {how.max_new_tokens}")
-    futures = engine.decode(await _attended(request, codes()), how)
-    if body.stream:
-        return StreamingResponse(_events(futures), media_type="text/event-stream")
-    texts = await _attended(request, _all(futures))
-    return JSONResponse({"texts": [{"index": i, "text": text} for i, text in enumerate(texts)]})
-
-
-async def _all(futures: Sequence[asyncio.Future[str]]) -> list[str]:
-    try:
-        return [await future for future in futures]
-    finally:
-        for future in futures:
-            future.cancel()
-
-
-async def _events(futures: Sequence[asyncio.Future[str]]) -> AsyncIterator[str]:
-    """Server-sent events of texts; an error ends the stream as an event of its own."""
-    try:
-        for index, future in enumerate(futures):
-            text = await future
-            yield f"data: {json.dumps({'index': index, 'text': text}, ensure_ascii=False)}\n\n"
-        yield "data: [DONE]\n\n"
-    except UserError as error:
-        yield f"data: {json.dumps(s.error_body(str(error)))}\n\n"
-    finally:
-        for future in futures:
-            future.cancel()
-
-
-class _Gone(Exception):
-    """The client has closed the connection."""
-
-
-async def _attended(request: Request, work: Awaitable[R]) -> R:
-    """Wait for work, and cancel it if the client goes away."""
-    task = asyncio.ensure_future(work)
-    try:
-        while not task.done():
-            await asyncio.wait({task}, timeout=_POLL)
-            if not task.done() and await request.is_disconnected():
-                raise _Gone
-        return task.result()
-    finally:
-        task.cancel()
 
 
 # ----------------------------------------------------------------------------------------- errors
@@ -383,5 +298,5 @@ _HANDLERS: dict[Any, Any] = {
     RequestValidationError: _invalid,
     HTTPError: _http_error,
     Busy: _busy,
-    _Gone: _gone,
+    Gone: _gone,
 }

@@ -7,6 +7,7 @@ import hmac
 import json
 import logging
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from fastapi import HTTPException
@@ -19,9 +20,6 @@ from llamavae.serving.schemas import error_body
 
 logger = logging.getLogger("llamavae.serving")
 
-_OPEN = ("/health",)
-"""Paths that need no key."""
-
 
 class Guard:
     """ASGI middleware around the application.
@@ -31,12 +29,19 @@ class Guard:
         limits: Limits of bodies and of time.
         metrics: Counts requests.
         api_key: Key that requests must have as `Authorization: Bearer KEY`; None needs no key.
+        open_paths: Paths that need no key, besides `/health`.
     """
 
     def __init__(
-        self, app: ASGIApp, limits: Limits, metrics: Metrics, api_key: str | None = None
+        self,
+        app: ASGIApp,
+        limits: Limits,
+        metrics: Metrics,
+        api_key: str | None = None,
+        open_paths: Sequence[str] = (),
     ) -> None:
         self.app, self.limits, self.metrics = app, limits, metrics
+        self._open = {"/health", *open_paths}
         self._key = None if api_key is None else f"Bearer {api_key}".encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -78,7 +83,7 @@ class Guard:
 
     async def _guarded(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = dict(scope["headers"])
-        if self._key is not None and scope["path"] not in _OPEN:
+        if self._key is not None and scope["path"] not in self._open:
             given = headers.get(b"authorization", b"")
             if not hmac.compare_digest(given, self._key):
                 body = error_body("missing or wrong API key", "authentication_error")

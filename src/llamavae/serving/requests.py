@@ -1,0 +1,117 @@
+"""What the endpoints of the service share: the parts of a request, and texts as responses."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import TypeVar
+
+from fastapi import HTTPException, Request
+from fastapi.responses import JSONResponse, Response, StreamingResponse
+from torch import Tensor
+
+from llamavae.errors import UserError
+from llamavae.guidance import InvertibleCVAE
+from llamavae.modeling.tokenizing import as_full_texts
+from llamavae.serving import schemas as s
+from llamavae.serving.engine import Engine, Generation
+
+R = TypeVar("R")
+
+_POLL = 0.25  # seconds between checks whether the client is still there
+
+
+def engine_of(request: Request) -> Engine:
+    """The model of the application."""
+    return request.app.state.engine
+
+
+def definitions_of(engine: Engine) -> InvertibleCVAE:
+    """The model of definitions; status 404 without one."""
+    if engine.definitions is None:
+        raise HTTPException(404, "this server has no model of definitions (--definitions)")
+    return engine.definitions
+
+
+def check_count(engine: Engine, count: int, what: str) -> None:
+    """Raise a `UserError` for more items than a request may have."""
+    if count > engine.limits.texts:
+        raise UserError(f"expected at most {engine.limits.texts} {what}; got {count}")
+
+
+def given_texts(engine: Engine, texts: str | Sequence[str]) -> list[str]:
+    """Texts within the limits; an empty list or text is an error."""
+    found = as_full_texts([texts] if isinstance(texts, str) else list(texts))
+    if not found:
+        raise UserError("expected at least one text; got none")
+    check_count(engine, len(found), "texts")
+    longest = max(map(len, found))
+    if longest > engine.limits.characters:
+        raise UserError(
+            f"expected texts of at most {engine.limits.characters} characters; got {longest}"
+        )
+    return found
+
+
+def given_places(engine: Engine, places: Sequence[s.Place]) -> Sequence[s.Place]:
+    """Texts and codes; the texts are within the limits."""
+    if texts := [one for one in places if isinstance(one, str)]:
+        given_texts(engine, texts)
+    return places
+
+
+async def texts_at(
+    request: Request, codes: Callable[[], Awaitable[Tensor]], body: s.Generated
+) -> Response:
+    """The texts of computed codes (B, D), as JSON or streamed in order as they are decoded."""
+    engine = engine_of(request)
+    how = Generation(body.temperature, body.top_p, body.max_new_tokens, body.seed)
+    limit = engine.model.config.max_tokens
+    if how.max_new_tokens is not None and how.max_new_tokens > limit:
+        raise UserError(f"expected max_new_tokens of at most {limit}; got {how.max_new_tokens}")
+    futures = engine.decode(await attended(request, codes()), how)
+    if body.stream:
+        return StreamingResponse(events(futures), media_type="text/event-stream")
+    texts = await attended(request, all_texts(futures))
+    return JSONResponse({"texts": [{"index": i, "text": text} for i, text in enumerate(texts)]})
+
+
+async def all_texts(futures: Sequence[asyncio.Future[str]]) -> list[str]:
+    """The texts of all futures; they are cancelled together."""
+    try:
+        return [await future for future in futures]
+    finally:
+        for future in futures:
+            future.cancel()
+
+
+async def events(futures: Sequence[asyncio.Future[str]]) -> AsyncIterator[str]:
+    """Server-sent events of texts; an error ends the stream as an event of its own."""
+    try:
+        for index, future in enumerate(futures):
+            text = await future
+            yield f"data: {json.dumps({'index': index, 'text': text}, ensure_ascii=False)}\n\n"
+        yield "data: [DONE]\n\n"
+    except UserError as error:
+        yield f"data: {json.dumps(s.error_body(str(error)))}\n\n"
+    finally:
+        for future in futures:
+            future.cancel()
+
+
+class Gone(Exception):
+    """The client has closed the connection."""
+
+
+async def attended(request: Request, work: Awaitable[R]) -> R:
+    """Wait for work, and cancel it if the client goes away."""
+    task = asyncio.ensure_future(work)
+    try:
+        while not task.done():
+            await asyncio.wait({task}, timeout=_POLL)
+            if not task.done() and await request.is_disconnected():
+                raise Gone
+        return task.result()
+    finally:
+        task.cancel()
