@@ -71,7 +71,9 @@ def test_neighbours_of_a_sentence_begin_with_itself(space):
 def test_the_clearest_label_explains_the_map():
     mean = torch.tensor(CODES).float()
     first = Layout(CODES).points[:, 0] > 0
-    labels = {"noise": [i % 2 for i in range(40)], "side": first.tolist()}
+    names = [i // 2 for i in np.argsort(np.argsort(Layout(CODES).points[:, 0]))]
+    names[0] = 99  # as many as there can be, and sorted by place
+    labels = {"name": names, "noise": [i % 2 for i in range(40)], "side": first.tolist()}
     assert Space([f"text {i}" for i in range(40)], mean, mean, labels).clearest() == "side"
     assert Space(["a"] * 40, mean, mean).clearest() is None
 

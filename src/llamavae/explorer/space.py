@@ -184,18 +184,19 @@ class Space:
     def clearest(self) -> str | None:
         """The column of labels that explains most of the variance of the places on the first map.
 
-        None if there are no labels.
+        The variance within the labels counts with its degrees of freedom (adjusted R squared), so
+        that columns with many values have no advantage. None if there are no labels.
         """
         points = next(iter(self.layouts.values())).points
-        total = points.var(0).sum() or 1.0
+        points = points - points.mean(0)
 
         def explained(values: Sequence[Hashable]) -> float:
             codes = label_codes(values)
             counts = np.bincount(codes)
+            if 2 * len(counts) > len(points):  # names rather than labels
+                return -np.inf
             sums = np.stack([np.bincount(codes, axis) for axis in points.T], 1)
-            centres = sums / counts[:, None] - points.mean(0)
-            within = len(points) - len(counts)  # 0 if all labels differ
-            share = counts @ np.square(centres).sum(1) / (len(points) * total)
-            return share if within else 0.0
+            within = np.square(points).sum() - (np.square(sums).sum(1) / counts).sum()
+            return -within / (len(points) - len(counts))
 
         return max(self.labels, key=lambda name: explained(self.labels[name]), default=None)
