@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -211,6 +212,7 @@ def test_a_contrast_needs_codes_of_one_size(shapes):
 
 
 def test_weights_of_an_average_are_numbers():
-    for weights in (["1", "2"], object(), [[1.0], [1.0, 2.0]]):
+    wrong: list[Any] = [["1", "2"], object(), [[1.0], [1.0, 2.0]]]
+    for weights in wrong:
         with pytest.raises(UserError, match="expected 2 weights; got"):
             average(torch.zeros(2, 3), weights)

@@ -536,6 +536,15 @@ def test_a_decoder_comes_back_in_the_type_it_was_trained_in(tmp_path, monkeypatc
     assert LlaMaVAE.from_pretrained(tmp_path, dtype="float32").decoder.lm.dtype == torch.float32
 
 
+def test_a_loaded_encoder_with_lora_finds_its_vectors_in_the_cache(tmp_path):
+    tiny.vae(encoder_training="lora", encoder_pooling="mean").save_pretrained(tmp_path)
+    first, second = (LlaMaVAE.from_pretrained(tmp_path).encoder for _ in range(2))
+    assert first is not None
+    assert second is not None
+    assert not [n for n, _ in first.named_parameters() if "pooler" in n and "lora" in n]
+    assert first.cache_key() == second.cache_key()
+
+
 def test_a_cpu_without_bfloat16_loads_float32_unless_asked(tmp_path, monkeypatch):
     tiny.vae(decoder_options={"dtype": "bfloat16"}).save_pretrained(tmp_path)
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)

@@ -19,8 +19,8 @@ from transformers.pytorch_utils import Conv1D
 def freeze_or_adapt(module: nn.Module, training: str, rank: int, alpha: int) -> None:
     """Freeze `module` (`frozen`), leave it trainable (`full`), or freeze it and add LoRA (`lora`).
 
-    LoRA (Hu et al., arXiv 2106.09685) is added to every linear layer except the LM head. A pooler
-    is always frozen, since its output is not used.
+    LoRA (Hu et al., arXiv 2106.09685) is added to every linear layer except the LM head and a
+    pooler, which is always frozen, since its output is not used.
     """
     module.requires_grad_(training == "full")
     if training == "lora":
@@ -30,7 +30,9 @@ def freeze_or_adapt(module: nn.Module, training: str, rank: int, alpha: int) -> 
         parts = {
             name: part
             for name, part in module.named_modules()
-            if isinstance(part, nn.Linear | Conv1D) and part is not head
+            if isinstance(part, nn.Linear | Conv1D)
+            and part is not head
+            and not name.startswith("pooler.")
         }
         config = LoraConfig(
             r=rank,

@@ -50,6 +50,9 @@ from llamavae.modeling.tokenizing import as_full_texts
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
+    from llamavae.modeling.sentence_transformer import SentenceTransformerEncoder
+    from llamavae.modeling.transformers_encoder import TransformersEncoder
+
 Texts = str | Iterable[str]
 
 
@@ -380,7 +383,8 @@ class LlaMaVAE(SentenceVAE):
 
         if self.encoder is None:
             raise UserError("expected a model with a sentence encoder; this model has none")
-        return sentence_transformer(self.encoder, self.posterior)
+        encoder = cast("TransformersEncoder | SentenceTransformerEncoder", self.encoder)
+        return sentence_transformer(encoder, self.posterior)
 
     # --------------------------------------------------------- methods required by transformers
 
