@@ -35,6 +35,7 @@ def test_all_verbs_are_there() -> None:
         "demo",
         "encode",
         "evaluate",
+        "explore",
         "fit-condition",
         "fit-prior",
         "guide",
