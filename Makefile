@@ -69,6 +69,7 @@ results: $(STAMP) ## write results/README.md from the measured values
 
 results-full: $(STAMP) ## run the experiments that have no values, in hours (EXPERIMENTS="worldtree-small")
 	$(BIN)/python -m results measure $(EXPERIMENTS)
+	$(BIN)/python -m results
 
 mini-data:
 	@[[ -f '$(STS)' ]] || { echo "No file '$(STS)'. Give the development part of the STS benchmark, which the model is" \

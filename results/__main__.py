@@ -16,7 +16,7 @@ from results.page import PAGE, render
 
 
 def main(arguments: list[str]) -> None:
-    """Measure, if asked to, and write the page."""
+    """Measure, or write the page."""
     if arguments[:1] == ["measure"]:
         from results.measure import measure_all
 
@@ -26,7 +26,8 @@ def main(arguments: list[str]) -> None:
                 f"unknown experiment {unknown[0]!r}: expected one of {', '.join(known)}"
             )
         measure_all(arguments[1:], known, Path("runs/results"))
-    elif arguments:
+        return  # the page is tracked, and a change of it would mark the commit of the next values
+    if arguments:
         raise UserError(f"expected nothing, or measure; got {arguments[0]!r}")
     write_text(PAGE, render())
     print(PAGE)

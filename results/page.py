@@ -204,7 +204,8 @@ def _experiment_lines(names: Iterable[str]) -> Iterable[str]:
         yield f"### {name}\n"
         yield (
             f"Seed {about['seed']}; commit {about['commit']}; {about['machine']}; PyTorch "
-            f"{about['torch']}; {minutes:.1f} minutes of processor time.\n"
+            f"{about['torch']}; {minutes:.1f} minutes of processor time."
+            f"{' ' + about['note'] if 'note' in about else ''}\n"
         )
         yield "```console\n" + "\n".join(f"$ {line}" for line in about["commands"]) + "\n```\n"
 

@@ -70,16 +70,15 @@ class _Decoder:
         return self.model.decode(z, **self.options)
 
 
-def vae_system(model: LlaMaVAE, refine: int = 0, sample: bool = False) -> System:
+def vae_system(model: LlaMaVAE, refine: int = 0, sample: bool = False, seed: int = 0) -> System:
     """Encode, and decode the posterior means; the control decodes the code of the next sentence."""
     options = {"do_sample": True, "temperature": 1.0} if sample else {}
-
     decoder = _Decoder(model, options)
 
     def texts(sentences: Sequence[str]) -> tuple[list[str], list[str]]:
         system = RefinedSystem(model, refine) if refine else model
         z = system.encode(sentences).mean
-        torch.manual_seed(0)  # of sampled tokens
+        torch.manual_seed(seed)  # of sampled tokens
         lengths = [len(sentence) for sentence in sentences]
         return _with_control(decode_by_length(decoder, z, lengths, progress=True))
 
@@ -141,7 +140,9 @@ def main() -> None:
         chosen = sorted(random.Random(given.seed).sample(chosen, given.limit))
     asked = [sentences[i] for i in chosen]
     if given.kind == "vae":
-        system = vae_system(LlaMaVAE.from_pretrained(given.model), given.refine, given.sample)
+        system = vae_system(
+            LlaMaVAE.from_pretrained(given.model), given.refine, given.sample, given.seed
+        )
     elif given.kind == "nearest":
         training = list(load_corpus(given.corpus, "train", **options)["text"])
         system = nearest_system(given.encoder, training)

@@ -29,7 +29,8 @@ from sentence_transformers.sentence_transformer.modules import (
 )
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
-from llamavae import LlaMaVAE
+from llamavae import InvertibleCVAE, LlaMaVAE
+from llamavae.guidance import LabelCondition
 from llamavae.manifest import MANIFEST
 from llamavae.modeling import TextDecoder
 from llamavae.pretrained import bundled
@@ -324,3 +325,11 @@ def library(folder: Path, complete: bool) -> Path:
         changes = {"embed_backbones": False, "encoder_name_or_path": "all-minilm-l6-v2"}
         path.write_text(json.dumps(config | changes), encoding="utf-8")
     return folder
+
+
+def definitions(vae: LlaMaVAE) -> InvertibleCVAE:
+    """A model of the definitions of two words, with codes of `vae`."""
+    condition = LabelCondition({"word": ["dog", "owl"]})
+    model = InvertibleCVAE.build(vae, condition, blocks=2, hidden=(16,))
+    model.vocabulary = ["word=dog", "word=owl"]
+    return model

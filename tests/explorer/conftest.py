@@ -5,7 +5,6 @@ from tests import tiny
 
 from llamavae import InvertibleCVAE, LlaMaVAE
 from llamavae.explorer import Space
-from llamavae.guidance import LabelCondition
 
 
 @pytest.fixture(scope="session")
@@ -17,10 +16,7 @@ def vae() -> LlaMaVAE:
 @pytest.fixture(scope="session")
 def cvae(vae: LlaMaVAE) -> InvertibleCVAE:
     """A model of the definitions of two words."""
-    condition = LabelCondition({"word": ["dog", "owl"]})
-    model = InvertibleCVAE.build(vae, condition, blocks=2, hidden=(16,))
-    model.vocabulary = ["word=dog", "word=owl"]
-    return model
+    return tiny.definitions(vae)
 
 
 @pytest.fixture(scope="session")

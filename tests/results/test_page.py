@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from results import experiments, page
 from results.page import Column, Row, View
@@ -41,6 +43,16 @@ def test_results_are_those_of_the_listed_commands():
         results = experiments.read_results(file.stem)
         assert results is not None
         assert results[0]["commands"] == known[file.stem].commands, file
+
+
+def test_numbers_of_verdicts_are_values_of_their_tables():
+    """A verdict is written by hand; measuring again must not leave an old number in it."""
+    for table in page.tables():
+        cells = [page.cell(r, v, c) for r in table.rows for v in table.views for c in v.columns]
+        known = {figure for one in table.published for figure in one.values.values()}
+        for line in filter(None, cells):
+            known |= {f"{line[k]:.2f}" for k in ("value", "control") if line.get(k) is not None}
+        assert set(re.findall(r"\d+\.\d+", table.verdict)) <= known, table.title
 
 
 def test_results_have_no_texts():

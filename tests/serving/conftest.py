@@ -8,7 +8,6 @@ from starlette.testclient import TestClient
 from tests import tiny
 
 from llamavae import InvertibleCVAE, LlaMaVAE
-from llamavae.guidance import LabelCondition
 from llamavae.serving import Limits, create_app
 
 Make = Callable[..., TestClient]
@@ -23,10 +22,7 @@ def vae() -> LlaMaVAE:
 @pytest.fixture(scope="session")
 def cvae(vae: LlaMaVAE) -> InvertibleCVAE:
     """A model of the definitions of two words."""
-    condition = LabelCondition({"word": ["dog", "owl"]})
-    model = InvertibleCVAE.build(vae, condition, blocks=2, hidden=(16,))
-    model.vocabulary = ["word=dog", "word=owl"]
-    return model
+    return tiny.definitions(vae)
 
 
 @pytest.fixture

@@ -120,12 +120,10 @@ class Engine:
         """Codes (B, D) of texts, which are encoded, and of codes."""
         size = self.model.config.latent_dim
         encoded = iter(await self.encode([one for one in places if isinstance(one, str)]))
-        codes = [next(encoded) if isinstance(one, str) else self._code(one, size) for one in places]
+        codes = [
+            next(encoded) if isinstance(one, str) else as_codes(one, size)[0] for one in places
+        ]
         return torch.stack(codes)
-
-    @staticmethod
-    def _code(values: Sequence[float], size: int) -> Tensor:
-        return as_codes(torch.tensor([values], dtype=torch.float32), size)[0]
 
     def decode(self, z: Tensor, generation: Generation) -> list[asyncio.Future[str]]:
         """The text of each code (B, D), as soon as its batch is done."""
