@@ -12,7 +12,7 @@ from pathlib import Path
 from llamavae.errors import UserError
 from llamavae.files import write_text
 from results.experiments import experiments
-from results.page import PAGE, render
+from results.page import PAGE, plots, render
 
 
 def main(arguments: list[str]) -> None:
@@ -30,6 +30,8 @@ def main(arguments: list[str]) -> None:
     if arguments:
         raise UserError(f"expected nothing, or measure; got {arguments[0]!r}")
     write_text(PAGE, render())
+    for name, picture in plots().items():
+        write_text(PAGE.with_name(f"{name}.svg"), picture)
     print(PAGE)
 
 

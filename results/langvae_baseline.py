@@ -426,6 +426,8 @@ def run(
     texts = system.reconstruct(references)
     record["processor_seconds"]["decoding"] = clock() - began
     record["sentences"] = len(ids)
+    cost = {"processor seconds per sentence": record["processor_seconds"]["decoding"] / len(ids)}
+    (given.output / "predictions.cost.json").write_text(json.dumps(cost) + "\n", encoding="utf-8")
     write_predictions(given.output / "predictions.jsonl", ids, references, texts, given.benchmark)
     _write(record, given.output)
     return record

@@ -7,6 +7,7 @@ since its commands do.
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import shlex
@@ -58,7 +59,8 @@ def measure(name: str, experiment: Experiment, runs: Path) -> bool:
         "processor_seconds": round(sum(line["seconds"] for line in spent)),
         **{key: made_by[key] for key in ("commit", "version", "torch", "transformers", "machine")},
     }
-    write_results(name, about, list(_rows(experiment, folder)))
+    rows = [*_rows(experiment, folder), *_training_rows(spent, folder / "run")]
+    write_results(name, about, rows)
     return True
 
 
@@ -125,6 +127,35 @@ def _rows(experiment: Experiment, folder: Path) -> Iterator[dict[str, Any]]:
                 kept = {key: row[key] for key in (*_KEPT, "seed") if row.get(key) is not None}
                 group = ", ".join(filter(None, (row.get("system", system), row.get("group"))))
                 yield {"source": each, **kept, "group": group}
+        yield from _differences(each, folder / each / "differences.csv")
+
+
+def _differences(source: str, file: Path) -> Iterator[dict[str, Any]]:
+    """The paired tests of a study against the nearest neighbour."""
+    if not file.is_file():
+        return
+    with file.open(encoding="utf-8", newline="") as lines:
+        for row in csv.DictReader(lines):
+            yield {
+                "source": f"{source}/differences",
+                "metric": row["metric"],
+                "group": row["system"],
+                "seed": int(row["seed"]),
+                "value": float(row["difference"]),
+                **{key: float(row[key]) for key in ("low", "high", "p")},
+            }
+
+
+def _training_rows(spent: list[dict[str, Any]], run: Path) -> Iterator[dict[str, Any]]:
+    """Processor time of `llamavae train`, and the NLL in the log of its run."""
+    seconds = [line["seconds"] for line in spent if line["command"].startswith("llamavae train ")]
+    if not seconds:
+        return
+    yield {"source": "training", "metric": "processor minutes", "value": sum(seconds) / 60}
+    for line in read_json_lines(run / "log.jsonl"):
+        if "nll" in line:
+            row = {"source": "training", "metric": "NLL", "step": line["step"]}
+            yield {**row, "value": line["nll"], "unit": "nats per sentence"}
 
 
 def _scored(label: str, file: Path, train: str | None, seed: int) -> Iterator[dict[str, Any]]:

@@ -27,7 +27,8 @@ class Column(_Part):
         title: Heading.
         metric: Name of the metric.
         digits: Number of digits after the point.
-        interval: Show the 95 % interval, or the range of several seeds.
+        interval: Show the 95 % interval, or the range of several seeds. Of a paired test, also
+            show p.
         control: Show the control's value instead.
         group: Group of the values, if not that of the row or of the view.
     """
@@ -94,6 +95,7 @@ class Table(_Part):
         about: How the values are measured.
         views: Columns of the rows, one table each. A row without values is not in a table.
         rows: Rows.
+        plots: What each plot shows, by its name in `results.plots`.
         published: Published figures for comparison.
         published_in: Their source, and how they were measured.
     """
@@ -104,6 +106,7 @@ class Table(_Part):
     about: str
     views: list[View]
     rows: list[Row]
+    plots: dict[str, str] = {}
     published: list[Published] = []
     published_in: str = ""
 
@@ -154,7 +157,8 @@ def cell_text(row: Row, view: View, column: Column) -> str:
         return ""
     text = f"{value:.{column.digits}f}"
     if column.interval and line.get("low") is not None:
-        text += f" ({line['low']:.{column.digits}f} to {line['high']:.{column.digits}f})"
+        p = f"; p = {line['p']:.2g}" if "p" in line else ""
+        text += f" ({line['low']:.{column.digits}f} to {line['high']:.{column.digits}f}{p})"
     return text
 
 
@@ -176,6 +180,9 @@ def _table_lines(table: Table) -> Iterable[str]:
             head = ["system", *(column.title for column in view.columns), "results"]
             yield f"{view.about.strip()}\n"
             yield markdown_table(head, rows) + "\n"
+    for name, about in table.plots.items():
+        yield f"{about.strip()}\n"
+        yield f"![{about.strip()}]({name}.svg)\n"
     gaps = [row for row in table.rows if row.experiment is None or not read_results(row.experiment)]
     if gaps:
         reasons = [f"- {row.system}: {row.not_measured or 'not measured yet'}" for row in gaps]
@@ -208,6 +215,17 @@ def _experiment_lines(names: Iterable[str]) -> Iterable[str]:
             f"{' ' + about['note'] if 'note' in about else ''}\n"
         )
         yield "```console\n" + "\n".join(f"$ {line}" for line in about["commands"]) + "\n```\n"
+
+
+def plots() -> dict[str, str]:
+    """The plots of all tables as SVG, by name."""
+    from results.plots import svg
+
+    return {
+        name: svg(name, [(row.system, row.experiment) for row in table.rows if row.experiment])
+        for table in tables()
+        for name in table.plots
+    }
 
 
 def render() -> str:

@@ -11,7 +11,8 @@ with that of the sentence. `prompted` asks a language model for a paraphrase; it
 itself, so it has no latent space. The control of an item is the text of the item after it.
 
 A file next to the output, `NAME.cost.json`, has the processor seconds per sentence and the peak
-memory. They contain neither the imports nor the loading of the model.
+memory. The seconds contain neither the imports nor the loading of the model. For a VAE, it also has
+the number of weights of the decoder.
 """
 
 from __future__ import annotations
@@ -139,10 +140,11 @@ def main() -> None:
     if given.limit is not None and given.limit < len(sentences):
         chosen = sorted(random.Random(given.seed).sample(chosen, given.limit))
     asked = [sentences[i] for i in chosen]
+    weights = {}
     if given.kind == "vae":
-        system = vae_system(
-            LlaMaVAE.from_pretrained(given.model), given.refine, given.sample, given.seed
-        )
+        model = LlaMaVAE.from_pretrained(given.model)
+        weights["decoder weights"] = sum(weight.numel() for weight in model.decoder.parameters())
+        system = vae_system(model, given.refine, given.sample, given.seed)
     elif given.kind == "nearest":
         training = list(load_corpus(given.corpus, "train", **options)["text"])
         system = nearest_system(given.encoder, training)
@@ -159,7 +161,7 @@ def main() -> None:
     about = {"task": "reconstruction", "benchmark": given.corpus, "split": given.split}
     write_predictions(Predictions(items, given.name or given.kind, **about), given.output)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    cost = {"processor seconds per sentence": seconds / len(asked), "peak memory": peak}
+    cost = {"processor seconds per sentence": seconds / len(asked), "peak memory": peak, **weights}
     write_json(given.output.with_suffix(".cost.json"), cost)
 
 

@@ -57,7 +57,7 @@ def test_numbers_of_verdicts_are_values_of_their_tables():
 
 def test_results_have_no_texts():
     fields = {"source", "metric", "group", "value", "control", "low", "high", "n", "unit"}
-    fields |= {"direction", "signature", "seed"}
+    fields |= {"direction", "signature", "seed", "step", "p"}
     for file in experiments.HERE.glob("*.jsonl"):
         results = experiments.read_results(file.stem)
         assert results is not None

@@ -1,0 +1,120 @@
+"""The plots of the page, from the files of the experiments alone."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from llamavae.report._style import CATEGORIES, MARKERS, annotate, finish, legend_below, new_figure
+from results.experiments import read_results
+
+_SMOOTHED = 5  # lines of the training log, 20 steps each
+
+
+def learning_curves(rows: Sequence[tuple[str, str]]) -> Figure:
+    """NLL of the training batches by processor minutes.
+
+    Args:
+        rows: Name of each system and its experiment; those without a training log are left out.
+    """
+    figure, (axis,) = new_figure(width=7.0, height=3.6)
+    styles = [(colour, line) for line in ("-", "--") for colour in CATEGORIES]
+    drawn = iter(styles)
+    for system, experiment in rows:
+        curve = [line for line in _lines(experiment) if line["source"] == "training"]
+        minutes = sum(line["value"] for line in curve if line["metric"] == "processor minutes")
+        nll = [(line["step"], line["value"]) for line in curve if line["metric"] == "NLL"]
+        if not nll:
+            continue
+        colour, style = next(drawn)
+        steps = [step for step, _ in nll]
+        values = [
+            sum(value for _, value in nll[max(0, i - _SMOOTHED + 1) : i + 1])
+            / min(i + 1, _SMOOTHED)
+            for i in range(len(nll))
+        ]
+        spent = [minutes * step / steps[-1] for step in steps]
+        axis.plot(spent, values, color=colour, linestyle=style, label=system)
+    axis.set_yscale("log")
+    finish(axis, "processor minutes", "NLL of training batches (nats per sentence)")
+    legend_below(figure, *axis.get_legend_handles_labels(), ncols=2)
+    return figure
+
+
+def rate_distortion(rows: Sequence[tuple[str, str]]) -> Figure:
+    """Reconstruction against the rate of the latent code, for each system with likelihoods."""
+    figure, (axis,) = new_figure(width=7.0, height=3.6)
+    points = [
+        (system, rate, distortion)
+        for system, experiment in rows
+        if (rate := _value(experiment, "evaluation/latent_usage", "KL")) is not None
+        and (distortion := _value(experiment, "evaluation/likelihood", "NLL")) is not None
+    ]
+    _scatter(axis, points)
+    finish(axis, "rate: KL (nats per sentence)", "distortion: NLL (nats per sentence)")
+    legend_below(figure, ncols=2)
+    return figure
+
+
+def size(rows: Sequence[tuple[str, str]]) -> Figure:
+    """BLEU-1 by the number of weights of the decoder, with that of shuffled codes in grey."""
+    figure, (axis,) = new_figure(width=7.0, height=3.0)
+    points = [
+        (system, weights, bleu)
+        for system, experiment in rows
+        if (weights := _value(experiment, "encoder", "decoder weights")) is not None
+        and (bleu := _value(experiment, "encoder", "BLEU-1", "not in train")) is not None
+    ]
+    axis.plot([x for _, x, _ in points], [y for _, _, y in points], color=CATEGORIES[0], marker="o")
+    for system, x, y in points:
+        annotate(axis, system, (x, y), (4, 6), fontsize=8)
+    axis.set_xscale("log")
+    axis.margins(x=0.15, y=0.2)
+    finish(axis, "weights of the decoder", "BLEU-1")
+    return figure
+
+
+PLOTS: dict[str, Callable[[Sequence[tuple[str, str]]], Figure]] = {
+    "learning-curves": learning_curves,
+    "rate-distortion": rate_distortion,
+    "size": size,
+}
+"""The plots by name; each is `results/NAME.svg`."""
+
+
+def svg(name: str, rows: Sequence[tuple[str, str]]) -> str:
+    """A plot as SVG; the same values give the same text.
+
+    Args:
+        name: Name of the plot.
+        rows: Name of each system and its experiment.
+    """
+    stream = io.StringIO()
+    with mpl.rc_context({"svg.hashsalt": name, "svg.fonttype": "none"}):
+        PLOTS[name](rows).savefig(stream, format="svg", metadata={"Date": None})
+    return "\n".join(line.rstrip() for line in stream.getvalue().splitlines()) + "\n"
+
+
+def _scatter(axis: Axes, points: Sequence[tuple[str, float, float]]) -> None:
+    for i, (system, x, y) in enumerate(points):
+        style = {"color": CATEGORIES[i % len(CATEGORIES)], "marker": MARKERS[i % len(MARKERS)]}
+        axis.scatter([x], [y], label=system, s=36, **style)
+    axis.set_yscale("log")
+
+
+def _lines(experiment: str) -> Iterator[dict[str, Any]]:
+    results = read_results(experiment)
+    yield from results[1] if results else ()
+
+
+def _value(experiment: str, source: str, metric: str, group: str = "") -> float | None:
+    """A value of an experiment; None if it has none."""
+    for line in _lines(experiment):
+        if (line["source"], line["metric"], line.get("group", "")) == (source, metric, group):
+            return line["value"]
+    return None
