@@ -8,7 +8,9 @@ from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
 
 from llamavae.report._style import CATEGORIES, MARKERS, annotate, finish, legend_below, new_figure
 from results.experiments import read_results
@@ -41,6 +43,7 @@ def learning_curves(rows: Sequence[tuple[str, str]]) -> Figure:
         spent = [minutes * step / steps[-1] for step in steps]
         axis.plot(spent, values, color=colour, linestyle=style, label=system)
     axis.set_yscale("log")
+    _plain_numbers(axis.yaxis)
     finish(axis, "processor minutes", "NLL of training batches (nats per sentence)")
     legend_below(figure, *axis.get_legend_handles_labels(), ncols=2)
     return figure
@@ -74,6 +77,7 @@ def size(rows: Sequence[tuple[str, str]]) -> Figure:
     for system, x, y in points:
         annotate(axis, system, (x, y), (4, 6), fontsize=8)
     axis.set_xscale("log")
+    _plain_numbers(axis.xaxis)
     axis.margins(x=0.15, y=0.2)
     finish(axis, "weights of the decoder", "BLEU-1")
     return figure
@@ -105,6 +109,15 @@ def _scatter(axis: Axes, points: Sequence[tuple[str, float, float]]) -> None:
         style = {"color": CATEGORIES[i % len(CATEGORIES)], "marker": MARKERS[i % len(MARKERS)]}
         axis.scatter([x], [y], label=system, s=36, **style)
     axis.set_yscale("log")
+    _plain_numbers(axis.yaxis)
+
+
+def _plain_numbers(axis: Axis) -> None:
+    """Numbers instead of powers at the ticks of a logarithmic axis."""
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
+    axis.set_minor_formatter(
+        FuncFormatter(lambda value, _: f"{value:,.10g}" if value < 100 else "")
+    )
 
 
 def _lines(experiment: str) -> Iterator[dict[str, Any]]:
