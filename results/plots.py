@@ -115,9 +115,7 @@ def _scatter(axis: Axes, points: Sequence[tuple[str, float, float]]) -> None:
 def _plain_numbers(axis: Axis) -> None:
     """Numbers instead of powers at the ticks of a logarithmic axis."""
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
-    axis.set_minor_formatter(
-        FuncFormatter(lambda value, _: f"{value:,.10g}" if value < 100 else "")
-    )
+    axis.set_minor_formatter(FuncFormatter(lambda value, _: f"{value:g}" if value < 100 else ""))
 
 
 def _lines(experiment: str) -> Iterator[dict[str, Any]]:
