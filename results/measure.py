@@ -128,6 +128,8 @@ def _rows(experiment: Experiment, folder: Path) -> Iterator[dict[str, Any]]:
                 group = ", ".join(filter(None, (row.get("system", system), row.get("group"))))
                 yield {"source": each, **kept, "group": group}
         yield from _differences(each, folder / each / "differences.csv")
+    for each in experiment.sweeps:
+        yield from _correlations(each, folder / each / "correlations.csv")
 
 
 def _differences(source: str, file: Path) -> Iterator[dict[str, Any]]:
@@ -144,6 +146,21 @@ def _differences(source: str, file: Path) -> Iterator[dict[str, Any]]:
                 "value": float(row["difference"]),
                 **{key: float(row[key]) for key in ("low", "high", "p")},
             }
+
+
+def _correlations(source: str, file: Path) -> Iterator[dict[str, Any]]:
+    """The rank correlations of geometry and quality over the models of a sweep."""
+    with file.open(encoding="utf-8", newline="") as lines:
+        for row in csv.DictReader(lines):
+            if row["spearman"]:
+                yield {
+                    "source": source,
+                    "metric": f"correlation with {row['quality']}",
+                    "group": row["geometry"],
+                    "value": float(row["spearman"]),
+                    **{key: float(row[key]) for key in ("low", "high", "p") if row[key]},
+                    "n": int(row["n"]),
+                }
 
 
 def _training_rows(spent: list[dict[str, Any]], run: Path) -> Iterator[dict[str, Any]]:

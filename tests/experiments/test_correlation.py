@@ -55,6 +55,24 @@ def test_many_models_repeat_with_their_seed():
     assert first == correlate(rows, ["a"], ["b"], resamples=200, seed=1)
 
 
+def test_the_interval_covers_the_true_correlation_as_often_as_it_says():
+    """The rank correlation of Gaussian variables is known, see Bonett and Wright (2000)."""
+    rng, r, covered = np.random.default_rng(0), 0.6, []
+    true = 6 / np.pi * np.arcsin(r / 2)
+    for _ in range(300):
+        x = rng.normal(size=30)
+        y = r * x + np.sqrt(1 - r**2) * rng.normal(size=30)
+        (row,) = correlate(rows_of(a=x, b=y), ["a"], ["b"], resamples=1)
+        covered.append(row["low"] <= true <= row["high"])
+    assert 0.91 <= np.mean(covered) <= 0.98
+
+
+def test_the_interval_of_few_models_and_of_a_perfect_correlation():
+    three, four = (correlate(rows_of(a=range(n), b=range(n)), ["a"], ["b"])[0] for n in (3, 4))
+    assert (three["spearman"], three["low"]) == (pytest.approx(1), None)
+    assert (four["low"], four["high"]) == (pytest.approx(1), pytest.approx(1))
+
+
 def test_rows_that_do_not_fit():
     rows = rows_of(MIG=[1, 2], BLEU=[1, 2])
     with pytest.raises(UserError, match=r"unknown metric 'MG'\. Did you mean 'MIG'"):

@@ -29,6 +29,12 @@ def runs(folder: Path, experiment: Experiment) -> list[str]:
     return [json.loads(line)["command"] for line in lines]
 
 
+def write(file: Path, text: str) -> None:
+    """Write a file, with its folder."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text, encoding="utf-8")
+
+
 def test_a_command_that_succeeded_is_not_repeated(tmp_path):
     experiment = Experiment(commands=["mkdir {folder}/one", "ls {folder}/two"])
     folder = tmp_path / "mine"
@@ -104,3 +110,33 @@ def test_the_seeds_of_a_study_are_kept(tmp_path):
     assert results is not None
     kept = {"source": "study", "metric": "BLEU", "group": "glow", "value": 1.0}
     assert results[1] == [{**kept, "seed": 0}, {**kept, "seed": 1}]
+
+
+def test_training_sweeps_and_studies_are_read(tmp_path):
+    folder = tmp_path / "mine"
+    write(folder / "run" / "log.jsonl", '{"step": 20, "nll": 30.5}\n{"step": 20, "eval_nll": 1}\n')
+    write(
+        folder / "usage.jsonl",
+        '{"command": "llamavae train -r demo", "status": 0, "seconds": 90}\n',
+    )
+    study = '{"systems": {"glow/0": [{"system": "glow", "seed": 0, "metric": "BLEU", "value": 2}]}}'
+    write(folder / "study" / "study.json", study)
+    head = "system,seed,metric,against,difference,low,high,p\n"
+    write(folder / "study" / "differences.csv", f"{head}glow,0,BLEU,nearest,0.5,0.1,0.9,0.02\n")
+    head = "geometry,quality,spearman,low,high,p,n\n"
+    rows = "IsoScore,BLEU,0.5,-0.1,0.8,0.1,12\nMIG,BLEU,,,,,12\n"
+    write(folder / "sweep" / "correlations.csv", head + rows)
+    experiment = Experiment(commands=[], studies=["study"], sweeps=["sweep"])
+    assert measure.measure("mine", experiment, tmp_path)
+    results = read_results("mine")
+    assert results is not None
+    assert results[1] == [
+        {"source": "study", "metric": "BLEU", "value": 2, "seed": 0, "group": "glow"},
+        {"source": "study/differences", "metric": "BLEU", "group": "glow", "seed": 0}
+        | {"value": 0.5, "low": 0.1, "high": 0.9, "p": 0.02},
+        {"source": "sweep", "metric": "correlation with BLEU", "group": "IsoScore", "value": 0.5}
+        | {"low": -0.1, "high": 0.8, "p": 0.1, "n": 12},
+        {"source": "training", "metric": "processor minutes", "value": 1.5},
+        {"source": "training", "metric": "NLL", "step": 20, "value": 30.5}
+        | {"unit": "nats per sentence"},
+    ]

@@ -33,11 +33,12 @@ def correlate(
 ) -> Rows:
     """Spearman's rank correlation over models of each pair of metrics.
 
-    Row: `geometry`, `quality` (names of metrics), `spearman` (-1 to 1), `p` (two-sided p-value of
-    a permutation test, exact up to 7 models, unlike scipy's default), `n` (number of models with
-    both metrics). `spearman` and `p` are None with fewer than 3 models or if a metric is constant.
-    With many pairs, some have a small p by chance; look for correlations that are consistent over
-    several metrics, or correct for the number of pairs.
+    Row: `geometry`, `quality` (names of metrics), `spearman` (-1 to 1), `low` and `high` (its
+    95 % interval, Bonett and Wright 2000, Psychometrika 65: 23-28), `p` (two-sided p-value of a
+    permutation test, exact up to 7 models, unlike scipy's default), `n` (number of models with both
+    metrics). They are None with fewer than 3 models (the interval: fewer than 4) or if a metric is
+    constant. With many pairs, some have a small p by chance; look for correlations that are
+    consistent over several metrics, or correct for the number of pairs.
 
     Args:
         rows: A row for each model and metric: `model`, `metric`, `value`.
@@ -56,7 +57,9 @@ def correlate(
             x, y, models = common_models(values, a, b)
             found = _spearman(x, y, resamples, seed)
             rho, p = found or (None, None)
-            result.append({"geometry": a, "quality": b, "spearman": rho, "p": p, "n": len(models)})
+            low, high = (None, None) if rho is None else _interval(rho, len(models))
+            row = {"geometry": a, "quality": b, "spearman": rho, "low": low, "high": high}
+            result.append({**row, "p": p, "n": len(models)})
     return result
 
 
@@ -83,6 +86,15 @@ def common_models(
     models = [model for model in values[a] if model in values[b]]
     x, y = (np.array([values[name][model] for model in models]) for name in (a, b))
     return x, y, models
+
+
+def _interval(rho: float, n: int) -> tuple[float, float] | tuple[None, None]:
+    """The 95 % interval of a rank correlation over n models; None with fewer than 4."""
+    if n < 4:
+        return None, None
+    with np.errstate(divide="ignore"):  # a perfect correlation has no width
+        centre, width = np.arctanh(rho), 1.96 * np.sqrt((1 + rho**2 / 2) / (n - 3))
+    return float(np.tanh(centre - width)), float(np.tanh(centre + width))
 
 
 def _spearman(

@@ -88,10 +88,10 @@ def _correlations(sweep: Sweep, folder: Path) -> list[Section]:
         for a in geometry
     ]
     note = prose(
-        "Spearman's rank correlation over the models, with the p-value of a permutation test. With "
-        "fewer than 5 models no correlation is significant, and one of 20 pairs has p < 0.05 by "
-        "chance. A change of one setting affects all metrics, so a correlation does not imply a "
-        "causal relation."
+        "Spearman's rank correlation over the models, with its 95 % interval and the p-value of a "
+        "permutation test. With fewer than 5 models no correlation is significant, and one of 20 "
+        "pairs has p < 0.05 by chance. A change of one setting affects all metrics, so a "
+        "correlation does not imply a causal relation."
     )
     plot = plot_correlations(rows, geometry[:1], quality)
     shown = figure(plot, f"Quality against {geometry[0]}")
@@ -102,7 +102,8 @@ def _correlations(sweep: Sweep, folder: Path) -> list[Section]:
 def _coefficient(row: dict[str, Any]) -> str:
     if row["spearman"] is None:
         return ""
-    return f"{row['spearman']:.2f} (p = {row['p']:.2g})".replace("-", "−")
+    interval = "" if row["low"] is None else f"{row['low']:.2f} to {row['high']:.2f}, "
+    return f"{row['spearman']:.2f} ({interval}p = {row['p']:.2g})".replace("-", "−")
 
 
 def _across(sweep: Sweep, evaluator: str) -> Rows:
