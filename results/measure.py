@@ -24,7 +24,7 @@ from llamavae.corpora.splits import fold
 from llamavae.errors import UserError
 from llamavae.evaluation import Scorer, read_predictions
 from llamavae.evaluation import read_results as read_evaluation
-from llamavae.parsing import read_json, read_json_lines
+from llamavae.parsing import read_json, read_json_lines, read_yaml
 from llamavae.provenance import provenance
 from results.experiments import Experiment, read_results, write_results
 
@@ -59,7 +59,7 @@ def measure(name: str, experiment: Experiment, runs: Path) -> bool:
         "processor_seconds": round(sum(line["seconds"] for line in spent)),
         **{key: made_by[key] for key in ("commit", "version", "torch", "transformers", "machine")},
     }
-    rows = [*_rows(experiment, folder), *_training_rows(spent, folder / "run")]
+    rows = [*_rows(experiment, folder), *_training_rows(spent, folder)]
     write_results(name, about, rows)
     return True
 
@@ -163,16 +163,35 @@ def _correlations(source: str, file: Path) -> Iterator[dict[str, Any]]:
                 }
 
 
-def _training_rows(spent: list[dict[str, Any]], run: Path) -> Iterator[dict[str, Any]]:
-    """Processor time of `llamavae train`, and the NLL in the log of its run."""
-    seconds = [line["seconds"] for line in spent if line["command"].startswith("llamavae train ")]
-    if not seconds:
+def _training_rows(spent: list[dict[str, Any]], folder: Path) -> Iterator[dict[str, Any]]:
+    """Processor time and sentences of a training, and the NLL in its log.
+
+    The training is that of `llamavae train` in `run`, or of `langvae_baseline.py`.
+    """
+    run, other = folder / "run", folder / "run.json"
+    log: list[dict[str, Any]] = []
+    if (run / "recipe.yaml").is_file():
+        commands = [line for line in spent if line["command"].startswith("llamavae train ")]
+        seconds = sum(line["seconds"] for line in commands)
+        log = [line for line in read_json_lines(run / "log.jsonl") if "nll" in line]
+        recipe = read_yaml((run / "recipe.yaml").read_text(encoding="utf-8"), "recipe.yaml")
+        sentences = log[-1]["step"] * recipe["optimisation"]["batch_size"]
+    elif other.is_file():
+        record = read_json(other)
+        seconds = record["processor_seconds"]["training"]
+        sentences = record["training"]["steps"] * record["settings"]["batch"]
+    else:
         return
-    yield {"source": "training", "metric": "processor minutes", "value": sum(seconds) / 60}
-    for line in read_json_lines(run / "log.jsonl"):
-        if "nll" in line:
-            row = {"source": "training", "metric": "NLL", "step": line["step"]}
-            yield {**row, "value": line["nll"], "unit": "nats per sentence"}
+    values = {
+        "processor minutes": seconds / 60,
+        "sentences": sentences,
+        "sentences per processor second": sentences / seconds,
+    }
+    for metric, value in values.items():
+        yield {"source": "training", "metric": metric, "value": value}
+    for line in log:
+        row = {"source": "training", "metric": "NLL", "step": line["step"]}
+        yield {**row, "value": line["nll"], "unit": "nats per sentence"}
 
 
 def _scored(label: str, file: Path, train: str | None, seed: int) -> Iterator[dict[str, Any]]:

@@ -114,6 +114,7 @@ def test_the_seeds_of_a_study_are_kept(tmp_path):
 
 def test_training_sweeps_and_studies_are_read(tmp_path):
     folder = tmp_path / "mine"
+    write(folder / "run" / "recipe.yaml", "optimisation: {batch_size: 9}")
     write(folder / "run" / "log.jsonl", '{"step": 20, "nll": 30.5}\n{"step": 20, "eval_nll": 1}\n')
     write(
         folder / "usage.jsonl",
@@ -137,6 +138,23 @@ def test_training_sweeps_and_studies_are_read(tmp_path):
         {"source": "sweep", "metric": "correlation with BLEU", "group": "IsoScore", "value": 0.5}
         | {"low": -0.1, "high": 0.8, "p": 0.1, "n": 12},
         {"source": "training", "metric": "processor minutes", "value": 1.5},
+        {"source": "training", "metric": "sentences", "value": 180},
+        {"source": "training", "metric": "sentences per processor second", "value": 2.0},
         {"source": "training", "metric": "NLL", "step": 20, "value": 30.5}
         | {"unit": "nats per sentence"},
     ]
+
+
+def test_the_training_of_langvae_is_read(tmp_path):
+    record = {"training": {"steps": 12}, "settings": {"batch": 50}}
+    record["processor_seconds"] = {"training": 120.0}
+    write(tmp_path / "mine" / "run.json", json.dumps(record))
+    write(tmp_path / "mine" / "usage.jsonl", "")
+    assert measure.measure("mine", Experiment(commands=[]), tmp_path)
+    results = read_results("mine")
+    assert results is not None
+    assert {line["metric"]: line["value"] for line in results[1]} == {
+        "processor minutes": 2.0,
+        "sentences": 600,
+        "sentences per processor second": 5.0,
+    }
