@@ -1,6 +1,8 @@
 """Fills in what the code knows better than a page: `<!-- generated: NAME -->` becomes a table.
 
-MkDocs calls `on_page_markdown` for every page (see `hooks:` in mkdocs.yml).
+The page of results, its plots and the files of its experiments are part of the site as well.
+
+MkDocs calls `on_files` once and `on_page_markdown` for every page (see `hooks:` in mkdocs.yml).
 """
 
 from __future__ import annotations
@@ -8,9 +10,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator
 from itertools import groupby
+from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
+from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.exceptions import PluginError
+from mkdocs.structure.files import File, Files
 from typer.main import get_command
 
 from llamavae.cli.app import app
@@ -21,6 +26,19 @@ from llamavae.pretrained import available, megabytes
 from llamavae.training.recipe import describe_settings, load_recipe, recipe_names, recipe_text
 
 MARK = re.compile(r"<!-- generated: ([\w-]+) -->")
+
+
+RESULTS = Path(__file__).parents[1] / "results"
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """The files of the site, with those of the results."""
+    page = (RESULTS / "README.md").read_text(encoding="utf-8").replace("](../docs/", "](../")
+    files.append(File.generated(config, "results/index.md", content=page))
+    for kind in ("jsonl", "svg"):
+        for path in sorted(RESULTS.glob(f"*.{kind}")):
+            files.append(File.generated(config, f"results/{path.name}", abs_src_path=str(path)))
+    return files
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
