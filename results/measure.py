@@ -173,7 +173,7 @@ def _training_rows(spent: list[dict[str, Any]], folder: Path) -> Iterator[dict[s
     if (run / "recipe.yaml").is_file():
         commands = [line for line in spent if line["command"].startswith("llamavae train ")]
         seconds = sum(line["seconds"] for line in commands)
-        log = [line for line in read_json_lines(run / "log.jsonl") if "nll" in line]
+        log = read_json_lines(run / "log.jsonl")
         recipe = read_yaml((run / "recipe.yaml").read_text(encoding="utf-8"), "recipe.yaml")
         sentences = log[-1]["step"] * recipe["optimisation"]["batch_size"]
     elif other.is_file():
@@ -190,8 +190,9 @@ def _training_rows(spent: list[dict[str, Any]], folder: Path) -> Iterator[dict[s
     for metric, value in values.items():
         yield {"source": "training", "metric": metric, "value": value}
     for line in log:
-        row = {"source": "training", "metric": "NLL", "step": line["step"]}
-        yield {**row, "value": line["nll"], "unit": "nats per sentence"}
+        if "nll" in line:
+            row = {"source": "training", "metric": "NLL", "step": line["step"]}
+            yield {**row, "value": line["nll"], "unit": "nats per sentence"}
 
 
 def _scored(label: str, file: Path, train: str | None, seed: int) -> Iterator[dict[str, Any]]:
