@@ -173,7 +173,7 @@ class Decoder:
         if s.heads != s.kv_heads and (mask is not None or s.head_size > 256):
             shape = (batch, s.heads, slots + tokens, s.head_size)
             k, v = (tape.operation(shape, a.dtype, [a]) for a in (k, v))
-        return self.part.attention(q, k, v, self.kernel, mask)
+        return self.part.attention(q, k, v, self.kernel, mask, dropout=s.dropout)
 
     # ------------------------------------------------------------------ GPT-2
 
@@ -183,16 +183,15 @@ class Decoder:
         residual = x
         x = part.layer_norm(f"{layer}.norm", x)
         x = part.linear(f"{layer}.qkv", x, 3 * s.hidden, True)
-        q, k, v = (
-            tape.operation((batch, s.heads, tokens, s.head_size), x.dtype, [x]) for _ in range(3)
-        )
+        q, k, v = tape.split(x, (batch, s.heads, tokens, s.head_size), 3)
+        del x
         y = self._attend(q, k, v, memory).view(batch, tokens, s.hidden)
         y = part.drop(part.linear(f"{layer}.o", y, s.hidden, True), s.dropout)
         x = tape.add(y, residual)
         residual = x
         x = part.layer_norm(f"{layer}.ffn.norm", x)
         x = part.linear(f"{layer}.ffn.up", x, s.ffn, True)
-        x = _gelu_new(part, x)
+        x = part.gelu_new(x)
         x = part.drop(part.linear(f"{layer}.ffn.down", x, s.hidden, True), s.dropout)
         return tape.add(residual, x)
 
@@ -202,16 +201,6 @@ class Decoder:
         for layer in range(self.sizes.layers):
             x = lstm_layer(self.part, f"lstm.{layer}", x, self.sizes.hidden)
         return self.part.drop(x, self.sizes.dropout)
-
-
-def _gelu_new(part: Part, x: Array) -> Array:
-    """GPT-2's approximate GELU, which transformers computes in seven operations."""
-    tape = part.tape
-    cube = tape.elementwise(x, x)
-    inner = tape.add(x, tape.elementwise(cube))
-    curve = tape.elementwise(tape.elementwise(inner))
-    curve = tape.elementwise(tape.keep(curve, curve))
-    return tape.multiply(tape.elementwise(x), curve)
 
 
 def lstm_layer(part: Part, name: str, x: Array, hidden: int) -> Array:

@@ -109,9 +109,6 @@ class Encoder:
         part, tape, s = self.part, self.part.tape, self.sizes
         x = part.embedding("embeddings", s.vocabulary, s.hidden, (batch, tokens))
         bias = part.embedding("bias", _BUCKETS, s.heads, (tokens, tokens))
-        bias = bias.view(1, s.heads, tokens, tokens)
-        # with the mask of the sentences, one for each of them
-        bias = tape.operation((batch, s.heads, tokens, tokens), bias.dtype, [bias])
         return part.rms_norm("norm", self._layers(x, bias))
 
     def _t5_layer(self, x: Array, layer: int, bias: Array | None) -> Array:
@@ -119,12 +116,15 @@ class Encoder:
         y = part.rms_norm(f"{layer}.norm", x)
         inner = s.heads * s.head_size
         q, k, v = (self._heads(part.linear(f"{layer}.{name}", y, inner)) for name in "qkv")
+        if bias is not None:  # with the mask of the sentences, one for each of them
+            scores = (x.shape[0], s.heads, x.shape[1], x.shape[1])
+            bias = tape.operation(scores, bias.dtype, [bias])
         y = part.attention(q, k, v, self.kernel, bias=bias).view(*x.shape[:2], inner)
+        del bias
         x = tape.add(x, part.linear(f"{layer}.o", y, s.hidden))
         y = part.rms_norm(f"{layer}.ffn.norm", x)
         if s.gated:
-            gate = part.linear(f"{layer}.ffn.gate", y, s.ffn)
-            gate = tape.elementwise(gate, gate)
+            gate = part.gelu_new(part.linear(f"{layer}.ffn.gate", y, s.ffn))
             y = tape.multiply(gate, part.linear(f"{layer}.ffn.up", y, s.ffn))
         else:
             y = part.linear(f"{layer}.ffn.up", y, s.ffn)

@@ -190,6 +190,14 @@ class Part:
             return x
         return self.tape.multiply(x, self.tape.leaf(x.shape, x.dtype))
 
+    def gelu_new(self, x: Array) -> Array:
+        """The GELU of GPT-2 and T5 (arXiv 1606.08415), as a formula of seven operations."""
+        tape = self.tape
+        inner = tape.add(x, tape.elementwise(tape.elementwise(x, x)))
+        curve = tape.elementwise(tape.elementwise(inner))
+        curve = tape.elementwise(tape.keep(curve, curve))
+        return tape.multiply(tape.elementwise(x), curve)
+
     # ------------------------------------------------------------------ attention
 
     def attention(
@@ -200,6 +208,7 @@ class Part:
         kernel: Kernel,
         mask: Array | None = None,
         bias: Array | None = None,
+        dropout: float = 0.0,
     ) -> Array:
         """Attention of queries (B, h, T, C) over keys and values (B, h, S, C), (B, h, T, C).
 
@@ -209,7 +218,8 @@ class Part:
             v: Values.
             kernel: How it is computed.
             mask: Which keys a query sees, (T, S); None for all, or for the causal mask of a kernel.
-            bias: What is added to the scores, (1, h, T, S).
+            bias: What is added to the scores, (B, h, T, S).
+            dropout: Dropout of the attention weights; a fused kernel keeps no mask of it.
         """
         tape = self.tape
         batch, heads, queries, size = q.shape
@@ -219,7 +229,7 @@ class Part:
             q, k, v = (tape.half(x) for x in (q, k, v))
             mask = mask and tape.leaf(mask.shape, q.dtype)
             sums = tape.leaf((batch, heads, queries), "float32")
-            saved = [x for x in (q, k, v, mask, sums) if x is not None]
+            saved = [x for x in (q, k, v, mask, bias, sums) if x is not None]
             inputs = [x for x in (q, k, v, bias) if x is not None]
             y = tape.operation(
                 (*q.shape[:3], v.shape[3]),
@@ -231,14 +241,14 @@ class Part:
             )
             return tape.keep(y, y)
         if kernel == "math":
-            q, k, v = (tape.cast(x, "float32") for x in (q, k, v))
             dtype = q.dtype
+            q, k, v = (tape.cast(x, "float32") for x in (q, k, v))
             q, k = tape.elementwise(q), tape.elementwise(k)  # both are scaled
             a = tape.matmul(q, k, scores, products)
             if mask is not None or bias is not None:
                 a = tape.elementwise(a) if bias is None else tape.add(a, bias)
             a = tape.elementwise(a)
-            a = tape.keep(a, a)
+            a = self.drop(tape.keep(a, a), dropout)
             y = tape.matmul(a, v, (*q.shape[:3], v.shape[3]), products)
             return tape.cast(y, dtype)
         dtype = q.dtype
@@ -250,5 +260,5 @@ class Part:
             a = tape.elementwise(a)
         a = tape.cast(a, "float32")
         a = tape.elementwise(a)
-        a = tape.cast(tape.keep(a, a), dtype)
+        a = self.drop(tape.cast(tape.keep(a, a), dtype), dropout)
         return tape.matmul(a, v, (*q.shape[:3], v.shape[3]), products)

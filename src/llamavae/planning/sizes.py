@@ -125,7 +125,8 @@ def _value(config: Mapping[str, Any], names: tuple[str, ...], own: str, where: s
 
 
 def _positions(config: Mapping[str, Any]) -> int:
-    return int(config.get("n_positions") or config.get("max_position_embeddings") or 1024)
+    default = 512 if config.get("model_type") == "bert" else 1024
+    return int(config.get("n_positions") or config.get("max_position_embeddings") or default)
 
 
 def _window(config: Mapping[str, Any], kind: str) -> int:

@@ -278,13 +278,29 @@ class Model:
         if tape.autocast:
             rows = tape.cast(rows, "bfloat16")
         w = tape.cast(w, rows.dtype, "copies")
-        block = tape.leaf((3 * _CHUNK, vocabulary), "float32", "logits")
         trained = [a for a in (rows, w) if a.node]
-        # the gradients are computed in the forward pass
-        gradients = [tape.leaf(a.shape, a.dtype, "logits") for a in trained]
-        flops = 2 * products * (1 + len(trained))
-        del block
-        return tape.operation((1,), "float32", [rows, w], gradients, flops=flops)
+        block = 4.0 * _CHUNK * vocabulary  # logits in float32
+        if rows.dtype == "float32":  # the gradients are computed in the forward pass
+            gradients = [tape.storage(a.bytes, "logits") for a in trained]
+            work = tape.storage(block, "logits")
+            del work
+            flops = 2 * products * (1 + len(trained))
+            loss = tape.operation((1,), "float32", trained, flops=flops)
+            if loss.node is not None:
+                nodes = [(node, size) for node, size, _ in loss.node.inputs]
+                loss.node.inputs = [(*n, g) for n, g in zip(nodes, gradients, strict=True)]
+            return loss
+        work = tape.storage(block + 4 * prod(w.shape), "logits")
+        del work
+        return tape.operation(
+            (1,),
+            "float32",
+            trained,
+            [rows, w],
+            flops=2 * products,
+            backward_flops=2 * products * (1 + len(trained)),
+            transient=2 * block if w.node else block + 4 * prod(w.shape),
+        )
 
     def _bag_of_words(self, z: Array) -> Array:
         tape, part = self.tape, self.parts["further losses"]

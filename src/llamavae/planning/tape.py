@@ -60,7 +60,7 @@ class Node:
 
     Attributes:
         inputs: Nodes of the inputs, the bytes of their gradients, and whether such a gradient is
-            the array's own, without a copy.
+            the array's own, without a copy, or the memory that already holds it.
         saved: What the derivative needs.
         flops: Floating-point operations of the derivative.
         transient: Bytes that are in use only while it is computed.
@@ -73,7 +73,7 @@ class Node:
 
     def __init__(
         self,
-        inputs: Sequence[tuple[Node, float, bool]] = (),
+        inputs: Sequence[tuple[Node, float, bool | Storage]] = (),
         saved: Sequence[Storage] = (),
         flops: float = 0,
         transient: float = 0,
@@ -216,6 +216,15 @@ class Tape:
             result.node.inputs = [(node, 0.0, False) for node, _, _ in result.node.inputs]
         return result
 
+    def split(self, x: Array, shape: Shape, count: int) -> list[Array]:
+        """Parts of `x`, each of a shape, that share its memory."""
+        parts = [Array(shape, x.dtype, x.storage, None) for _ in range(count)]
+        if self._records and x.node is not None:
+            for part in parts:  # one of them allocates the gradient of the whole
+                part.node = Node([(x.node, x.bytes if part is parts[-1] else 0.0, False)])
+                self._nodes.append(part.node)
+        return parts
+
     # ------------------------------------------------------------------ matrix products
 
     def half(self, x: Array) -> Array:
@@ -255,6 +264,8 @@ class Tape:
 
     def checkpoint(self, part: Callable[..., Array], x: Array, *others: Any) -> Array:
         """part(x, ...) that keeps its inputs only, and is computed again for the derivative."""
+        if not self._records:
+            return part(x, *others)
         self._records = False
         result = part(x, *others)
         self._records = True
@@ -291,15 +302,21 @@ class Tape:
             own, node.grad = node.grad, None
             self.flops += node.flops
             work = self.storage(node.transient) if node.transient else None
-            grads = [own if same else self.storage(size) for _, size, same in node.inputs]
-            node.saved, work = (), None
-            del own
-            for (source, _, _), grad in zip(node.inputs, grads, strict=True):
+            pairs = [(source, self._gradient(own, *how)) for source, *how in node.inputs]
+            node.saved = node.inputs = ()
+            del own, work
+            for source, grad in pairs:
                 if source.grad is None:  # otherwise it is added to the one that exists
                     source.grad = grad
                     if source.parameter:
                         grad.relabel("gradients")
-            del grads, grad
+            del pairs
+
+    def _gradient(self, own: Storage, size: float, same: bool | Storage) -> Storage:
+        """The memory of the gradient of an input of a node whose gradient is `own`."""
+        if isinstance(same, Storage):
+            return same
+        return own if same else self.storage(size)
 
 
 def wider(a: Array, b: Array) -> str:
