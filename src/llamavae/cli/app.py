@@ -27,6 +27,7 @@ from llamavae.cli.explore import explore
 from llamavae.cli.models import models
 from llamavae.cli.options import grouped
 from llamavae.cli.output import note, show_error
+from llamavae.cli.plan import plan
 from llamavae.cli.recipes import corpora, recipes
 from llamavae.cli.serve import serve
 from llamavae.cli.study import study
@@ -102,6 +103,7 @@ app = typer.Typer(
 app.command(cls=training.TrainCommand)(training.train)
 for command in (
     training.demo,
+    plan,
     corpora,
     texts.reconstruct,
     texts.sample,

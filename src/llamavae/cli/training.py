@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperCommand
@@ -13,6 +13,9 @@ from typer.core import TyperCommand
 from llamavae.cli.options import quiet
 from llamavae.cli.output import note
 from llamavae.errors import UserError
+
+if TYPE_CHECKING:
+    from llamavae.training.recipe import Recipe
 
 _FINE_TUNE = "fine-tune"  # the default recipe of --from
 _ALL_SETTINGS = "llamavae.all_settings"  # key in the metadata of a context
@@ -69,6 +72,41 @@ Overrides = Annotated[
 ]
 
 
+Start = Annotated[
+    str | None,
+    typer.Option(
+        "--from",
+        metavar="FOLDER_OR_ID",
+        help="Trained model to start from (start_from). Default recipe: fine-tune.",
+    ),
+]
+
+
+def chosen_recipe(
+    name: str | None, start: str | None, overrides: list[str] | None, **further: Any
+) -> Recipe:
+    """The recipe that the options choose.
+
+    Args:
+        name: Bundled recipe or YAML file.
+        start: Trained model to start from.
+        overrides: Changes as text.
+        **further: Values by key, with two underscores in place of a dot; None for no change.
+    """
+    from llamavae.training.recipe import load_recipe, recipe_names
+
+    if name is None and start is not None:
+        name = _FINE_TUNE
+    if name is None:
+        raise UserError(
+            f"no recipe given. Pass --recipe with a bundled recipe ({', '.join(recipe_names())}) "
+            "or a YAML file"
+        )
+    options = {"start_from": start, **further}
+    values = {key.replace("__", "."): v for key, v in options.items() if v is not None}
+    return load_recipe(name, overrides or (), values=values)
+
+
 def train(
     recipe: Annotated[
         str | None,
@@ -80,14 +118,7 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="Resume the run in the output folder.")
     ] = False,
-    start: Annotated[
-        str | None,
-        typer.Option(
-            "--from",
-            metavar="FOLDER_OR_ID",
-            help="Trained model to start from (start_from). Default recipe: fine-tune.",
-        ),
-    ] = None,
+    start: Start = None,
     corpus: Annotated[
         str | None,
         typer.Option(
@@ -122,22 +153,8 @@ def train(
 
     On several GPUs: torchrun --nproc-per-node 4 -m llamavae train --recipe ...
     """
-    from llamavae.training.recipe import load_recipe, recipe_names
-
-    if recipe is None and start is not None:
-        recipe = _FINE_TUNE
-    if recipe is None:
-        raise UserError(
-            f"no recipe given. Pass --recipe with a bundled recipe ({', '.join(recipe_names())}) "
-            "or a YAML file"
-        )
-    options = {
-        "start_from": start,
-        "corpus.name": corpus,
-        "output.folder": None if output is None else str(output),
-    }
-    values = {key: value for key, value in options.items() if value is not None}
-    settings = load_recipe(recipe, overrides or (), values=values)
+    folder = None if output is None else str(output)
+    settings = chosen_recipe(recipe, start, overrides, corpus__name=corpus, output__folder=folder)
     if check:
         import yaml
 

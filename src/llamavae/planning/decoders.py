@@ -81,9 +81,7 @@ class Decoder:
     def _embed(self, batch: int, tokens: int, steering: Steering) -> Array:
         s, tape = self.sizes, self.tape
         size = s.embedding
-        x = self.part.embedding(
-            "embeddings", s.vocabulary, size, (batch, tokens), self.heads_train
-        )
+        x = self.part.embedding("embeddings", s.vocabulary, size, (batch, tokens), self.heads_train)
         if s.type == "gemma3_text":
             x = tape.elementwise(x)  # scaled
         if s.type == "llamavae_lstm":

@@ -91,9 +91,7 @@ class Encoder:
 
     def _bert_layer(self, x: Array, layer: int, _: Array | None) -> Array:
         part, tape, s = self.part, self.part.tape, self.sizes
-        q, k, v = (
-            self._heads(part.linear(f"{layer}.{name}", x, s.hidden, True)) for name in "qkv"
-        )
+        q, k, v = (self._heads(part.linear(f"{layer}.{name}", x, s.hidden, True)) for name in "qkv")
         mask = tape.leaf((x.shape[0], 1, x.shape[1], x.shape[1]), "bool")
         y = part.attention(q, k, v, self.kernel, mask)
         y = part.linear(f"{layer}.o", y.view(*x.shape), s.hidden, True)

@@ -48,6 +48,8 @@ def setup_of(recipe: Recipe, *, devices: int = 1, tokens: int | None = None, cpu
         micro=micro,
         devices=devices,
         tokens=tokens or model.tokens,
+        evaluated=recipe.evaluation.sentences,
+        decoded=recipe.evaluation.decoded,
         precision=o.precision,
         checkpoints=o.gradient_checkpointing,
         cpu=cpu,

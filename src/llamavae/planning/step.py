@@ -14,6 +14,8 @@ from llamavae.planning.tape import Array, Tape
 
 _SMALL = 2**26  # logits up to this number are computed at once, as in modeling/cross_entropy.py
 _CHUNK = 256  # otherwise logits of this number of tokens are in memory
+_EVALUATED = 64  # sentences at a time, as in training/measure.py
+_LONGER = 8  # tokens of a decoded sentence beyond those of a real one, as there
 ADAM = 8  # bytes of the two moments of a weight that trains
 
 
@@ -49,6 +51,8 @@ class Setup:
         micro: Sentences per forward pass on one device.
         devices: Number of devices, each with a copy of the model.
         tokens: Tokens of a sentence, with its end.
+        evaluated: Held-out sentences that are evaluated, at most 64 at a time.
+        decoded: Held-out sentences that are decoded, at most 64 at a time.
         precision: `float32` or `bfloat16`.
         checkpoints: Whether activations are recomputed.
         embeds_encoder: Whether a checkpoint contains the encoder.
@@ -83,6 +87,8 @@ class Setup:
     micro: int = 32
     devices: int = 1
     tokens: int = 64
+    evaluated: int = 64
+    decoded: int = 64
     precision: str = "float32"
     checkpoints: bool = False
     embeds_encoder: bool = False
@@ -99,6 +105,7 @@ class Step:
         held: Bytes by kind that are in use between steps.
         peak: Bytes at the peak.
         at_peak: Bytes by kind at the peak.
+        evaluation: Bytes at the peak of an evaluation.
         flops: Floating-point operations.
     """
 
@@ -106,6 +113,7 @@ class Step:
     held: Mapping[str, float]
     peak: float
     at_peak: Mapping[str, float]
+    evaluation: float
     flops: float
 
 
@@ -249,6 +257,15 @@ class Model:
             memory.append((Array(half, own.dtype, own.storage, own.node),) * 2)
         return memory
 
+    def cache(self, sentences: int) -> float:
+        """Bytes of keys, values and logits of sentences that are decoded together."""
+        s, d = self.setup, self.setup.decoder
+        half = s.precision == "bfloat16" or s.decoder_dtype != "float32"
+        size = 2 if half and s.decoder_training == "frozen" else 4
+        tokens = s.tokens + _LONGER + s.slots
+        pair = 2 * d.layers * d.kv_heads * d.head_size * size
+        return sentences * (tokens * pair + 2 * 4 * d.vocabulary)
+
     # ------------------------------------------------------------------ losses
 
     def _cross_entropy(self, rows: Array) -> Array:
@@ -339,10 +356,16 @@ def simulate(setup: Setup) -> Step:
     passes = setup.batch // (setup.micro * setup.devices)
     for _ in range(min(passes, 2)):
         tape.backward(model.loss(setup.micro, setup.tokens))
+    peak, at_peak, flops = memory.peak, dict(memory.at_peak), tape.flops
+    memory.peak = memory.now
+    tape.recording(False)
+    model.loss(min(setup.evaluated, _EVALUATED), setup.tokens)
+    cache = model.cache(min(setup.decoded, _EVALUATED))
     return Step(
         weights={name: part for name, part in weights.items() if part},
         held={kind: size for kind, size in before.items() if size},
-        peak=memory.peak,
-        at_peak={kind: size for kind, size in memory.at_peak.items() if size > 0.5},
-        flops=tape.flops / min(passes, 2) * passes,
+        peak=peak,
+        at_peak={kind: size for kind, size in at_peak.items() if size > 0.5},
+        evaluation=max(memory.peak, memory.now + cache),
+        flops=flops / min(passes, 2) * passes,
     )

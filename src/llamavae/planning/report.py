@@ -1,0 +1,316 @@
+"""The plan of a training run: what it needs, whether it fits, and what to change."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from llamavae.errors import UserError, check_int, check_number
+from llamavae.planning.facts import CPU, Device, devices, find_device
+from llamavae.planning.setup import setup_of
+from llamavae.planning.step import ADAM, Setup, Step, simulate
+from llamavae.training.recipe import Recipe, parse_recipe
+
+UTILISATION = 0.4
+"""Assumed share of the peak FLOP/s of a device that a training step reaches."""
+RESERVED = 2**30
+"""Bytes that are kept free for Python and its libraries, or for the context of a GPU."""
+FRAGMENTATION = 1.05
+"""Assumed ratio of the memory that an allocator holds to the memory in use."""
+_LARGEST = 2**16  # sentences per pass
+
+
+@dataclass(frozen=True)
+class Change:
+    """Settings with which a run fits.
+
+    Attributes:
+        settings: Values by key, for `--set`.
+        needed: Bytes of memory that the run then needs on each device.
+    """
+
+    settings: Mapping[str, Any]
+    needed: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a training run needs.
+
+    Attributes:
+        name: Name of the recipe.
+        setup: What determines the memory of a step.
+        step: Parameters, memory and operations of a step on one device.
+        device: The device; None if none was given.
+        memory: Bytes of memory of a device; None if none was given.
+        needed: Bytes that are needed on each device, with a reserve.
+        fits: Whether they fit; None without a device.
+        fitting: Names of the known devices on which they fit.
+        largest: Largest number of sentences per pass on one device that fits; 0 for none; None
+            without a device.
+        changes: If it does not fit, single changes with which it does.
+        together: If no single change is enough, several changes with which it fits; None if they
+            are not enough either.
+        seconds: Estimated seconds of a step; None if the device's peak is unknown.
+        steps: Number of optimiser steps; None if it depends on an unknown number of sentences.
+        utilisation: Assumed share of the peak FLOP/s of the device.
+    """
+
+    name: str
+    setup: Setup
+    step: Step
+    device: Device | None
+    memory: float | None
+    needed: float
+    fits: bool | None
+    fitting: tuple[str, ...]
+    largest: int | None
+    changes: tuple[Change, ...]
+    together: Change | None
+    seconds: float | None
+    steps: int | None
+    utilisation: float
+
+    def parameters(self) -> dict[str, tuple[int, int]]:
+        """Numbers of trained and of frozen parameters of each part.
+
+        Statistics and scales, which are computed once, count as frozen.
+        """
+        return {
+            name: (
+                sum(w.numel for w in weights if w.trains),
+                sum(w.numel for w in weights if not w.trains),
+            )
+            for name, weights in self.step.weights.items()
+        }
+
+    @property
+    def trained(self) -> int:
+        """Number of trained parameters."""
+        return sum(trained for trained, _ in self.parameters().values())
+
+    @property
+    def model_bytes(self) -> float:
+        """Bytes of the saved model: what trains, statistics, and embedded backbones."""
+        s = self.setup
+        embedded = {"encoder": s.embeds_encoder, "decoder": s.embeds_decoder}
+        return sum(
+            w.size
+            for name, weights in self.step.weights.items()
+            for w in weights
+            if name != "further losses" and (w.trains or embedded.get(name, True))
+        )
+
+    @property
+    def checkpoint_bytes(self) -> float:
+        """Bytes of a checkpoint to resume from: the model, further losses, and the optimiser."""
+        further = sum(w.size for w in self.step.weights.get("further losses", ()))
+        return self.model_bytes + further + ADAM * self.trained
+
+
+def plan(
+    recipe: Recipe,
+    *,
+    device: str | None = None,
+    devices: int = 1,
+    memory: float | str | None = None,
+    tokens: int | None = None,
+    sentences: int | None = None,
+    utilisation: float = UTILISATION,
+) -> Plan:
+    """Plan a training run without its weights and its corpus.
+
+    Memory is that of a training step and of an evaluation, from the operations that the model runs.
+    `needed` adds 5 % for the fragmentation of the allocator, and 1 GiB for libraries.
+
+    Args:
+        recipe: The recipe.
+        device: Name of a device in `llamavae.planning.facts.devices`; None for no verdict.
+        devices: Number of devices, each with a copy of the model (data parallelism).
+        memory: Memory of a device in bytes, or a text such as `24GB` (24 * 2**30 bytes), instead of
+            that of `device`.
+        tokens: Tokens per sentence, with the end of the sentence; None for `decoder.max_tokens`.
+        sentences: Number of training sentences, for the length of a run of epochs.
+        utilisation: Assumed share of the peak FLOP/s of the device.
+
+    Raises:
+        UserError: A backbone or the device is not known, or a number is out of range.
+
+    Example:
+        >>> from llamavae.training.recipe import load_recipe
+        >>> found = plan(load_recipe("paper"), device="a100-40gb")
+        >>> found.fits, found.parameters()["decoder"]
+        (True, (262144000, 6476271616))
+    """
+    check_int("devices", devices)
+    check_number("utilisation", utilisation, 0, 1, above=True)
+    for name, number in (("tokens", tokens), ("sentences", sentences)):
+        if number is not None:
+            check_int(name, number)
+    found = None if device is None else find_device(device)
+    available = _bytes(memory) if memory is not None else None if found is None else found.memory
+    cpu = found is not None and found.name == CPU
+
+    def of(changed: Recipe) -> Setup:
+        return setup_of(changed, devices=devices, tokens=tokens, cpu=cpu)
+
+    setup = of(recipe)
+    if cpu and setup.quantisation:
+        raise UserError("decoder.quantization requires a GPU. Choose another --device")
+    step = simulate(setup)
+    needed = _needed(step)
+    fits = None if available is None else needed <= available
+    changes: list[Change] = []
+    together = None
+    if available is not None and not fits:
+        candidates = list(_candidates(recipe, setup, available, of, cpu, tokens is None))
+        changes = [c for c in candidates if c.needed <= available]
+        if not changes:
+            together = _together(recipe, candidates, available, of)
+    peak = None if found is None else found.flops.get(_arithmetic(setup))
+    o = recipe.optimisation
+    steps = o.steps
+    if steps is None and o.epochs and sentences is not None:
+        steps = max(1, round(o.epochs * -(-sentences // o.batch_size)))
+    return Plan(
+        name=recipe.name,
+        setup=setup,
+        step=step,
+        device=found,
+        memory=available,
+        needed=needed,
+        fits=fits,
+        fitting=tuple(d.name for d in _known() if needed <= d.memory),
+        largest=None if available is None else largest_pass(setup, available),
+        changes=tuple(sorted(changes, key=lambda change: change.needed, reverse=True)),
+        together=together,
+        seconds=None if peak is None else step.flops / (peak * utilisation),
+        steps=steps,
+        utilisation=utilisation,
+    )
+
+
+def _known() -> list[Device]:
+    return [device for device in devices().values() if device.name != CPU]
+
+
+def _arithmetic(setup: Setup) -> str:
+    """The type of most matrix products."""
+    half = setup.precision == "bfloat16" or setup.decoder_dtype != "float32" or setup.quantisation
+    return "bfloat16" if half else "float32"
+
+
+def _needed(step: Step) -> float:
+    return FRAGMENTATION * max(step.peak, step.evaluation) + RESERVED
+
+
+def _bytes(memory: float | str) -> float:
+    """Bytes of a size such as `24GB`; a GB is 2**30 bytes, as vendors of GPUs count them."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(?:([kmgt])(?:i?b)?|b)?", str(memory).lower().strip())
+    if match is None or not float(match[1]):
+        raise UserError(f"expected memory such as 24GB or 80GB; got {memory!r:.40}")
+    return float(match[1]) * 1024 ** (" kmgt".index(match[2]) if match[2] else 0)
+
+
+def largest_pass(setup: Setup, memory: float) -> int:
+    """The largest number of sentences per pass on one device that fits; 0 for none."""
+
+    def fits(rows: int) -> bool:
+        changed = replace(setup, micro=rows, batch=rows * setup.devices)
+        return _needed(simulate(changed)) <= memory
+
+    if not fits(1):
+        return 0
+    low, high = 1, 2
+    while high <= _LARGEST and fits(high):
+        low, high = high, 2 * high
+    while high - low > max(1, low // 16):  # to about 6 %, since tokens differ more than that
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low
+
+
+# ------------------------------------------------------------------------------- what to change
+
+
+def _settings(recipe: Recipe, setup: Setup, cpu: bool, shorten: bool) -> Iterator[dict[str, Any]]:
+    """Changes that need less memory, the ones that change least first."""
+    o, d = recipe.optimisation, setup
+    share = setup.batch // setup.devices
+    for micro in sorted((n for n in range(1, setup.micro) if share % n == 0), reverse=True):
+        yield {"optimisation.micro_batch_size": micro}
+    if not o.gradient_checkpointing:
+        yield {"optimisation.gradient_checkpointing": True}
+    half = {"optimisation.precision": "bfloat16"}
+    if o.precision == "float32":
+        yield half
+    if d.decoder_dtype == "float32" and d.decoder_training != "full" and not d.quantisation:
+        mixed = {} if d.decoder_training == "frozen" or o.precision == "bfloat16" else half
+        yield {"decoder.dtype": "bfloat16", **mixed}
+    if not cpu and d.decoder_training != "full" and d.decoder.type != "llamavae_lstm":
+        for kind in ("8bit", "4bit"):
+            if d.quantisation not in ("4bit", kind):
+                mixed = {} if o.precision == "bfloat16" else half
+                yield {"decoder.quantization": kind, **mixed}
+    if recipe.start_from is None:
+        order = ["full", "lora", "heads", "frozen"]
+        for training in order[order.index(d.decoder_training) + 1 :]:
+            yield {"decoder.training": training}
+        if recipe.encoder.training != "frozen" and recipe.encoder.model:
+            yield {"encoder.training": "frozen"}
+        if shorten:
+            yield {"decoder.max_tokens": max(2, setup.tokens // 2)}
+    if recipe.evaluation.decoded:
+        yield {"evaluation.decoded": 0}
+
+
+def _changed(recipe: Recipe, settings: Mapping[str, Any]) -> Recipe:
+    values = recipe.model_dump()
+    for key, value in settings.items():
+        section, _, name = key.partition(".")
+        values[section][name] = value
+    return parse_recipe(values)
+
+
+def _candidates(
+    recipe: Recipe, setup: Setup, memory: float, of: Any, cpu: bool, shorten: bool
+) -> Iterator[Change]:
+    """Single changes; of smaller micro-batches only the largest that fits, or the smallest."""
+    found = False
+    for settings in _settings(recipe, setup, cpu, shorten):
+        micro = settings.get("optimisation.micro_batch_size")
+        if micro is not None and found:
+            continue
+        try:
+            needed = _needed(simulate(of(_changed(recipe, settings))))
+        except UserError:  # the recipe does not allow it
+            continue
+        if micro is not None:
+            found = needed <= memory
+            if not found and micro > 1:
+                continue
+        yield Change(settings, needed)
+
+
+def _together(recipe: Recipe, candidates: list[Change], memory: float, of: Any) -> Change | None:
+    """The first changes, added one after another, with which it fits."""
+    settings: dict[str, Any] = {}
+    least = _needed(simulate(of(recipe)))
+    for change in candidates:
+        if (
+            change.settings.keys() == {"decoder.training"}
+            or "decoder.max_tokens" in change.settings
+        ):
+            continue  # another model or corpus
+        tried = settings | dict(change.settings)
+        try:
+            needed = _needed(simulate(of(_changed(recipe, tried))))
+        except UserError:
+            continue
+        if needed < least:
+            settings, least = tried, needed
+        if least <= memory:
+            return Change(settings, least)
+    return None
