@@ -202,20 +202,25 @@ class Decoder:
 
 
 def lstm_layer(part: Part, name: str, x: Array, hidden: int) -> Array:
-    """One layer of an LSTM in one direction; keeps four gates and the cell states of each token."""
+    """One layer of an LSTM in one direction.
+
+    What it keeps for each token is not that of the formulas, but measured: 15.5 numbers per hidden
+    unit on a CPU, where torch runs it token by token. cuDNN keeps less.
+    """
     tape = part.tape
     batch, tokens, size = x.shape
     w = part.weight(f"{name}.input", (4 * hidden, size))
     u = part.weight(f"{name}.recurrent", (4 * hidden, hidden))
     biases = [part.weight(f"{name}.bias.{i}", (4 * hidden,)) for i in range(2)]
-    gates = tape.leaf((batch, tokens, 6 * hidden), x.dtype)
+    kept = tape.leaf((batch, tokens, 31 * hidden // 2), x.dtype)
     products = batch * tokens * 4 * hidden * (size + hidden)
     y = tape.operation(
         (batch, tokens, hidden),
         x.dtype,
         [x, w, u, *biases],
-        [x, w, u, gates],
+        [x, w, u, kept],
         flops=2 * products,
         backward_flops=4 * products,
+        transient=7 * kept.bytes / 15.5,
     )
     return tape.keep(y, y)

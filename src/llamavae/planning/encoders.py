@@ -104,7 +104,7 @@ class Encoder:
     # ------------------------------------------------------------------ T5
 
     def _t5(self, batch: int, tokens: int) -> Array:
-        part, tape, s = self.part, self.part.tape, self.sizes
+        part, s = self.part, self.sizes
         x = part.embedding("embeddings", s.vocabulary, s.hidden, (batch, tokens))
         bias = part.embedding("bias", _BUCKETS, s.heads, (tokens, tokens))
         return part.rms_norm("norm", self._layers(x, bias))

@@ -261,7 +261,8 @@ class Model:
         """Bytes of keys, values and logits of sentences that are decoded together."""
         s, d = self.setup, self.setup.decoder
         half = s.precision == "bfloat16" or s.decoder_dtype != "float32"
-        size = 2 if half and s.decoder_training == "frozen" else 4
+        # rotary positions make keys float32 again where the embeddings are
+        size = 4 if not half else 2 if s.decoder_training == "frozen" else 3
         tokens = s.tokens + _LONGER + s.slots
         pair = 2 * d.layers * d.kv_heads * d.head_size * size
         return sentences * (tokens * pair + 2 * 4 * d.vocabulary)
@@ -307,8 +308,11 @@ class Model:
                 nodes = [(node, size) for node, size, _ in loss.node.inputs]
                 loss.node.inputs = [(*n, g) for n, g in zip(nodes, gradients, strict=True)]
             return loss
-        work = tape.storage(block + 4 * prod(w.shape), "logits")
+        # on a CPU, weights and their gradients are also copied to float32 and accumulated there
+        dense = 4.0 * prod(w.shape) if self.setup.cpu else 0.0
+        work = tape.storage(block + dense, "logits")
         del work
+        block *= 1.0 if self.setup.cpu else 1.5
         return tape.operation(
             (1,),
             "float32",
@@ -316,7 +320,7 @@ class Model:
             [rows, w],
             flops=2 * products,
             backward_flops=2 * products * (1 + len(trained)),
-            transient=2 * block if w.node else block + 4 * prod(w.shape),
+            transient=block + dense * (4 if w.node else 1),
         )
 
     def _bag_of_words(self, z: Array) -> Array:

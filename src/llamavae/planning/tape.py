@@ -197,12 +197,12 @@ class Tape:
         return self.operation(x.shape, x.dtype, [x], saved)
 
     def add(self, a: Array, b: Array) -> Array:
-        """a + b, in the wider type and the larger shape."""
+        """The sum of both, in the wider type and the larger shape."""
         big = a if prod(a.shape) >= prod(b.shape) else b
         return self.operation(big.shape, wider(a, b), [a, b], shares=True)
 
     def multiply(self, a: Array, b: Array) -> Array:
-        """a * b, in the wider type and the larger shape."""
+        """The product of both, in the wider type and the larger shape."""
         big, small = (a, b) if prod(a.shape) >= prod(b.shape) else (b, a)
         saved = [x for x, other in ((a, b), (b, a)) if other.node]
         summed = small.node is not None and prod(small.shape) < prod(big.shape)

@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from llamavae.errors import UserError
+from llamavae.planning import Plan, plan, simulate
+from llamavae.planning.report import FRAGMENTATION, RESERVED, _bytes, _changed, largest_pass
+from llamavae.training.recipe import Recipe, load_recipe, recipe_names
+
+
+@pytest.fixture(scope="module")
+def paper() -> Recipe:
+    return load_recipe("paper")
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_bundled_recipes_can_be_planned(name: str) -> None:
+    values = {"decoder.model": "gpt2"} if name == "stories260k" else {}
+    found = plan(load_recipe(name, values=values), device="cpu")
+    assert found.trained > 0
+    assert found.step.peak > sum(found.step.held.values())
+    assert found.seconds is None  # the peak of this CPU is unknown
+
+
+def test_each_change_is_enough_and_computed(paper: Recipe) -> None:
+    found = plan(paper, device="rtx-4090")
+    assert not found.fits
+    assert found.changes
+    for change in found.changes:
+        again = plan(_changed(paper, change.settings), device="rtx-4090")
+        assert again.fits
+        assert again.needed == change.needed
+
+
+def test_changes_together(paper: Recipe) -> None:
+    found = plan(paper, memory="14GB")
+    assert not found.fits
+    assert not found.changes
+    assert found.together is not None
+    again = plan(_changed(paper, found.together.settings), memory="14GB")
+    assert again.fits
+    assert plan(paper, memory="1GB").together is None
+
+
+def test_the_largest_pass_fits_and_a_larger_one_does_not(paper: Recipe) -> None:
+    found = plan(paper, device="a100-40gb")
+    rows, memory = found.largest, found.memory
+    assert rows is not None
+    assert memory is not None
+
+    def needed(n: int) -> float:
+        step = simulate(replace(found.setup, micro=n, batch=n))
+        return FRAGMENTATION * max(step.peak, step.evaluation) + RESERVED
+
+    assert needed(rows) <= memory < needed(rows + rows // 8)
+    assert largest_pass(found.setup, 2**30) == 0
+
+
+def test_devices_divide_the_batch_and_hold_buckets(paper: Recipe) -> None:
+    one, eight = plan(paper, device="h100-80gb"), plan(paper, device="h100-80gb", devices=8)
+    assert eight.setup.micro == 8 or eight.setup.batch == 8 * eight.setup.micro
+    assert eight.step.held["communication"] == 4 * eight.trained
+    assert eight.step.flops == pytest.approx(one.step.flops / 8, rel=0.01)
+    with pytest.raises(UserError, match="cannot be shared among 3 devices"):
+        plan(paper, devices=3)
+
+
+def test_time_of_a_run(paper: Recipe) -> None:
+    found = plan(paper, device="h100-80gb", sentences=6400)
+    assert found.steps == 10 * 100
+    half = plan(paper, device="h100-80gb", utilisation=0.2)
+    assert found.seconds is not None
+    assert half.seconds == pytest.approx(2 * found.seconds)
+    assert half.steps is None
+
+
+def test_a_checkpoint_to_resume_from_has_the_optimiser(paper: Recipe) -> None:
+    found = plan(paper)
+    # trained weights in float32, and the scales and statistics that this recipe does without
+    assert found.model_bytes == 4 * found.trained
+    assert found.checkpoint_bytes == 12 * found.trained
+    embedded = plan(_changed(paper, {"output.embed_backbones": True}))
+    assert embedded.model_bytes > found.model_bytes + 13e9
+
+
+def test_quantisation(paper: Recipe) -> None:
+    def weights(kind: str | None) -> float:
+        found: Plan = plan(_changed(paper, {"decoder.quantization": kind}), device="rtx-4090")
+        return found.step.held["weights"]
+
+    linear = 32 * (4 * 4096**2 + 3 * 4096 * 11008)
+    assert weights(None) - weights("8bit") == pytest.approx(linear)
+    assert weights(None) - weights("4bit") == pytest.approx(linear * (2 - 0.5 - 4 / 64))
+    with pytest.raises(UserError, match="requires a GPU"):
+        plan(_changed(paper, {"decoder.quantization": "4bit"}), device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("24GB", 24 * 2**30), ("1.5 GiB", 1.5 * 2**30), ("1000", 1000), (5e9, 5e9)]
+)
+def test_sizes(text: Any, size: float) -> None:
+    assert _bytes(text) == size
+
+
+def test_wrong_sizes_and_devices(paper: Recipe) -> None:
+    for wrong in ("24 apples", "0GB", "-1", ""):
+        with pytest.raises(UserError, match="expected memory such as 24GB"):
+            plan(paper, memory=wrong)
+    with pytest.raises(UserError, match=r"unknown device 'h100'. Did you mean"):
+        plan(paper, device="h100")
+    with pytest.raises(UserError, match="utilisation must be above 0"):
+        plan(paper, utilisation=0)
