@@ -35,7 +35,8 @@ def setup_of(recipe: Recipe, *, devices: int = 1, tokens: int | None = None, cpu
     if o.batch_size % (micro * devices):
         raise UserError(
             f"optimisation.batch_size {o.batch_size} cannot be shared among {devices} devices in "
-            f"micro-batches of {micro}: make it a multiple of {micro * devices}"
+            f"micro-batches of {micro}: make it a multiple of {micro * devices}, or change "
+            "optimisation.micro_batch_size"
         )
     return replace(
         model,
