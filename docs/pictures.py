@@ -26,6 +26,7 @@ ABOUT = {
     "bulk": "large files to latent codes",
     "check": "finds damaged files",
     "demo": "a guided first run",
+    "planning": "what a run needs",
     "report": "HTML pages and plots of results",
     "experiments": "sweeps and studies over several models",
     "baselines": "what guided generation is compared with",
@@ -46,7 +47,7 @@ ABOUT = {
     "parsing": "JSON and YAML, or an error",
 }
 COLOURS = {
-    **dict.fromkeys(("cli", "explorer", "serving", "bulk", "check", "demo"), GREY),
+    **dict.fromkeys(("cli", "explorer", "serving", "bulk", "check", "demo", "planning"), GREY),
     **dict.fromkeys(("folders", "files", "state", "manifest", "parsing"), GREY),
     **dict.fromkeys(("report", "experiments", "baselines", "guidance", "training"), BLUE),
     **dict.fromkeys(("evaluation", "metrics"), PURPLE),

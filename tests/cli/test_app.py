@@ -42,6 +42,7 @@ def test_all_verbs_are_there() -> None:
         "interpolate",
         "models",
         "neighbours",
+        "plan",
         "recipes",
         "reconstruct",
         "report",

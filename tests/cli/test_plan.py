@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 from llamavae.planning import plan
@@ -49,3 +51,12 @@ def test_nothing_heavy_is_imported() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "fits on" in done.stdout
+
+
+def test_the_outputs_on_the_page_are_those_of_the_code(run: Any) -> None:
+    page = Path(__file__).parents[2] / "docs" / "how-to" / "seven-billion.md"
+    blocks = page.read_text(encoding="utf-8").split("```console\n$ llamavae plan ")[1:]
+    assert len(blocks) > 5
+    for block in blocks:
+        command, _, output = block.partition("```")[0].partition("\n")
+        assert run("plan", *shlex.split(command)).stdout == output, command

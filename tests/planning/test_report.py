@@ -52,7 +52,7 @@ def test_the_largest_pass_fits_and_a_larger_one_does_not(paper: Recipe) -> None:
     assert memory is not None
 
     def needed(n: int) -> float:
-        step = simulate(replace(found.setup, micro=n, batch=n))
+        step = simulate(replace(found.setup, micro=n, batch=2 * n))
         return FRAGMENTATION * max(step.peak, step.evaluation) + RESERVED
 
     assert needed(rows) <= memory < needed(rows + rows // 8)

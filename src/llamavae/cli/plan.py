@@ -137,10 +137,20 @@ def _show(plan: Plan) -> None:
     s, step = plan.setup, plan.step
     parameters = plan.parameters()
     passes = s.batch // (s.micro * s.devices)
-    place = f"{s.devices} x {plan.device.name}" if plan.device else f"{s.devices} device(s)"
+    device = plan.device.name if plan.device else "a device" if s.devices == 1 else "devices"
+    place = device if s.devices == 1 else f"{s.devices} {device}"
+    batch = (
+        f"{s.batch} sentences"
+        if passes * s.devices == 1
+        else f"{s.batch} = "
+        + " x ".join(
+            f"{number} {what}"
+            for number, what in ((s.devices, "devices"), (passes, "passes"), (s.micro, "sentences"))
+            if number > 1 or what == "sentences"
+        )
+    )
     write_text(
-        f"recipe {plan.name} on {place}: {s.batch} sentences of {s.tokens} tokens per step, "
-        f"{passes} pass(es) of {s.micro} on each device, {s.precision}\n\n"
+        f"{plan.name} on {place}, {s.precision}\na step: {batch}, of {s.tokens} tokens each\n\n"
     )
     rows = [(name, f"{a:,}", f"{b:,}") for name, (a, b) in parameters.items()]
     total = (f"{sum(x):,}" for x in zip(*parameters.values(), strict=True))
@@ -168,7 +178,7 @@ def _show(plan: Plan) -> None:
         *_time(plan),
     ]
     if plan.largest is not None:
-        lines.append(("largest optimisation.micro_batch_size that fits", f"{plan.largest:,}"))
+        lines.append(("most sentences per pass that fit", f"{plan.largest:,}"))
     write_table(lines)
     write_text("\n")
     for line in _verdict(plan):
@@ -188,7 +198,9 @@ def _right(rows: list[tuple[str, ...]]) -> list[list[str]]:
 def _time(plan: Plan) -> list[tuple[str, str]]:
     if plan.seconds is None:
         return []
-    assumed = f"at {plan.utilisation:.0%} of the peak (assumed)"
+    assumed = f"at {plan.utilisation:.0%} of the device's peak (assumed)"
+    if plan.setup.devices > 1:
+        assumed += ", without communication"
     rows = [("time per step", f"{plan.seconds:.3g} s {assumed}")]
     if plan.steps is not None:
         hours = plan.steps * plan.seconds / 3600

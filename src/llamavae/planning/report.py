@@ -215,10 +215,14 @@ def _bytes(memory: float | str) -> float:
 
 
 def largest_pass(setup: Setup, memory: float) -> int:
-    """The largest number of sentences per pass on one device that fits; 0 for none."""
+    """The largest number of sentences per pass on one device that fits; 0 for none.
+
+    Passes are accumulated if those of `setup` are, since their gradients then stay in memory.
+    """
+    passes = min(2, setup.batch // (setup.micro * setup.devices))
 
     def fits(rows: int) -> bool:
-        changed = replace(setup, micro=rows, batch=rows * setup.devices)
+        changed = replace(setup, micro=rows, batch=rows * setup.devices * passes)
         return _needed(simulate(changed)) <= memory
 
     if not fits(1):
