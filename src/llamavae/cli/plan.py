@@ -137,8 +137,10 @@ def _show(plan: Plan) -> None:
     s, step = plan.setup, plan.step
     parameters = plan.parameters()
     passes = s.batch // (s.micro * s.devices)
-    device = plan.device.name if plan.device else "a device" if s.devices == 1 else "devices"
-    place = device if s.devices == 1 else f"{s.devices} {device}"
+    name = "a device" if plan.device is None else plan.device.name
+    if plan.device is None and plan.memory is not None:
+        name = f"a device with {_gib(plan.memory)} GiB"
+    place = name if s.devices == 1 else f"{s.devices} x {name}"
     batch = (
         f"{s.batch} sentences"
         if passes * s.devices == 1
