@@ -1,4 +1,7 @@
-"""The predicted peak against a measured one, on tiny models; benchmarks/plan.py has larger ones."""
+"""Predicted peaks and operations against measured ones, on tiny models.
+
+benchmarks/plan.py has larger models.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from benchmarks.plan import measure
 from tests import tiny
+from torch.utils.flop_counter import FlopCounterMode
 
 from llamavae.planning import setup_of, simulate
 from llamavae.training.recipe import parse_recipe
@@ -42,3 +47,30 @@ def test_peak_of_a_step(
     )
     found = simulate(setup_of(recipe, cpu=True)).peak
     assert found == pytest.approx(measure(recipe, tmp_path, 16), rel=0.1)
+
+
+def test_operations_are_those_that_torch_counts() -> None:
+    vae = tiny.vae("memory", "llama-grouped", decoder_training="heads").train()
+    ids = torch.randint(3, tiny.VOCAB, (4, 17))
+    inputs: dict[str, Any] = {
+        "input_ids": ids,
+        "attention_mask": torch.ones_like(ids),
+        "sentence_vectors": torch.randn(4, tiny.HIDDEN),
+    }
+    vae(**inputs)  # asks the model about its head, once
+    with FlopCounterMode(display=False) as counter:
+        vae(**inputs).loss.backward()
+    recipe = parse_recipe(
+        {
+            "encoder": {"model": str(tiny.encoder("bert"))},
+            "decoder": {
+                "model": str(tiny.decoder("llama-grouped")),
+                "max_tokens": 16,
+                "training": "heads",
+            },
+            "latent": {"dim": tiny.LATENT, "slots": 2, "hidden": 8},
+            "optimisation": {"batch_size": 4},
+        }
+    )
+    found = simulate(setup_of(recipe, cpu=True)).flops
+    assert found == pytest.approx(counter.get_total_flops(), rel=0.02)

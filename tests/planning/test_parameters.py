@@ -13,8 +13,7 @@ from tests import tiny
 from llamavae.errors import UserError
 from llamavae.planning import find_backbone, model_names, plan, setup_of, simulate
 from llamavae.planning.facts import _models
-from llamavae.planning.report import Plan
-from llamavae.training.recipe import load_recipe, parse_recipe
+from llamavae.training.recipe import Recipe, load_recipe, parse_recipe
 
 PUBLISHED = {
     "huggyllama/llama-7b": 6_738_415_616,
@@ -31,7 +30,7 @@ PUBLISHED = {
 }
 
 
-def recipe_of(decoder: str, encoder: str, **sections: Any) -> Any:
+def recipe_of(decoder: str, encoder: str, /, **sections: Any) -> Recipe:
     values: dict[str, Any] = {
         "encoder": {"model": encoder, **sections.pop("encoder", {})},
         "decoder": {"model": decoder, "max_tokens": 16, **sections.pop("decoder", {})},
@@ -41,13 +40,9 @@ def recipe_of(decoder: str, encoder: str, **sections: Any) -> Any:
     return parse_recipe(values)
 
 
-def planned(recipe: Any) -> Plan:
-    return plan(recipe)
-
-
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_models_that_are_built_in_have_the_published_number_of_parameters(name: str) -> None:
-    found = planned(recipe_of(name, "all-minilm-l6-v2")).parameters()["decoder"]
+    found = plan(recipe_of(name, "all-minilm-l6-v2")).parameters()["decoder"]
     assert sum(found) == PUBLISHED[name]
 
 
@@ -74,7 +69,7 @@ def test_models_that_are_built_in_are_those_of_transformers(name: str) -> None:
         model = kind(config) if kind else hf.AutoModelForCausalLM.from_config(config)
     sides = ("gpt2", name) if encodes else (name, "all-minilm-l6-v2")
     pooling = {"pooling": "mean"} if encodes else {}
-    found = planned(recipe_of(*sides, encoder=pooling)).parameters()
+    found = plan(recipe_of(*sides, encoder=pooling)).parameters()
     side = found["encoder" if encodes else "decoder"]
     assert sum(side) == sum(p.numel() for p in model.parameters())
 
@@ -119,17 +114,17 @@ def test_parameters_are_those_of_the_real_model(
 ) -> None:
     vae = tiny.vae(settings.pop("injection", "memory"), family, encoder, **settings)
     vae.save_pretrained(tmp_path)
-    found = planned(load_recipe("fine-tune", values={"start_from": str(tmp_path)}))
+    found = plan(load_recipe("fine-tune", values={"start_from": str(tmp_path)}))
     assert {k: v for k, v in found.parameters().items() if k != "further losses"} == counts(vae)
     saved = (tmp_path / "model.safetensors").stat().st_size
     assert found.model_bytes == pytest.approx(saved, rel=0.02, abs=8000)
 
 
 def test_scratch_and_losses() -> None:
-    found = planned(load_recipe("mini-vae"))
+    found = plan(load_recipe("mini-vae"))
     config = json.loads((find_mini() / "config.json").read_text(encoding="utf-8"))
     assert found.setup.latent_dim == config["latent_dim"]
-    trained = planned(load_recipe("fine-tune", values={"start_from": "mini"}))
+    trained = plan(load_recipe("fine-tune", values={"start_from": "mini"}))
     for part in ("encoder", "decoder", "posterior", "injection"):
         assert found.parameters()[part] == trained.parameters()[part]
     assert sum(found.parameters()["further losses"]) == 64 * 192 + 192

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import psutil
 import yaml
 
 from llamavae.errors import UserError, unknown
@@ -59,8 +59,7 @@ def devices() -> dict[str, Device]:
         )
         for name, values in _table("devices.yaml").items()
     }
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return {CPU: Device(CPU, memory, {}), **known}
+    return {CPU: Device(CPU, psutil.virtual_memory().total, {}), **known}
 
 
 def find_device(name: str) -> Device:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -162,13 +162,13 @@ def plan(
     step = simulate(setup)
     needed = _needed(step)
     fits = None if available is None else needed <= available
-    changes: list[Change] = []
+    changes: tuple[Change, ...] = ()
     together = None
     if available is not None and not fits:
-        candidates = list(_candidates(recipe, setup, available, of, cpu, tokens is None))
-        changes = [c for c in candidates if c.needed <= available]
-        if not changes:
-            together = _together(recipe, candidates, available, of)
+        search = _Search(recipe, setup, available, of)
+        settings = list(_settings(recipe, setup, cpu, shorten=tokens is None))
+        changes = search.single(settings)
+        together = None if changes else search.together(settings)
     peak = None if found is None else found.flops.get(_arithmetic(setup))
     o = recipe.optimisation
     steps = o.steps
@@ -184,7 +184,7 @@ def plan(
         fits=fits,
         fitting=tuple(d.name for d in _known() if needed <= d.memory),
         largest=None if available is None else largest_pass(setup, available),
-        changes=tuple(sorted(changes, key=lambda change: change.needed, reverse=True)),
+        changes=changes,
         together=together,
         seconds=None if peak is None else step.flops / (peak * utilisation),
         steps=steps,
@@ -239,26 +239,32 @@ def largest_pass(setup: Setup, memory: float) -> int:
 # ------------------------------------------------------------------------------- what to change
 
 
-def _settings(recipe: Recipe, setup: Setup, cpu: bool, shorten: bool) -> Iterator[dict[str, Any]]:
-    """Changes that need less memory, the ones that change least first."""
-    o, d = recipe.optimisation, setup
+_MICRO = "optimisation.micro_batch_size"
+
+
+def _micro_batches(setup: Setup) -> list[int]:
+    """Smaller numbers of sentences per pass, in descending order."""
     share = setup.batch // setup.devices
-    for micro in sorted((n for n in range(1, setup.micro) if share % n == 0), reverse=True):
-        yield {"optimisation.micro_batch_size": micro}
+    return sorted((n for n in range(1, setup.micro) if share % n == 0), reverse=True)
+
+
+def _settings(recipe: Recipe, setup: Setup, cpu: bool, shorten: bool) -> Iterator[dict[str, Any]]:
+    """Changes that need less memory, the ones that change least first; not micro-batches."""
+    o, d = recipe.optimisation, setup
     if not o.gradient_checkpointing:
         yield {"optimisation.gradient_checkpointing": True}
-    half = {"optimisation.precision": "bfloat16"}
-    if o.precision == "float32":
+    half = {} if o.precision == "bfloat16" else {"optimisation.precision": "bfloat16"}
+    if half:
         yield half
     if d.decoder_dtype == "float32" and d.decoder_training != "full" and not d.quantisation:
-        mixed = {} if d.decoder_training == "frozen" or o.precision == "bfloat16" else half
-        yield {"decoder.dtype": "bfloat16", **mixed}
+        yield {"decoder.dtype": "bfloat16", **({} if d.decoder_training == "frozen" else half)}
     if not cpu and d.decoder_training != "full" and d.decoder.type != "llamavae_lstm":
         for kind in ("8bit", "4bit"):
             if d.quantisation not in ("4bit", kind):
-                mixed = {} if o.precision == "bfloat16" else half
-                yield {"decoder.quantization": kind, **mixed}
-    if recipe.start_from is None:
+                yield {"decoder.quantization": kind, **half}
+    if recipe.evaluation.decoded:
+        yield {"evaluation.decoded": 0}
+    if recipe.start_from is None:  # these change the model or the corpus
         order = ["full", "lora", "heads", "frozen"]
         for training in order[order.index(d.decoder_training) + 1 :]:
             yield {"decoder.training": training}
@@ -266,8 +272,9 @@ def _settings(recipe: Recipe, setup: Setup, cpu: bool, shorten: bool) -> Iterato
             yield {"encoder.training": "frozen"}
         if shorten:
             yield {"decoder.max_tokens": max(2, setup.tokens // 2)}
-    if recipe.evaluation.decoded:
-        yield {"evaluation.decoded": 0}
+
+
+_OTHER_MODEL = {"decoder.training", "encoder.training", "decoder.max_tokens"}
 
 
 def _changed(recipe: Recipe, settings: Mapping[str, Any]) -> Recipe:
@@ -278,43 +285,48 @@ def _changed(recipe: Recipe, settings: Mapping[str, Any]) -> Recipe:
     return parse_recipe(values)
 
 
-def _candidates(
-    recipe: Recipe, setup: Setup, memory: float, of: Any, cpu: bool, shorten: bool
-) -> Iterator[Change]:
-    """Single changes; of smaller micro-batches only the largest that fits, or the smallest."""
-    found = False
-    for settings in _settings(recipe, setup, cpu, shorten):
-        micro = settings.get("optimisation.micro_batch_size")
-        if micro is not None and found:
-            continue
-        try:
-            needed = _needed(simulate(of(_changed(recipe, settings))))
-        except UserError:  # the recipe does not allow it
-            continue
-        if micro is not None:
-            found = needed <= memory
-            if not found and micro > 1:
-                continue
-        yield Change(settings, needed)
+class _Search:
+    """Searches for changes of a recipe with which it fits.
 
+    Args:
+        recipe: The recipe.
+        setup: Its setup.
+        memory: Bytes of memory of a device.
+        of: The setup of a changed recipe.
+    """
 
-def _together(recipe: Recipe, candidates: list[Change], memory: float, of: Any) -> Change | None:
-    """The first changes, added one after another, with which it fits."""
-    settings: dict[str, Any] = {}
-    least = _needed(simulate(of(recipe)))
-    for change in candidates:
-        if (
-            change.settings.keys() == {"decoder.training"}
-            or "decoder.max_tokens" in change.settings
-        ):
-            continue  # another model or corpus
-        tried = settings | dict(change.settings)
+    def __init__(
+        self, recipe: Recipe, setup: Setup, memory: float, of: Callable[[Recipe], Setup]
+    ) -> None:
+        self.recipe, self.setup, self.memory, self.of = recipe, setup, memory, of
+
+    def change(self, settings: Mapping[str, Any]) -> Change | None:
+        """A change, if the recipe allows it and if it then fits."""
         try:
-            needed = _needed(simulate(of(_changed(recipe, tried))))
+            needed = _needed(simulate(self.of(_changed(self.recipe, settings))))
         except UserError:
-            continue
-        if needed < least:
-            settings, least = tried, needed
-        if least <= memory:
-            return Change(settings, least)
-    return None
+            return None
+        return Change(settings, needed) if needed <= self.memory else None
+
+    def micro_batch(self, settings: Mapping[str, Any]) -> Change | None:
+        """The largest micro-batch that fits together with other settings."""
+        sizes = _micro_batches(self.setup)
+        if not sizes or self.change({**settings, _MICRO: sizes[-1]}) is None:
+            return None
+        return next(filter(None, (self.change({**settings, _MICRO: n}) for n in sizes)))
+
+    def single(self, settings: Iterable[Mapping[str, Any]]) -> tuple[Change, ...]:
+        """Single changes with which it fits."""
+        found = [self.micro_batch({}), *map(self.change, settings)]
+        return tuple(change for change in found if change is not None)
+
+    def together(self, settings: Iterable[Mapping[str, Any]]) -> Change | None:
+        """The first changes with which it fits, without those that change the model."""
+        all_of_them: dict[str, Any] = {}
+        for more in settings:
+            if not _OTHER_MODEL & more.keys():
+                all_of_them |= more
+                found = self.change(all_of_them) or self.micro_batch(all_of_them)
+                if found is not None:
+                    return found
+        return None

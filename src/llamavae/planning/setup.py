@@ -42,7 +42,7 @@ def setup_of(recipe: Recipe, *, devices: int = 1, tokens: int | None = None, cpu
         model,
         word_dropout=recipe.objective.word_dropout > 0,
         bag_of_words=recipe.objective.bag_of_words > 0,
-        discriminator=recipe.objective.adversarial and recipe.objective.discriminator_hidden,
+        discriminator=recipe.objective.discriminator_hidden if recipe.objective.adversarial else 0,
         quantisation=recipe.decoder.quantization,
         attention=recipe.decoder.attention,
         batch=o.batch_size,
