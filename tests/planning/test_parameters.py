@@ -150,7 +150,12 @@ def test_unknown_models_and_architectures(tmp_path: Any) -> None:
 def test_a_fused_kernel_needs_less_than_eager_attention() -> None:
     eager, fused = (
         simulate(
-            setup_of(recipe_of("gpt2", "all-minilm-l6-v2", decoder={"attention": kind}), cpu=False)
+            setup_of(
+                recipe_of(
+                    "gpt2", "all-minilm-l6-v2", decoder={"attention": kind, "max_tokens": 256}
+                ),
+                cpu=False,
+            )
         )
         for kind in ("eager", "sdpa")
     )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import psutil
 import yaml
 
 from llamavae.errors import UserError, unknown
@@ -25,12 +26,12 @@ class Device:
 
     Attributes:
         name: Its name.
-        memory: Its memory in bytes.
+        memory: Its memory in bytes; None if unknown.
         flops: Peak floating-point operations per second by precision; empty if unknown.
     """
 
     name: str
-    memory: float
+    memory: float | None
     flops: dict[str, float]
 
 
@@ -59,7 +60,10 @@ def devices() -> dict[str, Device]:
         )
         for name, values in _table("devices.yaml").items()
     }
-    return {CPU: Device(CPU, psutil.virtual_memory().total, {}), **known}
+    memory = None
+    if sys.platform != "win32":
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return {CPU: Device(CPU, memory, {}), **known}
 
 
 def find_device(name: str) -> Device:

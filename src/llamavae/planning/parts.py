@@ -114,17 +114,17 @@ class Part:
         w = self.weight(name, (outputs, inputs), trains, quantised=quantised)
         b = self.weight(f"{name}.bias", (outputs,), trains) if bias else None
         dense = tape.storage(prod(w.shape) * 2.0) if quantised else None  # dequantised for a moment
-        y = self._product(x, w, b, kind, quantised)
+        y = self.product(x, w, b, kind, quantised)
         del dense
         if not (self.lora and adapts):
             return y
         down = self.weight(f"{name}.lora_a", (self.lora, inputs), True, adapter=True)
         up = self.weight(f"{name}.lora_b", (outputs, self.lora), True, adapter=True)
-        low = self._product(tape.cast(x, "float32"), down)
-        y2 = tape.add(y, tape.elementwise(self._product(low, up)))
+        low = self.product(tape.cast(x, "float32"), down)
+        y2 = tape.add(y, tape.elementwise(self.product(low, up)))
         return tape.cast(y2, y.dtype)
 
-    def _product(
+    def product(
         self,
         x: Array,
         w: Array,
@@ -132,6 +132,15 @@ class Part:
         kind: str = "activations",
         quantised: bool = False,
     ) -> Array:
+        """A product of `x` (..., inputs) and a weight (outputs, inputs), with a bias if given.
+
+        Args:
+            x: Left factor.
+            w: The weight.
+            bias: A bias (outputs,).
+            kind: Kind of memory of the result.
+            quantised: Whether the weight is dequantised for the product.
+        """
         tape = self.tape
         x, w = tape.half(x), tape.weight(w)
         products = prod(x.shape) * w.shape[0]

@@ -150,7 +150,11 @@ def plan(
         if number is not None:
             check_int(name, number)
     found = None if device is None else find_device(device)
-    available = _bytes(memory) if memory is not None else None if found is None else found.memory
+    available = None if memory is None else _bytes(memory)
+    if available is None and found is not None:
+        available = found.memory
+        if available is None:
+            raise UserError(f"the memory of {found.name} is unknown here. Pass --memory")
     cpu = found is not None and found.name == CPU
 
     def of(changed: Recipe) -> Setup:
@@ -182,7 +186,7 @@ def plan(
         memory=available,
         needed=needed,
         fits=fits,
-        fitting=tuple(d.name for d in _known() if needed <= d.memory),
+        fitting=tuple(d.name for d in _known() if d.memory and needed <= d.memory),
         largest=None if available is None else largest_pass(setup, available),
         changes=changes,
         together=together,

@@ -276,18 +276,7 @@ class Model:
         count, vocabulary = rows.shape[0], w.shape[0]
         products = count * prod(w.shape)
         if count * vocabulary < _SMALL:
-            x, w = tape.half(rows), tape.weight(w)
-            saved = [a for a, other in ((x, w), (w, x)) if other.node]
-            trained = [a for a in (x, w) if a.node]
-            logits = tape.operation(
-                (count, vocabulary),
-                x.dtype,
-                [x, w] if bias is None else [x, w, bias],
-                saved,
-                flops=2 * products,
-                backward_flops=2 * products * len(trained),
-                kind="logits",
-            )
+            logits = self.decoder.part.product(rows, w, bias, "logits")
             logits = tape.cast(logits, "float32", "logits")
             scores = tape.operation(logits.shape, "float32", [logits], kind="logits")
             scores = tape.keep(scores, scores)
