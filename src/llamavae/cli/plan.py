@@ -15,7 +15,7 @@ from llamavae.cli.training import Overrides, Start, chosen_recipe
 if TYPE_CHECKING:
     from llamavae.planning import Change, Plan
 
-_GIB = 2**30
+_MIB, _GIB = 2**20, 2**30
 _KINDS = {
     "weights": "weights",
     "copies": "bfloat16 copies of float32 weights",
@@ -129,8 +129,8 @@ def _change(change: Change) -> dict[str, Any]:
     return {"settings": dict(change.settings), "needed": change.needed}
 
 
-def _gib(size: float) -> str:
-    return f"{size / _GIB:,.2f}"
+def _size(size: float) -> str:
+    return f"{size / _GIB:,.2f} GiB" if size >= _GIB / 10 else f"{size / _MIB:,.2f} MiB"
 
 
 def _show(plan: Plan) -> None:
@@ -139,7 +139,7 @@ def _show(plan: Plan) -> None:
     passes = s.batch // (s.micro * s.devices)
     name = "a device" if plan.device is None else plan.device.name
     if plan.device is None and plan.memory is not None:
-        name = f"a device with {_gib(plan.memory)} GiB"
+        name = f"a device with {_size(plan.memory)}"
     place = name if s.devices == 1 else f"{s.devices} x {name}"
     batch = (
         f"{s.batch} sentences"
@@ -159,23 +159,23 @@ def _show(plan: Plan) -> None:
     write_table(_right([("parameters", "trained", "frozen"), *rows, ("total", *total)]))
     write_text("\n")
     kinds = [
-        (text, _gib(step.at_peak[kind])) for kind, text in _KINDS.items() if kind in step.at_peak
+        (text, _size(step.at_peak[kind])) for kind, text in _KINDS.items() if kind in step.at_peak
     ]
     write_table(
         _right(
             [
-                ("memory of a device", "GiB"),
+                ("memory of a device", ""),
                 *kinds,
-                ("peak of a step", _gib(step.peak)),
-                ("peak of an evaluation", _gib(step.evaluation)),
-                ("needed, with 5 % for fragmentation and 1 GiB for libraries", _gib(plan.needed)),
+                ("peak of a step", _size(step.peak)),
+                ("peak of an evaluation", _size(step.evaluation)),
+                ("needed, with 5 % for fragmentation and 1 GiB for libraries", _size(plan.needed)),
             ]
         )
     )
     write_text("\n")
     lines = [
-        ("saved model", f"{_gib(plan.model_bytes)} GiB"),
-        ("checkpoint to resume from", f"{_gib(plan.checkpoint_bytes)} GiB"),
+        ("saved model", _size(plan.model_bytes)),
+        ("checkpoint to resume from", _size(plan.checkpoint_bytes)),
         ("operations per step", f"{step.flops * s.devices / 1e12:,.2f} TFLOP"),
         *_time(plan),
     ]
@@ -214,16 +214,16 @@ def _verdict(plan: Plan) -> list[str]:
     if plan.memory is None:
         names = ", ".join(plan.fitting)
         return [f"fits on {names}" if names else "fits on none of the known devices"]
-    sizes = f"{_gib(plan.needed)} GiB of {_gib(plan.memory)} GiB on each device"
+    sizes = f"{_size(plan.needed)} of {_size(plan.memory)} on each device"
     if plan.fits:
         return [f"fits: {sizes}"]
     lines = [f"does not fit: {sizes}"]
     if plan.changes:
         lines.append("each of these changes is enough:")
-        lines += [f"  {_as_options(c.settings)}  ({_gib(c.needed)} GiB)" for c in plan.changes]
+        lines += [f"  {_as_options(c.settings)}  ({_size(c.needed)})" for c in plan.changes]
     elif plan.together is not None:
         lines.append("no single change is enough; these together are:")
-        lines.append(f"  {_as_options(plan.together.settings)}  ({_gib(plan.together.needed)} GiB)")
+        lines.append(f"  {_as_options(plan.together.settings)}  ({_size(plan.together.needed)})")
     else:
         lines.append("no change of these settings is enough; use a smaller decoder")
     if plan.fitting:
