@@ -82,7 +82,9 @@ class Sizes:
             )
         if kind == "llamavae_lstm":
             return _lstm(config, where)
-        found = {own: _value(config, names, own, where) for own, names in _NAMES.items()}
+        found: dict[str, Any] = {
+            own: _value(config, names, own, where) for own, names in _NAMES.items()
+        }
         heads, hidden = found["heads"], found["hidden"]
         size = config.get("head_dim") or config.get("d_kv") or hidden // heads
         bias = kind in ("gpt2", "bert")
@@ -110,7 +112,9 @@ def _lstm(config: Mapping[str, Any], where: str) -> Sizes:
         "layers": "num_hidden_layers",
         "embedding": "embedding_size",
     }
-    found = {own: _value(config, (name,), own, where) for own, name in names.items()}
+    found: dict[str, Any] = {
+        own: _value(config, (name,), own, where) for own, name in names.items()
+    }
     drop = float(config.get("dropout", 0))
     return Sizes("llamavae_lstm", heads=0, kv_heads=0, head_size=0, ffn=0, dropout=drop, **found)
 

@@ -9,7 +9,7 @@ imported, and a model of any size takes milliseconds.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from math import prod
 from typing import Any
@@ -25,12 +25,12 @@ class Memory:
 
     def __init__(self) -> None:
         self.now = self.peak = 0.0
-        self.kinds: Counter[str] = Counter()
+        self.kinds: defaultdict[str, float] = defaultdict(float)
         self.at_peak: dict[str, float] = {}
 
     def add(self, kind: str, size: float) -> None:
         """Allocate, or with a negative size free."""
-        self.kinds[kind] += size  # pyright: ignore[reportArgumentType] bytes of 4-bit weights
+        self.kinds[kind] += size
         self.now += size
         if self.now > self.peak:
             self.peak, self.at_peak = self.now, dict(self.kinds)
@@ -50,8 +50,8 @@ class Storage:
 
     def relabel(self, kind: str) -> None:
         """Count it as another kind from now on."""
-        self.memory.kinds[self.kind] -= self.size  # pyright: ignore[reportArgumentType]
-        self.memory.kinds[kind] += self.size  # pyright: ignore[reportArgumentType]
+        self.memory.kinds[self.kind] -= self.size
+        self.memory.kinds[kind] += self.size
         self.kind = kind
 
 
@@ -302,7 +302,9 @@ class Tape:
             own, node.grad = node.grad, None
             self.flops += node.flops
             work = self.storage(node.transient) if node.transient else None
-            pairs = [(source, self._gradient(own, *how)) for source, *how in node.inputs]
+            pairs = [
+                (source, self._gradient(own, size, same)) for source, size, same in node.inputs
+            ]
             node.saved = node.inputs = ()
             del own, work
             for source, grad in pairs:
