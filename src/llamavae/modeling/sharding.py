@@ -60,13 +60,13 @@ def shard_decoder(lm: PreTrainedModel, device: torch.device, offload: bool = Fal
     for layer in layers:
         kept = {p for p in layer.parameters() if p not in sharded}
         fully_shard(layer, ignored_params=kept, **options)
-    # the root has no weights of its own; it makes a layer's parts arrive while the last one computes
+    # the root has no weights of its own; it gathers a layer while the one before it computes
     rest = {p for p in base.parameters() if not isinstance(p, DTensor)}
     fully_shard(base, ignored_params=rest, **options)
     for tensor in (*lm.parameters(), *lm.buffers()):
         if not isinstance(tensor, DTensor):
             tensor.data = tensor.data.to(device)
-    # a model that returns a view (GPT-2) must not have it changed in place, which is never done here
+    # about a change in place, which is never made, of what a model such as GPT-2 returns
     warnings.filterwarnings("ignore", message=r"FSDP2-wrapped module .* returned a view tensor")
     lm._is_fsdp_managed_module = True  # `generate` then stops in all processes at once
 

@@ -373,8 +373,8 @@ class Recipe(Section):
             "of the two": vectors and mix,
             "teacher.model: the teacher encodes all sentences before training. Set "
             "corpus.streaming to false": streaming and self.teacher.model is not None,
-            "optimisation.shard_decoder distributes frozen layers. Omit it, or set decoder.training "
-            "to frozen, heads or lora": self.optimisation.shard_decoder
+            "optimisation.shard_decoder distributes frozen layers. Omit it, or set "
+            "decoder.training to frozen, heads or lora": self.optimisation.shard_decoder
             and (decoder.training == "full" or decoder.lstm is not None),
             "a quantised decoder cannot be sharded. Omit decoder.quantization or "
             "optimisation.shard_decoder": self.optimisation.shard_decoder
