@@ -111,7 +111,7 @@ class DecoderSettings(Section):
     attention: Literal["sdpa", "eager"] = "sdpa"
     """Attention implementation."""
     quantization: Literal["4bit", "8bit"] | None = None
-    """Quantise the frozen decoder; requires a GPU and `pip install llamavae[quant]`."""
+    """Quantise the frozen layers of the decoder; requires `pip install llamavae[quant]`."""
     scratch: ScratchDecoder | None = None
     """Train a small LLaMA decoder from scratch."""
     lstm: LSTMBackbone | None = None
