@@ -252,7 +252,8 @@ class SentenceTrainer(Trainer):
     # ------------------------------------------------------------------ checkpoints
 
     def _rewind(self, step: int) -> None:
-        """Remove checkpoints and log lines after a step."""
+        """Remove checkpoints and log lines after a step, and the final evaluation, which is made
+        again."""
         for path in self.folder.glob(f"{CHECKPOINT}*"):
             if step_of(path) > step:
                 shutil.rmtree(path)
@@ -263,7 +264,10 @@ class SentenceTrainer(Trainer):
 
     def _is_before(self, line: str, step: int) -> bool:
         try:
-            return json.loads(line).get(self.step_name, -1) <= step
+            entry = json.loads(line)
+            if entry.get(self.step_name, -1) == step == self.args.max_steps:
+                return not any(key.startswith(("eval_", "warning")) for key in entry)
+            return entry.get(self.step_name, -1) <= step
         except (ValueError, TypeError, AttributeError, RecursionError):  # cut short by a kill
             return False
 
