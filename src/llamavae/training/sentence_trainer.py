@@ -253,7 +253,8 @@ class SentenceTrainer(Trainer):
 
     def _rewind(self, step: int) -> None:
         """Remove checkpoints and log lines after a step, and the final evaluation, which is made
-        again."""
+        again.
+        """
         for path in self.folder.glob(f"{CHECKPOINT}*"):
             if step_of(path) > step:
                 shutil.rmtree(path)
