@@ -3,9 +3,10 @@
     python -m benchmarks.savings --steps 12 --seed 0
 
 Every option trains for the same number of steps from the same initial weights, in a process of its
-own: the recipe `small` with 600 sentences of WordNet and a short warm-up, on one CPU core. Peak memory is that of the steps, above
-a process that has only imported the library. Time is processor time, and its ratio is to the first
-option of the table. NLL is that of held-out sentences after the last step, in nats per sentence.
+own: the recipe `small` with 600 sentences of WordNet and a short warm-up, on one CPU core. Peak
+memory is that of the steps, above a process that has only imported the library. Time is processor
+time, and its ratio is to the first option of the table. NLL is that of held-out sentences after the
+last step, in nats per sentence.
 """
 
 from __future__ import annotations
