@@ -26,14 +26,15 @@ def cases(folder: Path, shard: bool) -> dict[str, dict[str, Any]]:
     frozen = {"model": str(tiny.encoder("bert-mean")), "scratch": None, "training": "frozen"}
     batch = {"steps": 4, "batch_size": 8, "micro_batch_size": 1, "warmup_steps": 2}
     sharding = {**batch, "learning_rate": 0.01, "shard_decoder": shard}
-    gpt2 = {"model": str(tiny.decoder("gpt2")), "scratch": None, "training": "lora"}
+    gpt2, qwen = (
+        {"model": str(tiny.decoder(family)), "scratch": None, "training": training}
+        for family, training in (("gpt2", "frozen"), ("qwen3", "lora"))
+    )
     changes: dict[str, dict[str, Any]] = {
         # its decoder is saved in the folder of the model
         "heads": {"optimisation": {**sharding, "cpu_offload": shard}},
-        "lora": {
-            "decoder": gpt2,
-            "optimisation": {**sharding, "gradient_checkpointing": True},
-        },
+        "gpt2": {"decoder": gpt2, "optimisation": sharding},
+        "lora": {"decoder": qwen, "optimisation": {**sharding, "gradient_checkpointing": True}},
     }
     return {
         name: runs.settings(folder, name, encoder=frozen, **change)
@@ -55,7 +56,7 @@ def both(tmp_path_factory) -> tuple[Path, Path]:
     return one, four
 
 
-@pytest.mark.parametrize("name", ["heads", "lora"])
+@pytest.mark.parametrize("name", ["heads", "gpt2", "lora"])
 def test_four_processes(both, name):
     one, four = both
     worst = sharded.difference(one / name, four / name)
