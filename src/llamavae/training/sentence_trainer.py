@@ -25,7 +25,7 @@ from llamavae.data.sentences import SentenceData, SentenceStream
 from llamavae.errors import Terminated, UserError
 from llamavae.files import disk_errors, write_text
 from llamavae.manifest import write_manifest
-from llamavae.modeling.sharding import is_sharded, replicate
+from llamavae.modeling.sharding import is_sharded, place, replicate
 from llamavae.state import load_optimizer, load_random, save_optimizer, save_random
 from llamavae.training.arguments import processes
 from llamavae.training.callbacks import Progress, StopSafely
@@ -64,6 +64,8 @@ class SentenceTrainer(Trainer):
         super().__init__(
             model=model, args=args, train_dataset=data, data_collator=collator, **options
         )
+        if is_sharded(model):
+            place(model, self.args.device)
         self.collator = collator
         self.folder = Path(str(args.output_dir))
         self.log_file = self.folder / "log.jsonl"
