@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from importlib.util import find_spec
+from typing import Any, cast
 
 import pytest
 import torch
 from tests import tiny
-from torch import Tensor
+from torch import Tensor, nn
 
 from llamavae import LlaMaVAE
 from llamavae.errors import UserError
@@ -27,9 +28,10 @@ def dequantised(model: LlaMaVAE, training: str) -> LlaMaVAE:
     """A model without quantisation that has the weights of a quantised one."""
     whole = vae(None, training)
     with torch.no_grad():
-        for name, layer in model.decoder.lm.named_modules():
+        layers: dict[str, Any] = dict(model.decoder.lm.named_modules())
+        for name, layer in layers.items():
             if type(layer).__module__.startswith("bitsandbytes"):
-                weight = whole.decoder.lm.get_submodule(name).weight
+                weight = cast(nn.Linear, whole.decoder.lm.get_submodule(name)).weight
                 weight.copy_(layer(torch.eye(weight.shape[1])).T)
     return whole
 
@@ -44,7 +46,7 @@ def gradients(model: LlaMaVAE) -> Tensor:
     model.train()
     model(ids, mask, sentence_vectors=h, noise=noise).loss.backward()
     model.eval()
-    return torch.cat([p.grad.flatten() for p in model.injection.parameters()])
+    return torch.cat([cast(Tensor, p.grad).flatten() for p in model.injection.parameters()])
 
 
 @installed

@@ -75,7 +75,10 @@ def training_arguments(
 class _PlacedArguments(TrainingArguments):
     """Arguments of a model that is on its device already."""
 
-    place_model_on_device = False
+    @property
+    def place_model_on_device(self) -> bool:
+        """Trainer must not move the model, since the parts of a decoder may be on the CPU."""
+        return False
 
 
 def with_launcher(recipe: Recipe) -> Recipe:

@@ -131,8 +131,7 @@ def _train(
     best = None if evaluator is None else BestModel(evaluator, folder)
     with _trained_in_float32(model):
         if recipe.optimisation.shard_decoder and processes().num_processes > 1:
-            offload = recipe.optimisation.cpu_offload
-            shard_decoder(model.decoder.lm, processes().device, offload)
+            shard_decoder(model.decoder.lm, args.device, recipe.optimisation.cpu_offload)
         trainer = VAETrainer(model, args, data, validation, recipe, progress, best)
         trainer.add_callback(record)
         trainer.fit(checkpoint, resume)

@@ -209,7 +209,7 @@ class SentenceTrainer(Trainer):
 
     def _wrap_model(self, model: nn.Module, training: bool = True, dataloader: Any = None) -> Any:
         """A model with a distributed decoder, which accelerate does not support beside DDP."""
-        if not (training and is_sharded(self.model)) or isinstance(model, DistributedDataParallel):
+        if not (training and is_sharded(model)) or isinstance(model, DistributedDataParallel):
             return super()._wrap_model(model, training, dataloader)
         model = self.accelerator.prepare_model(model, device_placement=False, evaluation_mode=True)
         return replicate(model)
