@@ -40,7 +40,7 @@ OPTIONS: dict[str, list[str]] = {
 }
 """Name -> changes of the recipe."""
 
-_COMMON = [
+COMMON = [
     "corpus.mix=[]",
     "corpus.limit=300",
     "optimisation.batch_size=16",
@@ -109,7 +109,7 @@ def measure(changes: list[str], steps: int, seed: int) -> dict[str, float]:
     before = psutil.Process().memory_info().rss
     with tempfile.TemporaryDirectory() as folder:
         sizes.append(f"output.folder={folder}")
-        recipe = load_recipe("small", [*_COMMON, *sizes, *changes])
+        recipe = load_recipe("small", [*COMMON, *sizes, *changes])
         result = run.train(recipe, progress=False)
     return {
         "memory": (watch.peak - before) / 2**20,
