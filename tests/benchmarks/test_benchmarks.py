@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from benchmarks import guidance, measure
+from benchmarks import guidance, measure, savings
 from benchmarks.__main__ import main
 from benchmarks.cases import CASES
 from torch import Tensor
 
 from llamavae.flows import FitConfig
 from llamavae.modeling import LlaMaVAE
+from llamavae.training.recipe import load_recipe
 
 SMALL = [
     "--shape",
@@ -126,3 +127,10 @@ def test_guided_generation_decodes_the_points_of_its_floor(
     assert ours.shape == (3, 128)
     assert torch.equal(ours, floor)
     assert texts == others
+
+
+@pytest.mark.parametrize("option", savings.OPTIONS)
+def test_ways_to_save_memory(option):
+    recipe = load_recipe("small", [*savings.COMMON, *savings.OPTIONS[option]])
+    assert recipe.optimisation.batch_size == 16
+    assert (recipe.decoder.training == "lora") == ("LoRA" in option)

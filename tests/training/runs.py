@@ -24,6 +24,8 @@ INTERRUPTED = 75
 _CONTEXT = multiprocessing.get_context("forkserver")  # imports once, then forks for each run
 _CONTEXT.set_forkserver_preload(["llamavae.training.run", "llamavae.training.scratch"])
 
+Jobs = list[tuple[dict[str, Any], bool]]
+
 SENTENCES = [
     " ".join(("the", *words)) + "."
     for words in itertools.product(
@@ -126,7 +128,7 @@ def _child(values: dict[str, Any], cache: str, step: int, how: int, warm_up: boo
         sys.exit(INTERRUPTED)
 
 
-def together(jobs: list[tuple[dict[str, Any], bool]], cache: Path, count: int = 2) -> bool:
+def together(jobs: Jobs, cache: Path, count: int = 2) -> bool:
     """Train in processes that find one another as those of `torchrun` do; returns whether they did.
 
     Args:
@@ -134,6 +136,15 @@ def together(jobs: list[tuple[dict[str, Any], bool]], cache: Path, count: int = 
         cache: Their `LLAMAVAE_CACHE`.
         count: Number of processes.
     """
+    group = start(jobs, cache, count)
+    for process in group:
+        process.join(250)
+        process.kill()  # one that waits for another in vain
+    return all(process.exitcode == 0 for process in group)
+
+
+def start(jobs: Jobs, cache: Path, count: int) -> list[Any]:
+    """The processes of `together`, which are not waited for."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
@@ -145,13 +156,10 @@ def together(jobs: list[tuple[dict[str, Any], bool]], cache: Path, count: int = 
         strings = {name: str(value) for name, value in environment.items()}
         group.append(_CONTEXT.Process(target=_member, args=(jobs, strings)))
         group[-1].start()
-    for process in group:
-        process.join(250)
-        process.kill()  # one that waits for another in vain
-    return all(process.exitcode == 0 for process in group)
+    return group
 
 
-def _member(jobs: list[tuple[dict[str, Any], bool]], environment: dict[str, str]) -> None:
+def _member(jobs: Jobs, environment: dict[str, str]) -> None:
     warnings.simplefilter("error")
     os.environ.update(environment)
     for values, resume in jobs:

@@ -429,18 +429,6 @@ def test_last_checkpoint_looks_at_numbers(tmp_path):
     assert last_checkpoint(tmp_path / "none") is None
 
 
-def test_sharding_is_refused(tmp_path, monkeypatch):
-    create = SentenceTrainer.create_accelerator_and_postprocess
-
-    def sharded(self):
-        create(self)
-        self.is_fsdp_enabled = True
-
-    monkeypatch.setattr(SentenceTrainer, "create_accelerator_and_postprocess", sharded)
-    with pytest.raises(UserError, match=r"not supported.*torchrun"):
-        runs.quick(runs.settings(tmp_path, "run"))
-
-
 @pytest.mark.parametrize(
     ("section", "changes", "words"),
     [

@@ -202,12 +202,15 @@ def _device(name: str | None) -> str:
 
 def quiet() -> None:
     """Disable the logs and progress bars of transformers, except those of downloads."""
+    import logging as standard
+
     from huggingface_hub.utils import enable_progress_bars
     from transformers.utils import logging
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     enable_progress_bars()
+    standard.getLogger("bitsandbytes").setLevel(standard.ERROR)  # if installed, a warning at import
 
 
 # ------------------------------------------------------------------------------ text in

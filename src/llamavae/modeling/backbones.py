@@ -15,6 +15,8 @@ from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.pytorch_utils import Conv1D
 
+from llamavae.modeling.quantised import quiet_bitsandbytes
+
 
 def freeze_or_adapt(module: nn.Module, training: str, rank: int, alpha: int) -> None:
     """Freeze `module` (`frozen`), leave it trainable (`full`), or freeze it and add LoRA (`lora`).
@@ -24,6 +26,7 @@ def freeze_or_adapt(module: nn.Module, training: str, rank: int, alpha: int) -> 
     """
     module.requires_grad_(training == "full")
     if training == "lora":
+        quiet_bitsandbytes()  # which peft imports
         from peft import LoraConfig, inject_adapter_in_model  # slow import
 
         head = getattr(module, "get_output_embeddings", lambda: None)()

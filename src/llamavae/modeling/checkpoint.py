@@ -29,6 +29,7 @@ from llamavae.modeling.configuration import LlaMaVAEConfig
 from llamavae.modeling.loading import absolute
 from llamavae.modeling.prior import DEFAULT, Prior, read_prior_folder
 from llamavae.modeling.quantisation import from_int8, to_int8
+from llamavae.modeling.sharding import gather
 from llamavae.modeling.transformers_encoder import TransformersEncoder
 from llamavae.parsing import read_json
 from llamavae.pretrained import CATALOGUE, bundled, resolve
@@ -294,6 +295,20 @@ def _load_trained(model: SentenceVAE, folder: Path) -> None:
 # ------------------------------------------------------------------------------- writing
 
 
+def frozen_state(model: SentenceVAE, keep: bool = True) -> dict[str, Tensor]:
+    """The weights that `write` needs of a decoder that is distributed over processes.
+
+    All processes must call it.
+
+    Args:
+        model: The model.
+        keep: Whether this process writes; otherwise its result is empty.
+    """
+    if not model.config.embed_backbones:
+        return {}
+    return gather(model.decoder, keep, "decoder.")
+
+
 def write(
     model: SentenceVAE,
     folder: Path,
@@ -301,7 +316,15 @@ def write(
     max_shard_size: int | str = "50GB",
     int8: bool = False,
 ) -> None:
-    """Write the checkpoint into a new folder."""
+    """Write the checkpoint into a new folder.
+
+    Args:
+        model: The model.
+        folder: The folder.
+        state: Weights by name that replace those of the model.
+        max_shard_size: Maximum size of one weight file.
+        int8: See `LlaMaVAE.save_pretrained`.
+    """
     parameters = dict(model.named_parameters())
     named = set(model.trained_names)
     lost = [n for n, p in parameters.items() if p.requires_grad and n not in named]
@@ -310,7 +333,7 @@ def write(
             f"{len(lost)} trainable weights would not be saved in the checkpoint, such as "
             f"{lost[0]}. Set decoder_training and encoder_training when the model is built"
         )
-    source = state or tensors_of(model)
+    source = tensors_of(model) | (state or {})
     trained = {name: source[name].detach() for name in model.trained_names}
     beside = {
         prefix: {n.removeprefix(prefix): trained.pop(n) for n in [*trained] if n.startswith(prefix)}
@@ -334,7 +357,10 @@ def write(
     if model.card:
         write_text(folder / CARD, model.card)
     if config.embed_backbones:
-        save_plain(model.decoder.lm, folder / "decoder", beside.get("decoder.lm."))
+        inside = {
+            name.removeprefix("decoder.lm."): weight for name, weight in (state or {}).items()
+        }
+        save_plain(model.decoder.lm, folder / "decoder", inside | beside.get("decoder.lm.", {}))
         model.decoder.tokenizer.save_pretrained(folder / "decoder")
         if model.encoder is not None:
             model.encoder.save(folder / "encoder", beside.get("encoder.model."))

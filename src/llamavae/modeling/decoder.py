@@ -27,6 +27,7 @@ from llamavae.modeling.backbones import freeze_or_adapt, quick_backward, quiet_d
 from llamavae.modeling.cross_entropy import CHUNK, cross_entropy
 from llamavae.modeling.injection import Steering, first_inputs, steered, steered_inputs
 from llamavae.modeling.names import DecoderTraining
+from llamavae.modeling.quantised import keep_gradients, quiet_bitsandbytes
 from llamavae.modeling.tokenizing import (
     AS_TEXT,
     TokenPolicy,
@@ -97,6 +98,7 @@ class TextDecoder(nn.Module):
         self.tokens = TokenPolicy.of(tokenizer)
         self.max_tokens = max_tokens
         self.training_mode = training
+        keep_gradients(lm)
         hidden = {"heads": "frozen"}.get(training, training)
         freeze_or_adapt(lm, hidden, lora_rank, lora_alpha)
         if lm.get_output_embeddings() is None:
@@ -138,6 +140,8 @@ class TextDecoder(nn.Module):
             UserError: The model cannot be found, read or reached.
         """
         check_placement(**options)
+        if "quantization_config" in options:
+            quiet_bitsandbytes()
         source = resolve(source)
         with hub_errors("decoder", source, options):
             if is_gguf(source):

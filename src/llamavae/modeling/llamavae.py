@@ -335,8 +335,9 @@ class LlaMaVAE(SentenceVAE):
 
         Args:
             save_directory: Folder; created if missing.
-            is_main_process: Whether this process writes.
-            state_dict: Weights to save instead of the model's own, as passed by a sharded trainer.
+            is_main_process: Whether this process writes. A model whose decoder is distributed over
+                processes is saved by a call in all of them.
+            state_dict: Weights by name to save instead of the model's own.
             push_to_hub: Also upload to the hub; `hub_options` go to `push_to_hub`.
             max_shard_size: Maximum size of one weight file.
             int8: Store the trained matrices as 8-bit integers, a quarter of the size; weights of
@@ -344,9 +345,10 @@ class LlaMaVAE(SentenceVAE):
             **hub_options: `repo_id`, `private`, `commit_message`, `token`, ...
         """
         check_path(save_directory, "the path of a folder")
+        state = checkpoint.frozen_state(self, is_main_process) | (state_dict or {})
         if is_main_process:
             with replacing_folder(save_directory, own=checkpoint.OWN) as new:
-                checkpoint.write(self, new, state_dict, max_shard_size, int8)
+                checkpoint.write(self, new, state, max_shard_size, int8)
         if push_to_hub and is_main_process:
             repo = hub_options.pop("repo_id", Path(save_directory).name)
             checkpoint.upload(Path(save_directory), repo, **hub_options)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -10,7 +11,15 @@ from accelerate import PartialState
 from transformers import TrainingArguments
 
 from llamavae.errors import UserError
-from llamavae.training.recipe import Recipe
+from llamavae.training.recipe import Recipe, parse_recipe
+
+_FSDP = "ACCELERATE_USE_FSDP"
+_ENGINES = {
+    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
+    "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
+    "ACCELERATE_USE_PARALLELISM_CONFIG": "a parallelism config of accelerate",
+}
+"""Variables that `accelerate launch` sets, and the engines that they ask for."""
 
 
 def training_arguments(
@@ -26,7 +35,8 @@ def training_arguments(
             f"optimisation.batch_size {o.batch_size} cannot be shared among {world} processes in "
             f"micro-batches of {micro}: make it a multiple of {micro * world}"
         )
-    args = TrainingArguments(
+    kind = _PlacedArguments if o.shard_decoder and world > 1 else TrainingArguments
+    args = kind(
         output_dir=str(folder),
         max_steps=steps,
         per_device_train_batch_size=micro,
@@ -60,6 +70,51 @@ def training_arguments(
     if args.n_gpu > 1:
         args._n_gpu = 1  # torchrun uses several; without it Trainer would fall back to DataParallel
     return args
+
+
+class _PlacedArguments(TrainingArguments):
+    """Arguments of a model that is on its device already."""
+
+    @property
+    def place_model_on_device(self) -> bool:
+        """Trainer must not move the model, since the parts of a decoder may be on the CPU."""
+        return False
+
+
+def with_launcher(recipe: Recipe) -> Recipe:
+    """The recipe with what `accelerate launch` asked for.
+
+    Its `--use_fsdp --fsdp_version 2` sets `optimisation.shard_decoder`, and `--fsdp_offload_params`
+    `optimisation.cpu_offload`. Only the frozen decoder is distributed, by this library, since
+    accelerate has no sharding on CPUs and none that leaves weights whole.
+
+    Raises:
+        UserError: It asked for an engine that is not supported.
+    """
+    for name, engine in _ENGINES.items():
+        if _is_set(name):
+            raise UserError(
+                f"training with {engine} is not supported. Start with torchrun, and distribute a "
+                "large decoder with --set optimisation.shard_decoder=true"
+            )
+    if not _is_set(_FSDP):
+        return recipe
+    if os.environ.get("FSDP_VERSION", "1") != "2":
+        raise UserError(
+            "FSDP 1 is not supported. Start with --fsdp_version 2, or with torchrun and --set "
+            "optimisation.shard_decoder=true"
+        )
+    del os.environ[_FSDP]  # or accelerate would also distribute what trains
+    values = recipe.model_dump()
+    values["optimisation"] |= {
+        "shard_decoder": True,
+        "cpu_offload": recipe.optimisation.cpu_offload or _is_set("FSDP_OFFLOAD_PARAMS"),
+    }
+    return parse_recipe(values)
+
+
+def _is_set(name: str) -> bool:
+    return os.environ.get(name, "").lower() in ("1", "true", "yes", "on")
 
 
 def processes() -> PartialState:

@@ -12,6 +12,7 @@ from llamavae.evaluation.data import evaluation_data
 from llamavae.evaluation.registry import load_evaluator
 from llamavae.files import replacing_folder, write_json
 from llamavae.modeling import LlaMaVAE
+from llamavae.modeling.checkpoint import frozen_state, write
 from llamavae.modes import evaluating
 from llamavae.parsing import damage_errors, read_json
 from llamavae.training import Recipe
@@ -71,14 +72,15 @@ class BestModel:
         best = math.nan if self.found is None else self.found["value"]
         if math.isnan(best) or sign * value > sign * best:
             self.found = {"metric": metric, "value": value, "step": step}
-            if save:
-                self._save(model)
+            self._save(model, save)
         return {row["metric"]: row["value"] for row in rows if not row["group"]}
 
-    def _save(self, model: LlaMaVAE) -> None:
-        with replacing_folder(self.folder) as new:
-            model.save_pretrained(new)
-            write_json(new / "best.json", self.found)
+    def _save(self, model: LlaMaVAE, main: bool) -> None:
+        state = frozen_state(model, main)
+        if main:
+            with replacing_folder(self.folder) as new:
+                write(model, new, state)
+                write_json(new / "best.json", self.found)
 
 
 def model_evaluator(name: str, recipe: Recipe) -> ModelEvaluator:

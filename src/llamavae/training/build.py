@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import logging
-from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from accelerate.utils import set_seed
 
 from llamavae.errors import UserError
 from llamavae.files import disk_errors
 from llamavae.modeling import LlaMaVAE
 from llamavae.modeling.checkpoint import trained_fingerprint
+from llamavae.modeling.quantised import quantization_config
 from llamavae.pretrained.loading import emulates_bfloat16
 from llamavae.training.arguments import processes
 from llamavae.training.folder import RESUME, RunRecord
@@ -166,14 +165,5 @@ def _decoder_options(recipe: Recipe) -> dict[str, Any]:
     d = recipe.decoder
     options: dict[str, Any] = {"dtype": d.dtype, "attn_implementation": d.attention}
     if d.quantization:
-        if find_spec("bitsandbytes") is None:
-            raise UserError(
-                "decoder.quantization needs bitsandbytes: pip install 'llamavae[quant]'"
-            )
-        options["quantization_config"] = transformers.BitsAndBytesConfig(
-            load_in_4bit=d.quantization == "4bit",
-            load_in_8bit=d.quantization == "8bit",
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_compute_dtype=torch.bfloat16,
-        )
+        options["quantization_config"] = quantization_config(d.quantization)
     return options

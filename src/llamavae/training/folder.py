@@ -72,11 +72,12 @@ def _saved_recipe(file: Path) -> Recipe:
 def _compare(old: Recipe, new: Recipe, folder: Path) -> None:
     """Refuse to resume with settings that make another run."""
     before, now = _flat(old.model_dump(mode="json")), _flat(new.model_dump(mode="json"))
+    sharding = ("optimisation.shard_decoder", "optimisation.cpu_offload")
     free = ("output.", "evaluation.", "optimisation.workers", "optimisation.micro", "description")
     changed = [
         f"  {key}: was {before.get(key)}, now {now.get(key)}"
         for key in sorted(before | now)
-        if before.get(key) != now.get(key) and not key.startswith(free)
+        if before.get(key) != now.get(key) and not key.startswith(free + sharding)
     ]
     if changed:
         raise UserError(

@@ -21,10 +21,11 @@ from llamavae.files import disk_errors, write_json
 from llamavae.folders import locked
 from llamavae.modeling import LlaMaVAE
 from llamavae.modeling.loading import load_sentence_encoder
+from llamavae.modeling.sharding import shard_decoder
 from llamavae.parsing import read_json
 from llamavae.provenance import provenance
 from llamavae.terminal import printable
-from llamavae.training.arguments import processes, training_arguments
+from llamavae.training.arguments import processes, training_arguments, with_launcher
 from llamavae.training.best import BestModel, ModelEvaluator
 from llamavae.training.build import build_model, check_start_of_finished
 from llamavae.training.card import model_card
@@ -42,7 +43,8 @@ class TrainResult:
     """Result of a training run.
 
     Attributes:
-        model: The trained VAE, in eval mode.
+        model: The trained VAE, in eval mode. With `optimisation.shard_decoder` its layers are still
+            distributed, and all processes must call it together.
         folder: Folder of the run; the checkpoint is in `model/`.
         metrics: The metrics of `llamavae.training.measure.measure` at the end of the run.
         warnings: The warnings of `llamavae.training.diagnostics.diagnose` at the end of the run.
@@ -94,6 +96,7 @@ def train(
             cannot be saved.
         KeyboardInterrupt: The run was interrupted; it has saved a checkpoint to resume from.
     """
+    recipe = with_launcher(recipe)
     folder = Path(recipe.output.folder)
     with locked(folder, RUN) if processes().is_main_process else nullcontext():
         return _train(recipe, folder, resume, progress, evaluator)
@@ -127,6 +130,8 @@ def _train(
     args = training_arguments(recipe, folder, steps, checkpoint is not None)
     best = None if evaluator is None else BestModel(evaluator, folder)
     with _trained_in_float32(model):
+        if recipe.optimisation.shard_decoder and processes().num_processes > 1:
+            shard_decoder(model.decoder.lm, args.device, recipe.optimisation.cpu_offload)
         trainer = VAETrainer(model, args, data, validation, recipe, progress, best)
         trainer.add_callback(record)
         trainer.fit(checkpoint, resume)
@@ -135,10 +140,10 @@ def _train(
             trainer.evaluate()
         model.eval()
         result = TrainResult(model, folder, trainer.metrics, trainer.warnings)
-        if trainer.is_world_process_zero():
-            measured = [] if best is None else best.rows
+        main, measured = trainer.is_world_process_zero(), [] if best is None else best.rows
+        if main:
             _fit_prior(model, recipe, data, validation)
-            _write_results(result, recipe, data, record, made_by, measured)
+        _write_results(result, recipe, data, record, made_by, measured, main)
     processes().wait_for_everyone()
     return result
 
@@ -228,8 +233,9 @@ def _write_results(
     record: RunRecord,
     made_by: dict[str, Any],
     measured: Sequence[Mapping[str, Any]],
+    main: bool,
 ) -> None:
-    """The final checkpoint with its model card, and results.json."""
+    """The final checkpoint with its model card, and results.json; the first process writes them."""
     results = {
         "metrics": result.metrics,
         "warnings": result.warnings,
@@ -243,6 +249,8 @@ def _write_results(
         **made_by,
     }
     with disk_errors(result.folder, RESUME):
-        result.model.card = model_card(result.model, results)
-        result.model.save_pretrained(result.folder / "model")
-        write_json(result.folder / "results.json", results)  # last: now the run is finished
+        if main:
+            result.model.card = model_card(result.model, results)
+        result.model.save_pretrained(result.folder / "model", is_main_process=main)
+        if main:  # last: now the run is finished
+            write_json(result.folder / "results.json", results)

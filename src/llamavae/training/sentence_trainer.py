@@ -16,6 +16,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import Sampler
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
@@ -24,6 +25,7 @@ from llamavae.data.sentences import SentenceData, SentenceStream
 from llamavae.errors import Terminated, UserError
 from llamavae.files import disk_errors, write_text
 from llamavae.manifest import write_manifest
+from llamavae.modeling.sharding import is_sharded, place, replicate
 from llamavae.state import load_optimizer, load_random, save_optimizer, save_random
 from llamavae.training.arguments import processes
 from llamavae.training.callbacks import Progress, StopSafely
@@ -62,12 +64,8 @@ class SentenceTrainer(Trainer):
         super().__init__(
             model=model, args=args, train_dataset=data, data_collator=collator, **options
         )
-        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
-            raise UserError(
-                "sharded training (FSDP, DeepSpeed) is not supported: diagnostics and checkpoints "
-                "need whole weights on each process. Use data parallelism (torchrun), and for a "
-                "large decoder decoder.quantization or optimisation.gradient_checkpointing"
-            )
+        if is_sharded(model):
+            place(model, self.args.device)
         self.collator = collator
         self.folder = Path(str(args.output_dir))
         self.log_file = self.folder / "log.jsonl"
@@ -209,6 +207,13 @@ class SentenceTrainer(Trainer):
         """Always 0, since counting them visits all modules at every step."""
         return 0
 
+    def _wrap_model(self, model: nn.Module, training: bool = True, dataloader: Any = None) -> Any:
+        """A model with a distributed decoder, which accelerate does not support beside DDP."""
+        if not (training and is_sharded(model)) or isinstance(model, DistributedDataParallel):
+            return super()._wrap_model(model, training, dataloader)
+        model = self.accelerator.prepare_model(model, device_placement=False, evaluation_mode=True)
+        return replicate(model)
+
     # ------------------------------------------------------------------ the log
 
     def log(self, logs: dict[str, Any], start_time: float | None = None) -> None:
@@ -249,7 +254,9 @@ class SentenceTrainer(Trainer):
     # ------------------------------------------------------------------ checkpoints
 
     def _rewind(self, step: int) -> None:
-        """Remove checkpoints and log lines after a step."""
+        """Remove checkpoints and log lines after a step, and the final evaluation, which is made
+        again.
+        """
         for path in self.folder.glob(f"{CHECKPOINT}*"):
             if step_of(path) > step:
                 shutil.rmtree(path)
@@ -260,7 +267,10 @@ class SentenceTrainer(Trainer):
 
     def _is_before(self, line: str, step: int) -> bool:
         try:
-            return json.loads(line).get(self.step_name, -1) <= step
+            entry = json.loads(line)
+            if entry.get(self.step_name, -1) == step == self.args.max_steps:
+                return not any(key.startswith(("eval_", "warning")) for key in entry)
+            return entry.get(self.step_name, -1) <= step
         except (ValueError, TypeError, AttributeError, RecursionError):  # cut short by a kill
             return False
 
@@ -300,15 +310,14 @@ class SentenceTrainer(Trainer):
         self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None
     ) -> None:
         """Weights and settings alone: Trainer would add its arguments as a Python object."""
-        if self.args.should_save:
-            self.save_weights(Path(output_dir or self.folder), state_dict)
+        self.save_weights(Path(output_dir or self.folder), state_dict)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         self.load_weights(Path(resume_from_checkpoint))
 
     @abstractmethod
     def save_weights(self, folder: Path, state: dict[str, Tensor] | None) -> None:
-        """Write what trains into `folder`."""
+        """Write what trains into `folder`; called in all processes, of which the first writes."""
 
     @abstractmethod
     def load_weights(self, folder: Path) -> None:

@@ -15,7 +15,7 @@ from llamavae.data.batches import Collator
 from llamavae.data.sentences import SentenceData, SentenceStream
 from llamavae.errors import UserError
 from llamavae.modeling import LlaMaVAE, SentenceEncoder
-from llamavae.modeling.checkpoint import reload
+from llamavae.modeling.checkpoint import frozen_state, reload
 from llamavae.modeling.checkpoint import write as write_checkpoint
 from llamavae.parsing import read_json
 from llamavae.training.arguments import learning_rates
@@ -198,8 +198,10 @@ class VAETrainer(SentenceTrainer):
 
     def save_weights(self, folder: Path, state: dict[str, Tensor] | None) -> None:
         """The VAE's checkpoint, the modules of further losses, and the beta schedule's state."""
+        state = frozen_state(self.vae, self.args.should_save)
+        if not self.args.should_save:
+            return
         if self.auxiliary is not None:
-            state = None  # its names are those of both together
             self.auxiliary.save(folder)
         write_checkpoint(self.vae, folder, state)  # in place: other processes write to it too
         (folder / "schedule.json").write_text(json.dumps(self.schedule.state()))

@@ -42,6 +42,8 @@ def warm_up(
         "learning_rate": scratch.warmup_learning_rate,
         "warmup_steps": min(recipe.optimisation.warmup_steps, scratch.warmup_steps // 10),
         "gradient_checkpointing": False,
+        "shard_decoder": False,
+        "cpu_offload": False,
     }
     settings["output"]["report_to"] = []
     if isinstance(corpus.train, list):
@@ -112,7 +114,8 @@ class _LanguageModelTrainer(SentenceTrainer):
 
     def save_weights(self, folder: Path, state: dict[str, Tensor] | None) -> None:
         """The decoder in transformers' own format."""
-        self.decoder.lm.save_pretrained(folder)
+        if self.args.should_save:
+            self.decoder.lm.save_pretrained(folder)
 
     def load_weights(self, folder: Path) -> None:
         """The decoder's weights."""

@@ -111,7 +111,7 @@ class DecoderSettings(Section):
     attention: Literal["sdpa", "eager"] = "sdpa"
     """Attention implementation."""
     quantization: Literal["4bit", "8bit"] | None = None
-    """Quantise the frozen decoder; requires a GPU and `pip install llamavae[quant]`."""
+    """Quantise the frozen layers of the decoder; requires `pip install llamavae[quant]`."""
     scratch: ScratchDecoder | None = None
     """Train a small LLaMA decoder from scratch."""
     lstm: LSTMBackbone | None = None
@@ -271,6 +271,11 @@ class OptimisationSettings(Section):
     """bfloat16 runs the backbones in mixed precision; posterior and KL are computed in float32."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass to save memory."""
+    shard_decoder: bool = False
+    """Distribute the frozen layers of the decoder over all processes (FSDP2), so that each keeps a
+    part. Requires a launcher such as torchrun; one process keeps them whole."""
+    cpu_offload: bool = False
+    """With shard_decoder: keep these parts in the memory of the CPU while they are not used."""
     workers: int = Field(default=0, ge=0)
     """Number of data loader processes; 0 loads batches in the main process."""
     seed: int = Field(default=0, ge=0, lt=2**32)
@@ -282,6 +287,8 @@ class OptimisationSettings(Section):
             raise ValueError("set one of epochs and steps, not both")
         if self.epochs is None and self.steps is None:
             self.epochs = 3
+        if self.cpu_offload and not self.shard_decoder:
+            raise ValueError("cpu_offload moves the parts of shard_decoder. Set it to true as well")
         micro = self.micro_batch_size
         if micro is not None and self.batch_size % micro:
             raise ValueError(
@@ -366,6 +373,12 @@ class Recipe(Section):
             "of the two": vectors and mix,
             "teacher.model: the teacher encodes all sentences before training. Set "
             "corpus.streaming to false": streaming and self.teacher.model is not None,
+            "optimisation.shard_decoder distributes frozen layers. Omit it, or set "
+            "decoder.training to frozen, heads or lora": self.optimisation.shard_decoder
+            and (decoder.training == "full" or decoder.lstm is not None),
+            "a quantised decoder cannot be sharded. Omit decoder.quantization or "
+            "optimisation.shard_decoder": self.optimisation.shard_decoder
+            and decoder.quantization is not None,
         }
         if any(wrong.values()):
             raise ValueError("\n  ".join(text for text, found in wrong.items() if found))
