@@ -29,6 +29,7 @@ _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 _SENTENCES = ("text", "texts", "sentence", "sentences")
 """Names of a column of sentences by which a header is recognised, in lower case."""
 _MISSING = ("", "na", "n/a", "nan", "null", "none", "true", "false", "inf")
+_BATCH = 1024  # rows of Parquet that are Python objects at a time
 _SAMPLE = 100  # number of records used to find the column with the sentences
 
 SUFFIXES = (".txt", ".jsonl", ".json", ".csv", ".tsv", ".parquet")
@@ -81,12 +82,15 @@ def load(path: Path, column: str | None = None, streaming: bool = False) -> Sent
     return from_rows(_rows(**arguments), name)  # type: ignore[arg-type]
 
 
-def read_sentences(path: Path, column: str | None = None) -> Iterator[tuple[int, str | None]]:
+def read_sentences(
+    path: Path, column: str | None = None, first: int = 1
+) -> Iterator[tuple[int, str | None]]:
     """Each line or row of a file with its number, counted from 1; None if the text is blank.
 
     Args:
         path: A file in a format of `load`; a file with an unknown suffix is read as lines of text.
         column: Column that holds the sentences, as for `load`.
+        first: Number of the first line or row. Parquet is read from its row group on.
 
     Raises:
         UserError: No such file, or one that cannot be read; the message names the line.
@@ -95,11 +99,31 @@ def read_sentences(path: Path, column: str | None = None) -> Iterator[tuple[int,
         check_file(path)
     if format_of(path) in SUFFIXES:
         column = _find_column(path, column)
-        for number, fields in _records(path):
+        for number, fields in read_records(path, first, [column]):
             yield number, None if fields is None else _text(path, number, fields, column)
     else:
         for number, line in read_lines(path):
-            yield number, line.strip() or None
+            if number >= first:
+                yield number, line.strip() or None
+
+
+def read_records(
+    path: Path, first: int = 1, columns: Sequence[str] | None = None
+) -> Iterator[Record]:
+    """Each line or row of a file with its number, counted from 1; None for a blank line.
+
+    Args:
+        path: A file in a format of `load`.
+        first: As for `read_sentences`.
+        columns: Columns to read of Parquet; other formats have all of theirs.
+
+    Raises:
+        UserError: As for `read_sentences`.
+    """
+    if format_of(path) == ".parquet":
+        yield from _parquet(path, first, columns)
+    else:
+        yield from (record for record in _records(path) if record[0] >= first)
 
 
 def check_file(path: Path) -> None:
@@ -372,13 +396,39 @@ def _object(value: Any, path: Path, number: int) -> dict[str, Any]:
     return value
 
 
-def _parquet(path: Path) -> Iterator[Record]:
+def parquet_batches(
+    file: pyarrow.parquet.ParquetFile,
+    batch_size: int,
+    first: int = 1,
+    columns: Sequence[str] | None = None,
+) -> Iterator[tuple[int, pa.RecordBatch]]:
+    """Batches of a Parquet file, each with the number of its first row, counted from 1.
+
+    Args:
+        file: The file.
+        batch_size: Rows of a batch.
+        first: Number of the first row; row groups before it are not read.
+        columns: Columns to read; None for all.
+    """
+    number, group = 1, 0
+    while group < file.num_row_groups:
+        rows = file.metadata.row_group(group).num_rows
+        if number + rows > first:
+            break
+        number, group = number + rows, group + 1
+    groups = range(group, file.num_row_groups)
+    for batch in file.iter_batches(batch_size, row_groups=groups, columns=columns):
+        before = min(max(first - number, 0), len(batch))
+        if before < len(batch):
+            yield number + before, batch.slice(before)
+        number += len(batch)
+
+
+def _parquet(path: Path, first: int = 1, columns: Sequence[str] | None = None) -> Iterator[Record]:
     try:
-        number = 0
-        for batch in pyarrow.parquet.ParquetFile(path).iter_batches():
-            for fields in batch.to_pylist():
-                number += 1
-                yield number, fields
+        file = pyarrow.parquet.ParquetFile(path)
+        for number, batch in parquet_batches(file, _BATCH, first, columns):
+            yield from enumerate(batch.to_pylist(), number)
     except (pa.ArrowException, OSError) as error:
         message = " ".join(str(error).split())[:200]
         raise UserError(f"{path} is not a Parquet file, or damaged: {message}") from error
