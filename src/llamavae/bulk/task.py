@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 
 from llamavae import __version__
 from llamavae.bulk.parts import KIND, PartFolder
-from llamavae.corpora.files import check_file
+from llamavae.corpora.lines import check_file
 from llamavae.errors import UserError
 from llamavae.files import disk_errors
 from llamavae.folders import check_output, locked

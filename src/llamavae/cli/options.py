@@ -322,7 +322,7 @@ def _full(rows: Iterable[tuple[int, str | None]], where: str) -> Iterator[str]:
 
 
 def _standard_input(explicit: bool) -> Iterator[tuple[int, str]]:
-    from llamavae.corpora.files import decode_lines
+    from llamavae.corpora.lines import decode_lines
 
     if sys.stdin.isatty():
         if not explicit:

@@ -15,13 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from llamavae.corpora.files import (
-    check_file,
-    decode_lines,
-    parquet_batches,
-    parse_json,
-    read_lines,
-)
+from llamavae.corpora.files import parse_json
+from llamavae.corpora.lines import check_file, decode_lines, read_lines
+from llamavae.corpora.pieces import parquet_batches
 from llamavae.errors import UserError
 from llamavae.modeling import LlaMaVAE
 from llamavae.modeling.backbones import fingerprint

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from llamavae.corpora.codwoe import read_items, write_definitions
-from llamavae.corpora.files import parse_json, read_lines
+from llamavae.corpora.files import parse_json
+from llamavae.corpora.lines import read_lines
 from llamavae.errors import UserError
 from llamavae.files import write_text
 

@@ -120,7 +120,7 @@ def _new_model(
     new_encoder, new_decoder = e.scratch or e.lstm, d.scratch or d.lstm
     if new_encoder or new_decoder:
         train = corpus.train
-        texts = train if isinstance(train, list) else train()
+        texts = train if isinstance(train, list) else (str(row["text"]) for row in train)
         with processes().main_process_first(), disk_errors(folder, RESUME):
             make_backbones(new_encoder, new_decoder, islice(texts, _SCRATCH_TEXTS), seed, backbones)
         if new_encoder:
