@@ -1,7 +1,7 @@
 """Sentences that are read during training, from a corpus beyond memory.
 
 The corpus is read in a fixed number of shards. Each optimiser step takes as many sentences from
-each, and each process reads the shards whose sentences it trains on, so that a run is the same on
+each, and each process reads only the shards whose sentences it trains on. So a run is the same on
 any number of processes. In a shard, blocks of sentences are shuffled and batched by length. A
 position is a block's beginning in the corpus and a number of batches of the block, so a run resumes
 at the exact sentence after reading one block.
@@ -36,6 +36,10 @@ Position = dict[str, Any]
 that are done."""
 
 
+Slice = tuple[int, int, int]
+"""A shard, and the first row and the end of what is taken of its batch."""
+
+
 @dataclass(frozen=True)
 class Layout:
     """How the sentences of an optimiser step are divided into shards, processes and micro-batches.
@@ -48,7 +52,7 @@ class Layout:
         process: Number of this process.
 
     Raises:
-        UserError: A micro-batch does not hold whole batches of shards.
+        UserError: The shards do not divide the batch.
     """
 
     batch_size: int
@@ -58,12 +62,10 @@ class Layout:
     process: int = 0
 
     def __post_init__(self) -> None:
-        if self.batch_size % self.shards or self.micro_batch_size % self.rows:
-            least = self.batch_size // self.micro_batch_size
+        if self.batch_size % self.shards:
             raise UserError(
-                f"corpus.shards {self.shards} does not divide batches of {self.batch_size} "
-                f"sentences in micro-batches of {self.micro_batch_size}: make it a multiple of "
-                f"{least} that divides {self.batch_size}"
+                f"optimisation.batch_size {self.batch_size} is not a multiple of corpus.shards "
+                f"{self.shards}, of which each gives as many sentences. Change one of them"
             )
 
     @property
@@ -71,12 +73,20 @@ class Layout:
         """Sentences of a step from one shard."""
         return self.batch_size // self.shards
 
-    def micro_batches(self) -> list[list[int]]:
-        """The shards of each micro-batch of this process in a step."""
-        each = self.micro_batch_size // self.rows
-        count = self.batch_size // (self.micro_batch_size * self.processes)
-        firsts = ((i * self.processes + self.process) * each for i in range(count))
-        return [list(range(first, first + each)) for first in firsts]
+    def micro_batches(self) -> list[list[Slice]]:
+        """The slices of shards in each micro-batch of this process in a step."""
+        size = self.micro_batch_size
+        count = self.batch_size // (size * self.processes)
+        firsts = [(i * self.processes + self.process) * size for i in range(count)]
+        return [self._slices(first, first + size) for first in firsts]
+
+    def _slices(self, first: int, end: int) -> list[Slice]:
+        """The slices of shards that hold these sentences of a step."""
+        rows = self.rows
+        return [
+            (shard, max(first - shard * rows, 0), min(end - shard * rows, rows))
+            for shard in range(first // rows, -(-end // rows))
+        ]
 
 
 def stream_layout(
@@ -104,9 +114,7 @@ def stream_layout(
     """
     micro = micro_batch_size or max(1, batch_size // processes)
     if shards is None:
-        shards = gcd(SHARDS, batch_size, corpus.num_shards)
-        if limited or shards % processes or micro % (batch_size // shards):
-            shards = batch_size // micro
+        shards = batch_size // micro if limited else gcd(SHARDS, batch_size, corpus.num_shards)
     return Layout(batch_size, micro, shards, processes, process)
 
 
@@ -114,8 +122,8 @@ def stream_layout(
 class SentenceStream(IterableDataset[list[Item]]):
     """An endless stream of micro-batches of a corpus, tokenised and batched by length on the fly.
 
-    The first sentence of each micro-batch has `position`, the positions of its shards after it, as
-    JSON.
+    The first sentence of each micro-batch has `position`, the positions of the shards after its
+    optimiser step, as JSON.
 
     Args:
         corpus: The sentences, in a column `text`.
@@ -149,7 +157,7 @@ class SentenceStream(IterableDataset[list[Item]]):
     @property
     def shards(self) -> list[int]:
         """The shards that this process reads."""
-        return [shard for micro in self.layout.micro_batches() for shard in micro]
+        return sorted({shard for micro in self.layout.micro_batches() for shard, *_ in micro})
 
     def load_positions(self, positions: Mapping[int, Position]) -> None:
         """Continue after these positions, instead of at the beginning.
@@ -172,16 +180,14 @@ class SentenceStream(IterableDataset[list[Item]]):
         return [str(row["text"]) for row in islice(self.corpus, number)]
 
     def __iter__(self) -> Iterator[list[Item]]:
-        batches = {shard: self._batches(shard, self.positions.get(shard)) for shard in self.shards}
+        shards = {shard: self._batches(shard, self.positions.get(shard)) for shard in self.shards}
+        micro_batches = self.layout.micro_batches()
         while True:
-            for micro in self.layout.micro_batches():
-                items: list[Item] = []
-                after: dict[int, Position] = {}
-                for shard in micro:
-                    found, after[shard] = next(batches[shard])
-                    items += found
-                items[0] = {**items[0], "position": json.dumps(after)}
-                yield items
+            step = {shard: next(batches) for shard, batches in shards.items()}
+            position = json.dumps({shard: after for shard, (_, after) in step.items()})
+            for slices in micro_batches:
+                items = [item for shard, a, b in slices for item in step[shard][0][a:b]]
+                yield [{**items[0], "position": position}, *items[1:]]
 
     def _batches(self, shard: int, start: Position | None) -> Iterator[tuple[list[Item], Position]]:
         """The batches of a shard, each with the position after it."""
