@@ -140,7 +140,7 @@ def test_a_limit_of_tokens(corpus, decoder):
 
 
 def test_layouts_that_do_not_fit(corpus, decoder):
-    with pytest.raises(UserError, match="batch_size 8 is not a multiple of corpus.shards 3"):
+    with pytest.raises(UserError, match=r"batch_size 8 is not a multiple of corpus.shards 3"):
         Layout(8, 8, 3)
     with pytest.raises(UserError, match=r"Set corpus.shards to 1, or omit it"):
         SentenceStream(corpus, decoder, Layout(8, 8, 2), tokens=60)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -11,7 +12,7 @@ from functools import cached_property
 from importlib.util import find_spec
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from llamavae.bulk.parts import PartFolder
 from llamavae.bulk.task import ModelTask, Task, Tell
@@ -105,7 +106,7 @@ class RayEngine:
         if task.length() is None:
             raise UserError(
                 f"{task.source}: workers of Ray read rows anywhere in a file; expected Parquet. "
-                "Convert it, see the page 'Encode a large file', or use the engine local"
+                "Convert it to Parquet, or use the engine local"
             )
         import ray
 
@@ -130,7 +131,7 @@ class RayEngine:
             [{"part": part} for part in missing],
             override_num_blocks=min(len(missing), _BLOCKS),
         ).map(
-            _Worker,
+            cast(Any, _Worker),
             fn_constructor_args=(task, folder, task.source.stat().st_size, self.threads),
             compute=ray.data.ActorPoolStrategy(size=size),
             **each,
@@ -169,7 +170,7 @@ class RayEngine:
                     address,
                     include_dashboard=False if options else None,
                     log_to_driver=False,
-                    logging_level="ERROR",
+                    logging_level=logging.ERROR,
                     **options,
                 )
             except (ConnectionError, ValueError, RuntimeError) as error:

@@ -154,8 +154,8 @@ class SentenceTrainer(Trainer):
             num_workers=self.args.dataloader_num_workers,
             pin_memory=self.args.dataloader_pin_memory,
         )
-        return prepare_data_loader(
-            loader, self.args.device, num_processes=1, process_index=0, put_on_device=True
+        return prepare_data_loader(  # as if this were the only process
+            loader, self.args.device, 1, 0, put_on_device=True, dispatch_batches=False
         )
 
     def compute_loss(
