@@ -133,9 +133,6 @@ def test_scores(tmp_path: Path) -> None:
 
 
 def test_an_error_in_a_worker(tmp_path: Path, source: Path) -> None:
-    missing = ModelSource(str(tmp_path / "nowhere"), "cpu")
-    with pytest.raises(UserError, match="nowhere"):
-        encode_file(missing, source, tmp_path / "a.parquet", engine=ENGINE)
     with pytest.raises(UserError, match=r"sentences.parquet:1: expected a"):
         score_file(source, tmp_path / "a.parquet", engine=ENGINE)
 

@@ -155,6 +155,7 @@ class RayEngine:
         """Connect to the cluster, or start Ray here; a connection of the caller's is kept."""
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent anywhere
         os.environ.setdefault("RAY_worker_niceness", "0")  # the workers are what is waited for
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # errors are raised
         import ray
         import ray.data
 
@@ -179,6 +180,7 @@ class RayEngine:
                     f"no cluster of Ray at {address}: {reason}. Start one with `ray start --head`, "
                     "or omit the address"
                 ) from error
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
         context.print_on_execution_start = False

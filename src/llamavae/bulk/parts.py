@@ -47,7 +47,7 @@ class PartFolder:
         """
         path = self.path / _FACTS
         try:
-            known = path.is_file() and bool(read_json(path))
+            known = path.is_file() and bool(read_json(path)) and bool(self._files())
         except UserError:
             logger.warning("%s is damaged: everything is computed again", path)
             known = False
