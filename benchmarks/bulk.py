@@ -27,7 +27,7 @@ import pyarrow.parquet as pq
 
 ROOT = Path(__file__).parents[1]
 _GROUP = 50_000  # rows of a row group of the source
-_INTERVAL = 0.5  # seconds between two looks at the processes
+_INTERVAL = 0.5  # seconds between two measurements
 _YOUNG = 3.0  # seconds that a worker lives before it may be killed
 _WORDS = """the a an old small large red quiet grey clever dog cat owl baker letter river house bird
 violin tree robot moon sees paints sells writes lives plays finds is kind of animal in on under with
@@ -65,11 +65,11 @@ class Watch:
 
     def __init__(self, pid: int) -> None:
         self.process = psutil.Process(pid)
-        self.memory: list[int] = []  # of the largest process at each look, in bytes
+        self.memory: list[int] = []  # of the largest process at each measurement, in bytes
         self.cpu: dict[int, float] = {}  # seconds of each process
 
-    def look(self) -> list[psutil.Process]:
-        """Record a look; returns the workers that compute."""
+    def measure(self) -> list[psutil.Process]:
+        """Measure all processes; returns the workers that compute."""
         workers, sizes = [], [0]
         with suppress(psutil.NoSuchProcess):
             for each in (self.process, *self.process.children(recursive=True)):
@@ -108,7 +108,7 @@ def encode(
         watch = Watch(process.pid)
         try:
             while process.poll() is None:
-                workers = watch.look()
+                workers = watch.measure()
                 done = len(list(parts.glob("part-*.parquet"))) - before
                 due = 1 + done * (kills + 1) // max(1, total - before)
                 old = [w for w in workers if time.time() - w.create_time() > _YOUNG]

@@ -56,7 +56,7 @@ def find_engine(name: str, **options: Any) -> LocalEngine | RayEngine:
 
     Args:
         name: Its name.
-        **options: Options of `RayEngine`; those that are None are left out.
+        **options: Options of `RayEngine`; those that are None are skipped.
     """
     given = {key: value for key, value in options.items() if value is not None}
     if name == "ray":
