@@ -183,7 +183,7 @@ def test_an_output_is_only_replaced_on_request(
     assert output.read_text() == "mine"
     encode_file(model, sentences, output, overwrite=True)
     assert len(pq.read_table(output)) == 32
-    with pytest.raises(UserError, match="is the file of the sentences itself"):
+    with pytest.raises(UserError, match="is the input itself"):
         encode_file(model, output, output, overwrite=True)
 
 
@@ -214,7 +214,7 @@ def test_bad_paths(model: LlaMaVAE, sentences: Path, tmp_path: Path) -> None:
     same = tmp_path / "same.parquet"
     pq.write_table(pa.table({"text": ["a"]}), same)
     for overwrite in (False, True):
-        with pytest.raises(UserError, match="the file of the sentences itself") as error:
+        with pytest.raises(UserError, match="is the input itself") as error:
             encode_file(model, same, same, overwrite=overwrite)
         assert "--overwrite" not in str(error.value)
     assert pq.read_table(same).to_pydict() == {"text": ["a"]}

@@ -19,6 +19,8 @@ from llamavae.bulk.task import ModelTask, Task, Tell
 from llamavae.errors import UserError, check_int
 from llamavae.modeling import LlaMaVAE
 
+logger = logging.getLogger(__name__)
+
 _BLOCKS = 2000  # most blocks of parts that Ray Data schedules
 _STORE = 80_000_000  # bytes of Ray's object store, which carries numbers of parts alone
 
@@ -111,7 +113,10 @@ class RayEngine:
         import ray
 
         remote = ray.remote(_facts).options(**self._resources())
-        return _result(ray.get(remote.remote(task, self.threads)))
+        found = _result(ray.get(remote.remote(task, self.threads)))
+        for warning in found["warnings"]:
+            logger.warning("%s", warning)
+        return found["facts"]
 
     def run(
         self, task: Task, folder: PartFolder, done: set[int], tell: Tell
@@ -200,12 +205,19 @@ def _result(text: str) -> dict[str, Any]:
 
 
 def _facts(task: Task, threads: int) -> str:
-    """The facts of a task as JSON, computed by a worker."""
+    """The facts of a task and warnings about it as JSON, computed by a worker."""
+    warnings: list[str] = []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: warnings.append(record.getMessage())
+    library = logging.getLogger("llamavae")
+    library.addHandler(handler)
     try:
         _quiet(threads)
-        return json.dumps(task.facts())
+        return json.dumps({"facts": task.facts(), "warnings": warnings})
     except UserError as error:
         return json.dumps({"error": str(error)})
+    finally:
+        library.removeHandler(handler)
 
 
 def _quiet(threads: int) -> None:

@@ -7,7 +7,6 @@ output is the same to the bit whichever engine, number of workers and interrupti
 from __future__ import annotations
 
 import hashlib
-import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -29,8 +28,6 @@ from llamavae.folders import check_output, locked
 from llamavae.modeling import LlaMaVAE
 from llamavae.modeling.refine import Progress
 from llamavae.pretrained.loading import placement
-
-logger = logging.getLogger(__name__)
 
 Row = tuple[int, Any]
 """Number of a row of the source, from 1, and what it holds."""
@@ -217,8 +214,7 @@ def check_paths(source: Path, output: Path, overwrite: bool = False) -> None:
         raise UserError(f"the output is a Parquet file. Name it {output.with_suffix('.parquet')}")
     if output.exists() and output.samefile(source):
         raise UserError(
-            f"{output} is the file of the sentences itself, which is never overwritten. Choose "
-            "another output"
+            f"{output} is the input itself, which is never overwritten. Choose another output"
         )
     if output.exists() and not overwrite:
         raise UserError(

@@ -137,8 +137,10 @@ def _pieces(path: Path) -> list[Piece]:
     suffix = format_of(path)
     if path.suffix.lower() == ".gz" or suffix not in (".txt", ".jsonl", ".parquet"):
         return [WHOLE]
-    if suffix == ".jsonl" and next(iter(read_lines(path)))[1].lstrip().startswith("["):
-        return [WHOLE]  # one array over several lines
+    if suffix == ".jsonl":
+        head = next(line for _, line in read_lines(path) if line.strip())
+        if head.lstrip().startswith("["):
+            return [WHOLE]  # one array over several lines
     return find_pieces(path)
 
 
@@ -205,6 +207,7 @@ def _rows(
 def _texts(
     path: Path, column: str, records: Iterable[Record]
 ) -> Iterator[tuple[str | None, dict[str, Any]]]:
+    """The sentence and the fields of each record; None for a blank one."""
     for number, fields in records:
         if fields is None:
             yield None, {}

@@ -176,8 +176,9 @@ class SentenceStream(IterableDataset[list[Item]]):
         self.positions = dict(positions)
 
     def sample(self, number: int) -> list[str]:
-        """The first sentences of the corpus."""
-        return [str(row["text"]) for row in islice(self.corpus, number)]
+        """Some sentences of the corpus, chosen at random from its beginning."""
+        shuffled = self.corpus.shuffle(seed=self.seed, buffer_size=self.buffer)
+        return [str(row["text"]) for row in islice(shuffled, number)]
 
     def __iter__(self) -> Iterator[list[Item]]:
         shards = {shard: self._batches(shard, self.positions.get(shard)) for shard in self.shards}
