@@ -405,7 +405,7 @@ def test_bulk_encoding_that_is_killed_resumes_to_the_same_file(
     file.write_text("".join(f"{text} {n}\n" for n in range(800) for text in tiny.SENTENCES))
     killed, whole = tmp_path / "killed.parquet", tmp_path / "whole.parquet"
     process = start("encode", "--file", file, "--output", killed)
-    first = killed.with_name("killed.parquet.partial") / "part-000000.parquet"
+    first = killed.with_name("killed.parquet.partial") / "part-00000000.parquet"
     while not first.exists():
         assert process.poll() is None, process.stderr.read()
         time.sleep(0.01)
