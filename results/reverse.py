@@ -30,7 +30,7 @@ from torch.nn import functional as F
 
 from llamavae import InvertibleCVAE
 from llamavae.corpora import load_corpus
-from llamavae.corpora.files import check_file
+from llamavae.corpora.lines import check_file
 from llamavae.corpora.splits import SHARES, position
 from llamavae.errors import UserError
 from llamavae.evaluation import Evaluation, EvaluationData, Evaluator

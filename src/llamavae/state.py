@@ -84,3 +84,14 @@ def load_random(folder: Path, process: int) -> None:
     torch.set_rng_state(tensors["torch"])
     if "cuda" in tensors and torch.cuda.is_available():
         torch.cuda.set_rng_state(tensors["cuda"])
+
+
+def save_positions(positions: dict[str, Any], folder: Path, process: int) -> None:
+    """Write the positions of the shards of a streamed corpus that this process reads."""
+    (folder / f"stream-{process}.json").write_text(json.dumps(positions))
+
+
+def load_positions(folder: Path) -> dict[int, dict[str, Any]]:
+    """The positions that all processes have saved, by number of the shard."""
+    found = [read_json(path) for path in sorted(folder.glob("stream-*.json"))]
+    return {int(shard): position for each in found for shard, position in each.items()}

@@ -276,6 +276,34 @@ def sentences(tmp_path: Path) -> Path:
     return path
 
 
+def test_decode_to_parquet(run: Any, model: LlaMaVAE, sentences: Path, tmp_path: Path) -> None:
+    codes, texts = tmp_path / "codes.parquet", tmp_path / "texts.parquet"
+    assert run("encode", "--file", sentences, "--output", codes).exit_code == 0
+    result = run("decode", "--file", codes, "--output", texts)
+    assert "texts are in" in result.stderr
+    found = pq.read_table(texts).to_pylist()
+    expected = [
+        json.loads(line) for line in run("decode", "--file", codes, "--json").stdout.splitlines()
+    ]
+    assert found == expected
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("encode", "a dog", "--engine", "ray"), "requires a Parquet file to write"),
+        (("encode", "a dog", "--workers", 2), "workers requires the engine ray"),
+        (("decode", "--output", "a.parquet"), "requires a file of latent codes"),
+        (("score", "a.parquet"), "to another Parquet file"),
+        (("score", "a.jsonl", "--engine", "ray"), "single Parquet file"),
+    ],
+)
+def test_engines_and_outputs(run: Any, arguments: tuple[object, ...], words: str) -> None:
+    result = run(*arguments)
+    assert result.exit_code == 2
+    assert words in " ".join(result.stderr.split())
+
+
 def test_encode_writes_json(run: Any, model: LlaMaVAE) -> None:
     result = run("encode", *tiny.SENTENCES[:2])
     rows = [json.loads(line) for line in result.stdout.splitlines()]
@@ -377,7 +405,7 @@ def test_bulk_encoding_that_is_killed_resumes_to_the_same_file(
     file.write_text("".join(f"{text} {n}\n" for n in range(800) for text in tiny.SENTENCES))
     killed, whole = tmp_path / "killed.parquet", tmp_path / "whole.parquet"
     process = start("encode", "--file", file, "--output", killed)
-    first = killed.with_name("killed.parquet.partial") / "part-000000.parquet"
+    first = killed.with_name("killed.parquet.partial") / "part-00000000.parquet"
     while not first.exists():
         assert process.poll() is None, process.stderr.read()
         time.sleep(0.01)

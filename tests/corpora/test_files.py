@@ -10,7 +10,8 @@ import pytest
 from datasets import Dataset, IterableDataset
 
 from llamavae.corpora import load_corpus
-from llamavae.corpora.files import read_lines, read_sentences
+from llamavae.corpora.files import read_sentences
+from llamavae.corpora.lines import read_lines
 from llamavae.errors import UserError
 
 

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import itertools
 from collections import Counter
 from dataclasses import replace
 
@@ -10,7 +9,7 @@ import torch
 from tests import tiny
 
 from llamavae.data import sentences as module
-from llamavae.data.sentences import SentenceStream, prepare, sentence_vectors
+from llamavae.data.sentences import prepare, sentence_vectors
 from llamavae.errors import UserError
 from llamavae.files import cache_folder
 from llamavae.modeling import SentenceEncoder, TextDecoder
@@ -152,29 +151,3 @@ def test_an_interrupted_write_leaves_nothing(decoder, encoder, monkeypatch, erro
             prepare(tiny.SENTENCES, decoder, encoder, progress=False)
     assert [p.name.split("-")[0] for p in cache_folder().iterdir()] == ["tokens"]
     assert prepare(tiny.SENTENCES, decoder, encoder, progress=False).vectors is not None
-
-
-# ------------------------------------------------------------------------------- streams
-
-
-def test_stream_has_no_end_and_loses_nothing(decoder, monkeypatch):
-    monkeypatch.setattr(module, "GROUP", 2)
-    starts = []
-
-    def texts():
-        starts.append(None)
-        return iter(tiny.SENTENCES)
-
-    stream = SentenceStream(texts, decoder, batch_size=3)
-    items = list(itertools.islice(stream, 48))  # in groups of 6, of 8 sentences
-    assert Counter(item["text"] for item in items) == dict.fromkeys(tiny.SENTENCES, 6)
-    assert len(starts) == 6
-    for item in items:
-        assert list(item["ids"]) == decoder.tokenize([item["text"]])[0][0]
-    again = [item["text"] for item in itertools.islice(stream, 48)]
-    assert again == [item["text"] for item in items]
-
-
-def test_empty_stream(decoder):
-    with pytest.raises(UserError, match="got an empty one"):
-        next(iter(SentenceStream(lambda: [], decoder, batch_size=3)))

@@ -9,6 +9,8 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -152,13 +154,25 @@ def test_dropout_goes_on(tmp_path):
     assert_equal(runs.quick(values, resume=True).folder, whole.folder)
 
 
-def test_stream(tmp_path):
-    """Also in the second pass over the stream, which begins inside a group of batches."""
+@pytest.mark.parametrize("shards", [1, 4])
+def test_stream(tmp_path, shards):
+    """Also in the second pass over the stream, which begins inside a block of batches.
+
+    With shards, batches are limited by tokens, and vectors are on disk.
+    """
+    path = runs.corpus(tmp_path)
     changes: dict[str, Any] = {
-        "corpus": {"name": str(runs.corpus(tmp_path)), "streaming": True},
+        "corpus": {"name": str(path), "streaming": True},
         "optimisation": {"steps": 8, "batch_size": 24},
         "output": {"folder": str(tmp_path / "whole"), "log_every": 1, "save_every": 6},
     }
+    if shards > 1:
+        path = tmp_path / "sentences.parquet"
+        pq.write_table(pa.table({"text": runs.SENTENCES}), path, row_group_size=15)
+        changes["corpus"] |= {"name": str(path), "cache_vectors": True, "shuffle_buffer": 48}
+        changes["optimisation"] |= {"batch_tokens": 50, "micro_batch_size": 6}
+        frozen = {"model": str(tiny.encoder("bert-mean")), "scratch": None, "training": "frozen"}
+        changes["encoder"] = frozen
     whole = runs.quick(runs.settings(tmp_path, "whole", **changes))
     changes["output"] |= {"folder": str(tmp_path / "killed")}
     values = runs.settings(tmp_path, "killed", **changes)

@@ -16,7 +16,6 @@ from llamavae.cli.options import (
     Json,
     Refine,
     default_model,
-    placement,
     quiet,
 )
 from llamavae.cli.output import note, write
@@ -72,6 +71,7 @@ class _GuideOptions:
         quiet()
         from llamavae import InvertibleCVAE
         from llamavae.pretrained import DEFINITIONS
+        from llamavae.pretrained.loading import placement
 
         name = default_model(*DEFINITIONS) if self.model is None else self.model
         source = Path(name).expanduser()

@@ -25,6 +25,7 @@ from llamavae.errors import LARGEST, UserError, check_int, check_seed
 
 if TYPE_CHECKING:
     from llamavae import LlaMaVAE
+    from llamavae.bulk.task import Engine, ModelSource
     from llamavae.modeling import SentenceEncoder
 
 Json = Annotated[bool, typer.Option("--json", help="Write one JSON object per line.")]
@@ -169,35 +170,69 @@ class ModelOptions:
         """Load the model."""
         quiet()
         from llamavae import LlaMaVAE
+        from llamavae.pretrained.loading import placement
 
         return LlaMaVAE.from_pretrained(self.source, **placement(self.device, self.dtype))
+
+    def source_for_workers(self) -> ModelSource:
+        """The model for an engine whose workers load it."""
+        from llamavae.bulk.task import ModelSource
+
+        folder = Path(self.source).expanduser()
+        name = str(folder.absolute()) if folder.is_dir() else self.source
+        return ModelSource(name, self.device, self.dtype)
 
     def load_encoder(self, source: str) -> SentenceEncoder:
         """Load a sentence encoder instead, on the device and in the dtype of the options."""
         quiet()
         from llamavae.modeling.loading import load_sentence_encoder
+        from llamavae.pretrained.loading import placement
 
         options = placement(None if self.device == "auto" else self.device, self.dtype)
         device = options.pop("device_map", "cpu")
         return load_sentence_encoder(source, **options).to(device)
 
 
-def placement(device: str | None, dtype: str | None) -> dict[str, Any]:
-    """Options of `LlaMaVAE.from_pretrained` for a device and a dtype."""
-    options: dict[str, Any] = {} if dtype is None else {"dtype": dtype}
-    place = _device(device)
-    return options if place == "cpu" else options | {"device_map": place}
+@dataclass
+class EngineOptions:
+    """Where a large file is processed."""
 
+    panel: ClassVar[str] = "Engine"
 
-def _device(name: str | None) -> str:
-    import torch
+    engine: Annotated[
+        Literal["local", "ray"],
+        typer.Option(
+            help="local: this process. ray: workers of Ray on this machine or a cluster, for a "
+            "Parquet file; requires --output and `pip install 'llamavae[ray]'`. Both write the "
+            "same file."
+        ),
+    ] = "local"
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, help="Number of workers of Ray. Default: one per GPU, or per core."),
+    ] = None
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="CPU threads of each worker of Ray. Default: 1.")
+    ] = None
+    ray_address: Annotated[
+        str | None,
+        typer.Option(
+            help="Cluster of Ray to use, such as auto or ray://HOST:10001. Default: RAY_ADDRESS, "
+            "or else this machine."
+        ),
+    ] = None
 
-    from llamavae.pretrained.loading import find_device
+    def create(self, output: Path | None) -> Engine:
+        """The engine; it must be local without an output."""
+        if output is None and self.engine != "local":
+            raise UserError(
+                f"--engine {self.engine} requires a Parquet file to write. Use --output"
+            )
+        from llamavae.bulk.engine import find_engine
 
-    if name is None:
-        accelerator = torch.accelerator.current_accelerator(check_available=True)
-        return accelerator.type if accelerator else "cpu"
-    return name if name == "auto" or find_device(name).type != "cpu" else "cpu"
+        return find_engine(
+            self.engine, workers=self.workers, threads=self.threads, address=self.ray_address
+        )
 
 
 def quiet() -> None:
@@ -290,7 +325,7 @@ def _full(rows: Iterable[tuple[int, str | None]], where: str) -> Iterator[str]:
 
 
 def _standard_input(explicit: bool) -> Iterator[tuple[int, str]]:
-    from llamavae.corpora.files import decode_lines
+    from llamavae.corpora.lines import decode_lines
 
     if sys.stdin.isatty():
         if not explicit:

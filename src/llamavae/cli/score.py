@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from llamavae.cli.options import Json, quiet
-from llamavae.cli.output import note, write, write_table
+from llamavae.cli.options import EngineOptions, Json, quiet
+from llamavae.cli.output import note, progress_bar, resumable, write, write_table
 from llamavae.errors import UserError
 from llamavae.files import write_csv, write_json
 from llamavae.folders import check_output, locked
@@ -27,9 +27,11 @@ def score(
         typer.Argument(
             metavar="FILE...",
             help="Files of predictions (JSON lines), or with --references submissions for CODWOE "
-            "(.json). The others are compared with the first.",
+            "(.json). The others are compared with the first. Or a single Parquet file of any "
+            "length, whose rows are scored one by one.",
         ),
     ],
+    engine: EngineOptions,
     references: Annotated[
         Path | None,
         typer.Option(
@@ -74,8 +76,17 @@ def score(
     seed: Annotated[int, typer.Option(min=0, help="Random seed.")] = 0,
     resamples: Annotated[int, typer.Option(min=1, help="Number of bootstrap samples.")] = 1000,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Folder of the results. Default: none.")
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="Folder of the results, or for a Parquet file of predictions the Parquet file of "
+            "their scores. Default: none.",
+        ),
     ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an existing Parquet file.")
+    ] = False,
     submission: Annotated[
         Path | None,
         typer.Option(
@@ -89,6 +100,18 @@ def score(
 
     Several files about the same items are compared, with significance tests of the differences.
     """
+    models = {"encoder": encoder, "mover": mover, "bertscore": bertscore, "bleurt": bleurt}
+    settings = {**models, "bertscore_layer": bertscore_layer}
+    if any(file.suffix.lower() == ".parquet" for file in files):
+        if len(files) > 1 or output is None or references or submission:
+            raise UserError(
+                "a Parquet file of predictions is scored alone, to another Parquet file. Use "
+                "llamavae score FILE.parquet --output SCORES.parquet"
+            )
+        _score_rows(files[0], output, settings, engine, overwrite, json)
+        return
+    if engine.engine != "local" or overwrite:
+        raise UserError("--engine and --overwrite are for a single Parquet file of predictions")
     from llamavae.corpora.codwoe import check_submission
     from llamavae.evaluation.predictions import write_submission
     from llamavae.evaluation.scoring import Scorer
@@ -100,8 +123,7 @@ def score(
     check_submission(submission)
     systems = _read(files, references)
     quiet()
-    models = {"encoder": encoder, "mover": mover, "bertscore": bertscore, "bleurt": bleurt}
-    settings = {**models, "bertscore_layer": bertscore_layer, "seed": seed, "resamples": resamples}
+    settings |= {"seed": seed, "resamples": resamples}
     rows = Scorer(**settings).compare(systems)
     if submission is not None:
         write_submission(systems[0], submission)
@@ -115,6 +137,35 @@ def score(
         write_table(_table(rows, len(systems) > 1))
     if output is not None:
         note(f"the results are in {output}")
+
+
+def _score_rows(
+    file: Path,
+    output: Path,
+    models: dict[str, Any],
+    engine: EngineOptions,
+    overwrite: bool,
+    json: bool,
+) -> None:
+    """Score a Parquet file row by row."""
+    from llamavae.bulk import score_file
+    from llamavae.evaluation.results import number_text
+    from llamavae.evaluation.scoring import METRICS
+
+    quiet()
+    runner = engine.create(output)
+    with progress_bar("scoring", "predictions") as update, resumable():
+        report = score_file(
+            file, output, overwrite=overwrite, progress=update, engine=runner, **models
+        )
+    if json:
+        for name, value in report.metrics.items():
+            write(True, metric=name, value=value, n=report.items)
+    else:
+        rows = [(n, number_text(v), METRICS[n].direction) for n, v in report.metrics.items()]
+        write_table([("metric", "value", "better"), *rows])
+    resumed = f"; {report.resumed:,} of them from an interrupted run" * bool(report.resumed)
+    note(f"the scores of {report.items:,} predictions are in {report.output}{resumed}")
 
 
 def _read(files: list[Path], references: Path | None) -> list[Predictions]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import typer
 
-from llamavae.cli.options import ModelOptions, placement, quiet
+from llamavae.cli.options import ModelOptions, quiet
 from llamavae.errors import UserError
 
 if TYPE_CHECKING:
@@ -127,6 +127,7 @@ def load_models(
         return model.load(), None
     quiet()
     from llamavae import InvertibleCVAE
+    from llamavae.pretrained.loading import placement
 
     options = placement(model.device, model.dtype)
     vae = None if definitions == default else model.source

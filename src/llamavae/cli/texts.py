@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from llamavae.cli.options import (
+    EngineOptions,
     FileOptions,
     Generation,
     Json,
@@ -35,6 +36,7 @@ Steps = Annotated[int, typer.Option(help="Number of latent codes.")]
 def encode(
     model: ModelOptions,
     source: FileOptions,
+    engine: EngineOptions,
     text: TextArguments = None,
     output: Annotated[
         Path | None,
@@ -62,6 +64,7 @@ def encode(
 
     Without --output, the result is one JSON object per line on standard output.
     """
+    runner = engine.create(output)
     if vectors is not None:
         if text or source.file is not None or output is not None or refine:
             raise UserError("--vectors is used alone: without texts, --file, --output and --refine")
@@ -83,10 +86,9 @@ def encode(
     from llamavae.bulk import check_paths, encode_file
 
     check_paths(source.file, output, overwrite)  # before loading the model
-    vae = model.load()
     with progress_bar("encoding", "sentences") as update, resumable():
         report = encode_file(
-            vae,
+            model.load() if engine.engine == "local" else model.source_for_workers(),
             source.file,
             output,
             column=source.column,
@@ -94,6 +96,7 @@ def encode(
             overwrite=overwrite,
             refine=refine,
             progress=update,
+            engine=runner,
         )
     remarks = [f"{report.sentences:,} sentences are in {report.output}"]
     if report.resumed:
@@ -124,6 +127,7 @@ def _encode_vectors(model: ModelOptions, file: Path) -> None:
 def decode(
     model: ModelOptions,
     generation: Generation,
+    engine: EngineOptions,
     file: Annotated[
         Path | None,
         typer.Option(
@@ -133,12 +137,51 @@ def decode(
             "(N, D), or JSON lines with one vector each. Default: JSON lines on standard input.",
         ),
     ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="Parquet file to write, with columns id and text. Requires --file. An interrupted "
+            "run resumes when the command is repeated.",
+        ),
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an existing output file.")
+    ] = False,
     json: Json = False,
 ) -> None:
-    """Decode latent codes to text. The inverse of `encode`."""
+    """Decode latent codes to text. The inverse of `encode`.
+
+    Without --output, the texts are written to standard output.
+    """
+    if file is None and output is not None:
+        raise UserError(
+            "--output requires a file of latent codes, so that the run can resume. Use --file"
+        )
     if file is None and sys.stdin.isatty():
         raise UserError("expected latent codes. Pass --file FILE, or JSON lines on standard input")
+    runner = engine.create(output)
     options = generation.options()
+    if file is not None and output is not None:
+        from llamavae.bulk import check_paths, decode_file
+
+        check_paths(file, output, overwrite)  # before loading the model
+        with progress_bar("decoding", "codes") as update, resumable():
+            report = decode_file(
+                model.load() if engine.engine == "local" else model.source_for_workers(),
+                file,
+                output,
+                batch_size=model.batch_size,
+                seed=generation.seed,
+                overwrite=overwrite,
+                progress=update,
+                engine=runner,
+                **options,
+            )
+        resumed = f"; {report.resumed:,} of them from an interrupted run" * bool(report.resumed)
+        note(f"{report.texts:,} texts are in {report.output}{resumed}")
+        return
     vae = model.load()
     from llamavae.data import code_files
 

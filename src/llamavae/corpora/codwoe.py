@@ -20,6 +20,7 @@ import numpy as np
 
 from llamavae.corpora import files
 from llamavae.corpora.corpus import Corpus, Request, Source
+from llamavae.corpora.lines import check_file
 from llamavae.corpora.matrices import check_matrix
 from llamavae.corpora.text import from_rows
 from llamavae.errors import UserError, unknown
@@ -69,7 +70,7 @@ def read_items(path: str | os.PathLike[str]) -> list[CodwoeItem]:
             of its kind. The message names the file and the item.
     """
     path = Path(path).expanduser()
-    files.check_file(path)
+    check_file(path)
     items: dict[str, CodwoeItem] = {}
     sizes: dict[str, int] = {}
     for number, entry in enumerate(_entries(path), 1):

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import csv
-import gzip
 import json
 import logging
-import shlex
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -18,8 +15,17 @@ import pyarrow.parquet
 from datasets import Features, IterableDataset, Value
 
 from llamavae.corpora.corpus import Sentences
+from llamavae.corpora.lines import check_file, decode_lines, read_lines
+from llamavae.corpora.pieces import (
+    WHOLE,
+    Piece,
+    find_pieces,
+    lines_before,
+    parquet_batches,
+    raw_lines,
+)
 from llamavae.corpora.text import choose_column, from_rows
-from llamavae.errors import UserError, nearest, unknown
+from llamavae.errors import UserError, unknown
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +35,7 @@ _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 _SENTENCES = ("text", "texts", "sentence", "sentences")
 """Names of a column of sentences by which a header is recognised, in lower case."""
 _MISSING = ("", "na", "n/a", "nan", "null", "none", "true", "false", "inf")
+_BATCH = 1024  # rows of Parquet that are Python objects at a time
 _SAMPLE = 100  # number of records used to find the column with the sentences
 
 SUFFIXES = (".txt", ".jsonl", ".json", ".csv", ".tsv", ".parquet")
@@ -73,20 +80,23 @@ def load(path: Path, column: str | None = None, streaming: bool = False) -> Sent
     if first is None:
         what = "is empty" if path.stat().st_size == 0 else "has no line with text"
         raise UserError(f"{path} {what}; expected one sentence per line or row")
-    arguments = {"name": name, "column": column}
     if streaming:
         strings = Features({key: Value("string") for key in first})
         features = strings if format_of(path) in (".txt", *_DELIMITERS) else None
+        arguments = {"name": name, "column": column, "pieces": _pieces(path)}
         return IterableDataset.from_generator(_rows, features, gen_kwargs=arguments)
-    return from_rows(_rows(**arguments), name)  # type: ignore[arg-type]
+    return from_rows(_rows(name, column), name)
 
 
-def read_sentences(path: Path, column: str | None = None) -> Iterator[tuple[int, str | None]]:
+def read_sentences(
+    path: Path, column: str | None = None, first: int = 1
+) -> Iterator[tuple[int, str | None]]:
     """Each line or row of a file with its number, counted from 1; None if the text is blank.
 
     Args:
         path: A file in a format of `load`; a file with an unknown suffix is read as lines of text.
         column: Column that holds the sentences, as for `load`.
+        first: Number of the first line or row. Parquet is read from its row group on.
 
     Raises:
         UserError: No such file, or one that cannot be read; the message names the line.
@@ -95,85 +105,43 @@ def read_sentences(path: Path, column: str | None = None) -> Iterator[tuple[int,
         check_file(path)
     if format_of(path) in SUFFIXES:
         column = _find_column(path, column)
-        for number, fields in _records(path):
+        for number, fields in read_records(path, first, [column]):
             yield number, None if fields is None else _text(path, number, fields, column)
     else:
         for number, line in read_lines(path):
-            yield number, line.strip() or None
+            if number >= first:
+                yield number, line.strip() or None
 
 
-def check_file(path: Path) -> None:
-    """Raise an error for a path that is not a file, with similar names in its folder."""
-    if path.is_file():
-        return
-    if path.is_dir():
-        raise UserError(f"{path} is a folder; expected a file")
-    if not path.parent.is_dir():
-        raise UserError(f"no such file: {path} (there is no folder {path.parent} either)")
-    close = nearest(path.name, [entry.name for entry in path.parent.iterdir()])
-    hint = f" Did you mean {' or '.join(map(shlex.quote, close))}?" if close else ""
-    raise UserError(f"no such file: {path}.{hint}")
+def read_records(
+    path: Path, first: int = 1, columns: Sequence[str] | None = None
+) -> Iterator[Record]:
+    """Each line or row of a file with its number, counted from 1; None for a blank line.
 
-
-def read_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Numbered lines of a UTF-8 file, with their line ends; a byte order mark is removed.
+    Args:
+        path: A file in a format of `load`.
+        first: As for `read_sentences`.
+        columns: Columns to read of Parquet; other formats have all of theirs.
 
     Raises:
-        UserError: No such file, or one that is binary or in another encoding.
+        UserError: As for `read_sentences`.
     """
-    if not path.exists() or path.is_dir():  # a pipe is allowed
-        check_file(path)
-    opened = gzip.open if path.suffix.lower() == ".gz" else open
-    number = 0
-    try:
-        with opened(path, "rb") as file:
-            for number, line in decode_lines(file, str(path)):
-                yield number, line
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise UserError(
-            f"{path}:{number + 1}: damaged or not a gzip file ({error}). Copy the file again"
-        ) from error
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+    if format_of(path) == ".parquet":
+        yield from _parquet(path, first, columns)
+    else:
+        yield from (record for record in _records(path) if record[0] >= first)
 
 
-def decode_lines(lines: Iterable[bytes], name: str) -> Iterator[tuple[int, str]]:
-    """Like `read_lines`, for the bytes of an open file or of standard input, called `name`."""
-    for number, raw in enumerate(lines, 1):
-        if number == 1 and raw.startswith((b"\xff\xfe", b"\xfe\xff")):
-            command = _pipe(name, "iconv -f UTF-16 -t UTF-8")
-            raise UserError(f"{name}:1: is in UTF-16; expected UTF-8. Convert it: {command}")
-        if number == 1 and b"\r" in raw.rstrip(b"\r\n"):
-            command = _pipe(name, r"tr '\r' '\n'")
-            raise UserError(
-                f"{name}:1: the line ends are carriage returns alone (CR); expected LF or CR LF. "
-                f"Convert it: {command}"
-            )
-        if b"\0" in raw:
-            raise UserError(f"{name}:{number}: contains a NUL byte; expected a UTF-8 text file")
-        try:
-            yield number, raw.decode("utf-8-sig" if number == 1 else "utf-8")
-        except UnicodeDecodeError as error:
-            raise UserError(
-                f"{name}:{number}: invalid UTF-8 byte 0x{raw[error.start]:02x} at position "
-                f"{error.start + 1}; {_conversion(name, 'LATIN1')}"
-            ) from error
-
-
-def _conversion(name: str, encoding: str) -> str:
-    command = _pipe(name, f"iconv -f {encoding} -t UTF-8")
-    return f"expected UTF-8. If it is in {encoding}, convert it: {command}"
-
-
-def _pipe(name: str, command: str) -> str:
-    """A shell command that converts a file, or standard input, and does not overwrite the file."""
-    path = Path(name)
-    if not path.is_file():
-        return f"`... | {command} | llamavae ...`"
-    unpacked = path.with_suffix("") if path.suffix.lower() == ".gz" else path
-    reading = "gzip -dc" if unpacked != path else "cat"
-    new = unpacked.with_name(f"new-{unpacked.name}")
-    return f"`{reading} {shlex.quote(name)} | {command} > {shlex.quote(str(new))}`"
+def _pieces(path: Path) -> list[Piece]:
+    """The pieces of a file that a stream reads independently."""
+    suffix = format_of(path)
+    if path.suffix.lower() == ".gz" or suffix not in (".txt", ".jsonl", ".parquet"):
+        return [WHOLE]
+    if suffix == ".jsonl":
+        head = next(line for _, line in read_lines(path) if line.strip())
+        if head.lstrip().startswith("["):
+            return [WHOLE]  # one array over several lines
+    return find_pieces(path)
 
 
 def _find_column(path: Path, column: str | None) -> str:
@@ -214,17 +182,37 @@ def _is_name(cell: str) -> bool:
     return not (sentence or value)
 
 
-def _rows(name: str, column: str, quiet: bool = False) -> Iterator[dict[str, Any]]:
+def _rows(
+    name: str, column: str, pieces: Sequence[Piece] = (WHOLE,), quiet: bool = False
+) -> Iterator[dict[str, Any]]:
     path, blank = Path(name), 0
-    for number, fields in _records(path):
-        text = None if fields is None else _text(path, number, fields, column)
-        if fields is None or text is None:
-            blank += 1
-        else:
-            others = {key: value for key, value in fields.items() if key not in (column, "text")}
-            yield {"text": text, **others}
-    if blank and not quiet:
+    for piece in pieces:
+        try:
+            for text, fields in _texts(path, column, _records(path, piece)):
+                if text is None:
+                    blank += 1
+                else:
+                    others = {k: value for k, value in fields.items() if k not in (column, "text")}
+                    yield {"text": text, **others}
+        except UserError:
+            if format_of(path) != ".parquet" and piece[0]:  # raise it with the number of the line
+                first = lines_before(path, piece) + 1
+                for _ in _texts(path, column, _records(path, piece, first)):
+                    pass
+            raise
+    if blank and not quiet and pieces[0] == WHOLE:
         logger.warning("%s: skipped %d blank line(s)", path, blank)
+
+
+def _texts(
+    path: Path, column: str, records: Iterable[Record]
+) -> Iterator[tuple[str | None, dict[str, Any]]]:
+    """The sentence and the fields of each record; None for a blank one."""
+    for number, fields in records:
+        if fields is None:
+            yield None, {}
+        else:
+            yield _text(path, number, fields, column), fields
 
 
 def _text(path: Path, number: int, fields: dict[str, Any], column: str) -> str | None:
@@ -248,13 +236,18 @@ def _text(path: Path, number: int, fields: dict[str, Any], column: str) -> str |
     return (text or "").strip() or None
 
 
-def _records(path: Path) -> Iterator[Record]:
+def _records(path: Path, piece: Piece = WHOLE, first: int = 1) -> Iterator[Record]:
+    """The records of a piece of a file, whose first line has the number `first`."""
     suffix = format_of(path)
-    if suffix == ".txt":
-        return ((n, {"text": line} if line.strip() else None) for n, line in read_lines(path))
+    if suffix == ".parquet":
+        return _parquet(path, piece=piece)
     if suffix in _DELIMITERS:
         return _table(path, _DELIMITERS[suffix])
-    return _parquet(path) if suffix == ".parquet" else _json(path)
+    whole = piece == WHOLE
+    lines = read_lines(path) if whole else decode_lines(raw_lines(path, piece), str(path), first)
+    if suffix == ".txt":
+        return ((n, {"text": line} if line.strip() else None) for n, line in lines)
+    return _json(path) if whole else _json_lines(path, lines)
 
 
 def _table(path: Path, delimiter: str) -> Iterator[Record]:
@@ -330,7 +323,11 @@ def _json(path: Path) -> Iterator[Record]:
         objects = [_object(entry, path, n) for n, entry in enumerate(parse_json(path), 1)]
         yield from enumerate(objects, 1)
         return
-    for number, line in read_lines(path):
+    yield from _json_lines(path, read_lines(path))
+
+
+def _json_lines(path: Path, lines: Iterable[tuple[int, str]]) -> Iterator[Record]:
+    for number, line in lines:
         if line.strip():
             yield number, _object(parse_json(path, line.rstrip(), number), path, number)
         else:
@@ -372,13 +369,16 @@ def _object(value: Any, path: Path, number: int) -> dict[str, Any]:
     return value
 
 
-def _parquet(path: Path) -> Iterator[Record]:
+def _parquet(
+    path: Path, first: int = 1, columns: Sequence[str] | None = None, piece: Piece = WHOLE
+) -> Iterator[Record]:
     try:
-        number = 0
-        for batch in pyarrow.parquet.ParquetFile(path).iter_batches():
-            for fields in batch.to_pylist():
-                number += 1
-                yield number, fields
+        file = pyarrow.parquet.ParquetFile(path)
+        for number, batch in parquet_batches(file, _BATCH, max(first, piece[0] + 1), columns):
+            for row, fields in enumerate(batch.to_pylist(), number):
+                if piece != WHOLE and row > piece[1]:
+                    return
+                yield row, fields
     except (pa.ArrowException, OSError) as error:
         message = " ".join(str(error).split())[:200]
         raise UserError(f"{path} is not a Parquet file, or damaged: {message}") from error

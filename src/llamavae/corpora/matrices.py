@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from llamavae.corpora import files
+from llamavae.corpora.lines import check_file
 from llamavae.errors import UserError, unknown
 
 
@@ -29,7 +29,7 @@ def read_matrix(path: str | os.PathLike[str], column: str | None = None) -> np.n
             from 1.
     """
     path = Path(path).expanduser()
-    files.check_file(path)
+    check_file(path)
     with path.open("rb") as file:
         magic = file.read(6)
     if magic == b"\x93NUMPY":

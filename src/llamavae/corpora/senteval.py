@@ -11,7 +11,7 @@ import random
 from dataclasses import dataclass
 from pathlib import Path
 
-from llamavae.corpora import files
+from llamavae.corpora.lines import read_lines
 from llamavae.errors import MissingData, UserError, unknown
 
 VARIABLE = "LLAMAVAE_SENTEVAL"
@@ -83,7 +83,7 @@ def load_task(
         raise UserError(f"limit must be at least 1; got {limit}")
     parts = {part: Part([], []) for part in PARTS.values()}
     wrong: list[int] = []
-    for number, line in files.read_lines(path):
+    for number, line in read_lines(path):
         if not line.strip():
             continue
         cells = line.rstrip("\r\n").split("\t")

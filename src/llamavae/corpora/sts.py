@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from llamavae.corpora import files, hub
+from llamavae.corpora.lines import check_file, read_lines
 from llamavae.errors import MissingData, UserError, unknown
 
 logger = logging.getLogger(__name__)
@@ -114,7 +115,7 @@ def read_pairs(path: Path, malformed: Malformed = "refuse") -> ScoredPairs:
         if not inputs:
             raise UserError(f"{path} is a folder without files {_INPUT}*.txt; expected a file")
         return _check(chain.from_iterable(map(_two_files, inputs)), malformed)
-    files.check_file(path)
+    check_file(path)
     suffix = files.format_of(path)
     if path.name.startswith(_INPUT):
         rows = _two_files(path)
@@ -258,7 +259,7 @@ def _layout(rows: Sequence[Sequence[str]]) -> tuple[dict[str, int], int]:
 
 def _cells(path: Path, suffix: str) -> Iterator[tuple[int, list[str]]]:
     """The cells of each line with its number."""
-    lines = list(files.read_lines(path))
+    lines = list(read_lines(path))
     first = next((line for _, line in lines if line.strip()), "")
     if suffix != ".csv" or first.count("\t") > 1:  # STS-B has tabs in a .csv file
         for number, line in lines:
@@ -276,8 +277,8 @@ def _cells(path: Path, suffix: str) -> Iterator[tuple[int, list[str]]]:
 def _two_files(path: Path) -> Iterator[_NamedRow]:
     """The pairs of STS.input.NAME.txt with the scores of STS.gs.NAME.txt."""
     gold = path.with_name(_GOLD + path.name.removeprefix(_INPUT))
-    files.check_file(gold)
-    pairs, scores = (list(files.read_lines(each)) for each in (path, gold))
+    check_file(gold)
+    pairs, scores = (list(read_lines(each)) for each in (path, gold))
     if len(pairs) != len(scores):
         raise UserError(
             f"{gold}: expected a line for each of the {len(pairs)} lines of {path.name}; got "
@@ -290,7 +291,7 @@ def _two_files(path: Path) -> Iterator[_NamedRow]:
 
 
 def _objects(path: Path) -> Iterator[_NamedRow]:
-    for number, line in files.read_lines(path):
+    for number, line in read_lines(path):
         if line.strip():
             try:
                 value = json.loads(line)

@@ -21,7 +21,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from llamavae.corpora import files
+from llamavae.corpora.lines import check_file
 from llamavae.errors import UserError
 
 Entry = tuple[bytes, np.ndarray]  # word and its vector (C,)
@@ -88,7 +88,7 @@ def read_word_vectors(
             the entry for a binary file.
     """
     path = Path(path).expanduser()
-    files.check_file(path)
+    check_file(path)
     wanted = None
     if words is not None:
         forms = (form for word in words for form in _forms(word))

@@ -15,8 +15,8 @@ from typing import BinaryIO
 
 from datasets import Features, IterableDataset, Value
 
-from llamavae.corpora import files
 from llamavae.corpora.corpus import Corpus, Request, Sentences
+from llamavae.corpora.lines import check_file
 from llamavae.errors import UserError
 
 URL = "https://kaikki.org/dictionary/English/kaikki.org-dictionary-English.jsonl"
@@ -64,7 +64,7 @@ def _open(source: str) -> BinaryIO:
 
 def _load(request: Request) -> Sentences:
     if request.path is not None:
-        files.check_file(request.path)
+        check_file(request.path)
     source = URL if request.path is None else str(request.path)
     if next(_rows(source), None) is None:
         raise UserError(f"{source} has no definitions; expected the JSON lines of Wiktextract")

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from llamavae.corpora import files
 from llamavae.corpora.corpus import Corpus, Request, Source
+from llamavae.corpora.lines import check_file, read_lines
 from llamavae.corpora.text import from_rows
 from llamavae.errors import UserError
 
@@ -52,7 +53,7 @@ def load(path: Path, column: str | None = None) -> Source:
         if not tables:
             raise UserError(f"no WorldTree table (.tsv with a column {_UID!r}) in {path}. {_GET}")
     else:
-        files.check_file(path)
+        check_file(path)
         if not _header(path):
             return files.load(path, column)
         tables = [path]
@@ -61,7 +62,7 @@ def load(path: Path, column: str | None = None) -> Source:
 
 def _rows(table: Path) -> Iterator[dict[str, str]]:
     header = _header(table)
-    for number, line in files.read_lines(table):
+    for number, line in read_lines(table):
         if number == 1 or not line.strip():
             continue
         cells = dict(zip(header, _cells(line), strict=False))  # empty cells at the end are omitted
@@ -77,7 +78,7 @@ def _header(table: Path) -> list[str]:
     """Names of the columns, each made unique, or nothing when this is no table of WorldTree."""
     if table.suffix.lower() != ".tsv":
         return []
-    first = next(files.read_lines(table), None)
+    first = next(read_lines(table), None)
     names = _cells(first[1]) if first else []
     if _UID not in names:
         return []

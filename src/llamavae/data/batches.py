@@ -21,7 +21,8 @@ Item = dict[str, Any]
 class Collator:
     """Collates sentences to the inputs of `LlaMaVAE.forward`, padded to the longest of the batch.
 
-    The vectors of a teacher, which the model does not use, are added as `teacher_vectors` (B, K).
+    What the model does not use is passed on: the vectors of a teacher as `teacher_vectors` (B, K),
+    and the `position` of a stream.
 
     Args:
         decoder: Pads the ids.
@@ -41,6 +42,8 @@ class Collator:
             batch["encoder_inputs"] = self.encoder.tokenize([item["text"] for item in items])
         if "teacher" in items[0]:
             batch["teacher_vectors"] = torch.from_numpy(np.stack([i["teacher"] for i in items]))
+        if "position" in items[0]:
+            batch["position"] = items[0]["position"]
         return batch
 
 
@@ -96,3 +99,24 @@ def by_length(
         by_length = order[part][np.argsort(lengths[part], kind="stable")]
         batches.append(by_length.reshape(-1, batch_size))
     return random.permutation(np.concatenate(batches))
+
+
+def by_tokens(
+    order: np.ndarray, lengths: np.ndarray, rows: int, tokens: int, random: np.random.Generator
+) -> list[np.ndarray]:
+    """Batches of `order` of at most so many rows and padded tokens, sorted as by `by_length`.
+
+    A sentence that is longer than the limit is a batch of its own.
+    """
+    batches: list[np.ndarray] = []
+    for start in range(0, len(order), GROUP * rows):
+        part = slice(start, start + GROUP * rows)
+        ranks = np.argsort(lengths[part], kind="stable")
+        ordered, sizes = order[part][ranks], lengths[part][ranks]
+        first = 0
+        for end in range(1, len(ordered) + 1):
+            full = end == len(ordered) or end - first == rows
+            if full or (end + 1 - first) * sizes[end] > tokens:
+                batches.append(ordered[first:end])
+                first = end
+    return [batches[int(i)] for i in random.permutation(len(batches))]

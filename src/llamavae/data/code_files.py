@@ -15,7 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from llamavae.corpora.files import check_file, decode_lines, parse_json, read_lines
+from llamavae.corpora.files import parse_json
+from llamavae.corpora.lines import check_file, decode_lines, read_lines
+from llamavae.corpora.pieces import parquet_batches
 from llamavae.errors import UserError
 from llamavae.modeling import LlaMaVAE
 from llamavae.modeling.backbones import fingerprint
@@ -46,7 +48,10 @@ class _LatentCodes:
 
 
 def read_latent_codes(
-    source: Path | Iterable[bytes], batch_size: int = 1024, names: Sequence[str] = CODES
+    source: Path | Iterable[bytes],
+    batch_size: int = 1024,
+    names: Sequence[str] = CODES,
+    first: int = 1,
 ) -> Iterator[_LatentCodes]:
     """Read latent codes from a Parquet file (see `encode_file`), a NumPy array, or JSON lines.
 
@@ -56,6 +61,7 @@ def read_latent_codes(
             object with `mean` or `z`.
         batch_size: Number of codes per batch.
         names: Names of the column or key of the vectors instead, such as `SENTENCE_VECTORS`.
+        first: Number of the first row or line to read, from 1.
 
     Raises:
         UserError: The file cannot be read, or a row is not a vector of finite numbers of the same
@@ -69,11 +75,12 @@ def read_latent_codes(
             check_file(source)
         match source.suffix.lower():
             case ".parquet":
-                batches = _from_parquet(source, batch_size, names)
+                batches = _from_parquet(source, batch_size, names, first)
             case ".npy":
-                batches = _from_numpy(source, batch_size)
+                batches = _from_numpy(source, batch_size, first)
             case _:
-                batches = _from_json(read_lines(source), name, batch_size, names)
+                lines = (line for line in read_lines(source) if line[0] >= first)
+                batches = _from_json(lines, name, batch_size, names)
     size = None
     for ids, texts, vectors in batches:
         for number, text in zip(ids, texts or (), strict=False):
@@ -126,7 +133,9 @@ def _wrong_row(name: str, number: int, vector: Any) -> UserError:
     )
 
 
-def _from_parquet(path: Path, batch_size: int, wanted: Sequence[str]) -> Iterator[_Batch]:
+def _from_parquet(
+    path: Path, batch_size: int, wanted: Sequence[str], first: int
+) -> Iterator[_Batch]:
     try:
         file = pq.ParquetFile(path, page_checksum_verification=True)
         names = file.schema_arrow.names
@@ -141,16 +150,14 @@ def _from_parquet(path: Path, batch_size: int, wanted: Sequence[str]) -> Iterato
             raise UserError(
                 f"{path}: column {column!r} is of type {kind!s:.40}; expected lists of numbers"
             )
-        first = 1
         read = [name for name in ("id", "text", column) if name in names]
-        for batch in file.iter_batches(batch_size, columns=read):
+        for number, batch in parquet_batches(file, batch_size, first, read):
             columns = batch.to_pydict()
-            ids = columns.get("id") or list(range(first, first + len(batch)))
+            ids = columns.get("id") or list(range(number, number + len(batch)))
             if not all(isinstance(one, int | str) for one in ids):
                 kind = file.schema_arrow.field("id").type
                 raise UserError(f"{path}: a row of column 'id' has no integer or string ({kind})")
             yield ids, columns.get("text"), columns[column]
-            first += len(batch)
     except (pa.ArrowException, OSError) as error:
         message = " ".join(str(error).split())[:200]
         raise UserError(
@@ -159,7 +166,7 @@ def _from_parquet(path: Path, batch_size: int, wanted: Sequence[str]) -> Iterato
         ) from error
 
 
-def _from_numpy(path: Path, batch_size: int) -> Iterator[_Batch]:
+def _from_numpy(path: Path, batch_size: int, first: int) -> Iterator[_Batch]:
     try:
         array = np.load(path, mmap_mode="r")
     except (ValueError, EOFError, OSError) as error:
@@ -172,7 +179,7 @@ def _from_numpy(path: Path, batch_size: int) -> Iterator[_Batch]:
         raise UserError(
             f"{path}: expected numbers of shape (N, D); got {array.dtype} of shape {array.shape}"
         )
-    for start in range(0, len(array), batch_size):
+    for start in range(first - 1, len(array), batch_size):
         part = array[start : start + batch_size]
         yield list(range(start + 1, start + 1 + len(part))), None, part
 

@@ -7,17 +7,17 @@ import json
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain, count, islice
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.lib.format import open_memmap
 from torch import Tensor
-from torch.utils.data import Dataset, IterableDataset
+from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
-from llamavae.data.batches import GROUP, Item, by_length
+from llamavae.data.batches import Item
 from llamavae.errors import UserError
 from llamavae.files import cache_folder, disk_errors, replacing_folder
 from llamavae.manifest import damage
@@ -108,10 +108,10 @@ def prepare(
         progress: Show a progress bar on stderr.
         teacher: Encodes further vectors, for `similarity_loss`, which are cached in the same way.
     """
-    corpus = _hash(*texts)
+    corpus = text_hash(*texts)
     folder = cache_folder()
     tokens = _cached(
-        folder / f"tokens-{_hash(corpus, _decoder_key(decoder))}",
+        folder / f"tokens-{text_hash(corpus, _decoder_key(decoder))}",
         lambda new: _write_tokens(new, texts, decoder, progress),
     )
     if vectors is None and encoder is not None and not encoder.trains:
@@ -143,15 +143,16 @@ def sentence_vectors(
     """
     if not len(texts):  # nothing to keep
         return np.empty((0, encoder.dim), np.float32)
-    key = _hash(encoder.cache_key(), str(AS_TEXT))
+    key = text_hash(encoder.cache_key(), str(AS_TEXT))
     encoded = _cached(
-        cache_folder() / f"vectors-{key}-{_hash(*texts)}",
+        cache_folder() / f"vectors-{key}-{text_hash(*texts)}",
         lambda new: _write_vectors(new, texts, encoder, key, progress),
     )
     return np.load(encoded / "vectors.npy", mmap_mode="r")
 
 
-def _hash(*texts: str) -> str:
+def text_hash(*texts: str) -> str:
+    """A hash of texts, as 24 hexadecimal digits."""
     digest = hashlib.blake2b(digest_size=12)
     for text in texts:
         data = text.encode("utf-8", "surrogatepass")
@@ -259,42 +260,3 @@ def _copy_known(out: np.ndarray, names: np.ndarray, folders: Iterable[Path]) -> 
         out[missing[found]] = vectors[rows[found]]
         missing = missing[~found]
     return missing
-
-
-@dataclass(eq=False, repr=False)
-class SentenceStream(IterableDataset[Item]):
-    """An endless stream of sentences, tokenised and batched by length on the fly.
-
-    Nothing is cached: a frozen encoder runs in each training step.
-
-    Args:
-        texts: A function that restarts the stream from its beginning.
-        decoder: Tokenises the sentences.
-        batch_size: Number of sentences per optimiser step, over all processes and accumulation.
-        seed: Seed of the order inside a group of batches.
-    """
-
-    texts: Callable[[], Iterable[str]]
-    decoder: TextDecoder
-    batch_size: int
-    seed: int = 0
-
-    def __iter__(self) -> Iterator[Item]:
-        texts = self._endless()
-        for group in count():
-            random = np.random.default_rng([self.seed, group])
-            part = list(islice(texts, GROUP * self.batch_size))
-            ids, _ = self.decoder.tokenize(part)
-            lengths = np.array([len(row) for row in ids])
-            order = by_length(np.arange(len(part)), lengths, self.batch_size, random)
-            for i in order.ravel().tolist():
-                yield {"text": part[i], "ids": ids[i]}
-
-    def _endless(self) -> Iterator[str]:
-        while True:
-            empty = True
-            for text in self.texts():
-                empty = False
-                yield text
-            if empty:
-                raise UserError("expected a streamed corpus with sentences; got an empty one")

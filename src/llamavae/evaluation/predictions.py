@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from llamavae.corpora.codwoe import read_items, write_definitions
-from llamavae.corpora.files import parse_json, read_lines
+from llamavae.corpora.files import parse_json
+from llamavae.corpora.lines import read_lines
 from llamavae.errors import UserError
 from llamavae.files import write_text
 
@@ -149,7 +150,7 @@ def read_predictions(path: str | os.PathLike[str]) -> Predictions:
         fields = parse_json(path, text.rstrip(), number, expected=_EXPECTED)
         if not isinstance(fields, dict):
             raise UserError(f"{where}: expected {_EXPECTED}; got {text.strip()!r:.40}")
-        item = _item(fields, where)
+        item = parse_prediction(fields, where)
         _check(item, items[0] if items else item, seen, where)
         items.append(item)
         found = {name: _text(fields, name, where) or "" for name in _ABOUT}
@@ -164,7 +165,16 @@ def read_predictions(path: str | os.PathLike[str]) -> Predictions:
     return Predictions(items, **about)
 
 
-def _item(fields: Mapping[str, Any], where: str) -> Prediction:
+def parse_prediction(fields: Mapping[str, Any], where: str) -> Prediction:
+    """A prediction from the fields of a line.
+
+    Args:
+        fields: The fields, see `read_predictions`.
+        where: Where they are from, for messages.
+
+    Raises:
+        UserError: A field is missing or is not valid.
+    """
     name = fields.get("id")
     if isinstance(name, int) and not isinstance(name, bool):
         name = str(name)

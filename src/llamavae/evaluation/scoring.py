@@ -139,6 +139,14 @@ class Scorer:
             rows.append(METRICS[name].row(value, len(items), control=other))
         return Evaluation(rows)
 
+    def values(self, items: Sequence[Prediction]) -> dict[str, Values]:
+        """Values of each metric by item, (N,), or counts (N, K) whose sum gives the metric.
+
+        They depend on these items alone, and not on those of earlier calls.
+        """
+        self._known.clear()
+        return self._items([item.prediction for item in items], items)
+
     def compare(self, systems: Sequence[Predictions]) -> Rows:
         """All metrics of one or more systems, with paired tests against the first system.
 

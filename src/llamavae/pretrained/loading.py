@@ -94,6 +94,24 @@ def find_device(name: str | int | torch.device) -> torch.device:
     return device
 
 
+def placement(device: str | None, dtype: str | None) -> dict[str, Any]:
+    """Options of `LlaMaVAE.from_pretrained` for a device and a dtype.
+
+    Args:
+        device: Name of a device, or auto; None for a GPU if there is one.
+        dtype: Data type of the decoder's weights; None for the default.
+
+    Raises:
+        UserError: The device is unknown, or not available on this machine.
+    """
+    options: dict[str, Any] = {} if dtype is None else {"dtype": dtype}
+    if device is None:
+        accelerator = torch.accelerator.current_accelerator(check_available=True)
+        device = accelerator.type if accelerator else "cpu"
+    cpu = device != "auto" and find_device(device).type == "cpu"
+    return options if cpu else options | {"device_map": device}
+
+
 @contextmanager
 def hub_errors(kind: str, source: str, options: Collection[str] = ()) -> Iterator[None]:
     """Turn failures to reach or find a model into a `UserError` about `source`.

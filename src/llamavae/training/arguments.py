@@ -59,6 +59,7 @@ def training_arguments(
         save_steps=recipe.output.save_every,
         save_total_limit=recipe.output.keep,
         report_to=list(recipe.output.report_to),
+        ignore_data_skip=recipe.corpus.streaming,  # a stream resumes at its position
         dataloader_num_workers=o.workers,
         dataloader_pin_memory=torch.cuda.is_available(),
         ddp_find_unused_parameters=False,

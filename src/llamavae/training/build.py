@@ -119,7 +119,11 @@ def _new_model(
     new_encoder, new_decoder = e.scratch or e.lstm, d.scratch or d.lstm
     if new_encoder or new_decoder:
         train = corpus.train
-        texts = train if isinstance(train, list) else train()
+        if isinstance(train, list):
+            texts = iter(train)
+        else:
+            shuffled = train.shuffle(seed=seed, buffer_size=recipe.corpus.shuffle_buffer)
+            texts = (str(row["text"]) for row in shuffled)
         with processes().main_process_first(), disk_errors(folder, RESUME):
             make_backbones(new_encoder, new_decoder, islice(texts, _SCRATCH_TEXTS), seed, backbones)
         if new_encoder:

@@ -6,16 +6,18 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import transformers
+from datasets import IterableDataset
 from torch import Tensor
 
 from llamavae.data.batches import steps_per_epoch
-from llamavae.data.sentences import SentenceData, SentenceStream, prepare
+from llamavae.data.sentences import SentenceData, prepare
+from llamavae.data.streams import SentenceStream, stream_layout
+from llamavae.data.vector_cache import VectorCache
 from llamavae.errors import UserError
 from llamavae.files import disk_errors, write_json
 from llamavae.folders import locked
@@ -155,14 +157,14 @@ def _prepare(
     encoder, decoder = model.encoder, model.decoder
     train, held_out = corpus.vectors or (None, None)
     main = processes().is_main_process
-    t, o = recipe.teacher, recipe.optimisation
+    t = recipe.teacher
     teacher = None
     if t.model is not None:
         teacher = load_sentence_encoder(t.model, revision=t.revision).to(processes().device)
     with processes().main_process_first():
         validation = prepare(corpus.validation, decoder, encoder, held_out, False, teacher)
         if not isinstance(corpus.train, list):
-            return SentenceStream(corpus.train, decoder, o.batch_size, o.seed), validation
+            return _stream(recipe, model, corpus.train), validation
         data = prepare(corpus.train, decoder, encoder, train, progress and main, teacher)
     if data.truncated and main:
         print(
@@ -173,10 +175,32 @@ def _prepare(
     return data, validation
 
 
+def _stream(recipe: Recipe, model: LlaMaVAE, corpus: IterableDataset) -> SentenceStream:
+    """The stream of training sentences, of which this process takes its share."""
+    c, o, state = recipe.corpus, recipe.optimisation, processes()
+    cache = None
+    if c.cache_vectors:
+        if model.encoder is None or model.encoder.trains:
+            raise UserError("corpus.cache_vectors requires a frozen encoder. Omit the setting")
+        cache = VectorCache(model.encoder)
+    layout = stream_layout(
+        corpus,
+        o.batch_size,
+        o.micro_batch_size,
+        c.shards,
+        state.num_processes,
+        state.process_index,
+        limited=o.batch_tokens is not None,
+    )
+    return SentenceStream(
+        corpus, model.decoder, layout, o.seed, c.shuffle_buffer, o.batch_tokens, cache
+    )
+
+
 def _sample_for_statistics(data: SentenceData | SentenceStream) -> list[str] | Tensor:
     """Texts or cached sentence vectors (N, H_enc) that the standardisation is computed from."""
     if isinstance(data, SentenceStream):
-        return [str(text) for text in islice(data.texts(), _STATISTICS)]
+        return data.sample(_STATISTICS)
     rows = np.random.default_rng(0).permutation(len(data))[:_STATISTICS]
     return data.inputs(rows if data.vectors is None else np.sort(rows))
 

@@ -15,18 +15,27 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from accelerate.data_loader import prepare_data_loader
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.data import Sampler
+from torch.utils.data import DataLoader, Sampler
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
 from llamavae.data.batches import Collator, LengthGroupedSampler
-from llamavae.data.sentences import SentenceData, SentenceStream
+from llamavae.data.sentences import SentenceData
+from llamavae.data.streams import SentenceStream
 from llamavae.errors import Terminated, UserError
 from llamavae.files import disk_errors, write_text
 from llamavae.manifest import write_manifest
 from llamavae.modeling.sharding import is_sharded, place, replicate
-from llamavae.state import load_optimizer, load_random, save_optimizer, save_random
+from llamavae.state import (
+    load_optimizer,
+    load_positions,
+    load_random,
+    save_optimizer,
+    save_positions,
+    save_random,
+)
 from llamavae.training.arguments import processes
 from llamavae.training.callbacks import Progress, StopSafely
 from llamavae.training.folder import CHECKPOINT, RESUME, last_checkpoint, step_of
@@ -71,6 +80,7 @@ class SentenceTrainer(Trainer):
         self.log_file = self.folder / "log.jsonl"
         self._step, self._micro = 0, -1  # optimiser step, and micro-batch in it
         self._sums: dict[str, Tensor] = {}
+        self._positions: dict[str, Any] = {}  # of the shards of a stream, after this step
         self._losses: list[tuple[int, Tensor, Tensor]] = []  # step, loss, ids since the last check
         self._norms: list[tuple[int, Tensor]] = []  # likewise step and norm of the gradient
         self._since, self._rows = time.perf_counter(), 0
@@ -103,6 +113,8 @@ class SentenceTrainer(Trainer):
             if self.is_world_process_zero():
                 self._rewind(-1 if checkpoint is None else step_of(checkpoint))
             processes().wait_for_everyone()
+        if checkpoint and isinstance(self.train_dataset, SentenceStream):
+            self.train_dataset.load_positions(load_positions(checkpoint))
         if checkpoint and step_of(checkpoint) == self.args.max_steps:  # it only needs to be read
             self.load_weights(checkpoint)
             return
@@ -128,6 +140,22 @@ class SentenceTrainer(Trainer):
             )
         return None
 
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """The loader of the training sentences; a stream divides them among processes itself."""
+        data = self.train_dataset
+        if not isinstance(data, SentenceStream):
+            return super().get_train_dataloader()
+        loader = DataLoader(
+            data,
+            batch_size=None,
+            collate_fn=self.collator,
+            num_workers=self.args.dataloader_num_workers,
+            pin_memory=self.args.dataloader_pin_memory,
+        )
+        return prepare_data_loader(  # as if this were the only process
+            loader, self.args.device, 1, 0, put_on_device=True, dispatch_batches=False
+        )
+
     def compute_loss(
         self,
         model: nn.Module,
@@ -139,9 +167,13 @@ class SentenceTrainer(Trainer):
         now = self.state.global_step
         self._step, self._micro = now, self._micro + 1 if now == self._step else 0
         ids = inputs["input_ids"]
+        self._positions |= json.loads(inputs.pop("position", "{}"))
         loss, scalars = self.parts(model, inputs)
+        share = len(ids) / self.args.per_device_train_batch_size  # below 1 with a limit of tokens
+        if share < 1:
+            loss = share * loss
         for name, value in {**scalars, "count": torch.ones_like(loss)}.items():
-            value = value.detach()
+            value = share * value.detach()
             self._sums[name] = self._sums[name] + value if name in self._sums else value
         self._rows += len(ids)
         self._losses.append((now, loss.detach(), ids))
@@ -285,6 +317,8 @@ class SentenceTrainer(Trainer):
     def _save_rng_state(self, output_dir: str) -> None:
         Path(output_dir).mkdir(parents=True, exist_ok=True)
         save_random(Path(output_dir), self.args.process_index)
+        if self._positions:
+            save_positions(self._positions, Path(output_dir), self.args.process_index)
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         if checkpoint is not None:

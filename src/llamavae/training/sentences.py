@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from datasets import Dataset
+from datasets import Dataset, IterableDataset
 
 from llamavae.corpora import load_corpus
 from llamavae.corpora.splits import fold
 from llamavae.errors import UserError
 from llamavae.training.recipe import CorpusPart, Recipe
-
-_SHUFFLED = 10_000  # sentences of a stream that are shuffled together
 
 
 @dataclass(frozen=True)
@@ -22,12 +20,12 @@ class RunSentences:
     """The sentences of a run.
 
     Attributes:
-        train: Training sentences; of a stream, a function that starts it again.
+        train: Training sentences, or a stream of them with a column `text`.
         validation: Held-out sentences.
         vectors: Precomputed sentence vectors (N, H_enc) of both, if the corpus has them.
     """
 
-    train: list[str] | Callable[[], Iterable[str]]
+    train: list[str] | IterableDataset
     validation: list[str]
     vectors: tuple[np.ndarray, np.ndarray] | None = None
 
@@ -43,7 +41,7 @@ def load_sentences(recipe: Recipe) -> RunSentences:
     if c.mix:
         sentences = _mixed([c, *c.mix], held_out)
     elif c.streaming:
-        sentences = _streamed(c, held_out, recipe.optimisation.seed)
+        sentences = _streamed(c, held_out)
     else:
         sentences = _read(c, held_out, recipe.encoder.vectors)
     if len(sentences.validation) < 2:
@@ -57,7 +55,8 @@ def load_sentences(recipe: Recipe) -> RunSentences:
 
 def _options(part: CorpusPart, **changes: Any) -> Any:
     """Options of `load_corpus` for a part of the training data."""
-    return part.model_dump(exclude={"name", "streaming", "mix"}) | changes
+    chosen = set(CorpusPart.model_fields) - {"name"}
+    return part.model_dump(include=chosen) | changes
 
 
 def _read(part: CorpusPart, held_out: int, column: str | None) -> RunSentences:
@@ -67,14 +66,11 @@ def _read(part: CorpusPart, held_out: int, column: str | None) -> RunSentences:
     return RunSentences(list(train["text"]), list(validation["text"]), vectors)
 
 
-def _streamed(part: CorpusPart, held_out: int, seed: int) -> RunSentences:
+def _streamed(part: CorpusPart, held_out: int) -> RunSentences:
     stream = load_corpus(part.name, "train", streaming=True, **_options(part))
     options = _options(part, limit=held_out)
     validation = load_corpus(part.name, "validation", streaming=True, **options)
-    stream = stream.shuffle(seed=seed, buffer_size=_SHUFFLED)
-    return RunSentences(
-        lambda: (row["text"] for row in stream), [row["text"] for row in validation]
-    )
+    return RunSentences(stream.select_columns("text"), [row["text"] for row in validation])
 
 
 def _vectors(data: Dataset, column: str) -> np.ndarray:

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from transformers import TrainingArguments
 
 from llamavae.data.batches import Collator
-from llamavae.data.sentences import SentenceData, SentenceStream
+from llamavae.data.sentences import SentenceData
+from llamavae.data.streams import SentenceStream
 from llamavae.errors import UserError
 from llamavae.modeling import LlaMaVAE, SentenceEncoder
 from llamavae.modeling.checkpoint import frozen_state, reload

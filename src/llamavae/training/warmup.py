@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from transformers import TrainingArguments
 
 from llamavae.data.batches import Collator
-from llamavae.data.sentences import SentenceData, SentenceStream, prepare
+from llamavae.data.sentences import SentenceData, prepare
+from llamavae.data.streams import SentenceStream, stream_layout
 from llamavae.files import disk_errors, replacing_folder
 from llamavae.modeling import TextDecoder
 from llamavae.training.arguments import processes, training_arguments
@@ -39,6 +40,7 @@ def warm_up(
         "steps": scratch.warmup_steps,
         "batch_size": scratch.warmup_batch_size,
         "micro_batch_size": None,
+        "batch_tokens": None,
         "learning_rate": scratch.warmup_learning_rate,
         "warmup_steps": min(recipe.optimisation.warmup_steps, scratch.warmup_steps // 10),
         "gradient_checkpointing": False,
@@ -51,8 +53,14 @@ def warm_up(
             shown = progress and processes().is_main_process
             data = prepare(corpus.train, decoder, progress=shown)
     else:
-        batch_size, seed = scratch.warmup_batch_size, recipe.optimisation.seed
-        data = SentenceStream(corpus.train, decoder, batch_size, seed)
+        state = processes()
+        layout = stream_layout(
+            corpus.train,
+            scratch.warmup_batch_size,
+            processes=state.num_processes,
+            process=state.process_index,
+        )
+        data = SentenceStream(corpus.train, decoder, layout, recipe.optimisation.seed)
     args = training_arguments(parse_recipe(settings), run, scratch.warmup_steps, resumed=True)
     args.eval_strategy = "no"
     trainer = _LanguageModelTrainer(decoder, args, data, folder, progress)

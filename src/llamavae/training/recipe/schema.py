@@ -39,6 +39,15 @@ class CorpusSettings(CorpusPart):
     """Named corpus, text/JSONL/CSV file, folder of a dataset, or hub id."""
     streaming: bool = False
     """Read the corpus during training, for a corpus that does not fit in memory or on disk."""
+    shuffle_buffer: int = Field(default=10_000, ge=1)
+    """Number of sentences of a streamed corpus that are shuffled together in memory."""
+    shards: int | None = Field(default=None, ge=1)
+    """Number of parts in which a streamed corpus is read; each optimiser step takes as many
+    sentences from each, and each process reads its own parts. The run depends on this number, and
+    not on the number of processes. Empty means 8, or what the batch size and the corpus allow."""
+    cache_vectors: bool = False
+    """Keep the outputs of a frozen encoder for a streamed corpus on disk, so that the encoder runs
+    in the first pass only."""
     mix: list[CorpusPart] = Field(default=[])
     """Additional corpora to train on, each with its own settings."""
 
@@ -247,6 +256,10 @@ class OptimisationSettings(Section):
     micro_batch_size: int | None = Field(default=None, ge=1)
     """Sentences per forward pass on one device; empty means the whole batch. The optimiser steps
     are the same, except that kl_rule free_bits then takes the mean over a micro batch."""
+    batch_tokens: int | None = Field(default=None, ge=1)
+    """Maximum number of padded decoder tokens per forward pass on one device, for a streamed
+    corpus. A forward pass then has fewer sentences than micro_batch_size if they are long, and each
+    sentence keeps its weight in the loss."""
     learning_rate: float = Field(default=1e-3, gt=0)
     """Peak learning rate of newly initialised weights (AdamW)."""
     posterior_learning_rate: float | None = Field(default=None, gt=0)
@@ -369,6 +382,14 @@ class Recipe(Section):
             and self.optimisation.workers > 1,
             "corpus.mix: only one corpus can be streamed. Set corpus.streaming to false": streaming
             and mix,
+            "optimisation.batch_tokens and corpus.shards, shuffle_buffer and cache_vectors are "
+            "settings of a stream. Set corpus.streaming to true, or omit them": not streaming
+            and self._streams(),
+            "corpus.cache_vectors: the encoder runs beside the model. Set optimisation.workers to "
+            "0": self.corpus.cache_vectors and self.optimisation.workers > 0,
+            "corpus.cache_vectors: an encoder that is trained has no constant outputs. Set "
+            "encoder.training to frozen, or omit the setting": self.corpus.cache_vectors
+            and self.encoder.training != "frozen",
             "corpus.mix: precomputed vectors (encoder.vectors) support only one corpus. Omit one "
             "of the two": vectors and mix,
             "teacher.model: the teacher encodes all sentences before training. Set "
@@ -383,6 +404,13 @@ class Recipe(Section):
         if any(wrong.values()):
             raise ValueError("\n  ".join(text for text, found in wrong.items() if found))
         return self
+
+    def _streams(self) -> bool:
+        """Whether a setting is given that only a stream has."""
+        fields = type(self.corpus).model_fields
+        names = ("shards", "shuffle_buffer", "cache_vectors")
+        changed = any(getattr(self.corpus, name) != fields[name].default for name in names)
+        return changed or self.optimisation.batch_tokens is not None
 
     def _decided_by_checkpoint(self) -> list[str]:
         """Settings that differ from their defaults although `start_from` determines them."""
