@@ -155,11 +155,17 @@ def _options(
     pass
 
 
-def main() -> None:
-    """Run the command line."""
+def configure() -> None:
+    """Settings of every process of a command."""
     # Imports create many long-lived objects. With default thresholds, garbage collection takes a
     # third of the run time of a short command.
     gc.set_threshold(100_000, 20, 100)
+    warnings.showwarning = _show_warning
+
+
+def main() -> None:
+    """Run the command line."""
+    configure()
     if sys.stdin is None:  # closed
         sys.stdin = Path(os.devnull).open()  # noqa: SIM115
     if sys.stderr is None:
@@ -168,7 +174,6 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):  # its encoding can be ASCII
             stream.reconfigure(errors="backslashreplace")
     signal.signal(signal.SIGTERM, _terminate)
-    warnings.showwarning = _show_warning
     try:
         try:
             app(prog_name="llamavae")

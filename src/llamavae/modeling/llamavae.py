@@ -45,7 +45,7 @@ from llamavae.modeling.prior import Prior, choose_prior
 from llamavae.modeling.refine import Progress, Refinement
 from llamavae.modeling.refine import refine as refine_posterior
 from llamavae.modeling.selfcheck import check_decoder, check_encoder
-from llamavae.modeling.tokenizing import as_full_texts
+from llamavae.parsing import as_full_texts
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer

@@ -1,6 +1,6 @@
 // The page: what is selected, what the service says about it, and the state in the address.
 
-import { ask, keepKey, KeyError, listen, unpack } from "./api.js";
+import { ask, keepKey, KeyError, listen, Loading, unpack } from "./api.js";
 import { COLOURS, LatentMap, OTHER } from "./map.js";
 import { fill, make, marked } from "./words.js";
 
@@ -8,6 +8,7 @@ const $ = (id) => document.getElementById(id);
 const FOUND = 20; // sentences shown by the search
 const SLIDERS = 8; // shown at first
 const MEASURED = 32; // coordinates that are measured at first
+const POLL = 500; // milliseconds between requests while the service is starting
 const PRIOR = 1.96; // half width of the central 95 % of the prior
 
 const TABS = ["place", "path", "coordinates", "combine", "condition", "usage"];
@@ -596,9 +597,23 @@ function show(tab) {
   if (tab === "coordinates" && shown.spot && !changes.size) measure();
 }
 
+/** The map, as soon as the service has it. */
+async function awaitMap() {
+  for (;;) {
+    try {
+      return await ask("/explore/map");
+    } catch (error) {
+      if (!(error instanceof Loading)) throw error;
+      $("key-form").hidden = true;
+      say(`The service is starting: ${error.message.replace(/;.*/, "")} …`);
+      await new Promise((done) => setTimeout(done, POLL));
+    }
+  }
+}
+
 async function start() {
   await task("start", "Loading the map …", async () => {
-    const found = await ask("/explore/map");
+    const found = await awaitMap();
     $("key-form").hidden = true;
     for (const layout of Object.values(found.layouts)) {
       layout.points = unpack(layout.points, Float32Array);
