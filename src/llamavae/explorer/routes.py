@@ -25,6 +25,7 @@ from llamavae.latent.paths import lerp
 from llamavae.serving import Limits
 from llamavae.serving.app import app_of
 from llamavae.serving.batching import Busy
+from llamavae.serving.engine import Engine
 from llamavae.serving.models import Generation, Models
 from llamavae.serving.requests import (
     all_texts,
@@ -115,6 +116,7 @@ def explorer_of(
     app.state.space, app.state.files = space, files
     for path in ("/", "/explore", *files):
         app.get(path, include_in_schema=False)(file if path in files else page)
+    app.get("/explore/progress", response_model=None)(progress)
     app.get("/explore/map", response_model=None)(map_)
     app.get("/explore/usage", response_model=None)(usage)
     for path, endpoint, response in (
@@ -184,6 +186,12 @@ async def page() -> Response:
 async def file(request: Request) -> Response:
     """A file of the page."""
     return request.app.state.files[request.url.path]
+
+
+async def progress(request: Request) -> dict[str, Any]:
+    """Whether the map is there, and otherwise what the service is doing."""
+    engine: Engine = request.app.state.engine
+    return {"ready": engine.facts is not None, "stage": engine.worker.stage}
 
 
 async def map_(request: Request) -> Response:

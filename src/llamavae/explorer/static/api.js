@@ -10,9 +10,6 @@ function headers() {
 /** The key of the service is missing or wrong. */
 export class KeyError extends Error {}
 
-/** The service is still loading the model or encoding the sentences. */
-export class Loading extends Error {}
-
 export function keepKey(key) {
   sessionStorage.setItem(KEY, key);
 }
@@ -28,8 +25,7 @@ async function request(path, body, signal) {
   } catch {
     // not from this service
   }
-  const Kind = { 401: KeyError, 503: Loading }[response.status] ?? Error;
-  throw new Kind(message);
+  throw response.status === 401 ? new KeyError(message) : new Error(message);
 }
 
 /** The answer to a request as an object. */

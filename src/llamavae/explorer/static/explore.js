@@ -1,6 +1,6 @@
 // The page: what is selected, what the service says about it, and the state in the address.
 
-import { ask, keepKey, KeyError, listen, Loading, unpack } from "./api.js";
+import { ask, keepKey, KeyError, listen, unpack } from "./api.js";
 import { COLOURS, LatentMap, OTHER } from "./map.js";
 import { fill, make, marked } from "./words.js";
 
@@ -597,24 +597,21 @@ function show(tab) {
   if (tab === "coordinates" && shown.spot && !changes.size) measure();
 }
 
-/** The map, as soon as the service has it. */
-async function awaitMap() {
+/** Waits until the service has the map. */
+async function started() {
   for (;;) {
-    try {
-      return await ask("/explore/map");
-    } catch (error) {
-      if (!(error instanceof Loading)) throw error;
-      $("key-form").hidden = true;
-      say(`The service is starting: ${error.message.replace(/;.*/, "")} …`);
-      await new Promise((done) => setTimeout(done, POLL));
-    }
+    const { ready, stage } = await ask("/explore/progress");
+    $("key-form").hidden = true;
+    if (ready) return;
+    say(`The service is starting: ${stage || "loading the model"} …`);
+    await new Promise((done) => setTimeout(done, POLL));
   }
 }
 
 async function start() {
   await task("start", "Loading the map …", async () => {
-    const found = await awaitMap();
-    $("key-form").hidden = true;
+    await started();
+    const found = await ask("/explore/map");
     for (const layout of Object.values(found.layouts)) {
       layout.points = unpack(layout.points, Float32Array);
     }
