@@ -24,6 +24,7 @@ from llamavae.cli import evaluate, guidance, prior, score, sweep, texts, trainin
 from llamavae.cli.check import check
 from llamavae.cli.condition import fit_condition
 from llamavae.cli.explore import explore
+from llamavae.cli.index import index
 from llamavae.cli.models import models
 from llamavae.cli.options import grouped
 from llamavae.cli.output import note, show_error
@@ -111,6 +112,7 @@ for command in (
     texts.average,
     texts.steer,
     texts.neighbours,
+    index,
     prior.fit_prior,
     texts.encode,
     texts.decode,
