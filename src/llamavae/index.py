@@ -93,7 +93,7 @@ def build_index(
             raise UserError(f"expected files with sentences; {names or 'no file'} has none")
         size = model.config.latent_dim
         codes = np.memmap(raw, np.float32, "r", shape=(done, size))
-        built = _build(faiss, codes, seed)
+        built = build_codes(codes, seed)
         faiss.write_index(built, str(new / "codes.faiss"))
         del codes
         raw.unlink()
@@ -107,6 +107,33 @@ def build_index(
         }
         write_json(new / "index.json", facts)
     return Index(output)
+
+
+def build_codes(codes: NDArray[np.float32], seed: int = 0) -> Any:
+    """The faiss index of codes (N, D) of length 1: exact for few, else with cells.
+
+    Args:
+        codes: The codes, which can be memory-mapped.
+        seed: Seed of the choice of codes for the centroids, and of k-means.
+    """
+    faiss, (rows, size) = _faiss(), codes.shape
+    if rows <= _EXACT:
+        index = faiss.IndexFlatIP(size)
+    else:
+        cells = 2 ** round(math.log2(4 * math.sqrt(rows)))
+        index = faiss.IndexIVFScalarQuantizer(
+            faiss.IndexFlatIP(size),
+            size,
+            cells,
+            faiss.ScalarQuantizer.QT_fp16,
+            faiss.METRIC_INNER_PRODUCT,
+        )
+        index.cp.niter, index.cp.seed, index.cp.spherical = _STEPS, seed, True
+        chosen = np.random.default_rng(seed).permutation(rows)[: _PER_CELL * cells]
+        index.train(np.array(codes[np.sort(chosen)]))
+    for start in range(0, rows, _ROWS):
+        index.add(np.array(codes[start : start + _ROWS]))
+    return index
 
 
 def check_index_output(output: Path) -> None:
@@ -230,25 +257,3 @@ def _codes(
     sentences = (text for _, text in read_sentences(source, column) if text is not None)
     while texts := list(islice(sentences, _ROWS)):
         yield texts, model.encode(texts, batch_size).mean
-
-
-def _build(faiss: Any, codes: NDArray[np.float32], seed: int) -> Any:
-    """An index of unit vectors: exact for few, else with cells."""
-    rows, size = codes.shape
-    if rows <= _EXACT:
-        index = faiss.IndexFlatIP(size)
-    else:
-        cells = 2 ** round(math.log2(4 * math.sqrt(rows)))
-        index = faiss.IndexIVFScalarQuantizer(
-            faiss.IndexFlatIP(size),
-            size,
-            cells,
-            faiss.ScalarQuantizer.QT_fp16,
-            faiss.METRIC_INNER_PRODUCT,
-        )
-        index.cp.niter, index.cp.seed, index.cp.spherical = _STEPS, seed, True
-        chosen = np.random.default_rng(seed).permutation(rows)[: _PER_CELL * cells]
-        index.train(np.array(codes[np.sort(chosen)]))
-    for start in range(0, rows, _ROWS):
-        index.add(np.array(codes[start : start + _ROWS]))
-    return index
