@@ -103,6 +103,19 @@ def test_the_client_of_openai(server, folder):
         client.with_options(api_key="no").embeddings.create(model=str(folder), input=A)
 
 
+def test_the_client_of_langchain(server, folder):
+    langchain = pytest.importorskip("langchain_openai", reason="langchain-openai is not installed")
+    client = langchain.OpenAIEmbeddings(
+        model=str(folder),
+        base_url=f"{server.url}/v1",
+        api_key="key",
+        check_embedding_ctx_length=False,
+    )
+    expected = LlaMaVAE.from_pretrained(folder).encode([A, B]).mean
+    found = torch.tensor(client.embed_documents([A, B]))
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
+
+
 def raw(server: Server, head: str, body: bytes = b"") -> socket.socket:
     """A connection on which a request was sent."""
     place = urlsplit(server.url)
