@@ -32,7 +32,7 @@ from llamavae.parsing import damage_errors, read_json
 
 INDEX = "an index"
 """What the folder of an index holds, see `llamavae.folders`."""
-PROBES = 64
+PROBES = 128
 """Number of cells that a search reads by default."""
 _EXACT = 20_000  # codes that are searched exactly
 _PER_CELL = 40  # codes per centroid that the centroids are computed from

@@ -23,6 +23,7 @@ from llamavae.errors import UserError
 
 if TYPE_CHECKING:
     from llamavae.explorer import Space
+    from llamavae.metrics.clusters import Projection
     from llamavae.serving.models import Models
 
 
@@ -109,7 +110,7 @@ class Sentences:
         from llamavae.metrics.clusters import as_projection
         from llamavae.serving.worker import say
 
-        methods = [as_projection(each) for each in self.projections]
+        methods: list[Projection] = [as_projection(each) for each in self.projections]
         say(f"reading {self.source}")
         data = load_corpus(
             self.source, self.split, column=self.column, limit=self.limit, seed=self.seed

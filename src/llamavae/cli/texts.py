@@ -344,7 +344,7 @@ def neighbours(
             help="Number of cells of the index that are read. More cells find more of the nearest "
             "sentences, in more time.",
         ),
-    ] = 64,
+    ] = 128,
     refine: Refine = 0,
     json: Json = False,
 ) -> None:

@@ -113,7 +113,7 @@ class ProcessWorker:
     def __init__(self, load: Load) -> None:
         self._load = load
         self._context = get_context("spawn")
-        self._stage = self._context.Array("c", _STAGE)
+        self._stage: Any = self._context.Array("c", _STAGE)
         self._end, self._ends = self._context.Pipe()
         self._begin()
 
