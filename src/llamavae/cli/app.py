@@ -11,7 +11,6 @@ import os
 import shlex
 import signal
 import sys
-import warnings
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
@@ -27,12 +26,11 @@ from llamavae.cli.explore import explore
 from llamavae.cli.index import index
 from llamavae.cli.models import models
 from llamavae.cli.options import grouped
-from llamavae.cli.output import note, show_error
+from llamavae.cli.output import configure, note, show_error
 from llamavae.cli.recipes import corpora, recipes
 from llamavae.cli.serve import serve
 from llamavae.cli.study import study
 from llamavae.errors import Terminated, UserError, lacks_memory
-from llamavae.terminal import printable
 
 USER_ERROR = 2
 INTERRUPTED, BROKEN_PIPE, TERMINATED = 130, 141, 143  # 128 + signal number, as in a shell
@@ -157,14 +155,6 @@ def _options(
     pass
 
 
-def configure() -> None:
-    """Settings of every process of a command."""
-    # Imports create many long-lived objects. With default thresholds, garbage collection takes a
-    # third of the run time of a short command.
-    gc.set_threshold(100_000, 20, 100)
-    warnings.showwarning = _show_warning
-
-
 def main() -> None:
     """Run the command line."""
     configure()
@@ -187,11 +177,6 @@ def main() -> None:
         sys.exit(USER_ERROR)
     finally:
         gc.freeze()
-
-
-def _show_warning(message: Warning | str, *_: Any) -> None:
-    """Show a warning as a message, without the line of code that it comes from."""
-    note(f"warning: {printable(str(message))}")
 
 
 def _terminate(number: int, frame: object) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 import typer
 
 from llamavae.cli.options import ModelOptions, placement, quiet
+from llamavae.cli.output import configure
 from llamavae.errors import UserError
 
 if TYPE_CHECKING:
@@ -122,7 +123,6 @@ def load_models(model: ModelOptions, definitions: str | None, say: Callable[[str
         definitions: Option of the model of definitions.
         say: Called with what is being done, in words.
     """
-    from llamavae.cli.app import configure
     from llamavae.pretrained import DEFINITIONS
     from llamavae.serving.models import Models
 
