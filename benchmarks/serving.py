@@ -4,8 +4,9 @@
 
 Each client reconstructs one random sentence after the other. Every answer is compared with the text
 of the same sentence reconstructed alone. The reference for the throughput is one call of
-`LlaMaVAE.reconstruct` with as many sentences, in the same process before the service starts, so
-with the same number of threads; the clients run on the same machine as the service.
+`LlaMaVAE.reconstruct` with as many sentences. Both are measured in alternation, so that other work
+on the machine slows both, and also by their processor time. The clients run on the same machine as
+the service, in the process that measures the reference.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from typing import Any
 
 import httpx2
 import numpy as np
+import psutil
 
 from llamavae import LlaMaVAE
 from llamavae.corpora import load_corpus
@@ -44,12 +46,14 @@ class Load:
         statuses: Number of answers by status.
         wrong: Number of texts that differ from those of the sentence alone.
         memory: Resident memory of the service in MiB, about once a second.
+        processor: Seconds of processor time by process: `http`, `model` and `clients`.
     """
 
     seconds: list[float] = field(default_factory=list)
     statuses: Counter[int] = field(default_factory=Counter)
     wrong: int = 0
     memory: list[float] = field(default_factory=list)
+    processor: Counter[str] = field(default_factory=Counter)
 
 
 def start(model: str, log: Path) -> tuple[subprocess.Popen[bytes], str]:
@@ -65,18 +69,19 @@ def start(model: str, log: Path) -> tuple[subprocess.Popen[bytes], str]:
 
 
 async def run_load(
-    url: str, expected: dict[str, str], clients: int, seconds: float, pid: int
-) -> Load:
+    load: Load, url: str, expected: dict[str, str], clients: int, seconds: float, pid: int
+) -> None:
     """Send requests for a time.
 
     Args:
+        load: Where the results are added.
         url: The service.
         expected: Maps sentences to their reconstructions.
         clients: Number of clients at once.
         seconds: Duration.
         pid: Process of the service.
     """
-    load, sentences = Load(), list(expected)
+    sentences = list(expected)
     end = time.monotonic() + seconds
 
     async def client(number: int, session: httpx2.AsyncClient) -> None:
@@ -99,45 +104,66 @@ async def run_load(
 
     limits = httpx2.Limits(max_connections=clients)
     async with httpx2.AsyncClient(base_url=url, timeout=120, limits=limits) as session:
-        while (await session.get("/health")).status_code != 200:
-            await asyncio.sleep(0.1)
+        before = _processor(pid)
         await asyncio.gather(watch(), *(client(n, session) for n in range(clients)))
-    return load
+        load.processor.update({k: v - before[k] for k, v in _processor(pid).items()})
+
+
+def _processes(pid: int) -> dict[str, psutil.Process]:
+    service = psutil.Process(pid)
+    models = [c for c in service.children() if "resource_tracker" not in " ".join(c.cmdline())]
+    return {"http": service, "model": models[0]}
 
 
 def _resident(pid: int) -> float:
-    status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
-    return int(status.split("VmRSS:")[1].split()[0]) / 1024
+    return sum(each.memory_info().rss for each in _processes(pid).values()) / 2**20
 
 
-def measure(model: str, clients: int, seconds: float, texts: int) -> dict[str, Any]:
+def _processor(pid: int) -> dict[str, float]:
+    found = {name: sum(each.cpu_times()[:2]) for name, each in _processes(pid).items()}
+    return found | {"clients": time.process_time()}
+
+
+def measure(model: str, clients: int, seconds: float, texts: int, rounds: int) -> dict[str, Any]:
     """Run the load test; the results as JSON values."""
     vae = LlaMaVAE.from_pretrained(model)
     sentences = list(load_corpus("factors", "test", limit=texts, seed=0)["text"])
     expected = {sentence: vae.reconstruct(sentence)[0] for sentence in sentences}
-    vae.reconstruct(sentences)
-    begin = time.perf_counter()
-    vae.reconstruct(sentences)
-    offline = len(sentences) / (time.perf_counter() - begin)
+    load, offline, rates = Load(), [], []
     with tempfile.TemporaryDirectory() as folder:
         process, url = start(model, Path(folder) / "log")
         try:
-            load = asyncio.run(run_load(url, expected, clients, seconds, process.pid))
+            while httpx2.get(f"{url}/health").status_code != 200:
+                time.sleep(0.1)
+            asyncio.run(run_load(Load(), url, expected, clients, 2, process.pid))  # warm-up
+            vae.reconstruct(sentences)
+            for _ in range(rounds):
+                begin, used = time.perf_counter(), time.process_time()
+                vae.reconstruct(sentences)
+                offline.append((time.perf_counter() - begin, time.process_time() - used))
+                done = load.statuses[200]
+                asyncio.run(run_load(load, url, expected, clients, seconds / rounds, process.pid))
+                rates.append((load.statuses[200] - done) / seconds * rounds)
         finally:
             process.send_signal(signal.SIGTERM)
             process.wait()
     answered = load.statuses[200]
     percentiles = np.percentile(load.seconds, (50, 95, 99)) if load.seconds else [0.0] * 3
     half = len(load.memory) // 2
+    alone = len(sentences) / np.array(offline)
     return {
         "clients": clients,
         "seconds": seconds,
         "statuses": dict(load.statuses),
         "wrong texts": load.wrong,
         **{f"p{p} seconds": float(v) for p, v in zip((50, 95, 99), percentiles, strict=True)},
-        "texts per second": answered / seconds,
-        "offline texts per second": offline,
-        "ratio to offline": answered / seconds / offline,
+        "texts per second": float(np.median(rates)),
+        "offline texts per second": float(np.median(alone[:, 0])),
+        "ratio to offline": float(np.median(np.array(rates) / alone[:, 0])),
+        "processor ms per text": {
+            "offline": float(1000 / np.median(alone[:, 1])),
+            **{name: 1000 * used / answered for name, used in load.processor.items()},
+        },
         "memory MiB, first and second half": [
             float(np.max(part)) for part in (load.memory[:half], load.memory[half:]) if part
         ],
@@ -152,8 +178,9 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--texts", type=int, default=500, help="number of different sentences")
+    parser.add_argument("--rounds", type=int, default=4, help="alternations with the reference")
     given = parser.parse_args()
-    found = measure(given.model, given.clients, given.seconds, given.texts)
+    found = measure(given.model, given.clients, given.seconds, given.texts, given.rounds)
     print(json.dumps(found, indent=2))
 
 

@@ -23,10 +23,11 @@ ABOUT = {
     "cli": "the command llamavae",
     "explorer": "a page that shows the latent space",
     "serving": "the model over HTTP",
-    "bulk": "large files to latent codes",
-    "check": "finds damaged files",
-    "demo": "a guided first run",
-    "planning": "what a run needs",
+    "bulk": "large files to codes",
+    "check": "finds damage",
+    "demo": "a first run",
+    "index": "fast search",
+    "planning": "needs of a run",
     "report": "HTML pages and plots of results",
     "experiments": "sweeps and studies over several models",
     "baselines": "what guided generation is compared with",
@@ -47,7 +48,9 @@ ABOUT = {
     "parsing": "JSON and YAML, or an error",
 }
 COLOURS = {
-    **dict.fromkeys(("cli", "explorer", "serving", "bulk", "check", "demo", "planning"), GREY),
+    **dict.fromkeys(
+        ("cli", "explorer", "serving", "bulk", "check", "demo", "index", "planning"), GREY
+    ),
     **dict.fromkeys(("folders", "files", "state", "manifest", "parsing"), GREY),
     **dict.fromkeys(("report", "experiments", "baselines", "guidance", "training"), BLUE),
     **dict.fromkeys(("evaluation", "metrics"), PURPLE),

@@ -23,3 +23,22 @@ print("a definition:", imported())
 def test_what_is_not_used_is_not_imported():
     done = subprocess.run([sys.executable, "-c", _CODE], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-2:] == ["a model: []", "a definition: []"]
+
+
+_SERVICE = """
+import sys
+import llamavae.cli.serve, llamavae.serving.server, llamavae.serving.worker
+print("before the model is being loaded:", "torch" in sys.modules)
+import llamavae.explorer.routes, llamavae.serving.app
+print("before it is loaded:", [n for n in ("transformers", "sklearn", "nltk") if n in sys.modules])
+"""
+
+
+def test_a_service_listens_before_slow_imports():
+    done = subprocess.run(
+        [sys.executable, "-c", _SERVICE], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines() == [
+        "before the model is being loaded: False",
+        "before it is loaded: []",
+    ]

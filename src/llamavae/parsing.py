@@ -1,9 +1,9 @@
-"""Reading JSON and YAML: values of the expected form, or an instructive error."""
+"""Reading JSON, YAML and texts: values of the expected form, or an instructive error."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -140,3 +140,51 @@ class _PlainLoader(_Loader):
             if names.count(name) > 1:
                 raise yaml.YAMLError(f"{name!r:.40} is set twice")
         return super().construct_mapping(node, deep)
+
+
+def as_texts(texts: Any) -> list[str]:
+    """A list of texts: from one text, or any iterable of texts, such as a list or a NumPy array.
+
+    Raises:
+        UserError: An item is not a text, or has a character that UTF-8 cannot encode; the message
+            has the index of the item.
+    """
+    if isinstance(texts, str):
+        texts = [texts]
+    iterable = isinstance(texts, Iterable) and getattr(texts, "ndim", 1) > 0
+    if not iterable or isinstance(texts, bytes | Mapping):
+        raise UserError(f"expected a text or a list of texts; got {texts!r:.40} ({_type(texts)})")
+    found = list(texts)
+    for index, text in enumerate(found):
+        if not isinstance(text, str):
+            hint = ". Decode bytes first: text.decode()" if isinstance(text, bytes) else ""
+            raise UserError(
+                f"expected a list of texts; got {text!r:.40} ({_type(text)}) at index {index}{hint}"
+            )
+        if not text.isascii():
+            try:
+                text.encode()
+            except UnicodeEncodeError as error:
+                raise UserError(
+                    f"the text at index {index} has the character {text[error.start]!r} (a lone "
+                    f"surrogate) at position {error.start + 1}, which is not Unicode text. Replace "
+                    "it, for example with text.encode(errors='replace').decode()"
+                ) from error
+    return found
+
+
+def as_full_texts(texts: Any) -> list[str]:
+    """Like `as_texts`, without empty texts.
+
+    Raises:
+        UserError: A text is empty or consists of white space; the message has its index.
+    """
+    found = as_texts(texts)
+    for index, text in enumerate(found):
+        if not text.strip():
+            raise UserError(f"the text at index {index} is empty. Remove empty texts")
+    return found
+
+
+def _type(value: Any) -> str:
+    return type(value).__name__

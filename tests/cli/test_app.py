@@ -39,6 +39,7 @@ def test_all_verbs_are_there() -> None:
         "fit-condition",
         "fit-prior",
         "guide",
+        "index",
         "interpolate",
         "models",
         "neighbours",

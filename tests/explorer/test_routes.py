@@ -83,7 +83,13 @@ def test_a_key_protects_everything_but_the_files(make):
     client = make(api_key="key")
     assert client.get("/").status_code == 200
     assert client.get("/explore/map.js").status_code == 200
-    for path in ("/explore/map", "/explore/usage", "/explore/map.js/", "/docs"):
+    for path in (
+        "/explore/map",
+        "/explore/progress",
+        "/explore/usage",
+        "/explore/map.js/",
+        "/docs",
+    ):
         assert client.get(path).status_code == 401, path
     assert client.post("/explore/texts", json={"places": [0]}).status_code == 401
     headers = {"Authorization": "Bearer key"}
@@ -91,6 +97,7 @@ def test_a_key_protects_everything_but_the_files(make):
 
 
 def test_the_map(client, space):
+    assert client.get("/explore/progress").json() == {"ready": True, "stage": ""}
     found = client.get("/explore/map").json()
     assert found["texts"] == tiny.SENTENCES
     assert (found["model"], found["dim"], found["definitions"]) == ("tiny", tiny.LATENT, True)

@@ -40,6 +40,21 @@ def test_without_an_inverse_a_place_is_a_mean_of_its_neighbours():
     assert ((low <= far) & (far <= high)).all()
 
 
+def test_a_map_is_computed_once(tmp_path, monkeypatch):
+    monkeypatch.setenv("LLAMAVAE_CACHE", str(tmp_path))
+    computed: list[int] = []
+
+    def project(codes: np.ndarray, *_: object) -> np.ndarray:
+        computed.append(len(codes))
+        return codes[:, :2]
+
+    monkeypatch.setattr("llamavae.metrics.clusters.project", project)
+    for codes, seed in ((CODES, 0), (CODES, 0), (CODES, 1), (CODES[:30], 0)):
+        layout = Layout(codes, "tsne", seed, cached=True)
+        np.testing.assert_array_equal(layout.points, codes[:, :2])
+    assert computed == [40, 40, 30]
+
+
 def test_equal_codes_have_a_map():
     layout = Layout(np.ones((5, 3)))
     np.testing.assert_allclose(layout.points, 0)

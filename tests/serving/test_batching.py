@@ -10,18 +10,23 @@ from typing import Any
 
 import pytest
 
-from llamavae.serving.batching import Batcher, Busy
+from llamavae.serving.batching import Batcher, Busy, Unavailable
 
 Make = Callable[..., Batcher[Any, Any]]
 
 
 @pytest.fixture
 def make() -> Iterator[Make]:
-    """Makes batchers with a thread."""
+    """Makes batchers of functions that run in a thread."""
     with ThreadPoolExecutor(1) as executor:
-        yield lambda compute, size=4, limit=1000, **options: Batcher(
-            compute, executor, size, limit, **options
-        )
+
+        def batcher(function: Any, size: int = 4, limit: int = 1000, **options: Any) -> Any:
+            def compute(items: list[Any]) -> Any:
+                return asyncio.get_running_loop().run_in_executor(executor, function, items)
+
+            return Batcher(compute, size, limit, **options)
+
+        yield batcher
 
 
 def run(work: Coroutine[Any, Any, Any]) -> Any:
@@ -59,6 +64,21 @@ def test_an_item_that_fails_fails_alone(make):
     first, second, third = run(main())
     assert (first, third) == ([1.0], [0.25])
     assert isinstance(second, ZeroDivisionError)
+
+
+def test_nothing_is_tried_again_without_the_model(make):
+    sizes: list[int] = []
+
+    def end(items: list[int]) -> list[int]:
+        sizes.append(len(items))
+        raise Unavailable
+
+    async def main() -> list[Any]:
+        batcher = make(end)
+        return await asyncio.gather(*(batcher([x]) for x in range(3)), return_exceptions=True)
+
+    assert all(isinstance(each, Unavailable) for each in run(main()))
+    assert sizes == [3]
 
 
 def test_more_than_the_limit_is_refused_whole(make):

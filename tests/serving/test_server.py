@@ -16,6 +16,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import httpx2
+import psutil
 import pytest
 import torch
 from tests import tiny
@@ -102,6 +103,19 @@ def test_the_client_of_openai(server, folder):
         client.with_options(api_key="no").embeddings.create(model=str(folder), input=A)
 
 
+def test_the_client_of_langchain(server, folder):
+    langchain = pytest.importorskip("langchain_openai", reason="langchain-openai is not installed")
+    client = langchain.OpenAIEmbeddings(
+        model=str(folder),
+        base_url=f"{server.url}/v1",
+        api_key="key",
+        check_embedding_ctx_length=False,
+    )
+    expected = LlaMaVAE.from_pretrained(folder).encode([A, B]).mean
+    found = torch.tensor(client.embed_documents([A, B]))
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
+
+
 def raw(server: Server, head: str, body: bytes = b"") -> socket.socket:
     """A connection on which a request was sent."""
     place = urlsplit(server.url)
@@ -131,6 +145,22 @@ def test_slow_and_killed_clients(server):
     wait_for(lambda: httpx2.get(f"{server.url}/health").json()["waiting"] == 0)
 
 
+def test_it_survives_the_end_of_the_process_of_the_model(server):
+    [child] = [
+        each
+        for each in psutil.Process(server.process.pid).children()
+        if "spawn_main" in " ".join(each.cmdline())
+    ]
+    child.kill()
+    headers = {"Authorization": "Bearer key"}
+    url = f"{server.url}/v1/reconstruct"
+    response = httpx2.post(url, json={"texts": A}, headers=headers, timeout=30)
+    assert response.status_code == 503
+    wait_for(lambda: httpx2.get(f"{server.url}/health").status_code == 200)
+    response = httpx2.post(url, json={"texts": A}, headers=headers, timeout=30)
+    assert response.status_code == 200
+
+
 def test_a_signal_stops_it_after_the_running_requests(server):
     headers = {"Authorization": "Bearer key"}
     body = {"a": A, "b": B, "steps": 100, "stream": True}
@@ -143,8 +173,27 @@ def test_a_signal_stops_it_after_the_running_requests(server):
     log = server.stop()
     assert server.process.returncode == 143
     requests = [json.loads(line) for line in log if line.startswith("{")]
-    assert {each["path"] for each in requests} >= {"/v1/reconstruct", "/v1/interpolate"}
+    assert {each.get("path") for each in requests} >= {"/v1/reconstruct", "/v1/interpolate"}
     assert not [line for line in log if "Traceback" in line]
+
+
+def test_a_model_that_cannot_be_loaded(tmp_path):
+    command = [
+        sys.executable,
+        "-m",
+        "llamavae",
+        "serve",
+        "-m",
+        str(tmp_path / "none"),
+        "--port",
+        "0",
+    ]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=100, env=os.environ | _ENVIRONMENT
+    )
+    assert done.returncode == 2
+    assert f"there is no folder {tmp_path / 'none'}" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
 
 
 def run(*arguments: str) -> Any:

@@ -12,6 +12,7 @@ import pytest
 import torch
 import transformers as hf
 import yaml
+from huggingface_hub import ModelCard, ModelCardData
 from safetensors.torch import load_file
 from tests import tiny
 from tests.training import runs
@@ -105,6 +106,11 @@ def test_card(result):
     text = (result.folder / "model" / "README.md").read_text(encoding="utf-8")
     _, head, body = text.split("---\n", 2)
     assert yaml.safe_load(head)["library_name"] == "llamavae"
+    data = ModelCard(text).data
+    assert isinstance(data, ModelCardData)
+    assert data.base_model is None
+    values = {each.metric_type: each.metric_value for each in data.eval_results or []}
+    assert values["BLEU"] == result.metrics["bleu"]
     metrics = result.metrics
     for value in (
         f"{metrics['nll']:.4g}",

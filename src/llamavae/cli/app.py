@@ -11,7 +11,6 @@ import os
 import shlex
 import signal
 import sys
-import warnings
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
@@ -24,15 +23,15 @@ from llamavae.cli import evaluate, guidance, prior, score, sweep, texts, trainin
 from llamavae.cli.check import check
 from llamavae.cli.condition import fit_condition
 from llamavae.cli.explore import explore
+from llamavae.cli.index import index
 from llamavae.cli.models import models
 from llamavae.cli.options import grouped
-from llamavae.cli.output import note, show_error
+from llamavae.cli.output import configure, note, show_error
 from llamavae.cli.plan import plan
 from llamavae.cli.recipes import corpora, recipes
 from llamavae.cli.serve import serve
 from llamavae.cli.study import study
 from llamavae.errors import Terminated, UserError, lacks_memory
-from llamavae.terminal import printable
 
 USER_ERROR = 2
 INTERRUPTED, BROKEN_PIPE, TERMINATED = 130, 141, 143  # 128 + signal number, as in a shell
@@ -113,6 +112,7 @@ for command in (
     texts.average,
     texts.steer,
     texts.neighbours,
+    index,
     prior.fit_prior,
     texts.encode,
     texts.decode,
@@ -159,9 +159,7 @@ def _options(
 
 def main() -> None:
     """Run the command line."""
-    # Imports create many long-lived objects. With default thresholds, garbage collection takes a
-    # third of the run time of a short command.
-    gc.set_threshold(100_000, 20, 100)
+    configure()
     if sys.stdin is None:  # closed
         sys.stdin = Path(os.devnull).open()  # noqa: SIM115
     if sys.stderr is None:
@@ -170,7 +168,6 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):  # its encoding can be ASCII
             stream.reconfigure(errors="backslashreplace")
     signal.signal(signal.SIGTERM, _terminate)
-    warnings.showwarning = _show_warning
     try:
         try:
             app(prog_name="llamavae")
@@ -182,11 +179,6 @@ def main() -> None:
         sys.exit(USER_ERROR)
     finally:
         gc.freeze()
-
-
-def _show_warning(message: Warning | str, *_: Any) -> None:
-    """Show a warning as a message, without the line of code that it comes from."""
-    note(f"warning: {printable(str(message))}")
 
 
 def _terminate(number: int, frame: object) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,7 +22,9 @@ from llamavae.cli.service import (
 from llamavae.errors import UserError
 
 if TYPE_CHECKING:
+    from llamavae.explorer import Space
     from llamavae.metrics.clusters import Projection
+    from llamavae.serving.models import Models
 
 
 def explore(
@@ -65,31 +70,53 @@ def explore(
     definitions: Definitions = None,
 ) -> None:
     """Show the latent space of a model in a browser: a map of sentences to move through."""
+    from llamavae.serving.server import listen, run, url
+    from llamavae.serving.worker import ProcessWorker
+
     address.check()
     if file is not None and corpus is not None:
         raise UserError("expected --file or --corpus, not both")
-    with needs_serve("explore"):
-        from llamavae.explorer import Space, create_explorer
-        from llamavae.serving.server import listen, run, url
-    from llamavae.corpora import load_corpus
-    from llamavae.evaluation.data import label_columns
-    from llamavae.metrics.clusters import as_projection
-
-    methods: list[Projection] = [as_projection(each) for each in projection or ["pca"]]
     limits = limit.limits(model.batch_size)
-    source = str(file or corpus or "factors")
-    with listen(address.host, address.port) as listener:  # before the model, which takes seconds
-        data = load_corpus(
-            source,
-            None if split == "all" else split,
-            column=column,
-            limit=max_sentences,
-            seed=seed,
-        )
-        labels = label_columns(data, source, label)
-        vae, cvae = load_models(model, definitions)
-        space = Space.of_model(vae, data["text"][:], labels, methods, seed, progress=True)
+    source, name = str(file or corpus or "factors"), model.source
+    part = None if split == "all" else split
+    sentences = Sentences(source, part, column, max_sentences, label, projection or ["pca"], seed)
+    load = partial(load_models, model, definitions)
+    with listen(address.host, address.port) as listener, closing(ProcessWorker(load)) as worker:
+        with needs_serve("explore"):  # while the process loads the model
+            from llamavae.explorer.routes import explorer_of
         key = address.api_key
-        app = create_explorer(vae, space, cvae, name=model.source, limits=limits, api_key=key)
-        note(f"{len(space):,} sentences of {source} are shown at {url(listener)}/explore/")
+        app = explorer_of(worker, sentences.space, name=name, limits=limits, api_key=key)
+        note(f"{source} is shown at {url(listener)}/explore/ as soon as it is encoded")
         run(app, listener)
+
+
+@dataclass(frozen=True)
+class Sentences:
+    """The sentences that are shown, as the process of the model reads them."""
+
+    source: str
+    split: str | None
+    column: str | None
+    limit: int
+    labels: list[str] | None
+    projections: list[str]
+    seed: int
+
+    def space(self, models: Models) -> Space:
+        """Read and encode them."""
+        from llamavae.corpora import load_corpus
+        from llamavae.evaluation.data import label_columns
+        from llamavae.explorer import Space
+        from llamavae.metrics.clusters import as_projection
+        from llamavae.serving.worker import say
+
+        methods: list[Projection] = [as_projection(each) for each in self.projections]
+        say(f"reading {self.source}")
+        data = load_corpus(
+            self.source, self.split, column=self.column, limit=self.limit, seed=self.seed
+        )
+        labels = label_columns(data, self.source, self.labels)
+        texts = data["text"][:]
+        space = Space.of_model(models.vae, texts, labels, methods, self.seed, True, say)
+        note(f"{len(space):,} sentences of {self.source} are shown")
+        return space

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+from functools import partial
+
 from llamavae.cli.options import ModelOptions
 from llamavae.cli.output import note
 from llamavae.cli.service import (
@@ -20,15 +23,16 @@ def serve(
     definitions: Definitions = None,
 ) -> None:
     """Serve a model over HTTP, with embeddings in OpenAI's format."""
-    address.check()
-    with needs_serve("serve"):
-        from llamavae.serving import create_app
-        from llamavae.serving.server import listen, run, url
+    from llamavae.serving.server import listen, run, url
+    from llamavae.serving.worker import ProcessWorker
 
+    address.check()
     limits = limit.limits(model.batch_size)
-    with listen(address.host, address.port) as listener:  # before the model, which takes seconds
-        vae, cvae = load_models(model, definitions)
-        key = address.api_key
-        app = create_app(vae, cvae, name=model.source, limits=limits, api_key=key)
-        note(f"{model.source} is served at {url(listener)}")
+    name = model.source
+    load = partial(load_models, model, definitions)
+    with listen(address.host, address.port) as listener, closing(ProcessWorker(load)) as worker:
+        with needs_serve("serve"):  # while the process loads the model
+            from llamavae.serving.app import app_of
+        app = app_of(worker, name=name, limits=limits, api_key=address.api_key)
+        note(f"{name} is served at {url(listener)} as soon as it is loaded")
         run(app, listener)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, ClassVar
@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 import typer
 
 from llamavae.cli.options import ModelOptions, quiet
+from llamavae.cli.output import configure
 from llamavae.errors import UserError
 
 if TYPE_CHECKING:
-    from llamavae import InvertibleCVAE, LlaMaVAE
     from llamavae.serving import Limits
+    from llamavae.serving.models import Models
 
 
 @dataclass
@@ -114,17 +115,24 @@ def _is_local(host: str) -> bool:
         return host == "localhost"
 
 
-def load_models(
-    model: ModelOptions, definitions: str | None
-) -> tuple[LlaMaVAE, InvertibleCVAE | None]:
-    """The VAE, and the model of definitions with the same VAE."""
-    from llamavae.pretrained import DEFINITIONS
+def load_models(model: ModelOptions, definitions: str | None, say: Callable[[str], None]) -> Models:
+    """The VAE, and the model of definitions with the same VAE, in the process of the models.
 
+    Args:
+        model: Options of the VAE.
+        definitions: Option of the model of definitions.
+        say: Called with what is being done, in words.
+    """
+    from llamavae.pretrained import DEFINITIONS
+    from llamavae.serving.models import Models
+
+    configure()
+    say(f"loading the model {model.source}")
     default = f"{model.source}-definitions"
     if definitions is None and default in DEFINITIONS:
         definitions = default
     if definitions in (None, "none"):
-        return model.load(), None
+        return Models(model.load())
     quiet()
     from llamavae import InvertibleCVAE
     from llamavae.pretrained.loading import placement
@@ -132,4 +140,4 @@ def load_models(
     options = placement(model.device, model.dtype)
     vae = None if definitions == default else model.source
     cvae = InvertibleCVAE.from_pretrained(str(definitions), vae, **options)
-    return cvae.vae, cvae
+    return Models(cvae.vae, cvae)

@@ -376,14 +376,37 @@ def neighbours(
     source: FileOptions,
     query: Annotated[str, typer.Argument(help="Text to find neighbours of.")],
     k: Annotated[int, typer.Option("-k", min=1, help="Number of neighbours.")] = 5,
+    index: Annotated[
+        Path | None,
+        typer.Option(help="Search in this index of `llamavae index`, instead of a file."),
+    ] = None,
+    probes: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            help="Number of cells of the index that are read. More cells find more of the nearest "
+            "sentences, in more time.",
+        ),
+    ] = 128,
     refine: Refine = 0,
     json: Json = False,
 ) -> None:
     """Find the nearest sentences to a text, among those of a file or of standard input.
 
     A Parquet file written by `llamavae encode --output` is searched without encoding it again. Use
-    the same --refine as for that command.
+    the same --refine as for that command. Many sentences are searched faster with --index.
     """
+    if index is not None:
+        if source.file is not None:
+            raise UserError("expected --file or --index, not both")
+        from llamavae.index import Index
+
+        searched = Index(index, probes)
+        vae = model.load()
+        searched.check_model(vae)
+        for number, cosine, text in searched.neighbours(vae.latent_code(query, refine=refine), k):
+            write(json, f"{cosine:.4f}", text, cosine=cosine, index=number, text=text)
+        return
     codes = source.file if source.file is not None and _has_codes(source.file) else None
     sentences = source.read(None) if codes is None else iter(())
     vae = model.load()

@@ -27,6 +27,8 @@ from llamavae.parsing import read_json
 
 logger = logging.getLogger(__name__)
 
+Report = Callable[[int, int], None]
+
 _CHUNK = 2048  # number of sentences between two updates of the progress bar
 
 
@@ -127,7 +129,10 @@ def prepare(
 
 
 def sentence_vectors(
-    texts: Sequence[str], encoder: SentenceEncoder, progress: bool = True
+    texts: Sequence[str],
+    encoder: SentenceEncoder,
+    progress: bool = True,
+    report: Report | None = None,
 ) -> np.ndarray:
     """Sentence vectors h (N, H_enc) of `texts`, memory-mapped from the cache.
 
@@ -140,13 +145,14 @@ def sentence_vectors(
         texts: N sentences.
         encoder: Encodes the sentences.
         progress: Show a progress bar on stderr while they are computed.
+        report: Called with how many of the missing ones are computed, and how many were missing.
     """
     if not len(texts):  # nothing to keep
         return np.empty((0, encoder.dim), np.float32)
     key = text_hash(encoder.cache_key(), str(AS_TEXT))
     encoded = _cached(
         cache_folder() / f"vectors-{key}-{text_hash(*texts)}",
-        lambda new: _write_vectors(new, texts, encoder, key, progress),
+        lambda new: _write_vectors(new, texts, encoder, key, progress, report),
     )
     return np.load(encoded / "vectors.npy", mmap_mode="r")
 
@@ -186,6 +192,17 @@ def _cached(folder: Path, write: Callable[[Path], None]) -> Path:
     return folder
 
 
+def cached_array(name: str, compute: Callable[[], np.ndarray]) -> np.ndarray:
+    """An array of the cache, computed if it is not there or damaged.
+
+    Args:
+        name: Name of the entry, which covers everything that affects the array.
+        compute: Computes the array.
+    """
+    entry = _cached(cache_folder() / name, lambda new: np.save(new / "array.npy", compute()))
+    return np.load(entry / "array.npy")
+
+
 def _whole(folder: Path) -> bool:
     """Whether an entry of the cache is there and undamaged."""
     try:
@@ -197,11 +214,15 @@ def _whole(folder: Path) -> bool:
     return folder.is_dir() and not found
 
 
-def _chunks(texts: Sequence[str], what: str, progress: bool) -> Iterator[tuple[int, list[str]]]:
+def _chunks(
+    texts: Sequence[str], what: str, progress: bool, report: Report | None = None
+) -> Iterator[tuple[int, list[str]]]:
     bar = tqdm(total=len(texts), desc=what, unit=" sentences", disable=not progress, leave=False)
     with bar:
         for start in range(0, len(texts), _CHUNK):
             part = list(texts[start : start + _CHUNK])
+            if report is not None:
+                report(start, len(texts))
             yield start, part
             bar.update(len(part))
 
@@ -221,7 +242,12 @@ def _write_tokens(folder: Path, texts: Sequence[str], decoder: TextDecoder, prog
 
 
 def _write_vectors(
-    folder: Path, texts: Sequence[str], encoder: SentenceEncoder, key: str, progress: bool
+    folder: Path,
+    texts: Sequence[str],
+    encoder: SentenceEncoder,
+    key: str,
+    progress: bool,
+    report: Report | None,
 ) -> None:
     names = np.fromiter((_number(text) for text in texts), np.uint64, len(texts))
     out = open_memmap(
@@ -229,7 +255,7 @@ def _write_vectors(
     )
     missing = _copy_known(out, names, sorted(cache_folder().glob(f"vectors-{key}-*")))
     new = [texts[int(i)] for i in missing]
-    for start, part in _chunks(new, "encoding", progress and bool(new)):
+    for start, part in _chunks(new, "encoding", progress and bool(new), report):
         rows = missing[start : start + len(part)]
         out[rows] = encoder.encode(part).float().cpu().numpy()
     out.flush()

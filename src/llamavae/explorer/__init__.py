@@ -3,7 +3,6 @@
 Needs the extra `serve`: `pip install 'llamavae[serve]'`.
 """
 
-from llamavae.explorer.routes import create_explorer
-from llamavae.explorer.space import Layout, Space
+import lazy_loader
 
-__all__ = ["Layout", "Space", "create_explorer"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from importlib import resources
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -16,30 +17,33 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from llamavae.errors import UserError, unknown
-from llamavae.evaluation.paths import sentence_vectors
 from llamavae.explorer import schemas as s
+from llamavae.explorer.scores import path_smoothness, text_changes
 from llamavae.explorer.space import Space
-from llamavae.guidance import InvertibleCVAE
 from llamavae.latent import average, traversal
 from llamavae.latent.paths import lerp
-from llamavae.metrics.ngrams import token_f1
-from llamavae.metrics.smoothness import SentenceAngle, smoothness
-from llamavae.modeling import LlaMaVAE
-from llamavae.serving import Limits, create_app
+from llamavae.serving import Limits
+from llamavae.serving.app import app_of
 from llamavae.serving.batching import Busy
-from llamavae.serving.engine import Generation
+from llamavae.serving.engine import Engine
+from llamavae.serving.models import Generation, Models
 from llamavae.serving.requests import (
     all_texts,
     attended,
     check_count,
-    definitions_of,
+    check_definitions,
     engine_of,
+    facts_of,
     given_texts,
 )
 from llamavae.serving.schemas import error_body
+from llamavae.serving.worker import ThreadWorker, Worker
+
+if TYPE_CHECKING:
+    from llamavae.guidance import InvertibleCVAE
+    from llamavae.modeling import LlaMaVAE
 
 _PART = 8  # coordinates that are decoded together, so that other requests wait briefly
-_ORDERS = 20  # random orders of a path's inner texts, for its control
 _TYPES = {"html": "text/html", "js": "text/javascript", "css": "text/css", "svg": "image/svg+xml"}
 _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; "
@@ -73,19 +77,46 @@ def create_explorer(
     Raises:
         UserError: The model has no sentence encoder.
     """
+    worker = ThreadWorker(Models(model, definitions))
+    return explorer_of(worker, space, name=name, limits=limits, api_key=api_key)
+
+
+def explorer_of(
+    worker: Worker,
+    space: Space | Callable[[Models], Space],
+    *,
+    name: str,
+    limits: Limits | None = None,
+    api_key: str | None = None,
+) -> FastAPI:
+    """The explorer of the models of a worker.
+
+    Args:
+        worker: Runs functions of the models.
+        space: Sentences of the model, or a function that the worker calls for them. Until it has,
+            the page says what the worker is doing.
+        name: See `create_explorer`.
+        limits: See `create_explorer`.
+        api_key: See `create_explorer`.
+    """
     files = _files()
-    app = create_app(
-        model,
-        definitions,
+
+    async def arrange() -> None:
+        if not isinstance(app.state.space, Space):
+            app.state.space = await worker.run(app.state.space)
+
+    app = app_of(
+        worker,
         name=name,
         limits=limits,
         api_key=api_key,
         open_paths=("/", "/explore", *files),
+        arrange=arrange,
     )
     app.state.space, app.state.files = space, files
-    app.state.map = json.dumps(_map(space, name, definitions), ensure_ascii=False).encode()
     for path in ("/", "/explore", *files):
         app.get(path, include_in_schema=False)(file if path in files else page)
+    app.get("/explore/progress", response_model=None)(progress)
     app.get("/explore/map", response_model=None)(map_)
     app.get("/explore/usage", response_model=None)(usage)
     for path, endpoint, response in (
@@ -111,7 +142,8 @@ def _files() -> dict[str, Response]:
     return found
 
 
-def _map(space: Space, name: str, definitions: InvertibleCVAE | None) -> dict[str, Any]:
+def _map(space: Space, name: str, definitions: bool) -> bytes:
+    """The sentences, their labels and their places, as JSON."""
     labels = {}
     for column, values in space.labels.items():
         words = list(map(str, values))
@@ -120,10 +152,10 @@ def _map(space: Space, name: str, definitions: InvertibleCVAE | None) -> dict[st
         rank = np.empty_like(order)
         rank[order] = np.arange(len(order))
         labels[column] = {"values": names[order].tolist(), "codes": _packed(rank[codes], "<i4")}
-    return {
+    found = {
         "model": name,
         "dim": space.mean.shape[1],
-        "definitions": definitions is not None,
+        "definitions": definitions,
         "texts": list(space.texts),
         "labels": labels,
         "colour": space.clearest(),
@@ -136,6 +168,7 @@ def _map(space: Space, name: str, definitions: InvertibleCVAE | None) -> dict[st
             for method, layout in space.layouts.items()
         },
     }
+    return json.dumps(found, ensure_ascii=False).encode()
 
 
 def _packed(values: ArrayLike, kind: str) -> str:
@@ -155,9 +188,20 @@ async def file(request: Request) -> Response:
     return request.app.state.files[request.url.path]
 
 
+async def progress(request: Request) -> dict[str, Any]:
+    """Whether the map is there, and otherwise what the service is doing."""
+    engine: Engine = request.app.state.engine
+    return {"ready": engine.facts is not None, "stage": engine.worker.stage}
+
+
 async def map_(request: Request) -> Response:
     """The sentences, their labels, and their places on each map (float32, base64)."""
-    return Response(request.app.state.map, media_type="application/json")
+    state, facts = request.app.state, facts_of(engine_of(request))
+    if not hasattr(state, "map"):
+        state.map = await asyncio.to_thread(
+            _map, state.space, state.name, definitions=facts.definitions
+        )
+    return Response(state.map, media_type="application/json")
 
 
 async def usage(request: Request) -> dict[str, Any]:
@@ -188,7 +232,7 @@ async def path_(body: s.PathRequest, request: Request) -> s.Path:
     a, b = await _codes(request, [body.a, body.b])
     found = await _decoded(request, lerp(a, b, body.steps))
     along = [spot.text for spot in found.spots]
-    value, control = await attended(request, engine.run(_smoothness, engine.model, along))
+    value, control = await attended(request, engine.run(path_smoothness, along))
     return s.Path(spots=found.spots, smoothness=value, control=control)
 
 
@@ -225,17 +269,18 @@ async def combine(body: s.CombineRequest, request: Request) -> s.Spots:
 async def condition(body: s.ConditionRequest, request: Request) -> s.Spots:
     """Codes drawn from a condition, such as a word, and their texts."""
     engine = engine_of(request)
-    cvae = definitions_of(engine)
+    check_definitions(engine)
     check_count(engine, body.n, "texts")
     given_texts(engine, body.condition)
-    drawn = engine.run(cvae.sample_codes, [body.condition], body.n, body.spread, body.seed)
-    return await _decoded(request, (await attended(request, drawn)).float().cpu())
+    drawn = engine.run(Models.define, body.condition, body.n, body.spread, body.seed)
+    return await _decoded(request, torch.from_numpy(await attended(request, drawn)))
 
 
 # ------------------------------------------------------------------------------------ their parts
 
 
 def _space(request: Request) -> Space:
+    engine_of(request)  # the models, and so the space, are there
     return request.app.state.space
 
 
@@ -269,16 +314,6 @@ async def _decoded(request: Request, z: Tensor) -> s.Spots:
     return s.Spots(spots=[s.Spot(text=text, z=code, at=at) for text, code, at in rows])
 
 
-def _smoothness(model: LlaMaVAE, along: list[str]) -> tuple[float, float]:
-    """Smoothness of a path, and its mean over random orders of the inner texts."""
-    rng = np.random.default_rng(0)
-    orders = [rng.permutation(len(along) - 2) + 1 for _ in range(_ORDERS)]
-    controls = [[along[0], *(along[i] for i in order), along[-1]] for order in orders]
-    encode, _ = sentence_vectors(model, None)
-    value, *others = smoothness([along, *controls], SentenceAngle(encode)).tolist()
-    return value, float(np.mean(others))
-
-
 async def _changes(request: Request, z: Tensor, text: str, count: int | None) -> AsyncIterator[str]:
     """Events of coordinates, those with a large KL divergence first."""
     engine, space = engine_of(request), _space(request)
@@ -287,8 +322,8 @@ async def _changes(request: Request, z: Tensor, text: str, count: int | None) ->
         for part in (dims[i : i + _PART] for i in range(0, len(dims), _PART)):
             ends = torch.cat([traversal(z, dim, 2) for dim in part])
             found = await all_texts(engine.decode(ends, Generation()))
-            for dim, low, high in zip(part, found[::2], found[1::2], strict=True):
-                change = 1 - (token_f1(low, text) + token_f1(high, text)) / 2
+            scores = await engine.run(text_changes, found, text)
+            for dim, low, high, change in zip(part, found[::2], found[1::2], scores, strict=True):
                 yield _event({"dim": dim, "change": round(change, 4), "low": low, "high": high})
         yield "data: [DONE]\n\n"
     except Busy:

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+import hashlib
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from llamavae.data.sentences import sentence_vectors
 from llamavae.errors import UserError
 from llamavae.latent.paths import nearest_neighbours
-from llamavae.metrics.clusters import Projection, project
 from llamavae.metrics.control import label_codes
 from llamavae.metrics.latent import ACTIVE_THRESHOLD
-from llamavae.modeling import LlaMaVAE
+
+if TYPE_CHECKING:
+    from llamavae.metrics.clusters import Projection
+    from llamavae.modeling import LlaMaVAE
 
 Points = NDArray[np.float64]
 
@@ -36,6 +42,7 @@ class Layout:
         codes: Latent codes (N, D), at least 4.
         method: `pca`, `tsne` or `umap`.
         seed: Seed of t-SNE and UMAP.
+        cached: Keep the result of t-SNE and UMAP, which take long, in the cache on disk.
 
     Attributes:
         points: Places of the codes (N, 2).
@@ -46,12 +53,17 @@ class Layout:
         UserError: Unknown method, too few codes, or umap-learn is missing.
     """
 
-    def __init__(self, codes: Points, method: Projection = "pca", seed: int = 0) -> None:
+    def __init__(
+        self, codes: Points, method: Projection = "pca", seed: int = 0, cached: bool = False
+    ) -> None:
         self.exact = method == "pca"
         self.explained: list[float] | None = None
         self._codes = codes
         if not self.exact:
-            self.points = project(codes, method, seed)
+            from llamavae.metrics.clusters import project  # slow import
+
+            compute = partial(project, codes, method, seed)
+            self.points = _cached(codes, method, seed, compute) if cached else compute()
             return
         if len(codes) < _LEAST or codes.shape[1] < 2:
             raise UserError(
@@ -82,6 +94,17 @@ class Layout:
         return np.stack([_weighted(self.points, each) for each in distances])
 
 
+def _cached(codes: Points, method: str, seed: int, compute: Callable[[], Points]) -> Points:
+    """The map of codes from the cache on disk."""
+    from llamavae.data.sentences import cached_array
+
+    package = {"tsne": "scikit-learn", "umap": "umap-learn"}.get(method, "llamavae")
+    key = hashlib.blake2b(np.ascontiguousarray(codes).tobytes(), digest_size=12)
+    with suppress(PackageNotFoundError):  # `compute` names a missing package
+        key.update(f"{codes.shape} {seed} {version(package)}".encode())
+    return cached_array(f"map-{method}-{key.hexdigest()}", compute)
+
+
 def _weighted(rows: Points, distances: Points) -> Points:
     """Mean (K,) of the rows (N, K) with the smallest distances, weighted by their inverse."""
     nearest = np.argsort(distances)[:_NEAREST]
@@ -100,6 +123,7 @@ class Space:
         labels: Columns of N labels.
         projections: Methods of projection, the first one shown first.
         seed: Seed of the projections.
+        cached: Keep maps that take long in the cache on disk.
 
     Attributes:
         layouts: The map of each method of projection.
@@ -114,14 +138,24 @@ class Space:
     labels: Mapping[str, Sequence[Hashable]] = field(default_factory=dict)
     projections: Sequence[Projection] = ("pca",)
     seed: int = 0
+    cached: bool = False
 
     def __post_init__(self) -> None:
         codes = self.mean.double().numpy()
         if len(codes) < _LEAST:
             raise UserError(f"a map needs at least {_LEAST} sentences; got {len(codes)}")
         self.layouts = {
-            method: Layout(codes, method, self.seed) for method in dict.fromkeys(self.projections)
+            method: Layout(codes, method, self.seed, self.cached)
+            for method in dict.fromkeys(self.projections)
         }
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Arrays instead of tensors, which torch would pass to another process by shared memory."""
+        return self.__dict__ | {"mean": self.mean.numpy(), "logvar": self.logvar.numpy()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ |= state
+        self.mean, self.logvar = torch.from_numpy(self.mean), torch.from_numpy(self.logvar)
 
     @classmethod
     def of_model(
@@ -132,8 +166,9 @@ class Space:
         projections: Sequence[Projection] = ("pca",),
         seed: int = 0,
         progress: bool = False,
+        say: Callable[[str], None] = lambda _: None,
     ) -> Space:
-        """Encode sentences; their sentence vectors are cached on disk.
+        """Encode sentences; their sentence vectors and maps are cached on disk.
 
         Args:
             model: A model with a sentence encoder.
@@ -142,14 +177,25 @@ class Space:
             projections: Methods of projection.
             seed: Seed of the projections.
             progress: Show a progress bar on stderr.
+            say: Called with what is being done, in words.
         """
+        from llamavae.data.sentences import sentence_vectors  # slow import
+
         if model.encoder is None:
             raise UserError("expected a model with a sentence encoder; this model has none")
-        h = torch.from_numpy(np.array(sentence_vectors(texts, model.encoder, progress)))
+
+        def report(done: int, total: int) -> None:
+            say(f"encoding the sentences, {done:,} of {total:,}")
+
+        vectors = sentence_vectors(texts, model.encoder, progress, report)
+        h = torch.from_numpy(np.array(vectors))
         with torch.inference_mode():
             posterior = model.encode(h)
         mean, logvar = posterior.mean.float().cpu(), posterior.logvar.float().cpu()
-        return cls(texts, mean.clone(), logvar.clone(), labels or {}, projections, seed)
+        say("computing the map")
+        return cls(
+            texts, mean.clone(), logvar.clone(), labels or {}, projections, seed, cached=True
+        )
 
     def __len__(self) -> int:
         return len(self.texts)

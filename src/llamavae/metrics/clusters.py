@@ -11,11 +11,6 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.cluster import KMeans
-from sklearn.decomposition import PCA
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.manifold import TSNE
-from sklearn.metrics import silhouette_samples
 
 from llamavae.errors import UserError, unknown
 from llamavae.metrics.control import label_codes
@@ -50,8 +45,12 @@ def project(z: ArrayLike, method: Projection = "pca", seed: int = 0) -> Vector:
         z = np.hstack([z, np.zeros_like(z)])
     match method:
         case "pca":
+            from sklearn.decomposition import PCA  # slow import
+
             model = PCA(2, random_state=seed)
         case "tsne":
+            from sklearn.manifold import TSNE  # slow import
+
             model = TSNE(perplexity=min(30.0, (len(z) - 1) / 3), random_state=seed)
         case "umap":
             model = _umap()(n_neighbors=min(15, len(z) - 1), random_state=seed, n_jobs=1)
@@ -94,6 +93,8 @@ def silhouette(distances: ArrayLike, labels: Sequence[Hashable]) -> Vector:
         distances: Pairwise distances (N, N).
         labels: Labels with between 2 and N - 1 distinct values.
     """
+    from sklearn.metrics import silhouette_samples  # slow import
+
     return np.asarray(silhouette_samples(distances, label_codes(labels), metric="precomputed"))
 
 
@@ -102,6 +103,9 @@ def k_means(z: ArrayLike, n: int, seed: int = 0) -> NDArray[np.intp]:
 
     If there are fewer than `n` distinct codes, each is its own cluster.
     """
+    from sklearn.cluster import KMeans
+    from sklearn.exceptions import ConvergenceWarning  # slow import
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         return KMeans(n, random_state=seed).fit_predict(z)

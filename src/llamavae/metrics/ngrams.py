@@ -15,11 +15,8 @@ from typing import Any
 
 import numpy as np
 import sacrebleu
-from nltk.translate.bleu_score import sentence_bleu
-from nltk.util import ngrams
 from numpy.typing import NDArray
 from sacrebleu import BLEU
-from sklearn.feature_extraction.text import CountVectorizer
 
 from llamavae.errors import UserError
 
@@ -141,6 +138,8 @@ def nltk_bleu(prediction: str, reference: str) -> float:
         >>> nltk_bleu("a kind of big dog", "a kind of big cat")
         0.668...
     """
+    from nltk.translate.bleu_score import sentence_bleu  # slow import
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of missing n-grams
         score: Any = sentence_bleu([reference.split()], prediction.split())
@@ -280,6 +279,8 @@ def reference_bleu(texts: Sequence[str], references: Sequence[str], order: int =
         >>> reference_bleu(["a kind of dog"], ["a kind of cat", "a dog barks"], order=2).round(3)
         array([0.816])
     """
+    from nltk.util import ngrams  # slow import
+
     if not references:
         raise UserError("expected at least 1 reference; got none")
     words, others = ([text.split() for text in side] for side in (texts, references))
@@ -315,6 +316,8 @@ def _shared_ngrams(words: Sequence[Sequence[str]], order: int) -> tuple[Values, 
 
     Both have shape (order, N), n from 1 to `order`.
     """
+    from nltk.util import ngrams  # slow import
+
     common, total = np.zeros((2, order, len(words)))
     for n in range(1, order + 1):
         counts = [Counter(ngrams(row, n)) for row in words]
@@ -370,6 +373,8 @@ def nearest_texts(texts: Sequence[str], training: Sequence[str]) -> tuple[NDArra
         >>> nearest_texts(["a red dog"], ["robots paint", "a big dog"])
         (array([1]), array([0.5]))
     """
+    from sklearn.feature_extraction.text import CountVectorizer  # slow import
+
     vectorizer = CountVectorizer(token_pattern=r"\S+", lowercase=False, binary=True)
     theirs: Any = vectorizer.fit_transform(training)
     ours: Any = vectorizer.transform(texts)  # words that the training texts have

@@ -16,8 +16,9 @@ from transformers import PreTrainedTokenizerBase
 from llamavae.errors import check_int, memory_errors
 from llamavae.modeling.backbones import fingerprint, quiet_dropout
 from llamavae.modeling.names import EncoderTraining
-from llamavae.modeling.tokenizing import AS_TEXT, as_texts, tokenize
+from llamavae.modeling.tokenizing import AS_TEXT, tokenize
 from llamavae.modes import evaluating
+from llamavae.parsing import as_texts
 
 
 class SentenceEncoder(nn.Module, ABC):

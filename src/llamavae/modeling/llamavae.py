@@ -30,12 +30,13 @@ from transformers import (
 from transformers.utils.generic import ModelOutput
 
 from llamavae.errors import UserError, check_int, check_path, memory_errors, unknown
-from llamavae.files import replacing_folder
+from llamavae.files import replacing_folder, write_text
 from llamavae.latent import arithmetic, average, contrast, nearest_neighbours, traversal
 from llamavae.latent.paths import PATHS, as_codes
 from llamavae.manifest import verify
 from llamavae.modeling import checkpoint, loading
 from llamavae.modeling.base import SentenceVAE
+from llamavae.modeling.card import model_card
 from llamavae.modeling.configuration import SETTINGS, LlaMaVAEConfig
 from llamavae.modeling.decoder import TextDecoder
 from llamavae.modeling.encoder import SentenceEncoder
@@ -45,7 +46,7 @@ from llamavae.modeling.prior import Prior, choose_prior
 from llamavae.modeling.refine import Progress, Refinement
 from llamavae.modeling.refine import refine as refine_posterior
 from llamavae.modeling.selfcheck import check_decoder, check_encoder
-from llamavae.modeling.tokenizing import as_full_texts
+from llamavae.parsing import as_full_texts
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -327,11 +328,12 @@ class LlaMaVAE(SentenceVAE):
         int8: bool = False,
         **hub_options: Any,
     ) -> None:
-        """Save settings (JSON), trained weights (safetensors) and the default prior.
+        """Save settings (JSON), trained weights (safetensors), the default prior and a model card.
 
         The backbones are referenced by id and revision, or, with `config.embed_backbones`, saved in
         `encoder/` and `decoder/`, from which sentence-transformers and transformers can load them.
-        If saving fails, a previous checkpoint in the folder is not changed.
+        If saving fails, a previous checkpoint in the folder is not changed. The card is that of the
+        training run, or one with what the settings say; a card that is in the folder is kept then.
 
         Args:
             save_directory: Folder; created if missing.
@@ -349,6 +351,9 @@ class LlaMaVAE(SentenceVAE):
         if is_main_process:
             with replacing_folder(save_directory, own=checkpoint.OWN) as new:
                 checkpoint.write(self, new, state, max_shard_size, int8)
+                kept = Path(save_directory) / checkpoint.CARD
+                if self.card is None and not kept.is_file():  # a card may have been edited
+                    write_text(new / checkpoint.CARD, model_card(self))
         if push_to_hub and is_main_process:
             repo = hub_options.pop("repo_id", Path(save_directory).name)
             checkpoint.upload(Path(save_directory), repo, **hub_options)

@@ -7,13 +7,14 @@ another thread uses it. So there is one call at a time.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 from llamavae.errors import UserError
+from llamavae.parsing import as_texts
 
 TOKENIZER_LOCK = threading.Lock()
 AS_TEXT = {"split_special_tokens": True}
@@ -85,54 +86,6 @@ def check_vocabulary(tokenizer: PreTrainedTokenizerBase, model: Any, part: str) 
             f" rows. Use the tokenizer of the {part}, or call "
             f"model.resize_token_embeddings({len(tokenizer)}), save the {part} and train it"
         )
-
-
-def as_texts(texts: Any) -> list[str]:
-    """A list of texts: from one text, or any iterable of texts, such as a list or a NumPy array.
-
-    Raises:
-        UserError: An item is not a text, or has a character that UTF-8 cannot encode; the message
-            has the index of the item.
-    """
-    if isinstance(texts, str):
-        texts = [texts]
-    iterable = isinstance(texts, Iterable) and getattr(texts, "ndim", 1) > 0
-    if not iterable or isinstance(texts, bytes | Mapping):
-        raise UserError(f"expected a text or a list of texts; got {texts!r:.40} ({_type(texts)})")
-    found = list(texts)
-    for index, text in enumerate(found):
-        if not isinstance(text, str):
-            hint = ". Decode bytes first: text.decode()" if isinstance(text, bytes) else ""
-            raise UserError(
-                f"expected a list of texts; got {text!r:.40} ({_type(text)}) at index {index}{hint}"
-            )
-        if not text.isascii():
-            try:
-                text.encode()
-            except UnicodeEncodeError as error:
-                raise UserError(
-                    f"the text at index {index} has the character {text[error.start]!r} (a lone "
-                    f"surrogate) at position {error.start + 1}, which is not Unicode text. Replace "
-                    "it, for example with text.encode(errors='replace').decode()"
-                ) from error
-    return found
-
-
-def as_full_texts(texts: Any) -> list[str]:
-    """Like `as_texts`, without empty texts.
-
-    Raises:
-        UserError: A text is empty or consists of white space; the message has its index.
-    """
-    found = as_texts(texts)
-    for index, text in enumerate(found):
-        if not text.strip():
-            raise UserError(f"the text at index {index} is empty. Remove empty texts")
-    return found
-
-
-def _type(value: Any) -> str:
-    return type(value).__name__
 
 
 def tokenize(

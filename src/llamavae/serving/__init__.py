@@ -3,7 +3,6 @@
 Needs the extra `serve`: `pip install 'llamavae[serve]'`.
 """
 
-from llamavae.serving.app import create_app
-from llamavae.serving.limits import Limits
+import lazy_loader
 
-__all__ = ["Limits", "create_app"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

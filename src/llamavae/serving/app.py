@@ -5,9 +5,9 @@ from __future__ import annotations
 import base64
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import torch
 from fastapi import FastAPI, HTTPException, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
@@ -16,26 +16,31 @@ from torch import Tensor
 
 from llamavae import __version__
 from llamavae.errors import UserError
-from llamavae.guidance import InvertibleCVAE
 from llamavae.latent import arithmetic, average, traversal
 from llamavae.latent.paths import PATHS, as_codes
-from llamavae.modeling import LlaMaVAE
 from llamavae.serving import schemas as s
-from llamavae.serving.batching import Busy
-from llamavae.serving.engine import Engine
+from llamavae.serving.batching import Busy, Unavailable
+from llamavae.serving.engine import Arrange, Engine
 from llamavae.serving.guard import Guard
 from llamavae.serving.limits import Limits
 from llamavae.serving.metrics import Metrics
+from llamavae.serving.models import Models, Unprepared
 from llamavae.serving.requests import (
     Gone,
     attended,
     check_count,
-    definitions_of,
+    check_definitions,
     engine_of,
+    facts_of,
     given_places,
     given_texts,
     texts_at,
 )
+from llamavae.serving.worker import ThreadWorker, Worker
+
+if TYPE_CHECKING:
+    from llamavae.guidance import InvertibleCVAE
+    from llamavae.modeling import LlaMaVAE
 
 _RETRY = "1"  # seconds, for clients that get status 429
 
@@ -47,7 +52,6 @@ def create_app(
     name: str = "llamavae",
     limits: Limits | None = None,
     api_key: str | None = None,
-    open_paths: Sequence[str] = (),
 ) -> FastAPI:
     """The service as an ASGI application.
 
@@ -57,20 +61,40 @@ def create_app(
         name: Name of the model in responses, which requests for embeddings may give.
         limits: Limits of requests.
         api_key: Key that requests must have; None needs no key.
-        open_paths: Paths that need no key, besides `/health`.
 
     Raises:
         UserError: The model has no sentence encoder.
     """
-    if model.encoder is None:
-        raise UserError("expected a model with a sentence encoder; this model has none")
+    worker = ThreadWorker(Models(model, definitions))
+    return app_of(worker, name=name, limits=limits, api_key=api_key)
+
+
+def app_of(
+    worker: Worker,
+    *,
+    name: str,
+    limits: Limits | None = None,
+    api_key: str | None = None,
+    open_paths: Sequence[str] = (),
+    arrange: Arrange | None = None,
+) -> FastAPI:
+    """The service of the models of a worker; requests are answered once they are loaded.
+
+    Args:
+        worker: Runs functions of the models.
+        name: See `create_app`.
+        limits: See `create_app`.
+        api_key: See `create_app`.
+        open_paths: Paths that need no key, besides `/health`.
+        arrange: What else must be done once the models are loaded.
+    """
     metrics, limits = Metrics(), limits or Limits()
-    engine = Engine(model, definitions, limits, metrics.batch)
+    engine = Engine(worker, limits, metrics.batch, arrange)
     metrics.watch(lambda: engine.waiting)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        engine.prepare()
+        engine.start()
         yield
         engine.close()
 
@@ -110,14 +134,13 @@ def create_app(
 async def embeddings(body: s.EmbeddingsRequest, request: Request) -> Response:
     """Posterior means of texts, in the format of OpenAI's API."""
     engine, name = engine_of(request), request.app.state.name
-    size = engine.model.config.latent_dim
+    size = facts_of(engine).latent_dim
     if body.model is not None and body.model != name:
         raise HTTPException(404, f"the model {body.model[:80]!r} is not served; served: {name}")
     if body.dimensions not in (None, size):
         raise UserError(f"dimensions must be {size}, the size of z; got {body.dimensions}")
     texts = given_texts(engine, body.input)
-    z = await attended(request, engine.encode(texts))
-    tokens = await engine.run(_tokens, engine.model, texts)
+    z, tokens = await attended(request, engine.encode(texts))
     data = [
         {"object": "embedding", "index": i, "embedding": _embedding(code, body.encoding_format)}
         for i, code in enumerate(z)
@@ -129,7 +152,7 @@ async def embeddings(body: s.EmbeddingsRequest, request: Request) -> Response:
 async def decode(body: s.DecodeRequest, request: Request) -> Response:
     """Decode latent codes."""
     engine = engine_of(request)
-    z = as_codes(body.z, engine.model.config.latent_dim)
+    z = as_codes(body.z, facts_of(engine).latent_dim)
     if len(z) == 0:
         raise UserError("expected at least one code; got none")
     check_count(engine, len(z), "codes")
@@ -142,8 +165,12 @@ async def decode(body: s.DecodeRequest, request: Request) -> Response:
 
 async def reconstruct(body: s.ReconstructRequest, request: Request) -> Response:
     """Encode texts and decode their codes."""
-    engine = engine_of(request)
-    return await texts_at(request, partial(engine.encode, given_texts(engine, body.texts)), body)
+    found = given_texts(engine_of(request), body.texts)
+
+    async def places() -> list[str]:
+        return found
+
+    return await texts_at(request, places, body)
 
 
 async def interpolate(body: s.InterpolateRequest, request: Request) -> Response:
@@ -198,39 +225,49 @@ async def sample(body: s.SampleRequest, request: Request) -> Response:
     engine = engine_of(request)
     check_count(engine, body.n, "texts")
     prior = None if body.prior == "default" else body.prior
-    draw = engine.model.sample_codes
-    codes = partial(engine.run, draw, body.n, prior, body.spread, body.seed)
+
+    async def codes() -> Tensor:
+        drawn = await engine.run(Models.sample, body.n, prior, body.spread, body.seed)
+        return torch.from_numpy(drawn)
+
     return await texts_at(request, codes, body)
 
 
 async def define(body: s.DefineRequest, request: Request) -> Response:
     """Definitions of a word."""
     engine = engine_of(request)
-    cvae = definitions_of(engine)
+    check_definitions(engine)
     check_count(engine, body.n, "texts")
     given_texts(engine, body.word)
-    draw = cvae.sample_codes
-    codes = partial(engine.run, draw, [body.word], body.n, body.spread, body.seed)
+
+    async def codes() -> Tensor:
+        drawn = await engine.run(Models.define, body.word, body.n, body.spread, body.seed)
+        return torch.from_numpy(drawn)
+
     return await texts_at(request, codes, body)
 
 
 async def lookup(body: s.LookupRequest, request: Request) -> s.Words:
     """The words that match a definition (reverse dictionary)."""
     engine = engine_of(request)
-    cvae = definitions_of(engine)
+    check_definitions(engine)
     check_count(engine, body.k, "words")
     [text] = given_texts(engine, body.text)
-    if not engine.prepared:
+    try:
+        found = await attended(request, engine.run(Models.lookup, text, body.k))
+    except Unprepared as error:
         message = "the words are still being encoded; try again later"
-        raise HTTPException(503, message, {"Retry-After": "10"})
-    found = await attended(request, engine.run(cvae.rank, text, None, body.k))
-    words = [s.Word(word=cvae.vocabulary[i], log_prob=density) for i, density in found]
-    return s.Words(words=words)
+        raise HTTPException(503, message, {"Retry-After": "10"}) from error
+    return s.Words(words=[s.Word(word=word, log_prob=density) for word, density in found])
 
 
-async def health(request: Request) -> dict[str, Any]:
-    """Whether the service is up, and how much is waiting."""
-    return {"status": "ok", "model": request.app.state.name, "waiting": engine_of(request).waiting}
+async def health(request: Request) -> Response:
+    """Whether the model is loaded, and how much is waiting; status 503 while it is being loaded."""
+    engine: Engine = request.app.state.engine
+    found = {"model": request.app.state.name, "waiting": engine.waiting}
+    if engine.facts is not None:
+        return JSONResponse({"status": "ok"} | found)
+    return JSONResponse({"status": "loading", "stage": engine.worker.stage} | found, 503)
 
 
 async def metrics_(request: Request) -> Response:
@@ -242,11 +279,6 @@ async def models(request: Request) -> dict[str, Any]:
     """The served model, in the format of OpenAI's API."""
     one = {"id": request.app.state.name, "object": "model", "created": 0, "owned_by": "llamavae"}
     return {"object": "list", "data": [one]}
-
-
-def _tokens(model: LlaMaVAE, texts: Sequence[str]) -> int:
-    assert model.encoder is not None  # `create_app` checks it
-    return int(model.encoder.tokenize(texts)["attention_mask"].sum())
 
 
 def _embedding(code: Tensor, form: str) -> list[float] | str:
@@ -289,6 +321,12 @@ async def _busy(_: Request, error: Exception) -> Response:
     return response
 
 
+async def _unavailable(_: Request, error: Exception) -> Response:
+    response = _error(503, f"{error} and is started again; try again later", kind="server_error")
+    response.headers["Retry-After"] = _RETRY
+    return response
+
+
 async def _gone(_: Request, error: Exception) -> Response:
     return Response(status_code=499)
 
@@ -298,5 +336,6 @@ _HANDLERS: dict[Any, Any] = {
     RequestValidationError: _invalid,
     HTTPError: _http_error,
     Busy: _busy,
+    Unavailable: _unavailable,
     Gone: _gone,
 }

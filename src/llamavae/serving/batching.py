@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
-from concurrent.futures import Executor
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -20,12 +19,15 @@ class Busy(Exception):
     """Too many items are waiting."""
 
 
+class Unavailable(Exception):
+    """What computes the items has ended; no item by itself would be computed either."""
+
+
 class Batcher(Generic[T, R]):
     """Computes a function of single items in batches of the items of all requests.
 
     Args:
         compute: Function of a list of items; returns one result for each.
-        executor: Where `compute` runs. Batchers that use the same model share one thread.
         size: Maximum number of items per batch.
         limit: Maximum number of waiting items.
         observe: Called with the number of items of each batch.
@@ -33,14 +35,13 @@ class Batcher(Generic[T, R]):
 
     def __init__(
         self,
-        compute: Callable[[list[T]], Sequence[R]],
-        executor: Executor,
+        compute: Callable[[list[T]], Awaitable[Sequence[R]]],
         size: int,
         limit: int,
         observe: Callable[[int], None] = lambda _: None,
     ) -> None:
-        self._compute, self._executor = compute, executor
-        self.size, self.limit, self._observe = size, limit, observe
+        self._compute, self._observe = compute, observe
+        self.size, self.limit = size, limit
         self._waiting: deque[tuple[T, asyncio.Future[R]]] = deque()
         self._worker: asyncio.Task[None] | None = None
 
@@ -87,16 +88,16 @@ class Batcher(Generic[T, R]):
 
     async def _run(self, batch: list[tuple[T, asyncio.Future[R]]]) -> None:
         """Compute a batch; if that fails, each item by itself, so that only the cause fails."""
-        items = [item for item, _ in batch]
-        loop = asyncio.get_running_loop()
         try:
-            results = await loop.run_in_executor(self._executor, self._compute, items)
+            results = await self._compute([item for item, _ in batch])
         except Exception as error:
-            if len(batch) > 1:
+            if len(batch) > 1 and not isinstance(error, Unavailable):
                 for one in batch:
                     await self._run([one])
-            elif not batch[0][1].done():
-                batch[0][1].set_exception(error)
+                return
+            for _, future in batch:
+                if not future.done():
+                    future.set_exception(error)
             return
         for (_, future), result in zip(batch, results, strict=True):
             if not future.done():

@@ -12,10 +12,10 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from torch import Tensor
 
 from llamavae.errors import UserError
-from llamavae.guidance import InvertibleCVAE
-from llamavae.modeling.tokenizing import as_full_texts
+from llamavae.parsing import as_full_texts
 from llamavae.serving import schemas as s
-from llamavae.serving.engine import Engine, Generation
+from llamavae.serving.engine import Engine
+from llamavae.serving.models import Facts, Generation
 
 R = TypeVar("R")
 
@@ -23,15 +23,24 @@ _POLL = 0.25  # seconds between checks whether the client is still there
 
 
 def engine_of(request: Request) -> Engine:
-    """The model of the application."""
-    return request.app.state.engine
+    """The models of the application; status 503 while they are being loaded."""
+    engine: Engine = request.app.state.engine
+    if engine.facts is None:
+        message = engine.worker.stage or "loading the model"
+        raise HTTPException(503, f"{message}; try again later", {"Retry-After": "1"})
+    return engine
 
 
-def definitions_of(engine: Engine) -> InvertibleCVAE:
-    """The model of definitions; status 404 without one."""
-    if engine.definitions is None:
+def facts_of(engine: Engine) -> Facts:
+    """The facts of models that are loaded."""
+    assert engine.facts is not None  # `engine_of` checks it
+    return engine.facts
+
+
+def check_definitions(engine: Engine) -> None:
+    """Raise an error of status 404 without a model of definitions."""
+    if not facts_of(engine).definitions:
         raise HTTPException(404, "this server has no model of definitions (--definitions)")
-    return engine.definitions
 
 
 def check_count(engine: Engine, count: int, what: str) -> None:
@@ -62,12 +71,17 @@ def given_places(engine: Engine, places: Sequence[s.Place]) -> Sequence[s.Place]
 
 
 async def texts_at(
-    request: Request, codes: Callable[[], Awaitable[Tensor]], body: s.Generated
+    request: Request,
+    codes: Callable[[], Awaitable[Tensor | Sequence[str]]],
+    body: s.Generated,
 ) -> Response:
-    """The texts of computed codes (B, D), as JSON or streamed in order as they are decoded."""
+    """The texts at computed codes (B, D), as JSON or streamed in order as they are decoded.
+
+    Texts instead of codes are reconstructed.
+    """
     engine = engine_of(request)
     how = Generation(body.temperature, body.top_p, body.max_new_tokens, body.seed)
-    limit = engine.model.config.max_tokens
+    limit = facts_of(engine).max_tokens
     if how.max_new_tokens is not None and how.max_new_tokens > limit:
         raise UserError(f"expected max_new_tokens of at most {limit}; got {how.max_new_tokens}")
     futures = engine.decode(await attended(request, codes()), how)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-import yaml
+from huggingface_hub import EvalResult
 
 from llamavae.evaluation.results import interval_text, number_text
 from llamavae.markdown import markdown_table
 from llamavae.modeling import LlaMaVAE
+from llamavae.modeling.card import card_data
 from llamavae.training.measure import metric_rows
 
 
@@ -23,16 +25,15 @@ def model_card(model: LlaMaVAE, results: dict[str, Any]) -> str:
     recipe, config, metrics = results["recipe"], model.config, results["metrics"]
     objective, optimisation = recipe["objective"], recipe["optimisation"]
     corpora = (recipe["corpus"], *recipe["corpus"]["mix"])
-    head = yaml.safe_dump(
-        {"library_name": "llamavae", "tags": ["sentence-vae", "controllable-generation"]},
-        sort_keys=False,
-    )
+    head = card_data(model)
+    head.model_name = recipe["name"]
+    head.eval_results = _results(metric_rows(metrics, recipe["evaluation"]["decoded"]), recipe)
     warnings = "\n".join(f"- {w}" for w in results["warnings"]) or "None."
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     total = sum(p.numel() for p in model.parameters())
     sentences = results["sentences"]
     lines = [
-        f"---\n{head}---",
+        f"---\n{head.to_yaml()}\n---",
         f"# {recipe['name']}: a LlaMaVAE",
         recipe["description"],
         "The model encodes a sentence as a latent code z in a small continuous space, and decodes "
@@ -99,6 +100,24 @@ def model_card(model: LlaMaVAE, results: dict[str, Any]) -> str:
         "their own licences.",
     ]
     return "\n\n".join(line for line in lines if line) + "\n"
+
+
+def _results(rows: Sequence[Mapping[str, Any]], recipe: Mapping[str, Any]) -> list[EvalResult]:
+    """The metrics in the form of the hub, which shows them beside the card."""
+    corpus = Path(recipe["corpus"]["name"]).name
+    return [
+        EvalResult(
+            task_type="feature-extraction",
+            dataset_type=corpus,
+            dataset_name=corpus,
+            dataset_split="validation",
+            metric_type=row["metric"],
+            metric_name=", ".join(filter(None, (row["metric"], row.get("unit")))),
+            metric_value=float(row["value"]),
+        )
+        for row in rows
+        if not row["group"] and row["value"] is not None
+    ]
 
 
 def _bag_of_words(weight: float) -> str:

@@ -8,6 +8,7 @@ const $ = (id) => document.getElementById(id);
 const FOUND = 20; // sentences shown by the search
 const SLIDERS = 8; // shown at first
 const MEASURED = 32; // coordinates that are measured at first
+const POLL = 500; // milliseconds between requests while the service is starting
 const PRIOR = 1.96; // half width of the central 95 % of the prior
 
 const TABS = ["place", "path", "coordinates", "combine", "condition", "usage"];
@@ -596,10 +597,21 @@ function show(tab) {
   if (tab === "coordinates" && shown.spot && !changes.size) measure();
 }
 
+/** Waits until the service has the map. */
+async function started() {
+  for (;;) {
+    const { ready, stage } = await ask("/explore/progress");
+    $("key-form").hidden = true;
+    if (ready) return;
+    say(`The service is starting: ${stage || "loading the model"} …`);
+    await new Promise((done) => setTimeout(done, POLL));
+  }
+}
+
 async function start() {
   await task("start", "Loading the map …", async () => {
+    await started();
     const found = await ask("/explore/map");
-    $("key-form").hidden = true;
     for (const layout of Object.values(found.layouts)) {
       layout.points = unpack(layout.points, Float32Array);
     }

@@ -1,0 +1,197 @@
+"""Where the models run: in a thread of this process, or in a process of their own.
+
+The HTTP service needs an interpreter for itself: Python runs one thread at a time, and a small
+model spends much of its time in Python.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Callable
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import connection, get_context, parent_process
+from threading import RLock, Thread
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
+
+from tqdm import tqdm
+
+from llamavae.serving.batching import Unavailable
+from llamavae.serving.models import Facts, Models
+
+P = ParamSpec("P")
+R = TypeVar("R")
+Say = Callable[[str], None]
+Load = Callable[[Say], Models]
+
+_STAGE = 200  # bytes
+_DIED = "the process of the model has ended"
+
+
+class Worker(Protocol):
+    """Runs functions of the models, one at a time."""
+
+    @property
+    def facts(self) -> Facts | None:
+        """The facts of the models, if they are loaded before it starts."""
+        ...
+
+    @property
+    def stage(self) -> str:
+        """What it is doing, in words."""
+        ...
+
+    async def start(self) -> Facts:
+        """Load the models."""
+        ...
+
+    async def run(
+        self, function: Callable[Concatenate[Models, P], R], *args: P.args, **options: P.kwargs
+    ) -> R:
+        """The result of a function of the models.
+
+        Raises:
+            Unavailable: The process of the models has ended; it can be started again.
+        """
+        ...
+
+    def close(self) -> None:
+        """Stop, after which nothing runs."""
+        ...
+
+
+class ThreadWorker:
+    """Models in a thread of this process.
+
+    Args:
+        models: The models.
+    """
+
+    stage = ""
+
+    def __init__(self, models: Models) -> None:
+        self._models = models
+        self._executor = ThreadPoolExecutor(1, "llamavae-model")
+
+    @property
+    def facts(self) -> Facts:
+        """The facts of the models."""
+        return self._models.facts
+
+    async def start(self) -> Facts:
+        """The models are loaded."""
+        self._models.prepare()
+        return self._models.facts
+
+    async def run(
+        self, function: Callable[Concatenate[Models, P], R], *args: P.args, **options: P.kwargs
+    ) -> R:
+        """The result of a function of the models."""
+        task = self._executor.submit(function, self._models, *args, **options)
+        return await asyncio.wrap_future(task)
+
+    def close(self) -> None:
+        """Stop the thread after its current function."""
+        self._executor.shutdown(cancel_futures=True)
+
+
+class ProcessWorker:
+    """Models in a process of their own, which begins to load them at once.
+
+    `start` waits until they are loaded; after the process has died, it starts another one.
+    Functions, their arguments and their results are pickled for the way between the processes.
+
+    Args:
+        load: Loads the models; it is called in the process, with a function that takes what is
+            being done in words.
+    """
+
+    facts = None
+
+    def __init__(self, load: Load) -> None:
+        self._load = load
+        self._context = get_context("spawn")
+        self._stage: Any = self._context.Array("c", _STAGE)
+        self._end, self._ends = self._context.Pipe()
+        self._begin()
+
+    def _begin(self) -> None:
+        self._pool = ProcessPoolExecutor(1, self._context, _enter, (self._stage, self._ends))
+        self._loading: Future[Facts] | None = self._pool.submit(_load, self._load)
+
+    @property
+    def stage(self) -> str:
+        """What the process is doing while it loads, in words."""
+        return self._stage.value.decode(errors="ignore")
+
+    async def start(self) -> Facts:
+        """Wait until the models are loaded."""
+        if self._loading is None:  # the process has died
+            self._pool.shutdown(wait=False)
+            self._begin()
+            assert self._loading is not None
+        try:
+            return await self._result(self._loading)
+        finally:
+            self._loading = None
+
+    async def run(
+        self, function: Callable[Concatenate[Models, P], R], *args: P.args, **options: P.kwargs
+    ) -> R:
+        """The result of a function of the models."""
+        try:
+            future = self._pool.submit(_run, function, args, options)
+        except BrokenProcessPool as error:
+            raise Unavailable(_DIED) from error
+        return await self._result(future)
+
+    async def _result(self, future: Future[R]) -> R:
+        try:
+            return await asyncio.wrap_future(future)
+        except BrokenProcessPool as error:
+            raise Unavailable(_DIED) from error
+
+    def close(self) -> None:
+        """End the process."""
+        self._end.close()
+        self._pool.shutdown(cancel_futures=True)
+
+
+# --------------------------------------------------------------------------------- in the process
+
+_held: dict[str, Models] = {}
+_stage: list[Any] = []
+
+
+def _enter(stage: Any, ends: connection.Connection) -> None:
+    """Leave signals to the service, and end with it."""
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, signal.SIG_IGN)
+    tqdm.set_lock(RLock())  # its own lock would be left behind when the process ends
+    service = parent_process()
+    assert service is not None
+
+    def watch() -> None:
+        connection.wait([service.sentinel, ends])
+        os._exit(1)
+
+    Thread(target=watch, daemon=True).start()
+    _stage.append(stage)
+
+
+def say(text: str) -> None:
+    """Tell the service what this process is doing."""
+    for stage in _stage:
+        stage.value = text.encode()[: _STAGE - 1]
+
+
+def _load(load: Load) -> Facts:
+    models = _held["models"] = load(say)
+    models.prepare()
+    return models.facts
+
+
+def _run(function: Callable[..., R], args: tuple[Any, ...], options: dict[str, Any]) -> R:
+    return function(_held["models"], *args, **options)

@@ -1,0 +1,92 @@
+"""A service whose models are loaded later, or not at all, or are lost."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Any
+
+from starlette.testclient import TestClient
+
+from llamavae.errors import UserError
+from llamavae.serving.app import app_of
+from llamavae.serving.batching import Unavailable
+from llamavae.serving.models import Facts, Models
+from llamavae.serving.worker import ThreadWorker
+
+A = "a dog runs in a park"
+
+
+class Late(ThreadWorker):
+    """A worker that loads its models when it is told to, or fails, or dies once."""
+
+    facts: Any = None
+    stage: Any = "reading the weights"
+
+    def __init__(self, models: Models, error: Exception | None = None) -> None:
+        super().__init__(models)
+        self.error, self.release, self.dies, self.starts = error, False, False, 0
+
+    async def start(self) -> Facts:
+        while not self.release:
+            await asyncio.sleep(0.01)
+        self.starts += 1
+        if self.error is not None:
+            raise self.error
+        return self._models.facts
+
+    async def run(self, function: Callable[..., Any], *args: Any, **options: Any) -> Any:
+        if self.dies:
+            self.dies = False
+            raise Unavailable("the process of the model has ended")
+        return await super().run(function, *args, **options)
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_requests_while_the_model_is_being_loaded(vae):
+    worker = Late(Models(vae))
+    with TestClient(app_of(worker, name="tiny")) as client:
+        response = client.get("/health")
+        assert response.status_code == 503
+        assert response.json()["stage"] == "reading the weights"
+        response = client.post("/v1/reconstruct", json={"texts": A})
+        assert response.status_code == 503
+        assert response.headers["Retry-After"] == "1"
+        expected = "reading the weights; try again later"
+        assert response.json()["error"]["message"] == expected
+        worker.release = True
+        wait_for(lambda: client.get("/health").status_code == 200)
+        [text] = client.post("/v1/reconstruct", json={"texts": A}).json()["texts"]
+        assert text["text"] == vae.reconstruct(A)[0]
+
+
+def test_a_model_that_cannot_be_loaded_stops_the_service(vae):
+    worker = Late(Models(vae), UserError("there is no such model"))
+    app = app_of(worker, name="tiny")
+    stopped: list[bool] = []
+    app.state.engine.stop = lambda: stopped.append(True)
+    with TestClient(app):
+        worker.release = True
+        wait_for(lambda: bool(stopped))
+    assert str(app.state.engine.failure) == "there is no such model"
+
+
+def test_a_process_that_dies_is_started_again(vae):
+    worker = Late(Models(vae))
+    worker.release = True
+    with TestClient(app_of(worker, name="tiny")) as client:
+        wait_for(lambda: client.get("/health").status_code == 200)
+        worker.dies = True
+        response = client.post("/v1/reconstruct", json={"texts": [A, A]})
+        assert response.status_code == 503
+        assert response.headers["Retry-After"] == "1"
+        wait_for(lambda: client.get("/health").status_code == 200)
+        assert client.post("/v1/reconstruct", json={"texts": A}).status_code == 200
+    assert worker.starts == 2
