@@ -22,7 +22,7 @@ def learning_curves(rows: Sequence[tuple[str, str]]) -> Figure:
     """NLL of the training batches by processor minutes.
 
     Args:
-        rows: Name of each system and its experiment; those without a training log are left out.
+        rows: Name of each system and its experiment; those without a training log are skipped.
     """
     figure, (axis,) = new_figure(width=7.0, height=3.6)
     styles = [(colour, line) for line in ("-", "--") for colour in CATEGORIES]
