@@ -73,4 +73,6 @@ def test_operations_are_those_that_torch_counts() -> None:
         }
     )
     found = simulate(setup_of(recipe, cpu=True)).flops
-    assert found == pytest.approx(counter.get_total_flops(), rel=0.02)
+    # torch does not count the fused attention on a CPU: 2 products forward, and 5 backward
+    attention = tiny.LAYERS * 7 * 2 * (4 * 4 * 16 * (16 + 2) * 8)
+    assert found - attention == counter.get_total_flops()
