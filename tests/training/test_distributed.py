@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from tests import tiny
 from tests.training import runs
@@ -27,6 +29,14 @@ FREE_BITS = {
 TARGET_RATE = {"schedule": "target_rate", "target_rate": 0.05, "word_dropout": 0.3}
 
 
+def row_groups(folder: Path) -> Path:
+    """The sentences as Parquet, of which each process reads its own row groups."""
+    path = folder / "sentences.parquet"
+    if not path.is_file():
+        pq.write_table(pa.table({"text": runs.SENTENCES}), path, row_group_size=5)
+    return path
+
+
 def cases(folder: Path) -> dict[str, dict[str, Any]]:
     """Settings of the runs that are made twice, by name."""
     frozen = {"model": str(tiny.encoder("bert-mean")), "scratch": None, "training": "frozen"}
@@ -34,7 +44,7 @@ def cases(folder: Path) -> dict[str, dict[str, Any]]:
     scratch = runs.settings(folder, "x")["decoder"]["scratch"]
     warm = {"scratch": {**scratch, "warmup_steps": 4, "warmup_batch_size": 4}}
     passes = {**BATCH, "steps": None, "epochs": 1.5, "batch_size": 24}
-    streamed = {"name": str(runs.corpus(folder)), "streaming": True}
+    streamed = {"name": str(row_groups(folder)), "streaming": True}
     changes: dict[str, dict[str, Any]] = {
         "free-bits": {"objective": FREE_BITS, "decoder": warm, "optimisation": BATCH},
         "target-rate": {"objective": TARGET_RATE, "encoder": frozen, "optimisation": passes},

@@ -19,7 +19,7 @@ import typer
 from typer.core import TyperGroup
 
 from llamavae import __version__
-from llamavae.cli import evaluate, guidance, prior, score, sweep, texts, training
+from llamavae.cli import codes, evaluate, guidance, prior, score, sweep, texts, training
 from llamavae.cli.check import check
 from llamavae.cli.condition import fit_condition
 from llamavae.cli.explore import explore
@@ -114,8 +114,8 @@ for command in (
     texts.neighbours,
     index,
     prior.fit_prior,
-    texts.encode,
-    texts.decode,
+    codes.encode,
+    codes.decode,
     fit_condition,
     guidance.define,
     guidance.guide,

@@ -25,7 +25,7 @@ from llamavae.errors import LARGEST, UserError, check_int, check_seed
 
 if TYPE_CHECKING:
     from llamavae import LlaMaVAE
-    from llamavae.bulk.task import Engine, ModelSource
+    from llamavae.bulk.task import ModelSource
     from llamavae.modeling import SentenceEncoder
 
 Json = Annotated[bool, typer.Option("--json", help="Write one JSON object per line.")]
@@ -191,48 +191,6 @@ class ModelOptions:
         options = placement(None if self.device == "auto" else self.device, self.dtype)
         device = options.pop("device_map", "cpu")
         return load_sentence_encoder(source, **options).to(device)
-
-
-@dataclass
-class EngineOptions:
-    """Where a large file is processed."""
-
-    panel: ClassVar[str] = "Engine"
-
-    engine: Annotated[
-        Literal["local", "ray"],
-        typer.Option(
-            help="local: this process. ray: workers of Ray on this machine or a cluster, for a "
-            "Parquet file; requires --output and `pip install 'llamavae[ray]'`. Both write the "
-            "same file."
-        ),
-    ] = "local"
-    workers: Annotated[
-        int | None,
-        typer.Option(min=1, help="Number of workers of Ray. Default: one per GPU, or per core."),
-    ] = None
-    threads: Annotated[
-        int | None, typer.Option(min=1, help="CPU threads of each worker of Ray. Default: 1.")
-    ] = None
-    ray_address: Annotated[
-        str | None,
-        typer.Option(
-            help="Cluster of Ray to use, such as auto or ray://HOST:10001. Default: RAY_ADDRESS, "
-            "or else this machine."
-        ),
-    ] = None
-
-    def create(self, output: Path | None) -> Engine:
-        """The engine; it must be local without an output."""
-        if output is None and self.engine != "local":
-            raise UserError(
-                f"--engine {self.engine} requires a Parquet file to write. Use --output"
-            )
-        from llamavae.bulk.engine import find_engine
-
-        return find_engine(
-            self.engine, workers=self.workers, threads=self.threads, address=self.ray_address
-        )
 
 
 def quiet() -> None:

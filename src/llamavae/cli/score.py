@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from llamavae.cli.options import EngineOptions, Json, quiet
+from llamavae.cli.engine import EngineOptions
+from llamavae.cli.options import Json, quiet
 from llamavae.cli.output import note, progress_bar, resumable, write, write_table
 from llamavae.errors import UserError
 from llamavae.files import write_csv, write_json
