@@ -34,9 +34,15 @@ def quantization_config(bits: Literal["4bit", "8bit"]) -> BitsAndBytesConfig:
     return BitsAndBytesConfig(
         load_in_4bit=bits == "4bit",
         load_in_8bit=bits == "8bit",
+        llm_int8_threshold=0.0,  # or a row's result would depend on the other rows of its batch
         bnb_4bit_quant_type="nf4",
         bnb_4bit_compute_dtype=torch.float32 if emulates_bfloat16() else torch.bfloat16,
     )
+
+
+def is_quantised(lm: nn.Module) -> bool:
+    """Whether bitsandbytes quantises layers, which then compute in half precision or integers."""
+    return any(type(part).__module__.startswith("bitsandbytes.") for part in lm.modules())
 
 
 def quiet_bitsandbytes() -> None:

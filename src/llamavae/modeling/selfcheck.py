@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from llamavae.errors import UserError
+from llamavae.modeling.quantised import is_quantised
 from llamavae.modes import evaluating
 
 if TYPE_CHECKING:
@@ -97,7 +98,8 @@ def check_decoder(model: SentenceVAE) -> None:
         raise UserError(
             f"{kind} cannot be used with injection {name!r} in {dtype}: {cause}. {_ADVICE}"
         ) from error
-    tolerance = _TOLERANCE * (_HALF if decoder.lm.dtype.itemsize == 2 else 1)
+    half = decoder.lm.dtype.itemsize == 2 or is_quantised(decoder.lm)
+    tolerance = _TOLERANCE * (_HALF if half else 1)
     if not (forced.isfinite().all() and generated.isfinite().all()):
         raise UserError(
             f"{kind} with injection {name!r} predicts values that are not finite in {dtype}. Load "
