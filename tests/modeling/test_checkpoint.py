@@ -239,7 +239,7 @@ def test_weights_in_several_files(tmp_path):
 def test_only_what_trained_is_in_the_checkpoint(saved):
     names = set(load_file(saved / "model.safetensors"))
     assert names == set(tiny.vae().trained_names)
-    assert files(saved) == ["config.json", "manifest.json", "model.safetensors"]
+    assert files(saved) == ["README.md", "config.json", "manifest.json", "model.safetensors"]
 
 
 def test_given_weights_are_saved_instead(tmp_path):
