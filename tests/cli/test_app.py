@@ -17,6 +17,7 @@ import typer
 
 from llamavae import __version__
 from llamavae.cli import app as cli
+from llamavae.cli import output
 from llamavae.cli.app import app
 from llamavae.cli.options import ModelOptions
 
@@ -231,5 +232,5 @@ def test_full_disk(
 
 
 def test_warnings_are_messages(capsys):
-    cli._show_warning(UserWarning("a\x1b[31m warning"), UserWarning, "file.py", 3)
+    output._show_warning(UserWarning("a\x1b[31m warning"), UserWarning, "file.py", 3)
     assert capsys.readouterr().err == "warning: a\\u001b[31m warning\n"

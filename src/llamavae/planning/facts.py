@@ -10,10 +10,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import yaml
 
 from llamavae.errors import UserError, unknown
-from llamavae.parsing import read_json
+from llamavae.parsing import read_json, read_yaml
 from llamavae.planning.sizes import Sizes
 
 CPU = "cpu"
@@ -138,4 +137,4 @@ def model_names() -> list[str]:
 
 def _table(name: str) -> Any:
     text = (resources.files("llamavae.planning") / name).read_text(encoding="utf-8")
-    return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    return read_yaml(text, name, aliases=True)

@@ -1,4 +1,7 @@
-"""The settings of a recipe, their defaults and the checks across settings."""
+"""The settings of a recipe, their defaults and the checks across settings.
+
+The file is long because it is the one place where every setting is described.
+"""
 
 from __future__ import annotations
 
