@@ -10,7 +10,6 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-
 from llamavae.errors import UserError, unknown
 from llamavae.parsing import read_json, read_yaml
 from llamavae.planning.sizes import Sizes
