@@ -106,8 +106,8 @@ def svg(name: str, rows: Sequence[tuple[str, str]]) -> str:
 
 def _scatter(axis: Axes, points: Sequence[tuple[str, float, float]]) -> None:
     for i, (system, x, y) in enumerate(points):
-        style = {"color": CATEGORIES[i % len(CATEGORIES)], "marker": MARKERS[i % len(MARKERS)]}
-        axis.scatter([x], [y], label=system, s=36, **style)
+        colour, marker = CATEGORIES[i % len(CATEGORIES)], MARKERS[i % len(MARKERS)]
+        axis.scatter([x], [y], label=system, s=36, color=colour, marker=marker)
     axis.set_yscale("log")
     _plain_numbers(axis.yaxis)
 

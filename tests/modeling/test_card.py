@@ -35,7 +35,7 @@ def test_every_checkpoint_has_a_card(tmp_path):
 def test_an_edited_card_is_kept(tmp_path):
     tiny.vae().save_pretrained(tmp_path)
     card = ModelCard.load(tmp_path / "README.md")
-    card.data.license = "mit"
+    card.data["license"] = "mit"
     card.save(tmp_path / "README.md")
     tiny.vae(slots=1).save_pretrained(tmp_path)
     assert head(tmp_path).license == "mit"

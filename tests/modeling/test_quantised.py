@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from importlib.util import find_spec
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ from llamavae.modeling.quantised import quantization_config
 installed = pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="needs bitsandbytes")
 
 
-def vae(bits: str | None, training: str) -> LlaMaVAE:
+def vae(bits: Literal["4bit", "8bit"] | None, training: str) -> LlaMaVAE:
     torch.manual_seed(0)
     options = {} if bits is None else {"quantization_config": quantization_config(bits)}
     options |= {"dtype": torch.float32}

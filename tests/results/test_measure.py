@@ -146,8 +146,11 @@ def test_training_sweeps_and_studies_are_read(tmp_path):
 
 
 def test_the_training_of_langvae_is_read(tmp_path):
-    record = {"training": {"steps": 12}, "settings": {"batch": 50}}
-    record["processor_seconds"] = {"training": 120.0}
+    record = {
+        "training": {"steps": 12},
+        "settings": {"batch": 50},
+        "processor_seconds": {"training": 120.0},
+    }
     write(tmp_path / "mine" / "run.json", json.dumps(record))
     write(tmp_path / "mine" / "usage.jsonl", "")
     assert measure.measure("mine", Experiment(commands=[]), tmp_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from results import experiments, page, plots
 
@@ -27,8 +28,8 @@ def measured(tmp_path, monkeypatch):
 
 def test_a_learning_curve_is_the_mean_of_the_log_by_processor_time():
     (axis,) = plots.learning_curves(ROWS).axes
-    curves = {str(line.get_label()): line.get_xydata() for line in axis.lines}
-    assert {name: xy.tolist() for name, xy in curves.items()} == {
+    curves = {str(line.get_label()): np.asarray(line.get_xydata()).tolist() for line in axis.lines}
+    assert curves == {
         "one": [[5, 50], [10, 30]],
         "two": [[10, 50], [20, 30]],
     }
@@ -36,14 +37,14 @@ def test_a_learning_curve_is_the_mean_of_the_log_by_processor_time():
 
 def test_a_point_is_the_rate_and_the_distortion_of_a_system():
     (axis,) = plots.rate_distortion(ROWS).axes
-    points = [one.get_offsets().tolist() for one in axis.collections]  # type: ignore[attr-defined]
+    points = [np.asarray(one.get_offsets()).tolist() for one in axis.collections]
     assert points == [[[100, 20]], [[200, 10]]]
 
 
 def test_the_size_of_a_decoder_is_on_a_logarithmic_axis():
     (axis,) = plots.size(ROWS).axes
     assert axis.get_xscale() == "log"
-    assert axis.lines[0].get_xydata().tolist() == [[10, 0.1], [100, 0.1]]
+    assert np.asarray(axis.lines[0].get_xydata()).tolist() == [[10, 0.1], [100, 0.1]]
 
 
 @pytest.mark.parametrize("name", plots.PLOTS)
