@@ -1,6 +1,7 @@
 """Fills in what the code knows better than a page: `<!-- generated: NAME -->` becomes a table.
 
-The page of results, its plots, the files of its experiments and the notebook are part of the site as well.
+The page of results, its plots, the files of its experiments and the notebook are part of the site
+as well.
 
 MkDocs calls `on_files` once and `on_page_markdown` for every page (see `hooks:` in mkdocs.yml).
 """
