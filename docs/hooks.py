@@ -1,6 +1,7 @@
 """Fills in what the code knows better than a page: `<!-- generated: NAME -->` becomes a table.
 
-The page of results, its plots and the files of its experiments are part of the site as well.
+The page of results, its plots, the files of its experiments and the notebook are part of the site
+as well.
 
 MkDocs calls `on_files` once and `on_page_markdown` for every page (see `hooks:` in mkdocs.yml).
 """
@@ -29,15 +30,17 @@ MARK = re.compile(r"<!-- generated: ([\w-]+) -->")
 
 
 RESULTS = Path(__file__).parents[1] / "results"
+NOTEBOOK = Path(__file__).parents[1] / "examples" / "small.ipynb"
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """The files of the site, with those of the results."""
+    """The files of the site, with those of the results and the notebook."""
     page = (RESULTS / "README.md").read_text(encoding="utf-8").replace("](../docs/", "](../")
     files.append(File.generated(config, "results/index.md", content=page))
     for kind in ("jsonl", "svg"):
         for path in sorted(RESULTS.glob(f"*.{kind}")):
             files.append(File.generated(config, f"results/{path.name}", abs_src_path=str(path)))
+    files.append(File.generated(config, "examples/small.ipynb", abs_src_path=str(NOTEBOOK)))
     return files
 
 

@@ -52,12 +52,14 @@ def measure(name: str, experiment: Experiment, runs: Path) -> bool:
         _run(_filled(command, folder, runs), usage)
     spent = read_json_lines(usage)
     made_by = provenance()
+    commits = (line.get("commit", made_by["commit"]) for line in spent if line["status"] == 0)
     about = {
         "experiment": name,
         "commands": experiment.commands,
         "seed": experiment.seed,
         "processor_seconds": round(sum(line["seconds"] for line in spent)),
-        **{key: made_by[key] for key in ("commit", "version", "torch", "transformers", "machine")},
+        "commit": ", ".join(dict.fromkeys(map(str, commits))),
+        **{key: made_by[key] for key in ("version", "torch", "transformers", "machine")},
     }
     rows = [*_rows(experiment, folder), *_training_rows(spent, folder)]
     write_results(name, about, rows)
@@ -78,12 +80,13 @@ def _is_there(need: str) -> bool:
 def _run(command: str, usage: Path) -> None:
     """Run a command that has not succeeded yet.
 
-    Its processor time is appended to `usage`, also if it fails or is interrupted.
+    Its processor time and commit are appended to `usage`, also if it fails or is interrupted.
     """
     known = read_json_lines(usage) if usage.is_file() else []
     if any(line["command"] == command and line["status"] == 0 for line in known):
         return
     print(f"$ {command}", file=sys.stderr)
+    commit = provenance()["commit"]  # of the start: the tree can change while the command runs
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     process = subprocess.Popen(shlex.split(command), env={**os.environ, "PATH": path})
     while True:
@@ -95,6 +98,7 @@ def _run(command: str, usage: Path) -> None:
     process.returncode = os.waitstatus_to_exitcode(status)
     line = {
         "command": command,
+        "commit": commit,
         "status": process.returncode,
         "seconds": used.ru_utime + used.ru_stime,
     }

@@ -95,7 +95,7 @@ class Table(_Part):
         about: How the values are measured.
         views: Columns of the rows, one table each. A row without values is not in a table.
         rows: Rows.
-        plots: What each plot shows, by its name in `results.plots`.
+        plots: What each plot shows, by its name in `results.plots`; shown if a row is measured.
         published: Published figures for comparison.
         published_in: Their source, and how they were measured.
     """
@@ -180,10 +180,11 @@ def _table_lines(table: Table) -> Iterable[str]:
             head = ["system", *(column.title for column in view.columns), "results"]
             yield f"{view.about.strip()}\n"
             yield markdown_table(head, rows) + "\n"
-    for name, about in table.plots.items():
+    measured = {row.system for row in table.rows if row.experiment and read_results(row.experiment)}
+    for name, about in table.plots.items() if measured else ():
         yield f"{about.strip()}\n"
         yield f"![{about.strip()}]({name}.svg)\n"
-    gaps = [row for row in table.rows if row.experiment is None or not read_results(row.experiment)]
+    gaps = [row for row in table.rows if row.system not in measured]
     if gaps:
         reasons = [f"- {row.system}: {row.not_measured or 'not measured yet'}" for row in gaps]
         yield "Not measured:\n\n" + "\n".join(reasons) + "\n"

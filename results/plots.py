@@ -65,7 +65,7 @@ def rate_distortion(rows: Sequence[tuple[str, str]]) -> Figure:
 
 
 def size(rows: Sequence[tuple[str, str]]) -> Figure:
-    """BLEU-1 by the number of weights of the decoder, with that of shuffled codes in grey."""
+    """BLEU-1 by the number of weights of the decoder."""
     figure, (axis,) = new_figure(width=7.0, height=3.0)
     points = [
         (system, weights, bleu)

@@ -49,6 +49,21 @@ def test_a_command_that_succeeded_is_not_repeated(tmp_path):
     assert results[0]["processor_seconds"] >= 0
 
 
+def test_the_commits_are_those_of_the_commands(tmp_path, monkeypatch):
+    experiment = Experiment(commands=["true", "ls {folder}/two"])
+    now = measure.provenance()
+    monkeypatch.setattr(measure, "provenance", lambda: {**now, "commit": "1111111"})
+    runs(tmp_path, experiment)
+    (tmp_path / "mine" / "two").mkdir()
+    monkeypatch.setattr(measure, "provenance", lambda: {**now, "commit": "2222222"})
+    runs(tmp_path, experiment)
+    monkeypatch.setattr(measure, "provenance", lambda: {**now, "commit": "3333333"})
+    runs(tmp_path, experiment)  # reads the values again
+    results = read_results("mine")
+    assert results is not None
+    assert results[0]["commit"] == "1111111, 2222222"
+
+
 def test_a_failed_command_is_named(tmp_path):
     with pytest.raises(UserError, match="exit status 2: ls"):
         measure.measure("mine", Experiment(commands=["ls {folder}/nothing"]), tmp_path)
