@@ -47,6 +47,7 @@ class Load:
         wrong: Number of texts that differ from those of the sentence alone.
         memory: Resident memory of the service in MiB, about once a second.
         processor: Seconds of processor time by process: `http`, `model` and `clients`.
+        batches: Numbers of batches and of the texts in them.
     """
 
     seconds: list[float] = field(default_factory=list)
@@ -54,6 +55,7 @@ class Load:
     wrong: int = 0
     memory: list[float] = field(default_factory=list)
     processor: Counter[str] = field(default_factory=Counter)
+    batches: Counter[str] = field(default_factory=Counter)
 
 
 def start(model: str, log: Path) -> tuple[subprocess.Popen[bytes], str]:
@@ -104,9 +106,16 @@ async def run_load(
 
     limits = httpx2.Limits(max_connections=clients)
     async with httpx2.AsyncClient(base_url=url, timeout=120, limits=limits) as session:
-        before = _processor(pid)
+        before, batches = _processor(pid), await _batches(session)
         await asyncio.gather(watch(), *(client(n, session) for n in range(clients)))
         load.processor.update({k: v - before[k] for k, v in _processor(pid).items()})
+        load.batches.update({k: int(v - batches[k]) for k, v in (await _batches(session)).items()})
+
+
+async def _batches(session: httpx2.AsyncClient) -> dict[str, float]:
+    text = (await session.get("/metrics")).text
+    found = re.findall(r"^llamavae_batch_items_(count|sum) (\S+)", text, re.MULTILINE)
+    return {name: float(value) for name, value in found}
 
 
 def _processes(pid: int) -> dict[str, psutil.Process]:
@@ -159,6 +168,7 @@ def measure(model: str, clients: int, seconds: float, texts: int, rounds: int) -
         **{f"p{p} seconds": float(v) for p, v in zip((50, 95, 99), percentiles, strict=True)},
         "texts per second": float(np.median(rates)),
         "offline texts per second": float(np.median(alone[:, 0])),
+        "texts per batch": load.batches["sum"] / load.batches["count"],
         "ratio to offline": float(np.median(np.array(rates) / alone[:, 0])),
         "processor ms per text": {
             "offline": float(1000 / np.median(alone[:, 1])),

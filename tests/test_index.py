@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from tests import tiny
@@ -97,6 +99,35 @@ def test_codes_of_another_model(small, files, tmp_path):
     with pytest.raises(UserError, match="was encoded by another model"):
         build_index(model, [tmp_path / "codes.parquet"], tmp_path / "index")
     assert not (tmp_path / "index").exists()
+
+
+def test_codes_of_another_size(model, tmp_path):
+    table = pa.table({"text": ["a dog", "a cat"], "z": [[0.1] * 3, [0.2] * 3]})
+    pq.write_table(table, tmp_path / "codes.parquet")  # without the fingerprint of a model
+    with pytest.raises(UserError, match="expected codes of 6 dimensions, as this model has; got 3"):
+        build_index(model, [tmp_path / "codes.parquet"], tmp_path / "index")
+
+
+def test_a_single_sentence_and_its_copies(model, tmp_path):
+    for count in (1, 3):
+        (tmp_path / "texts.txt").write_text("a dog\n" * count)
+        index = build_index(model, [tmp_path / "texts.txt"], tmp_path / "index")
+        found = index.neighbours(model.latent_code("a dog"), 5)
+        assert sorted(number for number, _, _ in found) == list(range(count))
+        assert {text for _, _, text in found} == {"a dog"}
+
+
+@pytest.mark.parametrize("name", ["codes.faiss", "texts.parquet"])
+def test_damage_is_found_without_a_manifest(name, model, tmp_path):
+    (tmp_path / "texts.txt").write_text("a dog\n")
+    build_index(model, [tmp_path / "texts.txt"], tmp_path / "index")
+    (tmp_path / "index" / "manifest.json").unlink()
+    (tmp_path / "index" / name).write_bytes(b"none")
+    with pytest.raises(UserError, match=r"is damaged: .* Build the index again"):
+        Index(tmp_path / "index")
+    (tmp_path / "index" / name).unlink()
+    with pytest.raises(UserError, match=rf"is damaged: .*{name}"):
+        Index(tmp_path / "index")
 
 
 def test_a_build_that_fails_leaves_the_old_index(model, files, tmp_path):

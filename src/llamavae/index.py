@@ -28,7 +28,7 @@ from llamavae.files import replacing_folder, write_json
 from llamavae.folders import check_output, locked
 from llamavae.manifest import verify
 from llamavae.modeling import LlaMaVAE
-from llamavae.parsing import damage_errors, read_json
+from llamavae.parsing import read_json
 
 INDEX = "an index"
 """What the folder of an index holds, see `llamavae.folders`."""
@@ -171,9 +171,12 @@ class Index:
         self.folder, self.probes = folder, probes
         self.sentences, self.cells = facts["sentences"], facts["cells"]
         self._model, self._size = facts["model"], facts["latent_dim"]
-        with damage_errors(folder / "codes.faiss"):
+        try:
             self._codes = faiss.read_index(str(folder / "codes.faiss"))
-        self._texts = pq.ParquetFile(folder / "texts.parquet", page_checksum_verification=True)
+            self._texts = pq.ParquetFile(folder / "texts.parquet", page_checksum_verification=True)
+        except (RuntimeError, OSError, ValueError) as error:  # of faiss, of the system, of pyarrow
+            what = " ".join(str(error).split())[-150:]
+            raise UserError(f"{folder} is damaged: {what}. Build the index again") from error
         lengths = [
             self._texts.metadata.row_group(i).num_rows
             for i in range(self._texts.metadata.num_row_groups)
@@ -251,7 +254,13 @@ def _codes(
             made_by = metadata(schema).get("model")
             if made_by is not None and made_by != encoder_fingerprint(model):
                 raise UserError(f"{source} was encoded by another model. Pass it with --model")
+            size = model.config.latent_dim
             for part in read_latent_codes(source, _ROWS):
+                if part.z.shape[1] != size:
+                    raise UserError(
+                        f"{source}: expected codes of {size} dimensions, as this model has; got "
+                        f"{part.z.shape[1]}. Pass the model that encoded it with --model"
+                    )
                 yield part.texts or list(map(str, part.ids)), part.z
             return
     sentences = (text for _, text in read_sentences(source, column) if text is not None)

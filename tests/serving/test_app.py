@@ -120,6 +120,16 @@ def test_samples_of_tokens_are_reproducible(client):
     assert texts(client.post("/v1/decode", json=single)) == [first[1]]
 
 
+def test_samples_without_a_seed_do_not_follow_from_the_seed_of_another_request(client):
+    seeded = {"z": [0.5] * tiny.LATENT, "temperature": 1.5, "seed": 4}
+    free = {"z": [[0.5] * tiny.LATENT] * 5, "temperature": 1.5}
+    found = []
+    for _ in range(2):
+        client.post("/v1/decode", json=seeded)
+        found.append(texts(client.post("/v1/decode", json=free)))
+    assert found[0] != found[1]
+
+
 def test_streamed_texts_are_the_same(client, vae):
     body = {"a": A, "b": B, "steps": 5, "stream": True}
     response = client.post("/v1/interpolate", json=body)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -64,6 +65,38 @@ def test_an_item_that_fails_fails_alone(make):
     first, second, third = run(main())
     assert (first, third) == ([1.0], [0.25])
     assert isinstance(second, ZeroDivisionError)
+
+
+def test_items_that_are_cancelled_meanwhile_are_not_tried_again():
+    tried: list[int] = []
+
+    async def main() -> None:
+        async def compute(items: list[int]) -> list[int]:
+            tried.extend(items)
+            if len(items) > 1:
+                second.cancel()
+                raise ValueError
+            return items
+
+        batcher = Batcher(compute, 4, 10)
+        first, second, third = batcher.submit([1, 2, 3])
+        assert await asyncio.gather(first, third) == [1, 3]
+
+    run(main())
+    assert tried == [1, 2, 3, 1, 3]
+
+
+def test_errors_that_nobody_waits_for_are_not_logged(make, caplog):
+    def end(_: list[int]) -> list[int]:
+        raise Unavailable
+
+    async def main() -> None:
+        with pytest.raises(Unavailable):
+            await make(end)([1, 2, 3])
+
+    run(main())
+    gc.collect()
+    assert not caplog.records
 
 
 def test_nothing_is_tried_again_without_the_model(make):

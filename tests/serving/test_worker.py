@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import os
+import signal
 import time
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 from starlette.testclient import TestClient
 
 from llamavae.errors import UserError
 from llamavae.serving.app import app_of
 from llamavae.serving.batching import Unavailable
 from llamavae.serving.models import Facts, Models
-from llamavae.serving.worker import ThreadWorker
+from llamavae.serving.worker import ProcessWorker, Say, ThreadWorker
 
 A = "a dog runs in a park"
 
@@ -90,3 +94,52 @@ def test_a_process_that_dies_is_started_again(vae):
         wait_for(lambda: client.get("/health").status_code == 200)
         assert client.post("/v1/reconstruct", json={"texts": A}).status_code == 200
     assert worker.starts == 2
+
+
+def test_a_process_that_dies_ends_a_stream_with_an_error(vae):
+    worker = Late(Models(vae))
+    worker.release = True
+    with TestClient(app_of(worker, name="tiny")) as client:
+        wait_for(lambda: client.get("/health").status_code == 200)
+        worker.dies = True
+        response = client.post("/v1/reconstruct", json={"texts": [A, A], "stream": True})
+    error = json.loads(response.text.removeprefix("data: "))["error"]
+    assert error["type"] == "server_error"
+    assert "is started again" in error["message"]
+
+
+class Odd(Exception):
+    """An error that can be pickled, but not unpickled."""
+
+    def __init__(self, *, reason: str) -> None:
+        super().__init__(reason)
+
+
+def interrupted(say: Say) -> Models:
+    """Fails after a signal to its process."""
+    say("loading")
+    os.kill(os.getpid(), signal.SIGINT)
+    raise Odd(reason="a reason")
+
+
+def test_a_process_reports_any_error_and_ignores_signals():
+    worker = ProcessWorker(interrupted)
+    try:
+        with pytest.raises(RuntimeError, match="Odd: a reason"):
+            asyncio.run(worker.start())
+        assert worker.stage == "loading"
+    finally:
+        worker.close()
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="no masks of signals")
+def test_signals_are_blocked_only_while_the_process_starts(monkeypatch):
+    masks: list[set[signal.Signals]] = []
+
+    def submit(*_: Any) -> None:
+        masks.append(signal.pthread_sigmask(signal.SIG_BLOCK, ()))
+
+    monkeypatch.setattr("llamavae.serving.worker.ProcessPoolExecutor.submit", submit)
+    ProcessWorker(interrupted).close()
+    assert {signal.SIGINT, signal.SIGTERM} <= masks[0]
+    assert not {signal.SIGINT, signal.SIGTERM} & signal.pthread_sigmask(signal.SIG_BLOCK, ())

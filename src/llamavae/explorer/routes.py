@@ -24,7 +24,7 @@ from llamavae.latent import average, traversal
 from llamavae.latent.paths import lerp
 from llamavae.serving import Limits
 from llamavae.serving.app import app_of
-from llamavae.serving.batching import Busy
+from llamavae.serving.batching import Busy, Unavailable
 from llamavae.serving.engine import Engine
 from llamavae.serving.models import Generation, Models
 from llamavae.serving.requests import (
@@ -33,10 +33,11 @@ from llamavae.serving.requests import (
     check_count,
     check_definitions,
     engine_of,
+    event,
     facts_of,
+    failed,
     given_texts,
 )
-from llamavae.serving.schemas import error_body
 from llamavae.serving.worker import ThreadWorker, Worker
 
 if TYPE_CHECKING:
@@ -324,13 +325,7 @@ async def _changes(request: Request, z: Tensor, text: str, count: int | None) ->
             found = await all_texts(engine.decode(ends, Generation()))
             scores = await engine.run(text_changes, found, text)
             for dim, low, high, change in zip(part, found[::2], found[1::2], scores, strict=True):
-                yield _event({"dim": dim, "change": round(change, 4), "low": low, "high": high})
+                yield event({"dim": dim, "change": round(change, 4), "low": low, "high": high})
         yield "data: [DONE]\n\n"
-    except Busy:
-        yield _event(error_body("too many texts are waiting; try again later", "rate_limit_error"))
-    except UserError as error:
-        yield _event(error_body(str(error)))
-
-
-def _event(value: Any) -> str:
-    return f"data: {json.dumps(value, ensure_ascii=False)}\n\n"
+    except (Busy, Unavailable, UserError) as error:
+        yield event(failed(error))

@@ -32,6 +32,7 @@ from llamavae.serving.requests import (
     check_definitions,
     engine_of,
     facts_of,
+    failed,
     given_places,
     given_texts,
     texts_at,
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
     from llamavae.guidance import InvertibleCVAE
     from llamavae.modeling import LlaMaVAE
 
-_RETRY = "1"  # seconds, for clients that get status 429
+_RETRY = {"Retry-After": "1"}  # seconds
 
 
 def create_app(
@@ -316,15 +317,11 @@ async def _http_error(_: Request, error: Exception) -> Response:
 
 
 async def _busy(_: Request, error: Exception) -> Response:
-    response = _error(429, "too many texts are waiting; try again later", kind="rate_limit_error")
-    response.headers["Retry-After"] = _RETRY
-    return response
+    return JSONResponse(failed(error), 429, _RETRY)
 
 
 async def _unavailable(_: Request, error: Exception) -> Response:
-    response = _error(503, f"{error} and is started again; try again later", kind="server_error")
-    response.headers["Retry-After"] = _RETRY
-    return response
+    return JSONResponse(failed(error), 503, _RETRY)
 
 
 async def _gone(_: Request, error: Exception) -> Response:

@@ -92,12 +92,14 @@ class Batcher(Generic[T, R]):
             results = await self._compute([item for item, _ in batch])
         except Exception as error:
             if len(batch) > 1 and not isinstance(error, Unavailable):
-                for one in batch:
-                    await self._run([one])
+                for item, future in batch:
+                    if not future.done():
+                        await self._run([(item, future)])
                 return
             for _, future in batch:
                 if not future.done():
                     future.set_exception(error)
+                    future.exception()  # asyncio logs those that nobody asks for
             return
         for (_, future), result in zip(batch, results, strict=True):
             if not future.done():

@@ -123,8 +123,8 @@ class Models:
         for i, (_, how) in enumerate(items):
             groups.setdefault((how, i if how.sampled else None), []).append(i)
         for (how, _), rows in groups.items():
-            if how.sampled and how.seed is not None:
-                torch.manual_seed(how.seed)
+            if how.sampled:  # without a seed, not what follows from the seed of another request
+                torch.seed() if how.seed is None else torch.manual_seed(how.seed)
             z = torch.from_numpy(np.stack([codes[i] for i in rows]))
             for i, text in zip(rows, self.vae.decode(z, **how.arguments()), strict=True):
                 texts[i] = text

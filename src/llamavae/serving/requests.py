@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from fastapi import HTTPException, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
@@ -14,6 +14,7 @@ from torch import Tensor
 from llamavae.errors import UserError
 from llamavae.parsing import as_full_texts
 from llamavae.serving import schemas as s
+from llamavae.serving.batching import Busy, Unavailable
 from llamavae.serving.engine import Engine
 from llamavae.serving.models import Facts, Generation
 
@@ -104,14 +105,29 @@ async def events(futures: Sequence[asyncio.Future[str]]) -> AsyncIterator[str]:
     """Server-sent events of texts; an error ends the stream as an event of its own."""
     try:
         for index, future in enumerate(futures):
-            text = await future
-            yield f"data: {json.dumps({'index': index, 'text': text}, ensure_ascii=False)}\n\n"
+            yield event({"index": index, "text": await future})
         yield "data: [DONE]\n\n"
-    except UserError as error:
-        yield f"data: {json.dumps(s.error_body(str(error)))}\n\n"
+    except (UserError, Unavailable) as error:
+        yield event(failed(error))
     finally:
         for future in futures:
             future.cancel()
+
+
+def event(value: Any) -> str:
+    """A server-sent event."""
+    return f"data: {json.dumps(value, ensure_ascii=False)}\n\n"
+
+
+def failed(error: Exception) -> dict[str, Any]:
+    """The body for an error of a request or of the model, in OpenAI's form."""
+    match error:
+        case Busy():
+            return s.error_body("too many texts are waiting; try again later", "rate_limit_error")
+        case Unavailable():
+            return s.error_body(f"{error} and is started again; try again later", "server_error")
+        case _:
+            return s.error_body(str(error))
 
 
 class Gone(Exception):

@@ -9,9 +9,11 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from copy import copy
 from multiprocessing import connection, get_context, parent_process
 from threading import RLock, Thread
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
@@ -28,6 +30,7 @@ Load = Callable[[Say], Models]
 
 _STAGE = 200  # bytes
 _DIED = "the process of the model has ended"
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Worker(Protocol):
@@ -113,13 +116,16 @@ class ProcessWorker:
     def __init__(self, load: Load) -> None:
         self._load = load
         self._context = get_context("spawn")
-        self._stage: Any = self._context.Array("c", _STAGE)
+        # without a lock, which a process that is killed could keep
+        self._stage: Any = self._context.Array("c", _STAGE, lock=False)
         self._end, self._ends = self._context.Pipe()
         self._begin()
 
     def _begin(self) -> None:
         self._pool = ProcessPoolExecutor(1, self._context, _enter, (self._stage, self._ends))
-        self._loading: Future[Facts] | None = self._pool.submit(_load, self._load)
+        self._stage.value = b""
+        with _signals_blocked():  # until the process ignores them
+            self._loading: Future[Facts] | None = self._pool.submit(_load, self._load)
 
     @property
     def stage(self) -> str:
@@ -167,8 +173,9 @@ _stage: list[Any] = []
 
 def _enter(stage: Any, ends: connection.Connection) -> None:
     """Leave signals to the service, and end with it."""
-    for each in (signal.SIGINT, signal.SIGTERM):
+    for each in _SIGNALS:
         signal.signal(each, signal.SIG_IGN)
+    _mask(signal.SIG_UNBLOCK)
     tqdm.set_lock(RLock())  # its own lock would be left behind when the process ends
     service = parent_process()
     assert service is not None
@@ -188,10 +195,43 @@ def say(text: str) -> None:
 
 
 def _load(load: Load) -> Facts:
-    models = _held["models"] = load(say)
-    models.prepare()
-    return models.facts
+    with _portable_errors():
+        models = _held["models"] = load(say)
+        models.prepare()
+        return models.facts
 
 
 def _run(function: Callable[..., R], args: tuple[Any, ...], options: dict[str, Any]) -> R:
-    return function(_held["models"], *args, **options)
+    with _portable_errors():
+        return function(_held["models"], *args, **options)
+
+
+@contextmanager
+def _portable_errors() -> Iterator[None]:
+    """Replace an error that cannot be unpickled, which would break the pool of processes."""
+    try:
+        yield
+    except Exception as error:
+        try:
+            copy(error)  # as unpickling would make it
+        except Exception:
+            raise RuntimeError(f"{type(error).__name__}: {error}") from None
+        raise
+
+
+# ---------------------------------------------------------------------------------------- signals
+
+
+def _mask(how: int) -> None:
+    if hasattr(signal, "pthread_sigmask"):  # not on Windows
+        signal.pthread_sigmask(how, _SIGNALS)
+
+
+@contextmanager
+def _signals_blocked() -> Iterator[None]:
+    """Let signals wait, also in a process that is started meanwhile."""
+    _mask(signal.SIG_BLOCK)
+    try:
+        yield
+    finally:
+        _mask(signal.SIG_UNBLOCK)
