@@ -150,9 +150,9 @@ def measure(model: str, clients: int, seconds: float, texts: int, rounds: int) -
                 begin, used = time.perf_counter(), time.process_time()
                 vae.reconstruct(sentences)
                 offline.append((time.perf_counter() - begin, time.process_time() - used))
-                done = load.statuses[200]
+                done, begin = load.statuses[200], time.perf_counter()
                 asyncio.run(run_load(load, url, expected, clients, seconds / rounds, process.pid))
-                rates.append((load.statuses[200] - done) / seconds * rounds)
+                rates.append((load.statuses[200] - done) / (time.perf_counter() - begin))
         finally:
             process.send_signal(signal.SIGTERM)
             process.wait()

@@ -215,7 +215,7 @@ def _portable_errors() -> Iterator[None]:
         try:
             copy(error)  # as unpickling would make it
         except Exception:
-            raise RuntimeError(f"{type(error).__name__}: {error}") from None
+            raise RuntimeError(f"{type(error).__name__}: {error}") from error
         raise
 
 
