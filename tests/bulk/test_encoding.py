@@ -14,6 +14,10 @@ from tests import tiny
 
 from llamavae import LlaMaVAE
 from llamavae.bulk import check_paths, encode_file, encoding, parts
+from llamavae.bulk.encoding import Encoding
+from llamavae.bulk.engine import _Worker
+from llamavae.bulk.parts import PartFolder
+from llamavae.bulk.task import ModelSource
 from llamavae.corpora.matrices import read_matrix
 from llamavae.data import code_files
 from llamavae.data.code_files import read_latent_codes
@@ -504,7 +508,7 @@ def test_a_worker_that_always_dies_is_not_replaced_for_ever(tmp_path):
     folder.path.mkdir()
 
     def attempt():
-        worker = _Worker(task, folder, source.stat().st_size, threads=1, attempts=2)
+        worker = _Worker(task, folder, source.stat().st_size, torch.get_num_threads(), attempts=2)
         return json.loads(worker({"part": 0})["result"])
 
     for _ in range(2):
