@@ -115,7 +115,6 @@ class RayEngine:
                 "Convert it to Parquet, or use the engine local"
             )
         import ray
-
         from ray.exceptions import OutOfMemoryError, WorkerCrashedError
 
         remote = ray.remote(_facts).options(**self._resources())
@@ -275,8 +274,8 @@ class _Worker:
             return found
         if self.folder.attempt(part) > self.attempts:
             raise UserError(
-                f"workers of Ray died {self.attempts} times at part {part} of {self.task.source}, and "
-                f"complete parts are kept. {_LESS}, then run the same again"
+                f"workers of Ray died {self.attempts} times at part {part} of {self.task.source}. "
+                f"{_LESS}, then run the same again: complete parts are kept"
             )
         self._ready  # noqa: B018
         return write_part(self.task, self.folder, part, self.task.rows_of(part), lambda _: None)
