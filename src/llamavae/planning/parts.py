@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from dataclasses import dataclass
 from math import prod
 from typing import Literal
@@ -92,7 +92,7 @@ class Part:
 
     def frozen_layers(self) -> tuple[float, ...]:
         """Bytes of the frozen weights of each layer, whose names begin with its number."""
-        sizes: Counter[str] = Counter()
+        sizes: defaultdict[str, float] = defaultdict(float)
         for name, weight in self.weights.items():
             if name[0].isdecimal() and not weight.trains:
                 sizes[name.partition(".")[0]] += weight.size
