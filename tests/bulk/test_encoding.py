@@ -14,6 +14,10 @@ from tests import tiny
 
 from llamavae import LlaMaVAE
 from llamavae.bulk import check_paths, encode_file, encoding, parts
+from llamavae.bulk.encoding import Encoding
+from llamavae.bulk.engine import _Worker
+from llamavae.bulk.parts import PartFolder
+from llamavae.bulk.task import ModelSource
 from llamavae.corpora.matrices import read_matrix
 from llamavae.data import code_files
 from llamavae.data.code_files import read_latent_codes
@@ -484,3 +488,34 @@ def test_foreign_files_in_the_folder_of_parts(
 def test_an_output_is_named_in_utf8(sentences: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is not in UTF-8"):
         check_paths(sentences, tmp_path / "caf\udce9.parquet")
+
+
+class _Doomed(Encoding):
+    """Ends its process, or here the test's attempt, at each part."""
+
+    def facts(self):
+        return {}
+
+    def compute(self, *_):
+        raise SystemExit
+
+
+def test_a_worker_that_always_dies_is_not_replaced_for_ever(tmp_path):
+    source = tmp_path / "a.txt"
+    source.write_text("a dog\n")
+    task = _Doomed(ModelSource("mini"), source, None, 64, Refinement.of(0))
+    folder = PartFolder(tmp_path / "a.parquet")
+    folder.path.mkdir()
+
+    def attempt():
+        worker = _Worker(task, folder, source.stat().st_size, torch.get_num_threads(), attempts=2)
+        return json.loads(worker({"part": 0})["result"])
+
+    for _ in range(2):
+        folder.open({"a": 1})  # another run begins to count again
+        for _ in range(2):
+            with pytest.raises(SystemExit):
+                attempt()
+        assert "workers of Ray died 2 times at part 0" in attempt()["error"]
+    folder.remove()
+    assert not list(folder.path.iterdir())

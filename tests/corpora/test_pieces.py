@@ -67,3 +67,10 @@ def test_what_is_not_divided(tmp_path):
     assert [row["text"] for row in load_corpus(path, streaming=True)] == TEXTS
     (tmp_path / "a.txt").write_text("short\n")
     assert find_pieces(tmp_path / "a.txt") == [WHOLE]
+
+
+def test_a_carriage_return_where_a_piece_begins(tmp_path):
+    path = tmp_path / "a.txt"
+    lines = ["a dog", *["an\rowl"] * 60]
+    path.write_bytes("\n".join(lines).encode())
+    assert [row["text"] for row in load_corpus(path, streaming=True)] == lines

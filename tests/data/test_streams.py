@@ -145,8 +145,11 @@ def test_layouts_that_do_not_fit(corpus, decoder):
     with pytest.raises(UserError, match=r"Set corpus.shards to 1, or omit it"):
         SentenceStream(corpus, decoder, Layout(8, 8, 2), tokens=60)
     stream = SentenceStream(corpus, decoder, Layout(8, 8, 2))
-    with pytest.raises(UserError, match=r"in 4 shards; now there would be 2"):
+    with pytest.raises(UserError, match=r"4 shards; now there would be 2. The files of the corpus"):
         stream.load_positions({shard: {} for shard in range(4)})
+    limited = SentenceStream(corpus, decoder, Layout(8, 4, 2), tokens=60)
+    with pytest.raises(UserError, match=r"would be 2. Set optimisation.micro_batch_size to 2"):
+        limited.load_positions({shard: {} for shard in range(4)})
 
 
 def test_an_empty_stream(tmp_path, decoder):

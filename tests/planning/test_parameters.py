@@ -9,6 +9,7 @@ import pytest
 import torch
 import transformers as hf
 from tests import tiny
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from llamavae.errors import UserError
 from llamavae.planning import find_backbone, model_names, plan, setup_of, simulate
@@ -118,6 +119,9 @@ def test_parameters_are_those_of_the_real_model(
     assert {k: v for k, v in found.parameters().items() if k != "further losses"} == counts(vae)
     saved = (tmp_path / "model.safetensors").stat().st_size
     assert found.model_bytes == pytest.approx(saved, rel=0.02, abs=8000)
+    layers = [x for x in vae.decoder.lm.modules() if isinstance(x, GradientCheckpointingLayer)]
+    frozen = [sum(p.nbytes for p in x.parameters() if not p.requires_grad) for x in layers]
+    assert list(found.step.layers) == [size for size in frozen if size]
 
 
 def test_scratch_and_losses() -> None:

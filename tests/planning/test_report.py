@@ -69,6 +69,39 @@ def test_devices_divide_the_batch_and_hold_buckets(paper: Recipe) -> None:
         plan(paper, devices=3)
 
 
+def test_a_sharded_decoder(paper: Recipe) -> None:
+    shard = {"optimisation.shard_decoder": True, "optimisation.micro_batch_size": 8}
+    offload = {**shard, "optimisation.cpu_offload": True}
+    whole, sharded, offloaded = (
+        plan(_changed(paper, settings), device="h100-80gb", devices=4)
+        for settings in ({"optimisation.micro_batch_size": 8}, shard, offload)
+    )
+    layer = 2 * (4 * 4096**2 + 3 * 4096 * 11008 + 2 * 4096)  # bytes in bfloat16
+    weights = [found.step.held["weights"] for found in (whole, sharded, offloaded)]
+    assert weights[0] - weights[1] == pytest.approx(32 * layer * 3 / 4)
+    assert weights[0] - weights[2] == pytest.approx(32 * layer)
+    assert sharded.step.held["gathered"] == offloaded.step.held["gathered"] == 2 * layer
+    assert offloaded.offloaded == pytest.approx(32 * layer / 4)
+    assert sharded.checkpoint_bytes == whole.checkpoint_bytes
+    assert sharded.parameters() == whole.parameters()
+    alone = plan(_changed(paper, offload), device="h100-80gb")  # nothing is sharded
+    assert alone.step.held["weights"] == weights[0]
+    on_cpu = plan(_changed(paper, offload), device="cpu", devices=4, memory="80GB")
+    assert on_cpu.step.held["weights"] == weights[1]
+
+
+def test_sharding_is_a_change(paper: Recipe) -> None:
+    small = _changed(paper, {"optimisation.micro_batch_size": 8})
+    settings = [c.settings for c in plan(small, memory="21GB", devices=8).changes]
+    assert {"optimisation.shard_decoder": True} in settings
+    together = plan(small, memory="10GB", devices=8).together
+    assert together is not None
+    assert together.settings["optimisation.shard_decoder"]
+    alone = plan(small, memory="21GB").changes
+    assert alone
+    assert not any("optimisation.shard_decoder" in change.settings for change in alone)
+
+
 def test_time_of_a_run(paper: Recipe) -> None:
     found = plan(paper, device="h100-80gb", sentences=6400)
     assert found.steps == 10 * 100

@@ -22,7 +22,11 @@ from llamavae.modeling import LlaMaVAE
 logger = logging.getLogger(__name__)
 
 _BLOCKS = 2000  # most blocks of parts that Ray Data schedules
+_ATTEMPTS = 10  # at a part; a worker that is killed by chance does not die so often
 _STORE = 80_000_000  # bytes of Ray's object store, which carries numbers of parts alone
+
+
+_LESS = "If memory is short, use fewer workers (--workers) or smaller batches (--batch-size)"
 
 
 def write_part(
@@ -75,7 +79,7 @@ class RayEngine:
 
     The source and the folder of the output must be visible under the same path on all machines,
     and each must have the library and the model. Parts of workers that are killed or lost are
-    computed again by others.
+    computed again by others, at most 10 times.
 
     Args:
         workers: Number of workers; None for one per GPU, or without GPUs one per `threads` cores.
@@ -111,9 +115,13 @@ class RayEngine:
                 "Convert it to Parquet, or use the engine local"
             )
         import ray
+        from ray.exceptions import OutOfMemoryError, WorkerCrashedError
 
         remote = ray.remote(_facts).options(**self._resources())
-        found = _result(ray.get(remote.remote(task, self.threads)))
+        try:
+            found = _result(ray.get(remote.remote(task, self.threads)))
+        except (OutOfMemoryError, WorkerCrashedError) as error:
+            raise UserError(f"workers of Ray die when they load the model. {_LESS}") from error
         for warning in found["warnings"]:
             logger.warning("%s", warning)
         return found["facts"]
@@ -137,7 +145,13 @@ class RayEngine:
             override_num_blocks=min(len(missing), _BLOCKS),
         ).map(
             cast(Any, _Worker),
-            fn_constructor_args=(task, folder, task.source.stat().st_size, self.threads),
+            fn_constructor_args=(
+                task,
+                folder,
+                task.source.stat().st_size,
+                self.threads,
+                _ATTEMPTS,
+            ),
             compute=ray.data.ActorPoolStrategy(size=size),
             **each,
         )
@@ -160,6 +174,7 @@ class RayEngine:
         """Connect to the cluster, or start Ray here; a connection of the caller's is kept."""
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent anywhere
         os.environ.setdefault("RAY_worker_niceness", "0")  # the workers are what is waited for
+        os.environ.setdefault("RAY_task_oom_retries", "3")  # not without end
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # errors are raised
         import ray
         import ray.data
@@ -236,10 +251,14 @@ class _Worker:
         folder: Where the parts are written.
         size: Bytes of the source.
         threads: CPU threads of the worker.
+        attempts: Most attempts at a part.
     """
 
-    def __init__(self, task: Task, folder: PartFolder, size: int, threads: int) -> None:
+    def __init__(
+        self, task: Task, folder: PartFolder, size: int, threads: int, attempts: int
+    ) -> None:
         self.task, self.folder, self.size, self.threads = task, folder, size, threads
+        self.attempts = attempts
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         """The facts of a part as JSON; an error of the user's is returned, since it is final."""
@@ -250,14 +269,19 @@ class _Worker:
         return {"result": json.dumps(found)}
 
     def _run(self, part: int) -> dict[str, Any]:
-        self._ready  # noqa: B018
+        self._check_files()
         if found := self.folder.facts(part):  # of a worker that was lost after it
             return found
+        if self.folder.attempt(part) > self.attempts:
+            raise UserError(
+                f"workers of Ray died {self.attempts} times at part {part} of {self.task.source}. "
+                f"{_LESS}, then run the same again: complete parts are kept"
+            )
+        self._ready  # noqa: B018
         return write_part(self.task, self.folder, part, self.task.rows_of(part), lambda _: None)
 
-    @cached_property
-    def _ready(self) -> bool:
-        """Check once that this machine sees the files and has the same model."""
+    def _check_files(self) -> None:
+        """Check that this machine sees the files."""
         import socket
 
         source, host = Path(self.task.source), socket.gethostname()
@@ -271,6 +295,10 @@ class _Worker:
                 f"{self.folder.path} is missing on {host}. Choose an output that all machines see "
                 "under the same path"
             )
+
+    @cached_property
+    def _ready(self) -> bool:
+        """Load the model once, and check that it is the same."""
         _quiet(self.threads)
-        self.folder.check(self.task.facts())  # the same model
+        self.folder.check(self.task.facts())
         return True

@@ -45,6 +45,7 @@ class PartFolder:
         Raises:
             UserError: The parts belong to a run with other facts.
         """
+        self._forget_attempts()
         path = self.path / _FACTS
         try:
             known = path.is_file() and bool(read_json(path)) and bool(self._files())
@@ -99,7 +100,15 @@ class PartFolder:
         """Write a part atomically; returns its facts."""
         facts = {"part": part, "rows": len(table), **counts}
         write_tables([table], self._file(part), facts)
+        self._attempts(part).unlink(missing_ok=True)
         return facts
+
+    def attempt(self, part: int) -> int:
+        """Count an attempt at a part, and return their number since `open`."""
+        path = self._attempts(part)
+        with path.open("ab") as file:
+            file.write(b".")
+        return path.stat().st_size
 
     def join(self, parts: Iterable[int], output: Path, facts: dict[str, Any]) -> None:
         """Write the parts one after the other to the output, and remove them."""
@@ -111,10 +120,18 @@ class PartFolder:
         """Remove the parts; `folders.locked` removes the folder if it holds nothing else."""
         for path in (self.path / _FACTS, *self._files()):  # without the facts, no part is used
             path.unlink(missing_ok=True)
+        self._forget_attempts()
         remove_leftovers(self.path)
 
     def _file(self, part: int) -> Path:
         return self.path / f"part-{part:08d}.parquet"
+
+    def _attempts(self, part: int) -> Path:
+        return self._file(part).with_suffix(".attempts")
+
+    def _forget_attempts(self) -> None:
+        for path in self.path.glob("part-*.attempts"):
+            path.unlink(missing_ok=True)
 
     def _files(self) -> list[Path]:
         return sorted(self.path.glob("part-*.parquet"))

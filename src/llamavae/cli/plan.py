@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 _MIB, _GIB = 2**20, 2**30
 _KINDS = {
     "weights": "weights",
+    "gathered": "layers of the sharded decoder that are gathered",
     "copies": "bfloat16 copies of float32 weights",
     "gradients": "gradients",
     "optimiser": "optimiser state",
@@ -48,7 +49,7 @@ def plan(
         ),
     ] = None,
     devices: Annotated[
-        int, typer.Option(min=1, help="Number of devices, each with a copy of the model.")
+        int, typer.Option(min=1, help="Number of devices, which share the batch.")
     ] = 1,
     memory: Annotated[
         str | None,
@@ -109,6 +110,7 @@ def _record(plan: Plan) -> dict[str, Any]:
         "peak": step.peak,
         "at_peak": dict(step.at_peak),
         "evaluation": step.evaluation,
+        "offloaded": plan.offloaded,
         "needed": plan.needed,
         "fits": plan.fits,
         "fits_on": list(plan.fitting),
@@ -173,7 +175,10 @@ def _show(plan: Plan) -> None:
         )
     )
     write_text("\n")
-    lines = [
+    lines = []
+    if plan.offloaded:
+        lines.append(("weights on the CPU, for each device", _size(plan.offloaded)))
+    lines += [
         ("saved model", _size(plan.model_bytes)),
         ("checkpoint to resume from", _size(plan.checkpoint_bytes)),
         ("operations per step", f"{step.flops * s.devices / 1e12:,.2f} TFLOP"),

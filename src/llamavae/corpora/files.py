@@ -236,15 +236,16 @@ def _text(path: Path, number: int, fields: dict[str, Any], column: str) -> str |
     return (text or "").strip() or None
 
 
-def _records(path: Path, piece: Piece = WHOLE, first: int = 1) -> Iterator[Record]:
-    """The records of a piece of a file, whose first line has the number `first`."""
+def _records(path: Path, piece: Piece = WHOLE, first: int | None = None) -> Iterator[Record]:
+    """The records of a piece of a file, whose first line has the number `first` if it is known."""
     suffix = format_of(path)
     if suffix == ".parquet":
         return _parquet(path, piece=piece)
     if suffix in _DELIMITERS:
         return _table(path, _DELIMITERS[suffix])
     whole = piece == WHOLE
-    lines = read_lines(path) if whole else decode_lines(raw_lines(path, piece), str(path), first)
+    number = first or (2 if piece[0] else 1)  # line 1 alone may have the marks of an encoding
+    lines = read_lines(path) if whole else decode_lines(raw_lines(path, piece), str(path), number)
     if suffix == ".txt":
         return ((n, {"text": line} if line.strip() else None) for n, line in lines)
     return _json(path) if whole else _json_lines(path, lines)

@@ -169,9 +169,15 @@ class SentenceStream(IterableDataset[list[Item]]):
             UserError: They are of another number of shards.
         """
         if positions and sorted(positions) != list(range(self.layout.shards)):
+            micro = self.layout.batch_size // len(positions)
             raise UserError(
                 f"the run read its corpus in {len(positions)} shards; now there would be "
-                f"{self.layout.shards}. Set corpus.shards to {len(positions)}"
+                f"{self.layout.shards}. "
+                + (
+                    "The files of the corpus have changed: restore them, or start a new run"
+                    if self.tokens is None
+                    else f"Set optimisation.micro_batch_size to {micro}, as it was"
+                )
             )
         self.positions = dict(positions)
 

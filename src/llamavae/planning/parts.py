@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass
 from math import prod
 from typing import Literal
@@ -48,6 +49,8 @@ class Part:
         lora: Rank of the LoRA matrices of its linear layers; 0 for none.
         quantisation: Of its linear layers, `4bit` or `8bit`.
         dropout: Whether dropout is active.
+        share: Share of the frozen weights of its layers that this device holds, see
+            `llamavae.modeling.sharding`.
     """
 
     def __init__(
@@ -58,9 +61,10 @@ class Part:
         lora: int = 0,
         quantisation: str | None = None,
         dropout: bool = False,
+        share: float = 1.0,
     ) -> None:
         self.tape, self.dtype, self.trains, self.dropout = tape, dtype, trains, dropout
-        self.lora, self.quantisation = lora, quantisation
+        self.lora, self.quantisation, self.share = lora, quantisation, share
         self.weights: dict[str, Weight] = {}
 
     def weight(
@@ -79,11 +83,20 @@ class Part:
             size = prod(shape) * SIZES[dtype]
             if quantised and self.quantisation:
                 dtype, size = "bfloat16", prod(shape) * QUANTISED[self.quantisation]
-            array = Array(shape, dtype, self.tape.storage(size, kind), None)
+            share = self.share if name[0].isdecimal() and not trains else 1.0
+            array = Array(shape, dtype, self.tape.storage(share * size, kind), None)
             if trains:
                 array.require_gradient()
             self.weights[name] = Weight(array, size, trains, adapter)
         return self.weights[name].array
+
+    def frozen_layers(self) -> tuple[float, ...]:
+        """Bytes of the frozen weights of each layer, whose names begin with its number."""
+        sizes: defaultdict[str, float] = defaultdict(float)
+        for name, weight in self.weights.items():
+            if name[0].isdecimal() and not weight.trains:
+                sizes[name.partition(".")[0]] += weight.size
+        return tuple(sizes.values())
 
     # ------------------------------------------------------------------ linear layers
 

@@ -104,6 +104,11 @@ class Plan:
         )
 
     @property
+    def offloaded(self) -> float:
+        """Bytes of weights in the memory of the CPU, for each device."""
+        return sum(self.step.layers) / self.setup.devices if self.setup.offloaded else 0.0
+
+    @property
     def checkpoint_bytes(self) -> float:
         """Bytes of a checkpoint to resume from: the model, further losses, and the optimiser."""
         further = sum(w.size for w in self.step.weights.get("further losses", ()))
@@ -128,7 +133,8 @@ def plan(
     Args:
         recipe: The recipe.
         device: Name of a device in `llamavae.planning.facts.devices`; None for no verdict.
-        devices: Number of devices, each with a copy of the model (data parallelism).
+        devices: Number of devices, each with a copy of the model (data parallelism), or with
+            `optimisation.shard_decoder` a part of it.
         memory: Memory of a device in bytes, or a text such as `24GB` (24 * 2**30 bytes), instead of
             that of `device`.
         tokens: Tokens per sentence, with the end of the sentence; None for `decoder.max_tokens`.
@@ -244,6 +250,7 @@ def largest_pass(setup: Setup, memory: float) -> int:
 
 
 _MICRO = "optimisation.micro_batch_size"
+_SHARD = "optimisation.shard_decoder"
 
 
 def _micro_batches(setup: Setup) -> list[int]:
@@ -257,6 +264,11 @@ def _settings(recipe: Recipe, setup: Setup, cpu: bool, shorten: bool) -> Iterato
     o, d = recipe.optimisation, setup
     if not o.gradient_checkpointing:
         yield {"optimisation.gradient_checkpointing": True}
+    if d.devices > 1 and not d.offloaded:
+        if not d.sharded:
+            yield {_SHARD: True}
+        if not cpu:
+            yield {_SHARD: True, "optimisation.cpu_offload": True}
     half = {} if o.precision == "bfloat16" else {"optimisation.precision": "bfloat16"}
     if half:
         yield half
@@ -306,11 +318,18 @@ class _Search:
 
     def change(self, settings: Mapping[str, Any]) -> Change | None:
         """A change, if the recipe allows it and if it then fits."""
+        setup = self.changed(settings)
+        if setup is None:
+            return None
+        needed = _needed(simulate(setup))
+        return Change(settings, needed) if needed <= self.memory else None
+
+    def changed(self, settings: Mapping[str, Any]) -> Setup | None:
+        """The setup of the changed recipe, if that is allowed."""
         try:
-            needed = _needed(simulate(self.of(_changed(self.recipe, settings))))
+            return self.of(_changed(self.recipe, settings))
         except UserError:
             return None
-        return Change(settings, needed) if needed <= self.memory else None
 
     def micro_batch(self, settings: Mapping[str, Any]) -> Change | None:
         """The largest micro-batch that fits together with other settings."""
@@ -328,7 +347,7 @@ class _Search:
         """The first changes with which it fits, without those that change the model."""
         all_of_them: dict[str, Any] = {}
         for more in settings:
-            if not _OTHER_MODEL & more.keys():
+            if not _OTHER_MODEL & more.keys() and self.changed({**all_of_them, **more}):
                 all_of_them |= more
                 found = self.change(all_of_them) or self.micro_batch(all_of_them)
                 if found is not None:

@@ -26,8 +26,8 @@ def setup_of(recipe: Recipe, *, devices: int = 1, tokens: int | None = None, cpu
         cpu: Whether it runs on a CPU.
 
     Raises:
-        UserError: The sizes of a backbone are not known, or the batch cannot be shared among the
-            devices.
+        UserError: The sizes of a backbone are not known, the batch cannot be shared among the
+            devices, or the decoder cannot be sharded.
     """
     model = _new(recipe) if recipe.start_from is None else _trained(recipe, recipe.start_from)
     o = recipe.optimisation
@@ -37,6 +37,12 @@ def setup_of(recipe: Recipe, *, devices: int = 1, tokens: int | None = None, cpu
             f"optimisation.batch_size {o.batch_size} cannot be shared among {devices} devices in "
             f"micro-batches of {micro}: make it a multiple of {micro * devices}, or change "
             "optimisation.micro_batch_size"
+        )
+    sharded = o.shard_decoder and devices > 1
+    if sharded and (model.decoder_training == "full" or model.decoder.type == "llamavae_lstm"):
+        raise UserError(
+            "optimisation.shard_decoder distributes the frozen layers of a transformer, and the "
+            "decoder of this checkpoint has none. Omit it"
         )
     return replace(
         model,
@@ -53,6 +59,8 @@ def setup_of(recipe: Recipe, *, devices: int = 1, tokens: int | None = None, cpu
         decoded=recipe.evaluation.decoded,
         precision=o.precision,
         checkpoints=o.gradient_checkpointing,
+        sharded=sharded,
+        offloaded=sharded and o.cpu_offload and not cpu,
         cpu=cpu,
     )
 

@@ -16,6 +16,7 @@ _SMALL = 2**26  # logits up to this number are computed at once, as in modeling/
 _CHUNK = 256  # otherwise logits of this number of tokens are in memory
 _EVALUATED = 64  # sentences at a time, as in training/measure.py
 _LONGER = 8  # tokens of a decoded sentence beyond those of a real one, as there
+_GATHERED = 2  # layers that are whole at a time in FSDP2: one computes, and another is on its way
 ADAM = 8  # bytes of the two moments of a weight that trains
 
 
@@ -49,12 +50,14 @@ class Setup:
         discriminator: Hidden size of a discriminator; 0 for none.
         batch: Sentences per optimiser step, over all devices.
         micro: Sentences per forward pass on one device.
-        devices: Number of devices, each with a copy of the model.
+        devices: Number of devices, each with a copy of what is not `sharded`.
         tokens: Tokens of a sentence, with its end.
         evaluated: Held-out sentences that are evaluated, at most 64 at a time.
         decoded: Held-out sentences that are decoded, at most 64 at a time.
         precision: `float32` or `bfloat16`.
         checkpoints: Whether activations are recomputed.
+        sharded: Whether the frozen layers of the decoder are distributed over the devices.
+        offloaded: Whether their parts are in the memory of the CPU.
         embeds_encoder: Whether a checkpoint contains the encoder.
         embeds_decoder: Whether a checkpoint contains the decoder.
         cpu: Whether it runs on a CPU.
@@ -91,6 +94,8 @@ class Setup:
     decoded: int = 64
     precision: str = "float32"
     checkpoints: bool = False
+    sharded: bool = False
+    offloaded: bool = False
     embeds_encoder: bool = False
     embeds_decoder: bool = False
     cpu: bool = False
@@ -106,6 +111,7 @@ class Step:
         peak: Bytes at the peak.
         at_peak: Bytes by kind at the peak.
         evaluation: Bytes at the peak of an evaluation.
+        layers: Bytes of the frozen weights of each layer of the decoder, which may be sharded.
         flops: Floating-point operations.
     """
 
@@ -114,6 +120,7 @@ class Step:
     peak: float
     at_peak: Mapping[str, float]
     evaluation: float
+    layers: tuple[float, ...]
     flops: float
 
 
@@ -136,6 +143,7 @@ class Model:
             s.lora_rank if adapts else 0,
             s.quantisation,
             dropout=full or adapts,
+            share=0.0 if s.offloaded else 1 / s.devices if s.sharded else 1.0,
         )
         heads_train = s.decoder_training != "frozen"
         self.decoder = Decoder(part, s.decoder, heads_train, self._kernel(), s.checkpoints)
@@ -343,6 +351,9 @@ def simulate(setup: Setup) -> Step:
     held = [tape.storage(ADAM * trained, "optimiser")]
     if setup.devices > 1:  # the buckets in which gradients are averaged over processes
         held.append(tape.storage(4 * trained, "communication"))
+    layers = model.parts["decoder"].frozen_layers()
+    if setup.sharded:
+        held.append(tape.storage(_GATHERED * max(layers), "gathered"))
     memory = tape.memory
     tape.flops, memory.peak = 0.0, memory.now
     before = dict(memory.kinds)
@@ -360,5 +371,6 @@ def simulate(setup: Setup) -> Step:
         peak=peak,
         at_peak={kind: size for kind, size in at_peak.items() if size > 0.5},
         evaluation=max(memory.peak, memory.now + cache),
+        layers=layers,
         flops=flops / min(passes, 2) * passes,
     )
