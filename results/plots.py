@@ -44,7 +44,7 @@ def learning_curves(rows: Sequence[tuple[str, str]]) -> Figure:
         axis.plot(spent, values, color=colour, linestyle=style, label=system)
     axis.set_yscale("log")
     _plain_numbers(axis.yaxis)
-    finish(axis, "processor minutes", "NLL of training batches (nats per sentence)")
+    finish(axis, "processor minutes", "NLL (nats per sentence)")
     legend_below(figure, *axis.get_legend_handles_labels(), ncols=2)
     return figure
 
@@ -59,7 +59,7 @@ def rate_distortion(rows: Sequence[tuple[str, str]]) -> Figure:
         and (distortion := _value(experiment, "evaluation/likelihood", "NLL")) is not None
     ]
     _scatter(axis, points)
-    finish(axis, "rate: KL (nats per sentence)", "distortion: NLL (nats per sentence)")
+    finish(axis, "KL (nats per sentence)", "NLL (nats per sentence)")
     legend_below(figure, ncols=2)
     return figure
 
