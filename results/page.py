@@ -223,7 +223,10 @@ def plots() -> dict[str, str]:
     from results.plots import svg
 
     return {
-        name: svg(name, [(row.system, row.experiment) for row in table.rows if row.experiment])
+        name: svg(
+            name,
+            [(row.system.replace("`", ""), row.experiment) for row in table.rows if row.experiment],
+        )
         for table in tables()
         for name in table.plots
     }
