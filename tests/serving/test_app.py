@@ -12,8 +12,10 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from starlette.testclient import TestClient
 from tests import tiny
 
+from llamavae.cli.service import AddressOptions
 from llamavae.errors import UserError
 from llamavae.serving import Limits, create_app
 
@@ -322,3 +324,15 @@ def test_a_model_needs_an_encoder():
 def test_limits_are_positive():
     with pytest.raises(UserError, match="expected waiting above 0; got 0"):
         Limits(waiting=0)
+
+
+def test_without_a_key_requests_must_name_this_machine(vae):
+    """A name of another site that resolves to this machine is refused (DNS rebinding)."""
+    other = {"Host": "example.org"}
+    for key, status in ((None, 400), ("s3cret", 200)):
+        app = create_app(vae)
+        AddressOptions("127.0.0.1", 8000, key).guard(app)
+        with TestClient(app, "http://localhost:8000") as client:
+            assert client.get("/health", headers=other).status_code == status
+            for host in ("localhost:8000", "127.0.0.1", "[::1]:8000"):
+                assert client.get("/health", headers={"Host": host}).status_code == 200

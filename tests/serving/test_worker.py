@@ -134,7 +134,7 @@ def test_a_process_reports_any_error_and_ignores_signals():
 
 @pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="no masks of signals")
 def test_signals_are_blocked_only_while_the_process_starts(monkeypatch):
-    masks: list[set[signal.Signals]] = []
+    masks: list[Any] = []
 
     def submit(*_: Any) -> None:
         masks.append(signal.pthread_sigmask(signal.SIG_BLOCK, ()))

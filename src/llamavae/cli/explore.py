@@ -86,6 +86,7 @@ def explore(
             from llamavae.explorer.routes import explorer_of
         key = address.api_key
         app = explorer_of(worker, sentences.space, name=name, limits=limits, api_key=key)
+        address.guard(app)
         note(f"{source} is shown at {url(listener)}/explore/ as soon as it is encoded")
         run(app, listener)
 

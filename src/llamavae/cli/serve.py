@@ -34,5 +34,6 @@ def serve(
         with needs_serve("serve"):  # while the process loads the model
             from llamavae.serving.app import app_of
         app = app_of(worker, name=name, limits=limits, api_key=address.api_key)
+        address.guard(app)
         note(f"{name} is served at {url(listener)} as soon as it is loaded")
         run(app, listener)

@@ -15,6 +15,8 @@ from llamavae.cli.output import configure
 from llamavae.errors import UserError
 
 if TYPE_CHECKING:
+    from fastapi import FastAPI
+
     from llamavae.serving import Limits
     from llamavae.serving.models import Models
 
@@ -87,6 +89,18 @@ class AddressOptions:
             help="Key that requests must have as `Authorization: Bearer KEY`.",
         ),
     ] = None
+
+    def guard(self, app: FastAPI) -> None:
+        """Without a key, answer only requests that name this machine.
+
+        A page of another site, whose name resolves to this machine, could read the answers
+        otherwise (DNS rebinding).
+        """
+        if self.api_key is None:
+            from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+            hosts = ["localhost", "127.0.0.1", "[::1]", self.host]
+            app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts, www_redirect=False)
 
     def check(self) -> None:
         """Raise an error for an empty key, or an address of other machines without a key."""

@@ -90,7 +90,7 @@ class Guard:
                 await _respond(401, body, scope, receive, send)
                 return
         length = headers.get(b"content-length", b"0")
-        if not length.isdigit() or int(length) > self.limits.body:
+        if not length.isdigit() or len(length) > 20 or int(length) > self.limits.body:
             await _respond(413, error_body(self._too_large), scope, receive, send)
             return
         await self.app(scope, self._limited(receive), send)
