@@ -55,7 +55,7 @@ def test_numbers_of_verdicts_are_values_of_their_tables():
                 line = page.cell(row, view, column) or {}
                 values = [line[key] for key in ("value", "control") if line.get(key) is not None]
                 for digits in (2, column.digits):
-                    known |= {f"{value:.{digits}f}" for value in values}
+                    known |= {f"{abs(value):.{digits}f}" for value in values}
                 known |= {f"{line['p']:.2g}"} if "p" in line else set()
         assert set(re.findall(r"\d+\.\d+", table.verdict)) <= known, table.title
 
