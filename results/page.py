@@ -186,7 +186,10 @@ def _table_lines(table: Table) -> Iterable[str]:
         yield f"![{about.strip()}]({name}.svg)\n"
     gaps = [row for row in table.rows if row.system not in measured]
     if gaps:
-        reasons = [f"- {row.system}: {row.not_measured or 'not measured yet'}" for row in gaps]
+        later = "for want of processor time; `make results-full EXPERIMENTS={}` measures it"
+        reasons = [
+            f"- {row.system}: {row.not_measured or later.format(row.experiment)}" for row in gaps
+        ]
         yield "Not measured:\n\n" + "\n".join(reasons) + "\n"
     if table.published:
         titles = list(dict.fromkeys(title for one in table.published for title in one.values))
