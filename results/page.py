@@ -186,7 +186,7 @@ def _table_lines(table: Table) -> Iterable[str]:
         yield f"![{about.strip()}]({name}.svg)\n"
     gaps = [row for row in table.rows if row.system not in measured]
     if gaps:
-        later = "for want of processor time; `make results-full EXPERIMENTS={}` measures it"
+        later = "for lack of processor time; `make results-full EXPERIMENTS={}` measures it"
         reasons = [
             f"- {row.system}: {row.not_measured or later.format(row.experiment)}" for row in gaps
         ]
