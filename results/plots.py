@@ -52,12 +52,8 @@ def learning_curves(rows: Sequence[tuple[str, str]]) -> Figure:
 def rate_distortion(rows: Sequence[tuple[str, str]]) -> Figure:
     """Reconstruction against the rate of the latent code, for each system with likelihoods."""
     figure, (axis,) = new_figure(width=7.0, height=3.6)
-    points = [
-        (system, rate, distortion)
-        for system, experiment in rows
-        if (rate := _value(experiment, "evaluation/latent_usage", "KL")) is not None
-        and (distortion := _value(experiment, "evaluation/likelihood", "NLL")) is not None
-    ]
+    rate = ("evaluation/latent_usage", "KL")
+    points = _points(rows, rate, ("evaluation/likelihood", "NLL"))
     _scatter(axis, points)
     finish(axis, "KL (nats per sentence)", "NLL (nats per sentence)")
     legend_below(figure, ncols=2)
@@ -67,12 +63,8 @@ def rate_distortion(rows: Sequence[tuple[str, str]]) -> Figure:
 def size(rows: Sequence[tuple[str, str]]) -> Figure:
     """BLEU-1 by the number of weights of the decoder."""
     figure, (axis,) = new_figure(width=7.0, height=3.0)
-    points = [
-        (system, weights, bleu)
-        for system, experiment in rows
-        if (weights := _value(experiment, "encoder", "decoder weights")) is not None
-        and (bleu := _value(experiment, "encoder", "BLEU-1", "not in train")) is not None
-    ]
+    weights = ("encoder", "decoder weights")
+    points = _points(rows, weights, ("encoder", "BLEU-1", "not in train"))
     axis.plot([x for _, x, _ in points], [y for _, _, y in points], color=CATEGORIES[0], marker="o")
     for system, x, y in points:
         annotate(axis, system, (x, y), (4, 6), fontsize=8)
@@ -102,6 +94,14 @@ def svg(name: str, rows: Sequence[tuple[str, str]]) -> str:
     with mpl.rc_context({"svg.hashsalt": name, "svg.fonttype": "none"}):
         PLOTS[name](rows).savefig(stream, format="svg", metadata={"Date": None})
     return "\n".join(line.rstrip() for line in stream.getvalue().splitlines()) + "\n"
+
+
+def _points(
+    rows: Sequence[tuple[str, str]], x: tuple[str, ...], y: tuple[str, ...]
+) -> list[tuple[str, float, float]]:
+    """The systems that have both values, each given by source, metric and group."""
+    found = ((name, _value(each, *x), _value(each, *y)) for name, each in rows)
+    return [(name, a, b) for name, a, b in found if a is not None and b is not None]
 
 
 def _scatter(axis: Axes, points: Sequence[tuple[str, float, float]]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -45,9 +46,7 @@ def test_it_is_valid_and_has_outputs():
     nbformat.validate(found)
     assert all(outputs(found)[1:])  # all but the one that loads the model
     text = NOTEBOOK.read_text(encoding="utf-8")
-    assert "stderr" not in text
-    for word in ("/home/", "/root/", "/work/", "/tmp/", "Error"):
-        assert word not in text, word
+    assert not re.search(r"stderr|Error|/(?:home|root|work|tmp)/", text)
 
 
 @pytest.mark.filterwarnings("ignore")  # of jupyter

@@ -36,9 +36,6 @@ def encode(
             "An interrupted run resumes when the command is repeated.",
         ),
     ] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace an existing output file.")
-    ] = False,
     refine: Refine = 0,
     vectors: Annotated[
         Path | None,
@@ -74,15 +71,15 @@ def encode(
         )
     from llamavae.bulk import check_paths, encode_file
 
-    check_paths(source.file, output, overwrite)  # before loading the model
+    check_paths(source.file, output, engine.overwrite)  # before loading the model
     with progress_bar("encoding", "sentences") as update, resumable():
         report = encode_file(
-            model.load() if engine.engine == "local" else model.source_for_workers(),
+            engine.model(model),
             source.file,
             output,
             column=source.column,
             batch_size=model.batch_size,
-            overwrite=overwrite,
+            overwrite=engine.overwrite,
             refine=refine,
             progress=update,
             engine=runner,
@@ -135,9 +132,6 @@ def decode(
             "run resumes when the command is repeated.",
         ),
     ] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace an existing output file.")
-    ] = False,
     json: Json = False,
 ) -> None:
     """Decode latent codes to text. The inverse of `encode`.
@@ -155,15 +149,15 @@ def decode(
     if file is not None and output is not None:
         from llamavae.bulk import check_paths, decode_file
 
-        check_paths(file, output, overwrite)  # before loading the model
+        check_paths(file, output, engine.overwrite)  # before loading the model
         with progress_bar("decoding", "codes") as update, resumable():
             report = decode_file(
-                model.load() if engine.engine == "local" else model.source_for_workers(),
+                engine.model(model),
                 file,
                 output,
                 batch_size=model.batch_size,
                 seed=generation.seed,
-                overwrite=overwrite,
+                overwrite=engine.overwrite,
                 progress=update,
                 engine=runner,
                 **options,

@@ -11,12 +11,14 @@ import typer
 from llamavae.errors import UserError
 
 if TYPE_CHECKING:
-    from llamavae.bulk.task import Engine
+    from llamavae import LlaMaVAE
+    from llamavae.bulk.task import Engine, ModelSource
+    from llamavae.cli.options import ModelOptions
 
 
 @dataclass
 class EngineOptions:
-    """Where a large file is processed."""
+    """Where a large file is processed, and whether its output replaces a file."""
 
     panel: ClassVar[str] = "Engine"
 
@@ -42,6 +44,13 @@ class EngineOptions:
             "or else this machine."
         ),
     ] = None
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an existing Parquet file.")
+    ] = False
+
+    def model(self, options: ModelOptions) -> LlaMaVAE | ModelSource:
+        """The model, or where the workers of Ray load it from."""
+        return options.load() if self.engine == "local" else options.source_for_workers()
 
     def create(self, output: Path | None) -> Engine:
         """The engine; it must be local without an output."""

@@ -85,9 +85,6 @@ def score(
             "their scores. Default: none.",
         ),
     ] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace an existing Parquet file.")
-    ] = False,
     submission: Annotated[
         Path | None,
         typer.Option(
@@ -109,9 +106,9 @@ def score(
                 "a Parquet file of predictions is scored alone, to another Parquet file. Use "
                 "llamavae score FILE.parquet --output SCORES.parquet"
             )
-        _score_rows(files[0], output, settings, engine, overwrite, json)
+        _score_rows(files[0], output, settings, engine, json)
         return
-    if engine.engine != "local" or overwrite:
+    if engine.engine != "local" or engine.overwrite:
         raise UserError("--engine and --overwrite are for a single Parquet file of predictions")
     from llamavae.corpora.codwoe import check_submission
     from llamavae.evaluation.predictions import write_submission
@@ -145,7 +142,6 @@ def _score_rows(
     output: Path,
     models: dict[str, Any],
     engine: EngineOptions,
-    overwrite: bool,
     json: bool,
 ) -> None:
     """Score a Parquet file row by row."""
@@ -157,7 +153,7 @@ def _score_rows(
     runner = engine.create(output)
     with progress_bar("scoring", "predictions") as update, resumable():
         report = score_file(
-            file, output, overwrite=overwrite, progress=update, engine=runner, **models
+            file, output, overwrite=engine.overwrite, progress=update, engine=runner, **models
         )
     if json:
         for name, value in report.metrics.items():
