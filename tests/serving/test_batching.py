@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from llamavae.serving.batching import Batcher, Busy, Unavailable
+from llamavae.serving.decoding import each
 
 Make = Callable[..., Batcher[Any, Any]]
 
@@ -22,10 +23,13 @@ def make() -> Iterator[Make]:
     with ThreadPoolExecutor(1) as executor:
 
         def batcher(function: Any, size: int = 4, limit: int = 1000, **options: Any) -> Any:
-            def compute(items: list[Any]) -> Any:
-                return asyncio.get_running_loop().run_in_executor(executor, function, items)
+            def compute(new: list[tuple[int, Any]]) -> list[tuple[int, Any]]:
+                return each(function, new)
 
-            return Batcher(compute, size, limit, **options)
+            async def advance(new: list[tuple[int, Any]], _: list[int]) -> list[tuple[int, Any]]:
+                return await asyncio.get_running_loop().run_in_executor(executor, compute, new)
+
+            return Batcher(advance, size, limit, **options)
 
         yield batcher
 
@@ -67,23 +71,74 @@ def test_an_item_that_fails_fails_alone(make):
     assert isinstance(second, ZeroDivisionError)
 
 
-def test_items_that_are_cancelled_meanwhile_are_not_tried_again():
-    tried: list[int] = []
+class Steps:
+    """Computes numbers of steps: each call makes one step of all items.
 
-    async def main() -> None:
-        async def compute(items: list[int]) -> list[int]:
-            tried.extend(items)
-            if len(items) > 1:
-                second.cancel()
-                raise ValueError
-            return items
+    Attributes:
+        calls: For each call, the numbers of steps that are left of each item, by its number.
+    """
 
-        batcher = Batcher(compute, 4, 10)
-        first, second, third = batcher.submit([1, 2, 3])
-        assert await asyncio.gather(first, third) == [1, 3]
+    def __init__(self, seconds: float = 0.0) -> None:
+        self.seconds, self.left = seconds, dict[int, int]()
+        self.calls: list[dict[int, int]] = []
 
-    run(main())
-    assert tried == [1, 2, 3, 1, 3]
+    async def __call__(self, new: list[tuple[int, int]], gone: list[int]) -> list[tuple[int, str]]:
+        self.left |= dict(new)
+        for number in gone:
+            del self.left[number]
+        self.calls.append(dict(self.left))
+        await asyncio.sleep(self.seconds)
+        ended = [number for number, left in self.left.items() if left <= 1]
+        self.left = {n: left - 1 for n, left in self.left.items() if n not in ended}
+        return [(number, f"text {number}") for number in ended]
+
+
+@pytest.mark.parametrize("ahead", [1, 2])
+def test_items_join_and_leave_while_others_are_computed(ahead):
+    steps = Steps()
+
+    async def main() -> list[list[str]]:
+        batcher: Batcher[int, str] = Batcher(steps, 3, 100, ahead=ahead)
+        return await asyncio.gather(*(batcher([n]) for n in (5, 1, 2, 4, 1)))
+
+    assert run(main()) == [[f"text {n}"] for n in range(5)]
+    assert [set(call) for call in steps.calls[:2]] == [{0, 1, 2}, {0, 2, 3}][:2] or ahead == 2
+    assert max(map(len, steps.calls)) == 3
+    assert len([call for call in steps.calls if call]) <= 5 + ahead
+
+
+def test_items_that_are_cancelled_leave_while_others_are_computed():
+    steps = Steps(0.01)
+
+    async def main() -> list[str]:
+        batcher: Batcher[int, str] = Batcher(steps, 4, 100, ahead=2)
+        long, cancelled = batcher.submit([20, 1000])
+        await asyncio.sleep(0.05)
+        cancelled.cancel()
+        [after] = batcher.submit([2])
+        return [await long, await after]
+
+    assert run(main()) == ["text 0", "text 2"]
+    assert len(steps.calls) < 40
+    assert not steps.left
+
+
+def test_an_error_of_the_call_fails_what_is_computed_and_nothing_after_it():
+    failing = iter([False, True, False, False])
+
+    async def advance(new: list[tuple[int, int]], _: list[int]) -> list[tuple[int, int]]:
+        if next(failing):
+            raise Unavailable
+        return [(number, item) for number, item in new if item]
+
+    async def main() -> list[Any]:
+        batcher: Batcher[int, int] = Batcher(advance, 4, 100)
+        found = await asyncio.gather(batcher([1]), batcher([0]), return_exceptions=True)
+        return [*found, await batcher([3])]
+
+    first, second, third = run(main())
+    assert (first, third) == ([1], [3])
+    assert isinstance(second, Unavailable)
 
 
 def test_errors_that_nobody_waits_for_are_not_logged(make, caplog):
@@ -97,21 +152,6 @@ def test_errors_that_nobody_waits_for_are_not_logged(make, caplog):
     run(main())
     gc.collect()
     assert not caplog.records
-
-
-def test_nothing_is_tried_again_without_the_model(make):
-    sizes: list[int] = []
-
-    def end(items: list[int]) -> list[int]:
-        sizes.append(len(items))
-        raise Unavailable
-
-    async def main() -> list[Any]:
-        batcher = make(end)
-        return await asyncio.gather(*(batcher([x]) for x in range(3)), return_exceptions=True)
-
-    assert all(isinstance(each, Unavailable) for each in run(main()))
-    assert sizes == [3]
 
 
 def test_more_than_the_limit_is_refused_whole(make):

@@ -25,8 +25,9 @@ from llamavae.latent.paths import lerp
 from llamavae.serving import Limits
 from llamavae.serving.app import app_of
 from llamavae.serving.batching import Busy, Unavailable
+from llamavae.serving.decoding import Generation
 from llamavae.serving.engine import Engine
-from llamavae.serving.models import Generation, Models
+from llamavae.serving.models import Models
 from llamavae.serving.requests import (
     all_texts,
     attended,

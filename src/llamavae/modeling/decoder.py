@@ -210,10 +210,10 @@ class TextDecoder(nn.Module):
         ids[mask] = np.concatenate(rows)
         return torch.from_numpy(ids), torch.from_numpy(mask.astype(np.int64))
 
-    def texts(self, ids: Tensor) -> list[str]:
-        """Texts of generated ids (B, T), each up to its first eos."""
+    def texts(self, ids: Tensor | Sequence[list[int]]) -> list[str]:
+        """Texts of generated ids (B, T), or of B lists of ids, each up to its first eos."""
         rows = []
-        for row in ids.tolist():
+        for row in ids.tolist() if isinstance(ids, Tensor) else ids:
             end = row.index(self.tokens.eos) if self.tokens.eos in row else len(row)
             rows.append(row[:end])
         return [text.strip() for text in detokenize(self.tokenizer, rows)]

@@ -40,7 +40,13 @@ from llamavae.modeling.card import model_card
 from llamavae.modeling.configuration import SETTINGS, LlaMaVAEConfig
 from llamavae.modeling.decoder import TextDecoder
 from llamavae.modeling.encoder import SentenceEncoder
-from llamavae.modeling.injection import Injection, MemoryInjection, attention_shapes, enable_memory
+from llamavae.modeling.injection import (
+    Injection,
+    MemoryInjection,
+    Steering,
+    attention_shapes,
+    enable_memory,
+)
 from llamavae.modeling.posterior import DiagonalGaussian, KLRule, Posterior, kl_term
 from llamavae.modeling.prior import Prior, choose_prior
 from llamavae.modeling.refine import Progress, Refinement
@@ -634,13 +640,26 @@ class LlaMaVAE(SentenceVAE):
             `sequences`.
         """
         z = self._latent_codes(z)
+        return self.decoder.generate(self.steering(z), len(z), prompt, **options)
+
+    @torch.no_grad()
+    def steering(self, z: Tensor) -> Steering:
+        """The inputs of the decoder that depend on z, to generate from.
+
+        Args:
+            z: Latent codes (B, D), or one code (D,).
+
+        Raises:
+            UserError: The codes are not finite, or too large for the decoder.
+        """
+        z = self._latent_codes(z)
         steering = self.injection(z)
         if len(z) and not steering.is_finite():
             raise UserError(
                 f"expected latent codes close to N(0, I), as those of texts are; values up to "
                 f"{z.abs().max():.1e} are too large for the decoder"
             )
-        return self.decoder.generate(steering, len(z), prompt, **options)
+        return steering
 
     def decode(self, z: Tensor, batch_size: int = 64, **options: Any) -> list[str]:
         """Decode each z to a text, greedily by default.

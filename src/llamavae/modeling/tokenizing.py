@@ -99,6 +99,8 @@ def tokenize(
 
 def detokenize(tokenizer: PreTrainedTokenizerBase, rows: list[list[int]]) -> list[str]:
     """Texts of rows of token ids, without special tokens; one call at a time."""
+    if not rows:
+        return []  # batch_decode takes an empty list for one empty text
     with TOKENIZER_LOCK:
         return tokenizer.batch_decode(
             rows, skip_special_tokens=True, clean_up_tokenization_spaces=False

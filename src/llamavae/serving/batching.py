@@ -1,7 +1,8 @@
-"""Micro-batching: items of requests that arrive together are computed in one call.
+"""Batching: items of requests that arrive together are computed together.
 
-A batch is formed whenever the model is free, from what has arrived by then, so a single request
-waits for nothing, and many requests share the forward passes of the model.
+A batch starts whenever the model is free, with what has arrived by then, so a single request waits
+for nothing, and many requests share the forward passes of the model. Items join a batch that is
+being computed, and leave it when they are done, between two calls of the model.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from itertools import count
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -20,29 +22,38 @@ class Busy(Exception):
 
 
 class Unavailable(Exception):
-    """What computes the items has ended; no item by itself would be computed either."""
+    """What computes the items has ended."""
 
 
 class Batcher(Generic[T, R]):
-    """Computes a function of single items in batches of the items of all requests.
+    """Computes single items of all requests together.
 
     Args:
-        compute: Function of a list of items; returns one result for each.
-        size: Maximum number of items per batch.
+        advance: Takes new items, each with a number, and the numbers of items that are not needed
+            any more; computes for a while and returns the results there are, each with its number.
+            A result that is an exception is raised for its item alone.
+        size: Maximum number of items at once.
         limit: Maximum number of waiting items.
-        observe: Called with the number of items of each batch.
+        observe: Called with the number of items of each call.
+        ahead: Number of calls that are made before the first has returned, so that what computes
+            does not wait for this process.
     """
 
     def __init__(
         self,
-        compute: Callable[[list[T]], Awaitable[Sequence[R]]],
+        advance: Callable[
+            [list[tuple[int, T]], list[int]], Awaitable[Sequence[tuple[int, R | Exception]]]
+        ],
         size: int,
         limit: int,
         observe: Callable[[int], None] = lambda _: None,
+        ahead: int = 1,
     ) -> None:
-        self._compute, self._observe = compute, observe
+        self._advance, self._observe, self._ahead = advance, observe, ahead
         self.size, self.limit = size, limit
+        self._numbers = count()
         self._waiting: deque[tuple[T, asyncio.Future[R]]] = deque()
+        self._running: dict[int, asyncio.Future[R]] = {}
         self._worker: asyncio.Task[None] | None = None
 
     def __len__(self) -> int:
@@ -50,7 +61,7 @@ class Batcher(Generic[T, R]):
         return sum(not future.done() for _, future in self._waiting)
 
     def submit(self, items: Sequence[T]) -> list[asyncio.Future[R]]:
-        """Add items; a future that is cancelled before its batch starts is not computed.
+        """Add items; a future that is cancelled is not computed, or not to its end.
 
         Raises:
             Busy: They would exceed the limit. No item is added.
@@ -74,33 +85,46 @@ class Batcher(Generic[T, R]):
                 future.cancel()
 
     async def _work(self) -> None:
-        while batch := self._take():
-            self._observe(len(batch))
-            await self._run(batch)
+        calls: deque[asyncio.Task[None]] = deque()
+        while calls or self._waiting or self._running:
+            while len(calls) < self._ahead and (self._waiting or self._running):
+                gone = self._leave()
+                new = self._take()
+                if new or gone or self._running:
+                    self._observe(len(self._running))
+                    calls.append(asyncio.create_task(self._call(new, gone)))
+            if calls:
+                await calls.popleft()
 
-    def _take(self) -> list[tuple[T, asyncio.Future[R]]]:
-        batch: list[tuple[T, asyncio.Future[R]]] = []
-        while self._waiting and len(batch) < self.size:
+    def _take(self) -> list[tuple[int, T]]:
+        """Let items that wait join."""
+        new: list[tuple[int, T]] = []
+        while self._waiting and len(self._running) < self.size:
             item, future = self._waiting.popleft()
             if not future.done():
-                batch.append((item, future))
-        return batch
+                number = next(self._numbers)
+                self._running[number] = future
+                new.append((number, item))
+        return new
 
-    async def _run(self, batch: list[tuple[T, asyncio.Future[R]]]) -> None:
-        """Compute a batch; if that fails, each item by itself, so that only the cause fails."""
+    def _leave(self) -> list[int]:
+        """Let items that are not needed any more leave; returns their numbers."""
+        gone = [number for number, future in self._running.items() if future.done()]
+        for number in gone:
+            del self._running[number]
+        return gone
+
+    async def _call(self, new: list[tuple[int, T]], gone: list[int]) -> None:
         try:
-            results = await self._compute([item for item, _ in batch])
+            results = await self._advance(new, gone)
         except Exception as error:
-            if len(batch) > 1 and not isinstance(error, Unavailable):
-                for item, future in batch:
-                    if not future.done():
-                        await self._run([(item, future)])
-                return
-            for _, future in batch:
-                if not future.done():
-                    future.set_exception(error)
-                    future.exception()  # asyncio logs those that nobody asks for
-            return
-        for (_, future), result in zip(batch, results, strict=True):
-            if not future.done():
+            results = [(number, error) for number in self._running]
+        for number, result in results:
+            future = self._running.pop(number, None)
+            if future is None or future.done():
+                continue
+            if isinstance(result, Exception):
+                future.set_exception(result)
+                future.exception()  # asyncio logs those that nobody asks for
+            else:
                 future.set_result(result)

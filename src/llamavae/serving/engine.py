@@ -15,8 +15,9 @@ from torch import Tensor
 
 from llamavae.latent.paths import as_codes
 from llamavae.serving.batching import Batcher, Busy, Unavailable
+from llamavae.serving.decoding import Code, Generation, Numbered, Result
 from llamavae.serving.limits import Limits
-from llamavae.serving.models import Code, Generation, Models
+from llamavae.serving.models import Models
 from llamavae.serving.worker import Worker
 
 P = ParamSpec("P")
@@ -55,11 +56,11 @@ class Engine:
         self._running = 0
         self._starting: asyncio.Task[None] | None = None
         size, waiting = limits.batch, limits.waiting
-        compute = partial(self._batch, Models.encode)
-        self._encoding: Batcher[str, tuple[Code, int]] = Batcher(compute, size, waiting, observe)
-        compute = partial(self._batch, Models.decode)
+        self._encoding: Batcher[str, tuple[Code, int]] = Batcher(
+            self._encode, size, waiting, observe
+        )
         self._decoding: Batcher[tuple[Code | str, Generation], str] = Batcher(
-            compute, size, waiting, observe
+            partial(self._run, Models.decode), size, waiting, observe, ahead=2
         )
 
     @property
@@ -109,7 +110,7 @@ class Engine:
         return torch.stack(codes)
 
     def decode(self, places: Tensor | Sequence[str], how: Generation) -> list[asyncio.Future[str]]:
-        """The text at each code (B, D), or the reconstruction of each text, after its batch."""
+        """The text at each code (B, D), or the reconstruction of each text, when it has ended."""
         items = [
             (one if isinstance(one, str) else one.float().numpy(), how.of(i))
             for i, one in enumerate(places)
@@ -144,5 +145,7 @@ class Engine:
                 self.start()
             raise
 
-    async def _batch(self, function: Callable[..., R], items: Sequence[object]) -> R:
-        return await self._run(function, items, self.limits.batch)
+    async def _encode(
+        self, texts: list[Numbered[str]], gone: list[int]
+    ) -> list[Result[tuple[Code, int]]]:
+        return await self._run(Models.encode, texts, self.limits.batch)

@@ -3,56 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from threading import Event, Thread
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING
 
 from llamavae.errors import UserError
+from llamavae.serving.decoding import Code, Decoding, Generation, Numbered, Result, each
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from llamavae.guidance import InvertibleCVAE
     from llamavae.modeling import LlaMaVAE
-
-Code = NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class Generation:
-    """Options of generation. Codes with the same options are decoded in one batch.
-
-    Attributes:
-        temperature: Sampling temperature of tokens; 0 decodes greedily.
-        top_p: Nucleus sampling.
-        max_new_tokens: Maximum number of tokens; None is the maximum length in training.
-        seed: Seed of the first code of the request; the i-th code after it has seed + i.
-    """
-
-    temperature: float = 0.0
-    top_p: float = 1.0
-    max_new_tokens: int | None = None
-    seed: int | None = None
-
-    @property
-    def sampled(self) -> bool:
-        """Whether tokens are sampled."""
-        return self.temperature > 0
-
-    def of(self, index: int) -> Generation:
-        """The options of the code at an index of the request."""
-        if self.sampled and self.seed is not None:
-            return replace(self, seed=self.seed + index)
-        return replace(self, seed=None)
-
-    def arguments(self) -> dict[str, Any]:
-        """Arguments of `LlaMaVAE.decode`."""
-        sampling = {"do_sample": True, "temperature": self.temperature, "top_p": self.top_p}
-        tokens = {"max_new_tokens": self.max_new_tokens}
-        return (sampling if self.sampled else {}) | (tokens if self.max_new_tokens else {})
 
 
 @dataclass(frozen=True)
@@ -89,6 +51,7 @@ class Models:
         if vae.encoder is None:
             raise UserError("expected a model with a sentence encoder; this model has none")
         self.vae, self.cvae, self._encoder = vae, definitions, vae.encoder
+        self._decoding = Decoding(vae)
         self._prepared: Event | None = None
 
     @property
@@ -97,38 +60,43 @@ class Models:
         config = self.vae.config
         return Facts(config.latent_dim, config.max_tokens, self.cvae is not None)
 
-    def encode(self, texts: Sequence[str], batch: int) -> list[tuple[Code, int]]:
+    def encode(self, texts: Sequence[Numbered[str]], batch: int) -> list[Result[tuple[Code, int]]]:
         """The posterior mean (D,) of each text, and the number of its tokens."""
-        counts = self._encoder.tokenize(texts)["attention_mask"].sum(1).tolist()
-        return list(zip(self._means(texts, batch), counts, strict=True))
+
+        def encode(texts: Sequence[str]) -> list[tuple[Code, int]]:
+            counts = self._encoder.tokenize(texts)["attention_mask"].sum(1).tolist()
+            return list(zip(self._means(texts, batch), counts, strict=True))
+
+        return each(encode, texts)
+
+    def decode(
+        self, new: Sequence[Numbered[tuple[Code | str, Generation]]], gone: Sequence[int]
+    ) -> list[Result[str]]:
+        """Decode for a while, with new codes and without those that are not needed any more.
+
+        Args:
+            new: Codes to start with, or texts, which are reconstructed.
+            gone: Numbers of earlier ones.
+
+        Returns:
+            The texts that have ended, and errors.
+        """
+        self._decoding.stop(gone)
+        given = [(n, place) for n, (place, _) in new if isinstance(place, str)]
+        means = dict(each(lambda texts: list(self._means(texts, len(texts))), given))
+        failed = [(n, mean) for n, mean in means.items() if isinstance(mean, Exception)]
+        codes = [
+            (n, (means[n] if isinstance(place, str) else place, how)) for n, (place, how) in new
+        ]
+        return failed + self._decoding.advance(
+            [(n, (z, how)) for n, (z, how) in codes if not isinstance(z, Exception)]
+        )
 
     def _means(self, texts: Sequence[str], batch: int) -> Code:
         import torch  # slow; the service starts this process before it needs torch itself
 
         with torch.inference_mode():
             return _numbers(self.vae.encode(texts, batch_size=batch).mean)
-
-    def decode(self, items: Sequence[tuple[Code | str, Generation]], batch: int) -> list[str]:
-        """Texts at codes, or at the posterior means of texts.
-
-        Those decoded greedily are decoded together, and sampled ones by themselves.
-        """
-        import torch
-
-        given = [place for place, _ in items if isinstance(place, str)]
-        means = iter(self._means(given, batch) if given else ())
-        codes = [next(means) if isinstance(place, str) else place for place, _ in items]
-        texts = [""] * len(items)
-        groups: dict[Any, list[int]] = {}
-        for i, (_, how) in enumerate(items):
-            groups.setdefault((how, i if how.sampled else None), []).append(i)
-        for (how, _), rows in groups.items():
-            if how.sampled:  # without a seed, not what follows from the seed of another request
-                torch.seed() if how.seed is None else torch.manual_seed(how.seed)
-            z = torch.from_numpy(np.stack([codes[i] for i in rows]))
-            for i, text in zip(rows, self.vae.decode(z, **how.arguments()), strict=True):
-                texts[i] = text
-        return texts
 
     def sample(self, n: int, prior: str | None, spread: float, seed: int | None) -> Code:
         """Codes (n, D) drawn from a prior."""

@@ -15,8 +15,9 @@ from llamavae.errors import UserError
 from llamavae.parsing import as_full_texts
 from llamavae.serving import schemas as s
 from llamavae.serving.batching import Busy, Unavailable
+from llamavae.serving.decoding import Generation
 from llamavae.serving.engine import Engine
-from llamavae.serving.models import Facts, Generation
+from llamavae.serving.models import Facts
 
 R = TypeVar("R")
 

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from copy import copy
 from multiprocessing import connection, get_context, parent_process
 from threading import RLock, Thread
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
@@ -21,6 +20,7 @@ from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 from tqdm import tqdm
 
 from llamavae.serving.batching import Unavailable
+from llamavae.serving.decoding import portable
 from llamavae.serving.models import Facts, Models
 
 P = ParamSpec("P")
@@ -212,11 +212,9 @@ def _portable_errors() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        try:
-            copy(error)  # as unpickling would make it
-        except Exception:
-            raise RuntimeError(f"{type(error).__name__}: {error}") from error
-        raise
+        if (replaced := portable(error)) is error:
+            raise
+        raise replaced from error
 
 
 # ---------------------------------------------------------------------------------------- signals

@@ -14,7 +14,13 @@ pretraining, and neither the cache nor the mask of the caller has to know about 
 gradient checkpointing, beams, sampling and every cache type work unchanged.
 """
 
-from llamavae.modeling.injection.attention import MEMORY_ARGUMENT, attention_shapes, enable_memory
+from llamavae.modeling.injection.attention import (
+    MEMORY_ARGUMENT,
+    attention_shapes,
+    can_exchange_rows,
+    enable_memory,
+    exchange_rows,
+)
 from llamavae.modeling.injection.modules import (
     AddInjection,
     Injection,
@@ -31,7 +37,9 @@ __all__ = [
     "SoftPromptInjection",
     "Steering",
     "attention_shapes",
+    "can_exchange_rows",
     "enable_memory",
+    "exchange_rows",
     "first_inputs",
     "steered",
     "steered_inputs",

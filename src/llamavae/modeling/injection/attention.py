@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -76,6 +76,27 @@ class _MemoryLayer(DynamicLayer):
         """Number of cached positions of text."""
         return max(super().get_seq_length() - self.slots, 0)
 
+    def exchange(self, kept: list[int], first: int, memory: KeyValue) -> None:
+        """Keep some rows, from a position of the text on, and add rows without text.
+
+        Args:
+            kept: Indices of the rows that are kept.
+            first: The first position that is kept.
+            memory: Of the kept rows, and of the added ones after them.
+        """
+        self.memory = memory
+        pairs = zip((self.keys, self.values), memory, strict=True)
+        self.keys, self.values = (self._exchanged(x, kept, first, own) for x, own in pairs)
+
+    def _exchanged(self, x: Tensor, kept: list[int], first: int, memory: Tensor) -> Tensor:
+        text = x[:, :, self.slots + first :][kept]
+        heads, length, size = text.shape[1:]
+        new = text.new_zeros(len(memory), heads, self.slots + length, size)
+        new[: len(kept), :, self.slots :] = text
+        if self.slots:
+            new[:, :, : self.slots] = memory
+        return new
+
     def check(self, key: Tensor) -> None:
         """Raise an error if the keys are not the cached ones, since they then lack the memory."""
         if key is not self.keys:
@@ -97,6 +118,31 @@ def into_cache(memory: tuple[KeyValue, ...], cache: Any) -> Sequence[KeyValue | 
         cache.layers = list[Any](_MemoryLayer(pair) for pair in memory)
     layers = [layer for layer in cache.layers if isinstance(layer, _MemoryLayer)]
     return layers or memory
+
+
+def can_exchange_rows(decoder: PreTrainedModel, memory: tuple[KeyValue, ...] | None) -> bool:
+    """Whether the decoder's cache is one that `exchange_rows` can change."""
+    if memory is None:
+        return False
+    layers = into_cache(memory, DynamicCache(config=decoder.config))
+    return all(isinstance(layer, _MemoryLayer) for layer in layers)
+
+
+def exchange_rows(
+    cache: DynamicCache, kept: list[int], first: int, memory: tuple[KeyValue, ...]
+) -> None:
+    """Keep some rows of a cache, from a position of the text on, and add rows without text.
+
+    The added rows have zeros at the positions of the kept ones, which a mask has to hide.
+
+    Args:
+        cache: With memory in it; changed in place.
+        kept: Indices of the rows that are kept.
+        first: The first position of the text that is kept.
+        memory: Of the kept rows, and of the added ones after them.
+    """
+    for layer, pair in zip(cache.layers, memory, strict=True):
+        cast(_MemoryLayer, layer).exchange(kept, first, pair)
 
 
 def _extend_mask(mask: Tensor | None, query: Tensor, key: Tensor, slots: int) -> Tensor | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 from collections import OrderedDict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -55,15 +56,35 @@ class Steering:
             raise ValueError(f"{rows} rows cannot be shared among {batch} latent codes")
         if rows == batch:
             return self
+        return _combine(lambda x: x.repeat_interleave(rows // batch, dim=0), self)
 
-        def repeat(x: Tensor) -> Tensor:
-            return x.repeat_interleave(rows // batch, dim=0)
+    def select(self, rows: Sequence[int]) -> Steering:
+        """The steering of some rows."""
+        index = list(rows)
+        return _combine(lambda x: x[index], self)
 
-        return Steering(
-            memory=self.memory and tuple((repeat(k), repeat(v)) for k, v in self.memory),
-            prompt=None if self.prompt is None else repeat(self.prompt),
-            offset=None if self.offset is None else repeat(self.offset),
+    @staticmethod
+    def cat(parts: Sequence[Steering]) -> Steering:
+        """The steering of the rows of all parts, which are of one injection."""
+        return _combine(lambda *x: torch.cat(x), *parts)
+
+
+def _combine(function: Callable[..., Tensor], *parts: Steering) -> Steering:
+    """Apply a function to the corresponding tensors of steerings of one injection."""
+    if not parts:
+        return Steering()
+
+    def apply(name: str) -> Tensor | None:
+        found = [getattr(part, name) for part in parts]
+        return None if found[0] is None else function(*found)
+
+    memory = None
+    if parts[0].memory is not None:
+        layers = zip(*(part.memory or () for part in parts), strict=True)
+        memory = tuple(
+            (function(*(k for k, _ in layer)), function(*(v for _, v in layer))) for layer in layers
         )
+    return Steering(memory=memory, prompt=apply("prompt"), offset=apply("offset"))
 
 
 def first_inputs(

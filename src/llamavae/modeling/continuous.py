@@ -1,0 +1,159 @@
+"""Continuous batching: rows join and leave a greedy decoding between two of its steps."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from llamavae.errors import memory_errors
+from llamavae.modeling.injection import Steering, can_exchange_rows, exchange_rows, steered_inputs
+from llamavae.modes import evaluating
+
+if TYPE_CHECKING:
+    from llamavae.modeling.llamavae import LlaMaVAE
+
+K = TypeVar("K", bound=Hashable)
+_FEW = 4  # rows are exchanged where at least one of so many changes, since that copies the cache
+_MOST_POSTPONED = 4  # steps that an exchange of few rows waits for others
+
+
+@dataclass
+class _Row(Generic[K]):
+    """A text that is being decoded.
+
+    Attributes:
+        key: Its key.
+        limit: Maximum number of new tokens; 0 once it is removed.
+        start: Position in the cache of its first token.
+        tokens: The new tokens.
+    """
+
+    key: K
+    limit: int
+    start: int = 0
+    tokens: list[int] = field(default_factory=list)
+
+
+class ContinuousBatch(Generic[K]):
+    """Greedy decoding of a changing set of codes, one token of each per step.
+
+    A batch of `LlaMaVAE.generate` runs until its longest text has ended. Here, a row leaves after
+    its own last token, and a new one takes part from the next step on (iteration-level scheduling,
+    Yu et al., OSDI 2022). The rows share one cache of keys and values. A row that joins later does
+    not attend to the positions before it, and its own positions begin with 0. The texts are those
+    of `LlaMaVAE.decode`, up to rounding.
+
+    Args:
+        vae: The model; see `supports`.
+    """
+
+    def __init__(self, vae: LlaMaVAE) -> None:
+        self._vae, self._decoder = vae, vae.decoder
+        self._rows: list[_Row[K]] = []
+        self._steering = Steering()
+        self._new: list[tuple[list[_Row[K]], Steering]] = []
+        self._cache = DynamicCache()
+        self._length = 0  # positions of text in the cache
+        self._postponed = 0  # steps since rows were exchanged
+
+    @staticmethod
+    def supports(vae: LlaMaVAE) -> bool:
+        """Whether z is injected as memory and each layer of the decoder has full attention.
+
+        A soft prompt needs a pass of its own before its row can join, and other caches (with a
+        sliding window, of recurrent layers) have no position for each token of each row.
+        """
+        steering = vae.steering(torch.zeros(1, vae.config.latent_dim))
+        return steering.prompt is None and can_exchange_rows(vae.decoder.lm, steering.memory)
+
+    def __len__(self) -> int:
+        """Number of texts that are being decoded."""
+        return sum(not self._ended(row) for row in self._rows) + sum(len(r) for r, _ in self._new)
+
+    def add(self, keys: Sequence[K], z: Tensor, limit: int | None = None) -> None:
+        """Add codes, which take part from the next step on.
+
+        Args:
+            keys: A key for each text.
+            z: Latent codes (B, D).
+            limit: Maximum number of new tokens; by default the maximum length in training.
+
+        Raises:
+            UserError: The codes are not finite, or too large for the decoder. None is added.
+        """
+        limit = self._decoder.max_tokens if limit is None else limit
+        self._new.append(([_Row(key, limit) for key in keys], self._vae.steering(z)))
+
+    def remove(self, keys: Sequence[K]) -> None:
+        """Stop decoding texts; unknown keys are ignored."""
+        gone = set(keys)
+        for row in (*self._rows, *(row for rows, _ in self._new for row in rows)):
+            if row.key in gone:
+                row.limit = 0
+
+    @torch.no_grad()
+    def step(self) -> list[tuple[K, str]]:
+        """Decode one token of each row; returns the keys and texts of those that have ended."""
+        decoder = self._decoder
+        self._exchange()
+        if not self._rows:
+            return []
+        last = [row.tokens[-1] if row.tokens else decoder.tokens.bos for row in self._rows]
+        starts = torch.tensor([[row.start] for row in self._rows])
+        mask = (torch.arange(self._length + 1) >= starts).long()
+        inputs = {
+            "input_ids": torch.tensor(last)[:, None],
+            "attention_mask": mask,
+            "position_ids": self._length - starts,
+        }
+        inputs = {name: x.to(decoder.device) for name, x in inputs.items()}
+        with evaluating(decoder), memory_errors("generation", "Use smaller batches"):
+            steered = steered_inputs(
+                decoder.lm, self._steering, **inputs, past_key_values=self._cache, use_cache=True
+            )
+            tokens = decoder.lm(**steered).logits[:, -1].argmax(-1).tolist()
+        self._length += 1
+        ended: list[_Row[K]] = []
+        for row, token in zip(self._rows, tokens, strict=True):
+            if not self._ended(row):
+                row.tokens.append(token)
+                if self._ended(row):
+                    ended.append(row)
+        texts = decoder.texts([row.tokens for row in ended])
+        return [(row.key, text) for row, text in zip(ended, texts, strict=True)]
+
+    def _ended(self, row: _Row[K]) -> bool:
+        return len(row.tokens) >= row.limit or row.tokens[-1:] == [self._decoder.tokens.eos]
+
+    def _exchange(self) -> None:
+        """Let rows that have ended leave, and new ones join."""
+        kept = [i for i, row in enumerate(self._rows) if not self._ended(row)]
+        new = [row for rows, _ in self._new for row in rows]
+        changes = len(self._rows) - len(kept) + len(new)
+        self._postponed += 1
+        if not changes or (
+            _FEW * changes < len(self._rows) and self._postponed < _MOST_POSTPONED and kept
+        ):
+            return
+        self._postponed = 0
+        old = [self._rows[i] for i in kept]
+        parts = [self._steering.select(kept)] if kept else []
+        self._steering = Steering.cat([*parts, *(steering for _, steering in self._new)])
+        # positions before the first token of every row are not needed any more
+        lead = min((row.start for row in old), default=self._length)
+        self._length -= lead
+        if old:
+            assert self._steering.memory is not None  # `supports`
+            exchange_rows(self._cache, kept, lead, self._steering.memory)
+        else:
+            self._cache = DynamicCache(config=self._decoder.lm.config)
+        for row in old:
+            row.start -= lead
+        for row in new:
+            row.start = self._length
+        self._rows, self._new = old + new, []

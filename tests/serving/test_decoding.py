@@ -1,0 +1,91 @@
+"""Decoding in the process of the model: the texts of `LlaMaVAE.decode`, whatever fails or stops."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tests import tiny
+
+from llamavae.errors import UserError
+from llamavae.modeling.continuous import ContinuousBatch
+from llamavae.serving.decoding import Code, Decoding, Generation, each, portable
+
+
+def codes(n: int) -> Code:
+    return 3 * np.random.default_rng(0).standard_normal((n, tiny.LATENT), np.float32)
+
+
+def decode(decoding: Decoding, new: list[tuple[int, tuple[Code, Generation]]]) -> dict[int, Any]:
+    found = dict(decoding.advance(new))
+    for _ in range(100):
+        found |= dict(decoding.advance([]))
+    return found
+
+
+@pytest.mark.parametrize("injection", ["memory", "soft_prompt"])
+def test_codes_that_come_one_after_the_other_have_their_texts(injection):
+    vae, z = tiny.vae(injection).eval(), codes(12)
+    decoding, found = Decoding(vae), dict[int, Any]()
+    for i, code in enumerate(z):
+        found |= dict(decoding.advance([(i, (code, Generation()))]))
+    found |= decode(decoding, [])
+    assert [found[i] for i in range(12)] == vae.decode(torch.from_numpy(z))
+
+
+def test_sampled_and_short_texts_beside_greedy_ones(vae):
+    z = codes(4)
+    sampled, short = Generation(0.9, 0.8, seed=7), Generation(max_new_tokens=2)
+    hows = [Generation(), sampled, short, Generation()]
+    found = decode(Decoding(vae), list(enumerate(zip(z, hows, strict=True))))
+    for i, how in enumerate(hows):
+        torch.manual_seed(7)
+        assert [found[i]] == vae.decode(torch.from_numpy(z[i]), **how.arguments())
+
+
+def test_a_code_that_fails_fails_alone(vae):
+    z = codes(3)
+    z[1] = 3e38
+    found = decode(Decoding(vae), [(i, (code, Generation())) for i, code in enumerate(z)])
+    assert isinstance(found.pop(1), UserError)
+    assert found == dict(zip((0, 2), vae.decode(torch.from_numpy(z[[0, 2]])), strict=True))
+
+
+def test_after_a_failed_step_what_was_running_is_decoded_again(vae, monkeypatch):
+    z, decoding = codes(3), Decoding(vae)
+
+    def fail(_: Any) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(ContinuousBatch, "step", fail)
+    found = dict(decoding.advance([(i, (code, Generation())) for i, code in enumerate(z)]))
+    monkeypatch.undo()
+    assert found == dict(enumerate(vae.decode(torch.from_numpy(z))))
+    assert decode(decoding, [(5, (z[0], Generation()))]) == {5: found[0]}
+
+
+def test_codes_that_are_stopped_have_no_text(vae):
+    z, decoding = codes(2), Decoding(vae)
+    decoding.advance([(i, (code, Generation(max_new_tokens=None))) for i, code in enumerate(z)])
+    decoding.stop([0, 99])
+    assert 0 not in decode(decoding, [])
+
+
+def test_an_item_that_fails_fails_alone():
+    found = each(lambda items: [1 / x for x in items], [(3, 1), (5, 0), (8, 4)])
+    assert [found[0], found[2]] == [(3, 1.0), (8, 0.25)]
+    assert isinstance(found[1][1], ZeroDivisionError)
+    assert each(lambda _: [], []) == []
+
+
+def test_an_error_that_could_not_be_made_again_is_replaced():
+    class Own(Exception):
+        def __init__(self, one: int, two: int) -> None:
+            super().__init__(f"{one} and {two}")
+
+    error = portable(Own(1, 2))
+    assert str(copy.copy(error)) == "Own: 1 and 2"
+    assert portable(error) is error
