@@ -17,7 +17,7 @@ from llamavae.errors import UserError
 from llamavae.serving.app import app_of
 from llamavae.serving.batching import Unavailable
 from llamavae.serving.models import Facts, Models
-from llamavae.serving.worker import ProcessWorker, Say, ThreadWorker
+from llamavae.serving.worker import ProcessWorker, Say, ThreadWorker, fewer_threads
 
 A = "a dog runs in a park"
 
@@ -143,3 +143,13 @@ def test_signals_are_blocked_only_while_the_process_starts(monkeypatch):
     ProcessWorker(interrupted).close()
     assert {signal.SIGINT, signal.SIGTERM} <= masks[0]
     assert not {signal.SIGINT, signal.SIGTERM} & signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+
+def test_a_small_model_has_one_thread_unless_the_user_says_otherwise(vae, monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert fewer_threads(vae) == 1
+    monkeypatch.setattr("llamavae.serving.worker._SMALL", 10)
+    assert fewer_threads(vae) is None
+    monkeypatch.undo()
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert fewer_threads(vae) is None

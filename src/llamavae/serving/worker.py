@@ -15,7 +15,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing import connection, get_context, parent_process
 from threading import RLock, Thread
-from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 from tqdm import tqdm
 
@@ -23,12 +23,16 @@ from llamavae.serving.batching import Unavailable
 from llamavae.serving.decoding import portable
 from llamavae.serving.models import Facts, Models
 
+if TYPE_CHECKING:
+    from llamavae.modeling import LlaMaVAE
+
 P = ParamSpec("P")
 R = TypeVar("R")
 Say = Callable[[str], None]
 Load = Callable[[Say], Models]
 
 _STAGE = 200  # bytes
+_SMALL = 20_000_000  # parameters of a decoder
 _DIED = "the process of the model has ended"
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -197,8 +201,22 @@ def say(text: str) -> None:
 def _load(load: Load) -> Facts:
     with _portable_errors():
         models = _held["models"] = load(say)
+        if threads := fewer_threads(models.vae):
+            import torch
+
+            torch.set_num_threads(threads)
         models.prepare()
         return models.facts
+
+
+def fewer_threads(vae: LlaMaVAE) -> int | None:
+    """Number of threads for this model; None leaves it to torch.
+
+    The matrices of a small decoder are computed faster than threads can share them, and threads
+    that wait for each other keep the HTTP service from its work. A given OMP_NUM_THREADS is used.
+    """
+    small = sum(p.numel() for p in vae.decoder.parameters()) < _SMALL
+    return 1 if small and "OMP_NUM_THREADS" not in os.environ else None
 
 
 def _run(function: Callable[..., R], args: tuple[Any, ...], options: dict[str, Any]) -> R:
