@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import time
 from typing import Any
 
 import numpy as np
@@ -20,9 +21,10 @@ def codes(n: int) -> Code:
 
 
 def decode(decoding: Decoding, new: list[tuple[int, tuple[Code, Generation]]]) -> dict[int, Any]:
-    found = dict(decoding.advance(new))
+    found = dict(decoding.advance(new, []))
     for _ in range(100):
-        found |= dict(decoding.advance([]))
+        found |= dict(decoding.advance([], []))
+        time.sleep(0.001)  # what is fresh waits for others
     return found
 
 
@@ -31,7 +33,7 @@ def test_codes_that_come_one_after_the_other_have_their_texts(injection):
     vae, z = tiny.vae(injection).eval(), codes(12)
     decoding, found = Decoding(vae), dict[int, Any]()
     for i, code in enumerate(z):
-        found |= dict(decoding.advance([(i, (code, Generation()))]))
+        found |= dict(decoding.advance([(i, (code, Generation()))], []))
     found |= decode(decoding, [])
     assert [found[i] for i in range(12)] == vae.decode(torch.from_numpy(z))
 
@@ -61,17 +63,36 @@ def test_after_a_failed_step_what_was_running_is_decoded_again(vae, monkeypatch)
         raise MemoryError
 
     monkeypatch.setattr(ContinuousBatch, "step", fail)
-    found = dict(decoding.advance([(i, (code, Generation())) for i, code in enumerate(z)]))
+    found = dict(decoding.advance([(i, (code, Generation())) for i, code in enumerate(z)], []))
     monkeypatch.undo()
     assert found == dict(enumerate(vae.decode(torch.from_numpy(z))))
     assert decode(decoding, [(5, (z[0], Generation()))]) == {5: found[0]}
 
 
-def test_codes_that_are_stopped_have_no_text(vae):
-    z, decoding = codes(2), Decoding(vae)
-    decoding.advance([(i, (code, Generation(max_new_tokens=None))) for i, code in enumerate(z)])
-    decoding.stop([0, 99])
-    assert 0 not in decode(decoding, [])
+def test_codes_that_are_stopped_have_no_text(vae, monkeypatch):
+    monkeypatch.setattr("llamavae.serving.decoding._SLICE", 0.0)  # nothing is decoded at once
+    z, decoding = codes(3), Decoding(vae)
+    new = [(i, (code, Generation())) for i, code in enumerate(z)]
+    assert decoding.advance(new, [1]) == []
+    decoding.advance([], [0, 99])
+    monkeypatch.undo()
+    assert decode(decoding, []) == {2: vae.decode(torch.from_numpy(z[2]))[0]}
+
+
+def test_texts_are_reconstructed_and_one_that_cannot_be_encoded_fails_alone(vae, monkeypatch):
+    texts = ["a dog runs", "the old moon", "a red house"]
+    encode, decoding = type(vae).encode, Decoding(vae)
+
+    def refuse(self: Any, given: Any, **options: Any) -> Any:
+        if texts[1] in given:
+            raise UserError("not this one")
+        return encode(self, given, **options)
+
+    monkeypatch.setattr(type(vae), "encode", refuse)
+    found = decode(decoding, [(i, (text, Generation())) for i, text in enumerate(texts)])
+    assert str(found.pop(1)) == "not this one"
+    monkeypatch.undo()
+    assert found == dict(zip((0, 2), vae.reconstruct([texts[0], texts[2]]), strict=True))
 
 
 def test_an_item_that_fails_fails_alone():

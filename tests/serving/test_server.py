@@ -78,7 +78,7 @@ def folder(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def server(folder) -> Iterator[Server]:
     """The service of the tiny model, with a time limit."""
-    running = Server(folder, "--timeout", "2", "--api-key", "key")
+    running = Server(folder, "--timeout", "5", "--api-key", "key")
     yield running
     if running.process.poll() is None:
         running.process.kill()

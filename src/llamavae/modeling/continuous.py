@@ -18,8 +18,7 @@ if TYPE_CHECKING:
     from llamavae.modeling.llamavae import LlaMaVAE
 
 K = TypeVar("K", bound=Hashable)
-_FEW = 4  # rows are exchanged where at least one of so many changes, since that copies the cache
-_MOST_POSTPONED = 4  # steps that an exchange of few rows waits for others
+_FEW = 4  # rows leave where at least one of so many has ended, since that copies the cache
 
 
 @dataclass
@@ -59,7 +58,6 @@ class ContinuousBatch(Generic[K]):
         self._new: list[tuple[list[_Row[K]], Steering]] = []
         self._cache = DynamicCache()
         self._length = 0  # positions of text in the cache
-        self._postponed = 0  # steps since rows were exchanged
 
     @staticmethod
     def supports(vae: LlaMaVAE) -> bool:
@@ -134,13 +132,9 @@ class ContinuousBatch(Generic[K]):
         """Let rows that have ended leave, and new ones join."""
         kept = [i for i, row in enumerate(self._rows) if not self._ended(row)]
         new = [row for rows, _ in self._new for row in rows]
-        changes = len(self._rows) - len(kept) + len(new)
-        self._postponed += 1
-        if not changes or (
-            _FEW * changes < len(self._rows) and self._postponed < _MOST_POSTPONED and kept
-        ):
+        ended = len(self._rows) - len(kept)
+        if not new and (not ended or (kept and _FEW * ended < len(self._rows))):
             return
-        self._postponed = 0
         old = [self._rows[i] for i in kept]
         parts = [self._steering.select(kept)] if kept else []
         self._steering = Steering.cat([*parts, *(steering for _, steering in self._new)])

@@ -24,7 +24,9 @@ Code = NDArray[np.float32]
 Numbered: TypeAlias = tuple[int, T]
 Result: TypeAlias = tuple[int, R | Exception]
 
-_SLICE = 0.02  # seconds after which decoding makes room for other work
+_SLICE = 0.015  # seconds after which decoding makes room for other work
+_WAIT = 0.05  # seconds for which texts wait for others, to be encoded together
+_FEW = 8  # texts do not wait where at least one of so many joins
 
 
 @dataclass(frozen=True)
@@ -62,48 +64,88 @@ class Generation:
 
 
 class Decoding:
-    """Codes that are being decoded: greedily in a continuous batch, sampled by themselves.
+    """Codes and texts that are being decoded: greedily in a continuous batch, sampled alone.
 
     Args:
-        vae: The model. Where it does not support continuous batches, codes that come together are
+        vae: The model. Where it does not support continuous batches, what comes together is
             decoded in one batch, to its end.
     """
 
     def __init__(self, vae: LlaMaVAE) -> None:
         self._vae = vae
         self._batch: ContinuousBatch[int] | None = None
-        self._continuous: bool | None = None
+        self._fresh: dict[int, tuple[Code | str, Generation]] = {}  # that have not joined yet
+        self._arrived = 0.0  # the first of them
         self._running: dict[int, tuple[Code, Generation]] = {}
 
-    def stop(self, gone: Sequence[int]) -> None:
-        """Stop decoding codes, by number."""
-        for number in gone:
-            self._running.pop(number, None)
-        if self._batch is not None:
-            self._batch.remove(gone)
+    def advance(
+        self, new: Sequence[Numbered[tuple[Code | str, Generation]]], gone: Sequence[int]
+    ) -> list[Result[str]]:
+        """Decode for a while, with new codes and without those that are not needed any more.
 
-    def advance(self, new: Sequence[Numbered[tuple[Code, Generation]]]) -> list[Result[str]]:
-        """Decode for a while, until there are results or other work should be done."""
+        Args:
+            new: Codes to start with, or texts, which are reconstructed.
+            gone: Numbers of earlier ones.
+
+        Returns:
+            The texts that have ended, and errors.
+        """
+        if not self._fresh:
+            self._arrived = time.perf_counter()
+        self._fresh |= dict(new)
+        self._stop(gone)
         results: list[Result[str]] = []
-        for how, group in _groups(new):
-            if how.sampled or not self._joins(how, group):
-                results += self._at_once(how, group)
+        if self._should_join():
+            results += self._join()
         end = time.perf_counter() + _SLICE
-        while self._batch and not results and time.perf_counter() < end:
+        while self._batch and time.perf_counter() < end:
             results += self._step()
         for number, _ in results:
             self._running.pop(number, None)
         return results
 
-    def _joins(self, how: Generation, group: Sequence[Numbered[Code]]) -> bool:
-        """Whether codes have joined the continuous batch."""
+    def _stop(self, gone: Sequence[int]) -> None:
+        for number in gone:
+            self._fresh.pop(number, None)
+            self._running.pop(number, None)
+        if self._batch is not None:
+            self._batch.remove(gone)
+
+    def _should_join(self) -> bool:
+        """Whether enough is there to encode and to join together, or has waited long enough."""
+        enough = _FEW * len(self._fresh) >= len(self._running)
+        return bool(self._fresh) and (enough or time.perf_counter() > self._arrived + _WAIT)
+
+    def _join(self) -> list[Result[str]]:
+        fresh, self._fresh = self._fresh, {}
+        texts = [(n, place) for n, (place, _) in fresh.items() if isinstance(place, str)]
+        means = dict(each(self._means, texts))
+        results: list[Result[str]] = []
+        codes: list[Numbered[tuple[Code, Generation]]] = []
+        for number, (place, how) in fresh.items():
+            z = means[number] if isinstance(place, str) else place
+            if isinstance(z, Exception):
+                results.append((number, z))
+            else:
+                codes.append((number, (z, how)))
+        for how, group in _groups(codes):
+            if how.sampled or not self._joined(how, group):
+                results += self._at_once(how, group)
+        return results
+
+    def _means(self, texts: Sequence[str]) -> Sequence[Code]:
+        import torch  # slow; the service starts this process before it needs torch itself
+
+        with torch.inference_mode():
+            return list(self._vae.encode(texts, batch_size=len(texts)).mean.float().cpu().numpy())
+
+    def _joined(self, how: Generation, group: Sequence[Numbered[Code]]) -> bool:
+        """Let codes join the continuous batch, if they can."""
         from llamavae.modeling.continuous import ContinuousBatch
 
-        if self._continuous is None:
-            self._continuous = ContinuousBatch.supports(self._vae)
-        if not self._continuous:
-            return False
         if self._batch is None:
+            if not ContinuousBatch.supports(self._vae):
+                return False
             self._batch = ContinuousBatch(self._vae)
         numbers = [number for number, _ in group]
         try:
@@ -119,9 +161,7 @@ class Decoding:
             return self._batch.step()
         except Exception:  # as of memory: what was running is decoded again, one by one
             self._batch = None
-            again = [
-                self._at_once(how, [(number, z)]) for number, (z, how) in self._running.items()
-            ]
+            again = [self._at_once(how, [(n, z)]) for n, (z, how) in self._running.items()]
             return [result for results in again for result in results]
 
     def _at_once(self, how: Generation, group: Sequence[Numbered[Code]]) -> list[Result[str]]:

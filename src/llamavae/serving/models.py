@@ -62,41 +62,21 @@ class Models:
 
     def encode(self, texts: Sequence[Numbered[str]], batch: int) -> list[Result[tuple[Code, int]]]:
         """The posterior mean (D,) of each text, and the number of its tokens."""
+        import torch  # slow; the service starts this process before it needs torch itself
 
+        @torch.inference_mode()
         def encode(texts: Sequence[str]) -> list[tuple[Code, int]]:
             counts = self._encoder.tokenize(texts)["attention_mask"].sum(1).tolist()
-            return list(zip(self._means(texts, batch), counts, strict=True))
+            means = _numbers(self.vae.encode(texts, batch_size=batch).mean)
+            return list(zip(means, counts, strict=True))
 
         return each(encode, texts)
 
     def decode(
         self, new: Sequence[Numbered[tuple[Code | str, Generation]]], gone: Sequence[int]
     ) -> list[Result[str]]:
-        """Decode for a while, with new codes and without those that are not needed any more.
-
-        Args:
-            new: Codes to start with, or texts, which are reconstructed.
-            gone: Numbers of earlier ones.
-
-        Returns:
-            The texts that have ended, and errors.
-        """
-        self._decoding.stop(gone)
-        given = [(n, place) for n, (place, _) in new if isinstance(place, str)]
-        means = dict(each(lambda texts: list(self._means(texts, len(texts))), given))
-        failed = [(n, mean) for n, mean in means.items() if isinstance(mean, Exception)]
-        codes = [
-            (n, (means[n] if isinstance(place, str) else place, how)) for n, (place, how) in new
-        ]
-        return failed + self._decoding.advance(
-            [(n, (z, how)) for n, (z, how) in codes if not isinstance(z, Exception)]
-        )
-
-    def _means(self, texts: Sequence[str], batch: int) -> Code:
-        import torch  # slow; the service starts this process before it needs torch itself
-
-        with torch.inference_mode():
-            return _numbers(self.vae.encode(texts, batch_size=batch).mean)
+        """Decode for a while, see `Decoding.advance`."""
+        return self._decoding.advance(new, gone)
 
     def sample(self, n: int, prior: str | None, spread: float, seed: int | None) -> Code:
         """Codes (n, D) drawn from a prior."""
