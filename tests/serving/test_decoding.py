@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,9 @@ def codes(n: int) -> Code:
     return 3 * np.random.default_rng(0).standard_normal((n, tiny.LATENT), np.float32)
 
 
-def decode(decoding: Decoding, new: list[tuple[int, tuple[Code, Generation]]]) -> dict[int, Any]:
+def decode(
+    decoding: Decoding, new: Sequence[tuple[int, tuple[Code | str, Generation]]]
+) -> dict[int, Any]:
     found = dict(decoding.advance(new, []))
     for _ in range(100):
         found |= dict(decoding.advance([], []))

@@ -85,7 +85,7 @@ class _MemoryLayer(DynamicLayer):
             memory: Of the kept rows, and of the added ones after them.
         """
         self.memory = memory
-        pairs = zip((self.keys, self.values), memory, strict=True)
+        pairs = zip((cast(Tensor, self.keys), cast(Tensor, self.values)), memory, strict=True)
         self.keys, self.values = (self._exchanged(x, kept, first, own) for x, own in pairs)
 
     def _exchanged(self, x: Tensor, kept: list[int], first: int, memory: Tensor) -> Tensor:
