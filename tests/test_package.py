@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import json
 import pkgutil
 import re
 import subprocess
@@ -12,8 +13,10 @@ from pathlib import Path
 
 import grimp
 import pytest
+from typer.testing import CliRunner
 
 import llamavae
+from llamavae.cli.app import app
 
 SOURCES = sorted(Path(llamavae.__file__).parent.rglob("*.py"))
 MODULES = [
@@ -85,3 +88,17 @@ def test_no_module_imports_itself_through_others() -> None:
         {name: graph.find_modules_directly_imported_by(name) for name in graph.modules}
     )
     sorter.prepare()  # raises CycleError with the modules of a circle
+
+
+def test_the_dockerfile_copies_what_there_is_and_starts_the_service() -> None:
+    root = Path(__file__).parents[1]
+    text = (root / "Dockerfile").read_text()
+    steps = [(name, rest) for name, rest in re.findall(r"^([A-Z]+) (.+)$", text, re.MULTILINE)]
+    copied = [path for name, rest in steps if name == "COPY" for path in rest.split()[:-1]]
+    assert copied
+    assert all((root / path).exists() for path in copied)
+    given = dict(steps)
+    command = json.loads(given["ENTRYPOINT"]) + json.loads(given["CMD"])
+    assert command[0] == "llamavae"
+    result = CliRunner().invoke(app, [*command[1:], "--port", "0"], env={"LLAMAVAE_API_KEY": ""})
+    assert "--api-key" in result.output  # the only thing that is missing

@@ -1,0 +1,16 @@
+# Serve a model over HTTP, see docs/how-to/serve.md:
+#   docker build -t llamavae . && docker run -e LLAMAVAE_API_KEY=KEY -p 8000:8000 llamavae --model mini
+# NOT BUILT YET: there was no container engine at hand. The commands below have been run without one.
+FROM python:3.11-slim
+WORKDIR /opt/llamavae
+COPY pyproject.toml constraints.txt README.md LICENSE ./
+COPY src src
+RUN pip install --no-cache-dir -c constraints.txt '.[serve]'
+RUN useradd --create-home llamavae
+USER llamavae
+WORKDIR /home/llamavae
+# backbones of models are stored here
+VOLUME /home/llamavae/.cache
+EXPOSE 8000
+ENTRYPOINT ["llamavae", "serve", "--host", "0.0.0.0"]
+CMD ["--model", "mini"]
