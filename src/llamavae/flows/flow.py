@@ -189,11 +189,13 @@ class Flow(LazyDistribution):
             rows = max(1, _CELLS // (len(c) * self.features))
             return torch.cat([p.log_prob(part[:, None, :]) for part in x.split(rows)])
         # T(x; c) = T(x; c_0) - shift(c): one pass of the flow, then distances
-        one, origin = self(c[:1]), torch.zeros_like(x[:1])
+        one, mean = self(c[:1]), p.base.mean
         y, log_det = one.transform.call_and_ladj(x)
-        shift = one.transform(origin) - p.transform(origin.expand(len(c), -1))
+        if self.affine.slope is not None:  # else the shift is 0
+            origin = torch.zeros_like(x[:1])
+            mean = mean + one.transform(origin) - p.transform(origin.expand(len(c), -1))
         scale = p.base.stddev[0, 0]
-        square = torch.cdist(y / scale, (p.base.mean + shift) / scale).square()
+        square = torch.cdist(y / scale, mean / scale).square()
         constant = log_det - self.features * (scale.log() + math.log(2 * math.pi) / 2)
         return constant[:, None] - square / 2
 
