@@ -10,10 +10,15 @@ from benchmarks.bench import Settings
 
 
 def test_wall_and_processor_seconds_of_a_process() -> None:
-    code = "import time; time.sleep(0.5); end = time.process_time() + 0.3\nwhile time.process_time() < end: pass"
+    code = """
+import time
+time.sleep(0.5)
+while time.process_time() < 0.3:
+    pass
+"""
     found = startup.run(Settings(threads=1), ["-c", code])
-    assert found["wall"] > 0.8
-    assert 0.3 < found["cpu"] < found["wall"] - 0.4
+    assert found["wall"] > 0.75
+    assert 0.3 <= found["cpu"] < found["wall"] - 0.4
 
 
 def test_seconds_are_compared_with_limits(monkeypatch: pytest.MonkeyPatch) -> None:
