@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -64,28 +65,36 @@ class Worker:
     def step(self) -> float:
         """Seconds of the next step."""
         assert self.process.stdin is not None
-        self.process.stdin.write("\n")
-        self.process.stdin.flush()
+        with suppress(BrokenPipeError):  # the reply says why
+            self.process.stdin.write("\n")
+            self.process.stdin.flush()
         return self._reply()["seconds"]
 
     def _reply(self) -> dict[str, Any]:
         assert self.process.stdout is not None
         if line := self.process.stdout.readline():
             return json.loads(line)
-        self.process.wait()
+        status = self.process.wait()
         self.log.seek(0)
-        last = self.log.read()[-2000:]
-        raise SystemExit(f"LangVAE ended with status {self.process.returncode}:\n{last}")
+        last = self.log.read()[-2000:].strip()
+        self.close()
+        raise SystemExit(f"LangVAE ended with status {status}:\n{last}")
+
+    def close(self) -> None:
+        """End the process."""
+        for stream in (self.process.stdin, self.process.stdout):
+            assert stream is not None
+            with suppress(BrokenPipeError):
+                stream.close()
+        self.process.wait()
+        self.log.close()
+        self.folder.cleanup()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-        self.process.wait()
-        self.log.close()
-        self.folder.cleanup()
+        self.close()
 
 
 def save_backbones(bench: Bench, folder: Path) -> None:
