@@ -1,4 +1,8 @@
-"""How long a command takes before it answers, in processes of its own."""
+"""How long a command takes before it answers, in processes of its own.
+
+python -m benchmarks.startup        # processor seconds of the parts of `reconstruct`
+python -m benchmarks.startup all    # with the imports that the command leaves out
+"""
 
 from __future__ import annotations
 
