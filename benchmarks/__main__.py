@@ -143,7 +143,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     start = time.perf_counter()
     show(COLUMNS)
-    for shape in options.shape:
+    for shape in options.shape if set(options.case) - {"start-up"} else ():
         print(f"shape {shape}", flush=True)
         measure(
             Settings(shape=shape, **given), options.case, options.repeats, partial(record, shape)

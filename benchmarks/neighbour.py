@@ -105,7 +105,8 @@ def save_backbones(bench: Bench, folder: Path) -> None:
         path = folder / name / "tokenizer_config.json"
         config = json.loads(path.read_text()) | {"tokenizer_class": "PreTrainedTokenizerFast"}
         path.write_text(json.dumps(config))
-    bench.encoder()[0].auto_model.save_pretrained(folder / "encoder")
+    body: Any = bench.encoder()[0]
+    body.auto_model.save_pretrained(folder / "encoder")
     bench.decoder().save_pretrained(folder / "decoder")
     path = folder / "decoder" / "config.json"
     config = json.loads(path.read_text())

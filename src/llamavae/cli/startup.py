@@ -49,11 +49,12 @@ def shorten() -> None:
         sys.modules[name] = _StandIn(name, attributes)
     import transformers.utils
 
-    available = transformers.utils.is_scipy_available
-    setattr(transformers.utils, "is_scipy_available", _unavailable)  # noqa: B010
+    utils: Any = transformers.utils
+    available = utils.is_scipy_available
+    utils.is_scipy_available = _unavailable
     import transformers.loss.loss_utils
 
-    setattr(transformers.utils, "is_scipy_available", available)  # noqa: B010
+    utils.is_scipy_available = available
 
 
 def _unavailable() -> bool:

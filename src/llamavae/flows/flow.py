@@ -209,7 +209,8 @@ class Flow(LazyDistribution):
     def scores_at(self, x: Tensor, centres: Tensor) -> Tensor:
         """Log-density in nats of N vectors x (N, D) for V `centres` (V, D), shape (N, V)."""
         one = self._at_origin()
-        y, log_det = one.transform.call_and_ladj(x.to(self.affine.weight))
+        transform: Any = one.transform
+        y, log_det = transform.call_and_ladj(x.to(self.affine.weight))
         scale = one.base.stddev[0, 0]
         square = torch.cdist(y / scale, centres.to(y) / scale).square()
         constant = log_det - self.features * (scale.log() + math.log(2 * math.pi) / 2)
