@@ -6,10 +6,13 @@ import argparse
 import gc
 import json
 import platform
+import statistics
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +20,26 @@ import psutil
 import torch
 import transformers
 
-from benchmarks.bench import SHAPES, Settings
+from benchmarks import neighbour
+from benchmarks.bench import SHAPES, Bench, Settings
 from benchmarks.cases import CASES
 from benchmarks.measure import (
     CLOCKS,
+    STRETCHES,
+    Beside,
     Ratio,
     measure_epoch,
     measure_fit,
     measure_memory,
     measure_time,
+    plain_epoch,
     quiet,
 )
+from benchmarks.startup import measure_start_up
 
 ROOT = Path(__file__).parents[1]
+LANGVAE = ("langvae-step", "langvae-epoch")
+NAMES = (*CASES, *LANGVAE, "start-up", "memory")
 COLUMNS = ("case", "measure", "ours", "floor", "unit", "ratio", "spread", "target", "")
 
 
@@ -37,11 +47,12 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     gpu = torch.cuda.is_available()
     parser = argparse.ArgumentParser("python -m benchmarks", description=__doc__)
     add = parser.add_argument
-    add("--case", default=",".join([*CASES, "memory"]), help="cases, with commas between")
-    add("--shape", default="smollm2-135m", choices=SHAPES, help="sizes of decoder and encoder")
+    add("--case", default=",".join(NAMES), help="cases, with commas between")
+    add("--shape", default="smollm2-135m", help="sizes of decoder and encoder, with commas between")
     add("--batch", type=int, default=32, help="sentences at a time")
     add("--tokens", type=int, default=32, help="tokens of a sentence")
     add("--sentences", type=int, default=2000, help="real sentences of the epoch")
+    add("--lines", type=int, default=256, help="real sentences that are encoded")
     add("--corpus", default="wordnet", help="where they are from: anything load_corpus reads")
     add("--points", type=int, default=100_000, help="synthetic points that a flow is fitted to")
     add("--repeats", type=int, default=5, help="pairs of measurements")
@@ -52,10 +63,12 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--seed", type=int, default=0)
     add("--output", type=Path, default=ROOT / "runs" / "benchmark.json", help="JSON file")
     options = parser.parse_args(argv)
-    options.case = options.case.split(",")
-    for name in options.case:
-        if name not in (*CASES, "memory"):
-            parser.error(f"unknown case {name!r}; choose from {', '.join(CASES)}, memory")
+    for kind, names in (("case", NAMES), ("shape", tuple(SHAPES))):
+        given = getattr(options, kind).split(",")
+        setattr(options, kind, given)
+        for name in given:
+            if name not in names:
+                parser.error(f"unknown {kind} {name!r}; choose from {', '.join(names)}")
     if options.clock == "cpu" and (options.device != "cpu" or options.threads != 1):
         parser.error("--clock cpu needs --device cpu and --threads 1")
     if options.dtype is None:
@@ -85,6 +98,7 @@ def machine(device: str) -> dict[str, Any]:
 def row(ratio: Ratio) -> list[str]:
     sign = ">=" if ratio.measure == "speed" else "<="
     low, high = ratio.spread
+    target = "" if ratio.target is None else f"{sign} {ratio.target:.2f}"
     return [
         ratio.case,
         ratio.measure,
@@ -93,7 +107,7 @@ def row(ratio: Ratio) -> list[str]:
         ratio.unit,
         f"{ratio.ratio:.3f}",
         f"{low:.3f} .. {high:.3f}",
-        "" if ratio.target is None else f"{sign} {ratio.target:.2f}",
+        target if ratio.limit is None else f"<= {ratio.limit:.0f} s",
         "missed" if ratio.good is False else "",
     ]
 
@@ -105,45 +119,83 @@ def show(cells: Sequence[str]) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     options = arguments(argv)
-    names = {field.name for field in fields(Settings)}
-    settings = Settings(**{key: value for key, value in vars(options).items() if key in names})
-    if settings.threads:
-        torch.set_num_threads(settings.threads)
+    names = {field.name for field in fields(Settings)} - {"shape"}
+    given = {key: value for key, value in vars(options).items() if key in names}
+    if options.threads:
+        torch.set_num_threads(options.threads)
     quiet()
     report: dict[str, Any] = {
-        "settings": {**asdict(settings), "repeats": options.repeats},
+        "settings": {**given, "shape": options.shape, "repeats": options.repeats},
         "machine": machine(options.device),
         "ratios": [],
         "details": {},
     }
-    print(" ".join(f"{key}={value}" for key, value in report["settings"].items()))
-    print(" ".join(f"{key}={value}" for key, value in report["machine"].items()))
-    show(COLUMNS)
+    for part in ("settings", "machine"):
+        print(" ".join(f"{key}={value}" for key, value in report[part].items()))
 
-    def record(ratio: Ratio, details: dict[str, Any]) -> None:
+    def record(shape: str, ratio: Ratio, details: dict[str, Any] | None = None) -> None:
         show(row(ratio))
-        report["ratios"].append(asdict(ratio))
+        report["ratios"].append({"shape": shape, **asdict(ratio)})
         if details:
-            report["details"][ratio.case] = details
+            report["details"].setdefault(shape, {})[ratio.case] = details
         options.output.parent.mkdir(parents=True, exist_ok=True)
         options.output.write_text(json.dumps(report, indent=2) + "\n")
 
     start = time.perf_counter()
-    timed = [name for name in CASES if name in options.case]
-    for name in timed:
+    show(COLUMNS)
+    for shape in options.shape if set(options.case) - {"start-up"} else ():
+        print(f"shape {shape}", flush=True)
+        measure(
+            Settings(shape=shape, **given), options.case, options.repeats, partial(record, shape)
+        )
+    if "start-up" in options.case:
+        print("commands", flush=True)
+        for ratio in measure_start_up(Settings(**given), options.repeats):
+            record("mini", ratio)
+    for shape, cases in report["details"].items():
+        for name, details in cases.items():
+            print(f"{shape}, {name}: {json.dumps(details)}")
+    print(f"{time.perf_counter() - start:.0f} s, written to {options.output}", file=sys.stderr)
+
+
+def measure(
+    settings: Settings, cases: Collection[str], repeats: int, record: Callable[..., None]
+) -> None:
+    """Measure the cases of one shape."""
+    for name in (*CASES, *LANGVAE):
+        if name not in cases:
+            continue
         gc.collect()  # the models of the case before
-        if name == "epoch":
-            record(*measure_epoch(settings))
+        if name in LANGVAE and neighbour.python() is None:
+            print(f"{name:17} {neighbour.ABSENT}", flush=True)
+        elif name == "langvae-step":
+            record(*neighbour.measure_step(settings, repeats))
+        elif name == "epoch" or (name == "langvae-epoch" and "epoch" not in cases):
+            epochs(settings, cases, record)
         elif name == "flow-fit":
             record(*measure_fit(settings))
-        else:
-            record(*measure_time(settings, name, options.repeats))
-    if "memory" in options.case:
-        for name in timed or CASES:
-            record(measure_memory(settings, name), {})
-    for name, details in report["details"].items():
-        print(f"{name}: {json.dumps(details)}")
-    print(f"{time.perf_counter() - start:.0f} s, written to {options.output}", file=sys.stderr)
+        elif name != "langvae-epoch":  # which `epoch` has measured
+            record(*measure_time(settings, name, repeats))
+    if "memory" in cases:
+        for name in [name for name in CASES if name in cases] or CASES:
+            record(measure_memory(settings, name))
+
+
+def epochs(settings: Settings, cases: Collection[str], record: Callable[..., None]) -> None:
+    """One epoch of ours beside the plain decoder, LangVAE or both."""
+    bench = Bench(settings)
+    with ExitStack() as stack:
+        others = [plain_epoch(bench)] if "epoch" in cases else []
+        details: dict[str, Any] = {}
+        if "langvae-epoch" in cases and neighbour.python() is not None:
+            lines = neighbour.sampled_lines(bench, STRETCHES)
+            worker = stack.enter_context(neighbour.Worker(bench, lines))
+            target = neighbour.EPOCH_TARGET
+            others.append(Beside("langvae-epoch", worker.step, target, statistics.mean))
+            details["langvae"] = worker.versions
+        found, about = measure_epoch(bench, others)
+    for ratio in found:
+        record(ratio, about | details)
 
 
 if __name__ == "__main__":

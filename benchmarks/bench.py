@@ -55,6 +55,10 @@ SHAPES = {
         _sizes(64, 2, 4, 128, num_key_value_heads=2, vocab_size=512, tie_word_embeddings=True),
         _sizes(32, 2, 2, 64),
     ),
+    "mini": Shape(
+        _sizes(192, 4, 6, 512, num_key_value_heads=3, vocab_size=4096, tie_word_embeddings=True),
+        _sizes(192, 2, 6, 512),
+    ),
     "smollm2-135m": Shape(
         _sizes(576, 30, 9, 1536, num_key_value_heads=3, vocab_size=49152, tie_word_embeddings=True),
         _MINILM,
@@ -79,6 +83,7 @@ class Settings:
     batch: int = 32
     tokens: int = 32
     sentences: int = 2000
+    lines: int = 256
     corpus: str = "wordnet"
     points: int = 100_000
     device: str = "cpu"
@@ -153,9 +158,15 @@ class Bench:
     @cached_property
     def texts(self) -> list[str]:
         """Real sentences, a random choice."""
-        rows = load_corpus(
-            self.settings.corpus, limit=self.settings.sentences, seed=self.settings.seed
-        )
+        return self._sentences(self.settings.sentences)
+
+    @cached_property
+    def lines(self) -> list[str]:
+        """The real sentences that are encoded, a random choice."""
+        return self._sentences(self.settings.lines)
+
+    def _sentences(self, count: int) -> list[str]:
+        rows = load_corpus(self.settings.corpus, limit=count, seed=self.settings.seed)
         return list(rows["text"])
 
     @cached_property

@@ -7,7 +7,8 @@ import statistics
 import subprocess
 import sys
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ class Ratio:
         target: What is good enough: the largest ratio of time or memory, the smallest of speed;
             None where there is no target.
         good: Whether it is reached.
+        limit: Most seconds of our side that are good enough, instead of a target; None without.
     """
 
     case: str
@@ -48,6 +50,7 @@ class Ratio:
     pairs: int
     target: float | None
     good: bool | None
+    limit: float | None = None
 
 
 def compare(
@@ -123,29 +126,58 @@ def measure_time(settings: Settings, name: str, repeats: int) -> tuple[Ratio, di
     bench, case = Bench(settings), CASES[name]
     ours, floor = case.ours(bench), case.floor(bench)
     pairs = [(seconds(bench, ours), seconds(bench, floor)) for _ in range(1 + repeats)][1:]
+    if case.speed is not None:
+        count = len(bench.lines)
+        rates = [(count / a, count / b) for a, b in pairs]
+        return compare(name, "speed", "sentences/s", rates, case.speed), {"sentences": count}
     marked = name in ("step", "guided-generation")
     shares = {"ours": parts(bench, ours), "floor": parts(bench, floor)} if marked else {}
     return compare(name, "time", "s", pairs, case.time), shares
 
 
-EPOCH_TARGET = 1.7
+EPOCH_TARGET, STRETCHES = 1.7, 10
 
 
-def measure_epoch(settings: Settings, stretches: int = 10) -> tuple[Ratio, dict[str, Any]]:
-    """Sentences per second of an epoch, against padded steps of the plain decoder.
+@dataclass(frozen=True)
+class Beside:
+    """What an epoch is compared with.
 
-    The epoch is cut into stretches of steps; after each one a padded step of the floor is timed,
-    while the epoch waits. The ratio is that of the whole epoch to the median step of the floor;
-    its spread is over stretches.
+    Attributes:
+        case: Name of the comparison.
+        step: Makes a step and returns its seconds.
+        target: How many times as fast the epoch should be.
+        middle: Seconds of a step from those of several.
     """
-    bench, case = Bench(settings), CASES["epoch"]
-    ours, floor = case.ours(bench), case.floor(bench)
+
+    case: str
+    step: Callable[[], float]
+    target: float
+    middle: Callable[[list[float]], float] = statistics.median
+
+
+def plain_epoch(bench: Bench) -> Beside:
+    """Padded steps of the plain decoder."""
+    floor = CASES["epoch"].floor(bench)
     seconds(bench, floor)
-    rows = settings.batch
+    return Beside("epoch", lambda: seconds(bench, floor), EPOCH_TARGET)
+
+
+def measure_epoch(
+    bench: Bench, others: Sequence[Beside], stretches: int = STRETCHES
+) -> tuple[list[Ratio], dict[str, Any]]:
+    """Sentences per second of an epoch, against steps of others with batches of the same size.
+
+    The epoch is cut into stretches of steps; after each one a step of each other is timed, while
+    the epoch waits. The ratio is that of the whole epoch to the middle of the other's steps; its
+    spread is over stretches.
+    """
+    ours = CASES["epoch"].ours(bench)
+    rows = bench.settings.batch
     steps = -(-len(bench.texts) // rows)
     ends = {steps * (i + 1) // stretches for i in range(stretches)}
     done, since, preparing, started = 0, 0, 0.0, now(bench)
-    rates: list[tuple[float, float]] = []
+    rates: list[float] = []
+    taken: list[list[float]] = []
     waited: list[float] = []
 
     def mark(part: str) -> None:
@@ -156,24 +188,29 @@ def measure_epoch(settings: Settings, stretches: int = 10) -> tuple[Ratio, dict[
         since += part == "step"
         if done in ends and since:
             waited.append(now(bench) - started)
-            rates.append((since * rows / waited[-1], rows / seconds(bench, floor)))
+            rates.append(since * rows / waited[-1])
+            taken.append([other.step() for other in others])
             since = 0
         if since == 0:
             started = now(bench)
 
     ours(mark)
-    stretch = compare("epoch", "speed", "sentences/s", rates, EPOCH_TARGET)
     speed = done * rows / sum(waited)
-    ratio = speed / stretch.floor
-    good = reached("speed", ratio, EPOCH_TARGET)
-    whole = {**asdict(stretch), "ours": speed, "ratio": ratio, "good": good}
+    found = []
+    for other, each in zip(others, zip(*taken, strict=True), strict=True):
+        pairs = [(rate, rows / one) for rate, one in zip(rates, each, strict=True)]
+        stretch = compare(other.case, "speed", "sentences/s", pairs, other.target)
+        floor = rows / other.middle(list(each))
+        whole = {"ours": speed, "floor": floor, "ratio": speed / floor}
+        good = reached("speed", speed / floor, other.target)
+        found.append(replace(stretch, **whole, good=good))
     details = {
         "sentences": len(bench.texts),
         "steps": done,
         "seconds": round(sum(waited), 2),
         "seconds_to_tokenise_and_encode_once": round(preparing, 2),
     }
-    return Ratio(**whole), details
+    return found, details
 
 
 FIT_TARGET = 600.0  # seconds

@@ -41,10 +41,13 @@ def test_every_case_gives_its_ratio_to_the_floor(
     for module in (guidance, measure):
         monkeypatch.setattr(module, "FIT", FitConfig(steps=8, eval_every=2, patience=4))
     output = tmp_path / "folder" / "benchmark.json"
-    main([*SMALL, "--output", str(output)])
+    cases = ",".join([*CASES, "memory"])
+    main([*SMALL, "--case", cases, "--lines", "8", "--output", str(output)])
     report = json.loads(output.read_text())
     ratios = {(r["case"], r["measure"]): r for r in report["ratios"]}
-    timed = {(name, "speed" if name == "epoch" else "time") for name in CASES}
+    assert {ratio["shape"] for ratio in report["ratios"]} == {"tiny"}
+    speeds = ("epoch", "encode")
+    timed = {(name, "speed" if name in speeds else "time") for name in CASES}
     assert ratios.keys() == timed | {(name, "memory") for name in CASES}
     for ratio in ratios.values():
         low, high = ratio["spread"]
@@ -55,18 +58,20 @@ def test_every_case_gives_its_ratio_to_the_floor(
         assert ratios[key]["pairs"] == 2
     assert ratios["flow-fit", "time"]["pairs"] == 3
     assert ratios["flow-fit", "time"]["target"] is None
-    assert report["details"]["epoch"]["sentences"] == 40
-    assert report["details"]["epoch"]["steps"] == 10
-    fit = report["details"]["flow-fit"]
+    details = report["details"]["tiny"]
+    assert details["epoch"]["sentences"] == 40
+    assert details["epoch"]["steps"] == 10
+    assert details["encode"]["sentences"] == 8
+    fit = details["flow-fit"]
     assert fit["points"] == 50
     assert fit["steps_measured"] == 6
     steps = 4000 * ratios["flow-fit", "time"]["ours"]
     expected = fit["seconds_to_begin"] + steps + 20 * fit["seconds_of_a_look"]
     assert fit["seconds_of_a_default_fit_extrapolated"] == pytest.approx(expected, abs=0.1)
     for case in ("step", "guided-generation"):
-        for shares in report["details"][case].values():
+        for shares in details[case].values():
             assert sum(shares.values()) == pytest.approx(100, abs=0.5)
-    assert report["details"]["guided-generation"]["ours"].keys() == {"points", "decode"}
+    assert details["guided-generation"]["ours"].keys() == {"points", "decode"}
     assert report["settings"]["seed"] == 0
 
 
@@ -79,10 +84,28 @@ def test_the_ratio_is_the_median_over_pairs() -> None:
     assert measure.compare("epoch", "speed", "sentences/s", [(2.0, 1.0)], 1.7).good
 
 
-def test_an_unknown_case_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+def test_several_shapes_in_one_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "benchmark.json"
+    options = ["--case", "generate", "--output", str(output)]
+    main([*SMALL, "--shape", "tiny,mini", *options])
+    ratios = json.loads(output.read_text())["ratios"]
+    assert [(ratio["shape"], ratio["target"]) for ratio in ratios] == [
+        ("tiny", 1.02),
+        ("mini", 1.02),
+    ]
+    assert "shape mini" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "choices"),
+    [("--case", "steps", "choose from step"), ("--shape", "tiny,small", "choose from tiny, mini")],
+)
+def test_an_unknown_name_is_refused(
+    option: str, value: str, choices: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit):
-        main(["--case", "steps"])
-    assert "choose from step" in capsys.readouterr().err
+        main([option, value])
+    assert choices in capsys.readouterr().err
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="reads /proc")

@@ -123,6 +123,38 @@ def test_rank_is_sorted_and_at_most_k(cvae, rows):
     assert len(cvae.rank(rows[0], k=1)) == 1
 
 
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("flow", ["gaussian", "linear-gaussian", "glow"])
+def test_the_vocabulary_is_ranked_as_other_candidates(flow, form, vae, rows, monkeypatch):
+    condition = EncoderCondition(vae.encoder)
+    torch.manual_seed(0)
+    model = InvertibleCVAE.build(vae, condition, flow, form, **SMALL)
+    z, words = vae.encode(rows[:50]).mean, [row.split()[0] for row in rows[:50]]
+    model.flow.initialise(z, condition.vectors(words))
+    model.vocabulary = sorted(set(words))
+    forward, passes = type(model.flow).centres, []
+    monkeypatch.setattr(
+        type(model.flow), "centres", lambda *args: passes.append(1) or forward(*args)
+    )
+
+    def check():
+        found = model.rank(rows[0])
+        expected = model.rank(rows[0], condition.vectors(model.vocabulary))
+        assert [index for index, _ in found] == [index for index, _ in expected]
+        densities = [torch.tensor([d for _, d in each]) for each in (found, expected)]
+        torch.testing.assert_close(*densities, atol=1e-4, rtol=1e-5)
+        return found
+
+    first, cached = check(), form == "reference" or flow != "glow"
+    passes.clear()
+    assert model.rank(rows[0]) == first
+    assert not passes  # they are cached, or there are none
+    with torch.no_grad():
+        model.flow.affine.shift.add_(0.5)
+    assert check() != first  # the cache is not that of another flow
+    assert bool(passes) == cached
+
+
 def test_translation_moves_to_the_other_condition_and_back(cvae, vae, data):
     left = [t for t, s in zip(data["text"], data["side"], strict=True) if s == "left"][:80]
     z = vae.encode(left).mean

@@ -184,18 +184,41 @@ class Flow(LazyDistribution):
     @torch.no_grad()
     def scores(self, x: Tensor, c: Tensor) -> Tensor:
         """Log-density in nats of N vectors x (N, D) under V contexts c (V, C), shape (N, V)."""
-        x, p = x.to(self.affine.weight), self(c)
-        if self.bends_with_context:  # a pass for each pair
-            rows = max(1, _CELLS // (len(c) * self.features))
-            return torch.cat([p.log_prob(part[:, None, :]) for part in x.split(rows)])
-        # T(x; c) = T(x; c_0) - shift(c): one pass of the flow, then distances
-        one, origin = self(c[:1]), torch.zeros_like(x[:1])
-        y, log_det = one.transform.call_and_ladj(x)
-        shift = one.transform(origin) - p.transform(origin.expand(len(c), -1))
-        scale = p.base.stddev[0, 0]
-        square = torch.cdist(y / scale, (p.base.mean + shift) / scale).square()
+        x = x.to(self.affine.weight)
+        if not self.bends_with_context:
+            return self.scores_at(x, self.centres(c))
+        p = self(c)  # a pass for each pair
+        rows = max(1, _CELLS // (len(c) * self.features))
+        return torch.cat([p.log_prob(part[:, None, :]) for part in x.split(rows)])
+
+    @torch.no_grad()
+    def centres(self, c: Tensor) -> Tensor:
+        """The values of T(x; 0) at which the density under V contexts c (V, C) is highest, (V, D).
+
+        Only for a flow where T depends on c by a shift or not at all: T(x; c) = T(x; 0) - shift(c).
+        The centre is the mean of the base distribution plus the shift.
+        """
+        p = self(c)
+        if self.affine.slope is None:
+            return p.base.mean
+        origin = self.affine.weight.new_zeros(1, self.features)
+        there = p.transform(origin.expand(len(c), -1))
+        return p.base.mean + self._at_origin().transform(origin) - there
+
+    @torch.no_grad()
+    def scores_at(self, x: Tensor, centres: Tensor) -> Tensor:
+        """Log-density in nats of N vectors x (N, D) for V `centres` (V, D), shape (N, V)."""
+        one = self._at_origin()
+        transform: Any = one.transform
+        y, log_det = transform.call_and_ladj(x.to(self.affine.weight))
+        scale = one.base.stddev[0, 0]
+        square = torch.cdist(y / scale, centres.to(y) / scale).square()
         constant = log_det - self.features * (scale.log() + math.log(2 * math.pi) / 2)
         return constant[:, None] - square / 2
+
+    def _at_origin(self) -> NormalizingFlow:
+        """p(x|c) for c = 0."""
+        return self(self.affine.weight.new_zeros(1, self.context))
 
     def _checked(self, c: Tensor | None) -> Tensor | None:
         if self.context == 0:

@@ -39,7 +39,7 @@ from llamavae.guidance._storage import (
     save,
 )
 from llamavae.guidance.conditions import Condition, EncoderCondition, VectorCondition
-from llamavae.guidance.pairs import Pairs, cached_vectors
+from llamavae.guidance.pairs import Pairs, cached_centres, cached_vectors
 from llamavae.guidance.ranking import Ranking, best_texts
 from llamavae.guidance.sampling import Conditions, check_draws, check_pairs, vectors_of
 from llamavae.latent.paths import as_codes
@@ -319,16 +319,26 @@ class InvertibleCVAE:
             Index and log p(z|c) in nats of the best `k`, in descending order.
         """
         if candidates is None and self.vocabulary:
-            candidates = cached_vectors(self.condition, self.vocabulary)
-        if candidates is None or len(candidates) == 0:
+            scores = self._vocabulary_scores(self.vae.latent_code(text)[None])
+        elif candidates is not None and len(candidates):
+            scores = self.scores(self.vae.latent_code(text)[None], candidates)
+        else:
             raise UserError(
                 "expected candidates, since this model has no vocabulary. Pass conditions, or a "
                 "tensor (V, C)"
             )
-        scores = self.scores(self.vae.latent_code(text)[None], candidates)[0]
         check_int("k", k)
-        best = scores.topk(min(k, len(scores)))
+        best = scores[0].topk(min(k, scores.shape[1]))
         return list(zip(best.indices.tolist(), best.values.tolist(), strict=True))
+
+    def _vocabulary_scores(self, z: Tensor) -> Tensor:
+        """Log-density in nats of latent codes z (N, D) under the vocabulary, shape (N, V)."""
+        cacheable = self.flow.affine.weight.dtype == torch.float32
+        cacheable = cacheable and not self.flow.bends_with_context
+        if cacheable and isinstance(self.condition, EncoderCondition):
+            centres = cached_centres(self.condition, self.vocabulary, self.flow)
+            return self.flow.scores_at(self._codes(z), centres)
+        return self.scores(z, cached_vectors(self.condition, self.vocabulary))
 
     @torch.no_grad()
     def scores(self, z: Tensor, candidates: Conditions) -> Tensor:

@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from llamavae.data.sentences import sentence_vectors
+from llamavae.data.sentences import cached_array, sentence_vectors, text_hash
 from llamavae.errors import UserError, unknown
+from llamavae.flows import Flow
 from llamavae.guidance.conditions import (
     Condition,
     EncoderCondition,
@@ -21,6 +22,8 @@ from llamavae.guidance.conditions import (
     VectorCondition,
     read_column,
 )
+from llamavae.modeling.backbones import fingerprint
+from llamavae.modeling.tokenizing import AS_TEXT
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -214,3 +217,21 @@ def cached_vectors(
         return torch.from_numpy(np.array(sentence_vectors(texts, condition.encoder, progress)))
 
     return condition.vectors(conditions, encode)
+
+
+def cached_centres(condition: EncoderCondition, words: Sequence[str], flow: Flow) -> Tensor:
+    """`Flow.centres` (V, D) of V words, cached.
+
+    Args:
+        condition: Encodes the words.
+        words: V words.
+        flow: A flow with centres, in float32.
+    """
+    encoder = condition.encoder
+    key = text_hash(encoder.cache_key(), str(AS_TEXT), fingerprint(flow), *words)
+
+    def compute() -> np.ndarray:
+        c = cached_vectors(condition, words)
+        return flow.centres(c.to(flow.affine.weight)).cpu().numpy()
+
+    return torch.from_numpy(cached_array(f"centres-{key}", compute))

@@ -94,6 +94,8 @@ def check_list(conditions: Sequence[Any]) -> Sequence[Any]:
 
 def word_and_context(condition: Any) -> tuple[str, str | None]:
     """The word and the sentence, or None, of a condition that is a word or a pair of both."""
+    if isinstance(condition, str) and condition.strip():  # most are: a vocabulary has 100,000
+        return condition, None
     pair = isinstance(condition, Sequence) and not isinstance(condition, str)
     word, context = condition if pair and len(condition) == 2 else (condition, None)
     if not isinstance(word, str) or not word.strip() or not isinstance(context, str | None):

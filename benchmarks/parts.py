@@ -1,0 +1,53 @@
+"""Processor seconds of the parts of `llamavae reconstruct --model mini`.
+
+python -m benchmarks.parts        # as the command does it
+python -m benchmarks.parts all    # with the imports that the command avoids
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from importlib import import_module
+
+from llamavae.cli.startup import own_process, shorten
+
+
+def parts(everything: bool) -> dict[str, float]:
+    """Processor seconds of each part in this process, which has imported none of the packages.
+
+    Args:
+        everything: Import what the command does not use, too.
+    """
+    found: dict[str, float] = {}
+    last = 0.0
+
+    def mark(part: str) -> None:
+        nonlocal last
+        now = time.process_time()
+        found[part], last = now - last, now
+
+    import_module("llamavae.cli.app")
+    mark("Python and the command line")
+    import_module("torch")
+    mark("import of torch")
+    import_module("transformers.utils")
+    mark("import of transformers")
+    if not everything:
+        own_process()
+        shorten()
+    import_module("transformers.modeling_utils")
+    mark("import of the base class of its models")
+    kind = import_module("llamavae").LlaMaVAE
+    mark("import of LlaMaVAE")
+    model = kind.from_pretrained("mini")
+    mark("loading")
+    model.reconstruct("a dog is a kind of animal")
+    mark("a reconstruction")
+    return found
+
+
+if __name__ == "__main__":
+    taken = parts("all" in sys.argv)
+    for name, seconds in [*taken.items(), ("sum", sum(taken.values()))]:
+        print(f"{seconds:5.2f} {name}")
