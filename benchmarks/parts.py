@@ -1,24 +1,16 @@
 """Processor seconds of the parts of `llamavae reconstruct --model mini`.
 
-python -m benchmarks.parts        # as the command does it
-python -m benchmarks.parts all    # with the imports that the command avoids
+python -m benchmarks.parts
 """
 
 from __future__ import annotations
 
-import sys
 import time
 from importlib import import_module
 
-from llamavae.cli.startup import own_process, shorten
 
-
-def parts(everything: bool) -> dict[str, float]:
-    """Processor seconds of each part in this process, which has imported none of the packages.
-
-    Args:
-        everything: Import what the command does not use, too.
-    """
+def parts() -> dict[str, float]:
+    """Processor seconds of each part in this process, which has imported none of the packages."""
     found: dict[str, float] = {}
     last = 0.0
 
@@ -33,9 +25,6 @@ def parts(everything: bool) -> dict[str, float]:
     mark("import of torch")
     import_module("transformers.utils")
     mark("import of transformers")
-    if not everything:
-        own_process()
-        shorten()
     import_module("transformers.modeling_utils")
     mark("import of the base class of its models")
     kind = import_module("llamavae").LlaMaVAE
@@ -48,6 +37,6 @@ def parts(everything: bool) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    taken = parts("all" in sys.argv)
+    taken = parts()
     for name, seconds in [*taken.items(), ("sum", sum(taken.values()))]:
         print(f"{seconds:5.2f} {name}")

@@ -1,8 +1,4 @@
-"""How long a command takes before it answers, in processes of its own.
-
-python -m benchmarks.startup        # processor seconds of the parts of `reconstruct`
-python -m benchmarks.startup all    # with the imports that the command leaves out
-"""
+"""How long a command takes before it answers, in processes of its own."""
 
 from __future__ import annotations
 

@@ -30,7 +30,6 @@ from llamavae.cli.output import configure, note, show_error
 from llamavae.cli.plan import plan
 from llamavae.cli.recipes import corpora, recipes
 from llamavae.cli.serve import serve
-from llamavae.cli.startup import own_process
 from llamavae.cli.study import study
 from llamavae.errors import Terminated, UserError, lacks_memory
 
@@ -161,7 +160,6 @@ def _options(
 def main() -> None:
     """Run the command line."""
     configure()
-    own_process()
     if sys.stdin is None:  # closed
         sys.stdin = Path(os.devnull).open()  # noqa: SIM115
     if sys.stderr is None:

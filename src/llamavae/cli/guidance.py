@@ -19,7 +19,6 @@ from llamavae.cli.options import (
     quiet,
 )
 from llamavae.cli.output import note, write
-from llamavae.cli.startup import shorten
 from llamavae.errors import UserError
 
 if TYPE_CHECKING:
@@ -69,7 +68,6 @@ class _GuideOptions:
         Args:
             words: Words to read from a file of word vectors; None reads all of them.
         """
-        shorten()
         quiet()
         from llamavae import InvertibleCVAE
         from llamavae.pretrained import DEFINITIONS

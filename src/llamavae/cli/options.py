@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_args, g
 import typer
 
 from llamavae.cli.output import note
-from llamavae.cli.startup import shorten
 from llamavae.errors import LARGEST, UserError, check_int, check_seed
 
 if TYPE_CHECKING:
@@ -169,7 +168,6 @@ class ModelOptions:
 
     def load(self) -> LlaMaVAE:
         """Load the model."""
-        shorten()
         quiet()
         from llamavae import LlaMaVAE
         from llamavae.pretrained.loading import placement
