@@ -36,7 +36,12 @@ OPTIONS: dict[str, list[str]] = {
     "8 bits": [*HALF, "decoder.quantization=8bit"],
     "4 bits": [*HALF, "decoder.quantization=4bit"],
     "float32, LoRA": ["decoder.training=lora"],
-    "4 bits, LoRA (QLoRA)": ["decoder.training=lora", "decoder.quantization=4bit"],
+    "4 bits, LoRA (QLoRA)": [
+        *HALF,
+        "decoder.training=lora",
+        "decoder.quantization=4bit",
+        "optimisation.precision=bfloat16",
+    ],
 }
 """Name -> changes of the recipe."""
 
