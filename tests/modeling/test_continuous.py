@@ -12,7 +12,7 @@ from tests import tiny
 
 from llamavae import LlaMaVAE
 from llamavae.errors import UserError
-from llamavae.modeling.continuous import ContinuousBatch
+from llamavae.modeling.continuous import ContinuousBatch, Sampler
 
 
 def strong(injection: str = "memory", family: str = "llama") -> LlaMaVAE:
@@ -64,6 +64,23 @@ def test_texts_do_not_depend_on_when_rows_join(joins, limit):
     options = {} if limit is None else {"max_new_tokens": limit}
     found = decode(ContinuousBatch(vae), z, iter(joins), limit)
     assert [found[i] for i in range(len(z))] == vae.decode(z, **options)
+
+
+@pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 1.0), (0.7, 0.9), (2.0, 0.5)])
+def test_sampled_texts_are_those_of_the_same_seed_alone(temperature, top_p):
+    vae, z = strong(), codes(8)
+    options = {"do_sample": True, "temperature": temperature, "top_p": top_p}
+    expected = []
+    for i in range(len(z)):
+        torch.manual_seed(i)
+        expected += vae.decode(z[i], **options)
+    batch = ContinuousBatch[int](vae)
+    batch.add(range(5), z[:5], samplers=[Sampler(temperature, top_p, i) for i in range(5)])
+    found = dict(batch.step())
+    batch.add(range(5, 8), z[5:], samplers=[Sampler(temperature, top_p, i) for i in range(5, 8)])
+    found |= dict(text for _ in range(30) for text in batch.step())
+    assert [found[i] for i in range(8)] == expected
+    assert expected != vae.decode(z)
 
 
 def test_a_row_leaves_when_its_text_has_ended():

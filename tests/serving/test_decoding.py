@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import copy
+import threading
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -51,12 +51,42 @@ def test_sampled_and_short_texts_beside_greedy_ones(vae):
         assert [found[i]] == vae.decode(torch.from_numpy(z[i]), **how.arguments())
 
 
-def test_a_code_that_fails_fails_alone(vae):
-    z = codes(3)
+@pytest.mark.parametrize("injection", ["memory", "soft_prompt"])
+def test_a_code_that_fails_fails_alone(injection):
+    vae, z = tiny.vae(injection).eval(), codes(3)
     z[1] = 3e38
     found = decode(Decoding(vae), [(i, (code, Generation())) for i, code in enumerate(z)])
     assert isinstance(found.pop(1), UserError)
     assert found == dict(zip((0, 2), vae.decode(torch.from_numpy(z[[0, 2]])), strict=True))
+
+
+def test_codes_beside_one_that_fails_are_decoded_together(vae, monkeypatch):
+    z = codes(20)
+    z[7] = 3e38
+    monkeypatch.setattr(type(vae), "decode", None)  # each by itself would take long
+    found = decode(Decoding(vae), [(i, (code, Generation())) for i, code in enumerate(z)])
+    assert [i for i, text in found.items() if isinstance(text, Exception)] == [7]
+    assert len(found) == 20
+
+
+@pytest.mark.parametrize("injection", ["memory", "soft_prompt"])
+def test_sampling_leaves_the_state_of_the_generator_alone(injection):
+    vae, z = tiny.vae(injection).eval(), codes(1)[0]
+    torch.manual_seed(3)
+    expected = torch.rand(1)
+    torch.manual_seed(3)
+    decode(Decoding(vae), [(0, (z, Generation(1.0, seed=5)))])
+    assert torch.rand(1) == expected
+
+
+def test_a_call_decodes_one_sampled_text_where_they_cannot_join(monkeypatch):
+    vae, z = tiny.vae("soft_prompt").eval(), codes(4)
+    decoding = Decoding(vae)
+    new = [(i, (code, Generation(1.0, seed=i))) for i, code in enumerate(z)]
+    assert [n for n, _ in decoding.advance(new, [])] == [0]
+    assert [n for n, _ in decoding.advance([], [1])] == [2]  # 1 is stopped
+    assert [n for n, _ in decoding.advance([], [])] == [3]
+    assert decoding.advance([], []) == []
 
 
 def test_after_a_failed_step_what_was_running_is_decoded_again(vae, monkeypatch):
@@ -66,7 +96,8 @@ def test_after_a_failed_step_what_was_running_is_decoded_again(vae, monkeypatch)
         raise MemoryError
 
     monkeypatch.setattr(ContinuousBatch, "step", fail)
-    found = dict(decoding.advance([(i, (code, Generation())) for i, code in enumerate(z)], []))
+    assert decoding.advance([(i, (code, Generation())) for i, code in enumerate(z)], []) == []
+    found = decode(decoding, [])
     monkeypatch.undo()
     assert found == dict(enumerate(vae.decode(torch.from_numpy(z))))
     assert decode(decoding, [(5, (z[0], Generation()))]) == {5: found[0]}
@@ -105,11 +136,17 @@ def test_an_item_that_fails_fails_alone():
     assert each(lambda _: [], []) == []
 
 
-def test_an_error_that_could_not_be_made_again_is_replaced():
-    class Own(Exception):
-        def __init__(self, one: int, two: int) -> None:
-            super().__init__(f"{one} and {two}")
+class Own(Exception):
+    """Cannot be made again from its arguments."""
 
-    error = portable(Own(1, 2))
-    assert str(copy.copy(error)) == "Own: 1 and 2"
+    def __init__(self, one: int, two: int) -> None:
+        super().__init__(f"{one} and {two}")
+
+
+def test_an_error_that_cannot_be_sent_to_another_process_is_replaced():
+    assert str(portable(Own(1, 2))) == "Own: 1 and 2"
+    locked = ValueError("locked")
+    locked.lock = threading.Lock()  # type: ignore[attr-defined]
+    assert str(portable(locked)) == "ValueError: locked"
+    error = UserError("this one can")
     assert portable(error) is error

@@ -1,14 +1,20 @@
-"""Continuous batching: rows join and leave a greedy decoding between two of its steps."""
+"""Continuous batching: rows join and leave a decoding between two of its steps."""
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar, cast
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
+from transformers import (
+    DynamicCache,
+    LogitsProcessorList,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
 
 from llamavae.errors import memory_errors
 from llamavae.modeling.injection import Steering, can_exchange_rows, exchange_rows, steered_inputs
@@ -18,7 +24,35 @@ if TYPE_CHECKING:
     from llamavae.modeling.llamavae import LlaMaVAE
 
 K = TypeVar("K", bound=Hashable)
-_FEW = 4  # rows leave where at least one of so many has ended, since that copies the cache
+_MIN_ENDED = 0.25  # proportion of ended rows at which they leave, since that copies the cache
+_TOP_K = 50  # of transformers' `generate`
+
+
+class Sampler:
+    """Draws the tokens of one text as `generate` does with `do_sample` for a batch of one.
+
+    Args:
+        temperature: Sampling temperature, above 0.
+        top_p: Nucleus sampling.
+        seed: Seed of the draws; None draws one.
+    """
+
+    def __init__(
+        self, temperature: float = 1.0, top_p: float = 1.0, seed: int | None = None
+    ) -> None:
+        warpers = [TemperatureLogitsWarper(float(temperature)), TopKLogitsWarper(_TOP_K)]
+        self._warp = LogitsProcessorList([*warpers, TopPLogitsWarper(float(top_p))])
+        self._generator = torch.Generator()
+        if seed is None:
+            self._generator.seed()
+        else:
+            self._generator.manual_seed(seed)
+
+    def __call__(self, logits: Tensor) -> int:
+        """A token drawn from logits (V,)."""
+        earlier = cast(torch.LongTensor, torch.empty(1, 0, dtype=torch.long))  # is not used
+        scores = self._warp(earlier, cast(torch.FloatTensor, logits[None].float().cpu()))
+        return int(torch.multinomial(scores.softmax(-1), 1, generator=self._generator))
 
 
 @dataclass
@@ -28,18 +62,20 @@ class _Row(Generic[K]):
     Attributes:
         key: Its key.
         limit: Maximum number of new tokens; 0 once it is removed.
+        sampler: Draws its tokens; None takes the most probable ones.
         start: Position in the cache of its first token.
         tokens: The new tokens.
     """
 
     key: K
     limit: int
+    sampler: Sampler | None = None
     start: int = 0
     tokens: list[int] = field(default_factory=list)
 
 
 class ContinuousBatch(Generic[K]):
-    """Greedy decoding of a changing set of codes, one token of each per step.
+    """Decoding of a changing set of codes, one token of each per step.
 
     A batch of `LlaMaVAE.generate` runs until its longest text has ended. Here, a row leaves after
     its own last token, and a new one takes part from the next step on (iteration-level scheduling,
@@ -73,19 +109,27 @@ class ContinuousBatch(Generic[K]):
         """Number of texts that are being decoded."""
         return sum(not self._ended(row) for row in self._rows) + sum(len(r) for r, _ in self._new)
 
-    def add(self, keys: Sequence[K], z: Tensor, limit: int | None = None) -> None:
+    def add(
+        self,
+        keys: Sequence[K],
+        z: Tensor,
+        limit: int | None = None,
+        samplers: Sequence[Sampler | None] | None = None,
+    ) -> None:
         """Add codes, which take part from the next step on.
 
         Args:
             keys: A key for each text.
             z: Latent codes (B, D).
             limit: Maximum number of new tokens; by default the maximum length in training.
+            samplers: For each code, what draws its tokens, or None for greedy decoding.
 
         Raises:
             UserError: The codes are not finite, or too large for the decoder. None is added.
         """
         limit = self._decoder.max_tokens if limit is None else limit
-        self._new.append(([_Row(key, limit) for key in keys], self._vae.steering(z)))
+        each = zip(keys, samplers or [None] * len(keys), strict=True)
+        self._new.append(([_Row(key, limit, one) for key, one in each], self._vae.steering(z)))
 
     def remove(self, keys: Sequence[K]) -> None:
         """Stop decoding texts; unknown keys are ignored."""
@@ -114,14 +158,17 @@ class ContinuousBatch(Generic[K]):
             steered = steered_inputs(
                 decoder.lm, self._steering, **inputs, past_key_values=self._cache, use_cache=True
             )
-            tokens = decoder.lm(**steered).logits[:, -1].argmax(-1).tolist()
+            logits = decoder.lm(**steered).logits[:, -1]
+        tokens = logits.argmax(-1).tolist()
         self._length += 1
         ended: list[_Row[K]] = []
-        for row, token in zip(self._rows, tokens, strict=True):
+        for i, row in enumerate(self._rows):
             if not self._ended(row):
-                row.tokens.append(token)
+                row.tokens.append(tokens[i] if row.sampler is None else row.sampler(logits[i]))
                 if self._ended(row):
                     ended.append(row)
+        if not len(self):
+            self._rows, self._steering, self._cache = [], Steering(), DynamicCache()
         texts = decoder.texts([row.tokens for row in ended])
         return [(row.key, text) for row, text in zip(ended, texts, strict=True)]
 
@@ -133,7 +180,7 @@ class ContinuousBatch(Generic[K]):
         kept = [i for i, row in enumerate(self._rows) if not self._ended(row)]
         new = [row for rows, _ in self._new for row in rows]
         ended = len(self._rows) - len(kept)
-        if not new and (not ended or (kept and _FEW * ended < len(self._rows))):
+        if not new and (not ended or (kept and ended < _MIN_ENDED * len(self._rows))):
             return
         old = [self._rows[i] for i in kept]
         parts = [self._steering.select(kept)] if kept else []

@@ -1,8 +1,8 @@
 """Batching: items of requests that arrive together are computed together.
 
-A batch starts whenever the model is free, with what has arrived by then, so a single request waits
-for nothing, and many requests share the forward passes of the model. Items join a batch that is
-being computed, and leave it when they are done, between two calls of the model.
+A batch starts whenever the model is free, with what has arrived by then, so a single request does
+not wait for others, and many requests share the forward passes of the model. Items join a batch
+that is being computed, and leave it when they are done, between two calls of the model.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Batcher(Generic[T, R]):
             A result that is an exception is raised for its item alone.
         size: Maximum number of items at once.
         limit: Maximum number of waiting items.
-        observe: Called with the number of items of each call.
+        observe: Called with the number of items of each call with items.
         ahead: Number of calls that are made before the first has returned, so that what computes
             does not wait for this process.
     """
@@ -54,6 +54,7 @@ class Batcher(Generic[T, R]):
         self._numbers = count()
         self._waiting: deque[tuple[T, asyncio.Future[R]]] = deque()
         self._running: dict[int, asyncio.Future[R]] = {}
+        self._failed: list[int] = []  # numbers that the next call is told
         self._worker: asyncio.Task[None] | None = None
 
     def __len__(self) -> int:
@@ -90,9 +91,11 @@ class Batcher(Generic[T, R]):
             while len(calls) < self._ahead and (self._waiting or self._running):
                 gone = self._leave()
                 new = self._take()
-                if new or gone or self._running:
+                if self._running:
                     self._observe(len(self._running))
-                    calls.append(asyncio.create_task(self._call(new, gone)))
+                if new or gone or self._running:
+                    call = self._call(new, gone, list(self._running))
+                    calls.append(asyncio.create_task(call))
             if calls:
                 await calls.popleft()
 
@@ -112,13 +115,17 @@ class Batcher(Generic[T, R]):
         gone = [number for number, future in self._running.items() if future.done()]
         for number in gone:
             del self._running[number]
-        return gone
+        failed, self._failed = self._failed, []
+        return failed + gone
 
-    async def _call(self, new: list[tuple[int, T]], gone: list[int]) -> None:
+    async def _call(
+        self, new: list[tuple[int, T]], gone: list[int], running: Sequence[int]
+    ) -> None:
         try:
             results = await self._advance(new, gone)
-        except Exception as error:
-            results = [(number, error) for number in self._running]
+        except Exception as error:  # of all that were running by then
+            results = [(number, error) for number in running]
+            self._failed += running
         for number, result in results:
             future = self._running.pop(number, None)
             if future is None or future.done():

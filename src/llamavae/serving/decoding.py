@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from copy import copy
 from dataclasses import dataclass, replace
+from multiprocessing.reduction import ForkingPickler
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import numpy as np
@@ -26,12 +27,12 @@ Result: TypeAlias = tuple[int, R | Exception]
 
 _SLICE = 0.015  # seconds after which decoding makes room for other work
 _WAIT = 0.05  # seconds for which texts wait for others, to be encoded together
-_FEW = 8  # texts do not wait where at least one of so many joins
+_MIN_JOINING = 1 / 8  # of the number of running texts; as many do not wait for others
 
 
 @dataclass(frozen=True)
 class Generation:
-    """Options of generation. Codes with the same options are decoded in one batch.
+    """Options of generation.
 
     Attributes:
         temperature: Sampling temperature of tokens; 0 decodes greedily.
@@ -63,24 +64,27 @@ class Generation:
         return (sampling if self.sampled else {}) | (tokens if self.max_new_tokens else {})
 
 
+Item: TypeAlias = tuple[Code | str, Generation]
+
+
 class Decoding:
-    """Codes and texts that are being decoded: greedily in a continuous batch, sampled alone.
+    """Codes and texts that are being decoded, in a continuous batch.
 
     Args:
-        vae: The model. Where it does not support continuous batches, what comes together is
-            decoded in one batch, to its end.
+        vae: The model. Where it does not support continuous batches, and after an error, codes are
+            decoded in batches of their own, one batch per call of `advance`.
     """
 
     def __init__(self, vae: LlaMaVAE) -> None:
         self._vae = vae
         self._batch: ContinuousBatch[int] | None = None
-        self._fresh: dict[int, tuple[Code | str, Generation]] = {}  # that have not joined yet
+        self._continuous: bool | None = None
+        self._fresh: dict[int, Item] = {}  # that have not joined yet
         self._arrived = 0.0  # the first of them
-        self._running: dict[int, tuple[Code, Generation]] = {}
+        self._running: dict[int, tuple[Code, Generation]] = {}  # in the continuous batch
+        self._apart: deque[tuple[Generation, dict[int, Code]]] = deque()  # in batches of their own
 
-    def advance(
-        self, new: Sequence[Numbered[tuple[Code | str, Generation]]], gone: Sequence[int]
-    ) -> list[Result[str]]:
+    def advance(self, new: Sequence[Numbered[Item]], gone: Sequence[int]) -> list[Result[str]]:
         """Decode for a while, with new codes and without those that are not needed any more.
 
         Args:
@@ -97,6 +101,8 @@ class Decoding:
         results: list[Result[str]] = []
         if self._should_join():
             results += self._join()
+        if self._apart:
+            results += self._decode_apart()
         end = time.perf_counter() + _SLICE
         while self._batch and time.perf_counter() < end:
             results += self._step()
@@ -105,33 +111,47 @@ class Decoding:
         return results
 
     def _stop(self, gone: Sequence[int]) -> None:
-        for number in gone:
-            self._fresh.pop(number, None)
-            self._running.pop(number, None)
+        for codes in (self._fresh, self._running, *(codes for _, codes in self._apart)):
+            for number in gone:
+                codes.pop(number, None)
+        self._apart = deque((how, codes) for how, codes in self._apart if codes)
         if self._batch is not None:
             self._batch.remove(gone)
 
     def _should_join(self) -> bool:
         """Whether enough is there to encode and to join together, or has waited long enough."""
-        enough = _FEW * len(self._fresh) >= len(self._running)
+        enough = len(self._fresh) >= _MIN_JOINING * len(self._running)
         return bool(self._fresh) and (enough or time.perf_counter() > self._arrived + _WAIT)
 
     def _join(self) -> list[Result[str]]:
+        """Encode the texts that have not joined, and let them and the codes join."""
+        from llamavae.modeling.continuous import ContinuousBatch  # slow, as torch
+
+        if self._continuous is None:
+            self._continuous = ContinuousBatch.supports(self._vae)
         fresh, self._fresh = self._fresh, {}
         texts = [(n, place) for n, (place, _) in fresh.items() if isinstance(place, str)]
         means = dict(each(self._means, texts))
         results: list[Result[str]] = []
-        codes: list[Numbered[tuple[Code, Generation]]] = []
+        groups: dict[Any, list[Numbered[tuple[Code, Generation]]]] = {}
         for number, (place, how) in fresh.items():
             z = means[number] if isinstance(place, str) else place
             if isinstance(z, Exception):
                 results.append((number, z))
             else:
-                codes.append((number, (z, how)))
-        for how, group in _groups(codes):
-            if how.sampled or not self._joined(how, group):
-                results += self._at_once(how, group)
+                groups.setdefault(self._group(number, how), []).append((number, (z, how)))
+        for group in groups.values():
+            if self._continuous:
+                results += self._add(group)
+            else:
+                self._apart.append((group[0][1][1], {number: z for number, (z, _) in group}))
         return results
+
+    def _group(self, number: int, how: Generation) -> object:
+        """What codes have in common that join together, or are decoded in one batch."""
+        if self._continuous:
+            return how.max_new_tokens
+        return how, number if how.sampled else None
 
     def _means(self, texts: Sequence[str]) -> Sequence[Code]:
         import torch  # slow; the service starts this process before it needs torch itself
@@ -139,21 +159,25 @@ class Decoding:
         with torch.inference_mode():
             return list(self._vae.encode(texts, batch_size=len(texts)).mean.float().cpu().numpy())
 
-    def _joined(self, how: Generation, group: Sequence[Numbered[Code]]) -> bool:
-        """Let codes join the continuous batch, if they can."""
-        from llamavae.modeling.continuous import ContinuousBatch
+    def _add(self, group: Sequence[Numbered[tuple[Code, Generation]]]) -> list[Result[str]]:
+        """Let codes join the continuous batch; returns the errors of those that cannot."""
+        from llamavae.modeling.continuous import ContinuousBatch, Sampler
 
         if self._batch is None:
-            if not ContinuousBatch.supports(self._vae):
-                return False
             self._batch = ContinuousBatch(self._vae)
-        numbers = [number for number, _ in group]
+        hows = [how for _, (_, how) in group]
+        samplers = [
+            Sampler(how.temperature, how.top_p, how.seed) if how.sampled else None for how in hows
+        ]
+        codes = _tensor(z for _, (z, _) in group)
         try:
-            self._batch.add(numbers, _tensor(z for _, z in group), how.max_new_tokens)
-        except Exception:  # of one of them
-            return False
-        self._running |= {number: (z, how) for number, z in group}
-        return True
+            self._batch.add([n for n, _ in group], codes, hows[0].max_new_tokens, samplers)
+        except Exception as error:
+            if len(group) > 1:
+                return [result for item in group for result in self._add([item])]
+            return [(group[0][0], portable(error))]
+        self._running |= dict(group)
+        return []
 
     def _step(self) -> Sequence[Result[str]]:
         assert self._batch is not None
@@ -161,15 +185,26 @@ class Decoding:
             return self._batch.step()
         except Exception:  # as of memory: what was running is decoded again, one by one
             self._batch = None
-            again = [self._at_once(how, [(n, z)]) for n, (z, how) in self._running.items()]
-            return [result for results in again for result in results]
+            self._apart += [(how, {number: z}) for number, (z, how) in self._running.items()]
+            self._running = {}
+            return []
 
-    def _at_once(self, how: Generation, group: Sequence[Numbered[Code]]) -> list[Result[str]]:
+    def _decode_apart(self) -> list[Result[str]]:
+        """Decode the first batch that is not continuous, to its end."""
         import torch
 
-        if how.sampled:  # without a seed, not what follows from the seed of another request
-            torch.seed() if how.seed is None else torch.manual_seed(how.seed)
-        return each(lambda codes: self._vae.decode(_tensor(codes), **how.arguments()), group)
+        how, codes = self._apart.popleft()
+        try:
+            with torch.random.fork_rng():
+                # without a seed, not what follows from the seed of another request
+                torch.seed() if how.seed is None else torch.manual_seed(how.seed)
+                texts = self._vae.decode(_tensor(codes.values()), **how.arguments())
+        except Exception as error:
+            if len(codes) == 1:
+                return [(number, portable(error)) for number in codes]
+            self._apart.extendleft((how, {number: z}) for number, z in codes.items())
+            return []
+        return list(zip(codes, texts, strict=True))
 
 
 def each(
@@ -193,20 +228,10 @@ def each(
 def portable(error: Exception) -> Exception:
     """The error, or one with its message if it cannot be pickled for the way between processes."""
     try:
-        copy(error)  # as unpickling would make it
+        ForkingPickler.loads(ForkingPickler.dumps(error))  # pyright: ignore[reportAttributeAccessIssue]
     except Exception:
         return RuntimeError(f"{type(error).__name__}: {error}")
     return error
-
-
-def _groups(
-    items: Sequence[Numbered[tuple[Code, Generation]]],
-) -> list[tuple[Generation, list[Numbered[Code]]]]:
-    """Codes that can be decoded together: with the same options, and sampled ones alone."""
-    groups: dict[tuple[Generation, int | None], list[Numbered[Code]]] = {}
-    for number, (z, how) in items:
-        groups.setdefault((how, number if how.sampled else None), []).append((number, z))
-    return [(how, group) for (how, _), group in groups.items()]
 
 
 def _tensor(codes: Iterable[Code]) -> Tensor:

@@ -26,7 +26,7 @@ class Metrics:
         )
         self._batches = Histogram(
             "llamavae_batch_items",
-            "Texts and codes per batch.",
+            "Texts and codes that are encoded or decoded together, at each call of the model.",
             buckets=_SIZES,
             registry=self.registry,
         )
@@ -43,7 +43,7 @@ class Metrics:
         self._seconds.labels(path).observe(seconds)
 
     def batch(self, items: int) -> None:
-        """Count a batch."""
+        """Count a call of the model."""
         self._batches.observe(items)
 
     def watch(self, waiting: Callable[[], int]) -> None:

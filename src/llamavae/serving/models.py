@@ -8,7 +8,7 @@ from threading import Event, Thread
 from typing import TYPE_CHECKING
 
 from llamavae.errors import UserError
-from llamavae.serving.decoding import Code, Decoding, Generation, Numbered, Result, each
+from llamavae.serving.decoding import Code, Decoding, Item, Numbered, Result, each
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -72,9 +72,7 @@ class Models:
 
         return each(encode, texts)
 
-    def decode(
-        self, new: Sequence[Numbered[tuple[Code | str, Generation]]], gone: Sequence[int]
-    ) -> list[Result[str]]:
+    def decode(self, new: Sequence[Numbered[Item]], gone: Sequence[int]) -> list[Result[str]]:
         """Decode for a while, see `Decoding.advance`."""
         return self._decoding.advance(new, gone)
 
