@@ -192,8 +192,8 @@ def definitions_card(
         "## Measures",
         "On held-out words of WordNet that do not occur in training, one definition each. "
         "*Nearest neighbour* copies the definition of the training condition with the highest "
-        "cosine. *Best of several draws* ranks them by p(z|c) and by their agreement. Control: "
-        "texts exchanged between words.",
+        "cosine; *by the word alone*, it ignores sentences. *Best of several draws* ranks them by "
+        "p(z|c) and by their agreement. Control: texts exchanged between words.",
         *_scores(measured),
         *(["### Words in a sentence", *_scores(found[IN_CONTEXT])] if IN_CONTEXT in found else []),
         "Reverse dictionary: the rank of the correct condition for a definition, among all "
@@ -210,7 +210,7 @@ def definitions_card(
 def _scores(measured: Mapping[str, Any]) -> list[str]:
     return [
         _table(measured["scores"], "system"),
-        "Differences from the nearest neighbour, paired bootstrap over words:",
+        "Differences, paired bootstrap over words:",
         _differences(measured["differences"]),
     ]
 
@@ -221,10 +221,11 @@ def _condition(condition: str | Sequence[str]) -> str:
 
 def _differences(rows: Sequence[Mapping[str, Any]]) -> str:
     return markdown_table(
-        ("system", "metric", "difference", "95 % interval", "p"),
+        ("system", "minus", "metric", "difference", "95 % interval", "p"),
         (
             (
                 row["system"],
+                row["against"],
                 row["metric"],
                 f"{row['difference']:+.4g}",
                 f"{row['low']:+.4g} to {row['high']:+.4g}",

@@ -10,18 +10,16 @@ from typing import Any
 import torch
 
 from llamavae import InvertibleCVAE, LlaMaVAE
-from llamavae.baselines import NearestNeighbour
 from llamavae.corpora import load_corpus
 from llamavae.corpora.splits import fold
 from llamavae.evaluation.evaluator import EvaluationData
 from llamavae.evaluation.registry import load_evaluator
-from llamavae.experiments.study import definition_task, differences
-from llamavae.metrics.definitions import score_definitions
+from llamavae.experiments.fitted import NEAREST_ALONE, study_fitted
+from llamavae.experiments.study import NEAREST, differences
 from llamavae.metrics.retrieval import rank_of_truth, score_ranks
 from llamavae.metrics.semantic import load_encoder
 
-SEED, SAMPLES, RANKED, DEFINED = 0, 50, 500, 500
-DRAWS, SPREAD, NEAREST = 8, 0.5, "nearest neighbour"
+SEED, SAMPLES, RANKED = 0, 50, 500
 CORPORA = {"WordNet definitions": "wordnet", "WorldTree explanations": "worldtree"}
 _LIMIT, _WORDS = 1000, 16
 _SHOWN = {
@@ -111,7 +109,7 @@ def _unseen(name: str) -> list[str]:
 def measure_definitions(
     cvae: InvertibleCVAE, context: str | None = None, mover: str | None = None
 ) -> dict[str, Any]:
-    """Scores of definitions of held-out words of WordNet beside the nearest training definition.
+    """Scores of definitions of held-out words of WordNet beside the nearest training definitions.
 
     Args:
         cvae: The model.
@@ -123,30 +121,20 @@ def measure_definitions(
         split: load_corpus("wordnet-pairs", split, max_words=_WORDS)
         for split in ("train", "validation", "test")
     }
-    task = definition_task(cvae.vae, cvae.condition, splits, context=context, texts=DEFINED)
     model = None if mover is None else load_encoder(mover)
-    asked, texts = task.conditions[:DEFINED], task.test.texts
-    systems = {
-        "centre of p(z|c)": cvae.generate(asked, 1, 0.0),
-        f"best of {DRAWS} draws": cvae.generate(asked, 1, SPREAD, SEED, draws=DRAWS),
-        NEAREST: NearestNeighbour(cvae.condition, task.train).generate(asked),
-    }
-    scores = [
-        {"system": system, "seed": SEED, **row}
-        for system, written in systems.items()
-        for row in score_definitions(
-            written, texts[:DEFINED], task.words[:DEFINED], encoder=cvae.vae.encoder, mover=model
-        )
-    ]
-    z = cvae.vae.encode(texts[:RANKED]).mean
-    ranks = rank_of_truth(cvae.scores(z, task.test.conditions), torch.arange(len(z)))
+    study = study_fitted(cvae, splits, context=context, mover=model, seed=SEED)
+    against = [NEAREST] if context is None else [NEAREST, NEAREST_ALONE]
+    pairs = study.task.test
+    z = cvae.vae.encode(pairs.texts[:RANKED]).mean
+    ranks = rank_of_truth(cvae.scores(z, pairs.conditions), torch.arange(len(z)))
     return {
-        "scores": [{k: v for k, v in row.items() if k != "items"} for row in scores],
-        "differences": differences(scores, NEAREST),
-        "ranks": score_ranks(ranks, len(task.test)),
+        "scores": [{k: v for k, v in row.items() if k != "items"} for row in study.rows],
+        "differences": [row for name in against for row in differences(study.rows, name)],
+        "ranks": score_ranks(ranks, len(pairs)),
         "examples": [
-            {"condition": one, "definition": texts[i]} | {k: v[i] for k, v in systems.items()}
-            for i, one in enumerate(asked[:20])
+            {"condition": study.task.conditions[i], "definition": pairs.texts[i]}
+            | {system: texts[i] for system, texts in study.texts.items()}
+            for i in range(20)
         ],
         "fit": cvae.report,
     }

@@ -1,10 +1,11 @@
-"""Definitions by a bundled invertible CVAE, beside the nearest training definition.
+"""Definitions by a bundled invertible CVAE, beside the nearest training definitions.
 
     python -m results.definitions --model small-definitions --output FOLDER
     python -m results.definitions --model small-definitions --context context --output FOLDER
 
-The output has the files of `llamavae study definitions` that the tables are made from: `study.json`
-with the scores of each system, and `differences.csv` with their paired tests.
+The output has files of `llamavae study definitions`: `study.json` with the scores of each system,
+and `differences.csv` with the paired tests against the nearest neighbour. With `--context`,
+`differences-alone.csv` has those against the nearest neighbour by the word alone.
 """
 
 from __future__ import annotations
@@ -12,57 +13,34 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from llamavae.baselines import NearestNeighbour
 from llamavae.corpora import load_corpus
-from llamavae.experiments.study import definition_task, differences
+from llamavae.experiments.fitted import NEAREST_ALONE, FittedStudy, study_fitted
+from llamavae.experiments.study import differences
 from llamavae.files import write_csv, write_json
 from llamavae.guidance import InvertibleCVAE
-from llamavae.metrics.definitions import SCORES, score_definitions
-from llamavae.metrics.metric import Rows
-from llamavae.metrics.ngrams import distinct_n
 from llamavae.metrics.semantic import load_encoder
 
-NEAREST = "nearest neighbour"
 
-
-def score_systems(
-    cvae: InvertibleCVAE, context: str | None, mover: str | None, texts: int, draws: int, seed: int
-) -> dict[str, Rows]:
-    """Scores of the definitions of held-out words of WordNet by each system.
+def write_study(study: FittedStudy, folder: Path) -> None:
+    """Write the scores and the paired tests.
 
     Args:
-        cvae: The model.
-        context: Column with a sentence that contains the word, or None. With a column, words with
-            such a sentence are defined in it, and others are excluded.
-        mover: Encoder of MoverScore; None skips it.
-        texts: Maximum number of words.
-        draws: Number of codes per word from which the best definition is chosen.
-        seed: Seed of the draws.
+        study: The study.
+        folder: Folder of the files, which is created.
     """
-    names = ("train", "validation", "test")
-    splits = {split: load_corpus("wordnet-pairs", split, max_words=16) for split in names}
-    task = definition_task(cvae.vae, cvae.condition, splits, context=context, texts=texts)
-    scorer = None if mover is None else load_encoder(mover)
-    asked = task.conditions[:texts]
-    written = {
-        "centre of p(z|c)": cvae.generate(asked, 1, 0.0),
-        f"best of {draws} draws": cvae.generate(asked, 1, 0.5, seed, draws=draws),
-        NEAREST: NearestNeighbour(cvae.condition, task.train).generate(asked),
+    folder.mkdir(parents=True, exist_ok=True)
+    write_csv(differences(study.rows), folder / "differences.csv")
+    if NEAREST_ALONE in study.texts:
+        write_csv(differences(study.rows, NEAREST_ALONE), folder / "differences-alone.csv")
+    systems = {
+        system: [
+            {name: value for name, value in row.items() if name != "items"}
+            for row in study.rows
+            if row["system"] == system
+        ]
+        for system in study.texts
     }
-    found: dict[str, Rows] = {}
-    for system, definitions in written.items():
-        rows = score_definitions(
-            definitions,
-            task.test.texts[: len(definitions)],
-            task.words[: len(definitions)],
-            encoder=cvae.vae.encoder,
-            mover=scorer,
-            senses=task.senses,
-            seed=seed,
-        )
-        rows.append(SCORES["distinct-2"].row(distinct_n(definitions), len(definitions)))
-        found[system] = [{"system": system, "seed": seed, **row} for row in rows]
-    return found
+    write_json(folder / "study.json", {"systems": systems})
 
 
 def main() -> None:
@@ -79,16 +57,18 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     given = parser.parse_args()
 
-    cvae = InvertibleCVAE.from_pretrained(given.model)
-    found = score_systems(cvae, given.context, given.mover, given.texts, given.draws, given.seed)
-    given.output.mkdir(parents=True, exist_ok=True)
-    rows = [row for system in found.values() for row in system]
-    write_csv(differences(rows, NEAREST), given.output / "differences.csv")
-    kept = {
-        name: [{k: v for k, v in row.items() if k != "items"} for row in system]
-        for name, system in found.items()
-    }
-    write_json(given.output / "study.json", {"systems": kept})
+    names = ("train", "validation", "test")
+    splits = {split: load_corpus("wordnet-pairs", split, max_words=16) for split in names}
+    study = study_fitted(
+        InvertibleCVAE.from_pretrained(given.model),
+        splits,
+        context=given.context,
+        draws=given.draws,
+        seed=given.seed,
+        texts=given.texts,
+        mover=None if given.mover is None else load_encoder(given.mover),
+    )
+    write_study(study, given.output)
 
 
 if __name__ == "__main__":

@@ -31,7 +31,8 @@ class Experiment(BaseModel):
         studies: Folders of `llamavae study` in the folder, whose values are kept.
         sweeps: Folders of `llamavae sweep` in the folder, whose correlations are kept.
         train: Corpus whose training split defines `not in train`.
-        requires: Names of environment variables and of files that the commands need.
+        requires: Names of environment variables and of files that the commands need; `{runs}` as
+            in the commands.
         seed: The seed of all commands.
     """
 

@@ -41,11 +41,11 @@ def measure(name: str, experiment: Experiment, runs: Path) -> bool:
         experiment: The experiment.
         runs: Folder of all experiments' files.
     """
-    missing = [need for need in experiment.requires if not _is_there(need)]
-    if missing:
+    folder = runs / name
+    needs = [need.replace("{runs}", str(runs)) for need in experiment.requires]
+    if missing := [need for need in needs if not _is_there(need)]:
         print(f"{name}: not measured, since it requires {', '.join(missing)}", file=sys.stderr)
         return False
-    folder = runs / name
     folder.mkdir(parents=True, exist_ok=True)
     usage = folder / "usage.jsonl"
     for command in experiment.commands:
@@ -131,19 +131,18 @@ def _rows(experiment: Experiment, folder: Path) -> Iterator[dict[str, Any]]:
                 kept = {key: row[key] for key in (*_KEPT, "seed") if row.get(key) is not None}
                 group = ", ".join(filter(None, (row.get("system", system), row.get("group"))))
                 yield {"source": each, **kept, "group": group}
-        yield from _differences(each, folder / each / "differences.csv")
+        for file in sorted((folder / each).glob("differences*.csv"), key=lambda file: file.stem):
+            yield from _differences(f"{each}/{file.stem}", file)
     for each in experiment.sweeps:
         yield from _correlations(each, folder / each / "correlations.csv")
 
 
 def _differences(source: str, file: Path) -> Iterator[dict[str, Any]]:
-    """The paired tests of a study against the nearest neighbour."""
-    if not file.is_file():
-        return
+    """The paired tests of a study against one of its systems."""
     with file.open(encoding="utf-8", newline="") as lines:
         for row in csv.DictReader(lines):
             yield {
-                "source": f"{source}/differences",
+                "source": source,
                 "metric": row["metric"],
                 "group": row["system"],
                 "seed": int(row["seed"]),

@@ -78,6 +78,7 @@ def test_the_card_of_two_runs() -> None:
 def test_the_card_of_definitions_shows_systems_differences_and_conditions() -> None:
     score = ROW | {"system": "nearest neighbour", "control": 0.1}
     difference = {"system": "centre", "metric": "BLEU", "difference": 0.5, "low": 0.1, "high": 0.9}
+    difference |= {"against": "nearest neighbour"}
     example = {"condition": ("bank", "she swam to it"), "definition": "land", "centre": "a side"}
     measured = {
         "scores": [score],
@@ -88,7 +89,7 @@ def test_the_card_of_definitions_shows_systems_differences_and_conditions() -> N
     }
     text = definitions_card({"definitions": measured}, {"steps": 9}, "small", "the vector of it")
     assert "| nearest neighbour | BLEU | 17 | 0.1 |" in text
-    assert "| centre | BLEU | +0.5 | +0.1 to +0.9 | 0.010 |" in text
+    assert "| centre | nearest neighbour | BLEU | +0.5 | +0.1 to +0.9 | 0.010 |" in text
     assert "- **bank, in: she swam to it**: land\n  - centre: a side\n- **dog**: land" in text
     assert "The condition is the vector of it." in text
     assert "the flow 0.8000, gaussian 1.1000" in text

@@ -117,6 +117,9 @@ def test_flows_are_compared(task):
         *("median rank", "MRR", "recall@10"),
     }
     assert {row["seed"] for row in kept["maf reference/1"]} == {1}
+    for row in found:
+        if row["control"] is not None or row["metric"] == "test NLL at the mean":
+            assert row["low"] <= row["value"] <= row["high"], row
 
 
 def test_what_is_done_is_not_done_again(task):

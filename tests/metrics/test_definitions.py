@@ -12,6 +12,7 @@ from tests import tiny
 
 from llamavae.errors import UserError
 from llamavae.metrics import retrieval, semantic
+from llamavae.metrics.bootstrap import bootstrap_interval, draws, percentile_interval
 from llamavae.metrics.definitions import SCORES, lemma_bleus, score_definitions
 from llamavae.metrics.ngrams import corpus_bleu
 from llamavae.modeling.loading import load_sentence_encoder
@@ -137,6 +138,7 @@ def test_table_without_models():
         assert ("items" in row) == (name != "BLEU")
         assert (row["unit"], row["direction"]) == (SCORES[name].unit, SCORES[name].direction)
         assert row["n"] == 5
+        assert 0 <= row["low"] < row["value"] < row["high"] <= 100
     assert rows_of(WRITTEN) == rows
     assert rows_of(WRITTEN, seed=1) != rows
 
@@ -166,6 +168,19 @@ def tiny_bleurt(folder):
     hf.BertForSequenceClassification(config).save_pretrained(folder)
     tiny.tokenizer(template="[CLS] $A [SEP]").save_pretrained(folder)
     return folder
+
+
+def test_intervals_are_those_of_the_items():
+    rows = rows_of(WRITTEN, seed=3)
+    values = rows["sense-BLEU"]["items"].values
+    low, high = bootstrap_interval(lambda i: values[i].mean(), 5, seed=3)
+    assert (rows["sense-BLEU"]["low"], rows["sense-BLEU"]["high"]) == (low, high)
+    drawn = [
+        corpus_bleu([WRITTEN[i] for i in items], [REFERENCES[i] for i in items])
+        for items in draws(5, seed=3)
+    ]
+    expected = pytest.approx(percentile_interval(drawn))
+    assert (rows["BLEU"]["low"], rows["BLEU"]["high"]) == expected
 
 
 def test_right_texts_are_perfect_and_exchanged_ones_are_not():

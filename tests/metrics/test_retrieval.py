@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from llamavae.errors import UserError
 from llamavae.metrics import retrieval
+from llamavae.metrics.bootstrap import bootstrap_interval
 from llamavae.metrics.retrieval import SCORES, rank_of_truth, score_ranks, score_vectors
 
 
@@ -136,6 +137,7 @@ def test_vectors_score_as_the_official_scorer_has_it(block, monkeypatch):
     for name, value in official(predicted, gold).items():
         assert rows[name]["value"] == pytest.approx(value, rel=1e-5)
         assert rows[name]["n"] == 17
+        assert rows[name]["low"] < value < rows[name]["high"]
 
 
 def test_vectors_by_hand():
@@ -160,6 +162,15 @@ def test_right_vectors_are_best_and_exchanged_ones_are_not():
     assert rows["MSE"]["control"] > 1
     assert abs(rows["cosine"]["control"]) < 0.2
     assert rows["rank"]["control"] == pytest.approx(0.5, abs=0.2)
+
+
+def test_the_interval_is_of_the_items():
+    gold = torch.eye(8)
+    predicted = torch.cat([gold[:6], gold[:2]])  # two of eight items are wrong
+    row = table(score_vectors(predicted, gold, seed=2))["cosine"]
+    right = np.repeat([1.0, 0.0], [6, 2])
+    interval = bootstrap_interval(lambda i: right[i].mean(), 8, seed=2)
+    assert (row["low"], row["high"]) == pytest.approx(interval)
 
 
 def test_one_prediction_for_all_is_not_changed_by_the_exchange():

@@ -77,6 +77,14 @@ def test_what_it_requires_is_checked_first(tmp_path, capsys, monkeypatch):
     assert not (tmp_path / "mine").exists()
 
 
+def test_files_of_other_experiments_can_be_required(tmp_path, capsys):
+    experiment = Experiment(commands=["cat {runs}/other/a.txt"], requires=["{runs}/other/a.txt"])
+    assert not measure.measure("mine", experiment, tmp_path)
+    assert f"requires {tmp_path}/other/a.txt" in capsys.readouterr().err
+    write(tmp_path / "other" / "a.txt", "")
+    assert measure.measure("mine", experiment, tmp_path)
+
+
 def test_predictions_are_scored_with_and_without_lines_of_the_training_set(tmp_path, monkeypatch):
     monkeypatch.setattr(measure, "_training", lambda corpus: frozenset({"a dog runs in a park"}))
     texts = ["a dog runs in a park", "one owl reads a letter", "two owls read the letters"]
@@ -139,6 +147,7 @@ def test_training_sweeps_and_studies_are_read(tmp_path):
     write(folder / "study" / "study.json", study)
     head = "system,seed,metric,against,difference,low,high,p\n"
     write(folder / "study" / "differences.csv", f"{head}glow,0,BLEU,nearest,0.5,0.1,0.9,0.02\n")
+    write(folder / "study" / "differences-b.csv", f"{head}glow,0,BLEU,other,0.3,0.2,0.4,0.01\n")
     head = "geometry,quality,spearman,low,high,p,n\n"
     rows = "IsoScore,BLEU,0.5,-0.1,0.8,0.1,12\nMIG,BLEU,,,,,12\n"
     write(folder / "sweep" / "correlations.csv", head + rows)
@@ -150,6 +159,8 @@ def test_training_sweeps_and_studies_are_read(tmp_path):
         {"source": "study", "metric": "BLEU", "value": 2, "seed": 0, "group": "glow"},
         {"source": "study/differences", "metric": "BLEU", "group": "glow", "seed": 0}
         | {"value": 0.5, "low": 0.1, "high": 0.9, "p": 0.02},
+        {"source": "study/differences-b", "metric": "BLEU", "group": "glow", "seed": 0}
+        | {"value": 0.3, "low": 0.2, "high": 0.4, "p": 0.01},
         {"source": "sweep", "metric": "correlation with BLEU", "group": "IsoScore", "value": 0.5}
         | {"low": -0.1, "high": 0.8, "p": 0.1, "n": 12},
         {"source": "training", "metric": "processor minutes", "value": 1.5},

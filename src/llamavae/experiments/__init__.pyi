@@ -1,4 +1,5 @@
 from .correlation import correlate as correlate
+from .fitted import study_fitted as study_fitted
 from .study import definition_task as definition_task
 from .study import study_definitions as study_definitions
 from .study import study_flows as study_flows

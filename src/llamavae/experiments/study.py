@@ -41,6 +41,9 @@ from llamavae.metrics.retrieval import rank_of_truth, score_ranks, score_vectors
 from llamavae.metrics.semantic import Scorer
 from llamavae.modeling import LlaMaVAE
 
+NEAREST = "nearest neighbour"
+"""Name of the system that all others are tested against."""
+
 _VALIDATED = 100  # maximum number of validation pairs to choose a prompt
 _RANKED = 200  # number of queries if each candidate needs a forward pass of the flow
 
@@ -273,7 +276,7 @@ def study_definitions(
         return partial(_evaluate_baseline, task, write, seed)
 
     baselines: dict[str, Callable[[], _Made]] = {
-        "nearest neighbour": scored(neighbour),
+        NEAREST: scored(neighbour),
         "nearest neighbour, reconstructed": scored(lambda: task.vae.reconstruct(neighbour())),
         "prompted decoder": partial(_evaluate_prompted, task, prompts, seed),
     }
@@ -337,7 +340,7 @@ def _predictions(task: DefinitionTask, texts: list[str], system: str) -> Predict
     return Predictions(items, system, "definitions", task.benchmark, "test")
 
 
-def differences(rows: Rows, against: str = "nearest neighbour", *, resamples: int = 1000) -> Rows:
+def differences(rows: Rows, against: str = NEAREST, *, resamples: int = 1000) -> Rows:
     """Paired test of each system against a reference system on the same items.
 
     Row: `system`, `seed`, `metric`, `against`, `difference`, `low` and `high` (its 95 % interval)
@@ -387,7 +390,7 @@ def _evaluate_flow(
     texts, share = _timed(task, cvae, seed)
     rows = [
         *_fit_rows(task, cvae, fit, share),
-        *_text_rows(task, texts, seed),
+        *text_rows(task, texts, seed),
         *_rank_rows(task, cvae),
     ]
     return rows, texts
@@ -395,7 +398,7 @@ def _evaluate_flow(
 
 def _evaluate_baseline(task: DefinitionTask, write: Callable[[], list[str]], seed: int) -> _Made:
     texts = write()
-    return _text_rows(task, texts, seed), texts
+    return text_rows(task, texts, seed), texts
 
 
 def _evaluate_prompted(task: DefinitionTask, prompts: Mapping[str, str], seed: int) -> _Made:
@@ -423,11 +426,11 @@ def _like_test(task: DefinitionTask, pairs: Pairs) -> Pairs:
 
 def _fit_rows(task: DefinitionTask, cvae: InvertibleCVAE, fit: FlowFit, share: float) -> Rows:
     z = task.vae.encode(task.test.texts).mean
-    nll = -cvae.log_density(z, task.test.conditions).mean().item() / cvae.flow.features
+    nll = -cvae.log_density(z, task.test.conditions).double().cpu().numpy() / cvae.flow.features
     held_out = {"": fit.nll} | {f" of {name}": value for name, value in fit.references.items()}
     return [
         *(_held_out_nll(name).row(value, len(task.valid)) for name, value in held_out.items()),
-        _TEST_NLL.row(nll, len(z)),
+        _TEST_NLL.bootstrap(lambda i: nll[i].mean(), len(z), seed=0),
         _INVERSE_ERROR.row(fit.inverse_error, 1),
         _FIT_TIME.row(fit.seconds, 1),
         _SAMPLING_TIME.row(share, min(task.texts, len(z))),
@@ -490,7 +493,14 @@ def _defined(
     return model.generate(task.conditions[: task.texts], 1, spread, seed)
 
 
-def _text_rows(task: DefinitionTask, texts: list[str], seed: int) -> Rows:
+def text_rows(task: DefinitionTask, texts: list[str], seed: int) -> Rows:
+    """All metrics of definitions of the first words of the task, see `score_definitions`.
+
+    Args:
+        task: The task.
+        texts: Definitions of its first words.
+        seed: Seed of the shuffled controls.
+    """
     rows = score_definitions(
         texts,
         task.test.texts[: len(texts)],

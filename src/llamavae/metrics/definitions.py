@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from llamavae.errors import UserError
 from llamavae.metrics import semantic
 from llamavae.metrics.control import derangement
-from llamavae.metrics.metric import Items, Metric, Rows
-from llamavae.metrics.ngrams import corpus_bleu
+from llamavae.metrics.metric import AGGREGATES, Items, Metric, Rows
+from llamavae.metrics.ngrams import bleu_counts
 
 SCORES = {
     score.name: score
@@ -53,6 +53,7 @@ SCORES = {
             "higher",
             "Corpus BLEU of the generated definitions, computed by sacrebleu (13a tokenisation, "
             "cased; Post, 2018, W18-6319).",
+            aggregate="BLEU",
             library="sacrebleu",
             settings="nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp",
         ),
@@ -169,10 +170,11 @@ def score_definitions(
     senses: Mapping[Any, Sequence[str]] | None = None,
     seed: int = 0,
 ) -> Rows:
-    """All metrics of the predictions, each with its shuffled control.
+    """All metrics of the predictions, each with its 95 % interval and its shuffled control.
 
-    Rows are those of `Metric.row`, without intervals; `metric` is a name of `SCORES`. `items` are
-    the per-item scores, whose mean is the value; BLEU is not a mean and has none.
+    Rows are those of `Metric.row`; `metric` is a name of `SCORES`. The interval has the percentiles
+    of 1,000 bootstrap samples of the items. `items` are the per-item scores, whose mean is the
+    value; BLEU is not a mean and has none.
 
     The control is the metric of the same texts, each assigned to another item, where possible one
     with another lemma and another reference. Texts that depend on their word score much lower
@@ -186,7 +188,7 @@ def score_definitions(
         mover: Encoder for MoverScore, see `semantic.mover_scores`; None skips it.
         bleurt: Checkpoint for BLEURT; None skips it.
         senses: For lemma-BLEU, maps a lemma to further definitions that are not in `references`.
-        seed: Seed of the shuffled control.
+        seed: Seed of the shuffled control and of the bootstrap.
     """
     _check(predictions, references, lemmas)
     if len(predictions) < 2:
@@ -194,7 +196,7 @@ def score_definitions(
     metrics: dict[str, Callable[[Sequence[str], Sequence[str]], Any]] = {
         "sense-BLEU": partial(lemma_bleus, lemmas=range(len(references))),
         "lemma-BLEU": partial(lemma_bleus, lemmas=lemmas, senses=senses),
-        "BLEU": corpus_bleu,
+        "BLEU": bleu_counts,
     }
     if mover is not None:
         metrics["MoverScore"] = partial(semantic.mover_scores, model=semantic.load_encoder(mover))
@@ -205,15 +207,17 @@ def score_definitions(
     other = derangement(len(predictions), torch.Generator().manual_seed(seed), lemmas, references)
     exchanged = [predictions[int(i)] for i in other]
     rows: Rows = []
-    for name, metric in metrics.items():
+    for name, values in metrics.items():
+        metric, of = SCORES[name], AGGREGATES[SCORES[name].aggregate]
         ours, control = (
-            np.asarray(metric(texts, references), dtype=float) for texts in (predictions, exchanged)
+            np.asarray(values(texts, references), dtype=float) for texts in (predictions, exchanged)
         )
-        row = SCORES[name].row(
-            ours.mean(),
+        row = metric.bootstrap(
+            lambda i, of=of, ours=ours: of(ours[i]),
             len(predictions),
-            control=control.mean(),
-            items=Items(ours, control) if ours.ndim else None,
+            seed,
+            control=of(control),
+            items=Items(ours, control) if metric.aggregate == "mean" else None,
         )
         rows.append(row)
     return rows

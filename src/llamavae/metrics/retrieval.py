@@ -157,14 +157,14 @@ def score_vectors(predicted: Tensor, gold: Tensor, seed: int = 0) -> Rows:
     vectors, since the norm of a prediction is the same for all candidates and does not change the
     ranks.
 
-    Rows are those of `Metric.row`, without intervals; `metric` is a name of `SCORES`. In the
-    control, each item receives the prediction of another item, where possible of one with another
-    gold vector.
+    Rows are those of `Metric.row`; `metric` is a name of `SCORES`. The interval has the percentiles
+    of 1,000 bootstrap samples of the items. In the control, each item receives the prediction of
+    another item, where possible of one with another gold vector.
 
     Args:
         predicted: Predicted vectors (N, C).
         gold: Vectors of the correct words (N, C).
-        seed: Seed of the shuffled control.
+        seed: Seed of the shuffled control and of the bootstrap.
     """
     if predicted.ndim != 2 or predicted.shape != gold.shape or len(gold) < 2:
         raise UserError(
@@ -175,17 +175,25 @@ def score_vectors(predicted: Tensor, gold: Tensor, seed: int = 0) -> Rows:
     other = derangement(len(gold), torch.Generator().manual_seed(seed), words)
     right, exchanged = (_compare(x, gold) for x in (predicted, predicted[other]))
     return [
-        SCORES[name].row(value, len(gold), control=exchanged[name]) for name, value in right.items()
+        SCORES[name].bootstrap(
+            lambda i, values=values: values[i].mean(),
+            len(gold),
+            seed,
+            control=exchanged[name].mean(),
+        )
+        for name, values in right.items()
     ]
 
 
-def _compare(predicted: Tensor, gold: Tensor) -> dict[str, float]:
+def _compare(predicted: Tensor, gold: Tensor) -> dict[str, NDArray[np.float64]]:
+    """The metrics of each item (N,)."""
     unit = F.normalize(gold)
     truth = torch.arange(len(gold), device=gold.device)
     blocks = zip(predicted.split(_BLOCK), truth.split(_BLOCK), strict=True)
     ranks = torch.cat([rank_of_truth(part @ unit.T, rows) for part, rows in blocks])
-    return {
-        "MSE": F.mse_loss(predicted, gold).item(),
-        "cosine": F.cosine_similarity(predicted, gold).mean().item(),
-        "rank": ranks.double().mean().item() / len(gold),
+    items = {
+        "MSE": F.mse_loss(predicted, gold, reduction="none").mean(1),
+        "cosine": F.cosine_similarity(predicted, gold),
+        "rank": ranks.double() / len(gold),
     }
+    return {name: values.double().cpu().numpy() for name, values in items.items()}
