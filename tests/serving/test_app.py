@@ -176,18 +176,29 @@ def test_requests_at_once_get_their_own_texts(vae):
         ("decode", {"z": []}, "expected at least one code"),
         ("decode", {"z": [[0.0] * tiny.LATENT, [0.0]]}, "expected latent codes of shape"),
         ("decode", {"z": [1e39] * tiny.LATENT}, "finite"),
+        ("decode", {"z": [[]]}, "z.list[list[float]].0: List should have at least 1 item"),
+        ("decode", {"z": [[0.0] * tiny.LATENT, []]}, "List should have at least 1 item"),
         ("decode", {}, "z: Field required"),
+        ("reconstruct", {"texts": []}, "at least one text"),
         ("reconstruct", {"texts": A, "temprature": 1}, "temprature: Extra inputs"),
         ("reconstruct", {"texts": A, "temperature": -1}, "temperature"),
         ("reconstruct", {"texts": A, "max_new_tokens": 99}, "max_new_tokens of at most 16"),
         ("interpolate", {"a": A, "b": B, "steps": 1}, "steps"),
         ("interpolate", {"a": A, "b": [0.0]}, "expected latent codes of shape"),
+        ("interpolate", {"a": A, "b": []}, "b.list[float]: List should have at least 1 item"),
         ("traverse", {"start": A, "dim": 99}, "dim must be from 0 to"),
+        ("traverse", {"start": [], "dim": 3}, "start.list[float]: List should have at least 1"),
+        ("arithmetic", {"a": [], "b": A, "c": B}, "a.list[float]: List should have at least 1"),
+        ("arithmetic", {"a": A, "b": B, "c": []}, "c.list[float]: List should have at least 1"),
         ("average", {"texts": []}, "at least one text"),
+        ("average", {"texts": [A, []]}, "texts.1.list[float]: List should have at least 1"),
+        ("average", {"texts": [A, B], "weights": []}, "expected 2 finite weights"),
         ("average", {"texts": [A, B], "weights": [1]}, "expected 2 finite weights"),
         ("sample", {"n": 0}, "n: Input should be greater"),
         ("define", {"word": "owl=owl"}, "owl"),
         ("define", {"word": " "}, "empty"),
+        ("define", {"word": []}, "word: Input should be a valid string"),
+        ("lookup", {"text": []}, "text: Input should be a valid string"),
     ],
 )
 def test_wrong_requests(client, path, body, expected):
@@ -280,8 +291,14 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner),
     max_leaves=8,
 )
-FIELDS = ("z", "texts", "a", "b", "c", "start", "dim", "steps", "n", "seed", "weights", "stream")
-PATHS = ("embeddings", "decode", "reconstruct", "interpolate", "traverse", "average", "sample")
+FIELDS = (
+    *("z", "texts", "a", "b", "c", "start", "dim", "steps", "n", "seed", "weights", "stream"),
+    *("word", "text", "k"),
+)
+PATHS = (
+    *("embeddings", "decode", "reconstruct", "interpolate", "traverse", "arithmetic", "average"),
+    *("sample", "define", "lookup"),
+)
 
 
 @settings(

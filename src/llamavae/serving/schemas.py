@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
-Code = list[FiniteFloat]
+Code = Annotated[list[FiniteFloat], Field(min_length=1)]
 Place = str | Code
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Count = Annotated[int, Field(ge=1)]
