@@ -235,6 +235,6 @@ def test_an_unknown_sentence(client):
 
 
 def test_coordinates_of_a_busy_service(make):
-    client = make(waiting=1, batch=4)
+    client = make(texts=1, waiting=1, batch=4)
     text = client.post("/explore/coordinates", json={"place": 0}).text
     assert "too many texts are waiting" in text

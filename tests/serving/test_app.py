@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -226,12 +229,35 @@ def test_limits(make):
     assert client.post("/v1/reconstruct", content=parts).status_code == 413
 
 
-def test_too_many_waiting_texts(make):
-    client = make(waiting=1)
-    response = client.post("/v1/reconstruct", json={"texts": [A, B]})
+def test_too_many_waiting_texts(make, vae, monkeypatch):
+    client, free, draw = make(texts=2, waiting=2, batch=1), Event(), vae.sample_codes
+
+    def drawn(*args: Any) -> torch.Tensor:
+        assert free.wait(60)
+        return draw(*args)
+
+    monkeypatch.setattr(vae, "sample_codes", drawn)
+    body = {"texts": [A, B]}
+    with ThreadPoolExecutor(2) as pool:
+        try:
+            sample = pool.submit(client.post, "/v1/sample", json={})
+            _until_waiting(client, 1)
+            first = pool.submit(client.post, "/v1/reconstruct", json=body)
+            _until_waiting(client, 2)  # the other text is in the batch
+            response = client.post("/v1/reconstruct", json=body)
+        finally:
+            free.set()
     assert response.status_code == 429
     assert response.headers["Retry-After"] == "1"
-    assert client.post("/v1/reconstruct", json={"texts": A}).status_code == 200
+    assert sample.result().status_code == first.result().status_code == 200
+    assert client.post("/v1/reconstruct", json=body).status_code == 200
+
+
+def _until_waiting(client: TestClient, count: int) -> None:
+    end = time.monotonic() + 30
+    while client.get("/health").json()["waiting"] != count:
+        assert time.monotonic() < end
+        time.sleep(0.01)
 
 
 def test_a_request_that_takes_too_long(make):
@@ -341,6 +367,12 @@ def test_a_model_needs_an_encoder():
 def test_limits_are_positive():
     with pytest.raises(UserError, match="expected waiting above 0; got 0"):
         Limits(waiting=0)
+
+
+def test_the_largest_request_may_wait():
+    assert Limits(texts=8, waiting=8).texts == 8
+    with pytest.raises(UserError, match="9 texts .* only 8 may wait"):
+        Limits(texts=9, waiting=8)
 
 
 def test_without_a_key_requests_must_name_this_machine(vae):
