@@ -285,6 +285,9 @@ def test_what_is_not_json(client):
         response = client.post("/v1/decode", content=content, headers=json_type)
         assert response.status_code == 400, content[:10]
         assert message(response)
+    response = client.post("/v1/decode", content=b'{"z": [0.5,}', headers=json_type)
+    assert message(response) == "body: invalid JSON at character 11"
+    assert response.json()["error"]["param"] is None
 
 
 def test_paths_and_methods_that_do_not_exist(client):

@@ -309,6 +309,8 @@ async def _invalid(request: Request, error: Exception) -> Response:
     first = next((one for one in errors if not one["type"].endswith("_type")), errors[0])
     if tuple(first["loc"]) == ("body",) and "json" not in request.headers.get("content-type", ""):
         return _error(415, "expected JSON, with the header Content-Type: application/json")
+    if first["type"] == "json_invalid":
+        return _error(400, f"body: invalid JSON at character {first['loc'][-1]}")
     place = ".".join(str(part) for part in first["loc"] if part != "body")[:100]
     return _error(400, f"{place or 'body'}: {first['msg'][:200]}", param=place or None)
 
