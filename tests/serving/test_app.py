@@ -145,6 +145,37 @@ def test_streamed_texts_are_the_same(client, vae):
     assert found == [{"index": i, "text": text} for i, text in enumerate(vae.interpolate(A, B, 5))]
 
 
+@pytest.mark.parametrize(
+    ("cause", "limits", "kind", "expected"),
+    [
+        (KeyError("secret"), {}, "server_error", "internal error"),
+        (UserError("too large"), {}, "invalid_request_error", "too large"),
+        (None, {"seconds": 3}, "timeout_error", "longer than 3 seconds"),
+    ],
+)
+def test_a_stream_ends_with_its_error(make, monkeypatch, caplog, cause, limits, kind, expected):
+    client = make(**limits)
+
+    def decode(*_: Any) -> list[asyncio.Future[str]]:
+        first, second = (asyncio.get_running_loop().create_future() for _ in range(2))
+        first.set_result("a dog")
+        if cause is not None:  # otherwise it never ends
+            second.set_exception(cause)
+        return [first, second]
+
+    monkeypatch.setattr(client.app.state.engine, "decode", decode)
+    response = client.post("/v1/reconstruct", json={"texts": [A, B], "stream": True})
+    assert response.status_code == 200
+    first, last, rest = response.text.split("\n\n")
+    assert json.loads(first.removeprefix("data: ")) == {"index": 0, "text": "a dog"}
+    error = json.loads(last.removeprefix("data: "))["error"]
+    assert error["type"] == kind
+    assert expected in error["message"]
+    assert rest == ""
+    assert "secret" not in response.text
+    assert ("secret" in caplog.text) == isinstance(cause, KeyError)
+
+
 def test_requests_at_once_get_their_own_texts(vae):
     import httpx2
 
