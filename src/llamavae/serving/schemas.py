@@ -43,7 +43,7 @@ class Generated(_Request):
     seed: Seed | None = None
     """Makes samples reproducible."""
     stream: bool = False
-    """Send each text as a server-sent event as soon as it is decoded."""
+    """Send each text as a server-sent event, in order, once it and those before it are decoded."""
 
 
 class DecodeRequest(Generated):
