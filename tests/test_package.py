@@ -8,8 +8,10 @@ import re
 import subprocess
 import sys
 from graphlib import TopologicalSorter
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from importlib import metadata
 from pathlib import Path
+from threading import Thread
 
 import grimp
 import pytest
@@ -90,15 +92,58 @@ def test_no_module_imports_itself_through_others() -> None:
     sorter.prepare()  # raises CycleError with the modules of a circle
 
 
+ROOT = Path(__file__).parents[1]
+
+
+def dockerfile() -> list[tuple[str, str]]:
+    return re.findall(r"^([A-Z]+) (.+)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+
+
 def test_the_dockerfile_copies_what_there_is_and_starts_the_service() -> None:
-    root = Path(__file__).parents[1]
-    text = (root / "Dockerfile").read_text()
-    steps = [(name, rest) for name, rest in re.findall(r"^([A-Z]+) (.+)$", text, re.MULTILINE)]
+    steps = dockerfile()
     copied = [path for name, rest in steps if name == "COPY" for path in rest.split()[:-1]]
     assert copied
-    assert all((root / path).exists() for path in copied)
+    assert all((ROOT / path).exists() for path in copied)
     given = dict(steps)
     command = json.loads(given["ENTRYPOINT"]) + json.loads(given["CMD"])
     assert command[0] == "llamavae"
     result = CliRunner().invoke(app, [*command[1:], "--port", "0"], env={"LLAMAVAE_API_KEY": ""})
     assert "--api-key" in result.output  # the only thing that is missing
+
+
+def test_the_volume_of_the_image_belongs_to_its_user() -> None:
+    steps = dockerfile()
+    given = dict(steps)
+    user, volume = given["USER"], given["VOLUME"]
+    before = [rest for name, rest in steps[: steps.index(("USER", user))] if name == "RUN"]
+    [made] = [i for i, rest in enumerate(before) if f"mkdir -p {volume}" in rest]
+    assert f"chown -R {user}: {Path(volume).parent}" in before[made]
+
+
+@pytest.mark.parametrize(("status", "healthy"), [(200, True), (503, False)])
+def test_the_health_check_of_the_image_asks_the_service(status: int, healthy: bool) -> None:
+    asked = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_response(status)
+            self.end_headers()
+
+    given = dict(dockerfile())
+    check, port = given["HEALTHCHECK"].partition("CMD ")[2], f":{given['EXPOSE']}/"
+    assert port in check
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = Thread(target=server.handle_request)
+        thread.start()
+        _, *options = json.loads(check.replace(port, f":{server.server_port}/"))
+        done = subprocess.run([sys.executable, *options], capture_output=True, check=False)
+        thread.join(30)
+    assert (done.returncode == 0, asked) == (healthy, ["/health"])
+
+
+def test_the_image_has_no_outputs_of_a_checkout() -> None:
+    ignored = (ROOT / ".dockerignore").read_text().split()
+    assert {".git", ".venv", "runs"} <= set(ignored)
+    copied = [path for name, rest in dockerfile() if name == "COPY" for path in rest.split()[:-1]]
+    assert not set(copied) & set(ignored)

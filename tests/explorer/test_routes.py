@@ -207,6 +207,8 @@ def test_without_a_model_of_definitions(make):
         ("texts", {"places": [{"projection": "umap", "x": 0, "y": 0}]}, "unknown projection"),
         ("texts", {"places": [{"projection": "pca", "x": 1e999, "y": 0}]}, ""),
         ("texts", {"places": [0], "more": 1}, "Extra inputs"),
+        ("texts", {"places": [[]]}, "List should have at least 1 item"),
+        ("combine", {"places": [[], 0], "weights": [1, 1]}, "List should have at least 1 item"),
         ("neighbours", {"place": 0, "k": 9}, "at most 8 neighbours"),
         ("path", {"a": 0, "b": 1, "steps": 2}, "greater than or equal to 3"),
         ("path", {"a": 0, "b": 1, "steps": 9}, "at most 8 steps"),
@@ -233,6 +235,6 @@ def test_an_unknown_sentence(client):
 
 
 def test_coordinates_of_a_busy_service(make):
-    client = make(waiting=1, batch=4)
+    client = make(texts=1, waiting=1, batch=4)
     text = client.post("/explore/coordinates", json={"place": 0}).text
     assert "too many texts are waiting" in text

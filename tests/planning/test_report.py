@@ -121,15 +121,22 @@ def test_a_checkpoint_to_resume_from_has_the_optimiser(paper: Recipe) -> None:
 
 
 def test_quantisation(paper: Recipe) -> None:
-    def weights(kind: str | None) -> float:
-        found: Plan = plan(_changed(paper, {"decoder.quantization": kind}), device="rtx-4090")
+    def weights(kind: str | None, device: str = "rtx-4090") -> float:
+        found: Plan = plan(
+            _changed(paper, {"decoder.quantization": kind}), device=device, memory="24GB"
+        )
         return found.step.held["weights"]
 
     linear = 32 * (4 * 4096**2 + 3 * 4096 * 11008)
     assert weights(None) - weights("8bit") == pytest.approx(linear)
     assert weights(None) - weights("4bit") == pytest.approx(linear * (2 - 0.5 - 4 / 64))
-    with pytest.raises(UserError, match="requires a GPU"):
-        plan(_changed(paper, {"decoder.quantization": "4bit"}), device="cpu")
+    assert weights("4bit", "cpu") == weights("4bit")
+
+
+def test_quantisation_is_a_change_on_a_cpu(paper: Recipe) -> None:
+    found = plan(paper, device="cpu", memory="24GB")
+    kinds = {change.settings.get("decoder.quantization") for change in found.changes}
+    assert "4bit" in kinds
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -142,6 +145,37 @@ def test_streamed_texts_are_the_same(client, vae):
     assert found == [{"index": i, "text": text} for i, text in enumerate(vae.interpolate(A, B, 5))]
 
 
+@pytest.mark.parametrize(
+    ("cause", "limits", "kind", "expected"),
+    [
+        (KeyError("secret"), {}, "server_error", "internal error"),
+        (UserError("too large"), {}, "invalid_request_error", "too large"),
+        (None, {"seconds": 3}, "timeout_error", "longer than 3 seconds"),
+    ],
+)
+def test_a_stream_ends_with_its_error(make, monkeypatch, caplog, cause, limits, kind, expected):
+    client = make(**limits)
+
+    def decode(*_: Any) -> list[asyncio.Future[str]]:
+        first, second = (asyncio.get_running_loop().create_future() for _ in range(2))
+        first.set_result("a dog")
+        if cause is not None:  # otherwise it never ends
+            second.set_exception(cause)
+        return [first, second]
+
+    monkeypatch.setattr(client.app.state.engine, "decode", decode)
+    response = client.post("/v1/reconstruct", json={"texts": [A, B], "stream": True})
+    assert response.status_code == 200
+    first, last, rest = response.text.split("\n\n")
+    assert json.loads(first.removeprefix("data: ")) == {"index": 0, "text": "a dog"}
+    error = json.loads(last.removeprefix("data: "))["error"]
+    assert error["type"] == kind
+    assert expected in error["message"]
+    assert rest == ""
+    assert "secret" not in response.text
+    assert ("secret" in caplog.text) == isinstance(cause, KeyError)
+
+
 def test_requests_at_once_get_their_own_texts(vae):
     import httpx2
 
@@ -176,18 +210,29 @@ def test_requests_at_once_get_their_own_texts(vae):
         ("decode", {"z": []}, "expected at least one code"),
         ("decode", {"z": [[0.0] * tiny.LATENT, [0.0]]}, "expected latent codes of shape"),
         ("decode", {"z": [1e39] * tiny.LATENT}, "finite"),
+        ("decode", {"z": [[]]}, "z.list[list[float]].0: List should have at least 1 item"),
+        ("decode", {"z": [[0.0] * tiny.LATENT, []]}, "List should have at least 1 item"),
         ("decode", {}, "z: Field required"),
+        ("reconstruct", {"texts": []}, "at least one text"),
         ("reconstruct", {"texts": A, "temprature": 1}, "temprature: Extra inputs"),
         ("reconstruct", {"texts": A, "temperature": -1}, "temperature"),
         ("reconstruct", {"texts": A, "max_new_tokens": 99}, "max_new_tokens of at most 16"),
         ("interpolate", {"a": A, "b": B, "steps": 1}, "steps"),
         ("interpolate", {"a": A, "b": [0.0]}, "expected latent codes of shape"),
+        ("interpolate", {"a": A, "b": []}, "b.list[float]: List should have at least 1 item"),
         ("traverse", {"start": A, "dim": 99}, "dim must be from 0 to"),
+        ("traverse", {"start": [], "dim": 3}, "start.list[float]: List should have at least 1"),
+        ("arithmetic", {"a": [], "b": A, "c": B}, "a.list[float]: List should have at least 1"),
+        ("arithmetic", {"a": A, "b": B, "c": []}, "c.list[float]: List should have at least 1"),
         ("average", {"texts": []}, "at least one text"),
+        ("average", {"texts": [A, []]}, "texts.1.list[float]: List should have at least 1"),
+        ("average", {"texts": [A, B], "weights": []}, "expected 2 finite weights"),
         ("average", {"texts": [A, B], "weights": [1]}, "expected 2 finite weights"),
         ("sample", {"n": 0}, "n: Input should be greater"),
         ("define", {"word": "owl=owl"}, "owl"),
         ("define", {"word": " "}, "empty"),
+        ("define", {"word": []}, "word: Input should be a valid string"),
+        ("lookup", {"text": []}, "text: Input should be a valid string"),
     ],
 )
 def test_wrong_requests(client, path, body, expected):
@@ -215,12 +260,35 @@ def test_limits(make):
     assert client.post("/v1/reconstruct", content=parts).status_code == 413
 
 
-def test_too_many_waiting_texts(make):
-    client = make(waiting=1)
-    response = client.post("/v1/reconstruct", json={"texts": [A, B]})
+def test_too_many_waiting_texts(make, vae, monkeypatch):
+    client, free, draw = make(texts=2, waiting=2, batch=1), Event(), vae.sample_codes
+
+    def drawn(*args: Any) -> torch.Tensor:
+        assert free.wait(60)
+        return draw(*args)
+
+    monkeypatch.setattr(vae, "sample_codes", drawn)
+    body = {"texts": [A, B]}
+    with ThreadPoolExecutor(2) as pool:
+        try:
+            sample = pool.submit(client.post, "/v1/sample", json={})
+            _until_waiting(client, 1)
+            first = pool.submit(client.post, "/v1/reconstruct", json=body)
+            _until_waiting(client, 2)  # the other text is in the batch
+            response = client.post("/v1/reconstruct", json=body)
+        finally:
+            free.set()
     assert response.status_code == 429
     assert response.headers["Retry-After"] == "1"
-    assert client.post("/v1/reconstruct", json={"texts": A}).status_code == 200
+    assert sample.result().status_code == first.result().status_code == 200
+    assert client.post("/v1/reconstruct", json=body).status_code == 200
+
+
+def _until_waiting(client: TestClient, count: int) -> None:
+    end = time.monotonic() + 30
+    while client.get("/health").json()["waiting"] != count:
+        assert time.monotonic() < end
+        time.sleep(0.01)
 
 
 def test_a_request_that_takes_too_long(make):
@@ -248,6 +316,9 @@ def test_what_is_not_json(client):
         response = client.post("/v1/decode", content=content, headers=json_type)
         assert response.status_code == 400, content[:10]
         assert message(response)
+    response = client.post("/v1/decode", content=b'{"z": [0.5,}', headers=json_type)
+    assert message(response) == "body: invalid JSON at character 11"
+    assert response.json()["error"]["param"] is None
 
 
 def test_paths_and_methods_that_do_not_exist(client):
@@ -280,8 +351,14 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner),
     max_leaves=8,
 )
-FIELDS = ("z", "texts", "a", "b", "c", "start", "dim", "steps", "n", "seed", "weights", "stream")
-PATHS = ("embeddings", "decode", "reconstruct", "interpolate", "traverse", "average", "sample")
+FIELDS = (
+    *("z", "texts", "a", "b", "c", "start", "dim", "steps", "n", "seed", "weights", "stream"),
+    *("word", "text", "k"),
+)
+PATHS = (
+    *("embeddings", "decode", "reconstruct", "interpolate", "traverse", "arithmetic", "average"),
+    *("sample", "define", "lookup"),
+)
 
 
 @settings(
@@ -324,6 +401,12 @@ def test_a_model_needs_an_encoder():
 def test_limits_are_positive():
     with pytest.raises(UserError, match="expected waiting above 0; got 0"):
         Limits(waiting=0)
+
+
+def test_the_largest_request_may_wait():
+    assert Limits(texts=8, waiting=8).texts == 8
+    with pytest.raises(UserError, match="9 texts .* only 8 may wait"):
+        Limits(texts=9, waiting=8)
 
 
 def test_without_a_key_requests_must_name_this_machine(vae):

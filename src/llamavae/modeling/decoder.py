@@ -47,8 +47,8 @@ from llamavae.pretrained.loading import (
 )
 
 LEAST_TEMPERATURE = 1e-6
-MOST_BEAMS = 1000  # each has a cache of keys and values of its own
 """Lower limit of the temperature: logits that are divided by less can exceed float32."""
+MOST_BEAMS = 1000  # each has a cache of keys and values of its own
 _ADVICE = "Use a smaller batch_size, or fewer return sequences, beams or new tokens"
 
 

@@ -167,8 +167,6 @@ def plan(
         return setup_of(changed, devices=devices, tokens=tokens, cpu=cpu)
 
     setup = of(recipe)
-    if cpu and setup.quantisation:
-        raise UserError("decoder.quantization requires a GPU. Choose another --device")
     step = simulate(setup)
     needed = _needed(step)
     fits = None if available is None else needed <= available
@@ -274,7 +272,7 @@ def _settings(recipe: Recipe, setup: Setup, cpu: bool, shorten: bool) -> Iterato
         yield half
     if d.decoder_dtype == "float32" and d.decoder_training != "full" and not d.quantisation:
         yield {"decoder.dtype": "bfloat16", **({} if d.decoder_training == "frozen" else half)}
-    if not cpu and d.decoder_training != "full" and d.decoder.type != "llamavae_lstm":
+    if d.decoder_training != "full" and d.decoder.type != "llamavae_lstm":
         for kind in ("8bit", "4bit"):
             if d.quantisation not in ("4bit", kind):
                 yield {"decoder.quantization": kind, **half}

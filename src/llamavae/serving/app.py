@@ -300,11 +300,17 @@ async def _user_error(_: Request, error: Exception) -> Response:
 
 
 async def _invalid(request: Request, error: Exception) -> Response:
-    """The first invalid field, without its value, which can be long."""
+    """The first invalid field, without its value, which can be long.
+
+    A field that may be a text or a code has an error for each; one of its type says less.
+    """
     assert isinstance(error, RequestValidationError)
-    first = error.errors()[0]
+    errors = error.errors()
+    first = next((one for one in errors if not one["type"].endswith("_type")), errors[0])
     if tuple(first["loc"]) == ("body",) and "json" not in request.headers.get("content-type", ""):
         return _error(415, "expected JSON, with the header Content-Type: application/json")
+    if first["type"] == "json_invalid":
+        return _error(400, f"body: invalid JSON at character {first['loc'][-1]}")
     place = ".".join(str(part) for part in first["loc"] if part != "body")[:100]
     return _error(400, f"{place or 'body'}: {first['msg'][:200]}", param=place or None)
 

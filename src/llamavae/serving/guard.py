@@ -8,6 +8,7 @@ import json
 import logging
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from fastapi import HTTPException
@@ -19,6 +20,9 @@ from llamavae.serving.metrics import Metrics
 from llamavae.serving.schemas import error_body
 
 logger = logging.getLogger("llamavae.serving")
+
+_STREAM = b"text/event-stream; charset=utf-8"
+_LAST = 1.0  # seconds for the last event of a stream that has failed
 
 
 class Guard:
@@ -49,13 +53,26 @@ class Guard:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        start, status = time.perf_counter(), 0
+        start, status, streams = time.perf_counter(), 0, False
 
         async def observed(message: Message) -> None:
-            nonlocal status
+            nonlocal status, streams
             if message["type"] == "http.response.start":
                 status = message["status"]
+                streams = (b"content-type", _STREAM) in message["headers"]
+            elif not message.get("more_body", False):
+                streams = False
             await send(message)
+
+        async def end(with_status: int, body: Any) -> None:
+            """Respond with an error, or end a stream of events with it."""
+            if not status:
+                await _respond(with_status, body, scope, receive, observed)
+            elif streams:
+                with suppress(TimeoutError):  # a client that does not read
+                    async with asyncio.timeout(_LAST):
+                        content = f"data: {json.dumps(body)}\n\n".encode()
+                        await observed({"type": "http.response.body", "body": content})
 
         try:
             async with asyncio.timeout(self.limits.seconds):
@@ -63,11 +80,11 @@ class Guard:
         except TimeoutError:
             seconds = f"{self.limits.seconds:g} seconds"
             body = error_body(f"the request took longer than {seconds}", "timeout_error")
-            await self._unless_started(status, 504, body, scope, receive, observed)
+            await end(504, body)
         except Exception:
             logger.exception("error in %s", scope["path"])
             body = error_body("internal error; the log of the server has the cause", "server_error")
-            await self._unless_started(status, 500, body, scope, receive, observed)
+            await end(500, body)
         finally:
             seconds = time.perf_counter() - start
             route = getattr(scope.get("route"), "path", "other")
@@ -112,13 +129,6 @@ class Guard:
             return message
 
         return limited
-
-    @staticmethod
-    async def _unless_started(
-        started: int, status: int, body: Any, scope: Scope, receive: Receive, send: Send
-    ) -> None:
-        if not started:
-            await _respond(status, body, scope, receive, send)
 
 
 async def _respond(status: int, body: Any, scope: Scope, receive: Receive, send: Send) -> None:

@@ -21,7 +21,7 @@ class Limits:
         batch: Maximum number of texts or codes in a forward pass of the model.
 
     Raises:
-        UserError: A limit is not positive.
+        UserError: A limit is not positive, or a request may have more texts than may wait.
     """
 
     texts: int = 256
@@ -35,3 +35,9 @@ class Limits:
         for each in fields(self):
             if not getattr(self, each.name) > 0:
                 raise UserError(f"expected {each.name} above 0; got {getattr(self, each.name)}")
+        if self.texts > self.waiting:
+            raise UserError(
+                f"a request may have {self.texts} texts (--max-texts), but only {self.waiting} may "
+                "wait (--max-waiting), so the largest requests would always be refused. Raise "
+                "--max-waiting or lower --max-texts"
+            )

@@ -103,7 +103,10 @@ async def all_texts(futures: Sequence[asyncio.Future[str]]) -> list[str]:
 
 
 async def events(futures: Sequence[asyncio.Future[str]]) -> AsyncIterator[str]:
-    """Server-sent events of texts; an error ends the stream as an event of its own."""
+    """Server-sent events of texts; an error ends the stream as an event of its own.
+
+    `Guard` sends the event for the time limit and for errors of the service.
+    """
     try:
         for index, future in enumerate(futures):
             yield event({"index": index, "text": await future})

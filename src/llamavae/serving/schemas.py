@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
-Code = list[FiniteFloat]
+Code = Annotated[list[FiniteFloat], Field(min_length=1)]
 Place = str | Code
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Count = Annotated[int, Field(ge=1)]
@@ -43,7 +43,7 @@ class Generated(_Request):
     seed: Seed | None = None
     """Makes samples reproducible."""
     stream: bool = False
-    """Send each text as a server-sent event as soon as it is decoded."""
+    """Send each text as a server-sent event, in order, once it and those before it are decoded."""
 
 
 class DecodeRequest(Generated):
