@@ -2,7 +2,7 @@
 
     python -m results.lower_case PREDICTIONS OUTPUT
 
-The texts stay as they are.
+The texts are not changed.
 """
 
 from __future__ import annotations
