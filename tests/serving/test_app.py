@@ -405,7 +405,7 @@ def test_limits_are_positive():
 
 def test_the_largest_request_may_wait():
     assert Limits(texts=8, waiting=8).texts == 8
-    with pytest.raises(UserError, match="9 texts .* only 8 may wait"):
+    with pytest.raises(UserError, match=r"9 texts .* only 8 may wait"):
         Limits(texts=9, waiting=8)
 
 
