@@ -18,7 +18,7 @@ while time.process_time() < 0.3:
 """
     found = startup.run(Settings(threads=1), ["-c", code])
     assert found["wall"] > 0.75
-    assert 0.3 <= found["cpu"] < found["wall"] - 0.4
+    assert 0.29 <= found["cpu"] < found["wall"] - 0.4  # clocks round
 
 
 def test_seconds_are_compared_with_limits(monkeypatch: pytest.MonkeyPatch) -> None:
