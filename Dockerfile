@@ -1,6 +1,6 @@
 # Serve a model over HTTP, see docs/how-to/serve.md:
 #   docker build -t llamavae . && docker run -e LLAMAVAE_API_KEY=KEY -p 8000:8000 llamavae --model mini
-# NOT BUILT YET: there was no container engine at hand. The commands below have been run without one.
+# NOT BUILT YET: there was no container engine at hand. pip install and the service were run without one.
 FROM python:3.11-slim
 WORKDIR /opt/llamavae
 COPY pyproject.toml constraints.txt README.md LICENSE ./

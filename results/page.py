@@ -167,10 +167,12 @@ def _table_lines(table: Table) -> Iterable[str]:
     yield f"**Claim.** {table.claim.strip()}\n"
     yield f"**Verdict.** {table.verdict.strip() or 'Not tested yet.'}\n"
     yield f"{table.about.strip()}\n"
+    measured: set[str] = set()
     for view in table.views:
         cells = {
             row.system: [cell_text(row, view, one) for one in view.columns] for row in table.rows
         }
+        measured |= {system for system, texts in cells.items() if any(texts)}
         rows = [
             [row.system, *cells[row.system], f"[{row.experiment}]({row.experiment}.jsonl)"]
             for row in table.rows
@@ -180,7 +182,6 @@ def _table_lines(table: Table) -> Iterable[str]:
             head = ["system", *(column.title for column in view.columns), "results"]
             yield f"{view.about.strip()}\n"
             yield markdown_table(head, rows) + "\n"
-    measured = {row.system for row in table.rows if row.experiment and read_results(row.experiment)}
     for name, about in table.plots.items() if measured else ():
         yield f"{about.strip()}\n"
         yield f"![{about.strip()}]({name}.svg)\n"

@@ -108,3 +108,14 @@ def test_the_group_of_a_column_comes_first(measured):
     row = Row(system="mine", experiment=measured, group="nothing")
     column = COLUMN.model_copy(update={"group": "new"})
     assert page.cell(row, VIEW, column) == LINES[1]
+
+
+def test_a_row_that_is_newer_than_its_results_is_not_measured(measured):
+    rows = [
+        Row(system="old", experiment=measured),
+        Row(system="new", experiment=measured, group="x"),
+    ]
+    table = page.Table(title="T", claim="C", about="A", views=[VIEW], rows=rows)
+    text = "\n".join(page._table_lines(table))
+    assert "| old | 12.3 |" in text
+    assert "Not measured:\n\n- new: for lack of processor time" in text

@@ -644,10 +644,13 @@ class LlaMaVAE(SentenceVAE):
 
     @torch.no_grad()
     def steering(self, z: Tensor) -> Steering:
-        """The inputs of the decoder that depend on z, to generate from.
+        """The inputs of the decoder that depend on z, without gradients, to generate from.
 
         Args:
             z: Latent codes (B, D), or one code (D,).
+
+        Returns:
+            Steering for B rows; see `Steering` for the shapes.
 
         Raises:
             UserError: The codes are not finite, or too large for the decoder.
