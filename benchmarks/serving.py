@@ -1,6 +1,6 @@
 """Load test of `llamavae serve`: latency, throughput, memory, and whether every text is right.
 
-    python -m benchmarks.serving --model mini --clients 64 --seconds 60
+    python -m benchmarks.serving --model mini --workers 2 --clients 64 --seconds 60
 
 Each client reconstructs one random sentence after the other. Every answer is compared with the text
 of the same sentence reconstructed alone. The reference for the throughput is one call of
@@ -26,6 +26,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import httpx2
 import numpy as np
 import psutil
@@ -46,7 +47,7 @@ class Load:
         statuses: Number of answers by status.
         wrong: Number of texts that differ from those of the sentence alone.
         memory: Resident memory of the service in MiB, about once a second.
-        processor: Seconds of processor time by process: `http`, `model` and `clients`.
+        processor: Seconds of processor time by kind of process: `http`, `models` and `clients`.
         batches: Numbers of batches and of the texts in them.
     """
 
@@ -58,11 +59,12 @@ class Load:
     batches: Counter[str] = field(default_factory=Counter)
 
 
-def start(model: str, log: Path) -> tuple[subprocess.Popen[bytes], str]:
+def start(model: str, workers: int, log: Path) -> tuple[subprocess.Popen[bytes], str]:
     """The service as a process whose log goes to a file, and its URL."""
     command = [sys.executable, "-m", "llamavae", "serve", "--model", model, "--port", "0"]
+    command += ["--workers", str(workers), "--definitions", "none"]
     with log.open("wb") as file:
-        process = subprocess.Popen([*command, "--definitions", "none"], stderr=file)
+        process = subprocess.Popen(command, stderr=file)
     while process.poll() is None:
         if found := re.search(r"http://\S+", log.read_text(encoding="utf-8")):
             return process, found[0]
@@ -86,16 +88,17 @@ async def run_load(
     sentences = list(expected)
     end = time.monotonic() + seconds
 
-    async def client(number: int, session: httpx2.AsyncClient) -> None:
+    async def client(number: int, session: aiohttp.ClientSession) -> None:
         choice = random.Random(number)
         while time.monotonic() < end:
             sentence = choice.choice(sentences)
             begin = time.perf_counter()
-            answer = await session.post("/v1/reconstruct", json={"texts": sentence})
+            async with session.post("/v1/reconstruct", json={"texts": sentence}) as answer:
+                found = await answer.json()
             load.seconds.append(time.perf_counter() - begin)
-            load.statuses[answer.status_code] += 1
-            if answer.status_code == 200:
-                load.wrong += answer.json()["texts"][0]["text"] != expected[sentence]
+            load.statuses[answer.status] += 1
+            if answer.status == 200:
+                load.wrong += found["texts"][0]["text"] != expected[sentence]
             else:
                 await asyncio.sleep(_RETRY)
 
@@ -104,45 +107,53 @@ async def run_load(
             load.memory.append(_resident(pid))
             await asyncio.sleep(1)
 
-    limits = httpx2.Limits(max_connections=clients)
-    async with httpx2.AsyncClient(base_url=url, timeout=120, limits=limits) as session:
+    connector = aiohttp.TCPConnector(limit=clients)
+    timeout = aiohttp.ClientTimeout(120)
+    async with aiohttp.ClientSession(url, connector=connector, timeout=timeout) as session:
         before, batches = _processor(pid), await _batches(session)
         await asyncio.gather(watch(), *(client(n, session) for n in range(clients)))
         load.processor.update({k: v - before[k] for k, v in _processor(pid).items()})
         load.batches.update({k: int(v - batches[k]) for k, v in (await _batches(session)).items()})
 
 
-async def _batches(session: httpx2.AsyncClient) -> dict[str, float]:
-    text = (await session.get("/metrics")).text
+async def _batches(session: aiohttp.ClientSession) -> dict[str, float]:
+    async with session.get("/metrics") as answer:
+        text = await answer.text()
     found = re.findall(r"^llamavae_batch_items_(count|sum) (\S+)", text, re.MULTILINE)
     return {name: float(value) for name, value in found}
 
 
-def _processes(pid: int) -> dict[str, psutil.Process]:
+def _processes(pid: int) -> dict[str, list[psutil.Process]]:
     service = psutil.Process(pid)
     models = [c for c in service.children() if "resource_tracker" not in " ".join(c.cmdline())]
-    return {"http": service, "model": models[0]}
+    return {"http": [service], "models": models}
 
 
 def _resident(pid: int) -> float:
-    return sum(each.memory_info().rss for each in _processes(pid).values()) / 2**20
+    found = _processes(pid).values()
+    return sum(each.memory_info().rss for kind in found for each in kind) / 2**20
 
 
 def _processor(pid: int) -> dict[str, float]:
-    found = {name: sum(each.cpu_times()[:2]) for name, each in _processes(pid).items()}
+    found = {
+        name: float(sum(sum(each.cpu_times()[:2]) for each in kind))
+        for name, kind in _processes(pid).items()
+    }
     return found | {"clients": time.process_time()}
 
 
-def measure(model: str, clients: int, seconds: float, texts: int, rounds: int) -> dict[str, Any]:
+def measure(
+    model: str, workers: int, clients: int, seconds: float, texts: int, rounds: int
+) -> dict[str, Any]:
     """Run the load test; the results as JSON values."""
     vae = LlaMaVAE.from_pretrained(model)
     sentences = list(load_corpus("factors", "test", limit=texts, seed=0)["text"])
     expected = {sentence: vae.reconstruct(sentence)[0] for sentence in sentences}
     load, offline, rates = Load(), [], []
     with tempfile.TemporaryDirectory() as folder:
-        process, url = start(model, Path(folder) / "log")
+        process, url = start(model, workers, Path(folder) / "log")
         try:
-            while httpx2.get(f"{url}/health").status_code != 200:
+            while httpx2.get(f"{url}/health").json()["workers"] < workers:
                 time.sleep(0.1)
             asyncio.run(run_load(Load(), url, expected, clients, 2, process.pid))  # warm-up
             vae.reconstruct(sentences)
@@ -161,6 +172,7 @@ def measure(model: str, clients: int, seconds: float, texts: int, rounds: int) -
     half = len(load.memory) // 2
     alone = len(sentences) / np.array(offline)
     return {
+        "workers": workers,
         "clients": clients,
         "seconds": seconds,
         "statuses": dict(load.statuses),
@@ -185,12 +197,15 @@ def main() -> None:
     """Print the results of the load test."""
     parser = argparse.ArgumentParser(description="Load test of llamavae serve.")
     parser.add_argument("--model", default="mini")
+    parser.add_argument("--workers", type=int, default=2, help="processes with the model")
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--texts", type=int, default=500, help="number of different sentences")
     parser.add_argument("--rounds", type=int, default=4, help="alternations with the reference")
     given = parser.parse_args()
-    found = measure(given.model, given.clients, given.seconds, given.texts, given.rounds)
+    found = measure(
+        given.model, given.workers, given.clients, given.seconds, given.texts, given.rounds
+    )
     print(json.dumps(found, indent=2))
 
 

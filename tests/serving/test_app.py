@@ -379,7 +379,8 @@ def test_no_request_is_an_error_of_the_service(client, path, body):
 
 def test_health_and_metrics(client):
     client.post("/v1/reconstruct", json={"texts": A})
-    assert client.get("/health").json() == {"status": "ok", "model": "tiny", "waiting": 0}
+    found = client.get("/health").json()
+    assert found == {"status": "ok", "model": "tiny", "workers": 1, "waiting": 0}
     found = client.get("/metrics").text
     assert 'llamavae_requests_total{method="POST",path="/v1/reconstruct",status="200"} 1.0' in found
 

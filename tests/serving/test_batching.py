@@ -29,7 +29,7 @@ def make() -> Iterator[Make]:
             async def advance(new: list[tuple[int, Any]], _: list[int]) -> list[tuple[int, Any]]:
                 return await asyncio.get_running_loop().run_in_executor(executor, compute, new)
 
-            return Batcher(advance, size, limit, **options)
+            return Batcher([advance], size, limit, **options)
 
         yield batcher
 
@@ -98,7 +98,7 @@ def test_items_join_and_leave_while_others_are_computed(ahead):
     steps = Steps()
 
     async def main() -> list[list[str]]:
-        batcher: Batcher[int, str] = Batcher(steps, 3, 100, ahead=ahead)
+        batcher: Batcher[int, str] = Batcher([steps], 3, 100, ahead=ahead)
         return await asyncio.gather(*(batcher([n]) for n in (5, 1, 2, 4, 1)))
 
     assert run(main()) == [[f"text {n}"] for n in range(5)]
@@ -108,11 +108,53 @@ def test_items_join_and_leave_while_others_are_computed(ahead):
     assert len([call for call in steps.calls if call]) <= 5 + ahead
 
 
+def test_two_copies_of_the_model_share_the_items():
+    copies = [Steps(0.01), Steps(0.01)]
+
+    async def main() -> list[str]:
+        batcher: Batcher[int, str] = Batcher(copies, 8, 100, ahead=2)
+        early = batcher.submit([100, 100])
+        await asyncio.sleep(0.03)
+        assert [len(copy.left) for copy in copies] == [1, 1]
+        early[0].cancel()  # so the first copy has fewer items than the second one
+        later = batcher.submit([10] * 7)
+        await asyncio.sleep(0.03)
+        assert [len(copy.left) for copy in copies] == [4, 4]
+        early[1].cancel()
+        return [await text for text in later]
+
+    found = run(main())
+    assert len(set(found)) == 7
+    assert not any(copy.left for copy in copies)
+
+
+def test_a_copy_that_is_not_available_takes_no_items():
+    copies = [Steps(), Steps()]
+    available = {0}
+
+    async def main() -> int:
+        batcher: Batcher[int, str] = Batcher(
+            copies, 2, 100, available=lambda index: index in available
+        )
+        await batcher([1, 1, 1])
+        assert not copies[1].calls
+        available.clear()
+        waiting = batcher.submit([1, 1])
+        await asyncio.sleep(0.01)
+        assert not any(one.done() for one in waiting)
+        available.add(1)
+        batcher.wake()
+        await asyncio.gather(*waiting)
+        return sum(map(len, copies[1].calls))
+
+    assert run(main()) == 2
+
+
 def test_items_that_are_cancelled_leave_while_others_are_computed():
     steps = Steps(0.01)
 
     async def main() -> list[str]:
-        batcher: Batcher[int, str] = Batcher(steps, 4, 100, ahead=2)
+        batcher: Batcher[int, str] = Batcher([steps], 4, 100, ahead=2)
         long, cancelled = batcher.submit([20, 1000])
         await asyncio.sleep(0.05)
         cancelled.cancel()
@@ -133,7 +175,7 @@ def test_an_error_of_the_call_fails_what_is_computed_and_nothing_after_it():
         return [(number, item) for number, item in new if item]
 
     async def main() -> list[Any]:
-        batcher: Batcher[int, int] = Batcher(advance, 4, 100)
+        batcher: Batcher[int, int] = Batcher([advance], 4, 100)
         found = await asyncio.gather(batcher([1]), batcher([0]), return_exceptions=True)
         return [*found, await batcher([3])]
 
@@ -154,7 +196,7 @@ def test_an_error_of_one_of_two_calls_leaves_the_items_of_the_other_alone():
         return [(number, item) for number, item in new if item != "long"]
 
     async def main() -> Any:
-        batcher: Batcher[str, str] = Batcher(advance, 4, 100, ahead=2)
+        batcher: Batcher[str, str] = Batcher([advance], 4, 100, ahead=2)
         first = asyncio.ensure_future(batcher(["long"]))  # in the first and in the second call
         await asyncio.sleep(0)
         await asyncio.sleep(0)

@@ -53,6 +53,7 @@ def test_sampled_and_short_texts_beside_greedy_ones(vae):
 
 @pytest.mark.parametrize("injection", ["memory", "soft_prompt"])
 def test_a_code_that_fails_fails_alone(injection):
+    torch.manual_seed(0)  # some weights leave such a code finite
     vae, z = tiny.vae(injection).eval(), codes(3)
     z[1] = 3e38
     found = decode(Decoding(vae), [(i, (code, Generation())) for i, code in enumerate(z)])
@@ -62,7 +63,7 @@ def test_a_code_that_fails_fails_alone(injection):
 
 def test_codes_beside_one_that_fails_are_decoded_together(vae, monkeypatch):
     z = codes(20)
-    z[7] = 3e38
+    z[7] = np.inf
     monkeypatch.setattr(type(vae), "decode", None)  # each by itself would take long
     found = decode(Decoding(vae), [(i, (code, Generation())) for i, code in enumerate(z)])
     assert [i for i, text in found.items() if isinstance(text, Exception)] == [7]

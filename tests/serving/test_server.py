@@ -177,6 +177,20 @@ def test_a_signal_stops_it_after_the_running_requests(server):
     assert not [line for line in log if "Traceback" in line]
 
 
+def test_several_processes_with_the_model(folder):
+    server = Server(folder, "--workers", "2")
+    try:
+        wait_for(lambda: httpx2.get(f"{server.url}/health").json()["workers"] == 2)
+        texts = [A, B] * 20
+        response = httpx2.post(f"{server.url}/v1/reconstruct", json={"texts": texts}, timeout=30)
+        expected = LlaMaVAE.from_pretrained(folder).reconstruct([A, B]) * 20
+        assert [each["text"] for each in response.json()["texts"]] == expected
+    finally:
+        log = server.stop()
+    assert len([line for line in log if '"ready"' in line]) == 2
+    assert not [line for line in log if "Traceback" in line]
+
+
 def test_a_model_that_cannot_be_loaded(tmp_path):
     command = [
         sys.executable,

@@ -17,7 +17,7 @@ from llamavae.errors import UserError
 from llamavae.serving.app import app_of
 from llamavae.serving.batching import Unavailable
 from llamavae.serving.models import Facts, Models
-from llamavae.serving.worker import ProcessWorker, Say, ThreadWorker, fewer_threads
+from llamavae.serving.worker import ProcessWorker, Say, ThreadWorker, threads
 
 A = "a dog runs in a park"
 
@@ -56,7 +56,7 @@ def wait_for(condition: Callable[[], bool]) -> None:
 
 def test_requests_while_the_model_is_being_loaded(vae):
     worker = Late(Models(vae))
-    with TestClient(app_of(worker, name="tiny")) as client:
+    with TestClient(app_of([worker], name="tiny")) as client:
         response = client.get("/health")
         assert response.status_code == 503
         assert response.json()["stage"] == "reading the weights"
@@ -73,7 +73,7 @@ def test_requests_while_the_model_is_being_loaded(vae):
 
 def test_a_model_that_cannot_be_loaded_stops_the_service(vae):
     worker = Late(Models(vae), UserError("there is no such model"))
-    app = app_of(worker, name="tiny")
+    app = app_of([worker], name="tiny")
     stopped: list[bool] = []
     app.state.engine.stop = lambda: stopped.append(True)
     with TestClient(app):
@@ -85,7 +85,7 @@ def test_a_model_that_cannot_be_loaded_stops_the_service(vae):
 def test_a_process_that_dies_is_started_again(vae):
     worker = Late(Models(vae))
     worker.release = True
-    with TestClient(app_of(worker, name="tiny")) as client:
+    with TestClient(app_of([worker], name="tiny")) as client:
         wait_for(lambda: client.get("/health").status_code == 200)
         worker.dies = True
         response = client.post("/v1/reconstruct", json={"texts": [A, A]})
@@ -96,10 +96,32 @@ def test_a_process_that_dies_is_started_again(vae):
     assert worker.starts == 2
 
 
+def test_other_workers_answer_while_one_is_started_again(vae):
+    workers = [Late(Models(vae)), Late(Models(vae))]
+    with TestClient(app_of(workers, name="tiny")) as client:
+        workers[1].release = True  # one of them is enough
+        wait_for(lambda: client.get("/health").status_code == 200)
+        assert client.get("/health").json()["workers"] == 1
+        workers[0].release = True
+        wait_for(lambda: client.get("/health").json()["workers"] == 2)
+        workers[0].dies, workers[0].release = True, False
+        texts = [A] * 8
+        statuses = [
+            client.post("/v1/reconstruct", json={"texts": texts}).status_code for _ in range(5)
+        ]
+        assert statuses == [503, 200, 200, 200, 200]
+        assert client.get("/health").json()["workers"] == 1
+        workers[0].release = True
+        wait_for(lambda: client.get("/health").json()["workers"] == 2)
+        [first, *_] = client.post("/v1/reconstruct", json={"texts": texts}).json()["texts"]
+        assert first["text"] == vae.reconstruct(A)[0]
+    assert [worker.starts for worker in workers] == [2, 1]
+
+
 def test_a_process_that_dies_ends_a_stream_with_an_error(vae):
     worker = Late(Models(vae))
     worker.release = True
-    with TestClient(app_of(worker, name="tiny")) as client:
+    with TestClient(app_of([worker], name="tiny")) as client:
         wait_for(lambda: client.get("/health").status_code == 200)
         worker.dies = True
         response = client.post("/v1/reconstruct", json={"texts": [A, A], "stream": True})
@@ -145,11 +167,7 @@ def test_signals_are_blocked_only_while_the_process_starts(monkeypatch):
     assert not {signal.SIGINT, signal.SIGTERM} & signal.pthread_sigmask(signal.SIG_BLOCK, ())
 
 
-def test_a_small_model_has_one_thread_unless_the_user_says_otherwise(vae, monkeypatch):
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    assert fewer_threads(vae) == 1
+def test_processes_share_the_threads_and_a_small_model_has_one(vae, monkeypatch):
+    assert threads(vae, 16, 1) == 1
     monkeypatch.setattr("llamavae.serving.worker._SMALL", 10)
-    assert fewer_threads(vae) is None
-    monkeypatch.undo()
-    monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    assert fewer_threads(vae) is None
+    assert [threads(vae, 16, workers) for workers in (1, 3, 20)] == [16, 5, 1]

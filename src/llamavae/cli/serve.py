@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from contextlib import closing
+from contextlib import ExitStack, closing
 from functools import partial
+from typing import Annotated
+
+import typer
 
 from llamavae.cli.options import ModelOptions
 from llamavae.cli.output import note
@@ -21,6 +24,10 @@ def serve(
     limit: LimitOptions,
     address: AddressOptions,
     definitions: Definitions = None,
+    workers: Annotated[
+        int,
+        typer.Option(min=1, help="Number of processes with the model, which share the requests."),
+    ] = 1,
 ) -> None:
     """Serve a model over HTTP, with embeddings in OpenAI's format."""
     from llamavae.serving.server import listen, run, url
@@ -29,11 +36,14 @@ def serve(
     address.check()
     limits = limit.limits(model.batch_size)
     name = model.source
-    load = partial(load_models, model, definitions)
-    with listen(address.host, address.port) as listener, closing(ProcessWorker(load)) as worker:
-        with needs_serve("serve"):  # while the process loads the model
+    with listen(address.host, address.port) as listener, ExitStack() as stack:
+        running = [
+            stack.enter_context(closing(ProcessWorker(partial(load_models, model, each), workers)))
+            for each in (definitions, *["none"] * (workers - 1))  # the first one has definitions
+        ]
+        with needs_serve("serve"):  # while the processes load the model
             from llamavae.serving.app import app_of
-        app = app_of(worker, name=name, limits=limits, api_key=address.api_key)
+        app = app_of(running, name=name, limits=limits, api_key=address.api_key)
         address.guard(app)
         note(f"{name} is served at {url(listener)} as soon as it is loaded")
         run(app, listener)

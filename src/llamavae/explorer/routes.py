@@ -108,7 +108,7 @@ def explorer_of(
             app.state.space = await worker.run(app.state.space)
 
     app = app_of(
-        worker,
+        [worker],
         name=name,
         limits=limits,
         api_key=api_key,
@@ -193,7 +193,7 @@ async def file(request: Request) -> Response:
 async def progress(request: Request) -> dict[str, Any]:
     """Whether the map is there, and otherwise what the service is doing."""
     engine: Engine = request.app.state.engine
-    return {"ready": engine.facts is not None, "stage": engine.worker.stage}
+    return {"ready": engine.facts is not None, "stage": engine.stage}
 
 
 async def map_(request: Request) -> Response:

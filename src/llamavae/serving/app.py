@@ -67,11 +67,11 @@ def create_app(
         UserError: The model has no sentence encoder.
     """
     worker = ThreadWorker(Models(model, definitions))
-    return app_of(worker, name=name, limits=limits, api_key=api_key)
+    return app_of([worker], name=name, limits=limits, api_key=api_key)
 
 
 def app_of(
-    worker: Worker,
+    workers: Sequence[Worker],
     *,
     name: str,
     limits: Limits | None = None,
@@ -79,18 +79,18 @@ def app_of(
     open_paths: Sequence[str] = (),
     arrange: Arrange | None = None,
 ) -> FastAPI:
-    """The service of the models of a worker; requests are answered once they are loaded.
+    """The service of the models of workers; requests are answered once one of them has loaded.
 
     Args:
-        worker: Runs functions of the models.
+        workers: Run functions of the models. The first one has the model of definitions.
         name: See `create_app`.
         limits: See `create_app`.
         api_key: See `create_app`.
         open_paths: Paths that need no key, besides `/health`.
-        arrange: What else must be done once the models are loaded.
+        arrange: What else must be done once the models of the first worker are loaded.
     """
     metrics, limits = Metrics(), limits or Limits()
-    engine = Engine(worker, limits, metrics.batch, arrange)
+    engine = Engine(workers, limits, metrics.batch, arrange)
     metrics.watch(lambda: engine.waiting)
 
     @asynccontextmanager
@@ -263,12 +263,16 @@ async def lookup(body: s.LookupRequest, request: Request) -> s.Words:
 
 
 async def health(request: Request) -> Response:
-    """Whether the model is loaded, and how much is waiting; status 503 while it is being loaded."""
+    """Whether a worker has loaded the model; status 503 while it is being loaded."""
     engine: Engine = request.app.state.engine
-    found = {"model": request.app.state.name, "waiting": engine.waiting}
+    found = {
+        "model": request.app.state.name,
+        "workers": engine.workers,
+        "waiting": engine.waiting,
+    }
     if engine.facts is not None:
         return JSONResponse({"status": "ok"} | found)
-    return JSONResponse({"status": "loading", "stage": engine.worker.stage} | found, 503)
+    return JSONResponse({"status": "loading", "stage": engine.stage} | found, 503)
 
 
 async def metrics_(request: Request) -> Response:

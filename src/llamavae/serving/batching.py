@@ -2,7 +2,8 @@
 
 A batch starts whenever the model is free, with what has arrived by then, so a single request does
 not wait for others, and many requests share the forward passes of the model. Items join a batch
-that is being computed, and leave it when they are done, between two calls of the model.
+that is being computed, and leave it when they are done, between two calls of the model. Several
+copies of the model share one queue.
 """
 
 from __future__ import annotations
@@ -11,10 +12,13 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from itertools import count
-from typing import Generic, TypeVar
+from typing import Generic, TypeAlias, TypeVar
 
 T = TypeVar("T")
 R = TypeVar("R")
+Advance: TypeAlias = Callable[
+    [list[tuple[int, T]], list[int]], Awaitable[Sequence[tuple[int, R | Exception]]]
+]
 
 
 class Busy(Exception):
@@ -29,33 +33,31 @@ class Batcher(Generic[T, R]):
     """Computes single items of all requests together.
 
     Args:
-        advance: Takes new items, each with a number, and the numbers of items that are not needed
-            any more; computes for a while and returns the results there are, each with its number.
-            A result that is an exception is raised for its item alone.
-        size: Maximum number of items at once.
+        copies: For each copy of the model, a function that takes new items, each with a number, and
+            the numbers of items that are not needed any more; computes for a while and returns the
+            results there are, each with its number. A result that is an exception is raised for its
+            item alone.
+        size: Maximum number of items that a copy computes at once.
         limit: Maximum number of waiting items.
         observe: Called with the number of items of each call with items.
-        ahead: Number of calls that are made before the first has returned, so that what computes
-            does not wait for this process.
+        ahead: Number of calls to a copy that are made before the first has returned, so that what
+            computes does not wait for this process.
+        available: Whether the copy of an index takes new items; call `wake` when one becomes so.
     """
 
     def __init__(
         self,
-        advance: Callable[
-            [list[tuple[int, T]], list[int]], Awaitable[Sequence[tuple[int, R | Exception]]]
-        ],
+        copies: Sequence[Advance[T, R]],
         size: int,
         limit: int,
         observe: Callable[[int], None] = lambda _: None,
         ahead: int = 1,
+        available: Callable[[int], bool] = lambda _: True,
     ) -> None:
-        self._advance, self._observe, self._ahead = advance, observe, ahead
-        self.size, self.limit = size, limit
+        self.size, self.limit, self._available = size, limit, available
         self._numbers = count()
         self._waiting: deque[tuple[T, asyncio.Future[R]]] = deque()
-        self._running: dict[int, asyncio.Future[R]] = {}
-        self._failed: list[int] = []  # numbers that the next call is told
-        self._worker: asyncio.Task[None] | None = None
+        self._copies = [_Copy(advance, self._take, observe, ahead) for advance in copies]
 
     def __len__(self) -> int:
         """Number of waiting items."""
@@ -72,8 +74,7 @@ class Batcher(Generic[T, R]):
         loop = asyncio.get_running_loop()
         futures = [loop.create_future() for _ in items]
         self._waiting.extend(zip(items, futures, strict=True))
-        if self._waiting and (self._worker is None or self._worker.done()):
-            self._worker = loop.create_task(self._work())
+        self.wake()
         return futures
 
     async def __call__(self, items: Sequence[T]) -> list[R]:
@@ -85,36 +86,71 @@ class Batcher(Generic[T, R]):
             for future in futures:
                 future.cancel()
 
-    async def _work(self) -> None:
-        calls: deque[asyncio.Task[None]] = deque()
-        while calls or self._waiting or self._running:
-            while len(calls) < self._ahead and (self._waiting or self._running):
-                gone = self._leave()
-                new = self._take()
-                if self._running:
-                    self._observe(len(self._running))
-                if new or gone or self._running:
-                    call = self._call(new, gone, list(self._running))
-                    calls.append(asyncio.create_task(call))
-            if calls:
-                await calls.popleft()
+    def wake(self) -> None:
+        """Let every copy take items, if any wait."""
+        if self._waiting:
+            for copy in self._copies:
+                copy.wake()
 
-    def _take(self) -> list[tuple[int, T]]:
-        """Let items that wait join."""
+    def _take(self, copy: _Copy[T, R]) -> list[tuple[int, T]]:
+        """Let items that wait join those of a copy, up to its share of all items."""
+        copies = [one for i, one in enumerate(self._copies) if self._available(i)]
+        if copy not in copies:
+            return []
+        total = len(self) + sum(len(one.running) for one in copies)
+        share = min(self.size, -(-total // len(copies)))
         new: list[tuple[int, T]] = []
-        while self._waiting and len(self._running) < self.size:
+        while self._waiting and len(copy.running) < share:
             item, future = self._waiting.popleft()
             if not future.done():
                 number = next(self._numbers)
-                self._running[number] = future
+                copy.running[number] = future
                 new.append((number, item))
         return new
 
+
+class _Copy(Generic[T, R]):
+    """The items that one copy of the model computes."""
+
+    def __init__(
+        self,
+        advance: Advance[T, R],
+        take: Callable[[_Copy[T, R]], list[tuple[int, T]]],
+        observe: Callable[[int], None],
+        ahead: int,
+    ) -> None:
+        self._advance, self._take = advance, take
+        self._observe, self._ahead = observe, ahead
+        self.running: dict[int, asyncio.Future[R]] = {}
+        self._failed: list[int] = []  # numbers that the next call is told
+        self._worker: asyncio.Task[None] | None = None
+
+    def wake(self) -> None:
+        """Compute until nothing is left."""
+        if self._worker is None or self._worker.done():
+            self._worker = asyncio.get_running_loop().create_task(self._work())
+
+    async def _work(self) -> None:
+        calls: deque[asyncio.Task[None]] = deque()
+        while True:
+            while len(calls) < self._ahead:
+                gone = self._leave()
+                new = self._take(self)
+                if not (new or gone or self.running):
+                    break
+                if self.running:
+                    self._observe(len(self.running))
+                call = self._call(new, gone, list(self.running))
+                calls.append(asyncio.create_task(call))
+            if not calls:
+                return
+            await calls.popleft()
+
     def _leave(self) -> list[int]:
         """Let items that are not needed any more leave; returns their numbers."""
-        gone = [number for number, future in self._running.items() if future.done()]
+        gone = [number for number, future in self.running.items() if future.done()]
         for number in gone:
-            del self._running[number]
+            del self.running[number]
         failed, self._failed = self._failed, []
         return failed + gone
 
@@ -127,7 +163,7 @@ class Batcher(Generic[T, R]):
             results = [(number, error) for number in running]
             self._failed += running
         for number, result in results:
-            future = self._running.pop(number, None)
+            future = self.running.pop(number, None)
             if future is None or future.done():
                 continue
             if isinstance(result, Exception):

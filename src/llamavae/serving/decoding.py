@@ -27,7 +27,7 @@ Result: TypeAlias = tuple[int, R | Exception]
 
 _SLICE = 0.015  # seconds after which decoding makes room for other work
 _WAIT = 0.05  # seconds for which texts wait for others, to be encoded together
-_MIN_JOINING = 1 / 8  # of the number of running texts; as many do not wait for others
+_MIN_JOINING = 1 / 4  # of the number of running texts; as many do not wait for others
 
 
 @dataclass(frozen=True)

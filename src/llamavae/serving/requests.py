@@ -28,7 +28,7 @@ def engine_of(request: Request) -> Engine:
     """The models of the application; status 503 while they are being loaded."""
     engine: Engine = request.app.state.engine
     if engine.facts is None:
-        message = engine.worker.stage or "loading the model"
+        message = engine.stage or "loading the model"
         raise HTTPException(503, f"{message}; try again later", {"Retry-After": "1"})
     return engine
 

@@ -113,12 +113,13 @@ class ProcessWorker:
     Args:
         load: Loads the models; it is called in the process, with a function that takes what is
             being done in words.
+        workers: Number of such processes, which share the cores.
     """
 
     facts = None
 
-    def __init__(self, load: Load) -> None:
-        self._load = load
+    def __init__(self, load: Load, workers: int = 1) -> None:
+        self._load, self._workers = load, workers
         self._context = get_context("spawn")
         # without a lock, which a process that is killed could keep
         self._stage: Any = self._context.Array("c", _STAGE, lock=False)
@@ -129,7 +130,9 @@ class ProcessWorker:
         self._pool = ProcessPoolExecutor(1, self._context, _enter, (self._stage, self._ends))
         self._stage.value = b""
         with _signals_blocked():  # until the process ignores them
-            self._loading: Future[Facts] | None = self._pool.submit(_load, self._load)
+            self._loading: Future[Facts] | None = self._pool.submit(
+                _load, self._load, self._workers
+            )
 
     @property
     def stage(self) -> str:
@@ -198,25 +201,33 @@ def say(text: str) -> None:
         stage.value = text.encode()[: _STAGE - 1]
 
 
-def _load(load: Load) -> Facts:
+def _load(load: Load, workers: int) -> Facts:
     with _portable_errors():
         models = _held["models"] = load(say)
-        if threads := fewer_threads(models.vae):
-            import torch
+        import torch  # slow, so `load` can say before what it is doing
 
-            torch.set_num_threads(threads)
+        if "OMP_NUM_THREADS" not in os.environ:
+            torch.set_num_threads(threads(models.vae, torch.get_num_threads(), workers))
+        # a batch of requests is too short for threads, which the other processes would delay
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         models.prepare()
         return models.facts
 
 
-def fewer_threads(vae: LlaMaVAE) -> int | None:
-    """Number of threads for this model; None leaves it to torch.
+def threads(vae: LlaMaVAE, available: int, workers: int) -> int:
+    """Number of threads of a process with this model.
 
     The matrices of a small decoder are computed faster than threads can share them, and threads
-    that wait for each other keep the HTTP service from its work. A given OMP_NUM_THREADS is used.
+    that wait for each other keep the HTTP service from its work.
+
+    Args:
+        vae: The model.
+        available: Number of threads that PyTorch uses by default.
+        workers: Number of processes with the model.
     """
-    small = sum(p.numel() for p in vae.decoder.parameters()) < _SMALL
-    return 1 if small and "OMP_NUM_THREADS" not in os.environ else None
+    if sum(p.numel() for p in vae.decoder.parameters()) < _SMALL:
+        return 1
+    return max(1, available // workers)
 
 
 def _run(function: Callable[..., R], args: tuple[Any, ...], options: dict[str, Any]) -> R:
