@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -30,6 +31,11 @@ def codes(n: int) -> torch.Tensor:
     return torch.randn(n, tiny.LATENT, generator=torch.Generator().manual_seed(3))
 
 
+def static(vae: LlaMaVAE, z: torch.Tensor, **options: Any) -> list[str]:
+    """The texts of one static batch, by transformers' `generate`."""
+    return vae.decoder.texts(vae.generate(z, **options))
+
+
 def decode(
     batch: ContinuousBatch[int], z: torch.Tensor, joins: Iterator[int], limit: int | None = None
 ) -> dict[int, str]:
@@ -51,7 +57,7 @@ def decode(
 def test_rows_that_join_later_have_the_same_texts(family, injection):
     vae, z = strong(injection, family), codes(40)
     assert ContinuousBatch.supports(vae)
-    expected = vae.decode(z)
+    expected = static(vae, z)
     assert len(set(expected)) > 8
     found = decode(ContinuousBatch(vae), z, iter([3, 0, 0, 1, 5, 0, 2, 9]))
     assert [found[i] for i in range(len(z))] == expected
@@ -63,7 +69,7 @@ def test_texts_do_not_depend_on_when_rows_join(joins, limit):
     vae, z = strong(), codes(30)
     options = {} if limit is None else {"max_new_tokens": limit}
     found = decode(ContinuousBatch(vae), z, iter(joins), limit)
-    assert [found[i] for i in range(len(z))] == vae.decode(z, **options)
+    assert [found[i] for i in range(len(z))] == static(vae, z, **options)
 
 
 @pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 1.0), (0.7, 0.9), (2.0, 0.5)])
@@ -73,14 +79,14 @@ def test_sampled_texts_are_those_of_the_same_seed_alone(temperature, top_p):
     expected = []
     for i in range(len(z)):
         torch.manual_seed(i)
-        expected += vae.decode(z[i], **options)
+        expected += static(vae, z[i], **options)
     batch = ContinuousBatch[int](vae)
     batch.add(range(5), z[:5], samplers=[Sampler(temperature, top_p, i) for i in range(5)])
     found = dict(batch.step())
     batch.add(range(5, 8), z[5:], samplers=[Sampler(temperature, top_p, i) for i in range(5, 8)])
     found |= dict(text for _ in range(30) for text in batch.step())
     assert [found[i] for i in range(8)] == expected
-    assert expected != vae.decode(z)
+    assert expected != static(vae, z)
 
 
 def test_a_row_leaves_when_its_text_has_ended():
@@ -113,7 +119,7 @@ def test_removed_rows_end_without_a_text():
     batch.add(range(4, 8), z[4:])
     batch.remove([1, 5, 99])
     found = dict(text for _ in range(40) for text in batch.step())
-    assert found == {i: text for i, text in enumerate(vae.decode(z)) if i not in (1, 5)}
+    assert found == {i: text for i, text in enumerate(static(vae, z)) if i not in (1, 5)}
 
 
 def test_codes_too_large_for_the_decoder_are_refused_and_the_others_go_on():
@@ -123,7 +129,7 @@ def test_codes_too_large_for_the_decoder_are_refused_and_the_others_go_on():
     with pytest.raises(UserError, match="too large for the decoder"):
         batch.add([9], torch.full((1, tiny.LATENT), 3e38))
     found = dict(text for _ in range(20) for text in batch.step())
-    assert found == dict(enumerate(vae.decode(z)))
+    assert found == dict(enumerate(static(vae, z)))
 
 
 @pytest.mark.parametrize(
@@ -137,3 +143,36 @@ def test_codes_too_large_for_the_decoder_are_refused_and_the_others_go_on():
 )
 def test_other_injections_and_caches_are_not_supported(injection, family):
     assert not ContinuousBatch.supports(strong(injection, family))
+
+
+@pytest.mark.parametrize("limit", [None, 2])
+@pytest.mark.parametrize("batch_size", [1, 3, 16, 64])
+def test_decode_takes_a_code_for_each_text_that_has_ended(batch_size, limit, monkeypatch):
+    vae, z = strong(), codes(40)
+    expected = static(vae, z, max_new_tokens=limit)
+    sizes: list[int] = []
+    step = ContinuousBatch.step
+
+    def observed(batch: ContinuousBatch[int]) -> list[tuple[int, str]]:
+        sizes.append(len(batch))
+        return step(batch)
+
+    monkeypatch.setattr(ContinuousBatch, "step", observed)
+    assert vae.decode(z, batch_size, max_new_tokens=limit) == expected
+    assert max(sizes) == min(batch_size, 40)
+
+
+def test_texts_come_as_soon_as_they_and_those_before_them_have_ended():
+    vae, z = strong(), codes(40)
+    texts = vae.decode_each(z, 4)
+    first = [next(texts) for _ in range(3)]
+    assert [*first, *texts] == static(vae, z)
+
+
+def test_changed_settings_of_generation_are_used():
+    vae, z = strong(), codes(8)
+    assert ContinuousBatch.supports(vae)
+    vae.decoder.lm.generation_config.max_new_tokens = 1
+    assert not ContinuousBatch.supports(vae)
+    assert vae.decode(z) == static(vae, z)
+    assert max(len(text.split()) for text in vae.decode(z)) == 1

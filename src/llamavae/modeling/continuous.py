@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Generic, TypeVar, cast
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 K = TypeVar("K", bound=Hashable)
 _MIN_ENDED = 0.25  # proportion of ended rows at which they leave, since that copies the cache
+_MIN_FREE = 0.125  # proportion of free rows at which codes join, for the same reason
 _TOP_K = 50  # of transformers' `generate`
 
 
@@ -97,13 +98,16 @@ class ContinuousBatch(Generic[K]):
 
     @staticmethod
     def supports(vae: LlaMaVAE) -> bool:
-        """Whether z is injected as memory and each layer of the decoder has full attention.
+        """Whether z is injected as memory, each layer has full attention, and decoding is greedy.
 
         A soft prompt needs a pass of its own before its row can join, and other caches (with a
         sliding window, of recurrent layers) have no position for each token of each row.
         """
         steering = vae.steering(torch.zeros(1, vae.config.latent_dim))
-        return steering.prompt is None and can_exchange_rows(vae.decoder.lm, steering.memory)
+        decoder, memory = vae.decoder, steering.memory
+        return (
+            steering.prompt is None and decoder.is_greedy and can_exchange_rows(decoder.lm, memory)
+        )
 
     def __len__(self) -> int:
         """Number of texts that are being decoded."""
@@ -198,3 +202,32 @@ class ContinuousBatch(Generic[K]):
         for row in new:
             row.start = self._length
         self._rows, self._new = old + new, []
+
+
+def decode_continuously(
+    vae: LlaMaVAE, z: Tensor, batch_size: int, limit: int | None = None
+) -> Iterator[str]:
+    """The greedy text of each code, in order; codes join as soon as texts have ended.
+
+    Where texts differ in length, this is quicker than batches that run until their longest text has
+    ended.
+
+    Args:
+        vae: The model; see `ContinuousBatch.supports`.
+        z: Latent codes (B, D).
+        batch_size: Maximum number of codes that are decoded at once.
+        limit: Maximum number of new tokens; by default the maximum length in training.
+    """
+    batch: ContinuousBatch[int] = ContinuousBatch(vae)
+    texts: dict[int, str] = {}
+    added = done = 0
+    while done < len(z):
+        free = batch_size - len(batch)
+        if added < len(z) and free >= _MIN_FREE * batch_size:
+            part = z[added : added + free]
+            batch.add(range(added, added + len(part)), part, limit)
+            added += len(part)
+        texts |= dict(batch.step())
+        while done in texts:
+            yield texts.pop(done)
+            done += 1

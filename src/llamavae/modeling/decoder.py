@@ -109,12 +109,7 @@ class TextDecoder(nn.Module):
         self.embeddings.requires_grad_(training != "frozen")
         self.head.requires_grad_(training != "frozen")
         # the sampling settings of a checkpoint would affect greedy decoding
-        lm.generation_config = GenerationConfig(
-            bos_token_id=self.tokens.bos,
-            eos_token_id=self.tokens.eos,
-            pad_token_id=self.tokens.pad,
-            max_new_tokens=max_tokens,
-        )
+        lm.generation_config = self._greedy()
 
     @classmethod
     def load(
@@ -406,6 +401,19 @@ class TextDecoder(nn.Module):
     # ------------------------------------------------------------------ x ~ p(x|z)
 
     @torch.no_grad()
+    def _greedy(self) -> GenerationConfig:
+        return GenerationConfig(
+            bos_token_id=self.tokens.bos,
+            eos_token_id=self.tokens.eos,
+            pad_token_id=self.tokens.pad,
+            max_new_tokens=self.max_tokens,
+        )
+
+    @property
+    def is_greedy(self) -> bool:
+        """Whether `generate` without options is greedy: its settings have not been changed."""
+        return self.lm.generation_config == self._greedy()
+
     def generate(self, steering: Steering, batch: int, prompt: str = "", **options: Any) -> Any:
         """Token ids generated under `steering`, by transformers' `generate`.
 
@@ -420,7 +428,7 @@ class TextDecoder(nn.Module):
             New tokens (B * num_return_sequences, T'), with adjacent samples of each z. With
             `return_dict_in_generate`, transformers' output with these as its `sequences`.
         """
-        _check_options(options)
+        check_options(options)
         if not isinstance(prompt, str):
             raise UserError(f"expected a text as prompt; got {prompt!r:.40}")
         if steering.prompt is not None or steering.offset is not None:
@@ -432,6 +440,8 @@ class TextDecoder(nn.Module):
         ids = torch.tensor([start] * batch, device=self.device)
         if "max_length" in options:
             options.setdefault("max_new_tokens", None)
+        elif options.get("max_new_tokens", 1) is None:
+            del options["max_new_tokens"]
         inputs = first_inputs(self.lm, ids, steering)
         # of embeddings, generate returns the new tokens alone
         skip = ids.shape[1] if "input_ids" in inputs else 0
@@ -455,7 +465,7 @@ class TextDecoder(nn.Module):
         return output
 
 
-def _check_options(options: Mapping[str, Any]) -> None:
+def check_options(options: Mapping[str, Any]) -> None:
     """Check the options of `generate` that transformers checks late, or not at all."""
     given = {name: value for name, value in options.items() if value is not None}
     for name in ("num_return_sequences", "max_new_tokens", "max_length"):

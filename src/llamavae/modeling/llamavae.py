@@ -38,7 +38,8 @@ from llamavae.modeling import checkpoint, loading
 from llamavae.modeling.base import SentenceVAE
 from llamavae.modeling.card import model_card
 from llamavae.modeling.configuration import SETTINGS, LlaMaVAEConfig
-from llamavae.modeling.decoder import TextDecoder
+from llamavae.modeling.continuous import ContinuousBatch, decode_continuously
+from llamavae.modeling.decoder import TextDecoder, check_options
 from llamavae.modeling.encoder import SentenceEncoder
 from llamavae.modeling.injection import (
     Injection,
@@ -669,7 +670,9 @@ class LlaMaVAE(SentenceVAE):
 
         Args:
             z: Latent codes (B, D), or one code (D,).
-            batch_size: Number of codes per batch.
+            batch_size: Maximum number of codes that are decoded at once. Without options other
+                than `max_new_tokens`, a code takes the place of each text that has ended, see
+                `ContinuousBatch`.
             **options: Options of `generate`.
 
         Returns:
@@ -678,9 +681,13 @@ class LlaMaVAE(SentenceVAE):
         return list(self.decode_each(z, batch_size, **options))
 
     def decode_each(self, z: Tensor, batch_size: int = 64, **options: Any) -> Iterator[str]:
-        """Like `decode`, but yields the texts after each batch."""
+        """Like `decode`, but yields each text as soon as it and those before it are decoded."""
         z = self._latent_codes(z)
         check_int("batch_size", batch_size)
+        if len(z) > 1 and options.keys() <= {"max_new_tokens"} and ContinuousBatch.supports(self):
+            check_options(options)
+            yield from decode_continuously(self, z, batch_size, options.get("max_new_tokens"))
+            return
         for start in range(0, len(z), batch_size):
             part = z[start : start + batch_size]
             output = self.generate(part, **options)
