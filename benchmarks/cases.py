@@ -16,6 +16,7 @@ from transformers import TrainerCallback
 
 from benchmarks.bench import Bench, Mark, Run
 from benchmarks.guidance import decode, flow_fit, guided_generation, products, short_fit
+from llamavae import LlaMaVAE
 from llamavae.data.sentences import prepare
 from llamavae.evaluation.evaluator import EvaluationData
 from llamavae.evaluation.evaluators.reconstruction import Reconstruction
@@ -143,6 +144,35 @@ def plain_generate(bench: Bench) -> Run:
     return run
 
 
+DECODED = 400  # texts
+
+
+def decode_lengths(bench: Bench) -> Run:
+    """Texts of different lengths from their codes, by the bundled `mini` whatever the shape."""
+    model, z = _bundled(bench)
+
+    def run(mark: Mark) -> None:
+        model.decode(z, bench.settings.batch)
+
+    return run
+
+
+def plain_decode_lengths(bench: Bench) -> Run:
+    """The same by `generate`, in batches as they come."""
+    model, z = _bundled(bench)
+
+    def run(mark: Mark) -> None:
+        for part in z.split(bench.settings.batch):
+            model.decoder.texts(model.generate(part))
+
+    return run
+
+
+def _bundled(bench: Bench) -> tuple[LlaMaVAE, Tensor]:
+    model = LlaMaVAE.from_pretrained("mini").to(bench.device)
+    return model, model.encode(bench.texts[:DECODED]).mean
+
+
 # ------------------------------------------------------------------------------------ encoding
 
 
@@ -262,6 +292,7 @@ class _Marks(TrainerCallback):
 CASES = {
     "step": Case(step, plain_step, time=1.03, memory=1.0),
     "generate": Case(generate, plain_generate, time=1.02),
+    "decode": Case(decode_lengths, plain_decode_lengths, time=None),
     "encode": Case(encode, plain_encode, speed=0.95),
     "reconstruction": Case(reconstruction, plain_reconstruction, time=1 / 0.9),
     "epoch": Case(epoch, plain_step, peak=longest),
