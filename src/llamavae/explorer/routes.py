@@ -274,7 +274,7 @@ async def condition(body: s.ConditionRequest, request: Request) -> s.Spots:
     check_definitions(engine)
     check_count(engine, body.n, "texts")
     given_texts(engine, body.condition)
-    drawn = engine.run(Models.define, body.condition, body.n, body.spread, body.seed)
+    drawn = engine.run_first(Models.define, body.condition, body.n, body.spread, body.seed)
     return await _decoded(request, torch.from_numpy(await attended(request, drawn)))
 
 

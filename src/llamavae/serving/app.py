@@ -242,7 +242,7 @@ async def define(body: s.DefineRequest, request: Request) -> Response:
     given_texts(engine, body.word)
 
     async def codes() -> Tensor:
-        drawn = await engine.run(Models.define, body.word, body.n, body.spread, body.seed)
+        drawn = await engine.run_first(Models.define, body.word, body.n, body.spread, body.seed)
         return torch.from_numpy(drawn)
 
     return await texts_at(request, codes, body)
@@ -255,7 +255,7 @@ async def lookup(body: s.LookupRequest, request: Request) -> s.Words:
     check_count(engine, body.k, "words")
     [text] = given_texts(engine, body.text)
     try:
-        found = await attended(request, engine.run(Models.lookup, text, body.k))
+        found = await attended(request, engine.run_first(Models.lookup, text, body.k))
     except Unprepared as error:
         message = "the words are still being encoded; try again later"
         raise HTTPException(503, message, {"Retry-After": "10"}) from error
@@ -321,7 +321,8 @@ async def _invalid(request: Request, error: Exception) -> Response:
 
 async def _http_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPError)
-    response = _error(error.status_code, str(error.detail))
+    kind = "server_error" if error.status_code >= 500 else "invalid_request_error"
+    response = _error(error.status_code, str(error.detail), kind=kind)
     response.headers.update(error.headers or {})
     return response
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -18,7 +19,7 @@ from llamavae.serving.batching import Batcher, Busy, Unavailable
 from llamavae.serving.decoding import Code, Generation, Numbered, Result
 from llamavae.serving.limits import Limits
 from llamavae.serving.models import Facts, Models
-from llamavae.serving.worker import Worker
+from llamavae.serving.worker import DIED, Worker
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -27,8 +28,13 @@ Arrange = Callable[[], Awaitable[None]]
 logger = logging.getLogger("llamavae.serving")
 
 
+_CHECK = 1.0  # seconds between checks whether the workers are alive, and before another start
+
+
 class Engine:
     """The models of one or several workers, with a queue for texts and one for codes.
+
+    A worker that dies is started again, while the others continue.
 
     Args:
         workers: Run functions of the models. The first one has the model of definitions.
@@ -49,11 +55,14 @@ class Engine:
         arrange: Arrange | None = None,
     ) -> None:
         self._workers, self.limits, self._arrange = workers, limits, arrange
-        self._facts = [worker.facts for worker in workers]  # None while models are being loaded
+        self._facts = workers[0].facts
+        self._ready = [worker.facts is not None for worker in workers]
+        self._functions = [0] * len(workers)  # that each runs besides encoding and decoding
         self.failure: Exception | None = None
         self.stop: Callable[[], None] = lambda: None
-        self._running = 0
         self._starting: dict[int, asyncio.Task[None]] = {}
+        self._watching: asyncio.Task[None] | None = None
+        self._closed = False
         indices, size, waiting = range(len(workers)), limits.batch, limits.waiting
         self._encoding: Batcher[str, tuple[Code, int]] = Batcher(
             [partial(self._encode, i) for i in indices],
@@ -73,8 +82,8 @@ class Engine:
 
     @property
     def facts(self) -> Facts | None:
-        """What requests are checked against; None while no worker has loaded its models."""
-        return next((facts for facts in self._facts if facts is not None), None)
+        """What requests are checked against; None while no worker is ready."""
+        return self._facts if any(self._ready) else None
 
     @property
     def stage(self) -> str:
@@ -83,46 +92,74 @@ class Engine:
 
     @property
     def workers(self) -> int:
-        """Number of workers that have loaded their models."""
-        return sum(facts is not None for facts in self._facts)
+        """Number of workers that are ready."""
+        return sum(self._ready)
 
     @property
     def waiting(self) -> int:
         """Number of texts and codes that wait for the model."""
-        return len(self._encoding) + len(self._decoding) + self._running
+        return len(self._encoding) + len(self._decoding) + sum(self._functions)
 
     def start(self) -> None:
         """Load the models, in the background."""
         for index in range(len(self._workers)):
-            self._restart(index)
+            self._starting[index] = asyncio.create_task(self._load(index))
+        self._watching = asyncio.create_task(self._watch())
 
-    def _restart(self, index: int) -> None:
-        if index not in self._starting or self._starting[index].done():
-            self._starting[index] = asyncio.create_task(self._start(index))
-
-    async def _start(self, index: int) -> None:
+    async def _load(self, index: int) -> None:
         begin = time.perf_counter()
-        try:
-            facts = await self._workers[index].start()
-            if self._arrange is not None and index == 0:
-                await self._arrange()
-        except Exception as error:
-            self.failure = error
-            self.stop()
-            return
-        self._facts[index] = facts
+        while True:
+            try:
+                facts = await self._workers[index].start()
+                if self._arrange is not None and index == 0:
+                    await self._arrange()
+                break
+            except Exception as error:
+                if self._facts is None:
+                    self.failure = error
+                    self.stop()
+                    return
+                self._log("error", str(error))
+                await asyncio.sleep(_CHECK)
+        if index == 0:
+            self._facts = facts
+        self._ready[index] = True
+        self._wake()
+        self._log("ready", seconds=round(time.perf_counter() - begin, 1))
+
+    def _lost(self, index: int, why: str) -> None:
+        """Start a worker again that was ready."""
+        if self._ready[index] and not self._closed:
+            self._log("loading", f"{why} and is started again")
+            self._ready[index] = False
+            self._starting[index] = asyncio.create_task(self._load(index))
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(_CHECK)
+            for index, worker in enumerate(self._workers):
+                if not worker.alive:
+                    self._lost(index, DIED)
+
+    def _log(self, status: str, message: str | None = None, **fields: float) -> None:
+        line = {"status": status} | ({} if message is None else {"message": message}) | fields
+        logger.log(logging.INFO if status == "ready" else logging.ERROR, json.dumps(line))
+
+    def _wake(self) -> None:
         self._encoding.wake()
         self._decoding.wake()
-        logger.info('{"status": "ready", "seconds": %.1f}', time.perf_counter() - begin)
 
     def _available(self, index: int) -> bool:
-        """Whether a worker takes texts; if none does, all take them, and say why they fail."""
-        return self.facts is None or self._facts[index] is not None
+        """Whether a worker takes texts: it is ready, and runs no function if others do not."""
+        ready = [i for i, one in enumerate(self._ready) if one]
+        return index in ([i for i in ready if not self._functions[i]] or ready)
 
     def close(self) -> None:
-        """Stop the workers after their current batches."""
-        for task in self._starting.values():
-            task.cancel()
+        """Stop the workers, and what they run."""
+        self._closed = True
+        for task in (*self._starting.values(), self._watching):
+            if task is not None:
+                task.cancel()
         for worker in self._workers:
             worker.close()
 
@@ -153,18 +190,43 @@ class Engine:
     async def run(
         self, function: Callable[Concatenate[Models, P], R], *args: P.args, **options: P.kwargs
     ) -> R:
-        """A function of the models of the first worker.
+        """A function of the models of any worker.
 
         Raises:
             Busy: Too many functions are waiting.
         """
-        if self._running >= self.limits.waiting:
+        ready = [i for i, one in enumerate(self._ready) if one]
+        index = min(ready or [0], key=lambda i: self._functions[i])
+        return await self._function(index, function, *args, **options)
+
+    async def run_first(
+        self, function: Callable[Concatenate[Models, P], R], *args: P.args, **options: P.kwargs
+    ) -> R:
+        """A function of the models of the first worker, which has the model of definitions.
+
+        Raises:
+            Busy: Too many functions are waiting.
+            Unavailable: The first worker is not ready.
+        """
+        if not self._ready[0]:
+            raise Unavailable(DIED)
+        return await self._function(0, function, *args, **options)
+
+    async def _function(
+        self,
+        index: int,
+        function: Callable[Concatenate[Models, P], R],
+        *args: P.args,
+        **options: P.kwargs,
+    ) -> R:
+        if sum(self._functions) >= self.limits.waiting:
             raise Busy
-        self._running += 1
+        self._functions[index] += 1
         try:
-            return await self._run(0, function, *args, **options)
+            return await self._run(index, function, *args, **options)
         finally:
-            self._running -= 1
+            self._functions[index] -= 1
+            self._wake()
 
     async def _run(
         self,
@@ -176,10 +238,7 @@ class Engine:
         try:
             return await self._workers[index].run(function, *args, **options)
         except Unavailable as error:
-            if self._facts[index] is not None:
-                logger.error('{"status": "loading", "message": "%s and is started again"}', error)
-                self._facts[index] = None
-                self._restart(index)
+            self._lost(index, str(error))
             raise
 
     async def _encode(

@@ -71,6 +71,7 @@ def run(app: FastAPI, listener: socket.socket) -> None:
         log_config=None,
         access_log=False,
         server_header=False,
+        http="h11",  # limits the size of headers, unlike httptools
         timeout_keep_alive=_KEEP_ALIVE,
         timeout_graceful_shutdown=_GRACE,
         limit_concurrency=_CONNECTIONS,

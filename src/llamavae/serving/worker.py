@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from multiprocessing import connection, get_context, parent_process
+from multiprocessing import active_children, connection, get_context, parent_process
 from threading import RLock, Thread
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeVar
 
@@ -33,7 +33,7 @@ Load = Callable[[Say], Models]
 
 _STAGE = 200  # bytes
 _SMALL = 20_000_000  # parameters of a decoder
-_DIED = "the process of the model has ended"
+DIED = "the process of the model has ended"
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -48,6 +48,11 @@ class Worker(Protocol):
     @property
     def stage(self) -> str:
         """What it is doing, in words."""
+        ...
+
+    @property
+    def alive(self) -> bool:
+        """Whether it can run functions, now or once it has started."""
         ...
 
     async def start(self) -> Facts:
@@ -76,7 +81,7 @@ class ThreadWorker:
         models: The models.
     """
 
-    stage = ""
+    stage, alive = "", True
 
     def __init__(self, models: Models) -> None:
         self._models = models
@@ -129,15 +134,22 @@ class ProcessWorker:
     def _begin(self) -> None:
         self._pool = ProcessPoolExecutor(1, self._context, _enter, (self._stage, self._ends))
         self._stage.value = b""
+        before = set(active_children())
         with _signals_blocked():  # until the process ignores them
             self._loading: Future[Facts] | None = self._pool.submit(
                 _load, self._load, self._workers
             )
+        self._process = next(iter(set(active_children()) - before), None)
 
     @property
     def stage(self) -> str:
         """What the process is doing while it loads, in words."""
         return self._stage.value.decode(errors="ignore")
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process is running."""
+        return self._process is not None and self._process.is_alive()
 
     async def start(self) -> Facts:
         """Wait until the models are loaded."""
@@ -156,15 +168,20 @@ class ProcessWorker:
         """The result of a function of the models."""
         try:
             future = self._pool.submit(_run, function, args, options)
-        except BrokenProcessPool as error:
-            raise Unavailable(_DIED) from error
+        except RuntimeError as error:  # it is broken, or shut down
+            raise Unavailable(DIED) from error
         return await self._result(future)
 
     async def _result(self, future: Future[R]) -> R:
         try:
             return await asyncio.wrap_future(future)
         except BrokenProcessPool as error:
-            raise Unavailable(_DIED) from error
+            raise Unavailable(DIED) from error
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            raise Unavailable(DIED) from error  # it is shut down
 
     def close(self) -> None:
         """End the process."""
