@@ -4,9 +4,10 @@
 
 Each client reconstructs one random sentence after the other. Every answer is compared with the text
 of the same sentence reconstructed alone. The reference for the throughput is one call of
-`LlaMaVAE.reconstruct` with as many sentences. Both are measured in alternation, so that other work
-on the machine slows both, and also by their processor time. The clients run on the same machine as
-the service, in the process that measures the reference.
+`LlaMaVAE.reconstruct` with as many sentences, with one thread or with PyTorch's number of threads,
+whichever is faster. Both are measured in alternation, so that other work on the machine slows both,
+and also by their processor time. The clients run on the same machine as the service, in the process
+that measures the reference.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ import aiohttp
 import httpx2
 import numpy as np
 import psutil
+import torch
 
 from llamavae import LlaMaVAE
 from llamavae.corpora import load_corpus
@@ -149,7 +151,10 @@ def measure(
     vae = LlaMaVAE.from_pretrained(model)
     sentences = list(load_corpus("factors", "test", limit=texts, seed=0)["text"])
     expected = {sentence: vae.reconstruct(sentence)[0] for sentence in sentences}
-    load, offline, rates = Load(), [], []
+    load, rates = Load(), []
+    offline: dict[int, list[tuple[float, float]]] = {
+        threads: [] for threads in (1, torch.get_num_threads())
+    }
     with tempfile.TemporaryDirectory() as folder:
         process, url = start(model, workers, Path(folder) / "log")
         try:
@@ -158,9 +163,11 @@ def measure(
             asyncio.run(run_load(Load(), url, expected, clients, 2, process.pid))  # warm-up
             vae.reconstruct(sentences)
             for _ in range(rounds):
-                begin, used = time.perf_counter(), time.process_time()
-                vae.reconstruct(sentences)
-                offline.append((time.perf_counter() - begin, time.process_time() - used))
+                for threads, found in offline.items():
+                    torch.set_num_threads(threads)
+                    begin, used = time.perf_counter(), time.process_time()
+                    vae.reconstruct(sentences)
+                    found.append((time.perf_counter() - begin, time.process_time() - used))
                 done, begin = load.statuses[200], time.perf_counter()
                 asyncio.run(run_load(load, url, expected, clients, seconds / rounds, process.pid))
                 rates.append((load.statuses[200] - done) / (time.perf_counter() - begin))
@@ -170,7 +177,8 @@ def measure(
     answered = load.statuses[200]
     percentiles = np.percentile(load.seconds, (50, 95, 99)) if load.seconds else [0.0] * 3
     half = len(load.memory) // 2
-    alone = len(sentences) / np.array(offline)
+    threads = min(offline, key=lambda n: float(np.median([wall for wall, _ in offline[n]])))
+    alone = len(sentences) / np.array(offline[threads])
     return {
         "workers": workers,
         "clients": clients,
@@ -179,6 +187,7 @@ def measure(
         "wrong texts": load.wrong,
         **{f"p{p} seconds": float(v) for p, v in zip((50, 95, 99), percentiles, strict=True)},
         "texts per second": float(np.median(rates)),
+        "offline threads": threads,
         "offline texts per second": float(np.median(alone[:, 0])),
         "texts per batch": load.batches["sum"] / load.batches["count"],
         "ratio to offline": float(np.median(np.array(rates) / alone[:, 0])),

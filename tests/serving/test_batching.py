@@ -108,36 +108,36 @@ def test_items_join_and_leave_while_others_are_computed(ahead):
     assert len([call for call in steps.calls if call]) <= 5 + ahead
 
 
-def test_two_copies_of_the_model_share_the_items():
-    copies = [Steps(0.01), Steps(0.01)]
+def test_two_workers_share_the_items():
+    workers = [Steps(0.01), Steps(0.01)]
 
     async def main() -> list[str]:
-        batcher: Batcher[int, str] = Batcher(copies, 8, 100, ahead=2)
+        batcher: Batcher[int, str] = Batcher(workers, 8, 100, ahead=2)
         early = batcher.submit([100, 100])
         await asyncio.sleep(0.03)
-        assert [len(copy.left) for copy in copies] == [1, 1]
-        early[0].cancel()  # so the first copy has fewer items than the second one
+        assert [len(worker.left) for worker in workers] == [1, 1]
+        early[0].cancel()  # so the first worker has fewer items than the second one
         later = batcher.submit([10] * 7)
         await asyncio.sleep(0.03)
-        assert [len(copy.left) for copy in copies] == [4, 4]
+        assert [len(worker.left) for worker in workers] == [4, 4]
         early[1].cancel()
         return [await text for text in later]
 
     found = run(main())
     assert len(set(found)) == 7
-    assert not any(copy.left for copy in copies)
+    assert not any(worker.left for worker in workers)
 
 
-def test_a_copy_that_is_not_available_takes_no_items():
-    copies = [Steps(), Steps()]
+def test_a_worker_that_is_not_available_takes_no_items():
+    workers = [Steps(), Steps()]
     available = {0}
 
     async def main() -> int:
         batcher: Batcher[int, str] = Batcher(
-            copies, 2, 100, available=lambda index: index in available
+            workers, 2, 100, available=lambda index: index in available
         )
         await batcher([1, 1, 1])
-        assert not copies[1].calls
+        assert not workers[1].calls
         available.clear()
         waiting = batcher.submit([1, 1])
         await asyncio.sleep(0.01)
@@ -145,7 +145,7 @@ def test_a_copy_that_is_not_available_takes_no_items():
         available.add(1)
         batcher.wake()
         await asyncio.gather(*waiting)
-        return sum(map(len, copies[1].calls))
+        return sum(map(len, workers[1].calls))
 
     assert run(main()) == 2
 

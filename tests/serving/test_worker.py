@@ -186,7 +186,7 @@ def test_texts_wait_for_the_worker_that_is_started_again(vae):
         engine.start()
         while not engine.workers:
             await asyncio.sleep(0.01)
-        worker.dies, worker.release = 2, False
+        worker.dies, worker.release = 9, False
         found = engine.decode([A, A, A], Generation())
         await asyncio.sleep(0.1)
         worker.dies, worker.release = 0, True

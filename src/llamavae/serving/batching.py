@@ -3,7 +3,7 @@
 A batch starts whenever the model is free, with what has arrived by then, so a single request does
 not wait for others, and many requests share the forward passes of the model. Items join a batch
 that is being computed, and leave it when they are done, between two calls of the model. Several
-copies of the model share one queue.
+workers share one queue.
 """
 
 from __future__ import annotations
@@ -33,21 +33,21 @@ class Batcher(Generic[T, R]):
     """Computes single items of all requests together.
 
     Args:
-        copies: For each copy of the model, a function that takes new items, each with a number, and
+        workers: For each worker, a function that takes new items, each with a number, and
             the numbers of items that are not needed any more; computes for a while and returns the
             results there are, each with its number. A result that is an exception is raised for its
             item alone.
-        size: Maximum number of items that a copy computes at once.
+        size: Maximum number of items that a worker computes at once.
         limit: Maximum number of waiting items.
         observe: Called with the number of items of each call with items.
-        ahead: Number of calls to a copy that are made before the first has returned, so that what
+        ahead: Number of calls to a worker that are made before the first has returned, so that what
             computes does not wait for this process.
-        available: Whether the copy of an index takes new items; call `wake` when one becomes so.
+        available: Whether the worker of an index takes new items; call `wake` when one starts to.
     """
 
     def __init__(
         self,
-        copies: Sequence[Advance[T, R]],
+        workers: Sequence[Advance[T, R]],
         size: int,
         limit: int,
         observe: Callable[[int], None] = lambda _: None,
@@ -57,7 +57,7 @@ class Batcher(Generic[T, R]):
         self.size, self.limit, self._available = size, limit, available
         self._numbers = count()
         self._waiting: deque[tuple[T, asyncio.Future[R]]] = deque()
-        self._copies = [_Copy(advance, self._take, observe, ahead) for advance in copies]
+        self._workers = [_Worker(advance, self._take, observe, ahead) for advance in workers]
 
     def __len__(self) -> int:
         """Number of waiting items."""
@@ -87,35 +87,35 @@ class Batcher(Generic[T, R]):
                 future.cancel()
 
     def wake(self) -> None:
-        """Let every copy take items, if any wait."""
+        """Let every worker take items, if any wait."""
         if self._waiting:
-            for copy in self._copies:
-                copy.wake()
+            for worker in self._workers:
+                worker.wake()
 
-    def _take(self, copy: _Copy[T, R]) -> list[tuple[int, T]]:
-        """Let items that wait join those of a copy, up to its share of all items."""
-        copies = [one for i, one in enumerate(self._copies) if self._available(i)]
-        if copy not in copies:
+    def _take(self, worker: _Worker[T, R]) -> list[tuple[int, T]]:
+        """Let items that wait join those of a worker, up to its share of all items."""
+        available = [one for i, one in enumerate(self._workers) if self._available(i)]
+        if worker not in available:
             return []
-        total = len(self) + sum(len(one.running) for one in copies)
-        share = min(self.size, -(-total // len(copies)))
+        total = len(self) + sum(len(one.running) for one in available)
+        share = min(self.size, -(-total // len(available)))
         new: list[tuple[int, T]] = []
-        while self._waiting and len(copy.running) < share:
+        while self._waiting and len(worker.running) < share:
             item, future = self._waiting.popleft()
             if not future.done():
                 number = next(self._numbers)
-                copy.running[number] = future
+                worker.running[number] = future
                 new.append((number, item))
         return new
 
 
-class _Copy(Generic[T, R]):
-    """The items that one copy of the model computes."""
+class _Worker(Generic[T, R]):
+    """The items that one worker computes."""
 
     def __init__(
         self,
         advance: Advance[T, R],
-        take: Callable[[_Copy[T, R]], list[tuple[int, T]]],
+        take: Callable[[_Worker[T, R]], list[tuple[int, T]]],
         observe: Callable[[int], None],
         ahead: int,
     ) -> None:
@@ -123,12 +123,12 @@ class _Copy(Generic[T, R]):
         self._observe, self._ahead = observe, ahead
         self.running: dict[int, asyncio.Future[R]] = {}
         self._failed: list[int] = []  # numbers that the next call is told
-        self._worker: asyncio.Task[None] | None = None
+        self._task: asyncio.Task[None] | None = None
 
     def wake(self) -> None:
         """Compute until nothing is left."""
-        if self._worker is None or self._worker.done():
-            self._worker = asyncio.get_running_loop().create_task(self._work())
+        if self._task is None or self._task.done():
+            self._task = asyncio.get_running_loop().create_task(self._work())
 
     async def _work(self) -> None:
         calls: deque[asyncio.Task[None]] = deque()
