@@ -25,6 +25,16 @@ def test_bundled_recipes_can_be_planned(name: str) -> None:
     assert found.seconds is None  # without a device
 
 
+@pytest.mark.parametrize("name", recipe_names())
+def test_a_batch_of_one_token(name: str) -> None:
+    values: dict[str, Any] = {"optimisation.batch_size": 1, "optimisation.micro_batch_size": 1}
+    if name == "stories260k":
+        values["decoder.model"] = "gpt2"
+    found = plan(load_recipe(name, values=values), device="rtx-4090", tokens=1)
+    assert (found.setup.micro, found.setup.tokens) == (1, 1)
+    assert found.largest
+
+
 def test_each_change_is_enough_and_computed(paper: Recipe) -> None:
     found = plan(paper, device="rtx-4090")
     assert not found.fits
