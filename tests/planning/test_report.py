@@ -150,16 +150,20 @@ def test_quantisation_is_a_change_on_a_cpu(paper: Recipe) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "size"), [("24GB", 24 * 2**30), ("1.5 GiB", 1.5 * 2**30), ("1000", 1000), (5e9, 5e9)]
+    ("text", "size"),
+    [("24GB", 24 * 2**30), ("1.5 GiB", 1.5 * 2**30), ("1000B", 1000), (5e9, 5e9), (10**17, 1e17)],
 )
 def test_sizes(text: Any, size: float) -> None:
     assert _bytes(text) == size
 
 
 def test_wrong_sizes_and_devices(paper: Recipe) -> None:
-    for wrong in ("24 apples", "0GB", "-1", ""):
-        with pytest.raises(UserError, match="expected memory such as 24GB"):
+    for wrong in ("24 apples", "0GB", "-1GB", "", "24", "1e10"):
+        with pytest.raises(UserError, match="expected memory with its unit, such as 24GB"):
             plan(paper, memory=wrong)
+    for number in (0, -1.0, float("nan")):
+        with pytest.raises(UserError, match="memory must be"):
+            plan(paper, memory=number)
     with pytest.raises(UserError, match=r"unknown device 'h100'. Did you mean"):
         plan(paper, device="h100")
     with pytest.raises(UserError, match="utilisation must be above 0"):

@@ -215,10 +215,17 @@ def _needed(step: Step) -> float:
 
 
 def _bytes(memory: float | str) -> float:
-    """Bytes of a size such as `24GB`; a GB is 2**30 bytes, as vendors of GPUs count them."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(?:([kmgt])(?:i?b)?|b)?", str(memory).lower().strip())
+    """Bytes of a number, or of a size such as `24GB`; a GB is 2**30 bytes, as GPU vendors count.
+
+    Raises:
+        UserError: It is not positive, or a text without a unit.
+    """
+    if not isinstance(memory, str):
+        check_number("memory", memory, 0, above=True)
+        return float(memory)
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(?:([kmgt])(?:i?b)?|b)", memory.lower().strip())
     if match is None or not float(match[1]):
-        raise UserError(f"expected memory such as 24GB or 80GB; got {memory!r:.40}")
+        raise UserError(f"expected memory with its unit, such as 24GB; got {memory!r:.40}")
     return float(match[1]) * 1024 ** (" kmgt".index(match[2]) if match[2] else 0)
 
 
