@@ -7,7 +7,7 @@ import pytest
 
 from llamavae.errors import UserError
 from llamavae.planning import Plan, plan, simulate
-from llamavae.planning.report import FRAGMENTATION, RESERVED, _bytes, _changed, largest_pass
+from llamavae.planning.report import FRAGMENTATION, RESERVED, _bytes, _changed, largest_micro_batch
 from llamavae.training.recipe import Recipe, load_recipe, recipe_names
 
 
@@ -55,7 +55,7 @@ def test_changes_together(paper: Recipe) -> None:
     assert plan(paper, memory="1GB").together is None
 
 
-def test_the_largest_pass_fits_and_a_larger_one_does_not(paper: Recipe) -> None:
+def test_the_largest_micro_batch_fits_and_a_larger_one_does_not(paper: Recipe) -> None:
     found = plan(paper, device="a100-40gb")
     rows, memory = found.largest, found.memory
     assert rows is not None
@@ -66,7 +66,7 @@ def test_the_largest_pass_fits_and_a_larger_one_does_not(paper: Recipe) -> None:
         return FRAGMENTATION * max(step.peak, step.evaluation) + RESERVED
 
     assert needed(rows) <= memory < needed(rows + rows // 8)
-    assert largest_pass(found.setup, 2**30) == 0
+    assert largest_micro_batch(found.setup, 2**30) == 0
 
 
 def test_devices_divide_the_batch_and_hold_buckets(paper: Recipe) -> None:

@@ -21,8 +21,7 @@ def setup_of(recipe: Recipe, *, devices: int = 1, tokens: int | None = None, cpu
     Args:
         recipe: The recipe.
         devices: Number of devices.
-        tokens: Tokens of a sentence, with its end; None for `decoder.max_tokens`, which is the
-            most that it can have.
+        tokens: Tokens of a sentence, with its end; None for `decoder.max_tokens`, the maximum.
         cpu: Whether it runs on a CPU.
 
     Raises:
