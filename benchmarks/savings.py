@@ -142,7 +142,7 @@ def main() -> None:
         memory, ratio = f"{found['memory']:,.0f} MB", f"{found['seconds'] / first:.2f}"
         rows.append([name, memory, f"{found['seconds']:.2f} s", ratio, f"{found['nll']:.2f}"])
         print(*rows[-1], sep=" | ", file=sys.stderr, flush=True)
-    print(markdown_table(["option", "peak memory", "time a step", "ratio", "NLL"], rows))
+    print(markdown_table(["option", "peak memory", "time per step", "ratio", "NLL"], rows))
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from llamavae.errors import (
     check_number,
     check_path,
     memory_errors,
+    unknown,
 )
 
 
@@ -81,3 +82,11 @@ def test_exhausted_memory_is_told_from_other_errors() -> None:
         with pytest.raises(type(other)) as found, memory_errors("a matrix", ""):
             raise other
         assert found.value is other
+
+
+def test_of_many_names_the_closest_are_listed() -> None:
+    names = [f"name-{n}" for n in range(41)]
+    few, many = (str(unknown("thing", "zz-4", names[:n])) for n in (40, 41))
+    assert all(name in few for name in names[:40])
+    assert "The closest of 41 known names: name-4, " in many
+    assert many.count("name-") == 5

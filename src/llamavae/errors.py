@@ -31,15 +31,26 @@ class Terminated(KeyboardInterrupt):
     """SIGTERM, which stops a command as Ctrl-C does, with another exit status."""
 
 
-def nearest(name: str, known: Iterable[str], n: int = 3) -> list[str]:
-    """The up to `n` names of `known` that are spelt most like `name`, best first."""
-    names = list(known)
-    folded = {k.lower(): k for k in names}
-    return [folded[m] for m in difflib.get_close_matches(name.lower(), list(folded), n, cutoff=0.5)]
+_LISTED = 40  # maximum number of names in a message
+
+
+def nearest(name: str, known: Iterable[str], n: int = 3, cutoff: float = 0.5) -> list[str]:
+    """The up to `n` names of `known` that are spelt most like `name`, best first.
+
+    Args:
+        name: What was given.
+        known: Valid names.
+        n: Maximum number of names.
+        cutoff: Minimum similarity, from 0 to 1.
+    """
+    folded = {k.lower(): k for k in known}
+    return [folded[m] for m in difflib.get_close_matches(name.lower(), list(folded), n, cutoff)]
 
 
 def unknown(kind: str, name: str, known: Iterable[str], hint: str = "") -> UserError:
     """A `UserError` for an unknown name that lists the nearest valid ones, or all of them.
+
+    If none is near and there are more than 40, it lists the five nearest.
 
     Example:
         >>> str(unknown("corpus", "wordnt", ["factors", "wordnet"]))
@@ -50,7 +61,11 @@ def unknown(kind: str, name: str, known: Iterable[str], hint: str = "") -> UserE
     if close:
         text = f"Did you mean {' or '.join(f'{c!r:.80}' for c in close)}?"
     else:
-        text = f"Known: {', '.join(name[:80] for name in names)}" + ("." if hint else "")
+        intro, listed = "Known", names
+        if len(names) > _LISTED:
+            intro = f"The closest of {len(names)} known names"
+            listed = nearest(name, names, 5, cutoff=0)
+        text = f"{intro}: {', '.join(name[:80] for name in listed)}" + ("." if hint else "")
     return UserError(" ".join(p for p in (f"unknown {kind} {name!r:.80}.", text, hint) if p))
 
 

@@ -31,6 +31,13 @@ def test_plan_says_what_to_change(run: Any) -> None:
     assert "use a smaller decoder" in run("plan", "paper", "--memory", "2GB").stdout
 
 
+def test_memory_has_a_unit(run: Any) -> None:
+    result = run("plan", "paper", "--memory", "24")
+    assert result.exit_code == 2
+    expected = "error: expected memory with its unit, such as 24GB; got '24'\n"
+    assert (result.stdout, result.stderr) == ("", expected)
+
+
 def test_options_of_train(run: Any) -> None:
     result = run("plan", "demo", "--set", "optimisation.batch_size=16", "--json")
     record = json.loads(result.stdout)

@@ -197,4 +197,4 @@ def test_shapes_that_do_not_fit():
     with pytest.raises(UserError, match="1 factor and 4 latent codes; got 1, 4"):
         sap(points[:, :1], factors)
     with pytest.raises(UserError, match="2 factors and 4 latent codes; got 4, 1 and 20"):
-        check(points, factors[:, :1], least=2)
+        check(points, factors[:, :1], minimum=2)

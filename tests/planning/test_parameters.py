@@ -82,6 +82,19 @@ def test_every_name_is_found_once() -> None:
         assert find_backbone(name, "decoder").sizes.layers
 
 
+def test_an_unknown_model_lists_models_of_its_kind() -> None:
+    decoders, encoders = model_names("decoder"), model_names("encoder")
+    assert sorted(decoders + encoders) == sorted(model_names())
+    with pytest.raises(UserError) as error:
+        find_backbone("nosuch/model", "encoder")
+    assert [name for name in model_names() if name in str(error.value)] == encoders
+    with pytest.raises(UserError) as error:
+        find_backbone("nosuch/model", "decoder")
+    listed = str(error.value).split(": ")[1].split(". Or")[0].split(", ")
+    assert len(set(listed)) == len(listed) == 5
+    assert set(listed) <= set(decoders)
+
+
 def counts(vae: Any) -> dict[str, tuple[int, int]]:
     """Trained and frozen parameters of the parts of a real model; buffers count as frozen."""
     found = {}

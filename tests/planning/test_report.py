@@ -7,7 +7,7 @@ import pytest
 
 from llamavae.errors import UserError
 from llamavae.planning import Plan, plan, simulate
-from llamavae.planning.report import FRAGMENTATION, RESERVED, _bytes, _changed, largest_pass
+from llamavae.planning.report import FRAGMENTATION, RESERVED, _bytes, _changed, largest_micro_batch
 from llamavae.training.recipe import Recipe, load_recipe, recipe_names
 
 
@@ -23,6 +23,16 @@ def test_bundled_recipes_can_be_planned(name: str) -> None:
     assert found.trained > 0
     assert found.step.peak > sum(found.step.held.values())
     assert found.seconds is None  # without a device
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_a_batch_of_one_token(name: str) -> None:
+    values: dict[str, Any] = {"optimisation.batch_size": 1, "optimisation.micro_batch_size": 1}
+    if name == "stories260k":
+        values["decoder.model"] = "gpt2"
+    found = plan(load_recipe(name, values=values), device="rtx-4090", tokens=1)
+    assert (found.setup.micro, found.setup.tokens) == (1, 1)
+    assert found.largest
 
 
 def test_each_change_is_enough_and_computed(paper: Recipe) -> None:
@@ -45,7 +55,7 @@ def test_changes_together(paper: Recipe) -> None:
     assert plan(paper, memory="1GB").together is None
 
 
-def test_the_largest_pass_fits_and_a_larger_one_does_not(paper: Recipe) -> None:
+def test_the_largest_micro_batch_fits_and_a_larger_one_does_not(paper: Recipe) -> None:
     found = plan(paper, device="a100-40gb")
     rows, memory = found.largest, found.memory
     assert rows is not None
@@ -56,7 +66,7 @@ def test_the_largest_pass_fits_and_a_larger_one_does_not(paper: Recipe) -> None:
         return FRAGMENTATION * max(step.peak, step.evaluation) + RESERVED
 
     assert needed(rows) <= memory < needed(rows + rows // 8)
-    assert largest_pass(found.setup, 2**30) == 0
+    assert largest_micro_batch(found.setup, 2**30) == 0
 
 
 def test_devices_divide_the_batch_and_hold_buckets(paper: Recipe) -> None:
@@ -140,16 +150,20 @@ def test_quantisation_is_a_change_on_a_cpu(paper: Recipe) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "size"), [("24GB", 24 * 2**30), ("1.5 GiB", 1.5 * 2**30), ("1000", 1000), (5e9, 5e9)]
+    ("text", "size"),
+    [("24GB", 24 * 2**30), ("1.5 GiB", 1.5 * 2**30), ("1000B", 1000), (5e9, 5e9), (10**17, 1e17)],
 )
 def test_sizes(text: Any, size: float) -> None:
     assert _bytes(text) == size
 
 
 def test_wrong_sizes_and_devices(paper: Recipe) -> None:
-    for wrong in ("24 apples", "0GB", "-1", ""):
-        with pytest.raises(UserError, match="expected memory such as 24GB"):
+    for wrong in ("24 apples", "0GB", "-1GB", "", "24", "1e10"):
+        with pytest.raises(UserError, match="expected memory with its unit, such as 24GB"):
             plan(paper, memory=wrong)
+    for number in (0, -1.0, float("nan")):
+        with pytest.raises(UserError, match="memory must be"):
+            plan(paper, memory=number)
     with pytest.raises(UserError, match=r"unknown device 'h100'. Did you mean"):
         plan(paper, device="h100")
     with pytest.raises(UserError, match="utilisation must be above 0"):

@@ -21,7 +21,7 @@ from llamavae.modeling import LlaMaVAE
 
 logger = logging.getLogger(__name__)
 
-_BLOCKS = 2000  # most blocks of parts that Ray Data schedules
+_BLOCKS = 2000  # maximum number of blocks of parts, which Ray Data schedules
 _ATTEMPTS = 10  # at a part; a worker that is killed by chance does not die so often
 _STORE = 80_000_000  # bytes of Ray's object store, which carries numbers of parts alone
 
@@ -138,8 +138,8 @@ class RayEngine:
         import ray.data
 
         each, available = self._resources(), ray.cluster_resources()
-        most = available["GPU"] if each["num_gpus"] else available["CPU"] // self.threads
-        size = min(self.workers or max(1, int(most)), len(missing))
+        maximum = available["GPU"] if each["num_gpus"] else available["CPU"] // self.threads
+        size = min(self.workers or max(1, int(maximum)), len(missing))
         parts = ray.data.from_items(
             [{"part": part} for part in missing],
             override_num_blocks=min(len(missing), _BLOCKS),
@@ -251,7 +251,7 @@ class _Worker:
         folder: Where the parts are written.
         size: Bytes of the source.
         threads: CPU threads of the worker.
-        attempts: Most attempts at a part.
+        attempts: Maximum number of attempts at a part.
     """
 
     def __init__(

@@ -302,7 +302,7 @@ def batches(items: Iterator[str], size: int) -> Iterator[list[str]]:
 
 # ------------------------------------------------------------------------------ text out
 
-_LEAST = 1e-6  # temperature, as in `llamavae.modeling.decoder`
+_MIN_TEMPERATURE = 1e-6  # temperature, as in `llamavae.modeling.decoder`
 
 
 @dataclass
@@ -337,10 +337,10 @@ class Generation:
 
     def options(self) -> dict[str, Any]:
         """Options of `LlaMaVAE.generate`; also seeds torch."""
-        if self.temperature is not None and not _LEAST <= self.temperature < math.inf:
+        if self.temperature is not None and not _MIN_TEMPERATURE <= self.temperature < math.inf:
             raise UserError(
-                f"expected a finite --temperature of at least {_LEAST}; got {self.temperature}. "
-                "Omit it for greedy decoding"
+                f"expected a finite --temperature of at least {_MIN_TEMPERATURE}; got "
+                f"{self.temperature}. Omit it for greedy decoding"
             )
         if self.top_p is not None and not 0 < self.top_p <= 1:
             raise UserError(f"expected a --top-p above 0 and at most 1; got {self.top_p}")

@@ -138,18 +138,22 @@ def _size(size: float) -> str:
 def _show(plan: Plan) -> None:
     s, step = plan.setup, plan.step
     parameters = plan.parameters()
-    passes = s.batch // (s.micro * s.devices)
+    count = s.batch // (s.micro * s.devices)
     name = "a device" if plan.device is None else plan.device.name
     if plan.device is None and plan.memory is not None:
         name = f"a device with {_size(plan.memory)}"
     place = name if s.devices == 1 else f"{s.devices} x {name}"
     batch = (
         f"{s.batch} sentences"
-        if passes * s.devices == 1
+        if count * s.devices == 1
         else f"{s.batch} = "
         + " x ".join(
             f"{number} {what}"
-            for number, what in ((s.devices, "devices"), (passes, "passes"), (s.micro, "sentences"))
+            for number, what in (
+                (s.devices, "devices"),
+                (count, "micro-batches"),
+                (s.micro, "sentences"),
+            )
             if number > 1 or what == "sentences"
         )
     )
@@ -185,13 +189,13 @@ def _show(plan: Plan) -> None:
         *_time(plan),
     ]
     if plan.largest is not None:
-        lines.append(("most sentences per pass that fit", f"{plan.largest:,}"))
+        lines.append(("largest micro-batch that fits", f"{plan.largest:,}"))
     write_table(lines)
     write_text("\n")
     for line in _verdict(plan):
         write_text(f"{line}\n")
     if plan.device is None and plan.memory is None:
-        note("pass --device or --memory for what to change, the largest batch and the time")
+        note("pass --device or --memory for what to change, the largest micro-batch and the time")
 
 
 def _right(rows: list[tuple[str, ...]]) -> list[list[str]]:

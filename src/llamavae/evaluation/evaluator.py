@@ -152,8 +152,8 @@ class Evaluator(ABC):
             given = signature(cls.__init__).bind(None, *args, **settings).arguments
             for name, value in given.items():
                 if getattr(cls.__init__, "__annotations__", {}).get(name) == "int":
-                    least = 1 if name in ("batch_size", "resamples") else -(2**63)
-                    check_int(f"{cls.name}.{name}", value, least)
+                    minimum = 1 if name in ("batch_size", "resamples") else -(2**63)
+                    check_int(f"{cls.name}.{name}", value, minimum)
         return super().__new__(cls)
 
     @property

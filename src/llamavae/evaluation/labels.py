@@ -6,14 +6,14 @@ from collections.abc import Hashable, Mapping, Sequence
 
 from llamavae.metrics.metric import Rows
 
-MOST_CLASSES = 50
+MAX_CLASSES = 50
 """Maximum number of classes; a column with more distinct values is treated as an identifier."""
 
 
 def classes(
-    labels: Mapping[str, Sequence[Hashable]], most: int = MOST_CLASSES
+    labels: Mapping[str, Sequence[Hashable]], maximum: int = MAX_CLASSES
 ) -> tuple[dict[str, Sequence[Hashable]], dict[str, str]]:
-    """Label columns with 2 to `most` classes, and the excluded columns with the reason.
+    """Label columns with 2 to `maximum` classes, and the excluded columns with the reason.
 
     Example:
         >>> classes({"pos": ["noun", "verb", "noun"], "source": ["wn", "wn", "wn"]})
@@ -22,10 +22,10 @@ def classes(
     kept, left_out = {}, {}
     for name, values in labels.items():
         n = len(set(values))
-        if 2 <= n <= most:
+        if 2 <= n <= maximum:
             kept[name] = values
         else:
-            left_out[name] = "one label only" if n < 2 else f"{n} labels, more than {most}"
+            left_out[name] = "one label only" if n < 2 else f"{n} labels, more than {maximum}"
     return kept, left_out
 
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 Points = NDArray[np.float64]
 
-_LEAST = 4  # codes, for a projection
+_MIN_CODES = 4  # for a projection
 _NEAREST = 5  # points whose codes, or places, are averaged
 
 
@@ -65,10 +65,10 @@ class Layout:
             compute = partial(project, codes, method, seed)
             self.points = _cached(codes, method, seed, compute) if cached else compute()
             return
-        if len(codes) < _LEAST or codes.shape[1] < 2:
+        if len(codes) < _MIN_CODES or codes.shape[1] < 2:
             raise UserError(
-                f"a map needs at least {_LEAST} latent codes of at least 2 dimensions; got shape "
-                f"{codes.shape}"
+                f"a map needs at least {_MIN_CODES} latent codes of at least 2 dimensions; got "
+                f"shape {codes.shape}"
             )
         self._centre = codes.mean(0)
         variances, vectors = np.linalg.eigh(np.cov(codes.T))  # in ascending order
@@ -142,8 +142,8 @@ class Space:
 
     def __post_init__(self) -> None:
         codes = self.mean.double().numpy()
-        if len(codes) < _LEAST:
-            raise UserError(f"a map needs at least {_LEAST} sentences; got {len(codes)}")
+        if len(codes) < _MIN_CODES:
+            raise UserError(f"a map needs at least {_MIN_CODES} sentences; got {len(codes)}")
         self.layouts = {
             method: Layout(codes, method, self.seed, self.cached)
             for method in dict.fromkeys(self.projections)

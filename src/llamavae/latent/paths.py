@@ -11,7 +11,7 @@ from torch.distributions import Normal
 
 from llamavae.errors import UserError, check_int
 
-_MOST_STEPS = 10**6
+_MAX_STEPS = 10**6
 
 
 def as_codes(z: Any, dim: int) -> Tensor:
@@ -46,7 +46,7 @@ def _ends(a: Tensor, b: Tensor, steps: int) -> tuple[Tensor, Tensor, Tensor]:
         raise UserError(
             f"expected two latent codes of shape (D,); got {tuple(a.shape)} and {tuple(b.shape)}"
         )
-    check_int("steps", steps, 2, _MOST_STEPS)
+    check_int("steps", steps, 2, _MAX_STEPS)
     return a, b, torch.linspace(0, 1, steps, dtype=a.dtype, device=a.device)[:, None]
 
 
@@ -123,7 +123,7 @@ def traversal(z: Tensor, dim: int, steps: int, quantile: float = 0.975) -> Tenso
     if z.ndim != 1:
         raise UserError(f"expected one latent code of shape (D,); got {tuple(z.shape)}")
     check_int("dim", dim, 0, len(z) - 1)
-    check_int("steps", steps, 2, _MOST_STEPS)
+    check_int("steps", steps, 2, _MAX_STEPS)
     if not 0.5 < quantile < 1:
         raise UserError(f"quantile must lie between 0.5 and 1; got {quantile}")
     end = float(Normal(0.0, 1.0).icdf(torch.tensor(quantile)))

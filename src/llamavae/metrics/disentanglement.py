@@ -261,7 +261,7 @@ def sap(codes: Floats, factors: Integers, *, seed: int = 0) -> Floats:
 # ------------------------------------------------------------------------------- helpers
 
 
-def check(codes: Floats, factors: Integers, least: int = 1) -> tuple[Floats, Integers]:
+def check(codes: Floats, factors: Integers, minimum: int = 1) -> tuple[Floats, Integers]:
     """Latent codes (N, D) and factors (N, K) as arrays.
 
     Raises:
@@ -273,10 +273,10 @@ def check(codes: Floats, factors: Integers, least: int = 1) -> tuple[Floats, Int
             "expected latent codes (N, D) and the integer labels of K factors (N, K); got "
             f"{codes.shape} and {factors.shape}"
         )
-    if codes.shape[1] < 2 or factors.shape[1] < least or len(codes) < 4:
+    if codes.shape[1] < 2 or factors.shape[1] < minimum or len(codes) < 4:
         raise UserError(
             "a disentanglement score needs at least 2 "
-            f"dimensions, {least} factor{'s'[: least > 1]} and 4 latent codes; got "
+            f"dimensions, {minimum} factor{'s'[: minimum > 1]} and 4 latent codes; got "
             f"{codes.shape[1]}, {factors.shape[1]} and {len(codes)}"
         )
     return codes, factors

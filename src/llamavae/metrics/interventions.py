@@ -40,7 +40,7 @@ def z_diff(
         votes: Number of training votes, and of test votes.
         seed: Random seed.
     """
-    codes, factors = check(codes, factors, least=2)
+    codes, factors = check(codes, factors, minimum=2)
     rng = np.random.default_rng(seed)
     count = math.ceil(votes / factors.shape[1])
     truth = np.repeat(np.arange(factors.shape[1]), count)
@@ -78,7 +78,7 @@ def z_min_var(
         votes: Number of training votes, and of test votes.
         seed: Random seed.
     """
-    codes, factors = check(codes, factors, least=2)
+    codes, factors = check(codes, factors, minimum=2)
     spread = codes.std(0)
     if not (spread > 0).any():
         return 0.0

@@ -48,7 +48,7 @@ from llamavae.pretrained.loading import (
 
 LEAST_TEMPERATURE = 1e-6
 """Lower limit of the temperature: logits that are divided by less can exceed float32."""
-MOST_BEAMS = 1000  # each has a cache of keys and values of its own
+MAX_BEAMS = 1000  # each has a cache of keys and values of its own
 _ADVICE = "Use a smaller batch_size, or fewer return sequences, beams or new tokens"
 
 
@@ -472,7 +472,7 @@ def check_options(options: Mapping[str, Any]) -> None:
         if name in given:
             check_int(name, given[name])
     if "num_beams" in given:
-        check_int("num_beams", given["num_beams"], most=MOST_BEAMS)
+        check_int("num_beams", given["num_beams"], most=MAX_BEAMS)
     if "top_k" in given:
         check_int("top_k", given["top_k"], 0)
     if "temperature" in given:

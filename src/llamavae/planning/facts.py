@@ -15,6 +15,8 @@ from llamavae.parsing import read_json, read_yaml
 from llamavae.planning.sizes import Sizes
 
 CPU = "cpu"
+ENCODERS = ("bert", "t5")
+"""Architectures of encoders, except LSTMs."""
 _GIB = 2**30
 
 
@@ -83,7 +85,7 @@ def find_backbone(source: str, which: str) -> Backbone:
 
     Args:
         source: Name, hub id or folder.
-        which: `encoder` or `decoder`, for messages.
+        which: `encoder` or `decoder`, for the message.
 
     Raises:
         UserError: The model is not known, or its architecture is not supported.
@@ -101,11 +103,10 @@ def find_backbone(source: str, which: str) -> Backbone:
     path = try_to_load_from_cache(source, "config.json") if source.count("/") == 1 else None
     if isinstance(path, str):
         return _backbone(read_json(Path(path)), source, _dense(Path(path).parent))
-    names = [name for config in known.values() for name in config["names"]]
     raise unknown(
         f"sizes of the {which}",
         source,
-        names,
+        model_names(which),
         "Or pass a folder with its config.json; the weights are not needed.",
     )
 
@@ -129,9 +130,18 @@ def _models() -> dict[str, dict[str, Any]]:
     return {name.lower(): model for model in _table("models.yaml") for name in model["names"]}
 
 
-def model_names() -> list[str]:
-    """Names of all known models."""
-    return [name for model in _table("models.yaml") for name in model["names"]]
+def model_names(which: str | None = None) -> list[str]:
+    """Names of the known models.
+
+    Args:
+        which: `encoder` or `decoder`; None for both.
+    """
+    return [
+        name
+        for model in _table("models.yaml")
+        for name in model["names"]
+        if which in (None, "encoder" if model["model_type"] in ENCODERS else "decoder")
+    ]
 
 
 def _table(name: str) -> Any:

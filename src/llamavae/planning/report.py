@@ -19,7 +19,7 @@ RESERVED = 2**30
 """Bytes that are kept free for Python and its libraries, or for the context of a GPU."""
 FRAGMENTATION = 1.05
 """Assumed ratio of the memory that an allocator holds to the memory in use."""
-_LARGEST = 2**16  # sentences per pass
+_LARGEST = 2**16  # sentences of a micro-batch
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Plan:
         needed: Bytes that are needed on each device, with a reserve.
         fits: Whether they fit; None without a device.
         fitting: Names of the known devices on which they fit.
-        largest: Largest number of sentences per pass on one device that fits; 0 for none; None
+        largest: Sentences of the largest micro-batch that fits on one device; 0 for none; None
             without a device.
         changes: If it does not fit, single changes with which it does.
         together: If no single change is enough, several changes with which it fits; None if they
@@ -191,7 +191,7 @@ def plan(
         needed=needed,
         fits=fits,
         fitting=tuple(d.name for d in _known() if d.memory and needed <= d.memory),
-        largest=None if available is None else largest_pass(setup, available),
+        largest=None if available is None else largest_micro_batch(setup, available),
         changes=changes,
         together=together,
         seconds=None if peak is None else step.flops / (peak * utilisation),
@@ -215,22 +215,29 @@ def _needed(step: Step) -> float:
 
 
 def _bytes(memory: float | str) -> float:
-    """Bytes of a size such as `24GB`; a GB is 2**30 bytes, as vendors of GPUs count them."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(?:([kmgt])(?:i?b)?|b)?", str(memory).lower().strip())
+    """Bytes of a number, or of a size such as `24GB`; a GB is 2**30 bytes, as GPU vendors count.
+
+    Raises:
+        UserError: It is not positive, or a text without a unit.
+    """
+    if not isinstance(memory, str):
+        check_number("memory", memory, 0, above=True)
+        return float(memory)
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(?:([kmgt])(?:i?b)?|b)", memory.lower().strip())
     if match is None or not float(match[1]):
-        raise UserError(f"expected memory such as 24GB or 80GB; got {memory!r:.40}")
+        raise UserError(f"expected memory with its unit, such as 24GB; got {memory!r:.40}")
     return float(match[1]) * 1024 ** (" kmgt".index(match[2]) if match[2] else 0)
 
 
-def largest_pass(setup: Setup, memory: float) -> int:
-    """The largest number of sentences per pass on one device that fits; 0 for none.
+def largest_micro_batch(setup: Setup, memory: float) -> int:
+    """Sentences of the largest micro-batch that fits on one device; 0 for none.
 
-    Passes are accumulated if those of `setup` are, since their gradients then stay in memory.
+    If a step of `setup` has several micro-batches, their gradients stay in memory here as well.
     """
-    passes = min(2, setup.batch // (setup.micro * setup.devices))
+    count = min(2, setup.batch // (setup.micro * setup.devices))
 
     def fits(rows: int) -> bool:
-        changed = replace(setup, micro=rows, batch=rows * setup.devices * passes)
+        changed = replace(setup, micro=rows, batch=rows * setup.devices * count)
         return _needed(simulate(changed)) <= memory
 
     if not fits(1):
@@ -252,7 +259,7 @@ _SHARD = "optimisation.shard_decoder"
 
 
 def _micro_batches(setup: Setup) -> list[int]:
-    """Smaller numbers of sentences per pass, in descending order."""
+    """Sizes of smaller micro-batches, in descending order."""
     share = setup.batch // setup.devices
     return sorted((n for n in range(1, setup.micro) if share % n == 0), reverse=True)
 

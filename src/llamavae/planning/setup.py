@@ -8,7 +8,7 @@ from typing import Any
 
 from llamavae.errors import UserError
 from llamavae.parsing import read_json
-from llamavae.planning.facts import Backbone, find_backbone
+from llamavae.planning.facts import ENCODERS, Backbone, find_backbone
 from llamavae.planning.sizes import Sizes
 from llamavae.planning.step import Setup
 from llamavae.pretrained import bundled
@@ -21,8 +21,7 @@ def setup_of(recipe: Recipe, *, devices: int = 1, tokens: int | None = None, cpu
     Args:
         recipe: The recipe.
         devices: Number of devices.
-        tokens: Tokens of a sentence, with its end; None for `decoder.max_tokens`, which is the
-            most that it can have.
+        tokens: Tokens of a sentence, with its end; None for `decoder.max_tokens`, the maximum.
         cpu: Whether it runs on a CPU.
 
     Raises:
@@ -163,7 +162,7 @@ def _encoder(model: str | None, fresh: ScratchEncoder | LSTMBackbone | None) -> 
         return _lstm(fresh, 2 * fresh.hidden_size)
     assert model is not None  # the recipe checks it
     found = find_backbone(model, "encoder")
-    if found.sizes.type not in ("bert", "t5", "llamavae_lstm"):
+    if found.sizes.type not in (*ENCODERS, "llamavae_lstm"):
         raise UserError(f"plan supports BERT and T5 encoders; {model} is a {found.sizes.type}")
     return found
 
@@ -189,7 +188,7 @@ def _decoder(model: str | None, fresh: ScratchDecoder | LSTMBackbone | None) -> 
         return _lstm(fresh, fresh.hidden_size)
     assert model is not None  # the recipe checks it
     found = find_backbone(model, "decoder")
-    if found.sizes.type in ("bert", "t5"):
+    if found.sizes.type in ENCODERS:
         raise UserError(f"expected a decoder; {model} is an encoder ({found.sizes.type})")
     return found
 

@@ -49,7 +49,7 @@ class Setup:
         bag_of_words: Whether there is a bag-of-words loss.
         discriminator: Hidden size of a discriminator; 0 for none.
         batch: Sentences per optimiser step, over all devices.
-        micro: Sentences per forward pass on one device.
+        micro: Sentences of a micro-batch, on one device.
         devices: Number of devices, each with a copy of what is not `sharded`.
         tokens: Tokens of a sentence, with its end.
         evaluated: Held-out sentences that are evaluated, at most 64 at a time.
@@ -357,8 +357,8 @@ def simulate(setup: Setup) -> Step:
     memory = tape.memory
     tape.flops, memory.peak = 0.0, memory.now
     before = dict(memory.kinds)
-    passes = setup.batch // (setup.micro * setup.devices)
-    for _ in range(min(passes, 2)):
+    count = setup.batch // (setup.micro * setup.devices)
+    for _ in range(min(count, 2)):
         tape.backward(model.loss(setup.micro, setup.tokens))
     peak, at_peak, flops = memory.peak, dict(memory.at_peak), tape.flops
     memory.peak = memory.now
@@ -372,5 +372,5 @@ def simulate(setup: Setup) -> Step:
         at_peak={kind: size for kind, size in at_peak.items() if size > 0.5},
         evaluation=max(memory.peak, memory.now + cache),
         layers=layers,
-        flops=flops / min(passes, 2) * passes,
+        flops=flops / min(count, 2) * count,
     )

@@ -198,12 +198,11 @@ class Tape:
 
     def add(self, a: Array, b: Array) -> Array:
         """The sum of both, in the wider type and the larger shape."""
-        big = a if prod(a.shape) >= prod(b.shape) else b
-        return self.operation(big.shape, wider(a, b), [a, b], shares=True)
+        return self.operation(max(a, b, key=_extent).shape, wider(a, b), [a, b], shares=True)
 
     def multiply(self, a: Array, b: Array) -> Array:
         """The product of both, in the wider type and the larger shape."""
-        big, small = (a, b) if prod(a.shape) >= prod(b.shape) else (b, a)
+        small, big = sorted((a, b), key=_extent)
         saved = [x for x, other in ((a, b), (b, a)) if other.node]
         summed = small.node is not None and prod(small.shape) < prod(big.shape)
         transient = prod(big.shape) * SIZES[wider(a, b)] if summed else 0.0
@@ -324,3 +323,8 @@ class Tape:
 def wider(a: Array, b: Array) -> str:
     """The data type of a + b."""
     return a.dtype if SIZES[a.dtype] >= SIZES[b.dtype] else b.dtype
+
+
+def _extent(x: Array) -> tuple[int, int]:
+    """What orders arrays by size; at the same size, a weight (H,) is below a state (1, 1, H)."""
+    return prod(x.shape), len(x.shape)

@@ -339,12 +339,12 @@ def fit_default_prior(
     inputs = train.inputs(order[:limit].sort().values.numpy())
     codes = _draw(vae.encode(inputs), POSTERIOR_SCALE, seed)
     valid = _draw(vae.encode(held_out.inputs()), POSTERIOR_SCALE, seed + 1)
-    most = max(1, len(codes) // (_RUN_SHARE * codes.shape[1]))
+    maximum = max(1, len(codes) // (_RUN_SHARE * codes.shape[1]))
     prior = fit_prior(
         codes,
         ("standard", "mixture"),
         valid=valid,
-        components=[k for k in _RUN_COMPONENTS if k <= most],
+        components=[k for k in _RUN_COMPONENTS if k <= maximum],
         seed=seed,
         vae=vae,
     )

@@ -12,7 +12,7 @@ from sklearn.metrics import pairwise_distances
 
 from llamavae.errors import UserError, unknown
 from llamavae.evaluation.evaluator import Evaluation, EvaluationData, Evaluator, Plot, latent_codes
-from llamavae.evaluation.labels import MOST_CLASSES, classes, left_out_table, listed
+from llamavae.evaluation.labels import MAX_CLASSES, classes, left_out_table, listed
 from llamavae.latent import nearest_neighbours
 from llamavae.metrics.clusters import (
     Projection,
@@ -120,7 +120,7 @@ class Clusters(Evaluator):
         """
         data = data.sample(self.limit)
         texts = list(data.texts)
-        labels, left_out = classes(data.labels, most=min(MOST_CLASSES, len(texts) - 1))
+        labels, left_out = classes(data.labels, maximum=min(MAX_CLASSES, len(texts) - 1))
         if not labels:
             raise UserError(
                 f"expected a label with 2 to 50 classes; found none. {listed(left_out)}"
