@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests import tiny
+from transformers import BartConfig
 
 from llamavae import LlaMaVAE
 from llamavae.errors import UserError
@@ -145,28 +146,57 @@ def test_other_injections_and_caches_are_not_supported(injection, family):
     assert not ContinuousBatch.supports(strong(injection, family))
 
 
-@pytest.mark.parametrize("limit", [None, 2])
-@pytest.mark.parametrize("batch_size", [1, 3, 16, 64])
-def test_decode_takes_a_code_for_each_text_that_has_ended(batch_size, limit, monkeypatch):
-    vae, z = strong(), codes(40)
-    expected = static(vae, z, max_new_tokens=limit)
-    sizes: list[int] = []
+def test_decoders_that_count_positions_themselves_are_not_supported(monkeypatch):
+    settings = {"d_model": tiny.HIDDEN, "decoder_ffn_dim": 48, "decoder_attention_heads": 4}
+    sizes = {"vocab_size": tiny.VOCAB, "decoder_layers": 2, "encoder_layers": 2}
+    bart = BartConfig(is_decoder=True, is_encoder_decoder=False, **settings, **sizes)
+    monkeypatch.setitem(tiny.DECODERS, "bart", lambda: bart)
+    vae, z = strong(family="bart"), codes(10)
+    assert not ContinuousBatch.supports(vae)
+    assert vae.decode(z, 10) == static(vae, z)
+
+
+@pytest.fixture
+def steps(monkeypatch) -> list[int]:
+    """The number of texts in each step of continuous batches."""
+    found: list[int] = []
     step = ContinuousBatch.step
 
     def observed(batch: ContinuousBatch[int]) -> list[tuple[int, str]]:
-        sizes.append(len(batch))
+        found.append(len(batch))
         return step(batch)
 
     monkeypatch.setattr(ContinuousBatch, "step", observed)
-    assert vae.decode(z, batch_size, max_new_tokens=limit) == expected
-    assert max(sizes) == min(batch_size, 40)
+    return found
 
 
-def test_texts_come_as_soon_as_they_and_those_before_them_have_ended():
+@pytest.mark.parametrize("limit", [None, 2])
+@pytest.mark.parametrize("batch_size", [1, 3, 16, 64])
+def test_decode_takes_a_code_for_each_text_that_has_ended(batch_size, limit, steps):
+    vae, z = strong(), codes(40)
+    assert vae.decode(z, batch_size, max_new_tokens=limit) == static(vae, z, max_new_tokens=limit)
+    assert max(steps) == min(batch_size, 40)
+    if limit is None and batch_size in (3, 16):
+        assert len(steps) < sum(vae.generate(part).shape[1] for part in z.split(batch_size))
+
+
+def test_texts_come_as_soon_as_they_and_those_before_them_have_ended(steps):
     vae, z = strong(), codes(40)
     texts = vae.decode_each(z, 4)
-    first = [next(texts) for _ in range(3)]
-    assert [*first, *texts] == static(vae, z)
+    first = next(texts)
+    assert len(steps) <= vae.config.max_tokens
+    assert [first, *texts] == static(vae, z)
+    assert len(steps) > vae.config.max_tokens
+
+
+def test_texts_before_a_code_that_fails_are_decoded():
+    vae, z = strong(), codes(40)
+    z[20] = 3e38
+    found: list[str] = []
+    with pytest.raises(UserError, match="too large for the decoder"):
+        found.extend(vae.decode_each(z, 4))
+    assert 16 <= len(found) <= 20  # those that would have joined with it are not decoded
+    assert found == static(vae, z[: len(found)])
 
 
 def test_changed_settings_of_generation_are_used():

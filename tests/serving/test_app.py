@@ -258,6 +258,9 @@ def test_limits(make):
     assert "2,000 bytes" in message(response)
     parts = (b"x" * 500 for _ in range(10))  # without Content-Length
     assert client.post("/v1/reconstruct", content=parts).status_code == 413
+    response = client.get("/health", headers={"X-Long": "a" * 70_000})
+    assert response.status_code == 431
+    assert "65,536 bytes" in message(response)
 
 
 def test_too_many_waiting_texts(make, vae, monkeypatch):

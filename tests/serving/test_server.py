@@ -161,6 +161,14 @@ def test_it_survives_the_end_of_the_process_of_the_model(server):
     assert response.status_code == 200
 
 
+def test_it_notices_the_end_of_an_idle_process(server):
+    for each in psutil.Process(server.process.pid).children():
+        if "spawn_main" in " ".join(each.cmdline()):
+            each.kill()
+    wait_for(lambda: httpx2.get(f"{server.url}/health").status_code == 503)
+    wait_for(lambda: httpx2.get(f"{server.url}/health").status_code == 200)
+
+
 def test_a_signal_stops_it_after_the_running_requests(server):
     headers = {"Authorization": "Bearer key"}
     body = {"a": A, "b": B, "steps": 100, "stream": True}

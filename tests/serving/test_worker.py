@@ -117,6 +117,18 @@ def test_a_model_that_cannot_be_loaded_stops_the_service(vae):
     assert str(app.state.engine.failure) == "there is no such model"
 
 
+def test_a_worker_that_has_never_loaded_the_model_stops_the_service(vae):
+    workers = [Late(Models(vae)), Late(Models(vae), UserError("no memory"), release=False)]
+    app = app_of(workers, name="tiny")
+    stopped: list[bool] = []
+    app.state.engine.stop = lambda: stopped.append(True)
+    with TestClient(app) as client:
+        wait_for(healthy(client))
+        workers[1].release = True
+        wait_for(lambda: bool(stopped))
+    assert str(app.state.engine.failure) == "no memory"
+
+
 def test_a_process_that_dies_is_started_again_once(vae):
     worker = Late(Models(vae))
     with TestClient(app_of([worker], name="tiny")) as client:
@@ -220,6 +232,44 @@ def test_texts_go_to_workers_that_run_no_function(vae):
     asyncio.run(main())
     assert workers[0].functions == ["sleep"]
     assert {*workers[1].functions} == {"decode", "sleep"}
+
+
+def test_texts_that_wait_go_to_a_worker_whose_function_has_ended(vae):
+    workers = [Late(Models(vae)), Late(Models(vae))]
+
+    def sleep(_: Models) -> None:
+        time.sleep(0.05)
+
+    async def main() -> None:
+        engine = Engine(workers, Limits(batch=1))
+        engine.start()
+        while engine.workers < 2:
+            await asyncio.sleep(0.01)
+        function = asyncio.ensure_future(engine.run_first(sleep))
+        await asyncio.sleep(0)
+        await asyncio.gather(function, *engine.decode([A] * 40, Generation()))
+        engine.close()
+
+    asyncio.run(main())
+    assert "decode" in workers[0].functions
+
+
+def test_nothing_is_started_again_once_the_service_ends(vae):
+    worker = Late(Models(vae))
+
+    async def main() -> None:
+        engine = Engine([worker], Limits())
+        engine.start()
+        while not engine.workers:
+            await asyncio.sleep(0.01)
+        engine.close()
+        worker.dies = 1
+        with pytest.raises(Unavailable):
+            await engine.run(Models.encode, [], 1)
+        await asyncio.sleep(0.1)
+
+    asyncio.run(main())
+    assert worker.starts == 1
 
 
 def test_a_process_that_dies_ends_a_stream_with_an_error(vae):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -126,15 +125,15 @@ class Decoding(ModelTask):
         if self.seed is not None:
             key = hashlib.blake2b(f"{self.seed}-{part}".encode(), digest_size=7).digest()
             torch.manual_seed(int.from_bytes(key))
+        z = torch.stack([code for _, (_, code) in rows])
+        samples = self.options.get("num_return_sequences", 1)
         ids, texts = [], []
-        for start in range(0, len(rows), self.batch_size):
-            some = rows[start : start + self.batch_size]
-            z = torch.stack([code for _, (_, code) in some])
-            found = list(self.model.decode_each(z, self.batch_size, **self.options))
-            for _, (name, _) in some:
-                ids += repeat(name, len(found) // len(some))
-            texts += found
-            tell(some[-1][0])
+        for text in self.model.decode_each(z, self.batch_size, **self.options):
+            number, (name, _) = rows[len(texts) // samples]
+            ids.append(name)
+            texts.append(text)
+            if len(texts) % samples == 0:
+                tell(number)
         schema = pa.schema({"id": self._id_type, "text": pa.string()})
         return pa.table({"id": ids, "text": texts}, schema=schema), {}
 

@@ -26,7 +26,7 @@ class EngineOptions:
         Literal["local", "ray"],
         typer.Option(
             help="local: this process. ray: workers of Ray on this machine or a cluster, for a "
-            "Parquet file; requires --output and `pip install 'llamavae[ray]'`. Both write the "
+            r"Parquet file; requires --output and `pip install 'llamavae\[ray]'`. Both write the "
             "same file."
         ),
     ] = "local"

@@ -48,8 +48,9 @@ def study_fitted(
 
     The systems are the centre of p(z|c), the best of several draws, and the nearest neighbour,
     which copies the definition of the training word with the nearest vector. With a context, the
-    vectors are those of words in their sentences. A second nearest neighbour, `NEAREST_ALONE`, then
-    ignores all sentences: it compares the word alone with the training words alone.
+    vectors are those of words in their sentences. Two further systems then ignore all sentences:
+    `NEAREST_ALONE`, which compares the word alone with the training words alone, and the best of
+    several draws for the word alone.
 
     Args:
         cvae: The model.
@@ -74,7 +75,11 @@ def study_fitted(
     if context is not None:
         alone = make_pairs(splits["train"], task.condition)
         nearest = NearestNeighbour(task.condition, alone)
-        texts[NEAREST_ALONE] = nearest.generate(task.words[: task.texts])
+        words = task.words[: task.texts]
+        texts[NEAREST_ALONE] = nearest.generate(words)
+        texts[f"best of {draws} draws by the word alone"] = cvae.generate(
+            words, 1, spread, seed, draws=draws
+        )
     rows = [
         {"system": system, "seed": seed, **row}
         for system, written in texts.items()

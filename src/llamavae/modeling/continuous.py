@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Generic, TypeVar, cast
@@ -16,7 +17,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from llamavae.errors import memory_errors
+from llamavae.errors import UserError, memory_errors
 from llamavae.modeling.injection import Steering, can_exchange_rows, exchange_rows, steered_inputs
 from llamavae.modes import evaluating
 
@@ -98,16 +99,18 @@ class ContinuousBatch(Generic[K]):
 
     @staticmethod
     def supports(vae: LlaMaVAE) -> bool:
-        """Whether z is injected as memory, each layer has full attention, and decoding is greedy.
+        """Whether z is injected as memory, into full attention with given positions, and greedily.
 
         A soft prompt needs a pass of its own before its row can join, and other caches (with a
-        sliding window, of recurrent layers) have no position for each token of each row.
+        sliding window, of recurrent layers) have no position for each token of each row. Some
+        decoders, such as BART's, count positions themselves.
         """
         steering = vae.steering(torch.zeros(1, vae.config.latent_dim))
-        decoder, memory = vae.decoder, steering.memory
-        return (
-            steering.prompt is None and decoder.is_greedy and can_exchange_rows(decoder.lm, memory)
-        )
+        decoder, lm = vae.decoder, vae.decoder.lm
+        # the positions of a row that joins later begin with 0
+        positions = "position_ids" in inspect.signature(lm.forward).parameters
+        exchange = steering.prompt is None and can_exchange_rows(lm, steering.memory)
+        return exchange and positions and decoder.is_greedy
 
     def __len__(self) -> int:
         """Number of texts that are being decoded."""
@@ -217,16 +220,26 @@ def decode_continuously(
         z: Latent codes (B, D).
         batch_size: Maximum number of codes that are decoded at once.
         limit: Maximum number of new tokens; by default the maximum length in training.
+
+    Raises:
+        UserError: Codes are too large for the decoder; the texts of codes that joined before them
+            are yielded first.
     """
     batch: ContinuousBatch[int] = ContinuousBatch(vae)
     texts: dict[int, str] = {}
     added = done = 0
+    failed: Exception | None = None
     while done < len(z):
         free = batch_size - len(batch)
-        if added < len(z) and free >= _MIN_FREE * batch_size:
+        if added < len(z) and free >= _MIN_FREE * batch_size and failed is None:
             part = z[added : added + free]
-            batch.add(range(added, added + len(part)), part, limit)
-            added += len(part)
+            try:
+                batch.add(range(added, added + len(part)), part, limit)
+                added += len(part)
+            except UserError as error:
+                failed = error
+        if failed is not None and done == added:  # the texts before it are there
+            raise failed
         texts |= dict(batch.step())
         while done in texts:
             yield texts.pop(done)

@@ -79,7 +79,7 @@ def app_of(
     open_paths: Sequence[str] = (),
     arrange: Arrange | None = None,
 ) -> FastAPI:
-    """The service of the models of workers; requests are answered once one of them has loaded.
+    """The service of the models of workers; requests are answered once the first has loaded.
 
     Args:
         workers: Run functions of the models. The first one has the model of definitions.

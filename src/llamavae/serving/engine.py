@@ -28,7 +28,8 @@ Arrange = Callable[[], Awaitable[None]]
 logger = logging.getLogger("llamavae.serving")
 
 
-_CHECK = 1.0  # seconds between checks whether the workers are alive, and before another start
+_CHECK = 1.0  # seconds between checks whether the workers are alive, and before a second restart
+_MAX_PAUSE = 60.0  # seconds before a later one
 
 
 class Engine:
@@ -57,6 +58,7 @@ class Engine:
         self._workers, self.limits, self._arrange = workers, limits, arrange
         self._facts = workers[0].facts
         self._ready = [worker.facts is not None for worker in workers]
+        self._loaded: set[int] = set()  # workers that have been ready
         self._functions = [0] * len(workers)  # that each runs besides encoding and decoding
         self.failure: Exception | None = None
         self.stop: Callable[[], None] = lambda: None
@@ -82,7 +84,10 @@ class Engine:
 
     @property
     def facts(self) -> Facts | None:
-        """What requests are checked against; None while no worker is ready."""
+        """What requests are checked against.
+
+        None until the first worker is ready, and while no worker is.
+        """
         return self._facts if any(self._ready) else None
 
     @property
@@ -107,7 +112,7 @@ class Engine:
         self._watching = asyncio.create_task(self._watch())
 
     async def _load(self, index: int) -> None:
-        begin = time.perf_counter()
+        begin, pause = time.perf_counter(), _CHECK
         while True:
             try:
                 facts = await self._workers[index].start()
@@ -115,14 +120,16 @@ class Engine:
                     await self._arrange()
                 break
             except Exception as error:
-                if self._facts is None:
+                if index not in self._loaded:
                     self.failure = error
                     self.stop()
                     return
                 self._log("error", str(error))
-                await asyncio.sleep(_CHECK)
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, _MAX_PAUSE)
         if index == 0:
             self._facts = facts
+        self._loaded.add(index)
         self._ready[index] = True
         self._wake()
         self._log("ready", seconds=round(time.perf_counter() - begin, 1))

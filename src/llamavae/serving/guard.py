@@ -22,6 +22,7 @@ from llamavae.serving.schemas import error_body
 logger = logging.getLogger("llamavae.serving")
 
 _STREAM = b"text/event-stream; charset=utf-8"
+_HEADERS = 64 * 2**10  # bytes
 _LAST = 1.0  # seconds for the last event of a stream that has failed
 
 
@@ -106,6 +107,10 @@ class Guard:
                 body = error_body("missing or wrong API key", "authentication_error")
                 await _respond(401, body, scope, receive, send)
                 return
+        if sum(len(name) + len(value) for name, value in scope["headers"]) > _HEADERS:
+            body = error_body(f"the headers are larger than {_HEADERS:,} bytes")
+            await _respond(431, body, scope, receive, send)
+            return
         length = headers.get(b"content-length", b"0")
         if not length.isdigit() or len(length) > 20 or int(length) > self.limits.body:
             await _respond(413, error_body(self._too_large), scope, receive, send)
