@@ -147,9 +147,16 @@ def test_other_injections_and_caches_are_not_supported(injection, family):
 
 
 def test_decoders_that_count_positions_themselves_are_not_supported(monkeypatch):
-    settings = {"d_model": tiny.HIDDEN, "decoder_ffn_dim": 48, "decoder_attention_heads": 4}
-    sizes = {"vocab_size": tiny.VOCAB, "decoder_layers": 2, "encoder_layers": 2}
-    bart = BartConfig(is_decoder=True, is_encoder_decoder=False, **settings, **sizes)
+    bart = BartConfig(
+        vocab_size=tiny.VOCAB,
+        d_model=tiny.HIDDEN,
+        encoder_layers=2,
+        decoder_layers=2,
+        decoder_ffn_dim=48,
+        decoder_attention_heads=4,
+        is_decoder=True,
+        is_encoder_decoder=False,
+    )
     monkeypatch.setitem(tiny.DECODERS, "bart", lambda: bart)
     vae, z = strong(family="bart"), codes(10)
     assert not ContinuousBatch.supports(vae)
