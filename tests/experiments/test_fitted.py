@@ -56,9 +56,11 @@ def test_words_alone(cvae):
     assert_scored(study, 5, seed=1)
 
 
-def test_words_in_sentences(in_sentences):
+def test_words_in_sentences(cvae, in_sentences):
     task, asked = in_sentences.task, in_sentences.task.conditions[:8]
-    assert list(in_sentences.texts)[-2:] == [NEAREST, NEAREST_ALONE]
+    alone = "best of 8 draws by the word alone"
+    assert list(in_sentences.texts)[-3:] == [NEAREST, NEAREST_ALONE, alone]
+    assert in_sentences.texts[alone] == cvae.generate(task.words[:8], 1, 0.5, 0, draws=8)
     assert all(context is not None for _, context in asked)
     copied = NearestNeighbour(task.condition, task.train).generate(asked)
     assert in_sentences.texts[NEAREST] == copied

@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 from llamavae.modeling.configuration import LlaMaVAEConfig
 from llamavae.modeling.decoder import TextDecoder
 from llamavae.modeling.encoder import SentenceEncoder
-from llamavae.modeling.injection import Injection
+from llamavae.modeling.injection import Injection, Steering
 from llamavae.modeling.posterior import DiagonalGaussian, Posterior
 
 
@@ -38,4 +38,8 @@ class SentenceVAE(PreTrainedModel):
 
     def encode(self, texts: Any, batch_size: int = 64, *, refine: Any = 0) -> DiagonalGaussian:
         """The posterior q(z|x) of N texts."""
+        raise NotImplementedError
+
+    def steering(self, z: Any) -> Steering:
+        """The inputs of the decoder that depend on z (B, D)."""
         raise NotImplementedError

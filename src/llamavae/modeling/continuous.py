@@ -22,7 +22,7 @@ from llamavae.modeling.injection import Steering, can_exchange_rows, exchange_ro
 from llamavae.modes import evaluating
 
 if TYPE_CHECKING:
-    from llamavae.modeling.llamavae import LlaMaVAE
+    from llamavae.modeling.base import SentenceVAE
 
 K = TypeVar("K", bound=Hashable)
 _MIN_ENDED = 0.25  # proportion of ended rows at which they leave, since that copies the cache
@@ -89,7 +89,7 @@ class ContinuousBatch(Generic[K]):
         vae: The model; see `supports`.
     """
 
-    def __init__(self, vae: LlaMaVAE) -> None:
+    def __init__(self, vae: SentenceVAE) -> None:
         self._vae, self._decoder = vae, vae.decoder
         self._rows: list[_Row[K]] = []
         self._steering = Steering()
@@ -98,7 +98,7 @@ class ContinuousBatch(Generic[K]):
         self._length = 0  # positions of text in the cache
 
     @staticmethod
-    def supports(vae: LlaMaVAE) -> bool:
+    def supports(vae: SentenceVAE) -> bool:
         """Whether z is injected as memory, into full attention with given positions, and greedily.
 
         A soft prompt needs a pass of its own before its row can join, and other caches (with a
@@ -208,7 +208,7 @@ class ContinuousBatch(Generic[K]):
 
 
 def decode_continuously(
-    vae: LlaMaVAE, z: Tensor, batch_size: int, limit: int | None = None
+    vae: SentenceVAE, z: Tensor, batch_size: int, limit: int | None = None
 ) -> Iterator[str]:
     """The greedy text of each code, in order; codes join as soon as texts have ended.
 
