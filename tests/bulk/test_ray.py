@@ -104,7 +104,7 @@ def test_the_engines_resume_one_another(
     decode_file(model, codes, whole, batch_size=3, temperature=1.0, do_sample=True, seed=1)
     options: dict[str, Any] = {"batch_size": 3, "temperature": 1.0, "do_sample": True, "seed": 1}
     texts = tmp_path / "texts.parquet"
-    decode_each, calls = LlaMaVAE.decode_each, iter(range(1))
+    decode_each, calls = LlaMaVAE.decode_each, iter(range(2))
 
     def interrupted(self: LlaMaVAE, *args: Any, **kwargs: Any) -> Any:
         if next(calls, None) is None:
