@@ -54,7 +54,7 @@ from typing import Any, Protocol
 PACKAGES = ("langvae", "pythae", "torch", "transformers", "tokenizers", "numpy")
 """Packages whose versions are recorded."""
 
-_MOST_EPOCHS = 100  # more than any budget of processor time
+_MAX_EPOCHS = 100  # more than any budget of processor time
 
 
 class BudgetSpent(Exception):
@@ -274,7 +274,7 @@ class LangVAESystem:
         from pythae.trainers.training_callbacks import TrainingCallback
 
         given, batch, done = self.given, self.given.batch, len(meter.losses)
-        stream = similar_lengths(lines, batch, _MOST_EPOCHS, random.Random(given.seed))
+        stream = similar_lengths(lines, batch, _MAX_EPOCHS, random.Random(given.seed))
         per_epoch = len(lines) // batch
         parts: list[tuple[float, float, float]] = []
 
@@ -307,7 +307,7 @@ class LangVAESystem:
         )
         data = self._data(stream[done * batch :])
         trainer = CyclicalScheduleKLThresholdTrainer(self.model, data, None, config, [Progress()])
-        beta = torch.full((_MOST_EPOCHS * per_epoch,), float(given.beta))
+        beta = torch.full((_MAX_EPOCHS * per_epoch,), float(given.beta))
         planned = given.epochs * per_epoch
         beta[:planned] = frange_cycle_zero_linear(
             planned,

@@ -24,7 +24,7 @@ from llamavae.errors import (
         (0, {}, "n must be at least 1; got 0"),
         (LARGEST + 1, {}, "n must be at most 2147483647; got 2147483648"),
         (10**5000, {}, "n must be at most 2147483647; got an integer of 16610 bits"),
-        (9, {"least": 2, "most": 8}, "n must be from 2 to 8; got 9"),
+        (9, {"minimum": 2, "maximum": 8}, "n must be from 2 to 8; got 9"),
         (True, {}, "n must be an integer; got True"),
         ("1", {}, "n must be an integer; got '1'"),
         (1.0, {}, "n must be an integer; got 1.0"),

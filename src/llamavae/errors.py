@@ -73,27 +73,27 @@ LARGEST = 2**31 - 1
 """Default upper limit of an integer: more than the number of rows that fit in memory."""
 
 
-def check_int(name: str, value: Any, least: int = 1, most: int = LARGEST) -> None:
-    """Raise a `UserError` unless `value` is an integer from `least` to `most`."""
+def check_int(name: str, value: Any, minimum: int = 1, maximum: int = LARGEST) -> None:
+    """Raise a `UserError` unless `value` is an integer from `minimum` to `maximum`."""
     if not isinstance(value, Integral) or isinstance(value, bool):
         raise UserError(f"{name} must be an integer; got {_short(value)}")
-    if not least <= int(value) <= most:
-        limits = f"from {least} to {most}"
-        if most == LARGEST:
-            limits = f"at least {least}" if value < least else f"at most {most}"
+    if not minimum <= int(value) <= maximum:
+        limits = f"from {minimum} to {maximum}"
+        if maximum == LARGEST:
+            limits = f"at least {minimum}" if value < minimum else f"at most {maximum}"
         raise UserError(f"{name} must be {limits}; got {_short(value)}")
 
 
 def check_number(
-    name: str, value: Any, least: float = 0, most: float = math.inf, *, above: bool = False
+    name: str, value: Any, minimum: float = 0, maximum: float = math.inf, *, above: bool = False
 ) -> None:
-    """Raise a `UserError` unless `value` is a finite number from `least` to `most`.
+    """Raise a `UserError` unless `value` is a finite number from `minimum` to `maximum`.
 
     Args:
         name: What it is called in the message.
         value: The value.
-        least: Lower limit.
-        most: Upper limit.
+        minimum: Lower limit.
+        maximum: Upper limit.
         above: Exclude the lower limit.
     """
     try:
@@ -102,9 +102,9 @@ def check_number(
         is_number = False
     if not is_number:
         raise UserError(f"{name} must be a finite number; got {_short(value)}")
-    if not least <= float(value) <= most or (above and value == least):
-        limits = f"above {least}" if above else f"at least {least}"
-        limits += "" if most == math.inf else f" and at most {most}"
+    if not minimum <= float(value) <= maximum or (above and value == minimum):
+        limits = f"above {minimum}" if above else f"at least {minimum}"
+        limits += "" if maximum == math.inf else f" and at most {maximum}"
         raise UserError(f"{name} must be {limits}; got {_short(value)}")
 
 

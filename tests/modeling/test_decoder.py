@@ -504,3 +504,18 @@ def test_a_sum_in_half_precision_keeps_its_digits(monkeypatch):
     assert half.dtype == torch.float32
     assert exact > 1000
     torch.testing.assert_close(half, exact, rtol=1e-3, atol=0)
+
+
+def test_generation_keeps_no_gradients(monkeypatch):
+    vae = tiny.vae("soft_prompt")
+    enabled: list[bool] = []
+
+    def observed(*args: Any) -> dict[str, torch.Tensor]:
+        enabled.append(torch.is_grad_enabled())
+        return first_inputs(*args)
+
+    monkeypatch.setattr("llamavae.modeling.decoder.first_inputs", observed)
+    steering = vae.injection(torch.zeros(1, tiny.LATENT))
+    assert steering.prompt.requires_grad
+    vae.decoder.generate(steering, 1)
+    assert enabled == [False]

@@ -46,7 +46,7 @@ from llamavae.pretrained.loading import (
     model_folder,
 )
 
-LEAST_TEMPERATURE = 1e-6
+MIN_TEMPERATURE = 1e-6
 """Lower limit of the temperature: logits that are divided by less can exceed float32."""
 MAX_BEAMS = 1000  # each has a cache of keys and values of its own
 _ADVICE = "Use a smaller batch_size, or fewer return sequences, beams or new tokens"
@@ -400,7 +400,6 @@ class TextDecoder(nn.Module):
 
     # ------------------------------------------------------------------ x ~ p(x|z)
 
-    @torch.no_grad()
     def _greedy(self) -> GenerationConfig:
         return GenerationConfig(
             bos_token_id=self.tokens.bos,
@@ -414,6 +413,7 @@ class TextDecoder(nn.Module):
         """Whether `generate` without options is greedy: its settings have not been changed."""
         return self.lm.generation_config == self._greedy()
 
+    @torch.no_grad()
     def generate(self, steering: Steering, batch: int, prompt: str = "", **options: Any) -> Any:
         """Token ids generated under `steering`, by transformers' `generate`.
 
@@ -472,11 +472,11 @@ def check_options(options: Mapping[str, Any]) -> None:
         if name in given:
             check_int(name, given[name])
     if "num_beams" in given:
-        check_int("num_beams", given["num_beams"], most=MAX_BEAMS)
+        check_int("num_beams", given["num_beams"], maximum=MAX_BEAMS)
     if "top_k" in given:
         check_int("top_k", given["top_k"], 0)
     if "temperature" in given:
-        check_number("temperature", given["temperature"], LEAST_TEMPERATURE)
+        check_number("temperature", given["temperature"], MIN_TEMPERATURE)
     if "top_p" in given:
         check_number("top_p", given["top_p"], 0, 1, above=True)
     if not isinstance(given.get("do_sample", False), bool):

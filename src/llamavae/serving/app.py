@@ -263,7 +263,7 @@ async def lookup(body: s.LookupRequest, request: Request) -> s.Words:
 
 
 async def health(request: Request) -> Response:
-    """Whether a worker has loaded the model; status 503 while it is being loaded."""
+    """Whether the model is loaded, and by how many workers; status 503 while it is not."""
     engine: Engine = request.app.state.engine
     found = {
         "model": request.app.state.name,

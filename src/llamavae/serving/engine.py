@@ -7,6 +7,7 @@ import json
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Concatenate, ParamSpec, TypeVar
 
@@ -32,6 +33,25 @@ _CHECK = 1.0  # seconds between checks whether the workers are alive, and before
 _MAX_PAUSE = 60.0  # seconds before a later one
 
 
+@dataclass
+class _Member:
+    """A worker, and what the engine knows about it.
+
+    Attributes:
+        worker: The worker.
+        ready: Whether it can run functions now.
+        loaded: Whether it has been ready before.
+        functions: Number of functions that it runs, besides encoding and decoding.
+        starting: Loads its models.
+    """
+
+    worker: Worker
+    ready: bool
+    loaded: bool = False
+    functions: int = 0
+    starting: asyncio.Task[None] | None = None
+
+
 class Engine:
     """The models of one or several workers, with a queue for texts and one for codes.
 
@@ -55,26 +75,23 @@ class Engine:
         observe: Callable[[int], None] = lambda _: None,
         arrange: Arrange | None = None,
     ) -> None:
-        self._workers, self.limits, self._arrange = workers, limits, arrange
-        self._facts = workers[0].facts
-        self._ready = [worker.facts is not None for worker in workers]
-        self._loaded: set[int] = set()  # workers that have been ready
-        self._functions = [0] * len(workers)  # that each runs besides encoding and decoding
+        self.limits, self._arrange = limits, arrange
+        self._members = [_Member(worker, worker.facts is not None) for worker in workers]
+        self._first, self._facts = self._members[0], workers[0].facts
         self.failure: Exception | None = None
         self.stop: Callable[[], None] = lambda: None
-        self._starting: dict[int, asyncio.Task[None]] = {}
         self._watching: asyncio.Task[None] | None = None
         self._closed = False
-        indices, size, waiting = range(len(workers)), limits.batch, limits.waiting
+        size, waiting = limits.batch, limits.waiting
         self._encoding: Batcher[str, tuple[Code, int]] = Batcher(
-            [partial(self._encode, i) for i in indices],
+            [partial(self._encode, member) for member in self._members],
             size,
             waiting,
             observe,
             available=self._available,
         )
         self._decoding: Batcher[tuple[Code | str, Generation], str] = Batcher(
-            [partial(self._run, i, Models.decode) for i in indices],
+            [partial(self._run, member, Models.decode) for member in self._members],
             size,
             waiting,
             observe,
@@ -88,65 +105,72 @@ class Engine:
 
         None until the first worker is ready, and while no worker is.
         """
-        return self._facts if any(self._ready) else None
+        return self._facts if self.workers else None
 
     @property
     def stage(self) -> str:
         """What is being done while models are loaded, in words."""
-        return next((worker.stage for worker in self._workers if worker.stage), "")
+        return next((each.worker.stage for each in self._members if each.worker.stage), "")
 
     @property
     def workers(self) -> int:
         """Number of workers that are ready."""
-        return sum(self._ready)
+        return len(self._ready)
+
+    @property
+    def _ready(self) -> list[_Member]:
+        return [member for member in self._members if member.ready]
+
+    @property
+    def _functions(self) -> int:
+        return sum(member.functions for member in self._members)
 
     @property
     def waiting(self) -> int:
         """Number of texts and codes that wait for the model."""
-        return len(self._encoding) + len(self._decoding) + sum(self._functions)
+        return len(self._encoding) + len(self._decoding) + self._functions
 
     def start(self) -> None:
         """Load the models, in the background."""
-        for index in range(len(self._workers)):
-            self._starting[index] = asyncio.create_task(self._load(index))
+        for member in self._members:
+            member.starting = asyncio.create_task(self._load(member))
         self._watching = asyncio.create_task(self._watch())
 
-    async def _load(self, index: int) -> None:
+    async def _load(self, member: _Member) -> None:
         begin, pause = time.perf_counter(), _CHECK
         while True:
             try:
-                facts = await self._workers[index].start()
-                if self._arrange is not None and index == 0:
+                facts = await member.worker.start()
+                if self._arrange is not None and member is self._first:
                     await self._arrange()
                 break
             except Exception as error:
-                if index not in self._loaded:
+                if not member.loaded:
                     self.failure = error
                     self.stop()
                     return
                 self._log("error", str(error))
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, _MAX_PAUSE)
-        if index == 0:
+        if member is self._first:
             self._facts = facts
-        self._loaded.add(index)
-        self._ready[index] = True
+        member.loaded = member.ready = True
         self._wake()
         self._log("ready", seconds=round(time.perf_counter() - begin, 1))
 
-    def _lost(self, index: int, why: str) -> None:
+    def _lost(self, member: _Member, why: str) -> None:
         """Start a worker again that was ready."""
-        if self._ready[index] and not self._closed:
+        if member.ready and not self._closed:
             self._log("loading", f"{why} and is started again")
-            self._ready[index] = False
-            self._starting[index] = asyncio.create_task(self._load(index))
+            member.ready = False
+            member.starting = asyncio.create_task(self._load(member))
 
     async def _watch(self) -> None:
         while True:
             await asyncio.sleep(_CHECK)
-            for index, worker in enumerate(self._workers):
-                if not worker.alive:
-                    self._lost(index, DIED)
+            for member in self._members:
+                if not member.worker.alive:
+                    self._lost(member, DIED)
 
     def _log(self, status: str, message: str | None = None, **fields: float) -> None:
         line = {"status": status} | ({} if message is None else {"message": message}) | fields
@@ -158,17 +182,17 @@ class Engine:
 
     def _available(self, index: int) -> bool:
         """Whether a worker takes texts: it is ready, and runs no function if others do not."""
-        ready = [i for i, one in enumerate(self._ready) if one]
-        return index in ([i for i in ready if not self._functions[i]] or ready)
+        member, free = self._members[index], [each for each in self._ready if not each.functions]
+        return member.ready and (not member.functions or not free)
 
     def close(self) -> None:
         """Stop the workers, and what they run."""
         self._closed = True
-        for task in (*self._starting.values(), self._watching):
+        for task in (self._watching, *(member.starting for member in self._members)):
             if task is not None:
                 task.cancel()
-        for worker in self._workers:
-            worker.close()
+        for member in self._members:
+            member.worker.close()
 
     async def encode(self, texts: Sequence[str]) -> tuple[Tensor, int]:
         """Posterior means (B, D) of texts, and the number of their tokens."""
@@ -202,9 +226,8 @@ class Engine:
         Raises:
             Busy: Too many functions are waiting.
         """
-        ready = [i for i, one in enumerate(self._ready) if one]
-        index = min(ready or [0], key=lambda i: self._functions[i])
-        return await self._function(index, function, *args, **options)
+        member = min(self._ready or [self._first], key=lambda each: each.functions)
+        return await self._function(member, function, *args, **options)
 
     async def run_first(
         self, function: Callable[Concatenate[Models, P], R], *args: P.args, **options: P.kwargs
@@ -215,40 +238,40 @@ class Engine:
             Busy: Too many functions are waiting.
             Unavailable: The first worker is not ready.
         """
-        if not self._ready[0]:
+        if not self._first.ready:
             raise Unavailable(DIED)
-        return await self._function(0, function, *args, **options)
+        return await self._function(self._first, function, *args, **options)
 
     async def _function(
         self,
-        index: int,
+        member: _Member,
         function: Callable[Concatenate[Models, P], R],
         *args: P.args,
         **options: P.kwargs,
     ) -> R:
-        if sum(self._functions) >= self.limits.waiting:
+        if self._functions >= self.limits.waiting:
             raise Busy
-        self._functions[index] += 1
+        member.functions += 1
         try:
-            return await self._run(index, function, *args, **options)
+            return await self._run(member, function, *args, **options)
         finally:
-            self._functions[index] -= 1
+            member.functions -= 1
             self._wake()
 
     async def _run(
         self,
-        index: int,
+        member: _Member,
         function: Callable[Concatenate[Models, P], R],
         *args: P.args,
         **options: P.kwargs,
     ) -> R:
         try:
-            return await self._workers[index].run(function, *args, **options)
+            return await member.worker.run(function, *args, **options)
         except Unavailable as error:
-            self._lost(index, str(error))
+            self._lost(member, str(error))
             raise
 
     async def _encode(
-        self, index: int, texts: list[Numbered[str]], gone: list[int]
+        self, member: _Member, texts: list[Numbered[str]], gone: list[int]
     ) -> list[Result[tuple[Code, int]]]:
-        return await self._run(index, Models.encode, texts, self.limits.batch)
+        return await self._run(member, Models.encode, texts, self.limits.batch)
