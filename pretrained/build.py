@@ -8,6 +8,7 @@
     python -m pretrained.build prior NAME                  fit the default prior of a model
     python -m pretrained.build define NAME                 fit NAME-definitions
     python -m pretrained.build measure NAME --sts FILE     measure, write measures and model cards
+    python -m pretrained.build measure NAME                the same for NAME-definitions alone
     python -m pretrained.build check NAME --sts FILE       measure again, compare with the measures
 
 NAME is mini or small. FILE is the development part of the STS benchmark. Needs what the recipes
@@ -209,10 +210,24 @@ def define(vae: LlaMaVAE, name: str) -> None:
         cvae.save_pretrained(folder, half=True)
 
 
-def measured(name: str, sts: Path) -> dict[str, Any]:
-    """All metrics of a model, and of its model of definitions."""
+def recorded(name: str) -> dict[str, Any]:
+    """The measures on the cards of a model and of its model of definitions."""
+    return json.loads((HERE / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def measured(name: str, sts: Path | None) -> dict[str, Any]:
+    """All metrics of a model, and of its model of definitions.
+
+    Args:
+        name: Name of the model.
+        sts: The development part of the STS benchmark; None measures the model of definitions
+            alone and keeps the other metrics.
+    """
     vae = LlaMaVAE.from_pretrained(name)
-    found = measure_vae(vae, sts) if name == "mini" else measure_small(vae, sts)
+    if sts is None:
+        found = recorded(name)
+    else:
+        found = measure_vae(vae, sts) if name == "mini" else measure_small(vae, sts)
     if (PACKAGE / f"{name}-definitions").is_dir():
         cvae = InvertibleCVAE.from_pretrained(f"{name}-definitions", vae)
         how = FLOWS[name]
@@ -222,7 +237,7 @@ def measured(name: str, sts: Path) -> dict[str, Any]:
     return found
 
 
-def measure(name: str, sts: Path) -> None:
+def measure(name: str, sts: Path | None) -> None:
     """Write the measures and the model cards."""
     found = measured(name, sts)
     write_json(HERE / f"{name}.json", found)
@@ -239,8 +254,7 @@ def measure(name: str, sts: Path) -> None:
 
 def check(name: str, sts: Path) -> int:
     """Measure again and say what differs from the measures; the number of differences."""
-    before = json.loads((HERE / f"{name}.json").read_text("utf-8"))
-    differences: Iterable[str] = compare(before, measured(name, sts))
+    differences: Iterable[str] = compare(recorded(name), measured(name, sts))
     count = 0
     for count, line in enumerate(differences, 1):  # noqa: B007
         print(line)
@@ -257,7 +271,7 @@ def main() -> None:
         options = steps.add_parser(step)
         options.add_argument("name", choices=STAGES)
         if step in ("measure", "check"):
-            options.add_argument("--sts", type=Path, required=True)
+            options.add_argument("--sts", type=Path, required=step == "check")
     given = parser.parse_args()
     if given.step == "ship":
         ship(given.run)

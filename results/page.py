@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from llamavae.errors import UserError
 from llamavae.markdown import markdown_table
 from llamavae.parsing import read_yaml
-from results.experiments import HERE, read_results
+from results.experiments import HERE, read_results, results_file
 
 PAGE = HERE / "README.md"
 
@@ -47,14 +47,22 @@ class Row(_Part):
     Attributes:
         system: Name of the system.
         experiment: Name of the experiment.
+        seeds: Names of the same experiment with other seeds. They are shown together where all have
+            a value, and the experiment alone elsewhere.
         group: Group of the values, if not that of the view.
         not_measured: Why the row is empty.
     """
 
     system: str
     experiment: str | None = None
+    seeds: list[str] = []
     group: str | None = None
     not_measured: str = ""
+
+    @property
+    def experiments(self) -> list[str]:
+        """The experiment and those with other seeds; empty without an experiment."""
+        return [] if self.experiment is None else [self.experiment, *self.seeds]
 
 
 class View(_Part):
@@ -126,19 +134,25 @@ def cell(row: Row, view: View, column: Column) -> dict[str, Any] | None:
     Raises:
         UserError: Several lines match, and their seeds are not different.
     """
-    results = None if row.experiment is None else read_results(row.experiment)
     group = next(one.group for one in (column, row, view) if one.group is not None)
-    found = [
+    runs = [_matching(name, column.metric, view.source, group) for name in row.experiments]
+    if not all(runs):
+        runs = runs[:1]
+    for found in runs:
+        if len({line.get("seed") for line in found}) < len(found):
+            raise UserError(f"{row.system}, {column.title}: {len(found)} lines match; expected one")
+    lines = [line for found in runs for line in found]
+    return _over_seeds(lines) if len(lines) > 1 else next(iter(lines), None)
+
+
+def _matching(experiment: str, metric: str, source: str, group: str) -> list[dict[str, Any]]:
+    """The lines of an experiment's file with a value of a metric."""
+    results = read_results(experiment)
+    return [
         line
         for line in (results[1] if results else [])
-        if (line["metric"], line["source"], line.get("group", ""))
-        == (column.metric, view.source, group)
+        if (line["metric"], line["source"], line.get("group", "")) == (metric, source, group)
     ]
-    if len({line.get("seed") for line in found}) < len(found):
-        raise UserError(f"{row.system}, {column.title}: {len(found)} lines match; expected one")
-    if len(found) > 1:
-        return _over_seeds(found)
-    return found[0] if found else None
 
 
 def _over_seeds(lines: list[dict[str, Any]]) -> dict[str, Any]:
@@ -174,7 +188,7 @@ def _table_lines(table: Table) -> Iterable[str]:
         }
         measured |= {system for system, texts in cells.items() if any(texts)}
         rows = [
-            [row.system, *cells[row.system], f"[{row.experiment}]({row.experiment}.jsonl)"]
+            [row.system, *cells[row.system], _links(row)]
             for row in table.rows
             if any(cells[row.system])
         ]
@@ -199,6 +213,13 @@ def _table_lines(table: Table) -> Iterable[str]:
         ]
         yield f"Published figures, not measured here. {table.published_in.strip()}\n"
         yield markdown_table(["published system", *titles], figures) + "\n"
+
+
+def _links(row: Row) -> str:
+    """Links to the files of a row."""
+    return ", ".join(
+        f"[{name}]({name}.jsonl)" for name in row.experiments if results_file(name).is_file()
+    )
 
 
 def _experiment_lines(names: Iterable[str]) -> Iterable[str]:
@@ -239,7 +260,7 @@ def plots() -> dict[str, str]:
 def render() -> str:
     """The page as Markdown."""
     shown = tables()
-    used = dict.fromkeys(row.experiment for table in shown for row in table.rows if row.experiment)
+    used = dict.fromkeys(name for table in shown for row in table.rows for name in row.experiments)
     intro = (HERE / "intro.md").read_text(encoding="utf-8")
     lines = [intro, *(line for table in shown for line in _table_lines(table))]
     return "\n".join([*lines, *_experiment_lines(used)])
