@@ -202,7 +202,7 @@ def definitions_card(
         f"## Definitions of {len(examples)} held-out words, unedited",
         "\n".join(examples),
         "## Limits",
-        f"Those of `{name}`. Most of its definitions are of the right kind of thing at best.",
+        f"Those of `{name}`. At best, most of its definitions name the right category.",
     ]
     return "\n\n".join(sections) + "\n"
 

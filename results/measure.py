@@ -30,7 +30,10 @@ from results.experiments import Experiment, read_results, write_results
 
 ENCODER = "all-minilm-l6-v2"
 """Encoder of the cosine."""
-_KEPT = ("metric", "group", "value", "control", "low", "high", "n", "unit", "direction")
+_KEPT = (
+    *("metric", "group", "benchmark", "value", "control", "low", "high"),
+    *("n", "unit", "direction"),
+)
 
 
 def measure(name: str, experiment: Experiment, runs: Path) -> bool:
@@ -80,7 +83,8 @@ def _is_there(need: str) -> bool:
 def _run(command: str, usage: Path) -> None:
     """Run a command that has not succeeded yet.
 
-    Its processor time and commit are appended to `usage`, also if it fails or is interrupted.
+    Its processor time, peak memory and commit are appended to `usage`, also if it fails or is
+    interrupted.
     """
     known = read_json_lines(usage) if usage.is_file() else []
     if any(line["command"] == command and line["status"] == 0 for line in known):
@@ -101,6 +105,7 @@ def _run(command: str, usage: Path) -> None:
         "commit": commit,
         "status": process.returncode,
         "seconds": used.ru_utime + used.ru_stime,
+        "peak memory": used.ru_maxrss / 1024,
     }
     with usage.open("a", encoding="utf-8") as file:
         file.write(json.dumps(line) + "\n")
@@ -167,15 +172,18 @@ def _correlations(source: str, file: Path) -> Iterator[dict[str, Any]]:
 
 
 def _training_rows(spent: list[dict[str, Any]], folder: Path) -> Iterator[dict[str, Any]]:
-    """Processor time and sentences of a training, and the NLL in its log.
+    """Processor time, peak memory and sentences of a training, and the NLL in its log.
 
     The training is that of `llamavae train` in `run`, or of `langvae_baseline.py`.
     """
     run, other = folder / "run", folder / "run.json"
     log: list[dict[str, Any]] = []
+    values: dict[str, float] = {}
     if (run / "recipe.yaml").is_file():
         commands = [line for line in spent if line["command"].startswith("llamavae train ")]
         seconds = sum(line["seconds"] for line in commands)
+        if memory := [line["peak memory"] for line in commands if "peak memory" in line]:
+            values["peak memory"] = max(memory)
         log = read_json_lines(run / "log.jsonl")
         recipe = read_yaml((run / "recipe.yaml").read_text(encoding="utf-8"), "recipe.yaml")
         sentences = log[-1]["step"] * recipe["optimisation"]["batch_size"]
@@ -185,7 +193,7 @@ def _training_rows(spent: list[dict[str, Any]], folder: Path) -> Iterator[dict[s
         sentences = record["training"]["steps"] * record["settings"]["batch"]
     else:
         return
-    values = {
+    values |= {
         "processor minutes": seconds / 60,
         "sentences": sentences,
         "sentences per processor second": sentences / seconds,

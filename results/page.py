@@ -99,7 +99,8 @@ class Table(_Part):
     Attributes:
         title: Heading.
         claim: The claim.
-        verdict: Whether it holds, in a sentence; empty if it has not been tested.
+        verdict: Whether it holds, in one sentence; empty if it has not been tested.
+        discussion: The evidence for the verdict, and what limits it.
         about: How the values are measured.
         views: Columns of the rows, one table each. A row without values is not in a table.
         rows: Rows.
@@ -111,6 +112,7 @@ class Table(_Part):
     title: str
     claim: str
     verdict: str = ""
+    discussion: str = ""
     about: str
     views: list[View]
     rows: list[Row]
@@ -180,7 +182,9 @@ def _table_lines(table: Table) -> Iterable[str]:
     yield f"## {table.title}\n"
     yield f"**Claim.** {table.claim.strip()}\n"
     yield f"**Verdict.** {table.verdict.strip() or 'Not tested yet.'}\n"
-    yield f"{table.about.strip()}\n"
+    if table.discussion:
+        yield f"{table.discussion.strip()}\n"
+    yield f"**Method.** {table.about.strip()}\n"
     measured: set[str] = set()
     for view in table.views:
         cells = {

@@ -36,7 +36,7 @@ SCORES = {
             "generated text takes the role of the reference (Mickus et al., 2022, arXiv "
             "2205.13858).",
             library="nltk",
-            settings="case:mixed|smooth:method4|weights:auto",
+            settings="case:mixed|smooth:method4|weights:.25,.25,.25,.25",
         ),
         Metric(
             "lemma-BLEU",
@@ -45,7 +45,7 @@ SCORES = {
             "Mean over items of the highest sense-BLEU with any reference definition of the same "
             "word and part of speech (CODWOE; Mickus et al., 2022, arXiv 2205.13858).",
             library="nltk",
-            settings="case:mixed|smooth:method4|weights:auto",
+            settings="case:mixed|smooth:method4|weights:.25,.25,.25,.25",
         ),
         Metric(
             "BLEU",
