@@ -510,6 +510,18 @@ def test_injections_are_modules_of_their_own():
     assert steering.offset.shape == (1, 4)
 
 
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma3"])
+def test_an_untrained_offset_is_small_beside_the_embeddings(family):
+    """A large one would destroy what the decoder knows before training starts."""
+    vae = tiny.vae(family=family, injection="memory+add")
+    z = torch.randn(512, tiny.LATENT)
+    offset = vae.injection.parts["add"](z).offset
+    embeddings = vae.decoder.lm.get_input_embeddings()
+    own = embeddings(torch.arange(embeddings.num_embeddings))
+    assert offset is not None
+    assert 0.07 < (offset.std() / own.std()).item() < 0.14
+
+
 @pytest.mark.parametrize("family", ["llama", "llama-grouped", "gpt2", "gemma3"])
 def test_scaled_memory_has_the_sizes_of_the_decoders_own_keys_and_values(family):
     vae = tiny.vae(family=family, scaled_memory=True)

@@ -43,7 +43,6 @@ from llamavae.modeling.decoder import TextDecoder, check_options
 from llamavae.modeling.encoder import SentenceEncoder
 from llamavae.modeling.injection import (
     Injection,
-    MemoryInjection,
     Steering,
     attention_shapes,
     enable_memory,
@@ -235,9 +234,7 @@ class LlaMaVAE(SentenceVAE):
         if model.decoder.training_mode == "full":
             model.decoder.float()
             model.config = model.config.changed(decoder_dtype="float32")
-        for part in model.injection.parts.values():
-            if isinstance(part, MemoryInjection) and part.scaled:
-                part.calibrate(model.decoder.lm)
+        model.injection.calibrate(model.decoder.lm)
         check_encoder(model)
         check_decoder(model)
         return model

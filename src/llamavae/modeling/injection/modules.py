@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import cast, get_args
 
@@ -14,11 +15,21 @@ from llamavae.modeling.injection.attention import keys_and_values
 from llamavae.modeling.injection.steering import Steering
 from llamavae.modeling.names import InjectionName
 
+_OFFSET = 0.1
+"""Standard deviation of an untrained offset, divided by that of the decoder's embeddings."""
+
 
 def _mlp(inputs: int, hidden: int, outputs: int) -> nn.Module:
     if hidden == 0:
         return nn.Linear(inputs, outputs)
     return nn.Sequential(nn.Linear(inputs, hidden), nn.GELU(), nn.Linear(hidden, outputs))
+
+
+def _random_tokens(decoder: PreTrainedModel) -> Tensor:
+    """Token ids (32, 16), always the same."""
+    vocabulary = cast(nn.Embedding, decoder.get_input_embeddings()).num_embeddings
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(vocabulary, (32, 16), generator=generator).to(decoder.device)
 
 
 class MemoryInjection(nn.Module):
@@ -65,11 +76,8 @@ class MemoryInjection(nn.Module):
         The magnitudes differ much between layers, so without scales one learning rate is too small
         for some layers and too large for others. The scales are estimated on random tokens.
         """
-        vocabulary = cast(nn.Embedding, decoder.get_input_embeddings()).num_embeddings
-        generator = torch.Generator().manual_seed(0)
-        ids = torch.randint(vocabulary, (32, 16), generator=generator).to(decoder.device)
         parts = []
-        for pair in keys_and_values(decoder, ids):
+        for pair in keys_and_values(decoder, _random_tokens(decoder)):
             # for each head and feature, (G, C); the first position is excluded, since it is an
             # attention sink with keys and values of a different magnitude
             key, value = (x[:, :, 1:].float().std((0, 2)) for x in pair)
@@ -123,6 +131,18 @@ class AddInjection(nn.Module):
         super().__init__()
         self.net = nn.Linear(latent_dim, hidden_size, bias=False)
 
+    @torch.no_grad()
+    def calibrate(self, decoder: PreTrainedModel) -> None:
+        """Scale the map so that the offset of z ~ N(0, I) is small beside the decoder's embeddings.
+
+        Its standard deviation becomes a tenth of theirs, so that training starts close to the
+        pretrained language model. With PyTorch's default it would be several times theirs.
+        """
+        embeddings = cast(nn.Embedding, decoder.get_input_embeddings())
+        wanted = _OFFSET * embeddings(_random_tokens(decoder)).float().std()
+        weight = self.net.weight
+        weight.mul_(wanted / (weight.std() * math.sqrt(weight.shape[1])))
+
     def forward(self, z: Tensor) -> Steering:
         """Offset (B, H) of z (B, D)."""
         return Steering(offset=self.net(z))
@@ -170,6 +190,14 @@ class Injection(nn.Module):
                 self.parts[part] = SoftPromptInjection(latent_dim, hidden_size, slots, hidden)
             else:
                 self.parts[part] = AddInjection(latent_dim, hidden_size)
+
+    def calibrate(self, decoder: PreTrainedModel) -> None:
+        """Adapt untrained maps to the magnitudes of a decoder, as each part describes."""
+        for part in self.parts.values():
+            if isinstance(part, AddInjection) or (
+                isinstance(part, MemoryInjection) and part.scaled
+            ):
+                part.calibrate(decoder)
 
     def forward(self, z: Tensor) -> Steering:
         """Steering for a batch of latent codes z (B, D)."""
