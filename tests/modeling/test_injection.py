@@ -517,6 +517,7 @@ def test_an_untrained_offset_is_small_beside_the_embeddings(family):
     z = torch.randn(512, tiny.LATENT)
     offset = vae.injection.parts["add"](z).offset
     embeddings = vae.decoder.lm.get_input_embeddings()
+    assert isinstance(embeddings, nn.Embedding)
     own = embeddings(torch.arange(embeddings.num_embeddings))
     assert offset is not None
     assert 0.07 < (offset.std() / own.std()).item() < 0.14
