@@ -47,8 +47,7 @@ class Row(_Part):
     Attributes:
         system: Name of the system.
         experiment: Name of the experiment.
-        seeds: Names of the same experiment with other seeds. They are shown together where all have
-            a value, and the experiment alone elsewhere.
+        seeds: Names of the same experiment with other seeds; those with a value are shown together.
         group: Group of the values, if not that of the view.
         not_measured: Why the row is empty.
     """
@@ -138,8 +137,6 @@ def cell(row: Row, view: View, column: Column) -> dict[str, Any] | None:
     """
     group = next(one.group for one in (column, row, view) if one.group is not None)
     runs = [_matching(name, column.metric, view.source, group) for name in row.experiments]
-    if not all(runs):
-        runs = runs[:1]
     for found in runs:
         if len({line.get("seed") for line in found}) < len(found):
             raise UserError(f"{row.system}, {column.title}: {len(found)} lines match; expected one")
