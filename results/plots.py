@@ -67,7 +67,7 @@ def size(rows: Sequence[tuple[str, str]]) -> Figure:
     points = _points(rows, weights, ("encoder", "BLEU-1", "not in train"))
     axis.plot([x for _, x, _ in points], [y for _, _, y in points], color=CATEGORIES[0], marker="o")
     for system, x, y in points:
-        annotate(axis, system, (x, y), (4, 6), fontsize=8)
+        annotate(axis, system, (x, y), (6, -11), fontsize=8)
     axis.set_xscale("log")
     _plain_numbers(axis.xaxis)
     axis.margins(x=0.15, y=0.2)
@@ -106,7 +106,8 @@ def _points(
 
 def _scatter(axis: Axes, points: Sequence[tuple[str, float, float]]) -> None:
     for i, (system, x, y) in enumerate(points):
-        colour, marker = CATEGORIES[i % len(CATEGORIES)], MARKERS[i % len(MARKERS)]
+        turn, kind = divmod(i, len(CATEGORIES))  # each turn shifts the markers, so no pair repeats
+        colour, marker = CATEGORIES[kind], MARKERS[(kind + turn) % len(MARKERS)]
         axis.scatter([x], [y], label=system, s=36, color=colour, marker=marker)
     axis.set_yscale("log")
     _plain_numbers(axis.yaxis)

@@ -41,6 +41,15 @@ def test_a_point_is_the_rate_and_the_distortion_of_a_system():
     assert points == [[[100, 20]], [[200, 10]]]
 
 
+def test_no_two_systems_look_alike():
+    rows = [(f"system {i}", "first") for i in range(18)]
+    (axis,) = plots.rate_distortion(rows).axes
+    looks = {
+        (str(one.get_facecolor()), str(one.get_paths()[0].vertices)) for one in axis.collections
+    }
+    assert len(looks) == len(rows)
+
+
 def test_the_size_of_a_decoder_is_on_a_logarithmic_axis():
     (axis,) = plots.size(ROWS).axes
     assert axis.get_xscale() == "log"

@@ -136,7 +136,7 @@ class AddInjection(nn.Module):
         """Scale the map so that the offset of z ~ N(0, I) is small beside the decoder's embeddings.
 
         Its standard deviation becomes a tenth of theirs, so that training starts close to the
-        pretrained language model. With PyTorch's default it would be several times theirs.
+        pretrained language model. With PyTorch's default it can be several times theirs.
         """
         embeddings = cast(nn.Embedding, decoder.get_input_embeddings())
         wanted = _OFFSET * embeddings(_random_tokens(decoder)).float().std()
