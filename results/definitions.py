@@ -2,6 +2,7 @@
 
     python -m results.definitions --model small-definitions --output FOLDER
     python -m results.definitions --model small-definitions --context context --output FOLDER
+    python -m results.definitions --model small-definitions --pos noun --output FOLDER
 
 The output has files of `llamavae study definitions`: `study.json` with the scores of each system,
 and `differences.csv` with the paired tests against the nearest neighbour. With `--context`,
@@ -50,6 +51,7 @@ def main() -> None:
     )
     parser.add_argument("--model", default="small-definitions")
     parser.add_argument("--context", default=None, help="column with a sentence around the word")
+    parser.add_argument("--pos", nargs="+", default=None, help="parts of speech of test words")
     parser.add_argument("--mover", default=None, help="encoder of MoverScore")
     parser.add_argument("--texts", type=int, default=500, help="maximum number of words")
     parser.add_argument("--draws", type=int, default=8, help="codes per word")
@@ -59,6 +61,8 @@ def main() -> None:
 
     names = ("train", "validation", "test")
     splits = {split: load_corpus("wordnet-pairs", split, max_words=16) for split in names}
+    if given.pos is not None:
+        splits["test"] = splits["test"].filter(lambda row: row["pos"] in given.pos)
     study = study_fitted(
         InvertibleCVAE.from_pretrained(given.model),
         splits,
