@@ -29,6 +29,7 @@ class Experiment(BaseModel):
             scored on all items and on those that do not occur in training (`not in train`).
         evaluations: Folders of `llamavae evaluate` in the folder, whose values are kept.
         studies: Folders of `llamavae study` in the folder, whose values are kept.
+        comparisons: Folders of `llamavae compare` in the folder, whose paired tests are kept.
         sweeps: Folders of `llamavae sweep` in the folder, whose correlations are kept.
         train: Corpus whose training split defines `not in train`.
         requires: Names of environment variables and of files that the commands need; `{runs}` as
@@ -42,6 +43,7 @@ class Experiment(BaseModel):
     predictions: dict[str, str] = {}
     evaluations: list[str] = []
     studies: list[str] = []
+    comparisons: list[str] = []
     sweeps: list[str] = []
     train: str | None = None
     requires: list[str] = []

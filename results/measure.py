@@ -138,6 +138,8 @@ def _rows(experiment: Experiment, folder: Path) -> Iterator[dict[str, Any]]:
                 yield {"source": each, **kept, "group": group}
         for file in sorted((folder / each).glob("differences*.csv"), key=lambda file: file.stem):
             yield from _differences(f"{each}/{file.stem}", file)
+    for each in experiment.comparisons:
+        yield from _comparison(each, folder / each / "comparison.csv")
     for each in experiment.sweeps:
         yield from _correlations(each, folder / each / "correlations.csv")
 
@@ -154,6 +156,23 @@ def _differences(source: str, file: Path) -> Iterator[dict[str, Any]]:
                 "value": float(row["difference"]),
                 **{key: float(row[key]) for key in ("low", "high", "p")},
             }
+
+
+def _comparison(source: str, file: Path) -> Iterator[dict[str, Any]]:
+    """The paired tests of evaluations against the first one."""
+    with file.open(encoding="utf-8", newline="") as lines:
+        for row in csv.DictReader(lines):
+            if row["p"]:
+                yield {
+                    "source": f"{source}/{row['evaluator']}",
+                    "metric": row["metric"],
+                    "group": row["group"],
+                    "value": float(row["difference"]),
+                    "low": float(row["difference_low"]),
+                    "high": float(row["difference_high"]),
+                    "p": float(row["p"]),
+                    "n": int(row["n"]),
+                }
 
 
 def _correlations(source: str, file: Path) -> Iterator[dict[str, Any]]:

@@ -82,7 +82,11 @@ def test_differences_by_sentence(make):
         expected = stats.ttest_rel(system.scores, a.scores).pvalue
         assert score[name]["p"] == pytest.approx(expected, abs=0.05)
         assert score[name]["test"] == "paired bootstrap"
-        assert score[name]["difference"] == pytest.approx(np.mean(system.scores - a.scores))
+        differences = system.scores - a.scores
+        assert score[name]["difference"] == pytest.approx(np.mean(differences))
+        low, high = stats.ttest_1samp(differences, 0).confidence_interval()
+        assert score[name]["difference_low"] == pytest.approx(low, abs=0.02)
+        assert score[name]["difference_high"] == pytest.approx(high, abs=0.02)
     assert score["b"]["verdict"] == "no clear difference"
     assert score["c"]["verdict"] == "better"
     bleu = rows_of(rows, "BLEU")

@@ -349,3 +349,14 @@ def test_differences_are_of_the_same_items():
     assert none["difference"] == pytest.approx(0)
     assert none["p"] > 0.9
     assert differences([]) == []
+
+
+def test_ranks_are_tested_by_their_median():
+    def ranks(system, values):
+        return {"system": system, "seed": 0, "metric": "median rank"} | {
+            "items": Items(np.array(values))
+        }
+
+    rows = [ranks("flow", [1, 2, 3, 4, 1000]), ranks("nearest neighbour", [2, 3, 4, 5, 6])]
+    [found] = differences(rows)
+    assert found["difference"] == 3 - 4

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from llamavae.errors import UserError
 from llamavae.metrics import retrieval
 from llamavae.metrics.bootstrap import bootstrap_interval
+from llamavae.metrics.metric import AGGREGATES
 from llamavae.metrics.retrieval import SCORES, rank_of_truth, score_ranks, score_vectors
 
 
@@ -97,6 +98,12 @@ def test_intervals_are_those_of_the_normal_law_for_many_items():
     half = 1.96 * (1 / ranks).std() / len(ranks) ** 0.5
     assert row["low"] == pytest.approx(row["value"] - half, abs=0.15 * half)
     assert row["high"] == pytest.approx(row["value"] + half, abs=0.15 * half)
+
+
+def test_ranks_keep_the_items_that_give_the_value():
+    for row in score_ranks(torch.tensor([1, 2, 4, 200]), candidates=200):
+        of = AGGREGATES[SCORES[row["metric"]].aggregate]
+        assert of(row["items"].values) == pytest.approx(row["value"])
 
 
 def test_equal_ranks_have_no_width_and_seeds_repeat():

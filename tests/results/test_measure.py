@@ -135,7 +135,7 @@ def test_the_seeds_of_a_study_are_kept(tmp_path):
     assert results[1] == [{**kept, "seed": 0}, {**kept, "seed": 1}]
 
 
-def test_training_sweeps_and_studies_are_read(tmp_path):
+def test_training_sweeps_comparisons_and_studies_are_read(tmp_path):
     folder = tmp_path / "mine"
     write(folder / "run" / "recipe.yaml", "optimisation: {batch_size: 9}")
     write(folder / "run" / "log.jsonl", '{"step": 20, "nll": 30.5}\n{"step": 20, "eval_nll": 1}\n')
@@ -151,7 +151,12 @@ def test_training_sweeps_and_studies_are_read(tmp_path):
     head = "geometry,quality,spearman,low,high,p,n\n"
     rows = "IsoScore,BLEU,0.5,-0.1,0.8,0.1,12\nMIG,BLEU,,,,,12\n"
     write(folder / "sweep" / "correlations.csv", head + rows)
-    experiment = Experiment(commands=[], studies=["study"], sweeps=["sweep"])
+    head = "evaluator,metric,group,value,low,high,n,difference,difference_low,difference_high,p\n"
+    rows = "sts,BLEU,part,2,1,3,50,0.5,0.1,0.9,0.02\nsts,cost,,2,1,3,50,0.5,,,\n"
+    write(folder / "comparison" / "comparison.csv", head + rows)
+    experiment = Experiment(
+        commands=[], studies=["study"], sweeps=["sweep"], comparisons=["comparison"]
+    )
     assert measure.measure("mine", experiment, tmp_path)
     results = read_results("mine")
     assert results is not None
@@ -161,6 +166,8 @@ def test_training_sweeps_and_studies_are_read(tmp_path):
         | {"value": 0.5, "low": 0.1, "high": 0.9, "p": 0.02},
         {"source": "study/differences-b", "metric": "BLEU", "group": "glow", "seed": 0}
         | {"value": 0.3, "low": 0.2, "high": 0.4, "p": 0.01},
+        {"source": "comparison/sts", "metric": "BLEU", "group": "part", "value": 0.5}
+        | {"low": 0.1, "high": 0.9, "p": 0.02, "n": 50},
         {"source": "sweep", "metric": "correlation with BLEU", "group": "IsoScore", "value": 0.5}
         | {"low": -0.1, "high": 0.8, "p": 0.1, "n": 12},
         {"source": "training", "metric": "processor minutes", "value": 1.5},

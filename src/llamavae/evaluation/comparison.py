@@ -28,11 +28,11 @@ def compare(evaluations: Sequence[Results], resamples: int = 1000) -> Rows:
     Row: `system`, `evaluator`, `metric`, `group`, `value`, `low`, `high`, `control`, `unit`,
     `direction`, `n` and `benchmark` as in the evaluations, and, for all but the first system:
     `difference` (its value minus the first one's; None if the first has no value on the
-    benchmark), `p` (two-sided, of the paired bootstrap; None if the per-item values are unknown or
-    the two evaluations differ in sentences, settings, signature of the metric or encoder, their
-    `judge`), `test` (`paired bootstrap`; empty without p) and `verdict`: `better`, `worse`
-    (`higher`, `lower` for a metric without a direction), or `no clear difference`; empty without
-    p.
+    benchmark), `difference_low` and `difference_high` (its 95 % interval; None without p), `p`
+    (two-sided, of the paired bootstrap; None if the per-item values are unknown or the two
+    evaluations differ in sentences, settings, signature of the metric or encoder, their `judge`),
+    `test` (`paired bootstrap`; empty without p) and `verdict`: `better`, `worse` (`higher`,
+    `lower` for a metric without a direction), or `no clear difference`; empty without p.
 
     Args:
         evaluations: At least two evaluations, of systems with different names.
@@ -103,7 +103,11 @@ def _key(row: dict[str, Any], results: Results) -> tuple[str, str, str, str]:
     return row["evaluator"], row["metric"], group, benchmark
 
 
-_NOTHING: dict[str, Any] = {"difference": None, "p": None, "test": "", "verdict": ""}
+_NOTHING: dict[str, Any] = {
+    **dict.fromkeys(("difference", "difference_low", "difference_high", "p")),
+    "test": "",
+    "verdict": "",
+}
 
 
 def _difference(
@@ -121,14 +125,15 @@ def _difference(
     if a and b and len(a.values) == len(b.values):
         metric = _metric(ours, row)
         of, seed = AGGREGATES[metric["aggregate"]], int(first.data["seed"])
-        p = paired_bootstrap(
+        _, low, high, p = paired_bootstrap(
             lambda i: of(a.values[i]),
             lambda i: of(b.values[i]),
             len(a.values),
             resamples=resamples,
             seed=seed,
-        ).p
-        return found | {"p": p, "test": "paired bootstrap", "verdict": _verdict(found, row, p)}
+        )
+        found |= {"difference_low": low, "difference_high": high, "p": p}
+        return found | {"test": "paired bootstrap", "verdict": _verdict(found, row, p)}
     return found
 
 

@@ -35,8 +35,9 @@ from llamavae.guidance.conditions import read_column
 from llamavae.guidance.sampling import check_draws
 from llamavae.metrics.bootstrap import paired_bootstrap
 from llamavae.metrics.definitions import SCORES, score_definitions
-from llamavae.metrics.metric import Items, Metric, Rows
+from llamavae.metrics.metric import AGGREGATES, Items, Metric, Rows
 from llamavae.metrics.ngrams import distinct_n
+from llamavae.metrics.retrieval import SCORES as RANK_SCORES
 from llamavae.metrics.retrieval import rank_of_truth, score_ranks, score_vectors
 from llamavae.metrics.semantic import Scorer
 from llamavae.modeling import LlaMaVAE
@@ -360,9 +361,10 @@ def differences(rows: Rows, against: str = NEAREST, *, resamples: int = 1000) ->
         theirs = items.get((seed, metric, against))
         if system == against or theirs is None or len(ours.values) != len(theirs.values):
             continue
+        of = AGGREGATES[(SCORES | RANK_SCORES)[metric].aggregate]
         real, low, high, p = paired_bootstrap(
-            lambda drawn, a=ours.values: float(a[drawn].mean()),
-            lambda drawn, b=theirs.values: float(b[drawn].mean()),
+            lambda drawn, of=of, a=ours.values: of(a[drawn]),
+            lambda drawn, of=of, b=theirs.values: of(b[drawn]),
             len(ours.values),
             resamples=resamples,
         )

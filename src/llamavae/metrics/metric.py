@@ -22,6 +22,7 @@ Rows = list[dict[str, Any]]
 
 AGGREGATES: dict[str, Callable[[NDArray[Any]], float]] = {
     "mean": lambda items: float(items.mean()),
+    "median": lambda items: float(np.median(items)),
     "BLEU": lambda items: bleu_of_counts(items.astype(int)),
     "chrF": lambda items: chrf_of_counts(items.astype(int)),
     "perplexity": lambda items: math.exp(np.divide(*items.sum(0))),

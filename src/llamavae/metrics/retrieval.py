@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -9,9 +11,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from llamavae.errors import UserError
-from llamavae.metrics.bootstrap import draws, percentile_interval
 from llamavae.metrics.control import derangement
-from llamavae.metrics.metric import Metric, Rows
+from llamavae.metrics.metric import AGGREGATES, Items, Metric, Rows
 
 _CUTS = (1, 10, 100)
 _BLOCK = 1024
@@ -26,6 +27,7 @@ SCORES = {
             "lower",
             "Median over items of the rank of the correct word among the V candidates; with ties, "
             "the worst rank counts (Hill et al., 2016, arXiv 1504.00548).",
+            aggregate="median",
         ),
         Metric(
             "MRR",
@@ -112,9 +114,9 @@ def rank_of_truth(scores: Tensor, truth: Tensor) -> Tensor:
 def score_ranks(ranks: Tensor, candidates: int, seed: int = 0) -> Rows:
     """Median rank, mean reciprocal rank, and recall at 1, 10 and 100.
 
-    Rows are those of `Metric.row`; `metric` is a name of `SCORES`. The interval has the percentiles
-    of 1,000 bootstrap samples of the items. The control is the expected value for uniformly random
-    ranks.
+    Rows are those of `Metric.row`, with per-item values; `metric` is a name of `SCORES`. The
+    interval has the percentiles of 1,000 bootstrap samples of the items. The control is the
+    expected value for uniformly random ranks.
 
     Args:
         ranks: Rank of the correct candidate of each item, from 1 (N,).
@@ -127,21 +129,25 @@ def score_ranks(ranks: Tensor, candidates: int, seed: int = 0) -> Rows:
             f"expected at least one rank (N,) from 1 to the {candidates} candidates; got shape "
             f"{tuple(ranks.shape)}" + (f", {values.min()} to {values.max()}" if values.size else "")
         )
-    drawn = np.array([_statistics(values[items]) for items in draws(len(values), seed=seed)])
-    # each rank once: the distribution of a random guess
-    guess = _statistics(np.arange(1, candidates + 1))
-    names = ("median rank", "MRR", *(f"recall@{cut}" for cut in _CUTS))
-    return [
-        SCORES[name].row(value, len(values), control=control, interval=percentile_interval(each))
-        for name, value, control, each in zip(
-            names, _statistics(values), guess, drawn.T, strict=True
+    guess = _of_ranks(np.arange(1, candidates + 1))  # each rank once, as often as a random guess
+    rows: Rows = []
+    for name, items in _of_ranks(values).items():
+        metric, of = SCORES[name], AGGREGATES[SCORES[name].aggregate]
+        row = metric.bootstrap(
+            lambda i, of=of, items=items: of(items[i]),
+            len(items),
+            seed,
+            control=of(guess[name]),
+            items=Items(items),
         )
-    ]
+        rows.append(row)
+    return rows
 
 
-def _statistics(ranks: NDArray[np.integer]) -> list[float]:
-    recalls = ((ranks <= cut).mean() for cut in _CUTS)
-    return [float(x) for x in (np.median(ranks), (1 / ranks).mean(), *recalls)]
+def _of_ranks(ranks: NDArray[np.integer]) -> dict[str, NDArray[Any]]:
+    """The value of each rank, by metric."""
+    recalls = {f"recall@{cut}": (ranks <= cut).astype(int) for cut in _CUTS}
+    return {"median rank": ranks, "MRR": 1 / ranks, **recalls}
 
 
 # ------------------------------------------------------------------------------- vectors
