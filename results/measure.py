@@ -164,7 +164,7 @@ def _comparison(source: str, file: Path) -> Iterator[dict[str, Any]]:
         for row in csv.DictReader(lines):
             if row["p"]:
                 yield {
-                    "source": f"{source}/{row['evaluator']}",
+                    "source": f"{source}/{row['evaluator']}/differences",
                     "metric": row["metric"],
                     "group": row["group"],
                     "value": float(row["difference"]),

@@ -166,7 +166,7 @@ def test_training_sweeps_comparisons_and_studies_are_read(tmp_path):
         | {"value": 0.5, "low": 0.1, "high": 0.9, "p": 0.02},
         {"source": "study/differences-b", "metric": "BLEU", "group": "glow", "seed": 0}
         | {"value": 0.3, "low": 0.2, "high": 0.4, "p": 0.01},
-        {"source": "comparison/sts", "metric": "BLEU", "group": "part", "value": 0.5}
+        {"source": "comparison/sts/differences", "metric": "BLEU", "group": "part", "value": 0.5}
         | {"low": 0.1, "high": 0.9, "p": 0.02, "n": 50},
         {"source": "sweep", "metric": "correlation with BLEU", "group": "IsoScore", "value": 0.5}
         | {"low": -0.1, "high": 0.8, "p": 0.1, "n": 12},
