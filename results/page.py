@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from llamavae.errors import UserError
 from llamavae.markdown import markdown_table
 from llamavae.parsing import read_yaml
-from results.experiments import HERE, read_results, results_file
+from results.experiments import HERE, read_results
 
 PAGE = HERE / "README.md"
 
@@ -135,8 +135,7 @@ def cell(row: Row, view: View, column: Column) -> dict[str, Any] | None:
     Raises:
         UserError: Several lines match, and their seeds are not different.
     """
-    group = next(one.group for one in (column, row, view) if one.group is not None)
-    runs = [_matching(name, column.metric, view.source, group) for name in row.experiments]
+    runs = _matching(row, view, column).values()
     for found in runs:
         if len({line.get("seed") for line in found}) < len(found):
             raise UserError(f"{row.system}, {column.title}: {len(found)} lines match; expected one")
@@ -144,14 +143,20 @@ def cell(row: Row, view: View, column: Column) -> dict[str, Any] | None:
     return _over_seeds(lines) if len(lines) > 1 else next(iter(lines), None)
 
 
-def _matching(experiment: str, metric: str, source: str, group: str) -> list[dict[str, Any]]:
-    """The lines of an experiment's file with a value of a metric."""
-    results = read_results(experiment)
-    return [
-        line
-        for line in (results[1] if results else [])
-        if (line["metric"], line["source"], line.get("group", "")) == (metric, source, group)
-    ]
+def _matching(row: Row, view: View, column: Column) -> dict[str, list[dict[str, Any]]]:
+    """The lines with a value of a cell, by experiment; those without a line are left out."""
+    group = next(one.group for one in (column, row, view) if one.group is not None)
+    wanted = column.metric, view.source, group
+    known = {name: read_results(name) for name in row.experiments}
+    lines = {
+        name: [
+            line
+            for line in (results[1] if results else [])
+            if (line["metric"], line["source"], line.get("group", "")) == wanted
+        ]
+        for name, results in known.items()
+    }
+    return {name: found for name, found in lines.items() if found}
 
 
 def _over_seeds(lines: list[dict[str, Any]]) -> dict[str, Any]:
@@ -189,7 +194,7 @@ def _table_lines(table: Table) -> Iterable[str]:
         }
         measured |= {system for system, texts in cells.items() if any(texts)}
         rows = [
-            [row.system, *cells[row.system], _links(row)]
+            [row.system, *cells[row.system], _links(row, view)]
             for row in table.rows
             if any(cells[row.system])
         ]
@@ -216,11 +221,10 @@ def _table_lines(table: Table) -> Iterable[str]:
         yield markdown_table(["published system", *titles], figures) + "\n"
 
 
-def _links(row: Row) -> str:
-    """Links to the files of a row."""
-    return ", ".join(
-        f"[{name}]({name}.jsonl)" for name in row.experiments if results_file(name).is_file()
-    )
+def _links(row: Row, view: View) -> str:
+    """Links to the files with the values of a row."""
+    found = {name for column in view.columns for name in _matching(row, view, column)}
+    return ", ".join(f"[{name}]({name}.jsonl)" for name in row.experiments if name in found)
 
 
 def _experiment_lines(names: Iterable[str]) -> Iterable[str]:

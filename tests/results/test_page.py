@@ -116,6 +116,8 @@ def test_experiments_that_differ_in_their_seed_are_one_row(measured):
     assert page.cell(row.model_copy(update={"group": "new"}), VIEW, COLUMN) == LINES[1]
     table = page.Table(title="T", claim="C", about="A", views=[VIEW], rows=[row])
     assert "[mine](mine.jsonl), [mine-1](mine-1.jsonl)" in "\n".join(page._table_lines(table))
+    other = VIEW.model_copy(update={"group": "new"})  # the other seed has no value there
+    assert page._links(row, other) == "[mine](mine.jsonl)"
 
 
 def test_the_group_of_a_column_comes_first(measured):
