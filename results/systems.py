@@ -2,13 +2,16 @@
 
     python -m results.systems vae --model small --corpus worldtree --output FILE
     python -m results.systems vae --model small --refine 20 --corpus worldtree --output FILE
+    python -m results.systems vae --model small --refine 20 --from-prior --output FILE
     python -m results.systems nearest --corpus worldtree --output FILE
     python -m results.systems prompted --corpus worldtree --output FILE
 
 `vae` decodes the posterior mean of each test sentence greedily, or with --sample one draw of tokens
-at temperature 1. `nearest` answers with the training sentence whose vector has the highest cosine
-with that of the sentence. `prompted` asks a language model for a paraphrase; it reads the sentence
-itself, so it has no latent space. The control of an item is the text of the item after it.
+at temperature 1. With --from-prior, refinement starts from the mean of the prior instead of the
+encoder's code, so the encoder is not used. `nearest` answers with the training sentence whose
+vector has the highest cosine with that of the sentence. `prompted` asks a language model for a
+paraphrase; it reads the sentence itself, so it has no latent space. The control of an item is the
+text of another item (shuffled).
 
 A file next to the output, `NAME.cost.json`, has the processor seconds per sentence and the peak
 memory. The seconds contain neither the imports nor the loading of the model. For a VAE, it also has
@@ -31,10 +34,11 @@ import torch
 from llamavae import LlaMaVAE
 from llamavae.baselines import PromptedDecoder
 from llamavae.corpora import load_corpus
-from llamavae.evaluation import Prediction, Predictions, RefinedSystem, write_predictions
+from llamavae.evaluation import Prediction, Predictions, write_predictions
 from llamavae.evaluation.evaluators.reconstruction import decode_by_length
 from llamavae.files import write_json
 from llamavae.latent import nearest_neighbours
+from llamavae.metrics.control import derangement
 from llamavae.modeling import TextDecoder
 from llamavae.modeling.loading import load_sentence_encoder
 
@@ -51,13 +55,8 @@ PROMPTS = {
 }
 """Prompts for a paraphrase, by name."""
 
-System = Callable[[Sequence[str]], tuple[list[str], list[str]]]
-"""From sentences to the texts and the control texts of a system."""
-
-
-def _with_control(texts: list[str]) -> tuple[list[str], list[str]]:
-    """Texts, and for each the text of the next item."""
-    return texts, texts[1:] + texts[:1]
+System = Callable[[Sequence[str]], list[str]]
+"""From sentences to the texts of a system."""
 
 
 @dataclass
@@ -71,17 +70,30 @@ class _Decoder:
         return self.model.decode(z, **self.options)
 
 
-def vae_system(model: LlaMaVAE, refine: int = 0, sample: bool = False, seed: int = 0) -> System:
-    """Encode, and decode the posterior means; the control decodes the code of the next sentence."""
+def vae_system(
+    model: LlaMaVAE, refine: int = 0, from_prior: bool = False, sample: bool = False, seed: int = 0
+) -> System:
+    """Encode, and decode the posterior means.
+
+    Args:
+        model: The VAE.
+        refine: Steps of refinement of the codes.
+        from_prior: Refine the mean of the prior instead of the encoder's codes.
+        sample: Sample tokens at temperature 1.
+        seed: Seed of these tokens.
+    """
     options = {"do_sample": True, "temperature": 1.0} if sample else {}
     decoder = _Decoder(model, options)
 
-    def texts(sentences: Sequence[str]) -> tuple[list[str], list[str]]:
-        system = RefinedSystem(model, refine) if refine else model
-        z = system.encode(sentences).mean
+    def texts(sentences: Sequence[str]) -> list[str]:
+        if refine:
+            start = torch.zeros(len(sentences), model.config.latent_dim) if from_prior else None
+            z = model.refine(sentences, refine, start=start).mean
+        else:
+            z = model.encode(sentences).mean
         torch.manual_seed(seed)  # of sampled tokens
         lengths = [len(sentence) for sentence in sentences]
-        return _with_control(decode_by_length(decoder, z, lengths, progress=True))
+        return decode_by_length(decoder, z, lengths, progress=True)
 
     return texts
 
@@ -91,9 +103,9 @@ def nearest_system(encoder: str, training: Sequence[str]) -> System:
     model = load_sentence_encoder(encoder)
     known = model.encode(list(training))
 
-    def texts(sentences: Sequence[str]) -> tuple[list[str], list[str]]:
+    def texts(sentences: Sequence[str]) -> list[str]:
         _, index = nearest_neighbours(model.encode(list(sentences)), known, 1)
-        return _with_control([training[int(i)] for i in index[:, 0]])
+        return [training[int(i)] for i in index[:, 0]]
 
     return texts
 
@@ -102,10 +114,8 @@ def prompted_system(decoder: str, prompt: str) -> System:
     """A paraphrase by a prompted language model."""
     model = PromptedDecoder(TextDecoder.load(decoder, max_tokens=40), PROMPTS[prompt])
 
-    def texts(sentences: Sequence[str]) -> tuple[list[str], list[str]]:
-        return _with_control(
-            [text.strip() for text in model.generate(sentences, max_new_tokens=40)]
-        )
+    def texts(sentences: Sequence[str]) -> list[str]:
+        return [text.strip() for text in model.generate(sentences, max_new_tokens=40)]
 
     return texts
 
@@ -118,6 +128,7 @@ def main() -> None:
     parser.add_argument("kind", choices=("vae", "nearest", "prompted"))
     parser.add_argument("--model", default="small", help="VAE of `vae`")
     parser.add_argument("--refine", type=int, default=0, help="steps of refinement of the codes")
+    parser.add_argument("--from-prior", action="store_true", help="refine without the encoder")
     parser.add_argument("--sample", action="store_true", help="sample tokens at temperature 1")
     parser.add_argument("--encoder", default="all-minilm-l6-v2", help="sentence encoder")
     parser.add_argument("--decoder", default="smollm2-135m-instruct", help="language model")
@@ -144,18 +155,19 @@ def main() -> None:
     if given.kind == "vae":
         model = LlaMaVAE.from_pretrained(given.model)
         weights["decoder weights"] = sum(weight.numel() for weight in model.decoder.parameters())
-        system = vae_system(model, given.refine, given.sample, given.seed)
+        system = vae_system(model, given.refine, given.from_prior, given.sample, given.seed)
     elif given.kind == "nearest":
         training = list(load_corpus(given.corpus, "train", **options)["text"])
         system = nearest_system(given.encoder, training)
     else:
         system = prompted_system(given.decoder, given.prompt)
     start = time.process_time()
-    texts, controls = system(asked)
+    texts = system(asked)
     seconds = time.process_time() - start
+    other = derangement(len(asked), torch.Generator().manual_seed(given.seed), asked).tolist()
     items = [
-        Prediction(str(i), text, (sentence,), control)
-        for i, sentence, text, control in zip(chosen, asked, texts, controls, strict=True)
+        Prediction(str(i), text, (sentence,), texts[j])
+        for i, sentence, text, j in zip(chosen, asked, texts, other, strict=True)
     ]
     given.output.parent.mkdir(parents=True, exist_ok=True)
     about = {"task": "reconstruction", "benchmark": given.corpus, "split": given.split}
