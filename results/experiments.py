@@ -35,6 +35,7 @@ class Experiment(BaseModel):
         requires: Names of environment variables and of files that the commands need; `{runs}` as
             in the commands.
         seed: The seed of all commands.
+        seeds: The seeds of the models, if the commands train several.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -48,6 +49,7 @@ class Experiment(BaseModel):
     train: str | None = None
     requires: list[str] = []
     seed: int = 0
+    seeds: list[int] = []
 
 
 def experiments() -> dict[str, Experiment]:

@@ -51,15 +51,17 @@ def measure(name: str, experiment: Experiment, runs: Path) -> bool:
         return False
     folder.mkdir(parents=True, exist_ok=True)
     usage = folder / "usage.jsonl"
-    for command in experiment.commands:
-        _run(_filled(command, folder, runs), usage)
-    spent = read_json_lines(usage)
+    commands = [_filled(command, folder, runs) for command in experiment.commands]
+    for command in commands:
+        _run(command, usage)
+    spent = [line for line in read_json_lines(usage) if line["command"] in commands]
     made_by = provenance()
     commits = (line.get("commit", made_by["commit"]) for line in spent if line["status"] == 0)
     about = {
         "experiment": name,
         "commands": experiment.commands,
         "seed": experiment.seed,
+        **({"seeds": experiment.seeds} if experiment.seeds else {}),
         "processor_seconds": round(sum(line["seconds"] for line in spent)),
         "commit": ", ".join(dict.fromkeys(map(str, commits))),
         **{key: made_by[key] for key in ("version", "torch", "transformers", "machine")},

@@ -160,11 +160,15 @@ def _matching(row: Row, view: View, column: Column) -> dict[str, list[dict[str, 
 
 
 def _over_seeds(lines: list[dict[str, Any]]) -> dict[str, Any]:
-    """The mean, the lowest and the highest value of several seeds, and the mean control."""
+    """The mean, the lowest and the highest value of several seeds, and the mean control.
+
+    `seeds` is the number of seeds, by which it differs from an interval over items.
+    """
     values = [line["value"] for line in lines]
     controls = [line["control"] for line in lines if line.get("control") is not None]
     control = {"control": mean(controls)} if len(controls) == len(lines) else {}
-    return {"value": mean(values), "low": min(values), "high": max(values), **control}
+    found = {"value": mean(values), "low": min(values), "high": max(values), "seeds": len(lines)}
+    return found | control
 
 
 def cell_text(row: Row, view: View, column: Column) -> str:
@@ -176,7 +180,8 @@ def cell_text(row: Row, view: View, column: Column) -> str:
     text = f"{value:.{column.digits}f}"
     if column.interval and line.get("low") is not None:
         p = f"; p = {line['p']:.2g}" if "p" in line else ""
-        text += f" ({line['low']:.{column.digits}f} to {line['high']:.{column.digits}f}{p})"
+        seeds = f"{line['seeds']} seeds: " if "seeds" in line else ""
+        text += f" ({seeds}{line['low']:.{column.digits}f} to {line['high']:.{column.digits}f}{p})"
     return text
 
 
@@ -239,9 +244,11 @@ def _experiment_lines(names: Iterable[str]) -> Iterable[str]:
             continue
         about = results[0]
         minutes = about["processor_seconds"] / 60
+        seeds = about.get("seeds", [about["seed"]])
         yield f"### {name}\n"
         yield (
-            f"Seed {about['seed']}; commit {about['commit']}; {about['machine']}; PyTorch "
+            f"{'Seed' if len(seeds) == 1 else 'Seeds'} {', '.join(map(str, seeds))}; "
+            f"commit {about['commit']}; {about['machine']}; PyTorch "
             f"{about['torch']}; {minutes:.1f} minutes of processor time."
             f"{' ' + about['note'] if 'note' in about else ''}\n"
         )

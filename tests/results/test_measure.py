@@ -139,10 +139,9 @@ def test_training_sweeps_comparisons_and_studies_are_read(tmp_path):
     folder = tmp_path / "mine"
     write(folder / "run" / "recipe.yaml", "optimisation: {batch_size: 9}")
     write(folder / "run" / "log.jsonl", '{"step": 20, "nll": 30.5}\n{"step": 20, "eval_nll": 1}\n')
-    write(
-        folder / "usage.jsonl",
-        '{"command": "llamavae train -r demo", "status": 0, "seconds": 90}\n',
-    )
+    spent = {"llamavae train -r demo": 90, "llamavae train -r other": 1000}  # no longer listed
+    lines = [{"command": key, "status": 0, "seconds": value} for key, value in spent.items()]
+    write(folder / "usage.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
     study = '{"systems": {"glow/0": [{"system": "glow", "seed": 0, "metric": "BLEU", "value": 2}]}}'
     write(folder / "study" / "study.json", study)
     head = "system,seed,metric,against,difference,low,high,p\n"
@@ -155,7 +154,10 @@ def test_training_sweeps_comparisons_and_studies_are_read(tmp_path):
     rows = "sts,BLEU,part,2,1,3,50,0.5,0.1,0.9,0.02\nsts,cost,,2,1,3,50,0.5,,,\n"
     write(folder / "comparison" / "comparison.csv", head + rows)
     experiment = Experiment(
-        commands=[], studies=["study"], sweeps=["sweep"], comparisons=["comparison"]
+        commands=["llamavae train -r demo"],
+        studies=["study"],
+        sweeps=["sweep"],
+        comparisons=["comparison"],
     )
     assert measure.measure("mine", experiment, tmp_path)
     results = read_results("mine")

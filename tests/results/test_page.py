@@ -103,7 +103,7 @@ def test_a_cell_of_several_seeds_is_their_mean_and_range(measured):
     experiments.write_results(measured, {"experiment": measured}, lines)
     row = Row(system="mine", experiment=measured)
     interval = COLUMN.model_copy(update={"interval": True})
-    assert page.cell_text(row, VIEW, interval) == "3.0 (1.0 to 6.0)"
+    assert page.cell_text(row, VIEW, interval) == "3.0 (3 seeds: 1.0 to 6.0)"
     assert page.cell_text(row, VIEW, COLUMN.model_copy(update={"control": True})) == "1.0"
 
 
@@ -112,7 +112,7 @@ def test_experiments_that_differ_in_their_seed_are_one_row(measured):
     row = Row(system="mine", experiment=measured, seeds=["mine-1"])
     assert page.cell(row, VIEW, interval) == LINES[0], "the other seed is not measured"
     experiments.write_results("mine-1", {"experiment": "mine-1"}, [{**LINES[0], "value": 14.34}])
-    assert page.cell_text(row, VIEW, interval) == "13.3 (12.3 to 14.3)"
+    assert page.cell_text(row, VIEW, interval) == "13.3 (2 seeds: 12.3 to 14.3)"
     assert page.cell(row.model_copy(update={"group": "new"}), VIEW, COLUMN) == LINES[1]
     table = page.Table(title="T", claim="C", about="A", views=[VIEW], rows=[row])
     assert "[mine](mine.jsonl), [mine-1](mine-1.jsonl)" in "\n".join(page._table_lines(table))
