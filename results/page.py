@@ -144,7 +144,7 @@ def cell(row: Row, view: View, column: Column) -> dict[str, Any] | None:
 
 
 def _matching(row: Row, view: View, column: Column) -> dict[str, list[dict[str, Any]]]:
-    """The lines with a value of a cell, by experiment; those without a line are left out."""
+    """The lines with a value of a cell, by experiment; without those that have no line."""
     group = next(one.group for one in (column, row, view) if one.group is not None)
     wanted = column.metric, view.source, group
     known = {name: read_results(name) for name in row.experiments}
