@@ -199,8 +199,8 @@ def test_other_errors_are_not_of_the_disk() -> None:
     ("name", "message"),
     [
         ("nowhere/a", r"nowhere/a: No such file .*Create the folder"),
-        ("file/a", r"file/a: Not a directory.*a file is in the way"),
-        ("folder", r"folder: Is a directory.*a folder is in the way"),
+        ("file/a", r"file/a: Not a directory. A file is in the way"),
+        ("folder", r"folder: Is a directory.*A folder is in the way"),
     ],
 )
 def test_a_place_that_cannot_be_written(name: str, message: str, tmp_path: Path) -> None:
@@ -211,7 +211,7 @@ def test_a_place_that_cannot_be_written(name: str, message: str, tmp_path: Path)
     assert tree(tmp_path) == before
     for place in ("file", "file/a"):
         with (
-            pytest.raises(DiskError, match="a file is in the way"),
+            pytest.raises(DiskError, match="A file is in the way: choose"),
             replacing_folder(tmp_path / place),
         ):
             pass

@@ -139,6 +139,11 @@ def test_all_mistakes_are_reported_together() -> None:
         assert part in text
 
 
+def test_an_unlike_setting_is_answered_with_the_known_ones() -> None:
+    with pytest.raises(UserError, match=r"objective\.foo: no such setting; expected one of .*beta, "):
+        parse_recipe({**MINIMAL, "objective": {"foo": 1}})
+
+
 def test_mistakes_in_a_list_are_reported_by_place() -> None:
     mix = [{"naem": "a"}, {"name": "b", "limit": 0}, "c"]
     with pytest.raises(UserError) as caught:

@@ -32,8 +32,8 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r")  # first characters of a spreadsheet
 _ADVICE = {
     **dict.fromkeys([errno.ENOSPC, errno.EDQUOT, errno.EFBIG], "Free some disk space"),
     **dict.fromkeys([errno.EACCES, errno.EPERM], "Choose another place or change its permissions"),
-    **dict.fromkeys([errno.ENOTDIR, errno.EEXIST], "Choose another place: a file is in the way"),
-    errno.EISDIR: "Choose another place: a folder is in the way",
+    **dict.fromkeys([errno.ENOTDIR, errno.EEXIST], "A file is in the way: choose another place"),
+    errno.EISDIR: "A folder is in the way: choose another place",
     errno.ENOENT: "Create the folder or choose another place",
 }
 

@@ -91,6 +91,6 @@ def test_unknown_names_are_refused_with_the_nearest():
         EVALUATORS["probs"]
     with pytest.raises(
         UserError,
-        match=r"unknown setting of the evaluator 'likelihood' 'sample'. Did you mean 'samples'",
+        match=r"unknown likelihood setting 'sample'. Did you mean 'samples'",
     ):
         load_evaluator("likelihood", sample=3)

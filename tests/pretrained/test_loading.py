@@ -424,6 +424,22 @@ def test_an_absent_model_offline(source, monkeypatch):
     assert "outgoing traffic" not in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["minii", "all-minilm-l6-v", "mini-definition"])
+def test_a_mistyped_name_is_corrected(name, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(UserError, match=f"Did you mean '{name[:4]}"):
+        LlaMaVAE.from_pretrained(name)
+
+
+def test_a_file_and_a_bundled_model_are_not_said_to_be_absent(tmp_path, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    (tmp_path / "texts.txt").write_text("a text")
+    with pytest.raises(UserError, match=r"texts\.txt is a file; expected the folder"):
+        LlaMaVAE.from_pretrained(tmp_path / "texts.txt")
+    with pytest.raises(UserError, match="'mini' cannot be used as a sentence encoder"):
+        load_sentence_encoder("mini")
+
+
 def test_a_source_that_is_no_hub_id():
     with pytest.raises(UserError, match=r"there is no folder my model/z"):
         LlaMaVAE.from_pretrained("my model/z")

@@ -93,7 +93,7 @@ def load_evaluator(name: str, **settings: Any) -> Evaluator:
     known = signature(cls).parameters
     for setting in settings:
         if setting not in known:
-            raise unknown(f"setting of the evaluator {name!r}", setting, known)
+            raise unknown(f"{name} setting", setting, known)
     hints = get_type_hints(cls.__init__)
     for setting, value in settings.items():
         _check(f"{name}.{setting}", value, hints[setting])

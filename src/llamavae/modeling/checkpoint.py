@@ -97,10 +97,10 @@ def read_config(folder: Path) -> LlaMaVAEConfig:
     check_config(path)
     kind = values.get("model_type")
     if kind != LlaMaVAEConfig.model_type:
-        raise UserError(
-            f"{folder} holds a model of type {kind!r:.40}, not a LlaMaVAE. To build a VAE on it "
-            "use LlaMaVAE.from_backbones(encoder, decoder)"
-        )
+        advice = "To build a VAE on it use LlaMaVAE.from_backbones(encoder, decoder)"
+        if kind == "invertible-cvae":
+            advice = "Load it with InvertibleCVAE.from_pretrained; commands: define, guide, reverse"
+        raise UserError(f"{folder} holds a model of type {kind!r:.40}, not a LlaMaVAE. {advice}")
     try:
         return LlaMaVAEConfig.from_dict(values)
     except UserError as error:

@@ -29,6 +29,7 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from llamavae.errors import UserError, check_types, nearest, unknown
 from llamavae.parsing import damage_errors, read_json
+from llamavae.pretrained.catalogue import CATALOGUE, bundled, bundled_names
 
 SAFE = {"trust_remote_code": False, "local_files_only": True}
 """Arguments of every `from_pretrained` of a model."""
@@ -150,12 +151,20 @@ def hub_errors(kind: str, source: str, options: Collection[str] = ()) -> Iterato
                 f"the folder {source} does not hold a usable {kind}{given} (found there: {found}): "
                 f"{_short(error)}"
             ) from error
+        if folder.is_file() and not is_gguf(source):
+            raise UserError(
+                f"{source} is a file; expected the folder or the hub id of a {kind}"
+            ) from error
+        if bundled(source):
+            raise UserError(f"the bundled model {source!r} cannot be used as a {kind}") from error
         if _missing_folder(source) or isinstance(error, HFValidationError):
             near = nearest(folder.name, [path.name for path in folder.parent.glob("*")])
             hint = f" Did you mean {folder.parent / near[0]}?" if near else ""
             raise UserError(
                 f"there is no folder {source} to load the {kind} from.{hint}"
             ) from error
+        if "/" not in source and (near := nearest(source, _named_models(), 1, cutoff=0.75)):
+            raise UserError(f"there is no {kind} {source!r}. Did you mean {near[0]!r}?") from error
         if isinstance(_root(error), RepositoryNotFoundError):
             raise UserError(
                 f"the hub has no {kind} {source!r} that you can read. Check its spelling; for a "
@@ -164,12 +173,12 @@ def hub_errors(kind: str, source: str, options: Collection[str] = ()) -> Iterato
         root = _root(error)
         if isinstance(root, LocalEntryNotFoundError | OfflineModeIsEnabled):
             why = "there is no such folder or downloaded model, and the hub cannot be reached"
+            then = "Download"
         else:
-            why = _short(root)
+            why, then = _short(root), "If the hub cannot be reached from here, download"
         command = shlex.join(["hf", "download", source, "--local-dir", "FOLDER"])
         raise UserError(
-            f"could not load the {kind} {source!r}: {why}\n"
-            "If the hub cannot be reached from here, download the model on another machine "
+            f"could not load the {kind} {source!r}: {why}\n{then} the model on another machine "
             f"(`{command}`) and pass the folder instead of the id"
         ) from error
 
@@ -296,6 +305,11 @@ def _entries(value: Any) -> Iterator[tuple[str, Any]]:
                 waiting += entries.values()
             case list() as items:
                 waiting += items
+
+
+def _named_models() -> list[str]:
+    """Names of the models that can be downloaded by name, and of the bundled ones."""
+    return [*CATALOGUE, *bundled_names()]
 
 
 def _missing_folder(source: str) -> bool:

@@ -315,7 +315,8 @@ async def _invalid(request: Request, error: Exception) -> Response:
         return _error(415, "expected JSON, with the header Content-Type: application/json")
     if first["type"] == "json_invalid":
         return _error(400, f"body: invalid JSON at character {first['loc'][-1]}")
-    place = ".".join(str(part) for part in first["loc"] if part != "body")[:100]
+    parts = map(str, first["loc"])  # those with a bracket are types that the field may have
+    place = ".".join(part for part in parts if part != "body" and "[" not in part)[:100]
     return _error(400, f"{place or 'body'}: {first['msg'][:200]}", param=place or None)
 
 

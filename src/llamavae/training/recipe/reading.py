@@ -142,8 +142,10 @@ _PLAIN = {"model_type": "expected settings by name", "missing": "is required"}
 def _complaint(error: Any) -> str:
     place = ".".join(str(p) for p in error["loc"])
     if error["type"] == "extra_forbidden":
-        near = nearest(str(error["loc"][-1]), _settings_at(error["loc"][:-1]))
+        known = sorted(_settings_at(error["loc"][:-1]))
+        near = nearest(str(error["loc"][-1]), known)
         hint = f"; did you mean {near[0]!r}?" if near else ""
+        hint = hint or (f"; expected one of {', '.join(known)}" if known else "")
         return f"  {place}: no such setting{hint}"
     message = _PLAIN.get(error["type"], error["msg"].removeprefix("Value error, "))
     given = (
