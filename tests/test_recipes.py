@@ -140,7 +140,9 @@ def test_all_mistakes_are_reported_together() -> None:
 
 
 def test_an_unlike_setting_is_answered_with_the_known_ones() -> None:
-    with pytest.raises(UserError, match=r"objective\.foo: no such setting; expected one of .*beta, "):
+    with pytest.raises(
+        UserError, match=r"objective\.foo: no such setting; expected one of .*beta,"
+    ):
         parse_recipe({**MINIMAL, "objective": {"foo": 1}})
 
 

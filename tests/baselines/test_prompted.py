@@ -59,9 +59,8 @@ def test_samples_of_one_word_lie_side_by_side(decoder):
     """At a temperature that leaves no choice, each sample is the greedy text of its own word."""
     baseline = PromptedDecoder(decoder)
     greedy = baseline.generate(WORDS)
-    assert baseline.generate(WORDS, n=3, spread=1e-4) == [t for t in greedy for _ in range(3)]
-    assert baseline.generate(WORDS, n=3, spread=0) == [t for t in greedy for _ in range(3)]
-    assert baseline.generate(WORDS, spread=0) == greedy
+    cold = baseline.generate(WORDS, n=3, temperature=1e-4)
+    assert cold == [text for text in greedy for _ in range(3)]
 
 
 def test_a_seed_repeats_and_disturbs_nobody(decoder):
@@ -77,10 +76,13 @@ def test_a_seed_repeats_and_disturbs_nobody(decoder):
     assert one[0] != one[1]
 
 
-def test_another_temperature_samples_a_single_text(decoder):
+def test_a_temperature_samples_a_single_text(decoder):
     baseline = PromptedDecoder(decoder)
-    assert baseline.generate(WORDS, spread=3.0, seed=0) != baseline.generate(WORDS)
-    assert baseline.generate(WORDS, seed=0) == baseline.generate(WORDS, seed=1)
+    greedy = baseline.generate(WORDS)
+    assert baseline.generate(WORDS, temperature=3.0, seed=0) != greedy
+    assert baseline.generate(WORDS, temperature=1, seed=0) != greedy
+    for spread in (0, 0.5, 2.0):  # of latent codes, which it does not have
+        assert baseline.generate(WORDS, spread=spread, seed=1) == greedy
 
 
 def test_contexts(decoder):
@@ -134,5 +136,7 @@ def test_mistakes(decoder):
         baseline.generate(["dog"], n=0)
     with pytest.raises(UserError, match=r"spread .* got -1"):
         baseline.generate(["dog"], spread=-1)
+    with pytest.raises(UserError, match=r"temperature must be above 0; got 0"):
+        baseline.generate(["dog"], temperature=0)
     with pytest.raises(UserError, match=r"pairs; got the word 'dog'"):
         PromptedDecoder(decoder, "{context} {word}:").generate(["dog"])

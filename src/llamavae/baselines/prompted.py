@@ -10,7 +10,7 @@ from typing import Any, cast, final
 import torch
 from torch import Tensor
 
-from llamavae.errors import UserError
+from llamavae.errors import UserError, check_number
 from llamavae.guidance.sampling import check_draws, seeded
 from llamavae.modeling import TextDecoder
 from llamavae.modeling.tokenizing import tokenize
@@ -61,21 +61,24 @@ class PromptedDecoder:
         spread: float = 1.0,
         seed: int | None = None,
         batch_size: int = 64,
+        *,
+        temperature: float | None = None,
         **options: Any,
     ) -> list[str]:
         """The continuation of each prompt, without the prompt.
 
-        A single text at spread 1 is decoded greedily. Several texts, or one at another spread, are
-        sampled token by token, since there is no latent space; at spread 0 all are the greedy text.
+        There is no latent space, so several texts of a condition differ by their sampled tokens.
 
         Args:
             conditions: B words or (word, context) pairs; a context may be None.
             n: Number of texts per condition.
-            spread: Temperature of the sampled tokens, since there are no latent codes.
+            spread: Ignored, since there are no latent codes.
             seed: Makes sampling reproducible for the same `conditions` and `batch_size`; None uses
                 torch's default generator.
             batch_size: Number of prompts per batch; a batch has prompts of equal length in tokens,
                 so that no padding is needed.
+            temperature: Temperature of the sampled tokens. None decodes one text greedily, and
+                samples several at temperature 1.
             **options: Arguments of transformers' `generate`.
 
         Returns:
@@ -86,10 +89,12 @@ class PromptedDecoder:
         """
         check_draws(n, spread)
         rows = self.tokenize(conditions)
-        sampled = spread > 0 and (n > 1 or spread != 1)
-        if sampled:
-            options = {"do_sample": True, "temperature": spread, **options}
-        options["num_return_sequences"] = draws = n if sampled else 1
+        if temperature is None and n > 1:
+            temperature = 1.0
+        if temperature is not None:
+            check_number("temperature", temperature, above=True)
+            options = {"do_sample": True, "temperature": float(temperature), **options}
+        options["num_return_sequences"] = n
         if "max_length" in options:
             options.setdefault("max_new_tokens", None)
         texts = [""] * (len(rows) * n)
@@ -97,8 +102,7 @@ class PromptedDecoder:
             for part in _batches([len(row) for row in rows], batch_size):
                 predictions = self._continue([rows[i] for i in part], options)
                 for k, i in enumerate(part):
-                    own = predictions[k * draws : (k + 1) * draws]
-                    texts[i * n : (i + 1) * n] = own * (n // draws)
+                    texts[i * n : (i + 1) * n] = predictions[k * n : (k + 1) * n]
         return texts
 
     def tokenize(self, conditions: Sequence[Any] | Tensor) -> list[list[int]]:

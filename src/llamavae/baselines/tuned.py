@@ -139,9 +139,9 @@ class TunedDecoder:
         Args:
             conditions: B words or (word, context) pairs.
             n: Number of texts per condition.
-            spread: Temperature of the sampled tokens.
+            spread: Ignored, since there are no latent codes.
             seed: Makes sampling reproducible; None uses torch's default generator.
-            **options: `batch_size`, and arguments of transformers' `generate`.
+            **options: `batch_size` and `temperature`, and arguments of transformers' `generate`.
 
         Returns:
             B * n texts; the texts of one word are adjacent.
