@@ -32,7 +32,7 @@ def write_study(study: FittedStudy, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     write_csv(differences(study.rows), folder / "differences.csv")
     if NEAREST_ALONE in study.texts:
-        write_csv(differences(study.rows, NEAREST_ALONE), folder / "differences-alone.csv")
+        write_csv(differences(study.rows, [NEAREST_ALONE]), folder / "differences-alone.csv")
     systems = {
         system: [
             {name: value for name, value in row.items() if name != "items"}

@@ -190,7 +190,7 @@ def _table_lines(table: Table) -> Iterable[str]:
     yield f"**Claim.** {table.claim.strip()}\n"
     yield f"**Verdict.** {table.verdict.strip() or 'Not tested yet.'}\n"
     if table.discussion:
-        yield f"{table.discussion.strip()}\n"
+        yield table.discussion.strip().replace("\n", "\n\n") + "\n"  # one line a paragraph
     yield f"**Method.** {table.about.strip()}\n"
     measured: set[str] = set()
     for view in table.views:
