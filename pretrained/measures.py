@@ -127,10 +127,14 @@ def measure_definitions(
     pairs = study.task.test
     z = cvae.vae.encode(pairs.texts[:RANKED]).mean
     ranks = rank_of_truth(cvae.scores(z, pairs.conditions), torch.arange(len(z)))
+    rows, ranked = (
+        [{k: v for k, v in row.items() if k != "items"} for row in found]
+        for found in (study.rows, score_ranks(ranks, len(pairs)))
+    )
     return {
-        "scores": [{k: v for k, v in row.items() if k != "items"} for row in study.rows],
-        "differences": [row for name in against for row in differences(study.rows, name)],
-        "ranks": score_ranks(ranks, len(pairs)),
+        "scores": rows,
+        "differences": [row for name in against for row in differences(study.rows, [name])],
+        "ranks": ranked,
         "examples": [
             {"condition": study.task.conditions[i], "definition": pairs.texts[i]}
             | {system: texts[i] for system, texts in study.texts.items()}

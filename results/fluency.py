@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 
 from llamavae.evaluation.evaluator import Evaluation, EvaluationData, Evaluator, Need, latent_codes
 from llamavae.evaluation.paths import decode_paths
-from llamavae.metrics.fluency import perplexity, text_nll
-from llamavae.metrics.metric import AGGREGATES, Items, Metric, Rows
+from llamavae.metrics.fluency import text_nll
+from llamavae.metrics.metric import AGGREGATES, Items, Metric, Rows, perplexity
 from llamavae.modeling import TextDecoder
 
 MIXED = "words in random order"

@@ -49,6 +49,13 @@ def small(model: LlaMaVAE, files: list[Path], tmp_path_factory: pytest.TempPathF
     return build_index(model, files, tmp_path_factory.mktemp("small") / "index")
 
 
+def test_skipped_lines_are_counted(model, tmp_path, caplog):
+    path = tmp_path / "a.txt"
+    path.write_text("a dog\n\n \na cat\n")
+    assert build_index(model, [path], tmp_path / "index").sentences == 2
+    assert f"{path}: skipped 2 blank lines" in caplog.text
+
+
 def test_few_sentences_are_searched_exactly(small, model):
     assert (small.sentences, small.cells) == (len(SENTENCES), 0)
     for query in (SENTENCES[3], "an owl reads a letter"):

@@ -123,7 +123,7 @@ def test_all_mistakes_are_reported_together() -> None:
             }
         )
     lines = str(caught.value).splitlines()
-    assert lines[0] == "the recipe has 8 mistake(s):"
+    assert lines[0] == "the recipe has 8 mistakes:"
     assert len(lines) == 9
     text = str(caught.value)
     for part in (
@@ -151,7 +151,7 @@ def test_mistakes_in_a_list_are_reported_by_place() -> None:
     with pytest.raises(UserError) as caught:
         parse_recipe({**MINIMAL, "corpus": {"mix": mix}, "objective": {"zero": 0.9}})
     lines = str(caught.value).splitlines()
-    assert lines[0] == "the recipe has 5 mistake(s):"
+    assert lines[0] == "the recipe has 5 mistakes:"
     assert {line.strip() for line in lines[1:5]} == {
         "corpus.mix.0.naem: no such setting; did you mean 'name'?",
         "corpus.mix.0.name: is required",

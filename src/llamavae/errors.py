@@ -69,6 +69,16 @@ def unknown(kind: str, name: str, known: Iterable[str], hint: str = "") -> UserE
     return UserError(" ".join(p for p in (f"unknown {kind} {name!r:.80}.", text, hint) if p))
 
 
+def counted(n: int, noun: str) -> str:
+    """A number with its noun in the singular or plural.
+
+    Example:
+        >>> counted(1, "line"), counted(3000, "line")
+        ('1 line', '3,000 lines')
+    """
+    return f"{n:,} {noun}" + ("" if n == 1 else "s")
+
+
 LARGEST = 2**31 - 1
 """Default upper limit of an integer: more than the number of rows that fit in memory."""
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from llamavae import __version__
-from llamavae.corpora.files import check_file, read_sentences
+from llamavae.corpora.files import check_file, log_blank, read_sentences
 from llamavae.data.code_files import CODES, encoder_fingerprint, metadata, read_latent_codes
 from llamavae.errors import UserError, check_int
 from llamavae.files import replacing_folder, write_json
@@ -55,8 +55,8 @@ def build_index(
 ) -> Index:
     """Build an index of the sentences of files, and save it as a folder.
 
-    The codes are kept on disk while it is built. The folder appears when it is complete; an older
-    index in it is replaced then.
+    Blank lines are skipped, and their number is logged. The codes are kept on disk while the index
+    is built. The folder appears when it is complete; an older index in it is replaced then.
 
     Args:
         model: The model that encodes the sentences and queries.
@@ -263,6 +263,17 @@ def _codes(
                     )
                 yield part.texts or list(map(str, part.ids)), part.z
             return
-    sentences = (text for _, text in read_sentences(source, column) if text is not None)
+    sentences = _sentences(source, column)
     while texts := list(islice(sentences, _ROWS)):
         yield texts, model.encode(texts, batch_size).mean
+
+
+def _sentences(source: Path, column: str | None) -> Iterator[str]:
+    """The sentences of a file; how many blank lines it has is logged at the end."""
+    blank = 0
+    for _, text in read_sentences(source, column):
+        if text is None:
+            blank += 1
+        else:
+            yield text
+    log_blank(source, blank)

@@ -138,6 +138,34 @@ def test_guide_by_labels(fit, run):
     assert "Did you mean 'short'" in wrong.stderr
 
 
+@pytest.mark.parametrize("vectors", [False, True])
+def test_a_model_of_words_refuses_labels(folder, fit, run, vectors):
+    guided = fit(*(("--word-vectors", str(folder / "words.vec")) if vectors else ()))
+    for arguments, label in [
+        (("guide", "river", "size=short"), "size=short"),
+        (("translate", "a dog", "--from", "river", "--to", "size=long"), "size=long"),
+    ]:
+        result = run(*arguments, "--model", guided)
+        assert result.exit_code == 2
+        assert f"{label!r} is a label, but {guided} takes words" in result.stderr
+        assert "`llamavae fit-condition --labels` with --model" in result.stderr
+    assert run("guide", "river", "--model", guided).exit_code == 0
+
+
+def test_known_words_may_contain_an_equals_sign(folder, run, tmp_path):
+    rows = [json.loads(line) for line in (folder / "rows.jsonl").read_text().splitlines()]
+    text = "\n".join(json.dumps(row | {"word": f"{row['word']}=x"}) for row in rows)
+    (tmp_path / "rows.jsonl").write_text(text, encoding="utf-8")
+    guided = tmp_path / "guided"
+    fitted = run(
+        *("fit-condition", "--model", str(folder / "vae"), "--steps", "5", "--split", "all"),
+        *("--corpus", str(tmp_path / "rows.jsonl"), "-o", str(guided)),
+    )
+    assert fitted.exit_code == 0, fitted.stderr
+    assert run("guide", "river=x", "--model", str(guided)).exit_code == 0
+    assert run("guide", "river=y", "--model", str(guided)).exit_code == 2
+
+
 def test_translate(fit, run):
     guided = fit("--labels", "size")
     same = run(

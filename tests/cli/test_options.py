@@ -1,8 +1,9 @@
-"""The default models of the commands."""
+"""The options that several commands share."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from tests import tiny
 from typer.testing import CliRunner
 
 from llamavae.cli.app import app
+from llamavae.cli.options import FileOptions, batches
 
 
 @pytest.fixture
@@ -23,6 +25,16 @@ def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[bool],
         return folder
 
     return make
+
+
+@pytest.fixture
+def keyboard(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[bytes], int | None]]:
+    """Make standard input a terminal; returns the function that types on it."""
+    pty = pytest.importorskip("pty")
+    keys, terminal = pty.openpty()
+    with os.fdopen(keys, "wb", buffering=0) as typed, os.fdopen(terminal) as stdin:
+        monkeypatch.setattr("sys.stdin", stdin)
+        yield typed.write
 
 
 def call(*arguments: str) -> Any:
@@ -61,3 +73,29 @@ def test_the_environment_and_the_option_take_precedence(
 def test_help_says_what_the_default_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "300")
     assert "Default: small if its backbones are available, else mini" in call("sample", "-h").stdout
+
+
+def test_the_help_of_the_temperature_says_when_it_is_1(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "300")
+    default = "Default: greedy decoding, or 1 with --num-samples above 1"
+    assert default in call("reconstruct", "-h").stdout
+
+
+@pytest.mark.usefixtures("keyboard")
+def test_files_and_arguments_are_batched_at_a_terminal(tmp_path: Path) -> None:
+    file = tmp_path / "a.txt"
+    file.write_text("a\nb\nc\n")
+    for source, arguments in ((FileOptions(file), None), (FileOptions(), ["a", "b", "c"])):
+        assert list(batches(source.read(arguments), 2)) == [["a", "b"], ["c"]]
+
+
+def test_a_typed_text_is_answered_before_the_next_one(
+    keyboard: Callable[[bytes], int | None],
+) -> None:
+    keyboard(b"a dog\n")
+    found = batches(FileOptions().read(["-"]), 64)
+    assert next(found) == ["a dog"]
+    keyboard(b"an owl\n")
+    assert next(found) == ["an owl"]
+    keyboard(b"\x04")  # Ctrl-D
+    assert list(found) == []

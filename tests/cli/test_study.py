@@ -46,7 +46,7 @@ def test_flows(folder, run, tmp_path):
     result = run(*command(folder, "flows", tmp_path, *options))
     assert result.exit_code == 0, result.stderr
     files = {MARKER, "study.json", "scores.csv", "scores.png", "models", "predictions"}
-    assert {p.name for p in tmp_path.iterdir()} == files
+    assert {p.name for p in tmp_path.iterdir()} == files | {"differences.csv"}
     model = str(tmp_path / "models" / "glow-reference-0")
     assert run("reverse", "some words", "-k", "2", "--model", model).exit_code == 0
     with (tmp_path / "scores.csv").open(encoding="utf-8") as file:
@@ -123,11 +123,14 @@ def test_definitions(folder, run, tmp_path):
     result = run(*command(folder, "definitions", tmp_path, *options))
     assert result.exit_code == 0, result.stderr
     assert "reconstruction (ceiling)" in result.stdout
-    assert "differences from the nearest neighbour" in result.stderr
+    assert " minus nearest neighbour, " in result.stderr
     with (tmp_path / "differences.csv").open(encoding="utf-8") as file:
         tests = list(csv.DictReader(file))
     assert {row["metric"] for row in tests} >= {"sense-BLEU", "lemma-BLEU", "encoder cosine"}
-    assert {row["against"] for row in tests} == {"nearest neighbour"}
+    against = {(row["metric"], row["against"]) for row in tests}
+    assert ("sense-BLEU", "nearest neighbour") in against
+    assert ("median rank", "linear-gaussian") in against
+    assert {reference for _, reference in against} == {"nearest neighbour", "linear-gaussian"}
     assert all(0 < float(row["p"]) <= 1 for row in tests)
     assert "items" not in (tmp_path / "scores.csv").read_text().splitlines()[0]
     assert len(list((tmp_path / "predictions").iterdir())) == 9

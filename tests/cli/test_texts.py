@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from tests import tiny
+from tests import passes, tiny
 
 from llamavae import LlaMaVAE
 from llamavae.terminal import printable
@@ -133,6 +133,20 @@ def test_refined_codes(run: Any, model: LlaMaVAE, tmp_path: Path) -> None:
         == (model.decode(model.encode([A, B], refine=2).mean)[0])
     )
     assert run("encode", A, "--refine", -1).exit_code == 2
+
+
+@pytest.mark.parametrize("refine", [0, 1])
+@pytest.mark.parametrize("verb", ["encode", "reconstruct", "average", "steer", "neighbours"])
+def test_batch_size_limits_each_forward_pass(
+    run: Any, tmp_path: Path, verb: str, refine: int
+) -> None:
+    file = tmp_path / "sentences.txt"
+    file.write_text("\n".join(tiny.SENTENCES) + "\n")
+    more = {"steer": ("--towards", file, "--away-from", file), "neighbours": (A,)}.get(verb, ())
+    with passes.row_counts() as rows:
+        options = ("--file", file, "--refine", refine, "--batch-size", 2)
+        assert run(verb, *more, *options).exit_code == 0
+    assert max(rows) == 2
 
 
 def test_neighbours_in_a_file_in_stdin_and_in_codes(

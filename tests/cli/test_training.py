@@ -80,7 +80,7 @@ def test_check_reports_all_mistakes(run: Any) -> None:
         "train", "-r", "demo", "--check", "--set", "latent.dimm=7", "--set", "latent.slots=0"
     )
     assert result.exit_code == 2
-    assert "2 mistake(s)" in result.stderr
+    assert "2 mistakes" in result.stderr
     assert "did you mean 'dim'" in result.stderr
 
 

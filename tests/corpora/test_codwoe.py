@@ -235,7 +235,7 @@ def test_a_file_is_replaced_in_one_step(tmp_path):
 @pytest.mark.parametrize(
     ("ids", "glosses", "message"),
     [
-        (["a"], [], r"0 definitions for 1 id\(s\)"),
+        (["a"], [], r"0 definitions for 1 id;"),
         ([], [], "no definitions to write"),
         (["a", "b", "a"], ["x", "y", "z"], "the id 'a' occurs twice"),
     ],
@@ -250,7 +250,7 @@ def test_definitions_that_make_no_submission(tmp_path, ids, glosses, message):
     [
         ({}, "at least one kind of sgns, char, electra"),
         ({"sngs": [[1.0], [2.0]]}, "unknown kind of vector 'sngs'. Did you mean 'sgns'"),
-        ({"sgns": [[1.0]]}, r"1 vectors of sgns for 2 id\(s\)"),
+        ({"sgns": [[1.0]]}, r"1 vectors of sgns for 2 ids;"),
         ({"sgns": [[1.0], [np.inf]]}, "vectors of sgns: row 2 holds NaN"),
         ({"sgns": [1.0, 2.0]}, r"vectors of sgns: expected numbers of shape \(N, C\)"),
     ],

@@ -3,9 +3,11 @@ from __future__ import annotations
 import gzip
 import json
 import logging
+import os
 import subprocess
 from typing import Any
 
+import numpy as np
 import pytest
 from datasets import Dataset, IterableDataset
 
@@ -60,10 +62,18 @@ def test_byte_order_mark_and_unicode_separators(write):
 
 def test_blank_lines_are_counted(write, caplog):
     with caplog.at_level(logging.WARNING, "llamavae"):
-        load_corpus(write("a.txt", "a\n\n \nb\n"))
-    assert [record.getMessage().split(": ")[1] for record in caplog.records] == [
-        "skipped 2 blank line(s)"
-    ]
+        path = write("a.txt", "a\n\n \nb\n")
+        load_corpus(path)
+        load_corpus(path)
+        assert messages(caplog) == ["skipped 2 blank lines"]
+        path = write("a.txt", "a\n\nb\nc\n")
+        os.utime(path, ns=(0, 1))  # as a later change
+        load_corpus(path)
+    assert messages(caplog) == ["skipped 2 blank lines", "skipped 1 blank line"]
+
+
+def messages(caplog):
+    return [record.getMessage().split(": ")[1] for record in caplog.records]
 
 
 def test_other_columns_stay(write):
@@ -125,9 +135,12 @@ def test_the_command_for_another_encoding_converts_the_file(tmp_path):
 
 def test_choice_of_column_needed(write):
     path = write("a.csv", "id,first,second\n1,a,b\n")
-    with pytest.raises(UserError, match="no column 'text'; its columns are id, first, second"):
+    message = r"no column 'text'; its columns are id, first, second\..* column= \(--column\)"
+    with pytest.raises(UserError, match=message):
         load_corpus(path)
-    with pytest.raises(UserError, match=r"unknown column 'frist'. Did you mean 'first'"):
+    with pytest.raises(
+        UserError, match=r"a\.csv has no column 'frist'; known columns: id, first, second"
+    ):
         load_corpus(path, column="frist")
 
 
@@ -159,6 +172,9 @@ def test_missing_file(tmp_path, write):
         ("a.txt", b"ok\nok\na\xffb\n", r"a\.txt:3: invalid UTF-8 byte 0xff at position 2"),
         ("a.csv", b"text\nok\n\xe9t\xe9\n", r"a\.csv:3: invalid UTF-8 byte 0xe9 at position 1"),
         ("a.txt", b"PK\x03\x04\x00\x00", "contains a NUL byte"),
+        ("a.txt", bytes(range(1, 256)), r"a\.txt:2: invalid UTF-8 byte 0x80"),
+        ("a.txt", b"a\r\xff\r", r"a\.txt:1: invalid UTF-8 byte 0xff at position 3"),
+        ("a.txt", b"a\rb\0\r", r"a\.txt:1: contains a NUL byte"),
         ("a.txt", "hello\n".encode("utf-16"), "UTF-16"),
         ("a.jsonl", '{"text": "a"}\n{"text": "b"\n', r"a\.jsonl:2: not valid JSON"),
         ("a.json", '[{"text": "a"},\n{"text" "b"}]', r"a\.json:2: not valid JSON"),
@@ -166,13 +182,13 @@ def test_missing_file(tmp_path, write):
         (
             "a.jsonl",
             '{"text": "a"}\n{"texts": "b"}\n',
-            r"Did you mean 'texts'.*missing in .*a\.jsonl:2",
+            r"a\.jsonl:2 has no column 'text'; known columns: texts",
         ),
         ("a.jsonl", '{"text": "a"}\n{"text": 3}\n', r"a\.jsonl:2: column 'text' holds 3 \(int\)"),
         ("a.jsonl", '{"text": "a", "b": 1}\n{"text": "c", "b": "x"}\n', "mixes types"),
-        ("a.csv", "text,b\na,1\nc\n", r"a\.csv:3: 1 field\(s\), but the header has 2"),
-        ("a.csv", "text,b\na, b,1\n", r"a\.csv:2: 3 field.*a comma"),
-        ("a.tsv", "text\tb\na\t1\t2\n", r"a\.tsv:2: 3 field.*a tab"),
+        ("a.csv", "text,b\na,1\nc\n", r"a\.csv:3: 1 field, but the header has 2"),
+        ("a.csv", "text,b\na, b,1\n", r"a\.csv:2: 3 fields,.*a comma"),
+        ("a.tsv", "text\tb\na\t1\t2\n", r"a\.tsv:2: 3 fields,.*a tab"),
         ("a.csv", 'text\n"a" b\n', r"a\.csv:2"),
         ("a.csv", "text,text\na,b\n", "repeats a name"),
         ("a.csv", "dog,1\ncat,2\nbird,3", r"a\.csv:1: the file has no header, or .* '1'"),
@@ -194,6 +210,18 @@ def test_missing_file(tmp_path, write):
 def test_refused(write, name, content, message):
     with pytest.raises(UserError, match=message):
         load_corpus(write(name, content))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_random_bytes_are_not_called_old_text(write, seed):
+    content = np.random.default_rng(seed).bytes(3000)
+    with pytest.raises(UserError, match=r"NUL byte|invalid UTF-8 byte"):
+        load_corpus(write("a.txt", content))
+
+
+@pytest.mark.parametrize("content", ["a\rb\nc\n", "a\rb\r\nc\r\n", "a\rb\nc"])
+def test_a_stray_carriage_return_is_part_of_its_line(write, content):
+    assert texts(load_corpus(write("a.txt", content))) == ["a\rb", "c"]
 
 
 def test_a_late_error_of_a_stream_names_the_line(write):

@@ -69,7 +69,7 @@ def test_missing(tmp_path, monkeypatch):
 def test_malformed_lines(file):
     wrong = ["tr PAST spaces only", "dev\tPAST\tno such part", "tr\t\tno label", "te\tPAST\t "]
     file.write_text("\n".join([*LINES, *wrong]))
-    with pytest.raises(UserError, match=r"4 malformed line\(s\): 6, 7, 8, 9\. Expected part"):
+    with pytest.raises(UserError, match=r"4 malformed lines: 6, 7, 8, 9\. Expected part"):
         load_task("Tense", file.parent)
 
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llamavae.corpora.splits import SHARES, position, take_split
-from llamavae.errors import UserError
+from llamavae.errors import UserError, counted
 
 TEXTS = [f"sentence number {i}" for i in range(4_000)]
 
@@ -78,7 +78,8 @@ def test_small_corpora_have_every_split(size, copies):
 
 @pytest.mark.parametrize("size", [1, 2])
 def test_too_small(size):
-    with pytest.raises(UserError, match=rf"{size} distinct sentence\(s\), too few to divide"):
+    number = counted(size, "distinct sentence")
+    with pytest.raises(UserError, match=rf"{number}, too few .* split=None \(--split all\)"):
         take_split(dataset(TEXTS[:size] * 5), "validation")
 
 

@@ -47,7 +47,7 @@ def test_malformed_rows_are_refused_by_line(tmp_path):
         read_pairs(path)
     message = str(error.value)
     for part in (
-        "a.csv:2: 2 cell(s) instead of 3",
+        "a.csv:2: 2 cells instead of 3",
         "a.csv:3: a sentence is missing",
         "a.csv:4: the score is 'high', which is not a number",
         "a.csv:6: the score is 'nan'",
@@ -64,7 +64,7 @@ def test_malformed_rows_are_skipped_with_a_note(tmp_path, caplog):
         pairs = read_pairs(path, malformed="skip")
     assert (pairs.first, pairs.second, pairs.scores) == (["a", "k"], ["b", "l"], [1, 3])
     assert len(pairs.skipped) == 4
-    assert "left out 4 malformed row(s) among 6" in caplog.text
+    assert "left out 4 malformed rows among 6" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -145,7 +145,7 @@ def test_unscored_rows_of_semeval_are_left_out(tmp_path, caplog):
     assert found.second == ["two 0", "two 1", "two 0", "two 2"]
     [skipped] = found.skipped
     assert skipped.endswith("STS.input.images.txt:2: no score")
-    assert "left out 1 row(s) without a score" in caplog.text
+    assert "left out 1 row without a score" in caplog.text
     assert read_pairs(tmp_path / "STS.input.belief.txt").scores == [0.5, 3]
 
 

@@ -1,22 +1,40 @@
-"""A system and evaluators that need no model."""
+"""A system and evaluators that need no model, and a check of per-item values."""
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
+import pytest
 import torch
 
 from llamavae.corpora import factors
 from llamavae.errors import UserError
 from llamavae.evaluation.evaluator import Evaluation, EvaluationData, Evaluator
-from llamavae.metrics.metric import Metric
+from llamavae.metrics.metric import AGGREGATES, Metric
 
 DATA = EvaluationData(
     ["a dog", "two cats", "an owl <b>", "the fox"],
     {"number": ["one", "two", "one", "one"]},
     ["a dog barks"],
 )
+
+
+def check_items(evaluator: Evaluator, found: Evaluation, untested: Collection[str] = ()) -> None:
+    """Values and controls follow from the per-item values, which only `untested` metrics lack."""
+    lacking = set()
+    for row in found.rows:
+        items = found.items.get((row["metric"], row["group"]))
+        if items is None:
+            lacking.add(row["metric"])
+            continue
+        of = AGGREGATES[evaluator.metric(row["metric"]).aggregate]
+        assert len(items.values) == row["n"]
+        assert items.values.dtype.kind in "if"
+        assert of(items.values) == pytest.approx(row["value"], rel=1e-12)
+        control = None if items.control is None else of(items.control)
+        assert control == (row["control"] and pytest.approx(row["control"], rel=1e-12))
+    assert lacking == set(untested)
 
 
 class Letters:

@@ -4,12 +4,16 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from scipy import stats
+from tests import tiny
 from tests.evaluation.systems import DATA
 
 from llamavae.errors import UserError
 from llamavae.evaluation.comparison import compare, lines
-from llamavae.evaluation.evaluator import Evaluation, Evaluator
+from llamavae.evaluation.evaluator import Evaluation, EvaluationData, Evaluator
+from llamavae.evaluation.evaluators.latent_usage import LatentUsage
+from llamavae.evaluation.evaluators.likelihood import Likelihood
 from llamavae.evaluation.results import Results, read_results
 from llamavae.evaluation.suite import evaluate
 from llamavae.metrics.metric import AGGREGATES, Items, Metric
@@ -210,6 +214,22 @@ def test_items_are_kept_in_the_folder_and_give_the_value(make, tmp_path):
         assert value == pytest.approx(kept.value(name, group), rel=1e-12)
         assert items.control is None
     assert all("items" not in row for row in kept.rows)
+
+
+def test_models_are_compared_by_likelihood_and_latent_usage(tmp_path):
+    torch.manual_seed(0)
+    data = EvaluationData(tiny.SENTENCES)
+    evaluators = [Likelihood(samples=2, resamples=10), LatentUsage(10)]
+    evaluations = [evaluate(tiny.vae(), data, evaluators, tmp_path / name) for name in "ab"]
+    rows = compare([read_results(tmp_path / name) for name in "ab"], resamples=50)
+    assert rows == compare(evaluations, resamples=50)
+    tested = {row["metric"] for row in rows if row["p"] is not None}
+    assert tested == {
+        *("perplexity", "bits per byte", "IW-NLL", "negative ELBO", "NLL", "NLL at the mean"),
+        *("texts cut", "KL", "posterior variance"),
+    }
+    found = rows_of(rows, "bits per byte")["b"]
+    assert found["difference_low"] <= found["difference"] <= found["difference_high"]
 
 
 def test_comparing_needs_two_names(make):

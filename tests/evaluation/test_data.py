@@ -90,6 +90,21 @@ def test_a_system_that_was_trained_on_everything(tmp_path):
         evaluation_data(path, "train", recipe=values)
 
 
+def test_a_split_of_a_small_file(tmp_path):
+    path = tmp_path / "f.txt"
+    path.write_text("a dog\na cat\nan owl\n")
+    with pytest.raises(UserError) as error:
+        evaluation_data(path)
+    assert str(error.value) == (
+        f"{path}, split test: expected at least 2 sentences that the system was not trained on; "
+        "got 1 of 1. Use split=None (--split all), another corpus, or a larger one"
+    )
+    assert len(evaluation_data(path, split=None).texts) == 3
+    path.write_text("a dog\n")
+    with pytest.raises(UserError, match=r"f\.txt: expected .* 1 of 1\. Use another corpus, or a"):
+        evaluation_data(path, split=None)
+
+
 def test_what_is_known_of_the_run(tmp_path):
     model = tmp_path / "model"
     model.mkdir()

@@ -65,7 +65,7 @@ def test_words_in_sentences(cvae, in_sentences):
     copied = NearestNeighbour(task.condition, task.train).generate(asked)
     assert in_sentences.texts[NEAREST] == copied
     assert_scored(in_sentences, 8, seed=0)
-    tested = {row["system"] for row in differences(in_sentences.rows, NEAREST_ALONE)}
+    tested = {row["system"] for row in differences(in_sentences.rows, [NEAREST_ALONE])}
     assert tested == in_sentences.texts.keys() - {NEAREST_ALONE}
 
 

@@ -95,7 +95,7 @@ def test_words_without_a_vector_are_left_out(data, words, caplog):
     assert pairs.conditions.tolist() == [[1, 2, 3], [1, 2, 3], [4, 5, 6]]
     assert pairs.skipped == {"glim": 2}
     assert [record.getMessage() for record in caplog.records] == [
-        "2 of 5 row(s) skipped: no vector for 1 word(s), such as 'glim'"
+        "2 of 5 rows skipped: no vector for 1 word, such as 'glim'"
     ]
 
 
@@ -193,8 +193,8 @@ def test_wrong_vectors(data, options, message):
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([[1.0, 2.0], [3.0]], r"column 'v': row 2 has 1 number\(s\); expected 2"),
-        ([[1.0, 2.0], None], r"column 'v': row 2 has 0 number\(s\)"),
+        ([[1.0, 2.0], [3.0]], r"column 'v': row 2 has 1 number; expected 2"),
+        ([[1.0, 2.0], None], r"column 'v': row 2 has 0 numbers"),
         ([[1.0, 2.0], [3.0, float("nan")]], "column 'v': row 2 holds NaN"),
     ],
 )

@@ -11,7 +11,8 @@ from nltk.lm.smoothing import KneserNey as NltkSmoothing
 from tests import tiny
 
 from llamavae.errors import UserError
-from llamavae.metrics.fluency import KneserNey, load_language_model, perplexity, text_nll, token_ids
+from llamavae.metrics.fluency import KneserNey, load_language_model, text_nll, token_ids
+from llamavae.metrics.metric import perplexity
 
 TEXTS = [*tiny.SENTENCES, "a", ""]
 

@@ -11,7 +11,7 @@ from sacrebleu.metrics.chrf import CHRF
 import llamavae
 from llamavae.evaluation.evaluators.reconstruction import Reconstruction
 from llamavae.metrics.definitions import SCORES
-from llamavae.metrics.metric import Metric
+from llamavae.metrics.metric import AGGREGATES, Metric
 
 
 @pytest.mark.parametrize(
@@ -64,6 +64,13 @@ def test_a_signature_has_settings_and_versions():
     assert own.signature() == f"version:llamavae {llamavae.__version__}"
     missing = Metric("MAUVE", "0 to 1", "higher", "MAUVE.", library="no-such-distribution")
     assert "no-such-distribution not installed" in missing.signature()
+
+
+def test_ratios_of_sums():
+    items = np.array([[1.0, 2], [5.0, 4]])
+    assert AGGREGATES["ratio"](items) == 1
+    assert AGGREGATES["perplexity"](items) == math.e
+    assert AGGREGATES["perplexity"](np.zeros((2, 2))) == 1  # empty texts
 
 
 def test_values_are_not_changed():

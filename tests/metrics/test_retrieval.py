@@ -143,6 +143,8 @@ def test_vectors_score_as_the_official_scorer_has_it(block, monkeypatch):
     rows = table(score_vectors(predicted, gold))
     for name, value in official(predicted, gold).items():
         assert rows[name]["value"] == pytest.approx(value, rel=1e-5)
+        assert rows[name]["items"].values.mean() == rows[name]["value"]
+        assert rows[name]["items"].control.mean() == rows[name]["control"]
         assert rows[name]["n"] == 17
         assert rows[name]["low"] < value < rows[name]["high"]
 

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import functools
 from typing import Any, cast
 
 import numpy as np
 import pytest
 import torch
 import transformers as hf
-from tests import tiny
+from tests import passes, tiny
 
 from llamavae import LlaMaVAE
 from llamavae.errors import UserError
@@ -207,6 +208,51 @@ def test_streamed_pieces_join_to_the_text(injection, prompt):
 def test_reconstruct_is_decode_of_the_mean(model):
     expected = model.decode(model.encode(tiny.SENTENCES).mean)
     assert model.reconstruct(tiny.SENTENCES) == expected
+
+
+def test_posterior_means_are_the_codes_that_are_decoded(model):
+    texts = tiny.SENTENCES
+    assert torch.equal(model.posterior_means(texts), model.encode(texts).mean)
+    refined = model.refine(texts, 2, variance=False).mean
+    assert torch.equal(model.posterior_means(texts, refine=2), refined)
+    assert model.reconstruct(texts, refine=2) == model.decode(refined)
+
+
+@pytest.mark.parametrize("refine", [0, 1])
+@pytest.mark.parametrize(
+    ("method", "arguments"),
+    [
+        ("encode", []),
+        ("posterior_means", []),
+        ("reconstruct", []),
+        ("average", []),
+        ("direction", [tiny.SENTENCES]),
+        ("steer", [torch.ones(tiny.LATENT)]),
+    ],
+)
+def test_batch_size_limits_each_forward_pass(model, method, arguments, refine):
+    act = functools.partial(getattr(model, method), tiny.SENTENCES, *arguments, refine=refine)
+    with passes.row_counts() as rows:
+        act(batch_size=3)
+    assert max(rows) == 3
+    for size in (0, 2.5, 10**30):
+        with pytest.raises(UserError, match="batch_size must be"):
+            act(batch_size=size)
+
+
+@pytest.mark.parametrize("refine", [0, 1])
+def test_batch_size_limits_the_search_for_neighbours(model, refine):
+    with passes.row_counts() as rows:
+        model.neighbours(TEXT, tiny.SENTENCES, refine=refine, batch_size=3)
+    assert max(rows) == 3
+    with pytest.raises(UserError, match="batch_size must be"):
+        model.neighbours(TEXT, torch.ones(2, tiny.LATENT), batch_size=0)
+
+
+def test_batch_size_limits_the_encoder_before_refinement(model):
+    with passes.row_counts() as rows:
+        model.refine(tiny.SENTENCES, 1, batch_size=3)
+    assert max(rows) == 3
 
 
 def test_samples_are_texts_of_the_prior(model):

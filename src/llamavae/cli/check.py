@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from llamavae.cli.output import note, write
-from llamavae.errors import UserError
+from llamavae.errors import UserError, counted
 
 
 def check(
@@ -39,7 +39,7 @@ def check(
     foreign = []
     for folder in folders:
         if accept:
-            note(f"{folder}: {renew(folder)} manifest(s) renewed")
+            note(f"{folder}: {counted(renew(folder), 'manifest')} renewed")
         found = check_folder(folder)
         damaged += len(found.damaged)
         if not (found.verified or found.read or found.damaged):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -62,6 +63,13 @@ class _GuideOptions:
     device: Device = None
     dtype: Dtype = None
 
+    @cached_property
+    def source(self) -> str:
+        """Folder, hub id or name of the model, given or default."""
+        from llamavae.pretrained import DEFINITIONS
+
+        return default_model(*DEFINITIONS) if self.model is None else self.model
+
     def load(self, words: list[str] | None = None) -> InvertibleCVAE:
         """Load the model.
 
@@ -70,19 +78,36 @@ class _GuideOptions:
         """
         quiet()
         from llamavae import InvertibleCVAE
-        from llamavae.pretrained import DEFINITIONS
         from llamavae.pretrained.loading import placement
 
-        name = default_model(*DEFINITIONS) if self.model is None else self.model
-        source = Path(name).expanduser()
+        folder = Path(self.source).expanduser()
         return InvertibleCVAE.from_pretrained(
-            source if source.is_dir() else name,
+            folder if folder.is_dir() else self.source,
             self.vae,
             word_vectors=self.word_vectors,
             encoder=self.encoder,
             words=words,
             **placement(self.device, self.dtype),
         )
+
+    def load_for(self, conditions: list[str]) -> InvertibleCVAE:
+        """Load the model for conditions that are words or labels.
+
+        Raises:
+            UserError: The model takes words, and a condition is a label.
+        """
+        cvae = self.load(conditions)
+        kind = cvae.condition.name
+        if kind not in ("encoder", "word-vectors"):
+            return cvae
+        for given in conditions:
+            has_vector = kind == "word-vectors" and cvae.condition.has(given)
+            if "=" in given and given not in cvae.vocabulary and not has_vector:
+                raise UserError(
+                    f"{given!r} is a label, but {self.source} takes words. Use a model of "
+                    "`llamavae fit-condition --labels` with --model"
+                )
+        return cvae
 
 
 @dataclass
@@ -221,7 +246,7 @@ def guide(
     json: Json = False,
 ) -> None:
     """Generate texts for a condition."""
-    for condition, text in drawing.texts(model.load(conditions), conditions):
+    for condition, text in drawing.texts(model.load_for(conditions), conditions):
         columns = (condition, text) if len(conditions) > 1 else (text,)
         write(json, *columns, condition=condition, text=text)
 
@@ -237,7 +262,7 @@ def translate(
 ) -> None:
     """Change the condition of texts, and keep their other content."""
     texts = list(source.read(text))
-    cvae = model.load([here, there])
+    cvae = model.load_for([here, there])
     z = cvae.translate(cvae.vae.encode(texts, refine=refine).mean, [here], [there])
     for original, translation in zip(texts, cvae.vae.decode_each(z), strict=True):
         write(json, translation, text=original, translation=translation)

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_args, g
 import typer
 
 from llamavae.cli.output import note
-from llamavae.errors import LARGEST, UserError, check_int, check_seed
+from llamavae.errors import LARGEST, UserError, check_int, check_seed, counted
 
 if TYPE_CHECKING:
     from llamavae import LlaMaVAE
@@ -235,6 +235,7 @@ class FileOptions:
             raise UserError("expected texts or --file, not both")
         if self.column is not None and self.file is None:
             raise UserError("--column requires --file")
+        typed = False
         if self.file is not None:
             from llamavae.corpora.files import read_sentences
 
@@ -244,11 +245,16 @@ class FileOptions:
             where, found = "the arguments", enumerate(arguments, 1)
         else:
             where, found = "standard input", _standard_input(explicit=bool(arguments))
+            typed = sys.stdin.isatty()
         texts = _full(found, where)
         first = next(texts, None)  # report missing text before a model is loaded
         if first is None:
             raise UserError(f"{where}: found no text; expected one sentence per line")
-        return chain([first], texts)
+        return (_Typed if typed else chain)([first], texts)
+
+
+class _Typed(chain[str]):
+    """Texts that are typed at a terminal, each answered before the next one is read."""
 
 
 def _check_arguments(texts: list[str]) -> None:
@@ -279,7 +285,7 @@ def _full(rows: Iterable[tuple[int, str | None]], where: str) -> Iterator[str]:
     if blank and found:
         more = ", ..." if len(blank) > _LISTED else ""
         lines = ", ".join(map(str, blank[:_LISTED])) + more
-        note(f"{where}: skipped {len(blank):,} blank line(s): {lines}")
+        note(f"{where}: skipped {counted(len(blank), 'blank line')}: {lines}")
 
 
 def _standard_input(explicit: bool) -> Iterator[tuple[int, str]]:
@@ -294,7 +300,7 @@ def _standard_input(explicit: bool) -> Iterator[tuple[int, str]]:
 
 def batches(items: Iterator[str], size: int) -> Iterator[list[str]]:
     """The items in lists of `size`, or one by one if they are typed at a terminal."""
-    if sys.stdin.isatty():
+    if isinstance(items, _Typed):
         size = 1
     while batch := list(islice(items, size)):
         yield batch
@@ -315,7 +321,11 @@ class Generation:
         int, typer.Option("--num-samples", "-n", min=1, help="Number of texts per latent code.")
     ] = 1
     temperature: Annotated[
-        float | None, typer.Option(help="Sampling temperature of tokens. Default: greedy decoding.")
+        float | None,
+        typer.Option(
+            help="Sampling temperature of tokens. Default: greedy decoding, or 1 with "
+            "--num-samples above 1."
+        ),
     ] = None
     top_p: Annotated[
         float | None,

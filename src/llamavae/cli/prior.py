@@ -11,7 +11,7 @@ import typer
 
 from llamavae.cli.options import CorpusPath, ModelOptions, PosteriorScale
 from llamavae.cli.output import note, write_nlls
-from llamavae.errors import UserError, unknown
+from llamavae.errors import UserError, counted, unknown
 from llamavae.folders import check_output
 from llamavae.manifest import read_manifest
 
@@ -125,7 +125,7 @@ def fit_prior(
     fitted.report |= {"corpus": source.corpus, "posterior_scale": posterior_scale}
     fitted.save(place)
     report = fitted.report
-    size = f" of {report['components']} component(s)" if "components" in report else ""
+    size = f" of {counted(report['components'], 'component')}" if "components" in report else ""
     write_nlls(
         {**report["references"], **report["candidates"]},
         "standard is N(0, I), gaussian has a full covariance. Selected: " + fitted.kind + size,

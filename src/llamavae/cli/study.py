@@ -281,12 +281,11 @@ class _Study:
         tests = differences(found)
         if tests:
             write_csv(tests, self.folder / "differences.csv")
-            note(
-                f"differences from the {tests[0]['against']}, 95 % interval, p (paired bootstrap):"
-            )
+            note("differences, 95 % interval, p (paired bootstrap):")
         for row in tests:
+            names = f"{row['system']} minus {row['against']}, {row['metric']}"
             interval = f"{row['difference']:+.4f} ({row['low']:+.4f} to {row['high']:+.4f})"
-            note(f"  {row['system']}, {row['metric']}: {interval}, p = {row['p']:.3g}")
+            note(f"  {names}: {interval}, p = {row['p']:.3g}")
         note(
             f"the results are in {self.folder}: scores.csv, scores.png, study.json, the fitted "
             "models in models/, and the texts of each system in predictions/"

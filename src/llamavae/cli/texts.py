@@ -44,7 +44,7 @@ def reconstruct(
     originals = source.read(text)
     vae = model.load()
     for batch in batches(originals, model.batch_size):
-        z = _codes(vae, batch, model.batch_size, refine)
+        z = vae.posterior_means(batch, model.batch_size, refine=refine)
         texts = vae.decode_each(z, model.batch_size, **options)
         for index, reconstruction in enumerate(texts):
             original = batch[index // generation.num_samples]
@@ -162,7 +162,8 @@ def average(
     texts = list(source.read(text))
     if weight is not None and len(weight) != len(texts):
         raise UserError(f"expected a --weight for each of {len(texts)} texts; got {len(weight)}")
-    for decoded in model.load().average(texts, weight, refine=refine, **options):
+    encoding = {"refine": refine, "batch_size": model.batch_size}
+    for decoded in model.load().average(texts, weight, **encoding, **options):
         write(json, decoded, texts=texts, text=decoded)
 
 
@@ -188,9 +189,10 @@ def steer(
     originals = source.read(text)
     kinds = [list(FileOptions(file=path).read(None)) for path in (towards, away_from)]
     vae = model.load()
-    direction = vae.direction(*kinds, refine=refine)
+    encoding = {"refine": refine, "batch_size": model.batch_size}
+    direction = vae.direction(*kinds, **encoding)
     for batch in batches(originals, model.batch_size):
-        found = vae.steer(batch, direction, strength, refine=refine, **options)
+        found = vae.steer(batch, direction, strength, **encoding, **options)
         for index, steered in enumerate(found):
             original = batch[index // generation.num_samples]
             write(json, steered, text=original, steered=steered)
@@ -261,17 +263,11 @@ def neighbours(
 Candidates = Iterator[tuple[list[str], "Tensor"]]
 
 
-def _codes(vae: LlaMaVAE, texts: list[str], batch_size: int, refine: int) -> Tensor:
-    if refine:
-        return vae.refine(texts, refine, variance=False, batch_size=batch_size).mean
-    return vae.encode(texts, batch_size).mean
-
-
 def _from_sentences(
     vae: LlaMaVAE, sentences: Iterator[str], batch_size: int, refine: int
 ) -> Candidates:
     for batch in batches(sentences, max(batch_size, SEARCH_BATCH)):
-        yield batch, _codes(vae, batch, batch_size, refine)
+        yield batch, vae.posterior_means(batch, batch_size, refine=refine)
 
 
 def _from_codes(vae: LlaMaVAE, file: Path) -> Candidates:

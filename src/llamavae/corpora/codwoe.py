@@ -23,7 +23,7 @@ from llamavae.corpora.corpus import Corpus, Request, Source
 from llamavae.corpora.lines import check_file
 from llamavae.corpora.matrices import check_matrix
 from llamavae.corpora.text import from_rows
-from llamavae.errors import UserError, unknown
+from llamavae.errors import UserError, counted, unknown
 from llamavae.files import write_text
 
 KINDS = ("sgns", "char", "electra")
@@ -197,7 +197,7 @@ def check_submission(path: Path | None) -> None:
 
 def _check_ids(ids: Sequence[str], count: int, what: str) -> None:
     if len(ids) != count:
-        raise UserError(f"{count} {what} for {len(ids)} id(s); expected one for each id")
+        raise UserError(f"{count} {what} for {counted(len(ids), 'id')}; expected one for each id")
     if not ids:
         raise UserError(f"no {what} to write; the scorer expects every item of the test file")
     if len(set(ids)) < len(ids):

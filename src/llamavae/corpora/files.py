@@ -6,6 +6,7 @@ import csv
 import json
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,8 @@ from llamavae.corpora.pieces import (
     parquet_batches,
     raw_lines,
 )
-from llamavae.corpora.text import choose_column, from_rows
-from llamavae.errors import UserError, unknown
+from llamavae.corpora.text import choose_column, from_rows, no_column
+from llamavae.errors import UserError, counted
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +58,7 @@ def load(path: Path, column: str | None = None, streaming: bool = False) -> Sent
     """Load the sentences of a file into a column `text`, and keep the other columns of the file.
 
     Each line of a .txt file is a sentence. Blank lines and rows with blank text are skipped, and
-    their number is logged. White space around a sentence is removed.
+    their number is logged once. White space around a sentence is removed.
 
     Args:
         path: A .txt, .jsonl, .json (an array, or lines), .csv, .tsv or .parquet file in UTF-8. All
@@ -200,8 +201,19 @@ def _rows(
                 for _ in _texts(path, column, _records(path, piece, first)):
                     pass
             raise
-    if blank and not quiet and pieces[0] == WHOLE:
-        logger.warning("%s: skipped %d blank line(s)", path, blank)
+    if not quiet and pieces[0] == WHOLE:
+        log_blank(path, blank)
+
+
+def log_blank(path: Path, blank: int) -> None:
+    """Log how many blank lines of a file were skipped, once until the file changes."""
+    if blank:
+        _log_blank(path, path.stat().st_mtime_ns, blank)
+
+
+@cache
+def _log_blank(path: Path, _modified: int, blank: int) -> None:
+    logger.warning("%s: skipped %s", path, counted(blank, "blank line"))
 
 
 def _texts(
@@ -218,7 +230,7 @@ def _texts(
 def _text(path: Path, number: int, fields: dict[str, Any], column: str) -> str | None:
     """The sentence of a row, without surrounding white space; None if it is blank."""
     if column not in fields:
-        raise unknown("column", column, fields, hint=f"(missing in {path}:{number})")
+        raise no_column(f"{path}:{number}", column, fields)
     text = fields[column]
     if text is not None and not isinstance(text, str):
         raise UserError(
@@ -279,8 +291,8 @@ def _table(path: Path, delimiter: str) -> Iterator[Record]:
                     )
             elif len(cells) != len(header):
                 raise UserError(
-                    f"{path}:{reader.line_num}: {len(cells)} field(s), but the header has "
-                    f"{len(header)}. Put double quotes around a field that contains "
+                    f"{path}:{reader.line_num}: {counted(len(cells), 'field')}, but the header "
+                    f"has {len(header)}. Put double quotes around a field that contains "
                     f"{'a tab' if delimiter == chr(9) else 'a comma'}"
                 )
             else:

@@ -58,21 +58,22 @@ def decode_lines(lines: Iterable[bytes], name: str, first: int = 1) -> Iterator[
         if number == 1 and raw.startswith((b"\xff\xfe", b"\xfe\xff")):
             command = _pipe(name, "iconv -f UTF-16 -t UTF-8")
             raise UserError(f"{name}:1: is in UTF-16; expected UTF-8. Convert it: {command}")
-        if number == 1 and b"\r" in raw.rstrip(b"\r\n"):
-            command = _pipe(name, r"tr '\r' '\n'")
-            raise UserError(
-                f"{name}:1: the line ends are carriage returns alone (CR); expected LF or CR LF. "
-                f"Convert it: {command}"
-            )
         if b"\0" in raw:
             raise UserError(f"{name}:{number}: contains a NUL byte; expected a UTF-8 text file")
         try:
-            yield number, raw.decode("utf-8-sig" if number == 1 else "utf-8")
+            line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
         except UnicodeDecodeError as error:
             raise UserError(
                 f"{name}:{number}: invalid UTF-8 byte 0x{raw[error.start]:02x} at position "
                 f"{error.start + 1}; {_conversion(name, 'LATIN1')}"
             ) from error
+        if number == 1 and not line.endswith("\n") and "\r" in line.rstrip("\r"):
+            command = _pipe(name, r"tr '\r' '\n'")
+            raise UserError(
+                f"{name}:1: the line ends are carriage returns alone (CR); expected LF or CR LF. "
+                f"Convert it: {command}"
+            )
+        yield number, line
 
 
 def _conversion(name: str, encoding: str) -> str:

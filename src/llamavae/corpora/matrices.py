@@ -12,7 +12,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from llamavae.corpora.lines import check_file
-from llamavae.errors import UserError, unknown
+from llamavae.corpora.text import no_column
+from llamavae.errors import UserError, counted
 
 
 def read_matrix(path: str | os.PathLike[str], column: str | None = None) -> np.ndarray:
@@ -51,7 +52,7 @@ def read_matrix(path: str | os.PathLike[str], column: str | None = None) -> np.n
 def _from_parquet(path: Path, column: str | None) -> np.ndarray:
     schema = pq.read_schema(path)
     if column is not None and column not in schema.names:
-        raise unknown("column", column, schema.names, hint=f"({path})")
+        raise no_column(str(path), column, schema.names)
     lists = [field.name for field in schema if _holds_lists(field.type)]
     if column is None and len(lists) > 1:
         raise UserError(f"{path} has several vectors per row. Name one of {', '.join(lists)}")
@@ -95,7 +96,8 @@ def column_matrix(column: pa.ChunkedArray, where: str) -> np.ndarray:
     if len(odd):
         row = odd[0]
         expected = f"{sizes[0]}, as in row 1" if sizes[0] else "at least one"
-        raise UserError(f"{where}: row {row + 1} has {sizes[row]} number(s); expected {expected}")
+        size = counted(int(sizes[row]), "number")
+        raise UserError(f"{where}: row {row + 1} has {size}; expected {expected}")
     values = pc.list_flatten(column).to_numpy()  # type: ignore[attr-defined]
     return check_matrix(values.reshape(len(sizes), -1), where)
 

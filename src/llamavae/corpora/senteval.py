@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llamavae.corpora.lines import read_lines
-from llamavae.errors import MissingData, UserError, unknown
+from llamavae.errors import MissingData, UserError, counted, unknown
 
 VARIABLE = "LLAMAVAE_SENTEVAL"
 """The environment variable that names the folder with the files."""
@@ -96,7 +96,7 @@ def load_task(
     if wrong:
         some = ", ".join(map(str, wrong[:5])) + (", ..." if len(wrong) > 5 else "")
         raise UserError(
-            f"{path}: {len(wrong)} malformed line(s): {some}. Expected part (tr, va or "
+            f"{path}: {counted(len(wrong), 'malformed line')}: {some}. Expected part (tr, va or "
             "te), label and sentence, with tabs between them"
         )
     if empty := [name for name, part in parts.items() if not part.texts]:

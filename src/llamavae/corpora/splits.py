@@ -16,7 +16,7 @@ from typing import Any
 from datasets import Dataset, IterableDataset, concatenate_datasets
 
 from llamavae.corpora.corpus import Sentences, Source
-from llamavae.errors import UserError, unknown
+from llamavae.errors import UserError, counted, unknown
 
 logger = logging.getLogger(__name__)
 
@@ -117,9 +117,9 @@ def _by_hash(data: Sentences, split: str, shares: Mapping[str, float], where: st
     if len(distinct) < _SMALL:
         if len(distinct) < len(shares):
             raise UserError(
-                f"{where} has {len(distinct)} distinct sentence(s), too few to divide into "
-                f"{', '.join(shares)}. Load it whole (split=None), or add sentences "
-                f"until there are at least {len(shares)}"
+                f"{where} has {counted(len(distinct), 'distinct sentence')}, too few to divide "
+                f"into {', '.join(shares)}. Load it whole with split=None (--split all), or add "
+                f"sentences until there are at least {len(shares)}"
             )
         edges = _ranked_edges(distinct, shares)
     return select_rows(data, [i for i, p in enumerate(positions) if _band(p, edges) == split])

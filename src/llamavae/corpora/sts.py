@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from llamavae.corpora import files, hub
 from llamavae.corpora.lines import check_file, read_lines
-from llamavae.errors import MissingData, UserError, unknown
+from llamavae.errors import MissingData, UserError, counted, unknown
 
 logger = logging.getLogger(__name__)
 
@@ -173,10 +173,12 @@ def _check(rows: Iterable[_NamedRow], malformed: Malformed) -> ScoredPairs:
         if reason:
             (unscored if reason == _UNSCORED else wrong).append(f"{where}: {reason}")
     if unscored:
-        logger.warning("left out %d row(s) without a score, %s ...", len(unscored), unscored[0])
+        count = counted(len(unscored), "row")
+        logger.warning("left out %s without a score, %s ...", count, unscored[0])
     if wrong:
         shown = "; ".join(wrong[:5]) + ("; ..." if len(wrong) > 5 else "")
-        message = f"{len(wrong)} malformed row(s) among {len(wrong) + len(pairs.scores)}: {shown}"
+        total = len(wrong) + len(pairs.scores)
+        message = f"{counted(len(wrong), 'malformed row')} among {total}: {shown}"
         if malformed == "refuse":
             raise UserError(
                 f"{message}. Correct them, or pass malformed='skip' to leave them out "
@@ -235,7 +237,7 @@ def _table(path: Path, suffix: str) -> Iterator[_NamedRow]:
         place = f"{path}:{line}"
         if len(cells) <= max(columns.values()) or (exact and len(cells) != exact):
             expected = exact or max(columns.values()) + 1
-            yield place, f"{len(cells)} cell(s) instead of {expected}"
+            yield place, f"{counted(len(cells), 'cell')} instead of {expected}"
         else:
             yield place, {name: cells[i] for name, i in columns.items()}
 

@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 from datasets import Dataset
 
-from llamavae.errors import UserError, unknown
+from llamavae.errors import UserError
 
 
 def from_rows(rows: Iterable[Mapping[str, Any]], where: str) -> Dataset:
@@ -54,7 +54,7 @@ def choose_column(rows: Sequence[Mapping[str, Any]], column: str | None, where: 
     names = list(dict.fromkeys(name for row in rows for name in row))
     if column is not None:
         if column not in names:
-            raise unknown("column", column, names, hint=f"({where})")
+            raise no_column(where, column, names)
         return column
     if "text" in names:
         return "text"
@@ -63,8 +63,14 @@ def choose_column(rows: Sequence[Mapping[str, Any]], column: str | None, where: 
         return wordy[0]
     raise UserError(
         f"{where} has no column 'text'; its columns are {', '.join(names)}. "
-        "Name the one that holds the sentences with column="
+        "Name the one that holds the sentences with column= (--column)"
     )
+
+
+def no_column(where: str, column: str, names: Iterable[str]) -> UserError:
+    """A `UserError` for a column that is not one of the `names` of the data called `where`."""
+    known = ", ".join(names)
+    return UserError(f"{where} has no column {column!r:.80}; known columns: {known:.500}")
 
 
 def _is_prose(value: object) -> bool:

@@ -22,7 +22,7 @@ from typing import BinaryIO
 import numpy as np
 
 from llamavae.corpora.lines import check_file
-from llamavae.errors import UserError
+from llamavae.errors import UserError, counted
 
 Entry = tuple[bytes, np.ndarray]  # word and its vector (C,)
 
@@ -188,8 +188,8 @@ def _from_text(
             yield word, _numbers(values, f"{path}:{number}")
     if count is not None and found != count:
         raise UserError(
-            f"{path}: the first line announces {count} words, but the file has {found}. It is "
-            "truncated or was edited. Download it again, or correct the number"
+            f"{path}: the first line announces {counted(count, 'word')}, but the file has {found}. "
+            "It is truncated or was edited. Download it again, or correct the number"
         )
 
 
@@ -199,7 +199,8 @@ def _split_phrase(line: bytes, spaces: int, dim: int, where: str) -> tuple[bytes
         if not all(map(_is_number, parts[1:])):
             return b" ".join(parts), values
     raise UserError(
-        f"{where}: {spaces} value(s) after the word, with one space between; expected {dim}"
+        f"{where}: {counted(spaces, 'value')} after the word, with one space between; "
+        f"expected {dim}"
     )
 
 

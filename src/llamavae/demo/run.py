@@ -17,7 +17,7 @@ from rich.table import Table
 
 from llamavae.corpora import factors, load_corpus
 from llamavae.demo.tour import SEED, Example, interpolations, prior_of, tour
-from llamavae.errors import UserError
+from llamavae.errors import UserError, counted
 from llamavae.evaluation.evaluator import Evaluation, EvaluationData
 from llamavae.evaluation.evaluators.reconstruction import Reconstruction
 from llamavae.evaluation.results import number_text
@@ -212,8 +212,8 @@ def _held_out(recipe: Recipe) -> list[str]:
     found = list(load_corpus(corpus.name, "test", limit=_HELD_OUT, **options)["text"])
     if len(found) < 2:
         raise UserError(
-            f"{corpus.name} leaves {len(found)} held-out sentence(s); expected at least 2. Pass "
-            "a file with several hundred sentences"
+            f"{corpus.name} leaves {counted(len(found), 'held-out sentence')}; expected at "
+            "least 2. Pass a file with several hundred sentences"
         )
     return found
 

@@ -67,9 +67,10 @@ def evaluation_data(
     seen = set(map(fold, training))
     kept = [i for i, text in enumerate(data["text"]) if fold(text) not in seen]
     if len(kept) < 2:
+        where, whole = (f", split {split}", "split=None (--split all), ") if split else ("", "")
         raise UserError(
-            f"expected at least 2 sentences that the system was not trained on; {corpus} has "
-            f"{len(kept)}. Use another split or another corpus"
+            f"{corpus}{where}: expected at least 2 sentences that the system was not trained on; "
+            f"got {len(kept)} of {len(data)}. Use {whole}another corpus, or a larger one"
         )
     data = data.select(kept)
     found = label_columns(data, str(corpus), labels)

@@ -7,7 +7,7 @@
     EVALUATOR/TABLE.jsonl        the underlying texts, curves and codes, one JSON object per line
     EVALUATOR/predictions.jsonl  the texts of evaluators that generate one for each sentence, see
                                  `llamavae.evaluation.predictions`
-    EVALUATOR/items.jsonl        per-item values of each metric and its control
+    EVALUATOR/items.jsonl        per-item values of metrics and their controls
 
 Each file is replaced atomically, and results.json last, so all files that it names exist.
 """

@@ -44,6 +44,8 @@ from llamavae.modeling import LlaMaVAE
 
 NEAREST = "nearest neighbour"
 """Name of the system that all others are tested against."""
+LINEAR = "linear-gaussian"
+"""Name of the system that metrics of flows alone are tested against."""
 
 _VALIDATED = 100  # maximum number of validation pairs to choose a prompt
 _RANKED = 200  # number of queries if each candidate needs a forward pass of the flow
@@ -259,7 +261,7 @@ def study_definitions(
     config = config or FitConfig()
     flows = {
         "invertible CVAE (glow)": "glow",
-        "linear-gaussian": "linear-gaussian",
+        LINEAR: LINEAR,
         "gaussian (no condition)": "gaussian",
     }
 
@@ -341,7 +343,9 @@ def _predictions(task: DefinitionTask, texts: list[str], system: str) -> Predict
     return Predictions(items, system, "definitions", task.benchmark, "test")
 
 
-def differences(rows: Rows, against: str = NEAREST, *, resamples: int = 1000) -> Rows:
+def differences(
+    rows: Rows, against: Sequence[str] = (NEAREST, LINEAR), *, resamples: int = 1000
+) -> Rows:
     """Paired test of each system against a reference system on the same items.
 
     Row: `system`, `seed`, `metric`, `against`, `difference`, `low` and `high` (its 95 % interval)
@@ -349,8 +353,8 @@ def differences(rows: Rows, against: str = NEAREST, *, resamples: int = 1000) ->
     variation between fits. Metrics without `items` are not tested.
 
     Args:
-        rows: Rows of `study_definitions`.
-        against: The reference system.
+        rows: Rows of `study_definitions` or `study_flows`.
+        against: The reference systems; for each metric, the first one that has it is used.
         resamples: Number of bootstrap samples.
     """
     items: dict[tuple[int, str, str], Items] = {
@@ -358,17 +362,18 @@ def differences(rows: Rows, against: str = NEAREST, *, resamples: int = 1000) ->
     }
     found: Rows = []
     for (seed, metric, system), ours in items.items():
-        theirs = items.get((seed, metric, against))
-        if system == against or theirs is None or len(ours.values) != len(theirs.values):
+        reference = next((one for one in against if (seed, metric, one) in items), system)
+        theirs = items.get((seed, metric, reference), ours)
+        if system == reference or len(ours.values) != len(theirs.values):
             continue
-        of = AGGREGATES[(SCORES | RANK_SCORES)[metric].aggregate]
+        of = AGGREGATES[_TESTED[metric].aggregate]
         real, low, high, p = paired_bootstrap(
             lambda drawn, of=of, a=ours.values: of(a[drawn]),
             lambda drawn, of=of, b=theirs.values: of(b[drawn]),
             len(ours.values),
             resamples=resamples,
         )
-        row = {"system": system, "seed": seed, "metric": metric, "against": against}
+        row = {"system": system, "seed": seed, "metric": metric, "against": reference}
         found.append({**row, "difference": real, "low": low, "high": high, "p": p})
     return found
 
@@ -432,7 +437,7 @@ def _fit_rows(task: DefinitionTask, cvae: InvertibleCVAE, fit: FlowFit, share: f
     held_out = {"": fit.nll} | {f" of {name}": value for name, value in fit.references.items()}
     return [
         *(_held_out_nll(name).row(value, len(task.valid)) for name, value in held_out.items()),
-        _TEST_NLL.bootstrap(lambda i: nll[i].mean(), len(z), seed=0),
+        _TEST_NLL.mean(nll, seed=0),
         _INVERSE_ERROR.row(fit.inverse_error, 1),
         _FIT_TIME.row(fit.seconds, 1),
         _SAMPLING_TIME.row(share, min(task.texts, len(z))),
@@ -458,6 +463,7 @@ _TEST_NLL = Metric(
     "lower",
     "Mean negative log-density of the posterior means of the test pairs.",
 )
+_TESTED = SCORES | RANK_SCORES | {_TEST_NLL.name: _TEST_NLL}  # metrics with items
 _INVERSE_ERROR = Metric(
     "inverse error",
     "largest difference",

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from llamavae.errors import UserError
+from llamavae.errors import UserError, counted
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class FlowData:
             bad = (~values.float().isfinite()).any(1).nonzero().flatten().tolist()
             if bad:
                 raise UserError(
-                    f"{what}: {name} has NaN or infinite values in {len(bad)} row(s): "
+                    f"{what}: {name} has NaN or infinite values in {counted(len(bad), 'row')}: "
                     f"{', '.join(map(str, bad[:5]))}{', ...' if len(bad) > 5 else ''}"
                 )
         c, noise = (None if t is None else t.detach().cpu() for t in (self.c, self.noise))

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from llamavae.data.sentences import cached_array, sentence_vectors, text_hash
-from llamavae.errors import UserError, unknown
+from llamavae.errors import UserError, counted, unknown
 from llamavae.flows import Flow
 from llamavae.guidance.conditions import (
     Condition,
@@ -180,8 +180,8 @@ def _embed(texts: list[str], conditions: list[Any], condition: Condition, progre
     if skipped:
         first = ", ".join(map(repr, list(skipped)[:_SHOWN])) + ", ..." * (len(skipped) > _SHOWN)
         message = (
-            f"{sum(skipped.values())} of {len(names)} row(s) skipped: no vector for "
-            f"{len(skipped)} word(s), such as {first}"
+            f"{sum(skipped.values())} of {counted(len(names), 'row')} skipped: no vector for "
+            f"{counted(len(skipped), 'word')}, such as {first}"
         )
         if not known:
             raise UserError(f"expected at least one pair; none is left. {message}")

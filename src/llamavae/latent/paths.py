@@ -142,8 +142,8 @@ def average(codes: Tensor, weights: Sequence[float] | Tensor | None = None) -> T
 
     Args:
         codes: Shape (N, D).
-        weights: N weights, of which at least one is not zero; they are divided by their sum. None
-            weights all codes equally.
+        weights: N weights with a positive sum, by which they are divided. None weights all codes
+            equally.
 
     Returns:
         One code (D,).

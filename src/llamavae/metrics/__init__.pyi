@@ -3,7 +3,6 @@ from .bootstrap import paired_bootstrap as paired_bootstrap
 from .control import derangement as derangement
 from .correlation import pearson as pearson
 from .correlation import spearman as spearman
-from .fluency import perplexity as perplexity
 from .fluency import text_nll as text_nll
 from .latent import active_units as active_units
 from .latent import iso_score as iso_score
@@ -11,9 +10,9 @@ from .latent import mean_cosine as mean_cosine
 from .latent import mutual_information as mutual_information
 from .latent import posterior_variance as posterior_variance
 from .metric import Metric as Metric
+from .metric import perplexity as perplexity
 from .ngrams import bleu_1 as bleu_1
 from .ngrams import corpus_bleu as corpus_bleu
-from .ngrams import corpus_chrf as corpus_chrf
 from .ngrams import distinct_n as distinct_n
 from .ngrams import exact_match as exact_match
 from .ngrams import nltk_bleu as nltk_bleu

@@ -172,9 +172,9 @@ def score_definitions(
 ) -> Rows:
     """All metrics of the predictions, each with its 95 % interval and its shuffled control.
 
-    Rows are those of `Metric.row`; `metric` is a name of `SCORES`. The interval has the percentiles
-    of 1,000 bootstrap samples of the items. `items` are the per-item scores, whose mean is the
-    value; BLEU is not a mean and has none.
+    Rows are those of `Metric.row`, with per-item values: scores whose mean is the value, for BLEU
+    rows of `bleu_counts`. `metric` is a name of `SCORES`. The interval has the percentiles of 1,000
+    bootstrap samples of the items.
 
     The control is the metric of the same texts, each assigned to another item, where possible one
     with another lemma and another reference. Texts that depend on their word score much lower
@@ -217,7 +217,7 @@ def score_definitions(
             len(predictions),
             seed,
             control=of(control),
-            items=Items(ours, control) if metric.aggregate == "mean" else None,
+            items=Items(ours, control),
         )
         rows.append(row)
     return rows

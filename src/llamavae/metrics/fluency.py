@@ -89,17 +89,6 @@ def text_nll(texts: Sequence[str], model: Scorer, batch_size: int = 16) -> Value
     return result
 
 
-def perplexity(nats_and_tokens: Values) -> float:
-    """Exponential of the sum of nats over the sum of tokens, both of N texts (N, 2); 1 if empty.
-
-    Example:
-        >>> perplexity(np.array([[2.0, 1], [4.0, 2]])) == math.exp(2)
-        True
-    """
-    nats, tokens = nats_and_tokens.sum(0)
-    return math.exp(nats / tokens) if tokens else 1.0
-
-
 class KneserNey:
     """An n-gram language model with interpolated Kneser–Ney smoothing (Kneser and Ney, 1995).
 

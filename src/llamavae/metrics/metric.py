@@ -20,12 +20,26 @@ from llamavae.metrics.ngrams import bleu_of_counts, chrf_of_counts
 
 Rows = list[dict[str, Any]]
 
+
+def perplexity(nats_and_tokens: NDArray[Any]) -> float:
+    """Exponential of the sum of nats over the sum of tokens, both of N texts (N, 2); 1 if empty.
+
+    Example:
+        >>> perplexity(np.array([[2.0, 1], [4.0, 2]])) == math.exp(2)
+        True
+    """
+    nats, tokens = nats_and_tokens.sum(0)
+    return math.exp(nats / tokens) if tokens else 1.0
+
+
 AGGREGATES: dict[str, Callable[[NDArray[Any]], float]] = {
     "mean": lambda items: float(items.mean()),
     "median": lambda items: float(np.median(items)),
     "BLEU": lambda items: bleu_of_counts(items.astype(int)),
     "chrF": lambda items: chrf_of_counts(items.astype(int)),
-    "perplexity": lambda items: math.exp(np.divide(*items.sum(0))),
+    "deviation": lambda items: float(items.std()),
+    "ratio": lambda items: float(np.divide(*items.sum(0))),
+    "perplexity": perplexity,
     "spearman": partial(mean_correlation, spearman),
     "pearson": partial(mean_correlation, pearson),
 }
@@ -190,6 +204,7 @@ class Metric:
         values: NDArray[Any],
         seed: int,
         *,
+        resamples: int = 1000,
         control: NDArray[Any] | None = None,
         group: str = "",
     ) -> dict[str, Any]:
@@ -198,6 +213,7 @@ class Metric:
         Args:
             values: Value of each item (N,).
             seed: Seed of the bootstrap.
+            resamples: Number of bootstrap samples.
             control: Control value of each item.
             group: As for `row`.
         """
@@ -205,6 +221,7 @@ class Metric:
             lambda i: values[i].mean(),
             len(values),
             seed,
+            resamples=resamples,
             control=None if control is None else float(control.mean()),
             group=group,
             items=Items(values, control),

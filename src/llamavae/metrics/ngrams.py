@@ -101,16 +101,6 @@ def chrf_of_counts(counts: NDArray[np.int64]) -> float:
     return 100 * 5 * precision * recall / (4 * precision + recall)
 
 
-def corpus_chrf(predictions: Sequence[str], references: Sequence[str]) -> float:
-    """Corpus chrF2, 0 to 100: sacrebleu with its defaults (character n-grams to 6, beta 2).
-
-    It needs no words, so it is also valid for texts without spaces between words, such as Chinese
-    or Japanese, and for texts of fewer than four tokens.
-    """
-    _check_pairs(predictions, references)
-    return chrf_of_counts(chrf_counts(predictions, references))
-
-
 def bleu_1(prediction: str, reference: str) -> float:
     """Unigram BLEU of one sentence with brevity penalty, 0 to 1, words split at white space.
 

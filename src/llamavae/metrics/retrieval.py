@@ -163,9 +163,9 @@ def score_vectors(predicted: Tensor, gold: Tensor, seed: int = 0) -> Rows:
     vectors, since the norm of a prediction is the same for all candidates and does not change the
     ranks.
 
-    Rows are those of `Metric.row`; `metric` is a name of `SCORES`. The interval has the percentiles
-    of 1,000 bootstrap samples of the items. In the control, each item receives the prediction of
-    another item, where possible of one with another gold vector.
+    Rows are those of `Metric.row`, with per-item values; `metric` is a name of `SCORES`. The
+    interval has the percentiles of 1,000 bootstrap samples of the items. In the control, each item
+    receives the prediction of another item, where possible of one with another gold vector.
 
     Args:
         predicted: Predicted vectors (N, C).
@@ -181,13 +181,7 @@ def score_vectors(predicted: Tensor, gold: Tensor, seed: int = 0) -> Rows:
     other = derangement(len(gold), torch.Generator().manual_seed(seed), words)
     right, exchanged = (_compare(x, gold) for x in (predicted, predicted[other]))
     return [
-        SCORES[name].bootstrap(
-            lambda i, values=values: values[i].mean(),
-            len(gold),
-            seed,
-            control=exchanged[name].mean(),
-        )
-        for name, values in right.items()
+        SCORES[name].mean(values, seed, control=exchanged[name]) for name, values in right.items()
     ]
 
 

@@ -9,6 +9,7 @@ from huggingface_hub import ModelCardData
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
+from llamavae.errors import counted
 from llamavae.pretrained import CATALOGUE
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ model.sample(8)
 
 - Encoder: {encoder}, {config.encoder_training}
 - Decoder: {_named(config.decoder_name_or_path)}, {config.decoder_training}
-- Injection: {config.injection}, {config.slots} slot(s)
+- Injection: {config.injection}, {counted(config.slots, "slot")}
 - Maximum length: {config.max_tokens} decoder tokens
 
 The weights of the backbones have their own licences.

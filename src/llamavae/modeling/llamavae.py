@@ -519,7 +519,8 @@ class LlaMaVAE(SentenceVAE):
         Args:
             texts: One text, several texts, or precomputed sentence vectors (B, H_enc), as a tensor
                 or a NumPy array.
-            batch_size: Number of texts per forward pass of the encoder.
+            batch_size: Maximum number of texts per forward pass of the encoder, and of the decoder
+                in refinement.
             refine: Number of gradient steps from the encoder's posterior, or their settings; see
                 `refine`.
 
@@ -531,6 +532,7 @@ class LlaMaVAE(SentenceVAE):
                 setting is out of range.
         """
         how = Refinement.of(refine)
+        check_int("batch_size", batch_size)
         if isinstance(texts, np.ndarray) and texts.dtype.kind in "fiu" and texts.ndim > 1:
             texts = torch.from_numpy(texts)
         if how.steps:
@@ -539,7 +541,7 @@ class LlaMaVAE(SentenceVAE):
                     "refining needs texts; got sentence vectors. Call "
                     "model.refine(texts, steps, start=model.encode(vectors))"
                 )
-            return self.refine(texts, how)
+            return self.refine(texts, how, batch_size=batch_size)
         if isinstance(texts, Tensor):
             h = texts
             if not h.isfinite().all():
@@ -576,7 +578,7 @@ class LlaMaVAE(SentenceVAE):
                 None uses the encoder's posteriors, or the prior for a model without an encoder.
             variance: Also optimise the variance of the posteriors; otherwise the variance of
                 `start` is returned, which takes less time.
-            batch_size: Maximum number of texts per forward pass of the decoder.
+            batch_size: Maximum number of texts per forward pass of the encoder and of the decoder.
             progress: Called after each batch with the numbers of finished and of all texts.
 
         Returns:
@@ -601,7 +603,7 @@ class LlaMaVAE(SentenceVAE):
                 f"({len(batch)}, {self.config.latent_dim}); got {tuple(codes.shape)}"
             )
         if start is None and self.encoder is not None:
-            start = self.encode(batch)
+            start = self.encode(batch, batch_size)
         elif not isinstance(start, DiagonalGaussian):
             prior = how.prior_of(self.config.latent_dim)
             mean, logvar = (x.expand(len(batch), -1) for x in (prior.mean, prior.logvar))
@@ -613,11 +615,22 @@ class LlaMaVAE(SentenceVAE):
                 self, batch, start, how, variance=variance, batch_size=batch_size, progress=progress
             )
 
-    def _means(self, texts: Texts, refine: int | Refinement) -> Tensor:
-        """Codes (B, D) of texts: posterior means, optionally refined."""
+    def posterior_means(
+        self, texts: Texts, batch_size: int = 64, *, refine: int | Refinement = 0
+    ) -> Tensor:
+        """The latent codes (B, D) that represent texts: the means of their posteriors.
+
+        Refined codes are those of `refine` with `variance=False`. They can differ from the means of
+        `encode`, which keeps the encoder's posterior where its objective F is lower.
+
+        Args:
+            texts: One text or several.
+            batch_size: See `encode`.
+            refine: See `encode`.
+        """
         if Refinement.of(refine).steps:
-            return self.refine(texts, refine, variance=False).mean
-        return self.encode(texts).mean
+            return self.refine(texts, refine, variance=False, batch_size=batch_size).mean
+        return self.encode(texts, batch_size).mean
 
     # ------------------------------------------------------------------ text out
 
@@ -710,16 +723,23 @@ class LlaMaVAE(SentenceVAE):
     # ------------------------------------------------------------------ moving in the space
 
     def reconstruct(
-        self, texts: Texts, *, refine: int | Refinement = 0, **options: Any
+        self,
+        texts: Texts,
+        *,
+        refine: int | Refinement = 0,
+        batch_size: int = 64,
+        **options: Any,
     ) -> list[str]:
         """Encode each text to its posterior mean and decode it.
 
         Args:
             texts: One text or several.
             refine: See `encode`.
+            batch_size: See `encode` and `decode`.
             **options: Options of `generate`.
         """
-        return self.decode(self._means(texts, refine), **options)
+        z = self.posterior_means(texts, batch_size, refine=refine)
+        return self.decode(z, batch_size, **options)
 
     def sample_codes(
         self,
@@ -754,7 +774,7 @@ class LlaMaVAE(SentenceVAE):
         seed: int | None = None,
         **options: Any,
     ) -> list[str]:
-        """Decode `n` latent codes drawn by `prior`; `options` are those of `generate`."""
+        """Decode `n` latent codes drawn by `prior`; `options` are those of `decode`."""
         return self.decode(self.sample_codes(n, prior, spread, seed), **options)
 
     def interpolate(
@@ -775,7 +795,7 @@ class LlaMaVAE(SentenceVAE):
             steps: Number of codes on the path, at least 2.
             mode: `linear` or `slerp`.
             refine: See `encode`.
-            **options: Options of `generate`.
+            **options: Options of `decode`.
         """
         if mode not in PATHS:
             raise UserError(f"expected mode 'linear' or 'slerp'; got {mode!r}")
@@ -798,7 +818,7 @@ class LlaMaVAE(SentenceVAE):
             dim: Index of the coordinate.
             steps: Number of codes.
             refine: See `encode`.
-            **options: Options of `generate`.
+            **options: Options of `decode`.
         """
         return self.decode(traversal(self.latent_code(start, refine=refine), dim, steps), **options)
 
@@ -818,7 +838,7 @@ class LlaMaVAE(SentenceVAE):
             b: The text or code to subtract.
             c: The text or code to add.
             refine: See `encode`.
-            **options: Options of `generate`.
+            **options: Options of `decode`.
         """
         return self.decode(
             arithmetic(*(self.latent_code(x, refine=refine) for x in (a, b, c))), **options
@@ -830,6 +850,7 @@ class LlaMaVAE(SentenceVAE):
         weights: Sequence[float] | None = None,
         *,
         refine: int | Refinement = 0,
+        batch_size: int = 64,
         **options: Any,
     ) -> list[str]:
         """The text at the weighted mean of the codes of several texts.
@@ -838,12 +859,19 @@ class LlaMaVAE(SentenceVAE):
             texts: N texts, at least one.
             weights: N weights, see `llamavae.latent.average`.
             refine: See `encode`.
+            batch_size: See `encode`.
             **options: Options of `generate`.
         """
-        return self.decode(average(self._means(texts, refine), weights), **options)
+        z = self.posterior_means(texts, batch_size, refine=refine)
+        return self.decode(average(z, weights), **options)
 
     def direction(
-        self, positive: Texts, negative: Texts, *, refine: int | Refinement = 0
+        self,
+        positive: Texts,
+        negative: Texts,
+        *,
+        refine: int | Refinement = 0,
+        batch_size: int = 64,
     ) -> Tensor:
         """The direction (D,) in the latent space from one kind of texts to another.
 
@@ -851,8 +879,11 @@ class LlaMaVAE(SentenceVAE):
             positive: Texts that have a property.
             negative: Texts that lack it, best with otherwise similar content.
             refine: See `encode`.
+            batch_size: See `encode`.
         """
-        return contrast(*(self._means(texts, refine) for texts in (positive, negative)))
+        return contrast(
+            *(self.posterior_means(x, batch_size, refine=refine) for x in (positive, negative))
+        )
 
     def steer(
         self,
@@ -861,6 +892,7 @@ class LlaMaVAE(SentenceVAE):
         strength: float = 1.0,
         *,
         refine: int | Refinement = 0,
+        batch_size: int = 64,
         **options: Any,
     ) -> list[str]:
         """Move the code of each text along a direction and decode it.
@@ -870,10 +902,12 @@ class LlaMaVAE(SentenceVAE):
             direction: The direction (D,), such as that of `direction`.
             strength: Factor on the direction; a negative factor moves the other way.
             refine: See `encode`.
+            batch_size: See `encode` and `decode`.
             **options: Options of `generate`.
         """
         step = self.latent_code(direction)
-        return self.decode(self._means(texts, refine) + strength * step, **options)
+        z = self.posterior_means(texts, batch_size, refine=refine)
+        return self.decode(z + strength * step, batch_size, **options)
 
     def neighbours(
         self,
@@ -882,6 +916,7 @@ class LlaMaVAE(SentenceVAE):
         k: int = 5,
         *,
         refine: int | Refinement = 0,
+        batch_size: int = 64,
     ) -> list[tuple[int, float]]:
         """Index and cosine of the `k` candidates nearest to `query`, in descending order of cosine.
 
@@ -890,13 +925,16 @@ class LlaMaVAE(SentenceVAE):
             candidates: Texts, or their latent codes (N, D).
             k: Number of neighbours.
             refine: See `encode`; only for texts.
+            batch_size: See `encode`; only for texts.
         """
+        check_int("batch_size", batch_size)
         array: Any = candidates
         if isinstance(array, np.ndarray) and array.dtype.kind in "fiu":
             candidates = torch.from_numpy(array)
-        codes = candidates if isinstance(candidates, Tensor) else self._means(candidates, refine)
+        if not isinstance(candidates, Tensor):
+            candidates = self.posterior_means(candidates, batch_size, refine=refine)
         query = self.latent_code(query, refine=refine)
-        cosine, index = nearest_neighbours(query[None], self._latent_codes(codes), k)
+        cosine, index = nearest_neighbours(query[None], self._latent_codes(candidates), k)
         return list(zip(index[0].tolist(), cosine[0].tolist(), strict=True))
 
     def latent_code(self, x: str | Tensor, *, refine: int | Refinement = 0) -> Tensor:
@@ -907,7 +945,7 @@ class LlaMaVAE(SentenceVAE):
             refine: See `encode`; only for a text.
         """
         if isinstance(x, str):
-            return self._means(x, refine)[0]
+            return self.posterior_means(x, refine=refine)[0]
         codes = self._latent_codes(x)
         if len(codes) != 1:
             raise UserError(f"expected one latent code (D,); got {len(codes)}")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llamavae.errors import UserError
+from llamavae.errors import UserError, counted
 from llamavae.evaluation.results import number_text
 from llamavae.metrics.metric import Rows
 from llamavae.parsing import damage_errors, read_json, read_json_lines
@@ -106,7 +106,7 @@ def _parts(recipe: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [
         ("encoder", reads),
         ("z", f"{latent['dim']} numbers, drawn from a Gaussian; the prior is N(0, I)"),
-        ("injection", f"{latent['injection']}, {latent['slots']} slot(s)"),
+        ("injection", f"{latent['injection']}, {counted(latent['slots'], 'slot')}"),
         ("decoder", f"{writes}; {trains}"),
     ]
 

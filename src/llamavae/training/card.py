@@ -8,6 +8,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult
 
+from llamavae.errors import counted
 from llamavae.evaluation.results import interval_text, number_text
 from llamavae.markdown import markdown_table
 from llamavae.modeling import LlaMaVAE
@@ -51,7 +52,7 @@ def model_card(model: LlaMaVAE, results: dict[str, Any]) -> str:
                 ("encoder", _backbone(recipe, "encoder", "T5", config.encoder_training)),
                 ("decoder", _backbone(recipe, "decoder", "LLaMA", config.decoder_training)),
                 ("latent size D", str(config.latent_dim)),
-                ("injection", f"{config.injection}, {config.slots} slot(s)"),
+                ("injection", f"{config.injection}, {counted(config.slots, 'slot')}"),
                 ("weights", f"{total:,}, of which {trained:,} trained"),
                 ("maximum length", f"{config.max_tokens} decoder tokens"),
             ],
@@ -214,10 +215,11 @@ def _prior(model: LlaMaVAE) -> str:
     if prior is None:
         return "`sample` draws from N(0, I)."
     report = prior.report
+    gaussians = counted(report.get("components", 0), "full-covariance Gaussian")
     names = {
         "standard": "N(0, I)",
         "gaussian": "a Gaussian with a full covariance",
-        "mixture": f"a mixture of {report.get('components')} full-covariance Gaussian(s)",
+        "mixture": f"a mixture of {gaussians}",
         "flow": "a flow",
     }
     nlls = {**report["references"], "this prior": report["nll"]}

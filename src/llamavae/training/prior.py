@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from llamavae.data.sentences import SentenceData, sentence_vectors
-from llamavae.errors import UserError, unknown
+from llamavae.errors import UserError, counted, unknown
 from llamavae.flows import FitConfig, Flow, FlowData, build_flow, fit_flow
 from llamavae.modeling import DiagonalGaussian, LlaMaVAE
 from llamavae.modeling.backbones import latent_fingerprint
@@ -302,7 +302,8 @@ def _mixture(train: Tensor, components: int, seed: int) -> MixturePrior:
             fit = GaussianMixture(components, random_state=seed).fit(train.double().numpy())
     except ValueError as error:
         raise UserError(
-            f"{components} Gaussian(s) cannot be fitted to these {len(train)} codes: {error}"
+            f"{counted(components, 'Gaussian')} cannot be fitted to these "
+            f"{len(train)} codes: {error}"
         ) from error
     covariances = torch.from_numpy(fit.covariances_)
     return MixturePrior(

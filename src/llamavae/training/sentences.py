@@ -11,7 +11,7 @@ from datasets import Dataset, IterableDataset
 
 from llamavae.corpora import load_corpus
 from llamavae.corpora.splits import fold
-from llamavae.errors import UserError
+from llamavae.errors import UserError, counted
 from llamavae.training.recipe import CorpusPart, Recipe
 
 
@@ -47,8 +47,8 @@ def load_sentences(recipe: Recipe) -> RunSentences:
     if len(sentences.validation) < 2:
         names = " and ".join(part.name for part in (c, *c.mix))
         raise UserError(
-            f"{names} leaves {len(sentences.validation)} sentence(s) for validation; at least 2 "
-            "are needed. Use a larger corpus"
+            f"{names} leaves {counted(len(sentences.validation), 'sentence')} for validation; "
+            "at least 2 are needed. Use a larger corpus"
         )
     return sentences
 

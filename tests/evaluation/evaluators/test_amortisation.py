@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests import tiny
+from tests import passes, tiny
 
 from llamavae import LlaMaVAE
 from llamavae.errors import UserError
@@ -39,6 +39,14 @@ def test_refining_closes_a_gap(found: Evaluation) -> None:
         assert found.value("amortisation gap", group) == pytest.approx(gap)
     assert found.value("amortisation gap") == found.value("amortisation gap", "3 steps")
     assert found.value("amortisation gap") > 0
+
+
+def test_batch_size_limits_each_forward_pass(model: LlaMaVAE) -> None:
+    with passes.row_counts() as rows:
+        Amortisation([1], samples=1, batch_size=2, resamples=20)(model, DATA)
+    assert max(rows) == 2
+    with pytest.raises(UserError, match="batch_size must be at least 1"):
+        Amortisation([1], batch_size=0)(model, DATA)
 
 
 def test_every_group_has_every_measure(found: Evaluation) -> None:

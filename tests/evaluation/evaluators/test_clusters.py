@@ -6,6 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from tests import tiny
+from tests.evaluation.systems import check_items
 
 from llamavae.errors import UserError
 from llamavae.evaluation.evaluator import EvaluationData, Plot
@@ -76,6 +77,7 @@ def test_planted_groups():
         assert row["n"] == 60
     assert found.tables["labels left out"] == [{"label": "id", "reason": "60 labels, more than 50"}]
     assert Clusters(resamples=100)(Planted(GROUPS), DATA) == found
+    check_items(Clusters(), found)
 
 
 def test_tables():

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from tests.evaluation.systems import check_items
 from tests.metrics.gaussians import draws
 
 from llamavae.errors import UserError
@@ -118,6 +119,11 @@ def test_intervals():
     assert row["low"] < row["value"] < row["high"]
     row = next(row for row in found.rows if row["metric"] == "mutual information")
     assert row["low"] is None
+    check_items(
+        LatentUsage(),
+        found,
+        {"active units", "mutual information", "KL − information", "Gaussian KL"},
+    )
 
 
 def test_a_system_without_posterior():

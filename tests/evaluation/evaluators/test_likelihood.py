@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from scipy.integrate import quad, trapezoid
 from scipy.stats import norm
 from tests import tiny
+from tests.evaluation.systems import check_items
 from torch import nn
 
 from llamavae.errors import UserError
@@ -212,6 +213,7 @@ def test_numbers_follow_from_the_sentences(model):
     nats, tokens = (sum(row[name] for row in long) for name in ("IW-NLL", "tokens"))
     group = found.value("perplexity", "words 6 to 10")
     assert group == pytest.approx(math.exp(nats / tokens), rel=1e-4)
+    check_items(Likelihood(), found, {"K"})
     again = Likelihood(samples=3, batch_size=8, resamples=20)(model, data)
     for one, other in zip(found.rows, again.rows, strict=True):
         assert other["value"] == pytest.approx(one["value"], rel=1e-4)
@@ -227,6 +229,7 @@ def test_cut_texts_have_no_bits_per_byte():
     assert found.value("texts cut") == cut / len(texts)
     sizes = [row["n"] for row in found.rows if row["metric"] == "bits per byte"]
     assert sizes[0] == len(texts) - cut
+    check_items(Likelihood(), found, {"K"})
     found = Likelihood(samples=1, resamples=10)(model, EvaluationData(tiny.SENTENCES[2:]))
     assert "bits per byte" not in {row["metric"] for row in found.rows}
 

@@ -60,7 +60,7 @@ class Amortisation(Evaluator):
         noise: Standard deviations of the noise.
         limit: Maximum number of sentences, chosen at random.
         samples: Number of draws of z per sentence for the bound.
-        batch_size: Number of sentences per forward pass of the decoder.
+        batch_size: Number of sentences per forward pass of the encoder and of the decoder.
         resamples: Number of bootstrap samples.
     """
 
@@ -165,7 +165,7 @@ class Amortisation(Evaluator):
         texts = list(sample.texts)
         rows: Rows = []
         tables: dict[str, Rows] = {}
-        scale = model.encode(texts).mean.double().cpu().std(0)
+        scale = model.encode(texts, self.batch_size).mean.double().cpu().std(0)
         base: Values | None = None
         for steps in (0, *self.steps):
             found = self._found(model, texts, steps, scale, data)
@@ -192,7 +192,7 @@ class Amortisation(Evaluator):
         ids, _ = model.decoder.tokenize(texts)
         others = derangement(len(texts), data.generator(), texts)
         start = time.process_time()
-        q = model.encode(texts, refine=self._how(steps, data.seed))
+        q = model.encode(texts, self.batch_size, refine=self._how(steps, data.seed))
         seconds = (time.process_time() - start) / len(texts)
         q = DiagonalGaussian(q.mean.double().cpu(), q.logvar.double().cpu())
         noise = scale * torch.randn(q.mean.shape, generator=data.generator(), dtype=torch.float64)

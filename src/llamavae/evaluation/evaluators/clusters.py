@@ -180,12 +180,11 @@ class Clusters(Evaluator):
             for column in (ours, random):
                 column[""] = np.mean(list(column.values()), axis=0)
             for group in ("", *labels):
-                row = metric.bootstrap(
-                    lambda i, values=ours[group]: values[i].mean(),
-                    len(z),
+                row = metric.mean(
+                    ours[group],
                     seed,
                     resamples=self.resamples,
-                    control=random[group].mean(),
+                    control=random[group],
                     group=group,
                 )
                 rows.append(row)

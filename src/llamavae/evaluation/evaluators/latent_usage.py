@@ -20,7 +20,7 @@ from llamavae.metrics.latent import (
     mutual_information,
     posterior_variance,
 )
-from llamavae.metrics.metric import Metric, Rows
+from llamavae.metrics.metric import Items, Metric, Rows
 from llamavae.modeling import DiagonalGaussian
 
 
@@ -33,7 +33,7 @@ def dimensions(mean: Tensor, logvar: Tensor) -> Rows:
     0 if it matches the prior.
     """
     mean, logvar = mean.double(), logvar.double()
-    kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean(0)
+    kl = DiagonalGaussian(mean, logvar).kl().mean(0)
     between, within = mean.var(0, correction=0), logvar.exp().mean(0)
     return [
         {
@@ -143,7 +143,7 @@ class LatentUsage(Evaluator):
         metric = self.metric
         rows = [
             metric("active units").row(active_units(mean), n, interval=interval(active)),
-            metric("KL").row(kl.mean(), n, interval=interval(lambda i: float(kl[i].mean()))),
+            metric("KL").mean(kl, data.seed, resamples=self.resamples),
             metric("mutual information").row(information, n),
             metric("KL − information").row(kl.mean() - information, n),
         ]
@@ -156,6 +156,7 @@ class LatentUsage(Evaluator):
                 posterior_variance(logvar),
                 n,
                 interval=interval(lambda i: float(variance[i].mean())),
+                items=Items(variance),
             )
         )
         plot = Plot("bars", ("kl", "active"), "KL of each dimension")

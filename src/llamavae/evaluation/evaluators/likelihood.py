@@ -17,7 +17,7 @@ from llamavae.evaluation.evaluator import Evaluation, EvaluationData, Evaluator,
 from llamavae.evaluation.evaluators.reconstruction import length_groups
 from llamavae.metrics.control import derangement
 from llamavae.metrics.latent import importance_weighted_bound
-from llamavae.metrics.metric import Metric, Rows
+from llamavae.metrics.metric import Items, Metric, Rows
 from llamavae.modeling import LlaMaVAE
 from llamavae.modeling.likelihood import sentence_nll
 from llamavae.modeling.posterior import DiagonalGaussian
@@ -26,10 +26,10 @@ from llamavae.modeling.tokenizing import unknown_bytes
 Values: TypeAlias = dict[str, NDArray[np.float64]]
 """Maps metrics to the nats of each sentence (N,)."""
 
-Items: TypeAlias = NDArray[np.intp]
+Indices: TypeAlias = NDArray[np.intp]
 """Indices of sentences."""
 
-Statistic: TypeAlias = Callable[[Values, Items], float]
+Statistic: TypeAlias = Callable[[Values, Indices], float]
 """A metric over given sentences."""
 
 
@@ -64,6 +64,7 @@ class Likelihood(Evaluator):
             f"where log p(x) is estimated by {_IMPORTANCE}. It is comparable only between models "
             "with the same tokenizer.",
             _CONTROL,
+            "perplexity",
         ),
         Metric(
             "bits per byte",
@@ -74,6 +75,7 @@ class Likelihood(Evaluator):
             "texts are excluded. Each word that is unknown to the tokenizer adds 8 bits for each "
             "of its bytes and for its end. It is comparable between tokenizers.",
             _CONTROL,
+            "ratio",
         ),
         Metric(
             "IW-NLL",
@@ -154,14 +156,23 @@ class Likelihood(Evaluator):
         size = np.array([len(text.encode()) + 1 for text in texts])
         spelled = 8 * np.array(unknown_bytes(system.decoder.tokenizer, texts))  # bits
 
-        def perplexity(nats: Values, items: Items) -> float:
+        def perplexity(nats: Values, items: Indices) -> float:
             return float(np.exp(nats["IW-NLL"][items].sum() / tokens[items].sum()))
 
-        def bits_per_byte(nats: Values, items: Items) -> float:
+        def bits_per_byte(nats: Values, items: Indices) -> float:
             bits = nats["IW-NLL"][items].sum() / math.log(2) + spelled[items].sum()
             return float(bits / size[items].sum())
 
-        def add(name: str, group: str, items: Items, statistic: Statistic) -> None:
+        def per_sentence(nats: Values) -> dict[str, NDArray[np.float64]]:
+            bits = nats["IW-NLL"] / math.log(2) + spelled
+            return {
+                "perplexity": np.stack([nats["IW-NLL"], tokens], 1),
+                "bits per byte": np.stack([bits, size], 1),
+            }
+
+        ours, theirs = per_sentence(values), per_sentence(control)
+
+        def add(name: str, group: str, items: Indices, statistic: Statistic) -> None:
             row = self.metric(name).bootstrap(
                 lambda i: statistic(values, items[i]),
                 len(items),
@@ -169,25 +180,28 @@ class Likelihood(Evaluator):
                 resamples=self.resamples,
                 control=statistic(control, items),
                 group=group,
+                items=Items(ours[name][items], theirs[name][items]),
             )
             rows.append(row)
 
         rows: Rows = []
         everything = np.arange(len(texts))
         groups = {"": everything} | length_groups(texts)
-        whole = [row[-1] == system.decoder.tokens.eos for row in ids]
+        whole = np.array([row[-1] == system.decoder.tokens.eos for row in ids])
         for group, items in groups.items():
             add("perplexity", group, items, perplexity)
         for group, items in groups.items():
-            if len(kept := items[np.array(whole)[items]]):
+            if len(kept := items[whole[items]]):
                 add("bits per byte", group, kept, bits_per_byte)
-        for name in values:
-            add(
-                name, "", everything, lambda nats, items, name=name: float(nats[name][items].mean())
-            )
         rows += [
+            *(
+                self.metric(name).mean(
+                    nats, data.seed, resamples=self.resamples, control=control[name]
+                )
+                for name, nats in values.items()
+            ),
             self.metric("K").row(self.samples, len(texts)),
-            self.metric("texts cut").row(cut / len(texts), len(texts)),
+            self.metric("texts cut").row(cut / len(texts), len(texts), items=Items(1 - whole)),
         ]
         table = [
             {

@@ -18,14 +18,8 @@ from llamavae.errors import UserError
 from llamavae.evaluation.encoders import EncoderSource, sentence_encoder
 from llamavae.evaluation.evaluator import Evaluation, EvaluationData, Evaluator, latent_codes
 from llamavae.metrics.bootstrap import bootstrap_interval
-from llamavae.metrics.fluency import (
-    KneserNey,
-    load_language_model,
-    perplexity,
-    text_nll,
-    token_ids,
-)
-from llamavae.metrics.metric import Items, Metric, Rows
+from llamavae.metrics.fluency import KneserNey, load_language_model, text_nll, token_ids
+from llamavae.metrics.metric import AGGREGATES, Items, Metric, Rows, perplexity
 from llamavae.metrics.ngrams import (
     distinct_n,
     duplicates,
@@ -124,6 +118,7 @@ class Samples(Evaluator):
             "without z. The decoder was trained with z, so the value is comparable only with the "
             "control and between models with the same decoder.",
             _CONTROL,
+            "perplexity",
         ),
         Metric(
             "forward perplexity",
@@ -133,6 +128,7 @@ class Samples(Evaluator):
             "language model that was trained on neither them nor z (Cífka et al., 2018, arXiv "
             "1804.07972). It is also low if the texts are all alike.",
             _CONTROL,
+            "perplexity",
             library="transformers",
         ),
         Metric(
@@ -178,6 +174,7 @@ class Samples(Evaluator):
             "",
             "Standard deviation of the number of words per text.",
             _CONTROL,
+            "deviation",
         ),
         Metric(
             "MAUVE",
@@ -271,22 +268,23 @@ class Samples(Evaluator):
             index, alike = nearest_texts(both, data.training_texts)
             nearest = index[:n].tolist()
             seen = {" ".join(text.split()) for text in data.training_texts}
-            values["novelty"] = np.array([" ".join(text.split()) not in seen for text in both])
+            values["novelty"] = np.array([" ".join(text.split()) not in seen for text in both], int)
             values["nearest training text"] = alike
         words = np.array([len(text.split()) for text in both])
         values["words"] = values["deviation of words"] = words
 
         rows: Rows = []
         for name, each in values.items():
-            statistic = _STATISTICS.get(name, np.mean)
+            metric, of = self.metric(name), AGGREGATES[self.metric(name).aggregate]
             interval = bootstrap_interval(
-                lambda i, each=each, statistic=statistic: float(statistic(each[i])),  # samples only
+                lambda i, each=each, of=of: of(each[i]),  # samples only
                 n,
                 resamples=self.resamples,
                 seed=data.seed,
             )
-            value, control = (float(statistic(side)) for side in (each[:n], each[n:]))
-            row = self.metric(name).row(value, n, control=control, interval=interval, group=group)
+            value, control = (of(side) for side in (each[:n], each[n:]))
+            items = Items(each[:n], each[n:])
+            row = metric.row(value, n, control=control, interval=interval, group=group, items=items)
             rows.append(row)
         for name, whole in _WHOLE.items():
             row = self.metric(name).row(whole(samples), n, control=whole(real), group=group)
@@ -305,12 +303,11 @@ class Samples(Evaluator):
     ) -> dict[str, Any]:
         """BLEU against the held-out sentences; the control is that of training sentences."""
         scores = reference_bleu(samples, data.texts)
-        return self.metric("BLEU against held-out text").bootstrap(
-            lambda i: scores[i].mean(),
-            len(samples),
+        return self.metric("BLEU against held-out text").mean(
+            scores,
             data.seed,
             resamples=self.resamples,
-            control=float(reference_bleu(others, data.texts).mean()) if others else None,
+            control=reference_bleu(others, data.texts) if others else None,
             group=group,
         )
 
@@ -340,6 +337,7 @@ class Samples(Evaluator):
                 resamples=self.resamples,
                 control=perplexity(held_out),
                 group=group,
+                items=Items(ours, held_out),
             ),
             self.metric("reverse perplexity").bootstrap(
                 lambda i: perplexity(backward[i]),
@@ -384,12 +382,6 @@ def _choice(texts: Sequence[str], n: int, generator: torch.Generator) -> list[st
     """A random choice of n texts."""
     return [texts[int(i)] for i in torch.randperm(len(texts), generator=generator)[:n]]
 
-
-_STATISTICS: dict[str, Callable[[NDArray[Any]], Any]] = {
-    "plain perplexity": perplexity,
-    "deviation of words": np.std,
-}
-"""Maps metrics that are not the mean of per-text values to the function of these values."""
 
 _WHOLE: dict[str, Callable[[list[str]], float]] = {
     "distinct-1": partial(distinct_n, n=1),

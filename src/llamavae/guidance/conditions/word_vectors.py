@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from llamavae.errors import UserError
+from llamavae.errors import UserError, counted
 from llamavae.guidance.conditions.condition import Condition, check_list, word_and_context
 from llamavae.modeling import SentenceEncoder
 
@@ -53,7 +53,7 @@ class WordVectorCondition(Condition):
         if missing:
             more = ", ..." if len(missing) > _SHOWN else ""
             raise UserError(
-                f"{len(missing)} word(s) without a vector in {self.path}: "
+                f"{counted(len(missing), 'word')} without a vector in {self.path}: "
                 f"{', '.join(map(repr, missing[:_SHOWN]))}{more}"
             )
         return torch.tensor(np.array([rows[word] for word in words]).reshape(-1, self.dim))

@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from llamavae.errors import UserError, nearest, unknown
+from llamavae.errors import UserError, counted, nearest, unknown
 from llamavae.parsing import read_yaml
 from llamavae.training.recipe.description import section_of
 from llamavae.training.recipe.schema import Recipe
@@ -132,7 +132,7 @@ def parse_recipe(values: dict[str, Any]) -> Recipe:
         seen = [(e["loc"], e["msg"]) for e in found]
         found += [e for e in error.errors() if (e["loc"], e["msg"]) not in seen]
     text = "\n".join(map(_complaint, found))
-    raise UserError(f"the recipe has {len(text.splitlines())} mistake(s):\n{text}")
+    raise UserError(f"the recipe has {counted(len(text.splitlines()), 'mistake')}:\n{text}")
 
 
 _PLAIN = {"model_type": "expected settings by name", "missing": "is required"}
