@@ -59,13 +59,13 @@ def test_checked_rows_have_no_graph():
             0,
             r"expected no context; got one of shape",
         ),
-        (FlowData(nan((9, 2), 3, 7)), 0, r"x has NaN or infinite values in 2 row\(s\): 3, 7$"),
-        (FlowData(nan((9, 2), 4, value=-float("inf"))), 0, r"in 1 row\(s\): 4$"),
-        (FlowData(nan((9, 2), *range(7))), 0, r"in 7 row\(s\): 0, 1, 2, 3, 4, \.\.\.$"),
+        (FlowData(nan((9, 2), 3, 7)), 0, r"x has NaN or infinite values in 2 rows: 3, 7$"),
+        (FlowData(nan((9, 2), 4, value=-float("inf"))), 0, r"in 1 row: 4$"),
+        (FlowData(nan((9, 2), *range(7))), 0, r"in 7 rows: 0, 1, 2, 3, 4, \.\.\.$"),
         (
             FlowData(torch.zeros(9, 2), nan((9, 3), 1)),
             3,
-            r"c has NaN or infinite values in 1 row\(s\): 1",
+            r"c has NaN or infinite values in 1 row: 1",
         ),
         (FlowData(torch.zeros(9, 2), noise=nan((9, 2), 8)), 0, "noise has NaN"),
         (

@@ -452,7 +452,7 @@ def test_few_rows_are_reported(caplog):
         (
             torch.full((9, 3), math.nan),
             torch.zeros(9, 2),
-            r"NaN or infinite values in 9 row\(s\): 0, 1",
+            r"NaN or infinite values in 9 rows: 0, 1",
         ),
         (torch.zeros(2, 3), torch.zeros(2, 2), "got 1 and 1"),
         (torch.zeros(0, 3), torch.zeros(0, 2), "at least 2 training rows"),

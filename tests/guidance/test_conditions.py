@@ -172,9 +172,9 @@ def test_word_vectors(file):
 
 
 def test_words_without_a_vector(file):
-    with pytest.raises(UserError, match=r"2 word\(s\) without a vector .*: 'cat', 'cow'$"):
+    with pytest.raises(UserError, match=r"2 words without a vector .*: 'cat', 'cow'$"):
         WordVectorCondition(file).vectors(["cat", "dog", "cow", "cat"])
-    with pytest.raises(UserError, match=r"7 word\(s\) .*: '0', '1', '2', '3', '4', \.\.\.$"):
+    with pytest.raises(UserError, match=r"7 words .*: '0', '1', '2', '3', '4', \.\.\.$"):
         WordVectorCondition(file).vectors([str(i) for i in range(7)])
 
 

@@ -214,7 +214,7 @@ def test_wrong_labels(data):
 
 
 def test_nothing_left(data, words):
-    with pytest.raises(UserError, match=r"none is left\. 2 of 2 row\(s\) skipped.*'glim'"):
+    with pytest.raises(UserError, match=r"none is left\. 2 of 2 rows skipped.*'glim'"):
         make_pairs(data.select([1, 4]), words)
     with pytest.raises(UserError, match="at least one row"):
         make_pairs(data.select([]), words)
