@@ -74,6 +74,17 @@ def read_results(name: str) -> tuple[dict[str, Any], list[dict[str, Any]]] | Non
     return first, rows
 
 
+def find_lines(name: str, source: str, metric: str, group: str = "") -> list[dict[str, Any]]:
+    """The values of a metric of an experiment, one for each seed; none if it is not measured."""
+    results = read_results(name)
+    wanted = source, metric, group
+    return [
+        line
+        for line in (results[1] if results else [])
+        if (line["source"], line["metric"], line.get("group", "")) == wanted
+    ]
+
+
 def write_results(name: str, about: dict[str, Any], rows: list[dict[str, Any]]) -> None:
     """Write the description and the values of an experiment."""
     lines = (json.dumps(line, ensure_ascii=False) + "\n" for line in (about, *rows))

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from llamavae.errors import UserError
 from llamavae.markdown import markdown_table
 from llamavae.parsing import read_yaml
-from results.experiments import HERE, read_results
+from results.experiments import HERE, find_lines, read_results
 
 PAGE = HERE / "README.md"
 
@@ -146,17 +146,8 @@ def cell(row: Row, view: View, column: Column) -> dict[str, Any] | None:
 def _matching(row: Row, view: View, column: Column) -> dict[str, list[dict[str, Any]]]:
     """The lines with a value of a cell, by experiment; without those that have no line."""
     group = next(one.group for one in (column, row, view) if one.group is not None)
-    wanted = column.metric, view.source, group
-    known = {name: read_results(name) for name in row.experiments}
-    lines = {
-        name: [
-            line
-            for line in (results[1] if results else [])
-            if (line["metric"], line["source"], line.get("group", "")) == wanted
-        ]
-        for name, results in known.items()
-    }
-    return {name: found for name, found in lines.items() if found}
+    wanted = view.source, column.metric, group
+    return {name: found for name in row.experiments if (found := find_lines(name, *wanted))}
 
 
 def _over_seeds(lines: list[dict[str, Any]]) -> dict[str, Any]:

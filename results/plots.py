@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -13,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from llamavae.report._style import CATEGORIES, MARKERS, annotate, finish, legend_below, new_figure
-from results.experiments import read_results
+from results.experiments import find_lines
 
 _SMOOTHED = 5  # lines of the training log, 20 steps each
 
@@ -28,10 +27,10 @@ def learning_curves(rows: Sequence[tuple[str, str]]) -> Figure:
     styles = [(colour, line) for line in ("-", "--") for colour in CATEGORIES]
     drawn = iter(styles)
     for system, experiment in rows:
-        curve = [line for line in _lines(experiment) if line["source"] == "training"]
-        minutes = sum(line["value"] for line in curve if line["metric"] == "processor minutes")
-        nll = [(line["step"], line["value"]) for line in curve if line["metric"] == "NLL"]
-        if not nll:
+        minutes = _value(experiment, "training", "processor minutes")
+        curve = find_lines(experiment, "training", "NLL")
+        nll = [(line["step"], line["value"]) for line in curve]
+        if not nll or minutes is None:
             continue
         colour, style = next(drawn)
         steps = [step for step, _ in nll]
@@ -119,14 +118,6 @@ def _plain_numbers(axis: Axis) -> None:
     axis.set_minor_formatter(FuncFormatter(lambda value, _: f"{value:g}" if value < 100 else ""))
 
 
-def _lines(experiment: str) -> Iterator[dict[str, Any]]:
-    results = read_results(experiment)
-    yield from results[1] if results else ()
-
-
-def _value(experiment: str, source: str, metric: str, group: str = "") -> float | None:
-    """A value of an experiment; None if it has none."""
-    for line in _lines(experiment):
-        if (line["source"], line["metric"], line.get("group", "")) == (source, metric, group):
-            return line["value"]
-    return None
+def _value(experiment: str, *wanted: str) -> float | None:
+    """A value of an experiment, given by source, metric and group; None if it has none."""
+    return next((line["value"] for line in find_lines(experiment, *wanted)), None)
