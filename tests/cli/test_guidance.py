@@ -138,9 +138,8 @@ def test_guide_by_labels(fit, run):
     assert "Did you mean 'short'" in wrong.stderr
 
 
-@pytest.mark.parametrize("vectors", [False, True])
-def test_a_model_of_words_refuses_labels(folder, fit, run, vectors):
-    guided = fit(*(("--word-vectors", str(folder / "words.vec")) if vectors else ()))
+def test_a_model_of_words_refuses_labels(fit, run):
+    guided = fit()
     for arguments, label in [
         (("guide", "river", "size=short"), "size=short"),
         (("translate", "a dog", "--from", "river", "--to", "size=long"), "size=long"),
@@ -150,6 +149,13 @@ def test_a_model_of_words_refuses_labels(folder, fit, run, vectors):
         assert f"{label!r} is a label, but {guided} takes words" in result.stderr
         assert "`llamavae fit-condition --labels` with --model" in result.stderr
     assert run("guide", "river", "--model", guided).exit_code == 0
+
+
+def test_a_model_of_word_vectors_refuses_labels(folder, fit, run):
+    guided = fit("--word-vectors", str(folder / "words.vec"))
+    result = run("guide", "river", "size=short", "--model", guided)
+    assert result.exit_code == 2
+    assert "1 word without a vector" in result.stderr
 
 
 def test_known_words_may_contain_an_equals_sign(folder, run, tmp_path):

@@ -135,7 +135,7 @@ def test_the_command_for_another_encoding_converts_the_file(tmp_path):
 
 def test_choice_of_column_needed(write):
     path = write("a.csv", "id,first,second\n1,a,b\n")
-    message = r"no column 'text'; its columns are id, first, second\..* column= \(--column\)"
+    message = r"no column 'text'; its columns are id, first, second\..* column=, or --column"
     with pytest.raises(UserError, match=message):
         load_corpus(path)
     with pytest.raises(

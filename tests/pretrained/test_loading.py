@@ -436,6 +436,9 @@ def test_a_file_and_a_bundled_model_are_not_said_to_be_absent(tmp_path, monkeypa
     (tmp_path / "texts.txt").write_text("a text")
     with pytest.raises(UserError, match=r"texts\.txt is a file; expected the folder"):
         LlaMaVAE.from_pretrained(tmp_path / "texts.txt")
+    (tmp_path / "model.gguf").write_bytes(b"GGUF")
+    with pytest.raises(UserError, match=r"model\.gguf is a file; .*hub id of a sentence encoder"):
+        load_sentence_encoder(tmp_path / "model.gguf")
     with pytest.raises(UserError, match="'mini' cannot be used as a sentence encoder"):
         load_sentence_encoder("mini")
 

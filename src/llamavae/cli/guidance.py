@@ -94,19 +94,16 @@ class _GuideOptions:
         """Load the model for conditions that are words or labels.
 
         Raises:
-            UserError: The model takes words, and a condition is a label.
+            UserError: The model encodes any text, and a condition is a label.
         """
         cvae = self.load(conditions)
-        kind = cvae.condition.name
-        if kind not in ("encoder", "word-vectors"):
-            return cvae
-        for given in conditions:
-            has_vector = kind == "word-vectors" and cvae.condition.has(given)
-            if "=" in given and given not in cvae.vocabulary and not has_vector:
-                raise UserError(
-                    f"{given!r} is a label, but {self.source} takes words. Use a model of "
-                    "`llamavae fit-condition --labels` with --model"
-                )
+        if cvae.condition.name == "encoder":  # the other conditions refuse what they do not know
+            for given in conditions:
+                if "=" in given and given not in cvae.vocabulary:
+                    raise UserError(
+                        f"{given!r} is a label, but {self.source} takes words. Use a model of "
+                        "`llamavae fit-condition --labels` with --model"
+                    )
         return cvae
 
 

@@ -63,7 +63,8 @@ def choose_column(rows: Sequence[Mapping[str, Any]], column: str | None, where: 
         return wordy[0]
     raise UserError(
         f"{where} has no column 'text'; its columns are {', '.join(names)}. "
-        "Name the one that holds the sentences with column= (--column)"
+        "Name the one that holds the sentences with column=, or --column if the "
+        "command has it"
     )
 
 

@@ -350,7 +350,8 @@ def differences(
 
     Row: `system`, `seed`, `metric`, `against`, `difference`, `low` and `high` (its 95 % interval)
     and `p` (two-sided), see `paired_bootstrap`. They cover the choice of the test words, not the
-    variation between fits. Metrics without `items` are not tested.
+    variation between fits. Metrics without `items` are not tested, and neither are seeds that the
+    reference system does not have.
 
     Args:
         rows: Rows of `study_definitions` or `study_flows`.

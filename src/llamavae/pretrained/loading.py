@@ -151,7 +151,9 @@ def hub_errors(kind: str, source: str, options: Collection[str] = ()) -> Iterato
                 f"the folder {source} does not hold a usable {kind}{given} (found there: {found}): "
                 f"{_short(error)}"
             ) from error
-        if folder.is_file() and not is_gguf(source):
+        if folder.is_file():
+            if kind == "decoder" and is_gguf(source):
+                raise UserError(f"could not load the decoder {source}: {_short(error)}") from error
             raise UserError(
                 f"{source} is a file; expected the folder or the hub id of a {kind}"
             ) from error

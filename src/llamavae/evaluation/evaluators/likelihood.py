@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -17,7 +16,7 @@ from llamavae.evaluation.evaluator import Evaluation, EvaluationData, Evaluator,
 from llamavae.evaluation.evaluators.reconstruction import length_groups
 from llamavae.metrics.control import derangement
 from llamavae.metrics.latent import importance_weighted_bound
-from llamavae.metrics.metric import Items, Metric, Rows
+from llamavae.metrics.metric import AGGREGATES, Items, Metric, Rows, perplexity
 from llamavae.modeling import LlaMaVAE
 from llamavae.modeling.likelihood import sentence_nll
 from llamavae.modeling.posterior import DiagonalGaussian
@@ -28,10 +27,6 @@ Values: TypeAlias = dict[str, NDArray[np.float64]]
 
 Indices: TypeAlias = NDArray[np.intp]
 """Indices of sentences."""
-
-Statistic: TypeAlias = Callable[[Values, Indices], float]
-"""A metric over given sentences."""
-
 
 _CONTROL = "The same metric when each sentence is paired with the posterior of another sentence."
 _IMPORTANCE = (
@@ -156,13 +151,6 @@ class Likelihood(Evaluator):
         size = np.array([len(text.encode()) + 1 for text in texts])
         spelled = 8 * np.array(unknown_bytes(system.decoder.tokenizer, texts))  # bits
 
-        def perplexity(nats: Values, items: Indices) -> float:
-            return float(np.exp(nats["IW-NLL"][items].sum() / tokens[items].sum()))
-
-        def bits_per_byte(nats: Values, items: Indices) -> float:
-            bits = nats["IW-NLL"][items].sum() / math.log(2) + spelled[items].sum()
-            return float(bits / size[items].sum())
-
         def per_sentence(nats: Values) -> dict[str, NDArray[np.float64]]:
             bits = nats["IW-NLL"] / math.log(2) + spelled
             return {
@@ -172,15 +160,17 @@ class Likelihood(Evaluator):
 
         ours, theirs = per_sentence(values), per_sentence(control)
 
-        def add(name: str, group: str, items: Indices, statistic: Statistic) -> None:
-            row = self.metric(name).bootstrap(
-                lambda i: statistic(values, items[i]),
+        def add(name: str, group: str, items: Indices) -> None:
+            metric, of = self.metric(name), AGGREGATES[self.metric(name).aggregate]
+            kept, exchanged = ours[name][items], theirs[name][items]
+            row = metric.bootstrap(
+                lambda i: of(kept[i]),
                 len(items),
                 data.seed,
                 resamples=self.resamples,
-                control=statistic(control, items),
+                control=of(exchanged),
                 group=group,
-                items=Items(ours[name][items], theirs[name][items]),
+                items=Items(kept, exchanged),
             )
             rows.append(row)
 
@@ -189,10 +179,10 @@ class Likelihood(Evaluator):
         groups = {"": everything} | length_groups(texts)
         whole = np.array([row[-1] == system.decoder.tokens.eos for row in ids])
         for group, items in groups.items():
-            add("perplexity", group, items, perplexity)
+            add("perplexity", group, items)
         for group, items in groups.items():
             if len(kept := items[whole[items]]):
-                add("bits per byte", group, kept, bits_per_byte)
+                add("bits per byte", group, kept)
         rows += [
             *(
                 self.metric(name).mean(
@@ -206,7 +196,7 @@ class Likelihood(Evaluator):
         table = [
             {
                 "K": k,
-                "perplexity": perplexity({"IW-NLL": nats}, everything),
+                "perplexity": perplexity(np.stack([nats, tokens], 1)),
                 "IW-NLL": float(nats.mean()),
             }
             for k, nats in bounds.items()
